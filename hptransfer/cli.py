@@ -1,0 +1,358 @@
+"""The command line: one verb a stage. Each verb imports what it needs when it is called.
+
+Help, list, status, logs, export and analyze never import PyTorch; help and list nothing heavy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from hptransfer import __version__
+from hptransfer.core.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_BUDGET_SPENT,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_TRIALS_FAILED,
+    ConfigError,
+    HptransferError,
+    unknown,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hptransfer.core.files import RunFolder
+    from hptransfer.sweep.driver import Report
+
+EPILOG = """\
+SWEEP is a name in sweeps/ or a path to a YAML file; overrides are KEY=VALUE, such as
+run.parameterization=sp name=quickstart-sp. RUN is a run's folder, or its name under runs/.
+
+exit codes: 0 done; 1 a bug; 2 bad input, nothing was written; 3 done, but trials failed;
+4 the budget was spent first; 5 stopped by the machine or another driver; 6 no law could be
+fitted; 130 interrupted. After 3, 4, 5 and 130 the same command goes on where it stopped."""
+
+FAMILIES = {
+    "parameterization": "hptransfer.parameterizations",
+    "model": "hptransfer.training.models",
+    "optimizer": "hptransfer.training.optimizers",
+    "dataset": "hptransfer.training.datasets",
+    "sampler": "hptransfer.sweep.samplers",
+    "launcher": "hptransfer.sweep.launchers",
+    "runner": "hptransfer.sweep.runners",
+    "tracker": "hptransfer.sweep.trackers",
+}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb of the command line."""
+
+    summary: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the `hptransfer` command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = _run(arguments)
+    except HptransferError as error:
+        print(f"hptransfer: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("hptransfer: interrupted; finished trials are kept, the same command goes on", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output (head, say) has had enough
+        code = EXIT_DONE
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return EXIT_DONE if arguments else EXIT_BAD_INPUT
+    if arguments[0] == "--version":
+        print(f"hptransfer {__version__}")
+        return EXIT_DONE
+    name, *rest = arguments
+    if name not in VERBS:
+        raise ConfigError(unknown("verb", name, VERBS))
+    parser = argparse.ArgumentParser(prog=f"hptransfer {name}", description=VERBS[name].summary, epilog=EPILOG)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    VERBS[name].arguments(parser)
+    return VERBS[name].run(parser.parse_intermixed_args(rest))
+
+
+def _help() -> str:
+    lines = ["usage: hptransfer VERB [SWEEP | RUN] [overrides] [options]", ""]
+    lines += [f"  {name:<8}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join([*lines, "", "`hptransfer VERB --help` lists a verb's options.", "", EPILOG])
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+# --- plan, sweep, verify: what needs a sweep's configuration --------------------------------------
+
+
+def _takes_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", metavar="SWEEP")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from hptransfer.config import compose
+    from hptransfer.sweep.display import plan_table
+    from hptransfer.sweep.plan import make_plan, seconds_by_scale
+
+    plan = make_plan(compose(args.sweep, args.overrides))
+    console = _console()
+    for part in plan_table(plan, seconds_by_scale(plan)):
+        console.print(part, highlight=False)
+    return EXIT_DONE
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from hptransfer.analysis.pipeline import analyze_run
+    from hptransfer.config import compose
+    from hptransfer.sweep.driver import Campaign
+    from hptransfer.sweep.plan import make_plan
+    from hptransfer.sweep.session import session
+
+    plan = make_plan(compose(args.sweep, args.overrides))
+    console = _console()
+    with session(plan, console) as open_session:
+        report = open_session.train(Campaign.sweep(plan))
+        code = _tell_report(console, report)
+        analysis = analyze_run(open_session.folder)
+        open_session.tracker.summarize(analysis.metrics(), [plan.config.folder.report, plan.config.folder.prediction])
+    console.print(analysis.summary(), highlight=False)
+    console.print(f"report: {plan.config.folder.report}", highlight=False)
+    return code
+
+
+def _tell_report(console: Console, report: Report) -> int:
+    """Prints what fell short, and says so in the exit code."""
+    from hptransfer.core.records import FAILED
+
+    for line in report.unbracketed:
+        console.print(f"not bracketed: {line} (the bound space.*.extend is reached)", highlight=False)
+    for trial, error in report.progress.failures[:5]:
+        console.print(f"failed: {trial.id} {trial.name}: {error}", highlight=False, markup=False)
+    if report.missing:
+        console.print("the budget is spent; missing:", highlight=False)
+        for line in report.missing:
+            console.print(f"  {line}", highlight=False)
+        return EXIT_BUDGET_SPENT
+    failed = report.progress.count(FAILED)
+    if failed:
+        console.print(f"{failed} trials failed; `hptransfer logs RUN TRIAL` shows why", highlight=False)
+        return EXIT_TRIALS_FAILED
+    return EXIT_DONE
+
+
+def _takes_run_and_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("overrides", nargs="*", metavar="AXIS=VALUE", help="another scale than the target")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from hptransfer.sweep import config as sweep_config
+    from hptransfer.sweep.plan import make_plan
+    from hptransfer.sweep.session import session
+    from hptransfer.verify import verify
+
+    folder = _folder(args.run)
+    plan = make_plan(sweep_config.load(folder))
+    scale = plan.scale(_axes(args.overrides, plan.target.axes))
+    console = _console()
+    with session(plan, console) as open_session:
+        report, verification = verify(open_session, scale)
+        code = _tell_report(console, report)
+    console.print(verification.summary(), highlight=False)
+    console.print(f"report: {folder.report}", highlight=False)
+    return code
+
+
+def _axes(overrides: Sequence[str], axes: Any) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for override in overrides:
+        key, _, text = override.partition("=")
+        if key not in axes:
+            raise ConfigError(unknown("axis", key, axes))
+        try:
+            values[key] = float(text)
+        except ValueError:
+            raise ConfigError(f"{key} must be a number, got {text!r}") from None
+    return values
+
+
+# --- what reads a run's folder --------------------------------------------------------------------
+
+
+def _takes_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN")
+
+
+def _folder(run: str) -> RunFolder:
+    """A run's folder by path or by name under runs/.
+
+    Raises:
+        RunFolderError: there is none.
+    """
+    from hptransfer.core.errors import RunFolderError
+    from hptransfer.core.files import RunFolder
+
+    for path in (Path(run), Path("runs") / run):
+        if (path / "sweep.yaml").is_file():
+            return RunFolder(path)
+    known = [path.parent.name for path in Path("runs").glob("*/sweep.yaml")]
+    raise RunFolderError(f"{unknown('run', run, known)} (folders under runs/, or a path)")
+
+
+def _status(args: argparse.Namespace) -> int:
+    from hptransfer.core.files import locked_by
+    from hptransfer.sweep.display import headline, table
+    from hptransfer.sweep.progress import read_progress
+
+    folder = _folder(args.run)
+    progress = read_progress(folder)
+    console = _console()
+    driver = locked_by(folder.driver_lock)
+    state = f"driven by process {driver['pid']} on {driver['host']}" if driver else "no driver runs"
+    console.print(f"{folder.path}: {headline(progress)}; {state}", highlight=False)
+    console.print(table(progress))
+    for trial, error in progress.failures:
+        console.print(f"failed: {trial.id} {trial.name}: {error}", highlight=False, markup=False)
+    return EXIT_DONE
+
+
+def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or name; or give --table")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="runs made anywhere, as CSV or parquet")
+    parser.add_argument("--scale", metavar="A,B", help="columns of --table that say how large a run is")
+    parser.add_argument("--tune", metavar="NAME", help="column of --table that was tuned")
+    parser.add_argument("--loss", metavar="NAME", default="loss", help="column of --table with the loss in nats")
+    parser.add_argument("--targets", type=Path, metavar="FILE", help="CSV of the scales to predict for")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where --table's results go")
+
+
+def _analyze(args: argparse.Namespace) -> int:
+    from hptransfer.analysis.pipeline import analyze_file, analyze_run
+
+    if (args.run is None) == (args.table is None):
+        raise ConfigError("analyze takes either a RUN or --table FILE")
+    if args.run is not None:
+        folder = _folder(args.run)
+        analysis, out = analyze_run(folder, targets=args.targets), folder.path
+    else:
+        for option in ("scale", "tune", "targets", "out"):
+            if getattr(args, option) is None:
+                raise ConfigError(f"analyze --table needs --{option}; see `hptransfer analyze --help`")
+        scales, tuned = tuple(args.scale.split(",")), tuple(args.tune.split(","))
+        analysis = analyze_file(
+            args.table, scales=scales, tuned=tuned, loss=args.loss, targets=args.targets, out=args.out
+        )
+        out = args.out
+    print(analysis.summary())
+    print(f"report: {out / 'report.html'}")
+    return EXIT_DONE
+
+
+def _logs_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_run(parser)
+    parser.add_argument("trial", metavar="TRIAL", help="its id, or the beginning of it")
+
+
+def _logs(args: argparse.Namespace) -> int:
+    from hptransfer.sweep.logs import trial_log
+
+    for line in trial_log(_folder(args.run), args.trial):
+        print(line)
+    return EXIT_DONE
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_run(parser)
+    parser.add_argument("--format", choices=("json", "yaml"), default="json")
+
+
+def _export(args: argparse.Namespace) -> int:
+    from hptransfer.analysis.pipeline import export
+
+    answer = export(_folder(args.run))
+    if args.format == "yaml":
+        import yaml
+
+        print(yaml.safe_dump(answer, sort_keys=False), end="")
+    else:
+        print(json.dumps(answer, indent=1))
+    return EXIT_DONE
+
+
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("family", nargs="?", metavar="FAMILY", help=f"sweep, {', '.join(FAMILIES)}; or all of them")
+
+
+def _list(args: argparse.Namespace) -> int:
+    from hptransfer.core.registry import Registry
+
+    known = ["sweep", *FAMILIES]
+    if args.family is not None and args.family not in known:
+        raise ConfigError(unknown("family", args.family, known))
+    for family in [args.family] if args.family else known:
+        print(f"{family}:")
+        if family == "sweep":
+            members = {path.stem: _first_comment(path) for path in _sweep_files()}
+        else:
+            registry: Registry[Any] = Registry(family, FAMILIES[family])
+            members = {name: registry.summary(name) for name in registry.names()}
+        for name, summary in members.items():
+            print(f"  {name:<14} {summary}")
+    return EXIT_DONE
+
+
+def _sweep_files() -> list[Path]:
+    from hptransfer.core.share import share
+
+    return sorted(path for folder in share("sweeps") for path in folder.glob("*.yaml"))
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else ""
+
+
+VERBS = {
+    "plan": Verb("what a sweep would train, and what that costs; starts nothing", _takes_sweep, _plan),
+    "sweep": Verb("train a sweep, or go on with it; ends with the recommendation", _takes_sweep, _sweep),
+    "status": Verb("trials of a run by state, and what failed", _takes_run, _status),
+    "analyze": Verb("fit the law, predict for the target, write the report", _analyze_arguments, _analyze),
+    "verify": Verb("train the target around the prediction and measure the regret", _takes_run_and_overrides, _verify),
+    "logs": Verb("what a trial printed", _logs_arguments, _logs),
+    "export": Verb("the answer, as JSON or YAML for a trainer's configuration", _export_arguments, _export),
+    "list": Verb("what sweeps can be made of", _list_arguments, _list),
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""From a sweep file and overrides to a checked configuration; the only importer of Hydra.
+
+Hydra composes and nothing else: no main decorator, no multirun, no instantiation by target.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.registry import Registry
+from hptransfer.core.share import share
+from hptransfer.sweep import config as sweep_config
+from hptransfer.sweep.config import SweepConfig
+
+
+def sweep_names() -> list[str]:
+    """Sweeps that can be named without a path."""
+    return sorted({path.stem for folder in share("sweeps") for path in folder.glob("*.yaml")})
+
+
+def find_sweep(sweep: str) -> Path:
+    """The file of a sweep given by name or by path.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    path = Path(sweep)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ConfigError(f"no sweep file {sweep!r}; give a path that exists, or one of {', '.join(sweep_names())}")
+        return path.resolve()
+    for folder in share("sweeps"):
+        if (folder / f"{sweep}.yaml").is_file():
+            return (folder / f"{sweep}.yaml").resolve()
+    raise ConfigError(unknown("sweep", sweep, sweep_names()))
+
+
+def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
+    """The sweep with its overrides applied, checked as far as it can be without its runs.
+
+    Raises:
+        ConfigError: an unknown sweep, key or value, or one that breaks a rule.
+    """
+    path = find_sweep(sweep)
+    for override in overrides:
+        if "=" not in override.lstrip("=") and not override.startswith("~"):
+            raise ConfigError(f"override {override!r} must be KEY=VALUE, such as run.parameterization=sp")
+    _register()
+    try:
+        values = _compose(path, overrides)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(f"{_explain(error, path)} ({_shown(path)})") from None
+    try:
+        return sweep_config.from_json(values)
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({_shown(path)})") from None
+
+
+def _compose(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    search = ",".join(f"file://{folder}" for folder in share("configs"))
+    try:
+        with initialize_config_dir(str(path.parent), version_base="1.3"):
+            config = hydra_compose(path.stem, [f"hydra.searchpath=[{search}]", *overrides])
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    finally:
+        GlobalHydra.instance().clear()
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _register() -> None:
+    """Offers every member of every family to Hydra, as the schema that its values are checked by."""
+    from hptransfer.training.config import FAMILIES, RunConfig
+
+    store = ConfigStore.instance()
+    store.store(name="sweep", node=SweepConfig)
+    store.store(group="run", name="builtin", node=RunConfig)
+    groups: dict[str, Registry[Any]] = {f"run/{key}": family for key, family in FAMILIES.items()}
+    for group, family in {**groups, **sweep_config.FAMILIES}.items():
+        for name in family.names():
+            store.store(group=group, name=name, node=family.get(name))
+
+
+def _explain(error: Exception, path: Path) -> str:
+    """Hydra's message as one line, with its cause, or with the nearest name that there is."""
+    message = " ".join(str(error).partition("\nSee http")[0].split())
+    if option := re.search(r"Could not find '([\w/]+)/([^'/]+)'", message):
+        group, name = option.groups()
+        return unknown(group, name, _options(group))
+    if key := re.search(r"Could not override '([^']+)'", message):
+        return _unknown_key(key.group(1), path)
+    if missing := re.search(r"Missing mandatory value: ([\w.]+)", message):
+        return f"{missing.group(1)} must be given"
+    if bad := re.search(r"Error merging override (.+)", message):
+        reason = str(error.__cause__).partition("\n")[0]
+        hint = "; write whole numbers as 20_000_000" if "Integer" in reason else ""
+        return f"override {bad.group(1)}: {reason}{hint}"
+    return message
+
+
+def _unknown_key(key: str, path: Path) -> str:
+    """Which part of a dotted key is not there, and what there is in its place."""
+    node: Any = _compose(path, ())
+    place = "the sweep"
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return f"{key}: {unknown('key', part, node if isinstance(node, dict) else ())} (in {place})"
+        node, place = node[part], part
+    return f"{key} cannot be overridden"
+
+
+def _options(group: str) -> list[str]:
+    """What can be chosen in a group: registered members and the presets in configs/."""
+    store: Any = ConfigStore.instance().repo
+    for part in group.split("/"):
+        store = store.get(part, {})
+    presets = {file.stem for folder in share("configs") for file in (folder / group).glob("*.yaml")}
+    return sorted(presets | {name.removesuffix(".yaml") for name in store if name.endswith(".yaml")})

@@ -1,0 +1,65 @@
+"""When is an optimum bracketed, and which value to try next if it is not.
+
+An optimum counts as found only if worse values lie on both sides of it (docs: Porian et al.,
+arXiv:2406.19146, flag an optimum outside the second to second-to-last grid point).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+# Between the best value and a diverged neighbour no value is tried that is closer than this.
+CLOSEST_OCTAVES = 0.6
+
+
+def next_value(losses: Mapping[float, float]) -> float | None:
+    """The value that would help most to bracket the optimum, or None if it is bracketed.
+
+    Args:
+        losses: loss by value of the hyperparameter (above 0); infinite if the trial diverged. At
+            least two values.
+
+    Returns:
+        A value a grid step beyond an edge that holds the best, or between the best value and a
+        diverged neighbour.
+    """
+    values = sorted(losses)
+    best = min(range(len(values)), key=lambda index: losses[values[index]])
+    if math.isinf(losses[values[best]]):
+        return beyond(values[1], values[0])  # all diverged: learning rates diverge when too high
+    if best == 0:
+        return beyond(values[1], values[0])
+    if best == len(values) - 1:
+        return beyond(values[-2], values[-1])
+    below, above = losses[values[best - 1]], losses[values[best + 1]]
+    if math.isinf(above) or math.isinf(below):
+        worse = values[best + 1] if math.isinf(above) else values[best - 1]
+        if abs(math.log2(worse / values[best])) > 2 * CLOSEST_OCTAVES:
+            return tidy(math.sqrt(worse * values[best]))
+        return None
+    if best == 1 and below < above and vertex_is_low(values, losses, best):
+        return beyond(values[1], values[0])
+    if best == len(values) - 2 and above < below and not vertex_is_low(values, losses, best):
+        return beyond(values[-2], values[-1])
+    return None
+
+
+def vertex_is_low(values: list[float], losses: Mapping[float, float], best: int) -> bool:
+    """Whether the parabola through a point and its neighbours (log axis) has its vertex below it."""
+    x_low, x, x_high = (math.log2(value) for value in values[best - 1 : best + 2])
+    y_low, y, y_high = (losses[value] for value in values[best - 1 : best + 2])
+    slope_low = (y - y_low) / (x - x_low)
+    slope_high = (y_high - y) / (x_high - x)
+    slope = (slope_low * (x_high - x) + slope_high * (x - x_low)) / (x_high - x_low)
+    return slope > 0
+
+
+def beyond(inner: float, edge: float) -> float:
+    """One grid step from an edge outwards, on a log axis."""
+    return tidy(edge * edge / inner)
+
+
+def tidy(value: float) -> float:
+    """Ten digits: a trial's id hangs on the value, so it must not depend on how it was reached."""
+    return float(f"{value:.10g}")

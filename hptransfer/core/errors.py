@@ -1,0 +1,60 @@
+"""Every error that a user is meant to read, and the exit codes of the command line.
+
+    HptransferError
+    |-- ConfigError     a sweep, option or value that breaks a rule; nothing was written   exit 2
+    |-- DataError       training or validation data missing or unusable                    exit 2
+    |-- FitError        a table from which no law can be fitted                            exit 2
+    |-- RunFolderError  a run folder that is missing, of another identity or unwritable    exit 2
+    `-- StoppedError    the machine stopped the run: disk full, driver already running     exit 5
+
+A message is one line: the place, the value, the rule, the way out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_DONE = 0
+EXIT_BUG = 1
+EXIT_BAD_INPUT = 2
+EXIT_TRIALS_FAILED = 3
+EXIT_BUDGET_SPENT = 4
+EXIT_STOPPED = 5
+EXIT_INTERRUPTED = 130
+
+
+class HptransferError(Exception):
+    """Base of all errors that are reported as one line, without a traceback."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class ConfigError(HptransferError):
+    """A sweep, option or value that breaks a rule."""
+
+
+class DataError(HptransferError):
+    """Training or validation data that is missing or unusable."""
+
+
+class FitError(HptransferError):
+    """A table of outcomes from which no law can be fitted."""
+
+
+class RunFolderError(HptransferError):
+    """A run folder that is missing, belongs to another sweep, or cannot be written."""
+
+
+class StoppedError(HptransferError):
+    """The machine stopped the run; what was finished is kept, and the same command goes on."""
+
+    exit_code = EXIT_STOPPED
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """One line that says that `name` is no `kind`, which name is nearest, and which there are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}"

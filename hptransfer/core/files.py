@@ -1,0 +1,258 @@
+"""The run folder: who writes which file, atomically, and the locks that keep writers apart.
+
+    runs/<name>/
+      sweep.yaml  target.json  environment.json   the sweep, its target, where it ran     (driver)
+      driver.lock  driver.log                     who drives this run; warnings           (driver)
+      study.journal  mlflow.db  mlflow-artifacts/ views of the trial folders              (driver)
+      jobs/<id>.json, <id>.stacks.json, <id>.log  trials of one worker, their split       (driver; job)
+      trials/<id>/trial.json                      what to train                           (driver)
+      trials/<id>/lease, metrics.jsonl, outcome.json, traceback.txt                       (job)
+      records.csv optima.csv fit.json prediction.json predictions.csv report.html         (analyze)
+      verification.json                                                                   (verify)
+
+The trial folders are the truth; everything else can be made again from them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from hptransfer.core.errors import RunFolderError, StoppedError
+from hptransfer.core.records import Outcome, Trial
+
+SCHEMA = 1
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file in one step: a reader sees the old text or the new one, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON object with its schema version, in one step. NaN and infinity are refused."""
+    write_text(path, json.dumps({"schema": SCHEMA, **values}, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads what `write_json` wrote.
+
+    Raises:
+        RunFolderError: the file is not JSON, or a newer version of the tool wrote it.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        schema = values.pop("schema")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise RunFolderError(f"{path} is not a JSON file of this tool ({error}); move it away") from None
+    if schema > SCHEMA:
+        raise RunFolderError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; upgrade hptransfer")
+    return dict(values)
+
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Appends one line a row in a single write."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a JSON-lines file; a torn last line (a writer was killed) is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+class LockedError(Exception):
+    """Somebody else holds the lock; `holder` is what they wrote about themselves."""
+
+    def __init__(self, holder: Mapping[str, Any]) -> None:
+        super().__init__(str(holder))
+        self.holder = holder
+
+
+@contextmanager
+def lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Holds a file's lock. The kernel lets go of it when the process ends, however it ends.
+
+    Raises:
+        LockedError: it is still held by somebody else after `wait_s` seconds.
+    """
+    with path.open("a+", encoding="utf-8") as file:
+        deadline = time.monotonic() + wait_s
+        while not _try(file, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
+                raise LockedError(_holder(file))
+            time.sleep(0.02)
+        file.seek(0)
+        file.truncate()
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}, file)
+        file.flush()
+        yield
+
+
+def locked_by(path: Path) -> dict[str, Any] | None:
+    """Who holds a lock now, or None. Looking never stands in a writer's way for long."""
+    try:
+        file = path.open(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    with file:
+        return None if _try(file, fcntl.LOCK_SH) else _holder(file)
+
+
+def _try(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(file: IO[str]) -> dict[str, Any]:
+    file.seek(0)
+    try:
+        return dict(json.load(file))
+    except ValueError:
+        return {}
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run, and reading and writing of its trials."""
+
+    path: Path
+
+    @property
+    def sweep(self) -> Path:
+        return self.path / "sweep.yaml"
+
+    @property
+    def target(self) -> Path:
+        return self.path / "target.json"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def driver_lock(self) -> Path:
+        return self.path / "driver.lock"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "study.journal"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.path / "mlflow.db"
+
+    @property
+    def prediction(self) -> Path:
+        return self.path / "prediction.json"
+
+    @property
+    def verification(self) -> Path:
+        return self.path / "verification.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def jobs(self) -> Path:
+        return self.path / "jobs"
+
+    def trial(self, trial_id: str) -> Path:
+        return self.path / "trials" / trial_id
+
+    def outcome_path(self, trial_id: str) -> Path:
+        return self.trial(trial_id) / "outcome.json"
+
+    def curve_path(self, trial_id: str) -> Path:
+        return self.trial(trial_id) / "metrics.jsonl"
+
+    def lease(self, trial_id: str) -> Path:
+        return self.trial(trial_id) / "lease"
+
+    def create(self) -> None:
+        """Makes the folder.
+
+        Raises:
+            RunFolderError: it cannot be written.
+        """
+        try:
+            self.jobs.mkdir(parents=True, exist_ok=True)
+            (self.path / "trials").mkdir(exist_ok=True)
+            tempfile.TemporaryFile(dir=self.path).close()
+        except OSError as error:
+            raise RunFolderError(
+                f"run folder {self.path} cannot be written ({error.strerror}); "
+                "choose another place with runs=DIR or name=NAME"
+            ) from None
+
+    def write_trial(self, trial: Trial) -> None:
+        self.trial(trial.id).mkdir(exist_ok=True)
+        write_json(self.trial(trial.id) / "trial.json", trial.to_json())
+
+    def read_trial(self, trial_id: str) -> Trial:
+        """
+        Raises:
+            RunFolderError: there is no such trial, or its file is damaged.
+        """
+        path = self.trial(trial_id) / "trial.json"
+        if not path.exists():
+            raise RunFolderError(f"{self.path} has no trial {trial_id!r}; `hptransfer status` lists them")
+        return Trial.from_json(read_json(path))
+
+    def read_trials(self) -> list[Trial]:
+        """All trials, in a stable order. A folder whose trial.json was never finished is passed over."""
+        folders = sorted(self.path.glob("trials/*/trial.json"))
+        return [self.read_trial(path.parent.name) for path in folders]
+
+    def read_outcome(self, trial_id: str) -> Outcome | None:
+        path = self.outcome_path(trial_id)
+        return Outcome.from_json(read_json(path)) if path.exists() else None
+
+
+@contextmanager
+def disk_errors(folder: RunFolder) -> Iterator[None]:
+    """Turns a full disk or a vanished folder into one line; finished trials are safe by then.
+
+    Raises:
+        StoppedError: an operating-system error came out of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoppedError(
+            f"stopped: writing under {folder.path} failed ({error.strerror or error}); finished trials "
+            "are kept: make room, then run the same command again"
+        ) from error

@@ -1,0 +1,140 @@
+"""The values that flow through the tool: Scale, Trial, Outcome (README and docs/architecture.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hptransfer.core.errors import ConfigError
+
+Number = int | float
+
+SWEEP = "sweep"
+VERIFY = "verify"
+
+DONE = "done"
+DIVERGED = "diverged"
+FAILED = "failed"
+
+
+def short(value: Number) -> str:
+    """A number as people read it in a table: 65536, 0.01563."""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One point of the proxy grid, by the axes' keys: width, depth, tokens, ..."""
+
+    axes: Mapping[str, Number]
+
+    @property
+    def name(self) -> str:
+        """Such as "width=32,depth=2,tokens=32768"."""
+        return ",".join(f"{axis}={short(value)}" for axis, value in self.axes.items())
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training run: a scale, values of the tuned hyperparameters, a seed.
+
+    Attributes:
+        run: the resolved configuration of the run, as plain JSON values.
+        purpose: SWEEP (enters the fit) or VERIFY (never does).
+        flops: training FLOPs (forward and backward) by the model's formula.
+        params: all trainable parameters.
+    """
+
+    id: str
+    scale: Scale
+    tuned: Mapping[str, float]
+    seed: int
+    run: Mapping[str, Any]
+    purpose: str = SWEEP
+    flops: float
+    params: int
+
+    @property
+    def name(self) -> str:
+        """Such as "width=32,depth=2,tokens=32768 lr=0.01563 seed=0"."""
+        tuned = " ".join(f"{key}={short(value)}" for key, value in self.tuned.items())
+        return f"{self.scale.name} {tuned} seed={self.seed}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "scale": dict(self.scale.axes)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Trial:
+        return cls(**{**values, "scale": Scale(values["scale"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a trial ended.
+
+    Attributes:
+        state: DONE, DIVERGED or FAILED.
+        loss: mean validation cross-entropy in nats; None unless done.
+        loss_se: its standard error over the held-out windows, in nats; None unless done.
+        initial_loss: training loss at the first step, in nats.
+        seconds: wall time that the trial occupied its device for: a stack's time, shared equally.
+        error: one line, if failed.
+    """
+
+    state: str
+    loss: float | None = None
+    loss_se: float | None = None
+    initial_loss: float | None = None
+    steps: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    stack: int = 1
+    attempts: int = 1
+    error: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Outcome:
+        return cls(**values)
+
+
+def digest(values: Any) -> str:
+    """Twelve hexadecimal digits that stand for a JSON value."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def trial_id(run: Mapping[str, Any], seed: int, purpose: str = SWEEP) -> str:
+    """A trial's name for life: a hash of its resolved configuration, its seed and its purpose."""
+    return digest({"run": run, "seed": seed, "purpose": purpose})
+
+
+def get_path(tree: Mapping[str, Any], path: str) -> Any:
+    """Value at a dotted path.
+
+    Raises:
+        ConfigError: the path does not exist.
+    """
+    node: Any = tree
+    for key in path.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            raise ConfigError(f"path {path!r} does not exist in the run's configuration")
+        node = node[key]
+    return node
+
+
+def with_path(tree: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy of the tree with the (existing) value at a dotted path replaced."""
+    head, _, rest = path.partition(".")
+    if head not in tree:
+        raise ConfigError(f"path {path!r} does not exist in the run's configuration")
+    return {**tree, head: with_path(tree[head], rest, value) if rest else value}

@@ -1,0 +1,1 @@
+"""Parameterizations: how init, multipliers and learning rates move with width. One file each."""

@@ -1,0 +1,1 @@
+"""Trial orchestration: config -> scales -> trials -> jobs -> outcomes, and the views of them."""

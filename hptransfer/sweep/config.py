@@ -1,0 +1,219 @@
+"""A sweep's configuration: what a file in sweeps/ can say, and its resolved form on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.files import RunFolder
+from hptransfer.core.records import Number
+from hptransfer.core.registry import Registry
+from hptransfer.sweep.launchers._base import LAUNCHERS
+from hptransfer.sweep.samplers._base import SAMPLERS
+from hptransfer.sweep.trackers._base import TRACKERS
+
+
+@dataclass(kw_only=True)
+class Axis:
+    """One axis of the proxy grid."""
+
+    path: str
+    """Where the value goes in the configuration, such as run.model.width."""
+    values: list[Any]
+    """Numbers above 0."""
+
+
+@dataclass(kw_only=True)
+class Tuned:
+    """One tuned hyperparameter: `values`, or `count` values from `low` to `high`."""
+
+    path: str
+    """Where the value goes in the configuration, such as run.optimizer.lr."""
+    values: list[float] | None = None
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    log: bool = True
+    """Equal ratios between values rather than equal steps."""
+    extend: int = 6
+    """Further values that a scale may get on one side while its best value is at that edge."""
+
+    def grid(self, place: str) -> list[float]:
+        """The values, ascending.
+
+        Raises:
+            ConfigError: they are not well given, or not above 0.
+        """
+        if self.values is None and (self.low is None or self.high is None or self.count is None):
+            raise ConfigError(f"{place} needs `values`, or all of `low`, `high` and `count`")
+        values = self._spaced(place) if self.values is None else sorted(float(value) for value in self.values)
+        if len(values) < 3 or len(set(values)) < len(values):
+            raise ConfigError(f"{place} needs at least 3 different values to bracket an optimum, got {values}")
+        for value in values:
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{place} must be above 0 and finite, got {value:g}; remove that value")
+        return values
+
+    def _spaced(self, place: str) -> list[float]:
+        assert self.low is not None
+        assert self.high is not None
+        assert self.count is not None
+        if not 0 < self.low < self.high:
+            raise ConfigError(f"{place} needs 0 < low < high, got low {self.low:g} and high {self.high:g}")
+        if self.count < 3:
+            raise ConfigError(f"{place}.count must be at least 3 to bracket an optimum, got {self.count}")
+        shares = [index / (self.count - 1) for index in range(self.count)]
+        if self.log:
+            inner = [self.low * (self.high / self.low) ** share for share in shares]
+        else:
+            inner = [self.low + (self.high - self.low) * share for share in shares]
+        # Ten digits: the same value, whatever the range that it was reached by; ids depend on it.
+        return [float(f"{value:.10g}") for value in inner]
+
+
+@dataclass(kw_only=True)
+class Budget:
+    """When to stop asking for trials; what is not set does not bind."""
+
+    trials: int | None = None
+    """Trials started."""
+    flops: float | None = None
+    """Training FLOPs of the trials started."""
+    device_hours: float | None = None
+    """Hours of workers (a GPU, or launcher.threads cores), as measured so far."""
+
+
+@dataclass(kw_only=True)
+class SweepConfig:
+    """A sweep: one run's configuration, the axes it is scaled along, what is tuned, and the target."""
+
+    name: str
+    """The run's folder is <runs>/<name>."""
+    runs: str = "runs"
+    """Folder of all runs."""
+    run: Any
+    """Configuration of one training run, without the swept values."""
+    grid: dict[str, Axis]
+    """Axes of the proxy grid; their full product is swept."""
+    space: dict[str, Tuned]
+    """Tuned hyperparameters."""
+    target: dict[str, Any] = field(default_factory=dict)
+    """The scale to predict for; an axis that is not named is the largest of the grid."""
+    seeds: Any = 1
+    """Repeats of every trial: a number, or a list of seeds."""
+    sampler: Any
+    launcher: Any
+    tracker: Any
+    budget: Budget = field(default_factory=Budget)
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(Path(self.runs) / self.name)
+
+    def seed_list(self) -> list[int]:
+        """
+        Raises:
+            ConfigError: `seeds` is neither a number above 0 nor a list of different whole numbers.
+        """
+        seeds = self.seeds
+        if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
+            return list(range(seeds))
+        good = isinstance(seeds, Sequence) and all(isinstance(seed, int) and seed >= 0 for seed in seeds)
+        if not good or not seeds or len(set(seeds)) < len(seeds):
+            raise ConfigError(f"seeds must be a number above 0 or a list of different whole numbers, got {seeds!r}")
+        return list(seeds)
+
+    def check(self) -> None:
+        """What can be said without looking at the runs themselves; raises ConfigError."""
+        if not self.name or self.name != self.name.strip() or "/" in self.name or self.name.startswith("."):
+            raise ConfigError(f"name must be a plain folder name, got {self.name!r}")
+        if len(self.space) != 1:
+            raise ConfigError(
+                f"space must have exactly one tuned hyperparameter for now, got {len(self.space)} "
+                f"({', '.join(self.space) or 'none'}); sweep the others in runs of their own"
+            )
+        if not self.grid:
+            raise ConfigError("grid must have at least one axis, such as width")
+        for key, axis in self.grid.items():
+            check_axis(f"grid.{key}.values", axis.values)
+        for key, tuned in self.space.items():
+            tuned.grid(f"space.{key}")
+            if key in self.grid:
+                raise ConfigError(f"{key!r} is under both grid and space; give one of them another name")
+            if tuned.extend < 0:
+                raise ConfigError(f"space.{key}.extend must be at least 0, got {tuned.extend}")
+        self.seed_list()
+        for key, value in self.target.items():
+            if key not in self.grid:
+                raise ConfigError(f"target: {unknown('axis', key, self.grid)}")
+            check_axis(f"target.{key}", [value])
+        for key, limit in dataclasses.asdict(self.budget).items():
+            if limit is not None and limit <= 0:
+                raise ConfigError(f"budget.{key} must be above 0, got {limit}; leave it out for no limit")
+        self.sampler.check("sampler")
+        self.launcher.check("launcher")
+
+
+def check_axis(place: str, values: Sequence[Any]) -> None:
+    """Raises ConfigError unless the values are different numbers above 0."""
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, Number) or not 0 < value < math.inf:
+            raise ConfigError(f"{place} must be numbers above 0, got {value!r}")
+    if not values or len(set(values)) < len(values):
+        raise ConfigError(f"{place} must be different numbers, at least one, got {list(values)}")
+
+
+FAMILIES: Mapping[str, Registry[Any]] = {"sampler": SAMPLERS, "launcher": LAUNCHERS, "tracker": TRACKERS}
+
+
+def from_json(values: Mapping[str, Any]) -> SweepConfig:
+    """A sweep from plain values; `run` stays plain.
+
+    Raises:
+        ConfigError: a key that there is not, a missing one, or a value that breaks a rule.
+    """
+    parts: dict[str, Any] = {
+        "grid": {key: _build(Axis, axis, f"grid.{key}") for key, axis in values["grid"].items()},
+        "space": {key: _build(Tuned, tuned, f"space.{key}") for key, tuned in values["space"].items()},
+        "budget": _build(Budget, values["budget"], "budget"),
+    }
+    for key, family in FAMILIES.items():
+        parts[key] = _build(family.get(values[key]["name"]), values[key], key)
+    config: SweepConfig = _build(SweepConfig, {**values, **parts}, "sweep")
+    config.check()
+    return config
+
+
+def _build(cls: type[Any], values: Mapping[str, Any], place: str) -> Any:
+    known = {item.name for item in dataclasses.fields(cls)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{place}: {unknown('key', key, known)}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
+def dump(config: SweepConfig) -> str:
+    """The resolved sweep as YAML."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def load(folder: RunFolder) -> SweepConfig:
+    """The sweep that a run folder was made by; its name and place are those of the folder now."""
+    values = yaml.safe_load(folder.sweep.read_text(encoding="utf-8"))
+    place = folder.path.absolute()
+    return from_json({**values, "name": place.name, "runs": str(_near(place.parent))})
+
+
+def _near(path: Path) -> Path:
+    """A path as it is shorter to read: relative to the current directory, if below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

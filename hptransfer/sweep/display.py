@@ -1,0 +1,118 @@
+"""Progress for people: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from hptransfer.core.records import DIVERGED, DONE, FAILED, VERIFY, Scale, short
+from hptransfer.sweep.plan import Plan
+from hptransfer.sweep.progress import RUNNING, WAITING, Progress, ScaleProgress
+
+PLAIN_INTERVAL_S = 10.0
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 45s, 3m20s, 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def headline(progress: Progress) -> str:
+    """One line: trials by state and the time left."""
+    finished = progress.count(DONE, DIVERGED, FAILED)
+    parts = [f"{finished}/{progress.count()} trials", f"{progress.count(RUNNING)} running"]
+    for state in (DIVERGED, FAILED):
+        if progress.count(state):
+            parts.append(f"{progress.count(state)} {state}")
+    if progress.seconds_left is not None and progress.count(RUNNING, WAITING):
+        parts.append(f"about {clock(progress.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def table(progress: Progress) -> Table:
+    """A row a scale."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    grid.add_column("scale", overflow="fold")
+    for column in (DONE, RUNNING, WAITING, DIVERGED, FAILED, "best loss", "at"):
+        grid.add_column(column, justify="right")
+    for scale in progress.scales:
+        counts = [str(scale.states.get(state, 0) or "-") for state in (DONE, RUNNING, WAITING, DIVERGED, FAILED)]
+        grid.add_row(_name(scale), *counts, *_best(scale))
+    return grid
+
+
+def _name(scale: ScaleProgress) -> str:
+    return f"{scale.scale.name} (verify)" if scale.purpose == VERIFY else scale.scale.name
+
+
+def _best(scale: ScaleProgress) -> tuple[str, str]:
+    if scale.best is None or scale.best_loss is None:
+        return "-", "-"
+    return f"{scale.best_loss:.4f}", ", ".join(f"{key}={short(value)}" for key, value in scale.best.items())
+
+
+class Display:
+    """Shows progress while a driver runs; a context manager, so that the terminal is left tidy."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=4) if console.is_terminal else None
+        self._last_line = ""
+        self._last_time = float("-inf")
+
+    def __enter__(self) -> Display:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, progress: Progress, *, last: bool = False) -> None:
+        """Shows the state now; plain lines appear when something changed, every ten seconds at most."""
+        if self._live:
+            grid = table(progress)
+            grid.title, grid.title_justify = headline(progress), "left"
+            self._live.update(grid)
+            return
+        line = headline(progress)
+        due = time.monotonic() - self._last_time >= PLAIN_INTERVAL_S
+        if line != self._last_line and (due or last):
+            self._console.print(line, highlight=False, soft_wrap=True)
+            self._last_line, self._last_time = line, time.monotonic()
+
+
+def plan_table(plan: Plan, seconds: Mapping[Scale, float]) -> list[Table | str]:
+    """What a sweep costs: a row a scale, the target, and the totals."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    grid.add_column("scale", overflow="fold")
+    for column in ("parameters", "FLOPs a trial", "trials", "FLOPs", "time"):
+        grid.add_column(column, justify="right")
+    for scale in plan.scales:
+        size, trials = plan.sizes[scale], plan.num_trials(scale)
+        costs = [f"{size.flops:.3g}", str(trials), f"{size.flops * trials:.3g}", clock(seconds[scale] * trials)]
+        grid.add_row(scale.name, f"{size.params:,}", *costs)
+    target = plan.sizes[plan.target]
+    grid.add_row(
+        f"target {plan.target.name}", f"{target.params:,}", f"{target.flops:.3g}", "", "", clock(seconds[plan.target])
+    )
+    slots = plan.config.launcher.num_slots(plan.runner.gpus())
+    device_s = sum(seconds[scale] * plan.num_trials(scale) for scale in plan.scales)
+    trials = sum(plan.num_trials(scale) for scale in plan.scales)
+    return [
+        grid,
+        f"total: {trials} trials, {plan.flops():.3g} FLOPs, {device_s / 3600:.3g} device-hours; about "
+        f"{clock(device_s / slots)} on {slots} worker{'s' if slots > 1 else ''} of this machine",
+        f"share of the target's own training FLOPs: {plan.flops() / target.flops:.1%}",
+    ]

@@ -1,0 +1,1 @@
+"""Launchers: where jobs run. One file each."""

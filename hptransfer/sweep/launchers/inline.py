@@ -1,0 +1,51 @@
+"""Inline: jobs run in the driver's own process, one after another; for debugging and for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hptransfer.core.files import RunFolder
+from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, num_cores
+from hptransfer.sweep.worker import run_job
+
+
+@LAUNCHERS.register("inline")
+@dataclass(kw_only=True)
+class InlineConfig(LauncherConfig):
+    name: str = "inline"
+
+    def check(self, place: str) -> None:
+        """Nothing to check."""
+
+    def num_slots(self, gpus: int) -> int:
+        return 1
+
+    def num_threads(self) -> int:
+        return num_cores()
+
+    def open(self, folder: Path, gpus: int) -> Launcher:
+        return Inline(RunFolder(folder))
+
+
+class Inline(Launcher):
+    """Runs a job when it is waited for."""
+
+    slots = 1
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._queue: list[str] = []
+
+    def submit(self, job: str) -> None:
+        self._queue.append(job)
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        ended = []
+        while self._queue:
+            job = self._queue.pop(0)
+            ended.append(Ended(job, stopped=run_job(self._folder, job)))
+        return ended
+
+    def close(self) -> None:
+        self._queue.clear()

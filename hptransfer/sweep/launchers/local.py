@@ -1,0 +1,139 @@
+"""Local: persistent worker processes on this machine, one a GPU or a few cores.
+
+A worker imports PyTorch once and takes job after job from its standard input. It runs in a session
+of its own, so that Ctrl-C reaches the driver alone, and ends after its job when the driver is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from hptransfer.core.errors import ConfigError
+from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, num_cores
+
+GRACE_S = 5.0
+
+
+@LAUNCHERS.register("local")
+@dataclass(kw_only=True)
+class LocalConfig(LauncherConfig):
+    name: str = "local"
+    workers: int = 0
+    """Worker processes; 0: one a GPU, or else cores divided by threads."""
+    threads: int = 1
+    """Cores that a worker computes with. Several one-thread workers beat one with all cores."""
+
+    def check(self, place: str) -> None:
+        if self.workers < 0:
+            raise ConfigError(f"{place}.workers must be at least 0 (0 chooses), got {self.workers}")
+        if not 1 <= self.threads <= num_cores():
+            raise ConfigError(f"{place}.threads must be 1 to {num_cores()} on this machine, got {self.threads}")
+        if self.max_attempts < 1:
+            raise ConfigError(f"{place}.max_attempts must be at least 1, got {self.max_attempts}")
+
+    def num_slots(self, gpus: int) -> int:
+        return self.workers or gpus or max(1, num_cores() // self.threads)
+
+    def num_threads(self) -> int:
+        return self.threads
+
+    def open(self, folder: Path, gpus: int) -> Launcher:
+        return Local(folder, slots=self.num_slots(gpus), threads=self.threads, gpus=gpus)
+
+
+@dataclass
+class Slot:
+    """A place for one worker; the process is started when it first gets a job."""
+
+    gpu: int | None
+    process: subprocess.Popen[str] | None = None
+    job: str | None = None
+
+
+class Local(Launcher):
+    """A pool of workers. One that dies is replaced at its slot's next job."""
+
+    def __init__(self, folder: Path, *, slots: int, threads: int, gpus: int) -> None:
+        self._folder = folder
+        self._threads = threads
+        self._slots = [Slot(gpu=index % gpus if gpus else None) for index in range(slots)]
+
+    @property
+    def slots(self) -> int:
+        return len(self._slots)
+
+    def submit(self, job: str) -> None:
+        slot = next(slot for slot in self._slots if slot.job is None)
+        slot.job = job
+        if slot.process is None or slot.process.poll() is not None:
+            slot.process = self._start(slot)
+        assert slot.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died just now: `wait` sees that, and says so
+            slot.process.stdin.write(f"{job}\n")
+            slot.process.stdin.flush()
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        busy = [slot for slot in self._slots if slot.job]
+        if not busy:
+            time.sleep(timeout_s)
+            return []
+        with selectors.DefaultSelector() as selector:
+            for slot in busy:
+                assert slot.process is not None
+                assert slot.process.stdout is not None
+                selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
+            return [self._ended(key.data) for key, _ in selector.select(timeout_s)]
+
+    def _ended(self, slot: Slot) -> Ended:
+        assert slot.process is not None
+        assert slot.process.stdout is not None
+        assert slot.job is not None
+        job, slot.job = slot.job, None
+        answer = slot.process.stdout.readline()
+        if answer:
+            stopped = answer.rstrip("\n").partition(" ")[2]
+            return Ended(job, stopped=stopped or None)
+        code = slot.process.wait()
+        return Ended(job, died=f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}")
+
+    def _start(self, slot: Slot) -> subprocess.Popen[str]:
+        environment = dict(os.environ)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            environment[name] = str(self._threads)
+        if slot.gpu is not None:
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            names = visible.split(",") if visible else [str(index) for index in range(slot.gpu + 1)]
+            environment["CUDA_VISIBLE_DEVICES"] = names[slot.gpu]
+        return subprocess.Popen(
+            [sys.executable, "-m", "hptransfer.sweep.worker", str(self._folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
+
+    def close(self) -> None:
+        processes = [slot.process for slot in self._slots if slot.process is not None]
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                with contextlib.suppress(BrokenPipeError):  # a line that the worker never read
+                    pipe.close()

@@ -1,0 +1,45 @@
+"""What a trial printed: from the logs of the jobs that trained it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hptransfer.core.errors import RunFolderError, unknown
+from hptransfer.core.files import RunFolder, read_json
+
+
+def trial_log(folder: RunFolder, beginning: str) -> Iterator[str]:
+    """Lines about one trial, and its traceback if it failed.
+
+    Args:
+        beginning: of the trial's id.
+
+    Raises:
+        RunFolderError: no trial, or more than one, begins like that.
+    """
+    ids = sorted(path.parent.name for path in folder.path.glob("trials/*/trial.json"))
+    found = [trial_id for trial_id in ids if trial_id.startswith(beginning)]
+    if not found:
+        raise RunFolderError(f"{folder.path}: {unknown('trial', beginning, ids[:12])}")
+    if len(found) > 1:
+        raise RunFolderError(f"{folder.path}: {beginning!r} begins {len(found)} trials: {', '.join(found[:12])}")
+    return _lines(folder, found[0])
+
+
+def _lines(folder: RunFolder, trial_id: str) -> Iterator[str]:
+    trial, outcome = folder.read_trial(trial_id), folder.read_outcome(trial_id)
+    yield f"{trial.id} {trial.name}: {outcome.state if outcome else 'not finished'}"
+    jobs = [(read_json(path), path.with_suffix(".log")) for path in folder.jobs.glob("*.json") if path.stem.isalnum()]
+    for job, log in sorted(jobs, key=lambda item: item[0]["submitted"]):
+        if trial_id in job["trials"] and log.exists():
+            yield f"-- {log}"
+            yield from (line for line in log.read_text(encoding="utf-8").splitlines() if _concerns(line, trial_id))
+    traceback = folder.trial(trial_id) / "traceback.txt"
+    if traceback.exists():
+        yield f"-- {traceback}"
+        yield from traceback.read_text(encoding="utf-8").splitlines()
+
+
+def _concerns(line: str, trial_id: str) -> bool:
+    """Lines of other trials of the same stack begin with their ids."""
+    return not line.startswith("trial ") or line.startswith(f"trial {trial_id}")

@@ -1,0 +1,211 @@
+"""From a sweep's configuration to scales, trials and their cost. Starts nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hptransfer.core.errors import ConfigError
+from hptransfer.core.records import SWEEP, Number, Scale, Trial, digest, get_path, trial_id, with_path
+from hptransfer.sweep.config import SweepConfig
+from hptransfer.sweep.runners._base import RUNNERS, Runner, Size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked sweep: every scale and the target can be trained as configured."""
+
+    config: SweepConfig
+    runner: Runner
+    scales: tuple[Scale, ...]
+    target: Scale
+    values: tuple[float, ...]
+    seeds: tuple[int, ...]
+    fingerprint: str
+
+    @property
+    def tuned(self) -> str:
+        """Key of the tuned hyperparameter."""
+        return next(iter(self.config.space))
+
+    @cached_property
+    def sizes(self) -> dict[Scale, Size]:
+        """Cost of one trial at every scale and at the target."""
+        return {scale: self.runner.size(self.run(scale)) for scale in (*self.scales, self.target)}
+
+    @property
+    def points(self) -> int:
+        """Values that every scale tries, before any extension."""
+        return self.config.sampler.points or len(self.values)
+
+    def num_trials(self, scale: Scale) -> int:
+        return self.points * len(self.seeds) if scale in self.scales else 0
+
+    def flops(self) -> float:
+        """Training FLOPs of the whole sweep, before any extension."""
+        return sum(self.num_trials(scale) * self.sizes[scale].flops for scale in self.scales)
+
+    def run(self, scale: Scale, tuned: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """The resolved configuration of one run."""
+        tree: dict[str, Any] = {"run": self.config.run}
+        for key, value in scale.axes.items():
+            tree = _set(tree, self.config.grid[key].path, value, f"grid.{key}")
+        for key, value in (tuned or {}).items():
+            tree = _set(tree, self.config.space[key].path, value, f"space.{key}")
+        return dict(tree["run"])
+
+    def trial(self, scale: Scale, tuned: Mapping[str, float], seed: int, purpose: str = SWEEP) -> Trial:
+        run = self.run(scale, tuned)
+        size = self.sizes[scale] if scale in self.sizes else self.runner.size(run)
+        return Trial(
+            id=trial_id(run, seed, purpose),
+            scale=scale,
+            tuned=dict(tuned),
+            seed=seed,
+            run=run,
+            purpose=purpose,
+            flops=size.flops,
+            params=size.params,
+        )
+
+    def scale(self, axes: Mapping[str, Number]) -> Scale:
+        """The target with some axes set otherwise, checked.
+
+        Raises:
+            ConfigError: the run cannot be trained at that scale.
+        """
+        scale = Scale({key: _cast(self, key, axes.get(key, value)) for key, value in self.target.axes.items()})
+        if problem := _problem(self, scale):
+            raise ConfigError(f"{scale.name}: {problem}")
+        return scale
+
+    def target_json(self) -> dict[str, Any]:
+        """What analyze, report and export know of the sweep and its target (target.json)."""
+        size = self.sizes[self.target]
+        return {
+            "name": self.config.name,
+            "scales": list(self.config.grid),
+            "tuned": {key: tuned.path for key, tuned in self.config.space.items()},
+            "target": dict(self.target.axes),
+            "params": size.params,
+            "flops": size.flops,
+            **self.runner.groups(self.run(self.target)),
+            "parameterization": self.config.run.get("parameterization"),
+            "fingerprint": self.fingerprint,
+            "run": self.run(self.target),
+        }
+
+
+def seconds_by_scale(plan: Plan) -> dict[Scale, float]:
+    """Estimated seconds of one trial at every scale and at the target, by a few measured steps.
+
+    A shape whose steps are too long to measure in passing is taken to be as fast as the largest
+    one that was measured.
+    """
+    threads = plan.config.launcher.num_threads()
+    rates: dict[str, float] = {}
+    rate = math.nan
+    seconds = {}
+    for scale in sorted((*plan.scales, plan.target), key=lambda scale: plan.sizes[scale].params):
+        run = plan.run(scale)
+        shape = digest([run.get("model"), run.get("batch"), run.get("sequence")])
+        if shape not in rates:
+            rates[shape] = plan.runner.flops_rate(run, threads) or rate
+        rate = rates[shape]
+        seconds[scale] = plan.sizes[scale].flops / rate
+    return seconds
+
+
+def make_plan(config: SweepConfig) -> Plan:
+    """
+    Raises:
+        ConfigError: a scale, a value or the target breaks a rule of the run.
+        DataError: the data is missing or too small.
+    """
+    runner = RUNNERS.get(config.run["runner"])
+    for key, axis in config.grid.items():
+        _set({"run": config.run}, axis.path, None, f"grid.{key}")
+    for key, tuned in config.space.items():
+        _set({"run": config.run}, tuned.path, None, f"space.{key}")
+    axes = {key: [_cast_to(config, key, value) for value in axis.values] for key, axis in config.grid.items()}
+    scales = tuple(
+        Scale(dict(zip(axes, values, strict=True))) for values in itertools.product(*map(sorted, axes.values()))
+    )
+    target = Scale({key: _cast_to(config, key, config.target.get(key, max(axes[key]))) for key in axes})
+    plan = Plan(
+        config=config,
+        runner=runner,
+        scales=scales,
+        target=target,
+        values=tuple(next(iter(config.space.items()))[1].grid(f"space.{next(iter(config.space))}")),
+        seeds=tuple(config.seed_list()),
+        fingerprint="",
+    )
+    _check_all(plan)
+    return dataclasses.replace(plan, fingerprint=runner.fingerprint(plan.run(target)))
+
+
+def _check_all(plan: Plan) -> None:
+    """Raises ConfigError for the first scale that cannot be trained; names it unless all are alike."""
+    problems = {scale: _problem(plan, scale) for scale in (*plan.scales, plan.target)}
+    bad = {scale: problem for scale, problem in problems.items() if problem}
+    if bad:
+        scale, problem = next(iter(bad.items()))
+        alike = len(bad) == len(problems) and len(set(bad.values())) == 1
+        place = "target" if scale == plan.target and scale not in plan.scales else "grid"
+        raise ConfigError(problem if alike else f"{place} at {scale.name}: {problem}")
+
+
+def _problem(plan: Plan, scale: Scale) -> str | None:
+    try:
+        plan.runner.size(plan.run(scale, {plan.tuned: plan.values[0]}))
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _cast(plan: Plan, key: str, value: Any) -> Number:
+    return _cast_to(plan.config, key, value)
+
+
+def _cast_to(config: SweepConfig, key: str, value: Any) -> Number:
+    """The value as the configuration holds it: 64.0 for a whole number becomes 64."""
+    current = get_path({"run": config.run}, config.grid[key].path)
+    if isinstance(current, int) and not isinstance(current, bool):
+        if value != int(value):
+            raise ConfigError(f"grid.{key}: {config.grid[key].path} takes whole numbers, got {value}")
+        return int(value)
+    return value  # type: ignore[no-any-return]
+
+
+def _set(tree: dict[str, Any], path: str, value: Any, place: str) -> dict[str, Any]:
+    try:
+        return with_path(tree, path, value)
+    except ConfigError as error:
+        raise ConfigError(f"{place}.path: {error}") from None
+
+
+def identity(config: SweepConfig, fingerprint: str) -> dict[str, Any]:
+    """What changes the numbers of a trial that a run already has, as flat keys."""
+    swept = {axis.path for axis in config.grid.values()} | {tuned.path for tuned in config.space.values()}
+    flat = {path: value for path, value in _flatten("run", config.run) if path not in swept}
+    flat |= {f"grid.{key}": axis.path for key, axis in config.grid.items()}
+    flat |= {f"space.{key}": tuned.path for key, tuned in config.space.items()}
+    return {**flat, "data": fingerprint}
+
+
+def _flatten(prefix: str, node: Any) -> list[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        return [leaf for key, value in node.items() for leaf in _flatten(f"{prefix}.{key}", value)]
+    return [(prefix, node)]
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """The keys in which two identities differ, with both values."""
+    keys = sorted({*old, *new})
+    return [f"{key} is {old.get(key)} there, {new.get(key)} here" for key in keys if old.get(key) != new.get(key)]

@@ -1,0 +1,1 @@
+"""Runners: what trains a trial. One file each."""

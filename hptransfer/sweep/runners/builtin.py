@@ -1,0 +1,106 @@
+"""Builtin: the package's own trainer, several trials of one shape as a stack."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hptransfer.core.files import RunFolder, append_jsonl
+from hptransfer.core.records import DIVERGED, DONE, Outcome, Trial, short
+from hptransfer.sweep.runners._base import RUNNERS, Finish, Runner, Size
+
+# Measured by benchmarks/throughput.py: on a CPU core stacking gains up to width 64 and no more
+# from 8 trials than from 4; a GPU is bound by launches, not by arithmetic.
+CPU_STACK, CPU_STACK_WIDTH = 4, 64
+GPU_STACK = 16
+MEASURABLE_FLOPS = 5e10
+
+
+class Builtin(Runner):
+    """PyTorch is imported only when a method is called."""
+
+    def size(self, run: Mapping[str, Any]) -> Size:
+        from hptransfer.training.config import from_json
+
+        config = from_json(run)
+        shape = {"vocabulary": config.data.vocabulary, "sequence": config.sequence}
+        tokens = config.steps * config.batch * config.sequence
+        return Size(config.model.num_params(**shape), tokens * config.model.flops_per_token(**shape))
+
+    def fingerprint(self, run: Mapping[str, Any]) -> str:
+        from hptransfer.training.config import from_json
+
+        config = from_json(run)
+        data = config.data.load()
+        data.batch(seed=0, step=0, batch=1, sequence=config.sequence)
+        data.validation(windows=config.validation_windows, sequence=config.sequence)
+        return str(data.fingerprint)
+
+    def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        from hptransfer.training.config import from_json
+        from hptransfer.training.groups import base_and_factors
+
+        return base_and_factors(from_json(run))
+
+    def gpus(self) -> int:
+        import torch
+
+        return torch.cuda.device_count()
+
+    def stack_size(self, run: Mapping[str, Any]) -> int:
+        if self.gpus():
+            return GPU_STACK
+        return CPU_STACK if run["model"]["width"] <= CPU_STACK_WIDTH else 1
+
+    def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:
+        import torch
+
+        from hptransfer.training.config import from_json
+        from hptransfer.training.loop import measure_step
+
+        config = from_json(run)
+        stack = self.stack_size(run)
+        flops = self.size(run).flops / config.steps * stack
+        if flops > MEASURABLE_FLOPS and not self.gpus():
+            return None
+        torch.set_num_threads(threads)
+        return flops / measure_step(config, trials=stack, device=self._device())
+
+    def _device(self) -> str:
+        return "cuda" if self.gpus() else "cpu"
+
+    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish) -> None:
+        from hptransfer.training.config import from_json
+        from hptransfer.training.loop import train
+
+        configs = [from_json(trial.run) for trial in trials]
+        for trial in trials:
+            folder.curve_path(trial.id).write_text("", encoding="utf-8")  # of an attempt that was cut off
+            print(f"trial {trial.id} {trial.name}", flush=True)
+
+        def report(index: int, point: dict[str, Any]) -> None:
+            append_jsonl(folder.curve_path(trials[index].id), [point])
+            print(f"trial {trials[index].id} step {point['step']} loss {point['loss']}", flush=True)
+
+        started = time.monotonic()
+        data = configs[0].data.load()
+        results = train(configs, [trial.seed for trial in trials], data, device=self._device(), report=report)
+        seconds = (time.monotonic() - started) / len(trials)
+        for trial, config, result in zip(trials, configs, results, strict=True):
+            state = DIVERGED if result.loss is None else DONE
+            print(f"trial {trial.id} {state} loss {'-' if result.loss is None else short(result.loss)}", flush=True)
+            outcome = Outcome(
+                state=state,
+                loss=result.loss,
+                loss_se=result.loss_se,
+                initial_loss=result.initial_loss,
+                steps=result.steps,
+                tokens=result.steps * config.batch * config.sequence,
+                seconds=seconds,
+                stack=len(trials),
+            )
+            finish(trial, outcome)
+
+
+RUNNERS.register("builtin")(Builtin())

@@ -1,0 +1,1 @@
+"""Samplers: which values of the tuned hyperparameter a scale tries. One file each."""

@@ -1,0 +1,118 @@
+"""A driver's session: takes a run folder, checks that it is the sweep's, and closes what it opened."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+
+from rich.console import Console
+
+from hptransfer.core.errors import RunFolderError
+from hptransfer.core.files import RunFolder, disk_errors, read_json, write_json, write_text
+from hptransfer.sweep import config as sweep_config
+from hptransfer.sweep.display import Display
+from hptransfer.sweep.driver import Campaign, Driver, Report, driving
+from hptransfer.sweep.plan import Plan, differences, identity
+from hptransfer.sweep.trackers._base import Background
+
+PACKAGES = ("hptransfer", "torch", "numpy", "optuna", "mlflow", "hydra-core", "submitit", "pandas", "scipy")
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open run folder, with its tracker."""
+
+    plan: Plan
+    folder: RunFolder
+    tracker: Background
+    console: Console
+
+    def train(self, campaign: Campaign) -> Report:
+        """Has a campaign trained, showing progress."""
+        gpus = self.plan.runner.gpus()
+        launcher = self.plan.config.launcher.open(self.folder.path, gpus)
+        try:
+            with Display(self.console) as display:
+                driver = Driver(self.plan, campaign, self.folder, launcher, self.tracker, display.show)
+                report = driver.run()
+                display.show(report.progress, last=True)
+        finally:
+            launcher.close()
+        return report
+
+
+@contextmanager
+def session(plan: Plan, console: Console) -> Iterator[Session]:
+    """Holds the run folder of a plan for as long as it is driven.
+
+    Raises:
+        RunFolderError: the folder belongs to another sweep, is no run folder, or cannot be written.
+        StoppedError: another driver holds it.
+    """
+    folder = plan.config.folder
+    _refuse_strange_folder(folder)
+    folder.create()
+    with driving(folder):
+        _refuse_other_identity(folder, plan)
+        with disk_errors(folder):
+            _describe(folder, plan)
+        settings = {"parameterization": plan.config.run.get("parameterization"), "data": plan.fingerprint}
+        tracker = Background(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
+        try:
+            yield Session(plan, folder, tracker, console)
+        except BaseException:
+            tracker.close(wait_s=5.0)
+            raise
+        tracker.close()
+        if tracker.problem:
+            console.print(
+                f"note: the tracker failed ({tracker.problem}); the trials are safe in {folder.path}, and the same "
+                "command writes to it again",
+                soft_wrap=True,
+                highlight=False,
+            )
+
+
+def _refuse_strange_folder(folder: RunFolder) -> None:
+    ours = folder.sweep.exists() or folder.driver_lock.exists() or not folder.path.exists()
+    if not ours and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        raise RunFolderError(f"{folder.path} exists and is not a run folder; choose another name=NAME or runs=DIR")
+
+
+def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
+    if not folder.target.exists() or not folder.sweep.exists():
+        return
+    there = identity(sweep_config.load(folder), read_json(folder.target)["fingerprint"])
+    different = differences(there, identity(plan.config, plan.fingerprint))
+    if different:
+        raise RunFolderError(
+            f"{folder.path} belongs to another sweep: {'; '.join(different)}; choose another name=NAME "
+            "(nothing was changed)"
+        )
+
+
+def _describe(folder: RunFolder, plan: Plan) -> None:
+    """Writes what the run is: the resolved sweep, its target, and where it ran."""
+    write_text(folder.sweep, sweep_config.dump(plan.config))
+    write_json(folder.target, plan.target_json())
+    environment = {
+        "time": time.time(),
+        "command": sys.argv,
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+    write_json(folder.environment, environment)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,160 @@
+"""Optuna's view of a sweep: one study a scale in one journal file, asked and told by the driver.
+
+A trial of ours is a trial of Optuna's, tied by the user attribute "trial". The journal can be lost:
+`sync` makes it again from the trial folders.
+"""
+
+from __future__ import annotations
+
+import warnings
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from hptransfer.core.records import DONE, FAILED, VERIFY, Outcome, Scale, Trial
+from hptransfer.sweep.samplers._base import SamplerConfig
+
+STATES = {DONE: TrialState.COMPLETE, FAILED: TrialState.FAIL}
+
+
+class Studies:
+    """All studies of one run. One writer: the caller holds the run's driver lock.
+
+    Args:
+        ranges: lowest and highest value of each tuned hyperparameter, for samplers that choose.
+        log: tuned hyperparameters that are searched on a log axis.
+    """
+
+    def __init__(
+        self, journal: Path, sampler: SamplerConfig, ranges: Mapping[str, tuple[float, float]], log: Mapping[str, bool]
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self._sampler = sampler
+        self._ranges = dict(ranges)
+        self._log = log
+        self._studies: dict[str, optuna.Study] = {}
+        self._numbers: dict[str, int] = {}
+        self._storage = self._open(journal)
+
+    @staticmethod
+    def _open(journal: Path) -> JournalStorage:
+        # Nobody else writes, so whatever lock lies here was left by a driver that was killed.
+        for left_over in journal.parent.glob(f"{journal.name}.lock*"):
+            left_over.unlink(missing_ok=True)
+        if journal.exists():
+            _cut_torn_tail(journal)
+        try:
+            return JournalStorage(JournalFileBackend(str(journal)))
+        except Exception:  # whatever Optuna raises: a damaged journal is put aside and made again
+            journal.replace(journal.with_name(f"{journal.name}.damaged"))
+            return JournalStorage(JournalFileBackend(str(journal)))
+
+    def sync(self, trials: Iterable[tuple[Trial, Outcome | None]]) -> None:
+        """Brings the studies up to the trial folders, and clears what was asked for but never made."""
+        known = set()
+        for trial, outcome in trials:
+            known.add(trial.id)
+            if trial.id not in self._ids(trial.scale, trial.purpose):
+                self.enqueue(trial)
+            if outcome is not None:
+                self.tell(trial, outcome)
+        for study in self._studies.values():
+            for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if frozen.user_attrs.get("trial") not in known:
+                    study.tell(frozen.number, state=TrialState.FAIL)
+
+    def enqueue(self, trial: Trial) -> None:
+        """Puts a given trial into its study's queue, once."""
+        study = self._study(trial.scale, trial.purpose)
+        study.enqueue_trial(dict(trial.tuned), user_attrs={"trial": trial.id, "seed": trial.seed})
+        self._numbers[trial.id] = len(study.get_trials(deepcopy=False)) - 1
+        for key, value in trial.tuned.items():
+            low, high = self._ranges[key]
+            self._ranges[key] = min(low, value), max(high, value)
+
+    def start(self, trial: Trial) -> None:
+        """Asks the study until it has handed out this trial; a second time does nothing.
+
+        A study hands out its queue in order, so others of the same scale may be handed out first;
+        the driver trains them next.
+        """
+        while self._frozen(trial).state == TrialState.WAITING:
+            self._study(trial.scale, trial.purpose).ask(self._distributions())
+
+    def ask(self, scale: Scale, purpose: str) -> tuple[int, dict[str, float]]:
+        """A value that the sampler chooses: Optuna's trial number and the tuned hyperparameters."""
+        study = self._study(scale, purpose)
+        handle = study.ask(self._distributions())
+        return handle.number, dict(handle.params)
+
+    def bind(self, trial: Trial, number: int) -> None:
+        """Ties an asked trial to the one that was made of it."""
+        study = self._study(trial.scale, trial.purpose)
+        storage_id = study.get_trials(deepcopy=False)[number]._trial_id
+        self._storage.set_trial_user_attr(storage_id, "trial", trial.id)
+        self._storage.set_trial_user_attr(storage_id, "seed", trial.seed)
+        self._numbers[trial.id] = number
+
+    def discard(self, scale: Scale, purpose: str, number: int) -> None:
+        """Closes an asked trial that repeats a known one."""
+        self._study(scale, purpose).tell(number, state=TrialState.FAIL)
+
+    def tell(self, trial: Trial, outcome: Outcome) -> None:
+        """Closes a trial; a second time does nothing.
+
+        A diverged trial is told at the loss that it started from: Optuna's samplers need a finite
+        value to keep away from, and training that ends above where it began is worth no less.
+        """
+        frozen = self._frozen(trial)
+        if frozen.state.is_finished():
+            return
+        self.start(trial)
+        study = self._study(trial.scale, trial.purpose)
+        self._storage.set_trial_user_attr(frozen._trial_id, "state", outcome.state)
+        state = STATES.get(outcome.state, TrialState.COMPLETE)
+        value = outcome.loss if outcome.state == DONE else outcome.initial_loss
+        if state == TrialState.FAIL or value is None:
+            study.tell(frozen.number, state=TrialState.FAIL)
+        else:
+            study.tell(frozen.number, value)
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        study = self._study(trial.scale, trial.purpose)
+        return study.get_trials(deepcopy=False)[self._numbers[trial.id]]
+
+    def _ids(self, scale: Scale, purpose: str) -> set[str]:
+        self._study(scale, purpose)
+        return set(self._numbers)
+
+    def _study(self, scale: Scale, purpose: str) -> optuna.Study:
+        name = f"verify {scale.name}" if purpose == VERIFY else scale.name
+        if name not in self._studies:
+            study = optuna.create_study(
+                storage=self._storage, study_name=name, direction="minimize", load_if_exists=True
+            )
+            # A resumed study goes on with other random numbers than it began with.
+            study.sampler = self._sampler.build(seed=zlib.crc32(name.encode()) + len(study.get_trials(deepcopy=False)))
+            self._studies[name] = study
+            for frozen in study.get_trials(deepcopy=False):
+                if "trial" in frozen.user_attrs:
+                    self._numbers[frozen.user_attrs["trial"]] = frozen.number
+        return self._studies[name]
+
+    def _distributions(self) -> dict[str, BaseDistribution]:
+        return {key: FloatDistribution(low, high, log=self._log[key]) for key, (low, high) in self._ranges.items()}
+
+
+def _cut_torn_tail(journal: Path) -> None:
+    """Removes a half-written last line; Optuna would choke on it at the next write but one."""
+    content = journal.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with journal.open("r+b") as file:
+            file.truncate(len(whole))

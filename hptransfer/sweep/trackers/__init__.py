@@ -1,0 +1,1 @@
+"""Trackers: where a sweep can be watched and compared. One file each."""

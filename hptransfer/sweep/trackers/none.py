@@ -1,0 +1,19 @@
+"""None: no tracking store; the run folder holds everything all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hptransfer.core.files import RunFolder
+from hptransfer.sweep.trackers._base import TRACKERS, Tracker, TrackerConfig
+
+
+@TRACKERS.register("none")
+@dataclass(kw_only=True)
+class NoTracker(TrackerConfig):
+    name: str = "none"
+
+    def open(self, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> Tracker | None:
+        return None

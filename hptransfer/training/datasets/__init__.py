@@ -1,0 +1,1 @@
+"""Data of the builtin trainer. One file each; the file's name is the dataset's."""

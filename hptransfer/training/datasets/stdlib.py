@@ -1,0 +1,98 @@
+"""Real text that every machine has: the Python standard library's own sources, as bytes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import sysconfig
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hptransfer.core.errors import DataError
+from hptransfer.training.datasets._base import DATASETS, DataConfig, Dataset
+
+# Directories that distributions leave out, or that hold what is no part of the standard library.
+_SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+
+
+@DATASETS.register("stdlib")
+@dataclass(kw_only=True)
+class StdlibConfig(DataConfig):
+    name: str = "stdlib"
+    path: str = ""
+    """Folder whose *.py files are read; empty: the running interpreter's standard library."""
+    validation_percent: int = 10
+    """Share of the files that is held out, in (0, 100)."""
+
+    @property
+    def vocabulary(self) -> int:
+        return 256
+
+    def load(self) -> Dataset:
+        return _load(self.path or sysconfig.get_paths()["stdlib"], self.validation_percent)
+
+
+class Bytes(Dataset):
+    """Two byte streams, for training and for validation."""
+
+    vocabulary = 256
+
+    def __init__(self, train: bytes, held_out: bytes, *, fingerprint: str, source: str) -> None:
+        self._train = np.frombuffer(train, dtype=np.uint8)
+        self._held_out = np.frombuffer(held_out, dtype=np.uint8)
+        self.fingerprint = fingerprint
+        self._source = source
+
+    def batch(self, *, seed: int, step: int, batch: int, sequence: int) -> tuple[Tensor, Tensor]:
+        self._require(self._train, "training", sequence + 1)
+        starts = np.random.default_rng((seed, step)).integers(0, len(self._train) - sequence, size=batch)
+        return _windows(self._train, starts, sequence)
+
+    def validation(self, *, windows: int, sequence: int) -> tuple[Tensor, Tensor]:
+        self._require(self._held_out, "validation", windows * sequence + 1)
+        starts = np.linspace(0, len(self._held_out) - sequence - 1, windows).astype(np.int64)
+        return _windows(self._held_out, starts, sequence)
+
+    def _require(self, stream: np.ndarray[tuple[int], np.dtype[np.uint8]], kind: str, length: int) -> None:
+        if len(stream) < length:
+            raise DataError(
+                f"run.data: {self._source} has {len(stream)} bytes of {kind} text, {length} are needed; "
+                "point run.data.path at a folder with more *.py files, or ask for fewer validation_windows"
+            )
+
+
+def _windows(
+    stream: np.ndarray[tuple[int], np.dtype[np.uint8]], starts: np.ndarray[tuple[int], np.dtype[np.int64]], size: int
+) -> tuple[Tensor, Tensor]:
+    window = stream[starts[:, None] + np.arange(size + 1)].astype(np.int64)
+    tokens = torch.from_numpy(window)
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+@functools.cache
+def _load(folder: str, validation_percent: int) -> Bytes:
+    root = Path(folder)
+    if not 0 < validation_percent < 100:
+        raise DataError(f"run.data.validation_percent must be between 0 and 100, got {validation_percent}")
+    streams: tuple[list[bytes], list[bytes]] = ([], [])
+    content_hash = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        if _SKIPPED.isdisjoint(name.split("/")):
+            text = path.read_bytes()
+            held_out = zlib.crc32(name.encode()) % 100 < validation_percent
+            streams[held_out].append(text)
+            content_hash.update(f"{name}\0{int(held_out)}{len(text)}\0".encode() + text)
+    if not streams[0]:
+        raise DataError(f"run.data: no *.py file under {root}; point run.data.path at a folder that has some")
+    return Bytes(
+        b"\n".join(streams[0]),
+        b"\n".join(streams[1]),
+        fingerprint=content_hash.hexdigest()[:16],
+        source=str(root),
+    )

@@ -1,0 +1,1 @@
+"""Optimizers of the builtin trainer. One file each; the file's name is the optimizer's."""
