@@ -110,6 +110,8 @@ def _explain(error: Exception, path: Path) -> str:
     if bad := re.search(r"Error merging override (.+)", message):
         reason = str(error.__cause__).partition("\n")[0]
         hint = "; write whole numbers as 20_000_000" if "Integer" in reason else ""
+        if "is not a subclass" in reason:  # OmegaConf cannot add to a dictionary of dataclasses
+            reason = "an override cannot add an axis; copy the sweep file and add it there"
         return f"override {bad.group(1)}: {reason}{hint}"
     return message
 

@@ -61,5 +61,5 @@ def beyond(inner: float, edge: float) -> float:
 
 
 def tidy(value: float) -> float:
-    """Ten digits: a trial's id hangs on the value, so it must not depend on how it was reached."""
-    return float(f"{value:.10g}")
+    """Twelve digits: a trial's id hangs on the value, so it must not depend on how it was reached."""
+    return float(f"{value:.12g}")

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from hptransfer.core.bracket import tidy
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.files import RunFolder
 from hptransfer.core.records import Number
@@ -74,8 +75,7 @@ class Tuned:
             inner = [self.low * (self.high / self.low) ** share for share in shares]
         else:
             inner = [self.low + (self.high - self.low) * share for share in shares]
-        # Ten digits: the same value, whatever the range that it was reached by; ids depend on it.
-        return [float(f"{value:.10g}") for value in inner]
+        return [tidy(value) for value in inner]
 
 
 @dataclass(kw_only=True)

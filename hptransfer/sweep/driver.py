@@ -172,7 +172,7 @@ class Driver:
         return False
 
     def _submit(self) -> None:
-        while len(self._jobs) < self._launcher.slots and not self._budget_spent():
+        while len(self._jobs) < self._launcher.slots:
             trials = self._next_trials()
             if not trials:
                 return
@@ -184,12 +184,18 @@ class Driver:
             self._launcher.submit(job)
 
     def _next_trials(self) -> list[str]:
-        """The next stack of one scale: waiting trials first, then new values."""
+        """The next stack of one scale, as far as the budget goes: waiting trials, then new values."""
         for scale, waiting in self._waiting.items():
-            self._ask(scale)
-            if waiting:
-                size = self._plan.runner.stack_size(self._trials[waiting[0]].run)
-                return [waiting.popleft() for _ in range(min(size, len(waiting)))]
+            if self._affordable(self._size(scale)):
+                self._ask(scale)
+            stack: list[str] = []
+            while waiting and len(stack) < self._plan.runner.stack_size(self._trials[waiting[0]].run):
+                flops = [self._trials[trial_id].flops for trial_id in (*stack, waiting[0])]
+                if not self._affordable(*flops):
+                    break
+                stack.append(waiting.popleft())
+            if stack:
+                return stack
         return []
 
     def _ask(self, scale: Scale) -> None:
@@ -285,15 +291,17 @@ class Driver:
                 self._foreign.discard(trial_id)
                 self._queue(trial_id)
 
-    def _budget_spent(self) -> bool:
+    def _affordable(self, *flops: float) -> bool:
+        """Whether the budget allows trials of these costs to be started."""
         started = [*self._outcomes, *self._foreign, *(t for trials in self._jobs.values() for t in trials)]
-        spent = {
-            "trials": len(started),
-            "flops": sum(self._trials[trial_id].flops for trial_id in started),
-            "device_hours": sum(outcome.seconds for outcome in self._outcomes.values()) / 3600,
-        }
-        limits = vars(self._budget)
-        return any(limits[key] is not None and value >= limits[key] for key, value in spent.items())
+        hours = sum(outcome.seconds for outcome in self._outcomes.values()) / 3600
+        spent = sum(self._trials[trial_id].flops for trial_id in started)
+        budget = self._budget
+        return (
+            (budget.trials is None or len(started) + len(flops) <= budget.trials)
+            and (budget.flops is None or spent + sum(flops) <= budget.flops)
+            and (budget.device_hours is None or hours < budget.device_hours)
+        )
 
     def _progress(self) -> Progress:
         running = {trial: True for trials in self._jobs.values() for trial in trials} | dict.fromkeys(self._foreign)

@@ -6,6 +6,7 @@ A trial of ours is a trial of Optuna's, tied by the user attribute "trial". The 
 
 from __future__ import annotations
 
+import json
 import warnings
 import zlib
 from collections.abc import Iterable, Mapping
@@ -48,13 +49,9 @@ class Studies:
         # Nobody else writes, so whatever lock lies here was left by a driver that was killed.
         for left_over in journal.parent.glob(f"{journal.name}.lock*"):
             left_over.unlink(missing_ok=True)
-        if journal.exists():
-            _cut_torn_tail(journal)
-        try:
-            return JournalStorage(JournalFileBackend(str(journal)))
-        except Exception:  # whatever Optuna raises: a damaged journal is put aside and made again
+        if journal.exists() and not _mend(journal):
             journal.replace(journal.with_name(f"{journal.name}.damaged"))
-            return JournalStorage(JournalFileBackend(str(journal)))
+        return JournalStorage(JournalFileBackend(str(journal)))
 
     def sync(self, trials: Iterable[tuple[Trial, Outcome | None]]) -> None:
         """Brings the studies up to the trial folders, and clears what was asked for but never made."""
@@ -91,7 +88,8 @@ class Studies:
     def ask(self, scale: Scale, purpose: str) -> tuple[int, dict[str, float]]:
         """A value that the sampler chooses: Optuna's trial number and the tuned hyperparameters."""
         study = self._study(scale, purpose)
-        handle = study.ask(self._distributions())
+        while "trial" in (handle := study.ask(self._distributions())).user_attrs:
+            pass  # one of the queue's (a repeat, say), which the driver knows of
         return handle.number, dict(handle.params)
 
     def bind(self, trial: Trial, number: int) -> None:
@@ -151,10 +149,18 @@ class Studies:
         return {key: FloatDistribution(low, high, log=self._log[key]) for key, (low, high) in self._ranges.items()}
 
 
-def _cut_torn_tail(journal: Path) -> None:
-    """Removes a half-written last line; Optuna would choke on it at the next write but one."""
+def _mend(journal: Path) -> bool:
+    """Cuts off a half-written last line; Optuna would choke on it at the next write but one.
+
+    Returns:
+        Whether the journal can be read; if not, it has to be made again.
+    """
     content = journal.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         with journal.open("r+b") as file:
             file.truncate(len(whole))
+    try:
+        return all("op_code" in json.loads(line) for line in whole.splitlines())
+    except ValueError:
+        return False

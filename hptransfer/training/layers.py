@@ -103,7 +103,7 @@ def parameterize(model: nn.Module, rules: Mapping[Role, Rule], *, ratio: float, 
         base_fan_in = item.layer.fan_in / ratio if grows else item.layer.fan_in
         std = base_fan_in**-0.5 * rule.init_std
         for index, seed in enumerate(seeds):
-            stream = torch.Generator().manual_seed((seed << 32) | zlib.crc32(item.name.encode()))
+            stream = torch.Generator().manual_seed(zlib.crc32(f"{seed} {item.name}".encode()))
             values = torch.randn(item.weight.shape[1:], generator=stream) * std
             with torch.no_grad():
                 item.weight[index] = values.to(item.weight)

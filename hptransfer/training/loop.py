@@ -37,15 +37,23 @@ Report = Callable[[int, dict[str, Any]], None]
 class Stack:
     """A model of K trials with an optimizer; trials can leave it while the rest go on."""
 
-    def __init__(self, runs: Sequence[RunConfig], seeds: Sequence[int], *, vocabulary: int, device: str) -> None:
+    def __init__(
+        self,
+        runs: Sequence[RunConfig],
+        seeds: Sequence[int],
+        *,
+        vocabulary: int,
+        device: str,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         first = runs[0]
         self.alive = list(range(len(runs)))
         model = first.model.build(trials=len(runs), vocabulary=vocabulary, sequence=first.sequence)
         ratio = first.model.width / first.base.width
         parameterize(model, first.rules(), ratio=ratio, seeds=seeds)
-        self.model: nn.Module = model.to(device)
+        self.model: nn.Module = model.to(device, dtype)
         self._runs = list(runs)
-        self._optimizer = self._bind()
+        self.optimizer = self._bind()
 
     def _bind(self) -> torch.optim.Optimizer:
         self._gradients = attach_gradients(self.model)
@@ -60,9 +68,9 @@ class Stack:
         losses_K = self.losses(inputs_BS, targets_BS).mean(dim=(1, 2))
         torch._foreach_zero_(self._gradients)
         losses_K.sum().backward()  # type: ignore[no-untyped-call]
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * factor
-        self._optimizer.step()
+        self.optimizer.step()
         return losses_K.detach()
 
     def losses(self, inputs_BS: Tensor, targets_BS: Tensor) -> Tensor:
@@ -75,15 +83,15 @@ class Stack:
 
     def keep(self, positions: Sequence[int]) -> None:
         """Drops all trials of the stack but those at these positions; the others keep their state."""
-        state = [self._optimizer.state[view] for view in self._views(positions)]
+        state = [self.optimizer.state[view] for view in self._views(positions)]
         index = torch.tensor(list(positions))
         for layer in self.model.modules():
             if isinstance(layer, Layer):
                 layer.weight = nn.Parameter(layer.weight.detach()[index.to(layer.weight.device)].clone())
         self.alive = [self.alive[position] for position in positions]
-        self._optimizer = self._bind()
+        self.optimizer = self._bind()
         for view, values in zip(self._views(range(len(positions))), state, strict=True):
-            self._optimizer.state[view] = values
+            self.optimizer.state[view] = values
 
     def _views(self, positions: Sequence[int]) -> list[Tensor]:
         return [view for position in positions for group in self._groups[position] for view in group["params"]]

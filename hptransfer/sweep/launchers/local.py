@@ -73,7 +73,7 @@ class Local(Launcher):
     def submit(self, job: str) -> None:
         slot = next(slot for slot in self._slots if slot.job is None)
         slot.job = job
-        if slot.process is None or slot.process.poll() is not None:
+        if slot.process is None:
             slot.process = self._start(slot)
         assert slot.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died just now: `wait` sees that, and says so
@@ -102,6 +102,8 @@ class Local(Launcher):
             stopped = answer.rstrip("\n").partition(" ")[2]
             return Ended(job, stopped=stopped or None)
         code = slot.process.wait()
+        _close_pipes(slot.process)
+        slot.process = None
         return Ended(job, died=f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}")
 
     def _start(self, slot: Slot) -> subprocess.Popen[str]:
@@ -133,7 +135,11 @@ class Local(Launcher):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            for pipe in (process.stdin, process.stdout):
-                assert pipe is not None
-                with contextlib.suppress(BrokenPipeError):  # a line that the worker never read
-                    pipe.close()
+            _close_pipes(process)
+
+
+def _close_pipes(process: subprocess.Popen[str]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with contextlib.suppress(BrokenPipeError):  # a line that the worker never read
+            pipe.close()

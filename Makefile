@@ -1,0 +1,44 @@
+# make demo    the quickstart: sweep, recommendation, verification
+# make test    lint, types, tests, and the wheel outside the checkout
+# All set up what they need in .venv; a second call installs nothing.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DELETE_ON_ERROR:
+.PHONY: setup demo test test-fast test-slow lint benchmark clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: $(READY)
+	$(BIN)/hptransfer plan quickstart
+	$(BIN)/hptransfer sweep quickstart
+	$(BIN)/hptransfer verify quickstart
+	$(BIN)/hptransfer export quickstart
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+test-fast: $(READY)
+	$(BIN)/pytest -m "not slow and not long"
+
+test-slow: $(READY)
+	$(BIN)/pytest -m slow
+
+benchmark: $(READY)
+	$(BIN)/python benchmarks/throughput.py
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,91 @@
+"""What several tests need: tiny sweeps, and a look into a finished run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hptransfer.config import compose
+from hptransfer.core.files import RunFolder
+from hptransfer.sweep.config import SweepConfig
+
+ROOT = Path(__file__).parents[1]
+
+# A sweep of 2 scales x 3 learning rates that trains in a second or two.
+TINY = (
+    "grid.width.values=[16,32]",
+    "grid.depth.values=[1]",
+    "grid.tokens.values=[4096]",
+    "space.lr.count=3",
+    "space.lr.low=0.00390625",
+    "space.lr.high=0.0625",
+    "space.lr.extend=0",
+    "target={width: 64}",
+    "run.validation_windows=16",
+)
+INLINE = ("launcher=inline", "tracker=none")
+
+
+def tiny(runs: Path, *overrides: str, inline: bool = True) -> SweepConfig:
+    """The tiny sweep in a folder of runs."""
+    return compose("quickstart", [*TINY, *(INLINE if inline else ()), f"runs={runs}", *overrides])
+
+
+def command(*arguments: str, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs the command line as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "hptransfer.cli", *arguments],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def start(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Starts the command line and returns at once."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "hptransfer.cli", *arguments],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def environment() -> dict[str, str]:
+    """The environment of commands: this checkout's package, also from another directory."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def outcomes(folder: RunFolder) -> dict[str, str]:
+    """State by trial id; "open" for a trial without an outcome."""
+    states = {}
+    for trial in folder.read_trials():
+        outcome = folder.read_outcome(trial.id)
+        states[trial.id] = outcome.state if outcome else "open"
+    return states
+
+
+def workers(folder: Path) -> list[int]:
+    """Process ids of workers of a run folder, this machine's /proc read."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"hptransfer.sweep.worker" in words and str(folder).encode() in words:
+            found.append(int(entry.parent.name))
+    return found
+
+
+def sweep_arguments(runs: Path, *overrides: str) -> Sequence[str]:
+    """Arguments of `hptransfer sweep` for the tiny sweep."""
+    return ["sweep", "quickstart", *TINY, f"runs={runs}", *overrides]

@@ -1,0 +1,93 @@
+"""Bad input is one line: the place, the value, the rule, the way out."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from hptransfer.config import compose
+from hptransfer.core.errors import ConfigError, DataError, HptransferError
+from hptransfer.sweep.plan import make_plan
+
+BAD = [
+    (["run.optimzer.lr=1"], "unknown key 'optimzer'. Did you mean 'optimizer'?"),
+    (["run/optimizer=adam"], "unknown run/optimizer 'adam'. Did you mean 'adamw'? Known: adamw"),
+    (["sampler=tpee"], "unknown sampler 'tpee'. Did you mean 'tpe'?"),
+    (["launcher=locl"], "Did you mean 'local'?"),
+    (["run.parameterization=mupp"], "unknown parameterization 'mupp'. Did you mean 'mup'? Known: mup, sp"),
+    (["run.optimizer.lr=fast"], "override run.optimizer.lr=fast: Value 'fast' of type 'str' could not be converted"),
+    (["run.tokens=2e7"], "write whole numbers as 20_000_000"),
+    (["run.optimizer.lr"], "must be KEY=VALUE"),
+    (["+extra=1"], "unknown key 'extra'"),
+    (["grid.width.values=[32,40]"], "grid at width=40,depth=2,tokens=32768: run.model.width must be a multiple of"),
+    (["target.width=40"], "target at width=40,depth=4,tokens=131072: run.model.width must be a multiple"),
+    (["grid.width.values=[32,32.5]"], "takes whole numbers, got 32.5"),
+    (["grid.width.values=[32,-1]"], "grid.width.values must be numbers above 0, got -1"),
+    (["grid.width.values=[]"], "must be different numbers, at least one"),
+    (["grid.width.path=run.model.widht"], "grid.width.path: path 'widht' does not exist"),
+    (["grid.tokens.values=[100]"], "run.tokens (100) is smaller than one batch of 256 tokens"),
+    (["space.lr.low=-1"], "needs 0 < low < high, got low -1"),
+    (["space.lr.values=[0.1,0.2,-0.1]"], "space.lr must be above 0 and finite, got -0.1"),
+    (["space.lr.values=[0.1,0.2]"], "needs at least 3 different values"),
+    (
+       (["+space.wd.path=run.optimizer.weight_decay"], "an override cannot add an axis; copy the sweep file"),
+    (["+target.hight=3"], "target: unknown axis 'hight'"),
+    (["run.optimizer.beta1=1.5"], "run.optimizer.beta1 must be in [0, 1), got 1.5"),
+    (["run.optimizer.lr=0"], "run.optimizer.lr must be above 0 and finite, got 0.0"),
+    (["run.base.width=0"], "run.base.width must be at least 1, got 0"),
+    (["seeds=0"], "seeds must be a number above 0"),
+    (["seeds=[1,1]"], "list of different whole numbers"),
+    (["budget.trials=0"], "budget.trials must be above 0, got 0"),
+    (["launcher.threads=1000"], "launcher.threads must be 1 to"),
+    (["sampler=random", "sampler.trials=2"], "sampler.trials must be at least 3"),
+    (["name=../escape"], "name must be a plain folder name"),
+    (["run.data.path=/nowhere"], "no *.py file under /nowhere"),
+    (["run.validation_windows=10_000_000"], "of validation text"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD)
+def test_bad_input_is_one_line_with_the_way_out(overrides: list[str], message: str) -> None:
+    with pytest.raises(HptransferError, match=re.escape(message)) as caught:
+        make_plan(compose("quickstart", overrides))
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_an_unknown_sweep_gets_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"unknown sweep 'quikstart'. Did you mean 'quickstart'\?"):
+        compose("quikstart")
+
+
+def test_too_little_held_out_text_is_a_data_error() -> None:
+    with pytest.raises(DataError):
+        make_plan(compose("quickstart", ["run.validation_windows=10_000_000"]))
+
+
+def test_a_sweep_file_anywhere_composes(tmp_path: Path) -> None:
+    source = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
+    (tmp_path / "mine.yaml").write_text(source.read_text().replace("name: quickstart", "name: mine"))
+    assert compose(str(tmp_path / "mine.yaml")).name == "mine"
+
+
+def test_two_tuned_hyperparameters_are_refused(tmp_path: Path) -> None:
+    source = (Path(__file__).parents[2] / "sweeps" / "quickstart.yaml").read_text()
+    second = "  wd: {path: run.optimizer.weight_decay, values: [0.1, 0.2, 0.3]}\n"
+    (tmp_path / "two.yaml").write_text(source.replace("\ntarget:", f"{second}\ntarget:"))
+    with pytest.raises(ConfigError, match=r"exactly one tuned hyperparameter for now, got 2 \(lr, wd\)"):
+        compose(str(tmp_path / "two.yaml"))
+
+
+def test_presets_are_found() -> None:
+    config = compose("quickstart", ["launcher=one_worker"])
+    assert (config.launcher.name, config.launcher.workers) == ("local", 1)
+
+
+def test_seeds_are_a_number_or_a_list() -> None:
+    assert compose("quickstart", ["seeds=3"]).seed_list() == [0, 1, 2]
+    assert compose("quickstart", ["seeds=[5,7]"]).seed_list() == [5, 7]
+
+
+def test_a_range_of_values_is_the_same_values_however_it_is_written() -> None:
+    written = compose("quickstart").space["lr"].grid("space.lr")
+    assert written == [2.0**k for k in range(-9, -2)]

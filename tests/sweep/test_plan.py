@@ -1,0 +1,67 @@
+"""A plan is the product of its axes, and costs what the formulas say."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from hptransfer.config import compose
+from hptransfer.sweep import config as sweep_config
+from hptransfer.sweep.plan import differences, identity, make_plan
+from tests.helpers import tiny
+
+
+def test_quickstart_is_twelve_scales_and_its_target() -> None:
+    plan = make_plan(compose("quickstart"))
+    assert len(plan.scales) == 12
+    assert dict(plan.target.axes) == {"width": 256, "depth": 4, "tokens": 131072}
+    assert sum(plan.num_trials(scale) for scale in plan.scales) == 84
+
+
+def test_an_axis_that_the_target_does_not_name_is_the_largest_of_the_grid() -> None:
+    plan = make_plan(compose("quickstart", ["target.width=512", "~target.depth", "~target.tokens"]))
+    assert dict(plan.target.axes) == {"width": 512, "depth": 4, "tokens": 65536}
+
+
+def test_flops_are_six_a_weight_and_token_plus_attention() -> None:
+    plan = make_plan(compose("quickstart"))
+    scale = next(s for s in plan.scales if dict(s.axes) == {"width": 64, "depth": 2, "tokens": 32768})
+    weights = 2 * 12 * 64**2 + 256 * 64
+    assert plan.sizes[scale].flops == 32768 * (6 * weights + 12 * 2 * 64 * 64)
+    assert plan.sizes[scale].params == weights + (256 + 64) * 64
+
+
+def test_a_trials_id_is_its_configuration_and_seed(tmp_path: Path) -> None:
+    plan = make_plan(tiny(tmp_path))
+    scale = plan.scales[0]
+    first = plan.trial(scale, {"lr": 0.01}, 0)
+    assert first == plan.trial(scale, {"lr": 0.01}, 0)
+    others = [
+        plan.trial(scale, {"lr": 0.02}, 0),
+        plan.trial(scale, {"lr": 0.01}, 1),
+        plan.trial(plan.scales[1], {"lr": 0.01}, 0),
+    ]
+    assert len({first.id, *(trial.id for trial in others)}) == 4
+
+
+def test_what_extends_a_run_is_not_part_of_its_identity(tmp_path: Path) -> None:
+    plan = make_plan(tiny(tmp_path))
+    extended = ["seeds=2", "target={width: 128}", "space.lr.count=5", "budget.trials=3", "grid.width.values=[16,32,48]"]
+    other = make_plan(tiny(tmp_path, *extended))
+    assert differences(identity(plan.config, "d"), identity(other.config, "d")) == []
+
+
+@pytest.mark.parametrize("override", ["run.parameterization=sp", "run.batch=8", "run.optimizer.beta2=0.9"])
+def test_what_changes_numbers_is(tmp_path: Path, override: str) -> None:
+    plan, other = make_plan(tiny(tmp_path)), make_plan(tiny(tmp_path, override))
+    (line,) = differences(identity(plan.config, "d"), identity(other.config, "d"))
+    assert line.startswith(override.partition("=")[0])
+    assert differences(identity(plan.config, "d"), identity(plan.config, "e")) == ["data is d there, e here"]
+
+
+def test_a_sweep_comes_back_from_its_yaml(tmp_path: Path) -> None:
+    import yaml
+
+    config = tiny(tmp_path)
+    again = sweep_config.from_json(yaml.safe_load(sweep_config.dump(config)))
+    assert dataclasses.asdict(again) == dataclasses.asdict(config)

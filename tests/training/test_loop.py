@@ -1,0 +1,62 @@
+"""Stacks: trials that leave, trials that repeat, and curves."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+
+from hptransfer.training.loop import Stack, train
+from tests.training.settings import small
+
+
+def test_the_same_trial_twice_is_the_same_to_the_bit() -> None:
+    run = small()
+    data = run.data.load()
+    assert train([run], [0], data) == train([run], [0], data)
+
+
+def test_another_seed_is_another_trial() -> None:
+    run = small()
+    first, second = train([run, run], [0, 1], run.data.load())
+    assert first.loss != second.loss
+
+
+def test_a_trial_that_diverges_leaves_and_the_others_go_on() -> None:
+    good, bad = small(lr=2.0**-6), small(lr=1e6)
+    data = good.data.load()
+    results = train([good, bad, good], [0, 0, 1], data)
+    assert results[1].loss is None
+    assert results[1].steps < good.steps
+    alone = [train([good], [seed], data)[0].loss for seed in (0, 1)]
+    assert [results[0].loss, results[2].loss] == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_stack_that_loses_a_trial_keeps_the_optimizers_memory() -> None:
+    """Control: without Adam's moments the next steps would differ by far more than rounding."""
+    runs = [small(lr=2.0**-6), small(lr=2.0**-5)]
+    data = runs[0].data.load()
+    batches = [data.batch(seed=0, step=step, batch=2, sequence=32) for step in range(20)]
+    whole = Stack(runs, [0, 0], vocabulary=256, device="cpu", dtype=torch.float64)
+    cut = Stack(runs, [0, 0], vocabulary=256, device="cpu", dtype=torch.float64)
+    for batch in batches[:10]:
+        whole.step(*batch, 1.0)
+        cut.step(*batch, 1.0)
+    cut.keep([1])
+    assert cut.alive == [1]
+    expected = [whole.step(*batch, 1.0)[1].item() for batch in batches[10:]]
+    assert [cut.step(*batch, 1.0)[0].item() for batch in batches[10:]] == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_curve_has_few_points_and_ends_with_the_last_step() -> None:
+    run = small(points=8)
+    points: list[dict[str, Any]] = []
+    train([run], [0], run.data.load(), report=lambda index, point: points.append(point))
+    assert [points[0]["step"], points[-1]["step"]] == [1, run.steps]
+    assert len(points) <= run.points + 2
+    assert points[-1]["tokens"] == run.tokens
+
+
+def test_the_budget_is_whole_batches() -> None:
+    assert small(tokens=4096 + 63).steps == 64
+    assert dataclasses.replace(small(), tokens=64).steps == 1
