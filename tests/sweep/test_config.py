@@ -29,8 +29,7 @@ BAD = [
     (["space.lr.low=-1"], "needs 0 < low < high, got low -1"),
     (["space.lr.values=[0.1,0.2,-0.1]"], "space.lr must be above 0 and finite, got -0.1"),
     (["space.lr.values=[0.1,0.2]"], "needs at least 3 different values"),
-    (
-       (["+space.wd.path=run.optimizer.weight_decay"], "an override cannot add an axis; copy the sweep file"),
+    (["+space.wd.path=run.optimizer.weight_decay"], "an override cannot add an axis; copy the sweep file"),
     (["+target.hight=3"], "target: unknown axis 'hight'"),
     (["run.optimizer.beta1=1.5"], "run.optimizer.beta1 must be in [0, 1), got 1.5"),
     (["run.optimizer.lr=0"], "run.optimizer.lr must be above 0 and finite, got 0.0"),
