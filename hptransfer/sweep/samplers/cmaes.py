@@ -1,4 +1,4 @@
-"""CMA-ES: covariance matrix adaptation (Optuna's CmaEsSampler)."""
+"""CMA-ES (Optuna's CmaEsSampler); with one tuned hyperparameter Optuna samples it at random."""
 
 from __future__ import annotations
 

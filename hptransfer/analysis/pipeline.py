@@ -1,0 +1,242 @@
+"""The analyze stage: from records to every file that it writes, for a run and for anybody's table."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hptransfer.analysis.fit import Fit, HeldOut, describe, fit_table, hold_out
+from hptransfer.analysis.predict import predict_table, resolved_groups
+from hptransfer.analysis.records import Columns, load_table, load_targets, run_records
+from hptransfer.analysis.report import Context, held_out_sentence, render, unmoved_cost
+from hptransfer.core.errors import FitError, RunFolderError
+from hptransfer.core.files import RunFolder, read_json, write_json, write_text
+from hptransfer.core.records import DIVERGED, DONE, FAILED, short
+
+# Beyond so many octaves from the largest scale a straight law is a leap.
+FAR_OCTAVES = 4.0
+# Fewer optimizer steps than this say more of the warm-up than of training.
+FEW_STEPS = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What analyze found.
+
+    Attributes:
+        predictions: one row a target, in order.
+    """
+
+    fit: Fit
+    held_out: HeldOut
+    predictions: pd.DataFrame
+    warnings: list[str]
+
+    def predict(self, scale: Mapping[str, float]) -> float:
+        """The tuned value to train a scale with."""
+        return float(2.0 ** self.fit.predict(scale)[0])
+
+    def smallest_optimum(self) -> float:
+        """The optimum of the smallest scale."""
+        return float(2.0**self.fit.smallest.x)
+
+    def metrics(self) -> dict[str, float]:
+        """A few numbers for a tracker."""
+        name, row = self.fit.columns.tuned_one, self.predictions.iloc[0]
+        keys = [name, f"{name}_low", f"{name}_high", "loss"]
+        return {f"predicted_{key}": float(row[key]) for key in keys}
+
+    def summary(self) -> str:
+        """A few lines for the terminal: the answer, its interval, and what it rests on."""
+        name, row = self.fit.columns.tuned_one, self.predictions.iloc[0]
+        scale = describe({axis: row[axis] for axis in self.fit.columns.scales})
+        exponents = ", ".join(
+            f"{axis} {exponent.value:+.2f} [{exponent.low:+.2f}, {exponent.high:+.2f}] {exponent.verdict}"
+            for axis, exponent in self.fit.exponents.items()
+        )
+        lines = [
+            f"recommended {name} for {scale}: {short(float(row[name]))} "
+            f"(90% interval {short(float(row[f'{name}_low']))} to {short(float(row[f'{name}_high']))})",
+            f"exponents: {exponents or 'none'}",
+            held_out_sentence(self.held_out),
+        ]
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+def analyze_table(
+    table: pd.DataFrame, columns: Columns, targets: pd.DataFrame, out: Path, context: Context
+) -> Analysis:
+    """Fits a checked table and writes optima.csv, fit.json, prediction.json, predictions.csv, report.html.
+
+    Raises:
+        FitError: no law can be fitted.
+    """
+    fit = fit_table(table, columns)
+    held_out = hold_out(fit)
+    predictions = predict_table(fit, targets)
+    analysis = Analysis(fit, held_out, predictions, [*_warnings(table, predictions), *fit.warnings])
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "optima.csv", _optima(fit).to_csv(index=False))
+    write_text(out / "predictions.csv", predictions.to_csv(index=False))
+    write_json(out / "fit.json", _fit_json(analysis))
+    write_json(out / "prediction.json", _prediction_json(analysis))
+    first = predictions.to_dict(orient="records")[0]
+    page = render(fit, held_out, {str(key): value for key, value in first.items()}, analysis.warnings, context)
+    write_text(out / "report.html", page)
+    return analysis
+
+
+def analyze_file(
+    path: Path, *, scales: tuple[str, ...], tuned: tuple[str, ...], loss: str, targets: Path, out: Path
+) -> Analysis:
+    """Analyzes a table of anybody's runs.
+
+    Raises:
+        ConfigError: the table or the targets cannot be used.
+        FitError: no law can be fitted.
+    """
+    columns = Columns(scales=scales, tuned=tuned, loss=loss)
+    table = load_table(path, columns)
+    return analyze_table(table, columns, load_targets(targets, scales), out, Context(title=path.name))
+
+
+def analyze_run(folder: RunFolder, *, targets: Path | None = None) -> Analysis:
+    """Writes a run's records.csv, then analyzes that file with the columns that the sweep declares.
+
+    Raises:
+        RunFolderError: the sweep has not been started.
+        FitError: no law can be fitted.
+    """
+    if not folder.target.exists():
+        raise RunFolderError(f"{folder.path} has no trials yet; start it with `hptransfer sweep`")
+    target = read_json(folder.target)
+    records = run_records(folder, target)
+    path = folder.path / "records.csv"
+    write_text(path, records.to_csv(index=False))
+    if records.empty or not records["state"].isin([DONE, DIVERGED]).any():
+        raise FitError(f"{folder.path} has no finished trial; nothing can be fitted yet")
+    columns = Columns(scales=tuple(target["scales"]), tuned=tuple(target["tuned"]))
+    wanted = load_targets(targets, columns.scales) if targets else pd.DataFrame([target["target"]])
+    return analyze_table(load_table(path, columns), columns, wanted, folder.path, _context(folder, target, records))
+
+
+def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame) -> Context:
+    verification = read_json(folder.verification) if folder.verification.exists() else None
+    if verification and verification["scale"] != target["target"]:
+        verification = None  # of a target that the run had before
+    failed = records[records["state"] == FAILED]
+    names = [describe({axis: row[axis] for axis in target["scales"]}) for _, row in failed.iterrows()]
+    return Context(
+        title=target["name"],
+        target=target,
+        verification=verification,
+        states={str(state): int(count) for state, count in records["state"].value_counts().items()},
+        failed=Counter(names),
+        flops=float(records.loc[records["state"] != "waiting", "flops"].sum()),
+    )
+
+
+def export(folder: RunFolder) -> dict[str, Any]:
+    """The answer for a trainer's configuration: values with intervals, and resolved parameter groups.
+
+    Raises:
+        RunFolderError: the run has no prediction yet.
+    """
+    if not folder.prediction.exists():
+        raise RunFolderError(f"{folder.path} has no prediction yet; run `hptransfer analyze {folder.path}`")
+    prediction, target = read_json(folder.prediction), read_json(folder.target)
+    values = {name: found["value"] for name, found in prediction["hyperparameters"].items()}
+    return {
+        "target": prediction["target"],
+        "hyperparameters": prediction["hyperparameters"],
+        "parameterization": target["parameterization"],
+        "groups": resolved_groups(target, values),
+    }
+
+
+def _warnings(table: pd.DataFrame, predictions: pd.DataFrame) -> list[str]:
+    notes = []
+    far = float(predictions["distance"].max())
+    if far > FAR_OCTAVES:
+        notes.append(f"the target lies {far:.1f} octaves beyond the largest scale: a straight law is a leap there")
+    if "steps" in table and table["steps"].min() < FEW_STEPS:
+        notes.append(
+            f"some runs have only {int(table['steps'].min())} steps: their optimum says little of long training"
+        )
+    return notes
+
+
+def _optima(fit: Fit) -> pd.DataFrame:
+    name = fit.columns.tuned_one
+    rows = []
+    for one in fit.optima:
+        value = 2.0**one.x if math.isfinite(one.x) else math.nan
+        rows.append(
+            {
+                **one.cell.axes,
+                name: value,
+                f"log2_{name}": one.x,
+                f"log2_{name}_se": one.se,
+                "curvature": one.curvature,
+                "loss": one.loss,
+                "runs": one.cell.runs,
+                "diverged": one.cell.diverged,
+                "status": one.status,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _fit_json(analysis: Analysis) -> dict[str, Any]:
+    fit = analysis.fit
+    target = {axis: float(analysis.predictions.iloc[0][axis]) for axis in fit.columns.scales}
+    loss = float(analysis.predictions.iloc[0]["loss"])
+    exponents = {}
+    for axis, exponent in fit.exponents.items():
+        cost = unmoved_cost(fit, axis, target)
+        exponents[axis] = {
+            "value": exponent.value,
+            "low": exponent.low,
+            "high": exponent.high,
+            "se": exponent.se,
+            "verdict": exponent.verdict,
+            "unmoved_cost_nats": cost,
+            "unmoved_cost_percent": 100 * cost / loss,
+        }
+    law = fit.law
+    return {
+        "hyperparameters": {
+            fit.columns.tuned_one: {
+                "exponents": exponents,
+                "reference": dict(law.design.reference),
+                "log2_at_reference": float(law.coefficients[0]),
+                "scatter_octaves": law.scatter,
+                "noise_nats": fit.noise,
+            }
+        },
+        "held_out": vars(analysis.held_out),
+        "warnings": analysis.warnings,
+    }
+
+
+def _prediction_json(analysis: Analysis) -> dict[str, Any]:
+    fit, row = analysis.fit, analysis.predictions.iloc[0]
+    name = fit.columns.tuned_one
+    interval = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
+    loss = {"value": "loss", "low": "loss_low", "high": "loss_high"}
+    return {
+        "target": {axis: _plain(row[axis]) for axis in fit.columns.scales},
+        "hyperparameters": {name: {key: float(row[column]) for key, column in interval.items()}},
+        "loss": {key: float(row[column]) for key, column in loss.items()},
+        "distance": float(row["distance"]),
+    }
+
+
+def _plain(value: Any) -> int | float:
+    return int(value) if float(value).is_integer() else float(value)

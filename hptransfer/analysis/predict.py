@@ -1,0 +1,60 @@
+"""Predictions for target scales, and the target's parameter groups with them filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from hptransfer.analysis.fit import Fit
+
+
+def predict_table(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
+    """For every target in order: the scale, the tuned value and the loss with 90% intervals, the distance.
+
+    Raises:
+        FitError: a target differs on an axis of which only one value was swept.
+    """
+    name = fit.columns.tuned_one
+    rows = []
+    for values in targets.to_dict(orient="records"):
+        scale = {axis: float(values[axis]) for axis in fit.columns.scales}
+        x, low, high = fit.predict(scale)
+        loss, loss_low, loss_high = fit.predict_loss(scale)
+        rows.append(
+            {
+                **{axis: values[axis] for axis in fit.columns.scales},
+                name: 2.0**x,
+                f"{name}_low": 2.0**low,
+                f"{name}_high": 2.0**high,
+                "loss": loss,
+                "loss_low": loss_low,
+                "loss_high": loss_high,
+                "distance": fit.law.design.distance(scale),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def resolved_groups(target: Mapping[str, Any], predicted: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """What every parameter group of the target trains with.
+
+    Args:
+        target: content of target.json: `base` settings, `groups` of factors on them, and the path
+            of each tuned hyperparameter, whose last part is the setting that it replaces.
+        predicted: value of each tuned hyperparameter.
+
+    Returns:
+        By role: the settings, the factor on the base init's standard deviation, and the multiplier
+        of the layer's output.
+    """
+    base = dict(target["base"])
+    for key, path in target["tuned"].items():
+        setting = path.rpartition(".")[2]
+        if setting in base:
+            base[setting] = predicted[key]
+    return {
+        role: {key: base[key] * factor if key in base else factor for key, factor in factors.items()}
+        for role, factors in target["groups"].items()
+    }

@@ -1,0 +1,49 @@
+"""Help, list, status and analyze start fast: they import neither PyTorch nor MLflow nor Optuna."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import command, environment, sweep_arguments
+
+HEAVY = ("torch", "mlflow", "optuna", "hydra")
+
+
+def heavy_imports(arguments: list[str], cwd: Path) -> list[str]:
+    code = (
+        "import sys\nfrom hptransfer.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True, check=True
+    )
+    found: list[str] = eval(done.stderr.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run of four scales."""
+    folder = tmp_path_factory.mktemp("cold")
+    overrides = ("grid.width.values=[16,32]", "grid.tokens.values=[4096,8192]", "tracker=none", "target={width: 48}")
+    done = command(*sweep_arguments(folder / "runs", *overrides), cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_help_and_list_import_nothing_heavy(tmp_path: Path) -> None:
+    assert heavy_imports(["--help"], tmp_path) == []
+    assert heavy_imports(["list"], tmp_path) == []
+
+
+@pytest.mark.parametrize("verb", ["status", "analyze", "export"])
+def test_reading_a_run_imports_nothing_heavy(runs: Path, verb: str) -> None:
+    assert heavy_imports([verb, "quickstart"], runs) == []
+
+
+def test_they_do_when_they_train(tmp_path: Path) -> None:
+    """The control: the check can see such an import."""
+    assert "torch" in heavy_imports(["plan", "quickstart"], tmp_path)
