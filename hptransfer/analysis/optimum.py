@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
 from hptransfer.analysis.records import Columns
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 
 BRACKETED = "bracketed"
 EDGE_LOW = "edge, low"

@@ -1,0 +1,51 @@
+"""Losses drawn from a known law: the parametric landscape that the analyzer is tested on."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+
+from hptransfer.analysis.records import Columns, check_table
+
+COLUMNS = Columns(scales=("width", "depth", "tokens"), tuned=("lr",))
+WIDTHS, DEPTHS, TOKENS = (32, 64, 128), (2, 4), (2**15, 2**16)
+TARGET = {"width": 256, "depth": 4, "tokens": 2**17}
+GRID = tuple(2.0**k for k in range(-12, -2))
+
+
+def optimum_at(scale: dict[str, float], powers: tuple[float, float, float]) -> float:
+    ratios = (scale["width"] / 32, scale["depth"] / 2, scale["tokens"] / 2**15)
+    return -6.5 + sum(power * math.log2(ratio) for power, ratio in zip(powers, ratios, strict=True))
+
+
+def draw(
+    powers: tuple[float, float, float],
+    *,
+    noise: float = 0.004,
+    scatter: float = 0.0,
+    curvature: float = 0.03,
+    seed: int = 0,
+    repeats: int = 1,
+    diverges: float = math.inf,
+) -> tuple[pd.DataFrame, float]:
+    """A table of runs over the grid, and the true log2 optimum of the target.
+
+    Args:
+        scatter: of each scale's own optimum about the law, the target's included, in octaves.
+        diverges: octaves above the optimum from which on runs diverge.
+    """
+    random = np.random.default_rng(seed)
+    rows = []
+    for width, depth, tokens in itertools.product(WIDTHS, DEPTHS, TOKENS):
+        scale = {"width": width, "depth": depth, "tokens": tokens}
+        centre = optimum_at(scale, powers) + scatter * random.standard_normal()
+        best = 2.0 + 2.0 * (width / 32) ** -0.3 * (tokens / 2**15) ** -0.2
+        for lr, repeat in itertools.product(GRID, range(repeats)):
+            x = math.log2(lr) - centre
+            loss = best + curvature * x**2 + noise * random.standard_normal()
+            rows.append({**scale, "lr": lr, "seed": repeat, "loss": math.inf if x > diverges else loss})
+    truth = optimum_at(TARGET, powers) + scatter * random.standard_normal()
+    return check_table(pd.DataFrame(rows), COLUMNS, "test"), truth

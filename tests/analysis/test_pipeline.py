@@ -1,0 +1,177 @@
+"""The analyze stage: a run is analyzed exactly as its own records.csv is, and the page stands alone."""
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hptransfer.analysis.pipeline import analyze_file, analyze_run, export
+from hptransfer.core.errors import FitError
+from hptransfer.core.files import RunFolder, read_json, write_json
+from hptransfer.core.records import DONE, FAILED, VERIFY, Outcome, Scale, Trial
+from tests.analysis.landscape import TARGET, draw
+
+FILES = ("optima.csv", "fit.json", "prediction.json", "predictions.csv")
+HOSTILE = '<script>alert("x")</script>'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run folder whose outcomes come from a known law."""
+    found = RunFolder(tmp_path / "run")
+    found.create()
+    target = {
+        "name": HOSTILE,
+        "scales": ["width", "depth", "tokens"],
+        "tuned": {"lr": "run.optimizer.lr"},
+        "target": TARGET,
+        "params": 3_000_000,
+        "flops": 2.6e12,
+        "base": {"lr": 0.5, "eps": 1e-8, "weight_decay": 0.1},
+        "groups": {"hidden": {"lr": 0.25, "eps": 0.25, "weight_decay": 4.0, "init_std": 0.5, "output_multiplier": 1.0}},
+        "parameterization": "mup",
+        "fingerprint": "abc",
+        "run": {},
+    }
+    write_json(found.target, target)
+    table, _ = draw((-0.1, -0.2, -0.35), noise=0.003)
+    for index, row in table.iterrows():
+        add(found, f"{index:012d}", row)
+    return found
+
+
+def add(folder: RunFolder, name: str, row: Any, **changes: Any) -> None:
+    axes = {key: int(row[key]) for key in ("width", "depth", "tokens")}
+    cost = math.prod(axes.values())
+    values = {"scale": Scale(axes), "tuned": {"lr": row["lr"]}, "seed": 0, "run": {}, "flops": cost, "params": cost}
+    folder.write_trial(Trial(id=name, **{**values, **changes}))
+    outcome = Outcome(state=DONE, loss=row["loss"], loss_se=0.03, steps=128)
+    write_json(folder.outcome_path(name), outcome.to_json())
+
+
+def test_a_run_is_analyzed_as_its_records_are(folder: RunFolder, tmp_path: Path) -> None:
+    analyze_run(folder)
+    pd.DataFrame([TARGET]).to_csv(tmp_path / "targets.csv", index=False)
+    out = tmp_path / "out"
+    columns = {"scales": ("width", "depth", "tokens"), "tuned": ("lr",), "loss": "loss"}
+    analyze_file(folder.path / "records.csv", **columns, targets=tmp_path / "targets.csv", out=out)
+    for name in FILES:
+        assert (out / name).read_text() == (folder.path / name).read_text(), name
+
+
+def test_the_same_records_give_the_same_files(folder: RunFolder) -> None:
+    analyze_run(folder)
+    first = {name: (folder.path / name).read_bytes() for name in (*FILES, "report.html")}
+    analyze_run(folder)
+    assert {name: (folder.path / name).read_bytes() for name in first} == first
+
+
+def test_the_contracts_of_the_files_hold(folder: RunFolder) -> None:
+    analyze_run(folder)
+    fit, prediction = read_json(folder.path / "fit.json"), read_json(folder.prediction)
+    for axis in ("width", "depth", "tokens"):
+        exponent = fit["hyperparameters"]["lr"]["exponents"][axis]
+        assert {"value", "low", "high", "verdict", "unmoved_cost_nats", "unmoved_cost_percent"} <= set(exponent)
+    assert set(prediction["hyperparameters"]["lr"]) == {"value", "low", "high"}
+    assert prediction["target"] == TARGET
+    predictions = pd.read_csv(folder.path / "predictions.csv")
+    assert list(predictions.columns) == [
+        *("width", "depth", "tokens", "lr", "lr_low", "lr_high", "loss", "loss_low", "loss_high", "distance")
+    ]
+    assert predictions["lr"].iloc[0] == prediction["hyperparameters"]["lr"]["value"]
+    assert len(pd.read_csv(folder.path / "optima.csv")) == 12
+
+
+def test_targets_from_a_file_are_answered_in_order(folder: RunFolder, tmp_path: Path) -> None:
+    targets = pd.DataFrame({"width": [512, 64], "depth": [4, 2], "tokens": [2**17, 2**15]})
+    targets.to_csv(tmp_path / "targets.csv", index=False)
+    analyze_run(folder, targets=tmp_path / "targets.csv")
+    predictions = pd.read_csv(folder.path / "predictions.csv")
+    assert list(predictions["width"]) == [512, 64]
+    assert list(predictions["distance"]) == [2.0, 0.0]
+
+
+def test_verification_trials_never_enter_the_fit(folder: RunFolder) -> None:
+    analyze_run(folder)
+    before = (folder.path / "fit.json").read_bytes()
+    wrong = {"width": 128, "depth": 4, "tokens": 2**16, "lr": 2.0**-3, "loss": 0.1}
+    add(folder, "f" * 12, wrong, purpose=VERIFY)
+    analyze_run(folder)
+    assert (folder.path / "fit.json").read_bytes() == before
+    add(folder, "e" * 12, wrong)  # the control: a sweep's trial would
+    analyze_run(folder)
+    assert (folder.path / "fit.json").read_bytes() != before
+
+
+def test_failed_and_waiting_trials_are_recorded_and_left_out(folder: RunFolder) -> None:
+    trials = folder.read_trials()
+    write_json(folder.outcome_path(trials[0].id), Outcome(state=FAILED, error="RuntimeError: x").to_json())
+    folder.outcome_path(trials[1].id).unlink()
+    analysis = analyze_run(folder)
+    records = pd.read_csv(folder.path / "records.csv")
+    assert records["state"].value_counts().to_dict() == {"done": len(trials) - 2, "failed": 1, "waiting": 1}
+    assert sum(one.cell.runs for one in analysis.fit.optima) == len(trials) - 2
+
+
+def test_a_run_without_outcomes_says_so(folder: RunFolder) -> None:
+    for trial in folder.read_trials():
+        folder.outcome_path(trial.id).unlink()
+    with pytest.raises(FitError, match="has no finished trial"):
+        analyze_run(folder)
+
+
+def test_the_page_stands_alone(folder: RunFolder) -> None:
+    verification = {
+        "scale": TARGET,
+        "predicted": {"lr": 0.0070},
+        "best": {"lr": 0.0078, "loss": 2.6},
+        "regret_nats": 0.002,
+        "regret_percent": 0.08,
+        "error_octaves": {"lr": -0.15},
+        "unmoved": {"lr": 0.011, "regret_nats": 0.02, "regret_percent": 0.8},
+        "points": [{"lr": 0.007 * 2.0**k, "loss": 2.6 + 0.03 * k**2, "state": "done"} for k in range(-2, 3)],
+        "warnings": [],
+    }
+    write_json(folder.verification, verification)
+    analyze_run(folder)
+    page = folder.report.read_text()
+    assert len(page) < 1_000_000
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#)|url\((?!#)|@import|https?://""", page)
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert page.count("<svg") == 4 + 3 + 1
+    for words in (
+        "Train width=256, depth=4, tokens=131072 with",
+        "0.08%",
+        "0.80%",
+        "-0.15 octaves",
+        "does not transfer",
+    ):
+        assert words in page, words
+
+
+def test_a_verification_of_another_target_is_not_shown(folder: RunFolder) -> None:
+    write_json(folder.verification, {"scale": {**TARGET, "width": 512}})
+    analyze_run(folder)
+    assert "Not verified yet" in folder.report.read_text()
+
+
+def test_export_resolves_the_groups_with_the_prediction(folder: RunFolder) -> None:
+    analyze_run(folder)
+    answer = export(folder)
+    value = answer["hyperparameters"]["lr"]["value"]
+    assert answer["groups"]["hidden"] == pytest.approx(
+        {"lr": value / 4, "eps": 0.25e-8, "weight_decay": 0.4, "init_std": 0.5, "output_multiplier": 1.0}
+    )
+    assert json.loads(json.dumps(answer)) == answer
+
+
+def test_numbers_on_disk_are_plain(folder: RunFolder) -> None:
+    analysis = analyze_run(folder)
+    assert all(type(value) is float for value in analysis.metrics().values())
+    assert np.isfinite(list(analysis.metrics().values())).all()
