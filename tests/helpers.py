@@ -23,9 +23,12 @@ TINY = (
     "space.lr.low=0.00390625",
     "space.lr.high=0.0625",
     "space.lr.extend=0",
-    "target={width: 64}",
+    "target.width=64",
+    "~target.depth",
+    "~target.tokens",
     "run.validation_windows=16",
 )
+ONE_SCALE = ("grid.width.values=[16]", "target.width=16")
 INLINE = ("launcher=inline", "tracker=none")
 
 

@@ -28,8 +28,9 @@ def heavy_imports(arguments: list[str], cwd: Path) -> list[str]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run of four scales."""
     folder = tmp_path_factory.mktemp("cold")
-    overrides = ("grid.width.values=[16,32]", "grid.tokens.values=[4096,8192]", "tracker=none", "target={width: 48}")
-    done = command(*sweep_arguments(folder / "runs", *overrides), cwd=folder)
+    overrides = ("grid.width.values=[16,32]", "grid.tokens.values=[4096,8192]", "tracker=none", "+target.tokens=16384")
+    values = ("space.lr.low=0.001953125", "space.lr.high=0.125", "space.lr.count=7")
+    done = command(*sweep_arguments(folder / "runs", *overrides, *values), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

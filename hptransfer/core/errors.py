@@ -3,7 +3,7 @@
     HptransferError
     |-- ConfigError     a sweep, option or value that breaks a rule; nothing was written   exit 2
     |-- DataError       training or validation data missing or unusable                    exit 2
-    |-- FitError        a table from which no law can be fitted                            exit 2
+    |-- FitError        outcomes from which no law can be fitted                           exit 6
     |-- RunFolderError  a run folder that is missing, of another identity or unwritable    exit 2
     `-- StoppedError    the machine stopped the run: disk full, driver already running     exit 5
 
@@ -21,6 +21,7 @@ EXIT_BAD_INPUT = 2
 EXIT_TRIALS_FAILED = 3
 EXIT_BUDGET_SPENT = 4
 EXIT_STOPPED = 5
+EXIT_NO_LAW = 6
 EXIT_INTERRUPTED = 130
 
 
@@ -39,7 +40,9 @@ class DataError(HptransferError):
 
 
 class FitError(HptransferError):
-    """A table of outcomes from which no law can be fitted."""
+    """Outcomes from which no law can be fitted."""
+
+    exit_code = EXIT_NO_LAW
 
 
 class RunFolderError(HptransferError):

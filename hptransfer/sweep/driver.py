@@ -84,9 +84,11 @@ class Driver:
         launcher: Launcher,
         tracker: Background,
         show: Callable[[Progress], None],
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._plan, self._campaign, self._folder = plan, campaign, folder
         self._launcher, self._tracker, self._show = launcher, tracker, show
+        self._interrupted = interrupted
         self._budget: Budget = plan.config.budget
         self._trials: dict[str, Trial] = {}
         self._outcomes: dict[str, Outcome] = {}
@@ -160,6 +162,8 @@ class Driver:
 
     def _tick(self) -> bool:
         """One round; True when there is nothing left to do."""
+        if self._interrupted():
+            raise KeyboardInterrupt
         self._submit()
         if time.monotonic() - self._shown > SHOW_S:
             self._show(self._progress())

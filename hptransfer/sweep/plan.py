@@ -147,6 +147,12 @@ def make_plan(config: SweepConfig) -> Plan:
         fingerprint="",
     )
     _check_all(plan)
+    for key, values in axes.items():
+        if len(values) == 1 and target.axes[key] != values[0]:
+            raise ConfigError(
+                f"target.{key} is {target.axes[key]}, but grid.{key}.values has {values[0]} alone: no law can say how "
+                f"the optimum moves with {key}; give the grid two values of it, or set target.{key}={values[0]}"
+            )
     return dataclasses.replace(plan, fingerprint=runner.fingerprint(plan.run(target)))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
+from types import FrameType
 
 from rich.console import Console
 
@@ -37,13 +39,37 @@ class Session:
         gpus = self.plan.runner.gpus()
         launcher = self.plan.config.launcher.open(self.folder.path, gpus)
         try:
-            with Display(self.console) as display:
-                driver = Driver(self.plan, campaign, self.folder, launcher, self.tracker, display.show)
+            with Display(self.console) as display, polite_signals() as interrupted:
+                driver = Driver(self.plan, campaign, self.folder, launcher, self.tracker, display.show, interrupted)
                 report = driver.run()
                 display.show(report.progress, last=True)
         finally:
             launcher.close()
         return report
+
+
+@contextmanager
+def polite_signals() -> Iterator[Callable[[], bool]]:
+    """Turns Ctrl-C and SIGTERM into a question that the driver asks once a tick.
+
+    An exception in the middle of a write would come out of some library as another one. The second
+    signal interrupts at once.
+    """
+    seen: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ BAD = [
     (["grid.width.values=[]"], "must be different numbers, at least one"),
     (["grid.width.path=run.model.widht"], "grid.width.path: path 'widht' does not exist"),
     (["grid.tokens.values=[100]"], "run.tokens (100) is smaller than one batch of 256 tokens"),
+    (["grid.depth.values=[2]"], "target.depth is 4, but grid.depth.values has 2 alone"),
     (["space.lr.low=-1"], "needs 0 < low < high, got low -1"),
     (["space.lr.values=[0.1,0.2,-0.1]"], "space.lr must be above 0 and finite, got -0.1"),
     (["space.lr.values=[0.1,0.2]"], "needs at least 3 different values"),

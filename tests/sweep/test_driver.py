@@ -17,7 +17,7 @@ from hptransfer.sweep.logs import trial_log
 from hptransfer.sweep.plan import make_plan
 from hptransfer.sweep.runners.builtin import Builtin
 from hptransfer.sweep.session import session
-from tests.helpers import outcomes, tiny
+from tests.helpers import ONE_SCALE, outcomes, tiny
 
 
 def run(config: SweepConfig) -> Report:
@@ -74,7 +74,7 @@ def test_a_run_is_extended_in_place(tmp_path: Path) -> None:
     run(tiny(tmp_path, "seeds=2"))
     more_seeds = outcomes(tiny(tmp_path).folder)
     assert (len(more_seeds), set(first) <= set(more_seeds)) == (12, True)
-    config = tiny(tmp_path, "seeds=2", "grid.width.values=[16,32,48]", "target={width: 128}")
+    config = tiny(tmp_path, "seeds=2", "grid.width.values=[16,32,48]", "target.width=128")
     run(config)
     assert len(outcomes(config.folder)) == 18
     assert read_json(config.folder.target)["target"]["width"] == 128
@@ -111,7 +111,7 @@ def test_a_second_driver_is_refused_with_the_name_of_the_first(tmp_path: Path) -
 
 
 def test_a_best_value_at_an_edge_gets_values_beyond_it(tmp_path: Path) -> None:
-    config = tiny(tmp_path, "space.lr.low=1e-6", "space.lr.high=4e-6", "space.lr.extend=2", "grid.width.values=[16]")
+    config = tiny(tmp_path, "space.lr.low=1e-6", "space.lr.high=4e-6", "space.lr.extend=2", *ONE_SCALE)
     report = run(config)
     tried = sorted(trial.tuned["lr"] for trial in config.folder.read_trials())
     assert tried == pytest.approx([1e-6, 2e-6, 4e-6, 8e-6, 16e-6])
@@ -120,7 +120,7 @@ def test_a_best_value_at_an_edge_gets_values_beyond_it(tmp_path: Path) -> None:
 
 
 def test_a_diverged_trial_is_an_outcome(tmp_path: Path) -> None:
-    config = tiny(tmp_path, "space.lr.values=[0.004,0.015,1e5]", "grid.width.values=[16]")
+    config = tiny(tmp_path, "space.lr.values=[0.004,0.015,1e5]", *ONE_SCALE)
     run(config)
     assert sorted(outcomes(config.folder).values()) == [DIVERGED, DONE, DONE]
     bad = next(t for t in config.folder.read_trials() if t.tuned["lr"] == 1e5)
@@ -165,12 +165,12 @@ def test_a_budget_stops_asking_and_says_what_is_missing(tmp_path: Path, budget: 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp", "cmaes"])
 def test_every_sampler_tries_its_number_of_values_and_resumes(tmp_path: Path, sampler: str) -> None:
-    config = tiny(tmp_path, f"sampler={sampler}", "sampler.trials=4", "seeds=2", "grid.width.values=[16]")
+    config = tiny(tmp_path, f"sampler={sampler}", "sampler.trials=4", "seeds=2", *ONE_SCALE)
     run(config)
     values = [trial.tuned["lr"] for trial in config.folder.read_trials()]
     assert (len(values), len(set(values))) == (8, 4)
     assert all(2.0**-8 <= value <= 2.0**-4 for value in values)
-    run(tiny(tmp_path, f"sampler={sampler}", "sampler.trials=6", "seeds=2", "grid.width.values=[16]"))
+    run(tiny(tmp_path, f"sampler={sampler}", "sampler.trials=6", "seeds=2", *ONE_SCALE))
     assert len(config.folder.read_trials()) == 12
     assert_optuna_agrees(config.folder)
 
@@ -234,9 +234,10 @@ def test_a_trial_that_kills_its_worker_again_and_again_is_failed(tmp_path: Path)
     config = tiny(
         tmp_path,
         "launcher=local",
+        "tracker=none",
         "launcher.max_attempts=2",
         "launcher.workers=1",
-        "grid.width.values=[16]",
+        *ONE_SCALE,
         inline=False,
     )
     (tmp_path / "sitecustomize.py").write_text(

@@ -46,7 +46,7 @@ def test_a_trials_id_is_its_configuration_and_seed(tmp_path: Path) -> None:
 
 def test_what_extends_a_run_is_not_part_of_its_identity(tmp_path: Path) -> None:
     plan = make_plan(tiny(tmp_path))
-    extended = ["seeds=2", "target={width: 128}", "space.lr.count=5", "budget.trials=3", "grid.width.values=[16,32,48]"]
+    extended = ["seeds=2", "target.width=128", "space.lr.count=5", "budget.trials=3", "grid.width.values=[16,32,48]"]
     other = make_plan(tiny(tmp_path, *extended))
     assert differences(identity(plan.config, "d"), identity(other.config, "d")) == []
 

@@ -125,9 +125,9 @@ def test_ctrl_c_ends_everything_at_once_and_the_command_goes_on(tmp_path: Path) 
 
 def test_a_second_driver_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "quickstart")
-    first = start(*arguments(tmp_path))
+    first = start(*arguments(tmp_path, "seeds=4"))
     wait_for(lambda: locked_by(folder.driver_lock))
-    second = start(*arguments(tmp_path))
+    second = start(*arguments(tmp_path, "seeds=4"))
     output, _ = second.communicate(timeout=60)
     assert second.returncode == 5
     assert f"is being driven by process {first.pid} on" in output

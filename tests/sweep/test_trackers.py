@@ -1,5 +1,6 @@
 """MLflow shows what the trial folders hold, once, however often it is written."""
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hptransfer.sweep.config import SweepConfig
 from hptransfer.sweep.driver import Campaign
 from hptransfer.sweep.plan import make_plan
 from hptransfer.sweep.session import session
-from tests.helpers import tiny
+from tests.helpers import ONE_SCALE, command, sweep_arguments, tiny
 
 # MLflow's own libraries warn about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -70,7 +71,7 @@ def test_mlflow_shows_every_trial_once_and_again_changes_nothing(tmp_path: Path)
 
 
 def test_a_write_that_was_cut_off_is_completed_without_doubled_points(tmp_path: Path) -> None:
-    config = tiny(tmp_path, "tracker=mlflow", "grid.width.values=[16]")
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
     run(config)
     client, runs = shown(config.folder)
     for one in runs:
@@ -81,16 +82,28 @@ def test_a_write_that_was_cut_off_is_completed_without_doubled_points(tmp_path: 
 
 
 def test_a_lost_store_is_made_again(tmp_path: Path) -> None:
-    config = tiny(tmp_path, "tracker=mlflow", "grid.width.values=[16]")
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
     run(config)
     config.folder.mlflow.rename(tmp_path / "lost.db")
-    run(tiny(tmp_path, "tracker=mlflow", "grid.width.values=[16]"))
+    run(tiny(tmp_path, "tracker=mlflow", *ONE_SCALE))
     assert_mlflow_agrees(config.folder)
+
+
+def test_a_store_that_was_never_finished_is_made_again(tmp_path: Path) -> None:
+    arguments = [*sweep_arguments(tmp_path, "launcher=inline", *ONE_SCALE)]
+    folder = tiny(tmp_path).folder
+    command(*arguments)
+    with sqlite3.connect(folder.mlflow) as store:  # as MLflow leaves it when it is killed
+        store.execute("UPDATE alembic_version SET version_num = '400f98739977'")
+    store.close()
+    command(*arguments)
+    assert_mlflow_agrees(folder)
+    assert folder.mlflow.with_name("mlflow.db.damaged").exists()
 
 
 def test_a_store_that_cannot_be_reached_does_not_stop_the_sweep(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    config = tiny(tmp_path, "tracker=mlflow", f"tracker.uri=sqlite:///{tmp_path}/file/no.db", "grid.width.values=[16]")
+    config = tiny(tmp_path, "tracker=mlflow", f"tracker.uri=sqlite:///{tmp_path}/file/no.db", *ONE_SCALE)
     text = run(config)
     assert "note: the tracker failed" in text
     assert len(list(config.folder.path.glob("trials/*/outcome.json"))) == 3

@@ -7,11 +7,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.files import RunFolder
 from hptransfer.core.records import DIVERGED, FAILED, Outcome, Trial, short
 from hptransfer.sweep.trackers._base import TRACKERS, Tracker, TrackerConfig
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 PARENT = "mlflow.parentRunId"
 
@@ -24,19 +27,47 @@ class MlflowConfig(TrackerConfig):
     """Tracking server or database; empty: mlflow.db in the run's folder."""
 
     def open(self, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> Tracker | None:
-        return Mlflow(self.uri or f"sqlite:///{folder.mlflow.resolve()}", folder, name, settings)
+        return Mlflow(self.uri or embedded_store(folder), folder, name, settings)
+
+
+def client(uri: str) -> MlflowClient:
+    """A client that sends no telemetry and keeps MLflow's own messages off the terminal."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    from mlflow import MlflowClient
+
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
+
+
+def embedded_store(folder: RunFolder) -> str:
+    """The run's own database, created whole or not at all.
+
+    MLflow creates its tables one by one; killed in between, it never opens that file again. So they
+    are created under another name, and a store that does not open is put aside: the driver writes
+    all finished trials again.
+    """
+    path = folder.mlflow.resolve()
+    uri = f"sqlite:///{path}"
+    if path.exists():
+        try:
+            client(uri).search_experiments(max_results=1)
+        except Exception:  # whatever MLflow, SQLAlchemy or SQLite say of a damaged file
+            path.replace(path.with_name(f"{path.name}.damaged"))
+        else:
+            return uri
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    client(f"sqlite:///{unfinished}").search_experiments(max_results=1)
+    unfinished.replace(path)
+    return uri
 
 
 class Mlflow(Tracker):
     """Only the driver opens the store, so no two processes ever create its tables at once."""
 
     def __init__(self, uri: str, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-        from mlflow import MlflowClient
-
-        logging.getLogger("alembic").setLevel(logging.ERROR)
-        self._client = MlflowClient(tracking_uri=uri)
+        self._client = client(uri)
         found = self._client.get_experiment_by_name(name)
         artifacts = (folder.path / "mlflow-artifacts").resolve().as_uri() if uri.startswith("sqlite:") else None
         self._experiment = found.experiment_id if found else self._client.create_experiment(name, artifacts)
