@@ -22,6 +22,7 @@ from hptransfer.sweep.driver import Campaign, Driver, Report, driving
 from hptransfer.sweep.plan import Plan, differences, identity
 from hptransfer.sweep.trackers._base import Background
 
+INTERRUPT_PATIENCE_S = 5.0
 PACKAGES = ("hptransfer", "torch", "numpy", "optuna", "mlflow", "hydra-core", "submitit", "pandas", "scipy")
 
 
@@ -89,19 +90,21 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
             _describe(folder, plan)
         settings = {"parameterization": plan.config.run.get("parameterization"), "data": plan.fingerprint}
         tracker = Background(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
+        patience: float | None = None
         try:
             yield Session(plan, folder, tracker, console)
-        except BaseException:
-            tracker.close(wait_s=5.0)
+        except KeyboardInterrupt:
+            patience = INTERRUPT_PATIENCE_S  # what is not written by then, the next run writes
             raise
-        tracker.close()
-        if tracker.problem:
-            console.print(
-                f"note: the tracker failed ({tracker.problem}); the trials are safe in {folder.path}, and the same "
-                "command writes to it again",
-                soft_wrap=True,
-                highlight=False,
-            )
+        finally:
+            tracker.close(patience)
+            if tracker.problem:
+                console.print(
+                    f"note: the tracker failed ({tracker.problem}); the trials are safe in {folder.path}, and the "
+                    "same command writes to it again",
+                    soft_wrap=True,
+                    highlight=False,
+                )
 
 
 def _refuse_strange_folder(folder: RunFolder) -> None:
