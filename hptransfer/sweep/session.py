@@ -101,7 +101,7 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
             if tracker.problem:
                 console.print(
                     f"note: the tracker failed ({tracker.problem}); the trials are safe in {folder.path}, and the "
-                    "same command writes to it again",
+                    "same command writes to it again (a damaged mlflow.db: move it away first)",
                     soft_wrap=True,
                     highlight=False,
                 )

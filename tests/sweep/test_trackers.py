@@ -1,6 +1,5 @@
 """MLflow shows what the trial folders hold, once, however often it is written."""
 
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from hptransfer.sweep.config import SweepConfig
 from hptransfer.sweep.driver import Campaign
 from hptransfer.sweep.plan import make_plan
 from hptransfer.sweep.session import session
-from tests.helpers import ONE_SCALE, command, sweep_arguments, tiny
+from tests.helpers import ONE_SCALE, tiny
 
 # MLflow's own libraries warn about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -89,16 +88,13 @@ def test_a_lost_store_is_made_again(tmp_path: Path) -> None:
     assert_mlflow_agrees(config.folder)
 
 
-def test_a_store_that_was_never_finished_is_made_again(tmp_path: Path) -> None:
-    arguments = [*sweep_arguments(tmp_path, "launcher=inline", *ONE_SCALE)]
-    folder = tiny(tmp_path).folder
-    command(*arguments)
-    with sqlite3.connect(folder.mlflow) as store:  # as MLflow leaves it when it is killed
-        store.execute("UPDATE alembic_version SET version_num = '400f98739977'")
-    store.close()
-    command(*arguments)
-    assert_mlflow_agrees(folder)
-    assert folder.mlflow.with_name("mlflow.db.damaged").exists()
+def test_a_store_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
+    config.folder.create()
+    config.folder.sweep.touch()
+    config.folder.mlflow.with_name("mlflow.db.unfinished").write_bytes(b"half a data base")
+    run(config)
+    assert_mlflow_agrees(config.folder)
 
 
 def test_a_store_that_cannot_be_reached_does_not_stop_the_sweep(tmp_path: Path) -> None:

@@ -44,18 +44,12 @@ def embedded_store(folder: RunFolder) -> str:
     """The run's own database, created whole or not at all.
 
     MLflow creates its tables one by one; killed in between, it never opens that file again. So they
-    are created under another name, and a store that does not open is put aside: the driver writes
-    all finished trials again.
+    are created under another name.
     """
     path = folder.mlflow.resolve()
     uri = f"sqlite:///{path}"
     if path.exists():
-        try:
-            client(uri).search_experiments(max_results=1)
-        except Exception:  # whatever MLflow, SQLAlchemy or SQLite say of a damaged file
-            path.replace(path.with_name(f"{path.name}.damaged"))
-        else:
-            return uri
+        return uri
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     client(f"sqlite:///{unfinished}").search_experiments(max_results=1)
