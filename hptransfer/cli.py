@@ -143,30 +143,30 @@ def _sweep(args: argparse.Namespace) -> int:
     console = _console()
     with session(plan, console) as open_session:
         report = open_session.train(Campaign.sweep(plan))
-        code = _tell_report(console, report)
+        code = _tell_report(report)
         analysis = analyze_run(open_session.folder)
         open_session.tracker.summarize(analysis.metrics(), [plan.config.folder.report, plan.config.folder.prediction])
-    console.print(analysis.summary(), highlight=False)
-    console.print(f"report: {plan.config.folder.report}", highlight=False)
+    print(analysis.summary())
+    print(f"report: {plan.config.folder.report}")
     return code
 
 
-def _tell_report(console: Console, report: Report) -> int:
+def _tell_report(report: Report) -> int:
     """Prints what fell short, and says so in the exit code."""
     from hptransfer.core.records import FAILED
 
     for line in report.unbracketed:
-        console.print(f"not bracketed: {line} (the bound space.*.extend is reached)", highlight=False)
+        print(f"not bracketed: {line} (the bound space.*.extend is reached)")
     for trial, error in report.progress.failures[:5]:
-        console.print(f"failed: {trial.id} {trial.name}: {error}", highlight=False, markup=False)
+        print(f"failed: {trial.id} {trial.name}: {error}")
     if report.missing:
-        console.print("the budget is spent; missing:", highlight=False)
+        print("the budget is spent; missing:")
         for line in report.missing:
-            console.print(f"  {line}", highlight=False)
+            print(f"  {line}")
         return EXIT_BUDGET_SPENT
     failed = report.progress.count(FAILED)
     if failed:
-        console.print(f"{failed} trials failed; `hptransfer logs RUN TRIAL` shows why", highlight=False)
+        print(f"{failed} trials failed; `hptransfer logs RUN TRIAL` shows why")
         return EXIT_TRIALS_FAILED
     return EXIT_DONE
 
@@ -188,9 +188,9 @@ def _verify(args: argparse.Namespace) -> int:
     console = _console()
     with session(plan, console) as open_session:
         report, verification = verify(open_session, scale)
-        code = _tell_report(console, report)
-    console.print(verification.summary(), highlight=False)
-    console.print(f"report: {folder.report}", highlight=False)
+        code = _tell_report(report)
+    print(verification.summary())
+    print(f"report: {folder.report}")
     return code
 
 

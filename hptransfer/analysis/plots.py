@@ -74,11 +74,13 @@ def _curves(axes: Axes, optima: Sequence[Optimum], first: str, sizes: Sequence[f
                 one.x,
                 one.loss,
                 xerr=1.645 * one.se,
-                color=COLOURS[rank],
+                color=ACCENT,
                 marker="|",
-                markersize=12,
+                markersize=13,
+                markeredgewidth=1.4,
                 capsize=2,
                 linewidth=1.2,
+                zorder=3,
             )
     axes.set_title(title)
     axes.set_ylabel("loss, nats")
@@ -124,7 +126,7 @@ def _law(axes: Axes, fit: Fit, axis: str, target: Mapping[str, float], verified:
     axes.set_xlabel(axis)
     _powers(axes.xaxis, [*values, target[axis]])
     _value_axis(axes.yaxis, fit.columns.tuned_one)
-    axes.legend(loc="best")
+    axes.legend(loc="lower left")
 
 
 def _moved_to(fit: Fit, axis: str, target: Mapping[str, float]) -> Array:
@@ -164,12 +166,12 @@ def verification_panel(verification: Mapping[str, Any], tuned: str) -> str:
 
 
 def _value_axis(axis: Any, name: str) -> None:
-    """Ticks at powers of two, labelled by exponent and value."""
+    """Ticks at (half) powers of two: as powers along the bottom, as values up the side."""
     low, high = axis.get_view_interval()
-    step = max(1, round((high - low) / 6))
-    ticks = np.arange(np.ceil(low), np.floor(high) + 1, step)
+    step = 0.5 if high - low < 3 else max(1, round((high - low) / 6))
+    ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
     vertical = axis.axis_name == "y"
-    labels = [f"{2.0**tick:.2g}" if vertical else f"$2^{{{int(tick)}}}$" for tick in ticks]
+    labels = [f"{2.0**tick:.2g}" if vertical else f"$2^{{{tick:g}}}$" for tick in ticks]
     axis.set_ticks(ticks, labels)
     axis.set_label_text(name)
 

@@ -22,8 +22,12 @@ def base_and_factors(run: RunConfig) -> dict[str, Any]:
         on the base width's init standard deviation, and the multiplier of the layer's output.
     """
     base = run.optimizer.group(Rule.unity(Role.FIXED))
+    with torch.device("meta"):
+        model = run.model.build(trials=1, vocabulary=run.data.vocabulary, sequence=run.sequence)
+    rules = run.rules()
     groups = {}
-    for role, rule in run.rules().items():
+    for role in dict.fromkeys(item.layer.role for item in tagged(model)):
+        rule = rules[role]
         factors = {"lr": rule.learning_rate, "eps": rule.epsilon, "weight_decay": rule.weight_decay}
         groups[role.value] = {
             **{key: factors[key] for key in base},
