@@ -46,6 +46,10 @@ class Analysis:
         """The optimum of the smallest scale."""
         return float(2.0**self.fit.smallest.x)
 
+    def _unmoved_nats(self) -> float:
+        scale = {axis: float(self.predictions.iloc[0][axis]) for axis in self.fit.columns.scales}
+        return self.fit.shift_cost(self.fit.predict(scale)[0] - self.fit.smallest.x)
+
     def metrics(self) -> dict[str, float]:
         """A few numbers for a tracker."""
         name, row = self.fit.columns.tuned_one, self.predictions.iloc[0]
@@ -64,6 +68,8 @@ class Analysis:
             f"recommended {name} for {scale}: {short(float(row[name]))} "
             f"(90% interval {short(float(row[f'{name}_low']))} to {short(float(row[f'{name}_high']))})",
             f"exponents: {exponents or 'none'}",
+            f"the smallest scale's optimum unmoved ({short(self.smallest_optimum())}) would cost the target about "
+            f"{self._unmoved_nats():.3f} nats, by the curvature of the scales",
             held_out_sentence(self.held_out),
         ]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])

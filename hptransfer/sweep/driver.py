@@ -96,6 +96,7 @@ class Driver:
         self._foreign: set[str] = set()
         self._repeats: Counter[Scale] = Counter()
         self._shown = -math.inf
+        self._flops = {scale: plan.runner.size(plan.run(scale)).flops for scale in campaign.scales}
         self._waiting: dict[Scale, deque[str]] = {scale: deque() for scale in self._order()}
         low, high = min(plan.values), max(plan.values)
         log = {plan.tuned: plan.config.space[plan.tuned].log}
@@ -103,11 +104,11 @@ class Driver:
 
     def _order(self) -> list[Scale]:
         """Costly scales first, which ends soonest; under a budget cheap ones, which says most."""
-        bounded = any(limit is not None for limit in vars(self._budget).values())
-        return sorted(self._campaign.scales, key=lambda s: self._size(s), reverse=not bounded)
+        return sorted(self._flops, key=lambda scale: self._flops[scale], reverse=not self._bounded)
 
-    def _size(self, scale: Scale) -> float:
-        return self._plan.runner.size(self._plan.run(scale)).flops
+    @property
+    def _bounded(self) -> bool:
+        return any(limit is not None for limit in vars(self._budget).values())
 
     def run(self) -> Report:
         """Ticks until everything that was asked for is trained, or the budget is spent."""
@@ -190,7 +191,7 @@ class Driver:
     def _next_trials(self) -> list[str]:
         """The next stack of one scale, as far as the budget goes: waiting trials, then new values."""
         for scale, waiting in self._waiting.items():
-            if self._affordable(self._size(scale)):
+            if scale in self._flops and self._affordable(self._flops[scale]):
                 self._ask(scale)
             stack: list[str] = []
             while waiting and len(stack) < self._plan.runner.stack_size(self._trials[waiting[0]].run):
@@ -204,7 +205,7 @@ class Driver:
 
     def _ask(self, scale: Scale) -> None:
         """Adds values to a scale that has nothing waiting: the sampler's, or beyond an edge."""
-        if self._waiting[scale] or scale not in self._campaign.scales:
+        if self._waiting[scale]:
             return
         if not self._campaign.values:
             room = self._campaign.points - len(self._values(scale)) - self._repeats[scale]
@@ -297,6 +298,8 @@ class Driver:
 
     def _affordable(self, *flops: float) -> bool:
         """Whether the budget allows trials of these costs to be started."""
+        if not self._bounded:
+            return True
         started = [*self._outcomes, *self._foreign, *(t for trials in self._jobs.values() for t in trials)]
         hours = sum(outcome.seconds for outcome in self._outcomes.values()) / 3600
         spent = sum(self._trials[trial_id].flops for trial_id in started)

@@ -20,7 +20,7 @@ from hptransfer.training.layers import Layer, parameterize
 VALIDATION_BATCH = 64
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Result:
     """How one trial of a stack ended. Losses in nats a token; `loss` is None if it diverged."""
 
@@ -31,7 +31,7 @@ class Result:
 
 
 Report = Callable[[int, dict[str, Any]], None]
-"""Called with a trial's index in the stack and a point of its curve: step, tokens, loss, lr_factor."""
+"""Called with a trial's index in the stack and a point of its curve: step, tokens, loss, time."""
 
 
 class Stack:
@@ -102,8 +102,8 @@ def train(
 ) -> list[Result]:
     """Trains trials that differ in hyperparameters and seeds only, all at once.
 
-    A trial whose loss is not finite, or is `diverged_above` times its first one, has diverged: it
-    leaves the stack at the next point of the curve and the others go on.
+    A trial whose loss is not finite, or is above `diverged_above` times its first one, has diverged:
+    it leaves the stack at the next point of the curve and the others go on.
 
     Args:
         runs: settings of each trial; shapes, steps, batches and parameterization are equal.
@@ -113,41 +113,41 @@ def train(
     Returns:
         One result a trial, in the given order.
     """
-    first, steps = runs[0], runs[0].steps
-    held_out = data.validation(windows=first.validation_windows, sequence=first.sequence)
+    run, steps = runs[0], runs[0].steps
+    held_out = data.validation(windows=run.validation_windows, sequence=run.sequence)
     stack = Stack(runs, seeds, vocabulary=data.vocabulary, device=device)
     results: dict[int, Result] = {}
-    initial: list[float] = []
-    every = math.ceil(steps / first.points)
+    first_losses: list[float] = []
+    every = math.ceil(steps / run.points)
     for step in range(steps):
-        inputs_BS, targets_BS = data.batch(seed=first.data_seed, step=step, batch=first.batch, sequence=first.sequence)
-        losses_K = stack.step(inputs_BS.to(device), targets_BS.to(device), first.schedule.factor(step, steps))
-        if step and step % every and step != steps - 1:
+        inputs_BS, targets_BS = data.batch(seed=run.data_seed, step=step, batch=run.batch, sequence=run.sequence)
+        losses_K = stack.step(inputs_BS.to(device), targets_BS.to(device), run.schedule.factor(step, steps))
+        if step % every and step != steps - 1:
             continue
         losses = losses_K.tolist()
-        initial = initial or losses
-        survivors = []
-        for position, (index, loss) in enumerate(zip(stack.alive, losses, strict=True)):
-            finite = math.isfinite(loss)
-            if report:
-                tokens = (step + 1) * first.batch * first.sequence
-                point = {"step": step + 1, "tokens": tokens, "loss": loss if finite else None, "time": time.time()}
-                report(index, point)
-            if finite and loss <= first.diverged_above * initial[index]:
-                survivors.append(position)
-            else:
-                results[index] = Result(loss=None, loss_se=None, initial_loss=initial[index], steps=step + 1)
-        if not survivors:
+        first_losses = first_losses or losses
+        if report:
+            for index, loss in zip(stack.alive, losses, strict=True):
+                report(index, _point(run, step, loss))
+        limits = [run.diverged_above * first_losses[index] for index in stack.alive]
+        sound = [place for place, loss in enumerate(losses) if loss <= limits[place]]  # NaN is not
+        for place in set(range(len(losses))).difference(sound):
+            results[stack.alive[place]] = Result(None, None, first_losses[stack.alive[place]], step + 1)
+        if not sound:
             break
-        if len(survivors) < len(stack.alive):
-            stack.keep(survivors)
+        if len(sound) < len(losses):
+            stack.keep(sound)
     else:
-        for index, (loss, standard_error) in zip(stack.alive, validate(stack, *held_out), strict=True):
-            if math.isfinite(loss):
-                results[index] = Result(loss=loss, loss_se=standard_error, initial_loss=initial[index], steps=steps)
-            else:
-                results[index] = Result(loss=None, loss_se=None, initial_loss=initial[index], steps=steps)
+        for index, (loss, error) in zip(stack.alive, validate(stack, *held_out), strict=True):
+            finite = math.isfinite(loss)
+            results[index] = Result(loss if finite else None, error if finite else None, first_losses[index], steps)
     return [results[index] for index in range(len(runs))]
+
+
+def _point(run: RunConfig, step: int, loss: float) -> dict[str, Any]:
+    """A point of a curve; `time` is when it was written, in seconds since 1970."""
+    tokens = (step + 1) * run.batch * run.sequence
+    return {"step": step + 1, "tokens": tokens, "loss": loss if math.isfinite(loss) else None, "time": time.time()}
 
 
 @torch.no_grad()

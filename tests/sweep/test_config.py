@@ -7,6 +7,7 @@ import pytest
 
 from hptransfer.config import compose
 from hptransfer.core.errors import ConfigError, DataError, HptransferError
+from hptransfer.sweep.launchers._base import num_cores
 from hptransfer.sweep.plan import make_plan
 
 BAD = [
@@ -91,3 +92,10 @@ def test_seeds_are_a_number_or_a_list() -> None:
 def test_a_range_of_values_is_the_same_values_however_it_is_written() -> None:
     written = compose("quickstart").space["lr"].grid("space.lr")
     assert written == [2.0**k for k in range(-9, -2)]
+
+
+def test_local_workers_are_one_a_gpu_or_cores_by_threads() -> None:
+    launcher = compose("quickstart", ["launcher.threads=1"]).launcher
+    assert launcher.num_slots(gpus=3) == 3
+    assert launcher.num_slots(gpus=0) == num_cores()
+    assert compose("quickstart", ["launcher.workers=5"]).launcher.num_slots(gpus=3) == 5
