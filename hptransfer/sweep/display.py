@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -41,18 +41,21 @@ def headline(progress: Progress) -> str:
 
 def table(progress: Progress) -> Table:
     """A row a scale."""
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    grid.add_column("scale", overflow="fold")
-    for column in (DONE, RUNNING, WAITING, DIVERGED, FAILED, "best loss", "at"):
-        grid.add_column(column, justify="right")
+    grid = _grid([scale.scale for scale in progress.scales], [DONE, "run", "wait", "div", "fail", "best loss", "at"])
     for scale in progress.scales:
         counts = [str(scale.states.get(state, 0) or "-") for state in (DONE, RUNNING, WAITING, DIVERGED, FAILED)]
-        grid.add_row(_name(scale), *counts, *_best(scale))
+        label = "verify" if scale.purpose == VERIFY else ""
+        grid.add_row(label, *map(short, scale.scale.axes.values()), *counts, *_best(scale))
     return grid
 
 
-def _name(scale: ScaleProgress) -> str:
-    return f"{scale.scale.name} (verify)" if scale.purpose == VERIFY else scale.scale.name
+def _grid(scales: Sequence[Scale], columns: Sequence[str]) -> Table:
+    """An empty table: a label, a column an axis, then the given ones."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    grid.add_column("")
+    for column in (*(scales[0].axes if scales else ()), *columns):
+        grid.add_column(column, justify="right")
+    return grid
 
 
 def _best(scale: ScaleProgress) -> tuple[str, str]:
@@ -95,18 +98,14 @@ class Display:
 
 def plan_table(plan: Plan, seconds: Mapping[Scale, float]) -> list[Table | str]:
     """What a sweep costs: a row a scale, the target, and the totals."""
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    grid.add_column("scale", overflow="fold")
-    for column in ("parameters", "FLOPs a trial", "trials", "FLOPs", "time"):
-        grid.add_column(column, justify="right")
+    grid = _grid([plan.target], ["parameters", "FLOPs a trial", "trials", "FLOPs", "time"])
     for scale in plan.scales:
         size, trials = plan.sizes[scale], plan.num_trials(scale)
         costs = [f"{size.flops:.3g}", str(trials), f"{size.flops * trials:.3g}", clock(seconds[scale] * trials)]
-        grid.add_row(scale.name, f"{size.params:,}", *costs)
+        grid.add_row("", *map(short, scale.axes.values()), f"{size.params:,}", *costs)
     target = plan.sizes[plan.target]
-    grid.add_row(
-        f"target {plan.target.name}", f"{target.params:,}", f"{target.flops:.3g}", "", "", clock(seconds[plan.target])
-    )
+    costs = [f"{target.params:,}", f"{target.flops:.3g}", "", "", clock(seconds[plan.target])]
+    grid.add_row("target", *map(short, plan.target.axes.values()), *costs)
     slots = plan.config.launcher.num_slots(plan.runner.gpus())
     device_s = sum(seconds[scale] * plan.num_trials(scale) for scale in plan.scales)
     trials = sum(plan.num_trials(scale) for scale in plan.scales)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PARENT = "mlflow.parentRunId"
+# Without it the page opens on traces of language-model calls, of which there are none.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 @TRACKERS.register("mlflow")
@@ -64,7 +66,7 @@ class Mlflow(Tracker):
         self._client = client(uri)
         found = self._client.get_experiment_by_name(name)
         artifacts = (folder.path / "mlflow-artifacts").resolve().as_uri() if uri.startswith("sqlite:") else None
-        self._experiment = found.experiment_id if found else self._client.create_experiment(name, artifacts)
+        self._experiment = found.experiment_id if found else self._client.create_experiment(name, artifacts, tags=KIND)
         self._runs = self._existing()
         self._parent = self._runs.get("sweep") or self._create("sweep", name, {})
         self._set_params(self._parent, settings)
