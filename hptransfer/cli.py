@@ -23,6 +23,7 @@ from hptransfer.core.errors import (
     EXIT_INTERRUPTED,
     EXIT_TRIALS_FAILED,
     ConfigError,
+    FitError,
     HptransferError,
     unknown,
 )
@@ -144,7 +145,13 @@ def _sweep(args: argparse.Namespace) -> int:
     with session(plan, console) as open_session:
         report = open_session.train(Campaign.sweep(plan))
         code = _tell_report(report)
-        analysis = analyze_run(open_session.folder)
+        try:
+            analysis = analyze_run(open_session.folder)
+        except FitError as error:
+            if code == EXIT_DONE:
+                raise
+            print(f"no recommendation yet: {error}")
+            return code
         open_session.tracker.summarize(analysis.metrics(), [plan.config.folder.report, plan.config.folder.prediction])
     print(analysis.summary())
     print(f"report: {plan.config.folder.report}")
