@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-fast test-slow lint benchmark clean
+.PHONY: setup demo test test-slow lint benchmark clean
 
 setup: $(READY)
 
@@ -30,9 +30,6 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/pytest -m "not slow"
-
-test-fast: $(READY)
-	$(BIN)/pytest -m "not slow and not long"
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
