@@ -24,9 +24,8 @@ class Builtin(Runner):
         from hptransfer.training.config import from_json
 
         config = from_json(run)
-        shape = {"vocabulary": config.data.vocabulary, "sequence": config.sequence}
-        tokens = config.steps * config.batch * config.sequence
-        return Size(config.model.num_params(**shape), tokens * config.model.flops_per_token(**shape))
+        examples = config.steps * config.batch
+        return Size(config.model.num_params(config.shape), examples * config.model.flops(config.shape))
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
         from hptransfer.training.config import from_json
@@ -96,7 +95,7 @@ class Builtin(Runner):
                 loss_se=result.loss_se,
                 initial_loss=result.initial_loss,
                 steps=result.steps,
-                tokens=result.steps * config.batch * config.sequence,
+                tokens=result.steps * config.tokens_a_step,
                 seconds=seconds,
                 stack=len(trials),
             )

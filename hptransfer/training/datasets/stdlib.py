@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.core.errors import DataError
-from hptransfer.training.datasets._base import DATASETS, DataConfig, Dataset
+from hptransfer.training.datasets._base import DATASETS, TOKENS, DataConfig, Dataset, Shape
 
 # Directories that distributions leave out, or that hold what is no part of the standard library.
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -29,9 +29,8 @@ class StdlibConfig(DataConfig):
     validation_percent: int = 10
     """Share of the files that is held out, in (0, 100)."""
 
-    @property
-    def vocabulary(self) -> int:
-        return 256
+    def shape(self, sequence: int) -> Shape:
+        return Shape(kind=TOKENS, inputs=(sequence,), vocabulary=256, outputs=256)
 
     def load(self) -> Dataset:
         return _load(self.path or sysconfig.get_paths()["stdlib"], self.validation_percent)
@@ -39,8 +38,6 @@ class StdlibConfig(DataConfig):
 
 class Bytes(Dataset):
     """Two byte streams, for training and for validation."""
-
-    vocabulary = 256
 
     def __init__(self, train: bytes, held_out: bytes, *, fingerprint: str, source: str) -> None:
         self._train = np.frombuffer(train, dtype=np.uint8)
