@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hptransfer import __version__
 from hptransfer.core.errors import (
@@ -81,6 +82,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports as all else does: one line, with the nearest option and the way out."""
+
+    def error(self, message: str) -> NoReturn:
+        if match := re.match(r"unrecognized arguments: (-\S+)", message):
+            message = unknown("option", match.group(1).partition("=")[0], self._option_string_actions)
+        message = message.replace(", KEY=VALUE", "").replace(", AXIS=VALUE", "")  # which may be left out
+        raise ConfigError(f"{self.prog.partition(' ')[2]}: {message}; see `{self.prog} --help`")
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
@@ -95,7 +106,7 @@ def _run(arguments: list[str]) -> int:
     name, *rest = arguments
     if name not in VERBS:
         raise ConfigError(unknown("verb", name, VERBS))
-    parser = argparse.ArgumentParser(prog=f"hptransfer {name}", description=VERBS[name].summary, epilog=EPILOG)
+    parser = _Parser(prog=f"hptransfer {name}", description=VERBS[name].summary, epilog=EPILOG)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     VERBS[name].arguments(parser)
     return VERBS[name].run(parser.parse_intermixed_args(rest))
@@ -110,7 +121,11 @@ def _help() -> str:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=160)
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:  # rich would exit with 1
+            raise BrokenPipeError
+
+    return Terminal() if sys.stdout.isatty() else Terminal(width=160)
 
 
 # --- plan, sweep, verify: what needs a sweep's configuration --------------------------------------
@@ -163,7 +178,7 @@ def _tell_report(report: Report) -> int:
     from hptransfer.core.records import FAILED
 
     for line in report.unbracketed:
-        print(f"not bracketed: {line} (the bound space.*.extend is reached)")
+        print(f"not bracketed: {line}; nothing beyond is tried (space.*.extend)")
     for trial, error in report.progress.failures[:5]:
         print(f"failed: {trial.id} {trial.name}: {error}")
     if report.missing:
@@ -202,6 +217,8 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _axes(overrides: Sequence[str], axes: Any) -> dict[str, float]:
+    from hptransfer.sweep.config import check_axis
+
     values: dict[str, float] = {}
     for override in overrides:
         key, _, text = override.partition("=")
@@ -211,6 +228,7 @@ def _axes(overrides: Sequence[str], axes: Any) -> dict[str, float]:
             values[key] = float(text)
         except ValueError:
             raise ConfigError(f"{key} must be a number, got {text!r}") from None
+        check_axis(key, [values[key]])
     return values
 
 
@@ -307,7 +325,16 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 def _export(args: argparse.Namespace) -> int:
     from hptransfer.analysis.pipeline import export
 
-    answer = export(_folder(args.run))
+    folder = _folder(args.run)
+
+    def describe_target(axes: Mapping[str, float]) -> Mapping[str, Any]:
+        from hptransfer.sweep import config as sweep_config
+        from hptransfer.sweep.plan import make_plan
+
+        plan = make_plan(sweep_config.load(folder))
+        return plan.target_json(plan.scale(axes))
+
+    answer = export(folder, describe_target)
     if args.format == "yaml":
         import yaml
 

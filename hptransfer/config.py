@@ -63,9 +63,24 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{_explain(error, path)} ({_shown(path)})") from None
     try:
-        return sweep_config.from_json(values)
+        config = sweep_config.from_json(values)
+        _refuse_swept(config, overrides)
+        return config
     except ConfigError as error:
         raise ConfigError(f"{error} ({_shown(path)})") from None
+
+
+def _refuse_swept(config: SweepConfig, overrides: Sequence[str]) -> None:
+    """Raises ConfigError if an override sets what the grid or the space sets anyway."""
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        for family, parts in (("grid", config.grid), ("space", config.space)):
+            for name, part in parts.items():
+                if part.path == key:
+                    raise ConfigError(
+                        f"override {override!r} would do nothing: {family}.{name} sweeps {key}; override "
+                        f"{family}.{name}.values instead"
+                    )
 
 
 def _compose(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -105,15 +120,30 @@ def _explain(error: Exception, path: Path) -> str:
         return unknown(group, name, _options(group))
     if key := re.search(r"Could not override '([^']+)'", message):
         return _unknown_key(key.group(1), path)
+    if "no viable alternative at input" in message or "mismatched input" in message or "token recognition" in message:
+        return f"an override cannot be read: {message}; quote it for the shell, and lists as 'KEY=[1,2]'"
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", message):
         return f"{missing.group(1)} must be given"
     if bad := re.search(r"Error merging override (.+)", message):
         reason = str(error.__cause__).partition("\n")[0]
-        hint = "; write whole numbers as 20_000_000" if "Integer" in reason else ""
-        if "is not a subclass" in reason:  # OmegaConf cannot add to a dictionary of dataclasses
-            reason = "an override cannot add an axis; copy the sweep file and add it there"
-        return f"override {bad.group(1)}: {reason}{hint}"
+        return f"override {bad.group(1)}: {_plainly(bad.group(1), reason)}"
     return message
+
+
+def _plainly(override: str, reason: str) -> str:
+    """Why OmegaConf refuses a value, and the way out, in the words of a sweep file."""
+    key = override.lstrip("'+~ ").partition("=")[0]
+    if "is not a subclass" in reason:  # OmegaConf cannot add to a dictionary of dataclasses
+        if key.partition(".")[0] in ("grid", "space"):
+            return "an override cannot add an axis; copy the sweep file and add it there"
+        return f"{key} has keys of its own; set one of them, as in {key}.KEY=VALUE"
+    if "Cannot merge DictConfig" in reason:
+        return f"{key} has keys of its own; set one of them, as in {key}.values=[...]"
+    if "ListConfig" in reason:
+        return f"{key} takes a list, such as {key}=[1,2]"
+    if "is not Optional" in reason:
+        return f"{key} must have a value, null is none"
+    return reason + ("; write whole numbers as 20_000_000" if "Integer" in reason else "")
 
 
 def _unknown_key(key: str, path: Path) -> str:

@@ -1,13 +1,21 @@
 """Exit codes say how a sweep ended, and the same command goes on after each."""
 
+import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hptransfer.cli import main
+from hptransfer.config import compose
+from hptransfer.core.files import RunFolder, write_json, write_text
+from hptransfer.core.records import DONE, Outcome
+from hptransfer.sweep.config import dump
+from hptransfer.sweep.plan import make_plan
 from hptransfer.sweep.runners.builtin import Builtin
-from tests.helpers import INLINE, sweep_arguments
+from tests.helpers import INLINE, ONE_SCALE, sweep_arguments
 
 VALUES = ("space.lr.low=0.001953125", "space.lr.high=0.125", "space.lr.count=7", "space.lr.extend=3")
 
@@ -49,13 +57,146 @@ def test_a_spent_budget_is_4_and_more_budget_goes_on(tmp_path: Path, capsys: pyt
     out = capsys.readouterr().out
     assert "the budget is spent; missing:" in out
     assert "width=32,depth=1,tokens=4096: 4 trials not run" in out
-    assert "no recommendation yet: 1 scales have a bracketed optimum" in out
+    assert "no recommendation yet: 1 scale has a bracketed optimum" in out
     assert code(tmp_path) == 0
+
+
+@pytest.mark.parametrize("budget", ["budget.device_hours=1e-9", "budget.trials=1", "budget.flops=1"])
+def test_a_budget_for_next_to_nothing_is_4_without_a_recommendation(
+    budget: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert code(tmp_path, budget) == 4
+    assert "no recommendation yet" in capsys.readouterr().out
+
+
+def test_a_budget_that_ends_before_an_optimum_is_bracketed_is_4(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    low = ("space.lr.low=0.0005", "space.lr.high=0.002", "space.lr.count=3")
+    assert code(tmp_path, *ONE_SCALE, *low, "budget.trials=4") == 4
+    assert "best lr 0.004 of 0.0005 to 0.004; 0.008 was to be next" in capsys.readouterr().out
 
 
 def test_no_law_is_6(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code(tmp_path, "space.lr.low=1e-7", "space.lr.high=1e-5", "space.lr.extend=0") == 6
     assert "scales have a bracketed optimum" in capsys.readouterr().err
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Runs the command line in this process; returns its one line of error."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("plan", "quickstart", "--foo"),
+            "plan: unknown option '--foo'. Known: --help, -h; see `hptransfer plan --help`",
+        ),
+        (("analyze", "--tabel", "x.csv"), "Did you mean '--table'?"),
+        (("plan",), "plan: the following arguments are required: SWEEP; see"),
+        (("export", "r", "--format", "toml"), "argument --format: invalid choice: 'toml'"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in fails(capsys, *arguments)
+
+
+@pytest.mark.parametrize("file", ["sweep.yaml", "target.json", "trials/{}/trial.json", "trials/{}/outcome.json"])
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"schema": 1}', '{"schema": "x"}', '{"schema": 1, "state": "done", "loss": NaN}', "a: ["]
+)
+def test_a_damaged_file_is_one_line_that_names_it(
+    file: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished_run(tmp_path)
+    damaged = folder.path / file.format(folder.read_trials()[0].id)
+    damaged.write_text(content)
+    for arguments in (["status", str(folder.path)], ["analyze", str(folder.path)], list(again(tmp_path))):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        error = capsys.readouterr().err
+        if end.value.code:  # status does not read all of them
+            assert end.value.code == 2
+            assert str(damaged) in error
+            assert len(error.splitlines()) == 1
+    assert end.value.code == 2  # sweep reads all
+
+
+def again(runs: Path) -> Sequence[str]:
+    return sweep_arguments(runs, *INLINE, *VALUES)
+
+
+def finished_run(runs: Path) -> RunFolder:
+    """A run with outcomes, without the training."""
+    plan = make_plan(compose("quickstart", again(runs)[2:]))
+    folder = plan.config.folder
+    folder.create()
+    write_text(folder.sweep, dump(plan.config))
+    write_json(folder.target, plan.target_json())
+    for scale in plan.scales:
+        for value in plan.values:
+            trial = plan.trial(scale, {"lr": value}, 0)
+            folder.write_trial(trial)
+            outcome = Outcome(state=DONE, loss=3.0 + (math.log2(value) + 6) ** 2 / 20, loss_se=0.1, steps=64)
+            write_json(folder.outcome_path(trial.id), outcome.to_json())
+    return folder
+
+
+def test_export_resolves_the_groups_of_the_predicted_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of another target than the run's own, too: a prediction with another's groups would be wrong by far."""
+    folder = finished_run(tmp_path)
+    targets = tmp_path / "targets.csv"
+    found = {}
+    for width in (64, 512):
+        targets.write_text(f"width,depth,tokens\n{width},1,4096\n")
+        for arguments in (["analyze", str(folder.path), "--targets", str(targets)], ["export", str(folder.path)]):
+            with pytest.raises(SystemExit):
+                main(arguments)
+            out = capsys.readouterr().out
+        found[width] = json.loads(out)
+        assert found[width]["target"]["width"] == width
+        page = folder.report.read_text()
+        assert ("Settings of the target" in page) == (width == 64)
+    rates = {
+        width: answer["groups"]["hidden"]["lr"] / answer["hyperparameters"]["lr"]["value"]
+        for width, answer in found.items()
+    }
+    assert rates[64] == 8 * rates[512]
+
+
+def test_a_partial_run_says_that_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finished_run(tmp_path)
+    folder.outcome_path(folder.read_trials()[0].id).unlink()
+    with pytest.raises(SystemExit):
+        main(["analyze", str(folder.path)])
+    assert "warning: 1 of 14 trials are not finished" in capsys.readouterr().out
+
+
+def test_results_that_cannot_be_written_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finished_run(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["analyze", str(folder.path)])
+    capsys.readouterr()
+    targets = tmp_path / "targets.csv"
+    targets.write_text("width\n64\n")
+    (tmp_path / "file").write_text("")
+    table = ["--table", str(folder.path / "records.csv"), "--scale", "width", "--tune", "lr", "--targets", str(targets)]
+    assert "cannot be written" in fails(capsys, "analyze", *table, "--out", str(tmp_path / "file" / "out"))
+
+
+@pytest.mark.parametrize("width", ["nan", "inf", "-1", "0"])
+def test_a_scale_to_verify_is_checked(width: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finished_run(tmp_path)
+    assert "width must be numbers above 0" in fails(capsys, "verify", str(folder.path), f"width={width}")
 
 
 def test_bad_input_is_2_and_writes_nothing(tmp_path: Path) -> None:

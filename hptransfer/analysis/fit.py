@@ -170,11 +170,14 @@ def _fit(found: Sequence[Cell], columns: Columns, *, draws: int, seed: int) -> F
 
 def _design(optima: Sequence[Optimum], bracketed: Sequence[Optimum]) -> Design:
     """Raises FitError if too few scales are bracketed for the axes that were swept."""
+    if not optima:
+        raise FitError("there is no scale with a finished trial to fit a law to")
     wanted = Design.of([one.cell.axes for one in optima]).num_parameters
     if len(bracketed) < wanted:
         without = [f"{_name(one)} ({one.status})" for one in optima if not one.bracketed]
+        have = "1 scale has" if len(bracketed) == 1 else f"{len(bracketed)} scales have"
         raise FitError(
-            f"{len(bracketed)} scales have a bracketed optimum, a law over the swept axes needs {wanted}; "
+            f"{have} a bracketed optimum, a law over the swept axes needs {wanted}; "
             f"{wanted - len(bracketed)} more needed. Without a bracket: {', '.join(without) or 'none'}"
         )
     return Design.of([one.cell.axes for one in bracketed])

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.fit import Fit, HeldOut, describe, fit_table, hold_out
 from hptransfer.analysis.predict import predict_table, resolved_groups
-from hptransfer.analysis.records import Columns, load_table, load_targets, run_records
+from hptransfer.analysis.records import WAITING, Columns, load_table, load_targets, run_records
 from hptransfer.analysis.report import Context, held_out_sentence, render, unmoved_cost
-from hptransfer.core.errors import FitError, RunFolderError
+from hptransfer.core.errors import ConfigError, FitError, RunFolderError
 from hptransfer.core.files import RunFolder, read_json, write_json, write_text
 from hptransfer.core.records import DIVERGED, DONE, FAILED, short
 
@@ -23,6 +25,19 @@ from hptransfer.core.records import DIVERGED, DONE, FAILED, short
 FAR_OCTAVES = 4.0
 # Fewer optimizer steps than this say more of the warm-up than of training.
 FEW_STEPS = 50
+# What target.json must hold for an analysis; the driver writes it.
+TARGET_KEYS = (
+    "name",
+    "scales",
+    "tuned",
+    "target",
+    "params",
+    "flops",
+    "base",
+    "groups",
+    "fingerprint",
+    "parameterization",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +101,8 @@ def analyze_table(
     fit = fit_table(table, columns)
     held_out = hold_out(fit)
     predictions = predict_table(fit, targets)
-    analysis = Analysis(fit, held_out, predictions, [*_warnings(table, predictions), *fit.warnings])
-    out.mkdir(parents=True, exist_ok=True)
+    notes = [*context.warnings, *_warnings(table, columns.loss, predictions), *fit.warnings]
+    analysis = Analysis(fit, held_out, predictions, notes)
     write_text(out / "optima.csv", _optima(fit).to_csv(index=False))
     write_text(out / "predictions.csv", predictions.to_csv(index=False))
     write_json(out / "fit.json", _fit_json(analysis))
@@ -109,7 +124,17 @@ def analyze_file(
     """
     columns = Columns(scales=scales, tuned=tuned, loss=loss)
     table = load_table(path, columns)
+    _make_writable(out)
     return analyze_table(table, columns, load_targets(targets, scales), out, Context(title=path.name))
+
+
+def _make_writable(out: Path) -> None:
+    """Raises ConfigError unless files can be written there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from None
 
 
 def analyze_run(folder: RunFolder, *, targets: Path | None = None) -> Analysis:
@@ -121,7 +146,7 @@ def analyze_run(folder: RunFolder, *, targets: Path | None = None) -> Analysis:
     """
     if not folder.target.exists():
         raise RunFolderError(f"{folder.path} has no trials yet; start it with `hptransfer sweep`")
-    target = read_json(folder.target)
+    target = read_json(folder.target, *TARGET_KEYS)
     records = run_records(folder, target)
     path = folder.path / "records.csv"
     write_text(path, records.to_csv(index=False))
@@ -129,11 +154,13 @@ def analyze_run(folder: RunFolder, *, targets: Path | None = None) -> Analysis:
         raise FitError(f"{folder.path} has no finished trial; nothing can be fitted yet")
     columns = Columns(scales=tuple(target["scales"]), tuned=tuple(target["tuned"]))
     wanted = load_targets(targets, columns.scales) if targets else pd.DataFrame([target["target"]])
+    if {axis: wanted.iloc[0][axis] for axis in columns.scales} != target["target"]:
+        target = {**target, "groups": None, "flops": None}  # they are another target's
     return analyze_table(load_table(path, columns), columns, wanted, folder.path, _context(folder, target, records))
 
 
 def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame) -> Context:
-    verification = read_json(folder.verification) if folder.verification.exists() else None
+    verification = read_json(folder.verification, "scale") if folder.verification.exists() else None
     if verification and verification["scale"] != target["target"]:
         verification = None  # of a target that the run had before
     failed = records[records["state"] == FAILED]
@@ -144,19 +171,32 @@ def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame
         verification=verification,
         states={str(state): int(count) for state, count in records["state"].value_counts().items()},
         failed=Counter(names),
+        warnings=_unfinished(records),
         flops=float(records.loc[records["state"] != "waiting", "flops"].sum()),
     )
 
 
-def export(folder: RunFolder) -> dict[str, Any]:
+def _unfinished(records: pd.DataFrame) -> list[str]:
+    waiting = int((records["state"] == WAITING).sum())
+    return [f"{waiting} of {len(records)} trials are not finished: this is not the last word"] if waiting else []
+
+
+def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], Mapping[str, Any]]) -> dict[str, Any]:
     """The answer for a trainer's configuration: values with intervals, and resolved parameter groups.
+
+    Args:
+        describe_target: gives the settings of a scale other than the run's own target, for which a
+            prediction may have been asked.
 
     Raises:
         RunFolderError: the run has no prediction yet.
     """
     if not folder.prediction.exists():
         raise RunFolderError(f"{folder.path} has no prediction yet; run `hptransfer analyze {folder.path}`")
-    prediction, target = read_json(folder.prediction), read_json(folder.target)
+    prediction = read_json(folder.prediction, "target", "hyperparameters")
+    target: Mapping[str, Any] = read_json(folder.target, *TARGET_KEYS)
+    if target["target"] != prediction["target"]:
+        target = describe_target(prediction["target"])
     values = {name: found["value"] for name, found in prediction["hyperparameters"].items()}
     return {
         "target": prediction["target"],
@@ -166,15 +206,13 @@ def export(folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def _warnings(table: pd.DataFrame, predictions: pd.DataFrame) -> list[str]:
+def _warnings(table: pd.DataFrame, loss: str, predictions: pd.DataFrame) -> list[str]:
     notes = []
     far = float(predictions["distance"].max())
     if far > FAR_OCTAVES:
         notes.append(f"the target lies {far:.1f} octaves beyond the largest scale: a straight law is a leap there")
-    if "steps" in table and table["steps"].min() < FEW_STEPS:
-        notes.append(
-            f"some runs have only {int(table['steps'].min())} steps: their optimum says little of long training"
-        )
+    if "steps" in table and (steps := table.loc[np.isfinite(table[loss]), "steps"].min()) < FEW_STEPS:
+        notes.append(f"some runs have only {int(steps)} steps: their optimum says little of long training")
     return notes
 
 

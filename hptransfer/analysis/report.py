@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ class Context:
         states: trials of the sweep by state.
         failed: failed trials by scale name.
         flops: training FLOPs that the sweep's finished trials cost.
+        warnings: to be shown before those of the fit.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Context:
     states: Mapping[str, int] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
     flops: float = 0.0
+    warnings: Sequence[str] = ()
 
 
 def render(fit: Fit, held_out: HeldOut, prediction: Mapping[str, Any], warnings: list[str], context: Context) -> str:
@@ -168,12 +170,17 @@ def _facts(context: Context) -> list[tuple[str, str]]:
     states = [f"{count} {state}" for state, count in context.states.items() if count]
     order = {state: rank for rank, state in enumerate((DONE, DIVERGED, FAILED))}
     states.sort(key=lambda text: order.get(text.split()[1], 9))
+    of_target = []
+    if target["flops"]:
+        of_target = [
+            ("of the target", f"{target['flops']:.3g} ({target['params']:,} parameters)"),
+            ("share", f"{context.flops / target['flops']:.1%} of the target's own training"),
+        ]
     return [
         ("sweep", target["name"]),
         ("trials", ", ".join(states)),
         ("training FLOPs of the sweep", f"{context.flops:.3g}"),
-        ("of the target", f"{target['flops']:.3g} ({target['params']:,} parameters)"),
-        ("share", f"{context.flops / target['flops']:.1%} of the target's own training"),
+        *of_target,
         ("parameterization", str(target["parameterization"])),
         ("data fingerprint", target["fingerprint"]),
     ]

@@ -59,20 +59,49 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps({"schema": SCHEMA, **values}, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """Reads what `write_json` wrote.
 
+    Args:
+        keys: what must be there.
+
     Raises:
-        RunFolderError: the file is not JSON, or a newer version of the tool wrote it.
+        RunFolderError: the file is not such JSON, or a newer version of the tool wrote it.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        schema = values.pop("schema")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise RunFolderError(f"{path} is not a JSON file of this tool ({error}); move it away") from None
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number")
+
+    with damage(path):
+        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        schema = int(values.pop("schema"))
+        for key in keys:
+            values[key]
     if schema > SCHEMA:
         raise RunFolderError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; upgrade hptransfer")
     return dict(values)
+
+
+def set_aside(path: Path) -> None:
+    """Renames a file that cannot be used, to a name that is free."""
+    number = 1
+    while (free := path.with_name(f"{path.name}.set-aside-{number}")).exists():
+        number += 1
+    path.rename(free)
+
+
+@contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """Turns what a damaged file does to its reader into one line.
+
+    Raises:
+        RunFolderError: the block could not make sense of the file.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
+        raise RunFolderError(f"{path} is damaged ({reason}); move it away, then run the same sweep again") from None
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -230,7 +259,9 @@ class RunFolder:
         path = self.trial(trial_id) / "trial.json"
         if not path.exists():
             raise RunFolderError(f"{self.path} has no trial {trial_id!r}; `hptransfer status` lists them")
-        return Trial.from_json(read_json(path))
+        values = read_json(path)
+        with damage(path):
+            return Trial.from_json(values)
 
     def read_trials(self) -> list[Trial]:
         """All trials, in a stable order. A folder whose trial.json was never finished is passed over."""
@@ -238,8 +269,16 @@ class RunFolder:
         return [self.read_trial(path.parent.name) for path in folders]
 
     def read_outcome(self, trial_id: str) -> Outcome | None:
+        """
+        Raises:
+            RunFolderError: the outcome's file is damaged.
+        """
         path = self.outcome_path(trial_id)
-        return Outcome.from_json(read_json(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        values = read_json(path)
+        with damage(path):
+            return Outcome.from_json(values)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from hptransfer.core.errors import ConfigError
@@ -97,7 +97,10 @@ class Outcome:
     stack: int = 1
     attempts: int = 1
     error: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.state not in (DONE, DIVERGED, FAILED) or (self.state == DONE) != isinstance(self.loss, float):
+            raise ValueError(f"state {self.state!r} with loss {self.loss!r}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

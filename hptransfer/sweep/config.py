@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from hptransfer.core.bracket import tidy
-from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.core.files import RunFolder
+from hptransfer.core.errors import ConfigError, RunFolderError, unknown
+from hptransfer.core.files import RunFolder, damage
 from hptransfer.core.records import Number
 from hptransfer.core.registry import Registry
 from hptransfer.sweep.launchers._base import LAUNCHERS
@@ -55,19 +55,19 @@ class Tuned:
         if self.values is None and (self.low is None or self.high is None or self.count is None):
             raise ConfigError(f"{place} needs `values`, or all of `low`, `high` and `count`")
         values = self._spaced(place) if self.values is None else sorted(float(value) for value in self.values)
-        if len(values) < 3 or len(set(values)) < len(values):
-            raise ConfigError(f"{place} needs at least 3 different values to bracket an optimum, got {values}")
         for value in values:
             if not 0 < value < math.inf:
                 raise ConfigError(f"{place} must be above 0 and finite, got {value:g}; remove that value")
+        if len(values) < 3 or len(set(values)) < len(values):
+            raise ConfigError(f"{place} needs at least 3 different values to bracket an optimum, got {values}")
         return values
 
     def _spaced(self, place: str) -> list[float]:
         assert self.low is not None
         assert self.high is not None
         assert self.count is not None
-        if not 0 < self.low < self.high:
-            raise ConfigError(f"{place} needs 0 < low < high, got low {self.low:g} and high {self.high:g}")
+        if not 0 < self.low < self.high < math.inf:
+            raise ConfigError(f"{place} needs 0 < low < high, both finite, got low {self.low:g} and high {self.high:g}")
         if self.count < 3:
             raise ConfigError(f"{place}.count must be at least 3 to bracket an optimum, got {self.count}")
         shares = [index / (self.count - 1) for index in range(self.count)]
@@ -155,7 +155,7 @@ class SweepConfig:
                 raise ConfigError(f"target: {unknown('axis', key, self.grid)}")
             check_axis(f"target.{key}", [value])
         for key, limit in dataclasses.asdict(self.budget).items():
-            if limit is not None and limit <= 0:
+            if limit is not None and not limit > 0:  # NaN is not
                 raise ConfigError(f"budget.{key} must be above 0, got {limit}; leave it out for no limit")
         self.sampler.check("sampler")
         self.launcher.check("launcher")
@@ -208,10 +208,21 @@ def dump(config: SweepConfig) -> str:
 
 
 def load(folder: RunFolder) -> SweepConfig:
-    """The sweep that a run folder was made by; its name and place are those of the folder now."""
-    values = yaml.safe_load(folder.sweep.read_text(encoding="utf-8"))
+    """The sweep that a run folder was made by; its name and place are those of the folder now.
+
+    Raises:
+        RunFolderError: sweep.yaml is damaged.
+    """
     place = folder.path.absolute()
-    return from_json({**values, "name": place.name, "runs": str(_near(place.parent))})
+    try:
+        with damage(folder.sweep):
+            values = yaml.safe_load(folder.sweep.read_text(encoding="utf-8"))
+            return from_json({**values, "name": place.name, "runs": str(_near(place.parent))})
+    except (yaml.YAMLError, ConfigError) as error:
+        reason = " ".join(str(error).split())
+        raise RunFolderError(
+            f"{folder.sweep} cannot be used ({reason}); mend it, or move it away and sweep again"
+        ) from None
 
 
 def _near(path: Path) -> Path:

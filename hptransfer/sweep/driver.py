@@ -321,7 +321,11 @@ class Driver:
             short_of = max(0, self._campaign.points - len(self._values(scale))) if not self._campaign.values else 0
             if waiting or short_of:
                 report.missing.append(f"{scale.name}: {len(waiting) + short_of * len(self._plan.seeds)} trials not run")
-            elif (edge := self._edge(scale)) is not None:
+            elif (edge := self._edge(scale)) is None:
+                continue
+            elif self._campaign.values and (value := self._extension(scale)) is not None:
+                report.missing.append(f"{edge}; {short(value)} was to be next")
+            else:
                 report.unbracketed.append(edge)
         return report
 

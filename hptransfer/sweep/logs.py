@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hptransfer.core.errors import RunFolderError, unknown
+from hptransfer.core.errors import RunFolderError
 from hptransfer.core.files import RunFolder, read_json
 
 
@@ -20,9 +20,14 @@ def trial_log(folder: RunFolder, beginning: str) -> Iterator[str]:
     ids = sorted(path.parent.name for path in folder.path.glob("trials/*/trial.json"))
     found = [trial_id for trial_id in ids if trial_id.startswith(beginning)]
     if not found:
-        raise RunFolderError(f"{folder.path}: {unknown('trial', beginning, ids[:12])}")
+        raise RunFolderError(
+            f"{folder.path} has no trial whose id begins with {beginning!r}; one of its {len(ids)} trials is "
+            f"{ids[0] if ids else 'none'}, and trials/ has a folder for each"
+        )
     if len(found) > 1:
-        raise RunFolderError(f"{folder.path}: {beginning!r} begins {len(found)} trials: {', '.join(found[:12])}")
+        raise RunFolderError(
+            f"{folder.path}: {beginning!r} begins {len(found)} trials, such as {found[0]}; give more of it"
+        )
     return _lines(folder, found[0])
 
 

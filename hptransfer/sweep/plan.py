@@ -84,20 +84,22 @@ class Plan:
             raise ConfigError(f"{scale.name}: {problem}")
         return scale
 
-    def target_json(self) -> dict[str, Any]:
-        """What analyze, report and export know of the sweep and its target (target.json)."""
-        size = self.sizes[self.target]
+    def target_json(self, target: Scale | None = None) -> dict[str, Any]:
+        """What analyze, report and export know of the sweep and its target (target.json), or of another one."""
+        target = target or self.target
+        run = self.run(target)
+        size = self.runner.size(run)
         return {
             "name": self.config.name,
             "scales": list(self.config.grid),
             "tuned": {key: tuned.path for key, tuned in self.config.space.items()},
-            "target": dict(self.target.axes),
+            "target": dict(target.axes),
             "params": size.params,
             "flops": size.flops,
-            **self.runner.groups(self.run(self.target)),
+            **self.runner.groups(run),
             "parameterization": self.config.run.get("parameterization"),
             "fingerprint": self.fingerprint,
-            "run": self.run(self.target),
+            "run": run,
         }
 
 

@@ -101,7 +101,7 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
             if tracker.problem:
                 console.print(
                     f"note: the tracker failed ({tracker.problem}); the trials are safe in {folder.path}, and the "
-                    "same command writes to it again (a damaged mlflow.db: move it away first)",
+                    "same command writes to it again",
                     soft_wrap=True,
                     highlight=False,
                 )
@@ -116,7 +116,7 @@ def _refuse_strange_folder(folder: RunFolder) -> None:
 def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
     if not folder.target.exists() or not folder.sweep.exists():
         return
-    there = identity(sweep_config.load(folder), read_json(folder.target)["fingerprint"])
+    there = identity(sweep_config.load(folder), read_json(folder.target, "fingerprint")["fingerprint"])
     different = differences(there, identity(plan.config, plan.fingerprint))
     if different:
         raise RunFolderError(

@@ -18,6 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from hptransfer.core.files import set_aside
 from hptransfer.core.records import DONE, FAILED, VERIFY, Outcome, Scale, Trial
 from hptransfer.sweep.samplers._base import SamplerConfig
 
@@ -50,7 +51,7 @@ class Studies:
         for left_over in journal.parent.glob(f"{journal.name}.lock*"):
             left_over.unlink(missing_ok=True)
         if journal.exists() and not _mend(journal):
-            journal.replace(journal.with_name(f"{journal.name}.damaged"))
+            set_aside(journal)
         return JournalStorage(JournalFileBackend(str(journal)))
 
     def sync(self, trials: Iterable[tuple[Trial, Outcome | None]]) -> None:

@@ -138,7 +138,7 @@ def test_too_few_scales_are_refused_with_how_many_more() -> None:
     few = table[(table["depth"] == 2) & (table["tokens"] == 2**15)]
     one = few[few["width"] == 64]
     two = pd.concat([few[(few["width"] == 32) & (few["lr"] > 2.0**-6)], one])
-    with pytest.raises(FitError, match=r"1 scales have a bracketed optimum.*needs 2; 1 more needed.*width=32"):
+    with pytest.raises(FitError, match=r"1 scale has a bracketed optimum.*needs 2; 1 more needed.*width=32"):
         fit_table(two, COLUMNS)
 
 

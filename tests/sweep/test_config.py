@@ -28,14 +28,22 @@ BAD = [
     (["grid.width.path=run.model.widht"], "grid.width.path: path 'widht' does not exist"),
     (["grid.tokens.values=[100]"], "run.tokens (100) is smaller than one batch of 256 tokens"),
     (["grid.depth.values=[2]"], "target.depth is 4, but grid.depth.values has 2 alone"),
-    (["space.lr.low=-1"], "needs 0 < low < high, got low -1"),
+    (["space.lr.low=-1"], "needs 0 < low < high, both finite, got low -1"),
     (["space.lr.values=[0.1,0.2,-0.1]"], "space.lr must be above 0 and finite, got -0.1"),
     (["space.lr.values=[0.1,0.2]"], "needs at least 3 different values"),
     (["+space.wd.path=run.optimizer.weight_decay"], "an override cannot add an axis; copy the sweep file"),
     (["+target.hight=3"], "target: unknown axis 'hight'"),
     (["run.optimizer.beta1=1.5"], "run.optimizer.beta1 must be in [0, 1), got 1.5"),
-    (["run.optimizer.lr=0"], "run.optimizer.lr must be above 0 and finite, got 0.0"),
+    (["run.optimizer.lr=0.1"], "would do nothing: space.lr sweeps run.optimizer.lr; override space.lr.values instead"),
     (["run.base.width=0"], "run.base.width must be at least 1, got 0"),
+    (["run.model.width=64"], "would do nothing: grid.width sweeps run.model.width"),
+    (["budget=3"], "budget has keys of its own; set one of them, as in budget.KEY=VALUE"),
+    (["budget.flops=nan"], "budget.flops must be above 0, got nan"),
+    (["grid.width=[32]"], "grid.width has keys of its own; set one of them, as in grid.width.values="),
+    (["grid.width.values=32"], "grid.width.values takes a list, such as grid.width.values=[1,2]"),
+    (["space.lr.high=inf"], "needs 0 < low < high, both finite"),
+    (["name=null"], "name must have a value, null is none"),
+    (["run.batch=["], "an override cannot be read"),
     (["seeds=0"], "seeds must be a number above 0"),
     (["seeds=[1,1]"], "list of different whole numbers"),
     (["budget.trials=0"], "budget.trials must be above 0, got 0"),
@@ -69,6 +77,12 @@ def test_a_sweep_file_anywhere_composes(tmp_path: Path) -> None:
     source = Path(__file__).parents[2] / "sweeps" / "quickstart.yaml"
     (tmp_path / "mine.yaml").write_text(source.read_text().replace("name: quickstart", "name: mine"))
     assert compose(str(tmp_path / "mine.yaml")).name == "mine"
+
+
+def test_text_that_is_all_held_out_is_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n" * 100)  # which the split holds out
+    with pytest.raises(DataError, match=r"all 1 \*.py files under .* are held out by the split"):
+        make_plan(compose("quickstart", [f"run.data.path={tmp_path}"]))
 
 
 def test_two_tuned_hyperparameters_are_refused(tmp_path: Path) -> None:

@@ -1,17 +1,21 @@
 """MLflow shows what the trial folders hold, once, however often it is written."""
 
+import contextlib
+import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from hptransfer.core.files import RunFolder, read_jsonl
-from hptransfer.core.records import DIVERGED, Trial
+from hptransfer.core.files import RunFolder, read_jsonl, write_json
+from hptransfer.core.records import DIVERGED, FAILED, Outcome, Trial
 from hptransfer.sweep.config import SweepConfig
 from hptransfer.sweep.driver import Campaign
 from hptransfer.sweep.plan import make_plan
 from hptransfer.sweep.session import session
-from tests.helpers import ONE_SCALE, tiny
+from tests.helpers import ONE_SCALE, command, sweep_arguments, tiny
+from tests.sweep.test_driver import studies
 
 # MLflow's own libraries warn about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -86,6 +90,49 @@ def test_a_lost_store_is_made_again(tmp_path: Path) -> None:
     config.folder.mlflow.rename(tmp_path / "lost.db")
     run(tiny(tmp_path, "tracker=mlflow", *ONE_SCALE))
     assert_mlflow_agrees(config.folder)
+
+
+def test_a_damaged_store_is_set_aside_and_made_again(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
+    run(config)
+    whole = config.folder.mlflow.read_bytes()
+    config.folder.mlflow.write_bytes(whole[:5000])
+    done = command(*sweep_arguments(tmp_path, "tracker=mlflow", *ONE_SCALE))  # MLflow keeps files open in this process
+    assert "tracker failed" not in done.stdout
+    assert config.folder.mlflow.with_name("mlflow.db.set-aside-1").read_bytes() == whole[:5000]
+    with contextlib.closing(sqlite3.connect(config.folder.mlflow)) as store:
+        trials = "SELECT count(*) FROM runs JOIN tags USING (run_uuid) WHERE key = 'purpose' AND status = 'FINISHED'"
+        assert store.execute(trials).fetchone() == (3,)
+
+
+def test_a_copied_run_has_a_store_of_its_own(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
+    run(config)
+    copy = tmp_path / "copy"
+    shutil.copytree(config.folder.path, copy)
+    other = tiny(tmp_path, "tracker=mlflow", "name=copy", *ONE_SCALE)
+    run(other)
+    assert_mlflow_agrees(other.folder)
+    assert_mlflow_agrees(config.folder)
+
+
+def test_a_failed_trial_that_is_taken_back_and_trained_is_shown_as_done(tmp_path: Path) -> None:
+    """The trial's folder is removed by hand, as the README says."""
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
+    config.folder.create()
+    config.folder.sweep.touch()
+    plan = make_plan(config)
+    failed = plan.trial(plan.scales[0], {"lr": plan.values[0]}, 0)
+    config.folder.write_trial(failed)
+    write_json(config.folder.outcome_path(failed.id), Outcome(state=FAILED, error="bad luck").to_json())
+    run(config)
+    assert {one.info.status for one in shown(config.folder)[1]} >= {"FAILED"}
+    shutil.rmtree(config.folder.trial(failed.id))
+    run(config)
+    assert_mlflow_agrees(config.folder)
+    (study,) = studies(config.folder).values()
+    states = [trial.state.name for trial in study.trials if trial.user_attrs["trial"] == failed.id]
+    assert states == ["FAIL", "COMPLETE"]  # Optuna keeps both
 
 
 def test_a_store_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:

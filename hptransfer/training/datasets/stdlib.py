@@ -85,8 +85,13 @@ def _load(folder: str, validation_percent: int) -> Bytes:
             held_out = zlib.crc32(name.encode()) % 100 < validation_percent
             streams[held_out].append(text)
             content_hash.update(f"{name}\0{int(held_out)}{len(text)}\0".encode() + text)
-    if not streams[0]:
+    if not streams[0] and not streams[1]:
         raise DataError(f"run.data: no *.py file under {root}; point run.data.path at a folder that has some")
+    if not streams[0]:
+        raise DataError(
+            f"run.data: all {len(streams[1])} *.py files under {root} are held out by the split, which goes by file "
+            "name; point run.data.path at a folder with more of them"
+        )
     return Bytes(
         b"\n".join(streams[0]),
         b"\n".join(streams[1]),
