@@ -39,9 +39,7 @@ class Layer(nn.Module):
             or "zeros" or "ones" without one.
     """
 
-    def __init__(
-        self, shape: tuple[int, ...], *, role: Role, fan_in: int, fan_out: int, start: str = "normal"
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], *, role: Role, fan_in: int, fan_out: int, start: str = "normal") -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
         self.role = role

@@ -46,6 +46,7 @@ class Stack:
     ) -> None:
         self.alive = list(range(len(runs)))
         self.shape = runs[0].shape
+        self.residual: bool = runs[0].model.residual
         model = runs[0].model.build(trials=len(runs), shape=self.shape)
         parameterize(model, runs, seeds)
         self.model: nn.Module = model.to(device, dtype)
@@ -185,10 +186,7 @@ def _point(run: RunConfig, step: int, loss: float) -> dict[str, Any]:
 def validate(stack: Stack, inputs: Tensor, targets: Tensor) -> list[tuple[float, float]]:
     """Mean loss over held-out windows and its standard error, for every trial of the stack."""
     device = next(stack.model.parameters()).device
-    parts = [
-        stack.losses(some.to(device), answers.to(device)).mean(dim=2)
-        for some, answers in _pairs(inputs, targets)
-    ]
+    parts = [stack.losses(some.to(device), answers.to(device)).mean(dim=2) for some, answers in _pairs(inputs, targets)]
     windows_KW = torch.cat(parts, dim=1).double()
     means_K = windows_KW.mean(dim=1)
     errors_K = windows_KW.std(dim=1) / windows_KW.shape[1] ** 0.5

@@ -131,5 +131,7 @@ def test_each_trial_has_its_own_constants(name: str, options: dict[str, Any]) ->
     together = [stack.step(*batch, step) for step in range(3)][-1]
     alone = [Stack([run], [0], device="cpu", dtype=torch.float64) for run in runs]
     for trial, one in enumerate(alone):
-        assert together[trial].item() == pytest.approx([one.step(*batch, step).item() for step in range(3)][-1], rel=1e-10)
+        assert together[trial].item() == pytest.approx(
+            [one.step(*batch, step).item() for step in range(3)][-1], rel=1e-10
+        )
     assert together[0].item() != pytest.approx(together[1].item(), rel=1e-6)

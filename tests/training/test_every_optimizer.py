@@ -40,9 +40,7 @@ def test_the_loss_falls_at_its_default_rate(name: str, model: str) -> None:
 @every_optimizer
 def test_each_trial_of_a_stack_has_its_own_rate_and_decay(name: str) -> None:
     lr = optimizer(name).lr
-    runs = [
-        run_with(name, lr=lr * factor, weight_decay=decay) for factor, decay in ((1, 0.0), (0.25, 0.3), (0.5, 1.0))
-    ]
+    runs = [run_with(name, lr=lr * factor, weight_decay=decay) for factor, decay in ((1, 0.0), (0.25, 0.3), (0.5, 1.0))]
     data = runs[0].data.load()
     together = losses(runs, [0, 1, 2], data)
     alone = torch.stack([losses([run], [seed], data)[:, 0] for seed, run in enumerate(runs)], dim=1)
@@ -79,8 +77,8 @@ def test_decay_means_what_it_says(name: str, decay: str, left: float) -> None:
         stack.step(inputs, targets, 0)
         kept[weight_decay] = [(w.detach(), b) for w, b in zip(stack.model.parameters(), before, strict=True)]
     for (decayed, before_), (plain, _) in zip(kept[0.5], kept[0.0], strict=True):
-        # Adafactor's step is relative to the weights after decay.
-        torch.testing.assert_close(plain - decayed, (1 - left) * before_, rtol=2e-2, atol=1e-5)
+        # Adafactor's step is relative to the weights after decay: up to a share of lr of it is its own.
+        torch.testing.assert_close(plain - decayed, (1 - left) * before_, rtol=1e-6, atol=(1 - left) * 5e-3)
 
 
 @every_optimizer
@@ -114,7 +112,7 @@ def measured_slopes(name: str) -> dict[Role, float]:
         inputs, targets = run.data.load().batch(seed=0, step=0, batch=64, sequence=1)
         taken: dict[str, torch.Tensor] = {}
         layers = dict(stack.model.named_modules())
-        hooks = [layers[at].register_forward_hook(lambda m, i, o, at=at: taken.update({at: i[0]})) for at in LAYERS]
+        hooks = [layers[at].register_forward_hook(lambda m, i, o, at=at: taken.update({at: i[0].detach()})) for at in LAYERS]
         before = {at: layers[at].weight.detach().clone() for at in LAYERS}
         rates = {group["role"]: group["lr"] for group in stack.groups(0)}
         stack.step(inputs, targets, 0)

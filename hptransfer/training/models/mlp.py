@@ -71,7 +71,9 @@ class MultiLayerPerceptron(nn.Module):
         )
         grows = [*[Role.VECTOR] * cfg.depth, Role.FIXED]
         self.biases = nn.ModuleList(
-            Vector(trials, size, role=role, start="zeros") for size, role in zip(sizes[1:], grows, strict=True) if cfg.biases
+            Vector(trials, size, role=role, start="zeros")
+            for size, role in zip(sizes[1:], grows, strict=True)
+            if cfg.biases
         )
 
     def forward(self, x: Tensor) -> Tensor:
