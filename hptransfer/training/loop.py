@@ -78,12 +78,14 @@ class Stack:
 
     def step(self, inputs: Tensor, targets: Tensor, at: int) -> Tensor:
         """One update of every trial, the one at step `at` of the schedule; returns the losses before it, shape (K,)."""
-        losses_K = self.losses(inputs, targets).mean(dim=(1, 2))
+        losses_KBS = self.losses(inputs, targets)
+        losses_K = losses_KBS.mean(dim=(1, 2))
         torch._foreach_zero_(self._gradients)
         losses_K.sum().backward()  # type: ignore[no-untyped-call]
         factors = [self._factor(self._runs[index], at) for index in self.alive]
         for group in self._param_groups():
             group["lr"] = group["peak"] * factors[group["trial"]]
+            group["terms"] = losses_KBS[0].numel()  # that a trial's loss is the mean of
         for optimizer in self.optimizers:
             optimizer.step()
         return losses_K.detach()
