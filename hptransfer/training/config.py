@@ -213,9 +213,7 @@ def from_json(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: a key that the configuration does not have, or a value that breaks a rule.
     """
-    constants = {
-        role: _build(Constants, part, f"run.constants.{role}") for role, part in values["constants"].items()
-    }
+    constants = {role: _build(Constants, part, f"run.constants.{role}") for role, part in values["constants"].items()}
     nested = {
         "base": _build(Base, values["base"], "run.base"),
         "branch": _build(BranchConfig, values["branch"], "run.branch"),

@@ -205,7 +205,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.rms_norm(x, x.shape[-1:], eps=1e-6)
-        return y if self.gain is None else self.gain(y)  # type: ignore[no-any-return]
+        return y if self.gain is None else self.gain(y)
 
 
 class Residual(nn.Module):

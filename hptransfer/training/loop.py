@@ -62,9 +62,9 @@ class Stack:
         for position, index in enumerate(self.alive):
             own = groups_of(self.model, self._kinds, position)
             self._views.append([view for group in own for view in group.params])
-            for group in own:
-                values = settings(self._runs[index], group.kind)
-                places = {"params": group.params, "layers": group.layers, "role": group.kind.role, "trial": position}
+            for one in own:
+                values = settings(self._runs[index], one.kind)
+                places = {"params": one.params, "layers": one.layers, "role": one.kind.role, "trial": position}
                 groups.append({**places, **values})
         self.optimizers: list[torch.optim.Optimizer] = self._runs[0].optimizer.build(groups)
         trials = {id(view): position for position, views in enumerate(self._views) for view in views}
@@ -99,7 +99,8 @@ class Stack:
         trials, batch, sequence, outputs = outputs_KBSO.shape
         if self.shape.loss == SQUARED:
             error_KBSO = outputs_KBSO - targets.view(batch, sequence, outputs).to(outputs_KBSO.dtype)
-            return 0.5 * error_KBSO.square().sum(dim=3)
+            halved: Tensor = 0.5 * error_KBSO.square().sum(dim=3)
+            return halved
         targets_KBS = targets.expand(trials, batch, sequence)
         flat = F.cross_entropy(outputs_KBSO.reshape(-1, outputs), targets_KBS.reshape(-1), reduction="none")
         return flat.view(trials, batch, sequence)
@@ -187,10 +188,7 @@ def _point(run: RunConfig, step: int, loss: float) -> dict[str, Any]:
 def validate(stack: Stack, inputs: Tensor, targets: Tensor) -> list[tuple[float, float]]:
     """Mean loss over held-out windows and its standard error, for every trial of the stack."""
     device = next(stack.model.parameters()).device
-    parts = [
-        stack.losses(some.to(device), answers.to(device)).mean(dim=2)
-        for some, answers in _pairs(inputs, targets)
-    ]
+    parts = [stack.losses(some.to(device), answers.to(device)).mean(dim=2) for some, answers in _pairs(inputs, targets)]
     windows_KW = torch.cat(parts, dim=1).double()
     means_K = windows_KW.mean(dim=1)
     errors_K = windows_KW.std(dim=1) / windows_KW.shape[1] ** 0.5

@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hptransfer.training.config import RunConfig
 from hptransfer.training.datasets._base import TOKENS, Dataset, Shape
-from hptransfer.training.groups import parameterize
 from hptransfer.training.layers import tagged
 from hptransfer.training.loop import Stack, train
 from hptransfer.training.models._base import MODELS
@@ -131,5 +130,7 @@ def test_each_trial_has_its_own_constants(name: str, options: dict[str, Any]) ->
     together = [stack.step(*batch, step) for step in range(3)][-1]
     alone = [Stack([run], [0], device="cpu", dtype=torch.float64) for run in runs]
     for trial, one in enumerate(alone):
-        assert together[trial].item() == pytest.approx([one.step(*batch, step).item() for step in range(3)][-1], rel=1e-10)
+        assert together[trial].item() == pytest.approx(
+            [one.step(*batch, step).item() for step in range(3)][-1], rel=1e-10
+        )
     assert together[0].item() != pytest.approx(together[1].item(), rel=1e-6)

@@ -10,8 +10,8 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import Base
 from hptransfer.training.groups import base_and_factors
 from hptransfer.training.loop import Stack
-from hptransfer.training.optimizers.adamw import AdamW
 from hptransfer.training.models.transformer import TransformerConfig
+from hptransfer.training.optimizers.adamw import AdamW
 from tests.training.settings import of_model, small
 
 WIDTHS = (128, 256, 512)
@@ -74,16 +74,26 @@ def test_a_constant_of_a_role_multiplies_its_rule() -> None:
     assert rates[1] == {**rates[0], "hidden": 3 * rates[0]["hidden"]}
 
 
-@pytest.mark.parametrize(("decay", "per_step"), [("coupled", 0.1 * 2**-6), ("independent", 0.1), ("timescale", 1 / 6.4)])
+@pytest.mark.parametrize(
+    ("decay", "per_step"), [("coupled", 0.1 * 2**-6), ("independent", 0.1), ("timescale", 1 / 6.4)]
+)
 def test_weight_decay_in_three_meanings(decay: str, per_step: float) -> None:
-    """What one step at the peak removes of a weight that has no gradient, at every width the same but for coupled's rule."""
+    """What one step at the peak removes of a weight that has no gradient, at every width but for coupled's rule."""
     for width in (32, 128):
         run = small(width=width, optimizer=AdamW(lr=2.0**-6, weight_decay=0.1, decay=decay))
         stack = Stack([run], [0], device="cpu")
-        hidden = next(g for g in stack.optimizers[0].param_groups if g["lr"] == min(x["lr"] for x in stack.optimizers[0].param_groups))
+        hidden = next(
+            g
+            for g in stack.optimizers[0].param_groups
+            if g["lr"] == min(x["lr"] for x in stack.optimizers[0].param_groups)
+        )
         assert hidden["peak"] * hidden["weight_decay"] == pytest.approx(per_step)
 
 
 def test_tied_weights_need_equal_rules() -> None:
     with pytest.raises(ConfigError, match=r"run.model.tied: sp gives embedding and readout another init_std"):
-        Stack([dataclasses.replace(of_model("transformer", tied=True, width=64), parameterization="sp")], [0], device="cpu")
+        Stack(
+            [dataclasses.replace(of_model("transformer", tied=True, width=64), parameterization="sp")],
+            [0],
+            device="cpu",
+        )

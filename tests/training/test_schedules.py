@@ -62,7 +62,9 @@ def test_short_runs_have_a_rate_at_every_step(shape: str, steps: int) -> None:
 
 def test_ratios_between_groups_never_change() -> None:
     run = small(width=64, schedule=Schedule(shape="cosine", floor=1e-3))
-    stack = Stack([run, dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, lr=0.1))], [0, 0], device="cpu")
+    stack = Stack(
+        [run, dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, lr=0.1))], [0, 0], device="cpu"
+    )
     batch = run.data.load().batch(seed=0, step=0, batch=2, sequence=32)
     ratios, between = set(), set()
     for at in (0, 20, 60):

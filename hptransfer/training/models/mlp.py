@@ -71,11 +71,13 @@ class MultiLayerPerceptron(nn.Module):
         )
         grows = [*[Role.VECTOR] * cfg.depth, Role.FIXED]
         self.biases = nn.ModuleList(
-            Vector(trials, size, role=role, start="zeros") for size, role in zip(sizes[1:], grows, strict=True) if cfg.biases
+            Vector(trials, size, role=role, start="zeros")
+            for size, role in zip(sizes[1:], grows, strict=True)
+            if cfg.biases
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x_KBI = x.flatten(1).expand(len(self.layers[0].weight), len(x), -1)
+        x_KBI = x.flatten(1).expand(len(next(self.parameters())), len(x), -1)
         for index, layer in enumerate(self.layers):
             x_KBI = layer(self.activation(x_KBI) if index else x_KBI)
             if self.biases:
