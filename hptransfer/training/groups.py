@@ -109,7 +109,8 @@ def _tied(run: RunConfig, readout: TiedReadout) -> float:
                 f"run.model.tied: {run.parameterization} gives embedding and readout another {what}; untie them, or "
                 "take run.parameterization=mup, whose readout has a multiplier instead"
             )
-    return base_fan_in**-0.5 * output.multiplier * run.constants.output.multiplier
+    multiplier: float = base_fan_in**-0.5 * output.multiplier * run.constants.output.multiplier
+    return multiplier
 
 
 def resolve_alike(run: RunConfig, role: Role, n: float) -> Rule:
@@ -141,9 +142,10 @@ def groups_of(model: nn.Module, found: Mapping[str, Kind], trial: int) -> list[G
     for item in tagged(model):
         group = by_kind.setdefault(found[item.name], Group(found[item.name], [], [], []))
         assert item.weight.grad is not None, "attach_gradients first"
-        flat = (lambda x: x.flatten(1)) if item.weight.dim() > 3 else (lambda x: x)
-        view = flat(item.weight.detach()[trial])
-        view.grad = flat(item.weight.grad[trial])
+        view, gradient = item.weight.detach()[trial], item.weight.grad[trial]
+        if view.dim() > 2:
+            view, gradient = view.flatten(1), gradient.flatten(1)
+        view.grad = gradient
         group.names.append(item.name)
         group.params.append(view)
         group.layers.append(item.layer)

@@ -7,6 +7,7 @@ it would have alone. Layers hold what a parameterization needs to know: role, fa
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,12 +32,42 @@ def times(x: Tensor, scalar: Scalar, axis: int = 0) -> Tensor:
     return x if scalar == 1.0 else x * scalar
 
 
+@dataclass
+class Moments:
+    """Second moments of a layer's inputs h and of the loss's gradients g in its outputs, before its multiplier.
+
+    Sums over all examples and positions of a backward pass; a layer that is used more than once adds up all uses.
+
+    Attributes:
+        diagonal: whether only the diagonal of `outputs` is wanted.
+        inputs: sum of h h^T, shape (K, I, I); its diagonal, (K, V), for lookups, whose h has a single 1.
+        outputs: sum of g g^T, shape (K, O, O), or its diagonal (K, O).
+        rows: examples times positions in the sums.
+    """
+
+    diagonal: bool = False
+    inputs: Tensor | None = None
+    outputs: Tensor | None = None
+    rows: int = 0
+
+    def add(self, inputs: Tensor, gradients_KNO: Tensor) -> None:
+        g = gradients_KNO
+        outputs = g.square().sum(dim=1) if self.diagonal else g.mT @ g
+        self.inputs = inputs if self.inputs is None else self.inputs + inputs
+        self.outputs = outputs if self.outputs is None else self.outputs + outputs
+        self.rows += g.shape[1]
+
+    def clear(self) -> None:
+        self.inputs, self.outputs, self.rows = None, None, 0
+
+
 class Layer(nn.Module):
     """A module with one weight of a known role. What it puts out is multiplied by `multiplier`.
 
     Attributes:
         start: the weights' initial value, of which a parameterization scales the spread: "normal",
             or "zeros" or "ones" without one.
+        moments: what an optimizer that needs them has put here; filled by every backward pass.
     """
 
     def __init__(self, shape: tuple[int, ...], *, role: Role, fan_in: int, fan_out: int, start: str = "normal") -> None:
@@ -47,6 +78,25 @@ class Layer(nn.Module):
         self.fan_out = fan_out
         self.start = start
         self.multiplier: Scalar = 1.0
+        self.moments: Moments | None = None
+
+    def watched(self, x: Tensor, y: Tensor) -> Tensor:
+        """y, this layer's output before the multiplier, with its moments taken in the backward pass if asked for."""
+        if self.moments is not None and y.requires_grad:
+            y.register_hook(functools.partial(self._take, x.detach()))  # type: ignore[no-untyped-call]
+        return y
+
+    def _take(self, x: Tensor, gradient: Tensor) -> None:
+        if self.moments is not None:
+            self.moments.add(self.input_moments(x), self.rows(gradient))
+
+    def input_moments(self, x: Tensor) -> Tensor:
+        """Sum over examples and positions of h h^T, as in `Moments.inputs`."""
+        raise NotImplementedError
+
+    def rows(self, y: Tensor) -> Tensor:
+        """Outputs as (K, N, O), N being examples times positions."""
+        return y.flatten(1, -2)
 
 
 class Linear(Layer):
@@ -56,7 +106,11 @@ class Linear(Layer):
         super().__init__((trials, fan_out, fan_in), role=role, fan_in=fan_in, fan_out=fan_out, start=start)
 
     def forward(self, x: Tensor) -> Tensor:
-        return times(linear(x, self.weight), self.multiplier)
+        return times(self.watched(x, linear(x, self.weight)), self.multiplier)
+
+    def input_moments(self, x: Tensor) -> Tensor:
+        h_KNI = x.flatten(1, -2)
+        return h_KNI.mT @ h_KNI
 
 
 def linear(x: Tensor, weight_KOI: Tensor) -> Tensor:
@@ -72,12 +126,17 @@ class Embedding(Layer):
 
     def __init__(self, trials: int, num_rows: int, fan_out: int) -> None:
         super().__init__((trials, num_rows, fan_out), role=Role.INPUT, fan_in=1, fan_out=fan_out)
+        self.tied = False
 
     def forward(self, indices: Tensor) -> Tensor:
         trials, num_rows, fan_out = self.weight.shape
         offsets = torch.arange(trials, device=indices.device).view(-1, *[1] * indices.dim()) * num_rows
         y = F.embedding(indices + offsets, self.weight.view(trials * num_rows, fan_out))
-        return times(y, self.multiplier)
+        return times(self.watched(indices, y), self.multiplier)
+
+    def input_moments(self, x: Tensor) -> Tensor:
+        trials, num_rows, _ = self.weight.shape
+        return torch.bincount(x.flatten(), minlength=num_rows).to(self.weight.dtype).expand(trials, num_rows)
 
 
 class TiedReadout(nn.Module):
@@ -86,6 +145,7 @@ class TiedReadout(nn.Module):
     def __init__(self, embedding: Embedding) -> None:
         super().__init__()
         self._embedding = [embedding]  # a list hides it: the weights are the embedding's parameters, once
+        embedding.tied = True
         self.fan_in = embedding.fan_out
         self.multiplier: Scalar = 1.0
 
@@ -99,12 +159,22 @@ class Conv2d(Layer):
     def __init__(self, trials: int, fan_in: int, fan_out: int, *, kernel: int, role: Role, stride: int = 1) -> None:
         shape = (trials, fan_out, fan_in, kernel, kernel)
         super().__init__(shape, role=role, fan_in=fan_in * kernel * kernel, fan_out=fan_out)
+        self.kernel = kernel
         self.stride = stride
         self.padding = kernel // 2
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.conv2d(x, self.weight.flatten(0, 1), None, self.stride, self.padding, 1, len(self.weight))
-        return by_channel(y, self.multiplier)
+        return by_channel(self.watched(x, y), self.multiplier)
+
+    def input_moments(self, x: Tensor) -> Tensor:
+        h_KNI = self.rows(F.unfold(x, self.kernel, padding=self.padding, stride=self.stride))
+        return h_KNI.mT @ h_KNI
+
+    def rows(self, y: Tensor) -> Tensor:
+        """B(KC)... as (K, N, C), N being images times pixels."""
+        y_BKCN = y.reshape(len(y), len(self.weight), y.shape[1] // len(self.weight), -1)
+        return y_BKCN.permute(1, 0, 3, 2).flatten(1, 2)
 
 
 def by_channel(x: Tensor, scalar: Scalar) -> Tensor:
@@ -135,7 +205,7 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.rms_norm(x, x.shape[-1:], eps=1e-6)
-        return y if self.gain is None else self.gain(y)  # type: ignore[no-any-return]
+        return y if self.gain is None else self.gain(y)
 
 
 class Residual(nn.Module):

@@ -63,9 +63,9 @@ class Stack:
         for position, index in enumerate(self.alive):
             own = groups_of(self.model, self._kinds, position)
             self._views.append([view for group in own for view in group.params])
-            for group in own:
-                values = settings(self._runs[index], group.kind)
-                places = {"params": group.params, "layers": group.layers, "role": group.kind.role, "trial": position}
+            for one in own:
+                values = settings(self._runs[index], one.kind)
+                places = {"params": one.params, "layers": one.layers, "role": one.kind.role, "trial": position}
                 groups.append({**places, **values})
         self.optimizers: list[torch.optim.Optimizer] = self._runs[0].optimizer.build(groups)
         trials = {id(view): position for position, views in enumerate(self._views) for view in views}
@@ -79,12 +79,14 @@ class Stack:
 
     def step(self, inputs: Tensor, targets: Tensor, at: int) -> Tensor:
         """One update of every trial, the one at step `at` of the schedule; returns the losses before it, shape (K,)."""
-        losses_K = self.losses(inputs, targets).mean(dim=(1, 2))
+        losses_KBS = self.losses(inputs, targets)
+        losses_K = losses_KBS.mean(dim=(1, 2))
         torch._foreach_zero_(self._gradients)
         losses_K.sum().backward()  # type: ignore[no-untyped-call]
         factors = [self._factor(self._runs[index], at) for index in self.alive]
         for group in self._param_groups():
             group["lr"] = group["peak"] * factors[group["trial"]]
+            group["terms"] = losses_KBS[0].numel()  # that a trial's loss is the mean of
         for optimizer in self.optimizers:
             optimizer.step()
         return losses_K.detach()
@@ -98,7 +100,8 @@ class Stack:
         trials, batch, sequence, outputs = outputs_KBSO.shape
         if self.shape.loss == SQUARED:
             error_KBSO = outputs_KBSO - targets.view(batch, sequence, outputs).to(outputs_KBSO.dtype)
-            return 0.5 * error_KBSO.square().sum(dim=3)
+            halved: Tensor = 0.5 * error_KBSO.square().sum(dim=3)
+            return halved
         targets_KBS = targets.expand(trials, batch, sequence)
         flat = F.cross_entropy(outputs_KBSO.reshape(-1, outputs), targets_KBS.reshape(-1), reduction="none")
         return flat.view(trials, batch, sequence)

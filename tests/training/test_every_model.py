@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hptransfer.training.config import RunConfig
 from hptransfer.training.datasets._base import TOKENS, Dataset, Shape
-from hptransfer.training.groups import parameterize
 from hptransfer.training.layers import tagged
 from hptransfer.training.loop import Stack, train
 from hptransfer.training.models._base import MODELS

@@ -4,9 +4,8 @@ import dataclasses
 from typing import Any
 
 import pytest
-import torch
 
-from hptransfer.training.loop import Stack, train
+from hptransfer.training.loop import train
 from tests.training.settings import small
 
 

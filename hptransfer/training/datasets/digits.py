@@ -23,7 +23,7 @@ VALIDATE_ON = ("held-out", "training")
 class DigitsConfig(DataConfig):
     name: str = "digits"
     validate_on: str = "held-out"
-    """held-out examples, 297 of them; or training, the 1,500 that are trained on: what is optimized, with less noise."""
+    """held-out examples, 297 of them; or training, the 1,500 that are trained on: optimized, with less noise."""
 
     def shape(self, sequence: int) -> Shape:
         self.without_positions(sequence)
@@ -55,7 +55,8 @@ class Images(Dataset):
         images, labels = self._validation
         if windows > len(images):
             raise DataError(
-                f"run.validation_windows is {windows}, but there are {len(images)} examples to validate on; ask for fewer"
+                f"run.validation_windows is {windows}, but there are {len(images)} examples to validate on; "
+                "ask for fewer"
             )
         return images[:windows], labels[:windows]
 

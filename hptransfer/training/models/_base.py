@@ -36,7 +36,7 @@ class ModelConfig(ABC):
             ConfigError: a value breaks a rule.
         """
 
-    def check_shape(self, place: str, shape: Shape) -> None:
+    def check_shape(self, place: str, shape: Shape) -> None:  # noqa: B027 (most take any)
         """Raises ConfigError if it cannot be given this data, of a kind that it takes."""
 
     def check_positive(self, place: str, *keys: str) -> None:

@@ -77,7 +77,7 @@ class MultiLayerPerceptron(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x_KBI = x.flatten(1).expand(len(self.layers[0].weight), len(x), -1)
+        x_KBI = x.flatten(1).expand(len(next(self.parameters())), len(x), -1)
         for index, layer in enumerate(self.layers):
             x_KBI = layer(self.activation(x_KBI) if index else x_KBI)
             if self.biases:

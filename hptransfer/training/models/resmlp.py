@@ -77,5 +77,5 @@ class ResMlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x_KBD = self.first(x.flatten(1).expand(len(self.first.weight), len(x), -1))
         for block in self.blocks:
-            x_KBD = block.add(x_KBD)
+            x_KBD = block.add(x_KBD)  # type: ignore[operator]
         return self.readout(self.norm(x_KBD)).unsqueeze(2)  # type: ignore[no-any-return]

@@ -64,7 +64,7 @@ class ResNetConfig(ModelConfig):
             total += sum(9 * size * channels for size in sizes)
             total += before * channels if before != channels else 0
             total += 2 * sum(sizes) if self.norm == "batch" else 0
-        last = self.width * 2 ** (self.stages - 1)
+        last = self.width << (self.stages - 1)
         return total + last * shape.outputs + (2 * last if self.norm == "batch" else 0)
 
     def flops(self, shape: Shape) -> float:
@@ -76,7 +76,7 @@ class ResNetConfig(ModelConfig):
             weights = 9 * before * channels + 9 * channels**2 * (self.convolutions - 1)
             weights += before * channels if before != channels else 0
             total += 6.0 * weights * height * width
-        return total + 6.0 * self.width * 2 ** (self.stages - 1) * shape.outputs
+        return total + 6.0 * (self.width << (self.stages - 1)) * shape.outputs
 
     def build(self, *, trials: int, shape: Shape) -> nn.Module:
         return ResNet(self, trials=trials, shape=shape)
@@ -148,5 +148,5 @@ class ResNet(nn.Module):
         x = self.first(images.repeat(1, trials, 1, 1))
         for block in self.blocks:
             x = block(x)
-        features_BKC = F.relu(self.norm(x)).mean(dim=(2, 3)).unflatten(1, (trials, -1))
+        features_BKC = F.relu(self.norm(x)).mean(dim=(2, 3)).view(len(images), trials, -1)
         return self.readout(features_BKC.transpose(0, 1).unsqueeze(2))  # type: ignore[no-any-return]

@@ -41,7 +41,7 @@ class AdafactorConfig(OptimizerConfig):
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         from pytorch_optimizer import AdaFactor
 
-        class Adafactor(Decoupled, AdaFactor):  # type: ignore[misc]
+        class Adafactor(Decoupled, AdaFactor):
             pass
 
         torch_groups = [

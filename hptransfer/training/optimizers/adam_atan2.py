@@ -50,11 +50,11 @@ class Atan2(torch.optim.Optimizer):
         super().__init__(params, {})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             views: list[Tensor] = group["params"]
             states = [self._state(view) for view in views]
-            gradients = [view.grad for view in views]
+            gradients = [view.grad for view in views if view.grad is not None]
             means, squares = [state["mean"] for state in states], [state["square"] for state in states]
             beta1, beta2 = group["betas"]
             torch._foreach_lerp_(means, gradients, 1 - beta1)
