@@ -260,12 +260,13 @@ def test_torn_token_files_are_refused_with_the_layout(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("position", [0, 2_500_000, -1])
 @pytest.mark.parametrize("header", [None, (20240520, 1, 5_000_000)])
 def test_a_token_outside_the_vocabulary_is_refused_wherever_it_is(
-    tmp_path: Path, header: tuple[int, int, int] | None
+    tmp_path: Path, header: tuple[int, int, int] | None, position: int
 ) -> None:
     tokens = np.zeros(5_000_000)  # of three chunks
-    tokens[-1] = 999
+    tokens[position] = 999
     path = token_file(tmp_path / "tokens.bin", tokens, header=header)
     assert tokens_of(path, vocabulary=1000).load()
     with pytest.raises(DataError, match=r"run\.data\.path: .*tokens\.bin has the token 999, .*vocabulary \(999\)"):
