@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hptransfer.core.registry import Registry
 
@@ -110,8 +110,8 @@ class Parameterization:
             do under standard parameterization, unless an alignment is asked for.
         unit: True if the base model has size 1, so that factors are absolute (u-muP).
         depth: exponent of the residual branch factor that belongs to it; 0 unless the run says.
-        overrides: role -> power of the learning rate of scale-free updates, where the source's own
-            rule is not the formula's.
+        lookup: power of the learning rate of embeddings under scale-free updates, where the
+            source's own rule is not the formula's.
         source: paper and table.
     """
 
@@ -120,7 +120,7 @@ class Parameterization:
     global_rate: bool = False
     unit: bool = False
     depth: float = 0.0
-    overrides: Mapping[Role, Power] = field(default_factory=dict)
+    lookup: Power | None = None
 
     def along(self, role: Role, exponent: float) -> Power:
         """A power of the size that a role's multiplier and init go by: fan-in if that grows."""
@@ -158,8 +158,6 @@ class Parameterization:
             if self.global_rate:
                 return ZERO
             alignment = FULL
-        if role in self.overrides and law == ENTRYWISE:
-            return self.overrides[role]
         gain = law.gain if law.gain is not None else Power(fan_in=alignment)
         if role not in (Role.HIDDEN, Role.OUTPUT):
             gain = Power(fan_out=gain.fan_out, largest=gain.largest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import Parameterization, Power, Role, UpdateLaw
+from hptransfer.parameterizations._base import ENTRYWISE, Parameterization, Power, Role, UpdateLaw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,12 +16,14 @@ class Sizes:
         fan_in, fan_out: of a matrix; a vector's length is its fan-out.
         largest: the larger of fan-in and fan-out, over the larger of the base's.
         inside: whether it stands in a residual block.
+        lookup: whether it is an embedding, of which one row is read.
     """
 
     fan_in: float = 1.0
     fan_out: float = 1.0
     largest: float = 1.0
     inside: bool = False
+    lookup: bool = False
 
     @classmethod
     def alike(cls, role: Role, n: float, *, inside: bool = False) -> Sizes:
@@ -122,7 +124,10 @@ def resolve(
     decay keeps learning rate times decay over width, as published for AdamW (arXiv:2203.03466, completed
     by 2505.01618, Table 1, where depth leaves decay alone).
     """
-    width = sizes.to(parameterization.learning_rate(role, law, alignment))
+    power = parameterization.learning_rate(role, law, alignment)
+    if sizes.lookup and law == ENTRYWISE and parameterization.lookup is not None:
+        power = parameterization.lookup
+    width = sizes.to(power)
     inside = branch if sizes.inside else Branch()
     return Rule(
         role=role,

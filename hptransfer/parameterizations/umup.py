@@ -14,6 +14,6 @@ UMUP = PARAMETERIZATIONS.register("umup")(
         source="arXiv:2407.17465 and the unit-scaling package",
         unit=True,
         depth=1 / 2,
-        overrides={Role.INPUT: Power(fan_out=-1 / 2)},
+        lookup=Power(fan_out=-1 / 2),
     )
 )

@@ -13,7 +13,7 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
 from hptransfer.parameterizations._rules import Rule, Sizes, alignment_of, resolve
 from hptransfer.training.config import Constants, RunConfig
-from hptransfer.training.layers import Layer, Residual, Scalar, TiedReadout, draw, tagged
+from hptransfer.training.layers import Embedding, Layer, Residual, Scalar, TiedReadout, draw, tagged
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,14 @@ def kinds(run: RunConfig) -> dict[str, Kind]:
 
 
 def _kind(layer: Layer, base: Layer | None, inside: bool) -> Kind:
-    """Without a base every growing size is absolute, as if the base's were 1."""
-    grows_in = layer.role in (Role.HIDDEN, Role.OUTPUT)
-    grows_out = layer.role in (Role.INPUT, Role.HIDDEN, Role.VECTOR)
+    """Without a base every size is absolute, as if the base's were 1.
+
+    A first layer's fan-in is a size like others then, so that it goes by the rule of hidden ones; an embedding's is 1.
+    """
+    lookup = isinstance(layer, Embedding)
+    role = Role.HIDDEN if layer.role is Role.INPUT and base is None and not lookup else layer.role
+    grows_in = role in (Role.HIDDEN, Role.OUTPUT)
+    grows_out = role in (Role.INPUT, Role.HIDDEN, Role.VECTOR)
     base_in, base_out = (base.fan_in, base.fan_out) if base else (1, 1)
     largest = max(base_in if grows_in else 1, base_out if grows_out else 1)
     sizes = Sizes(
@@ -48,8 +53,9 @@ def _kind(layer: Layer, base: Layer | None, inside: bool) -> Kind:
         fan_out=layer.fan_out / base_out if grows_out else 1.0,
         largest=max(layer.fan_in if grows_in else 1, layer.fan_out if grows_out else 1) / largest,
         inside=inside,
+        lookup=lookup,
     )
-    return Kind(layer.role, sizes, base_in if grows_in or not base else layer.fan_in)
+    return Kind(role, sizes, base_in)
 
 
 def constants(run: RunConfig, role: Role) -> Constants:
@@ -87,8 +93,6 @@ def parameterize(model: nn.Module, runs: Sequence[RunConfig], seeds: Sequence[in
         kind = found[item.name]
         rules = [(rule(run, kind), constants(run, kind.role)) for run in runs]
         item.layer.multiplier = _scalar([one.multiplier * own.multiplier for one, own in rules])
-        if runs[0].table.unit and kind.role is Role.INPUT:  # its fan-in is in the multiplier, not in the weights
-            item.layer.multiplier = item.layer.multiplier * item.layer.fan_in**-0.5
         stds = [kind.base_fan_in**-0.5 * one.init_std * own.init for one, own in rules]
         draw(item.weight, name=item.name, start=item.layer.start, stds=stds, seeds=seeds)
     for module in model.modules():
@@ -188,7 +192,7 @@ def base_and_factors(run: RunConfig) -> dict[str, Any]:
             "output_multiplier": one.multiplier * own.multiplier,
         }
     branch = run.branch_rule().factor * run.branch.multiplier
-    return {"base": base, "decay": run.optimizer.decay, "groups": groups, "branch": branch}
+    return {"base": base, "decay": run.optimizer.decay, "groups": groups, "branch_multiplier": branch}
 
 
 def _named(found: Mapping[str, Kind]) -> Iterator[tuple[str, Kind]]:

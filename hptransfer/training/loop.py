@@ -22,12 +22,16 @@ VALIDATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Result:
-    """How one trial of a stack ended. Losses in nats a token; `loss` is None if it diverged."""
+    """How one trial of a stack ended. Losses in nats a token; `loss` is None if it diverged.
+
+    `groups` is what its parameters trained with.
+    """
 
     loss: float | None
     loss_se: float | None
     initial_loss: float
     steps: int
+    groups: list[dict[str, Any]]
 
 
 Report = Callable[[int, dict[str, Any]], None]
@@ -151,6 +155,7 @@ def train(
     run, steps = runs[0], runs[0].steps
     held_out = data.validation(windows=run.validation_windows, sequence=run.sequence)
     stack = Stack(runs, seeds, device=device)
+    groups = [stack.groups(position) for position in range(len(runs))]
     results: dict[int, Result] = {}
     first_losses: list[float] = []
     every = math.ceil(steps / run.points)
@@ -167,7 +172,8 @@ def train(
         limits = [run.diverged_above * first_losses[index] for index in stack.alive]
         sound = [place for place, loss in enumerate(losses) if loss <= limits[place]]  # NaN is not
         for place in set(range(len(losses))).difference(sound):
-            results[stack.alive[place]] = Result(None, None, first_losses[stack.alive[place]], step + 1)
+            index = stack.alive[place]
+            results[index] = Result(None, None, first_losses[index], step + 1, groups[index])
         if not sound:
             break
         if len(sound) < len(losses):
@@ -175,7 +181,8 @@ def train(
     else:
         for index, (loss, error) in zip(stack.alive, validate(stack, *held_out), strict=True):
             finite = math.isfinite(loss)
-            results[index] = Result(loss if finite else None, error if finite else None, first_losses[index], steps)
+            known, spread = (loss, error) if finite else (None, None)
+            results[index] = Result(known, spread, first_losses[index], steps, groups[index])
     return [results[index] for index in range(len(runs))]
 
 

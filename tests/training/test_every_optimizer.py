@@ -102,7 +102,7 @@ LAYERS = {"layers.0": Role.INPUT, "layers.1": Role.HIDDEN, "layers.2": Role.OUTP
 
 
 def measured_slopes(name: str) -> dict[Role, float]:
-    """Slope against width of a layer's own output change per unit of learning rate, after one step (one-layer check)."""
+    """Slope against width of a layer's own output change per unit of learning rate, after one step."""
     changes: dict[Role, list[float]] = {role: [] for role in LAYERS.values()}
     for width in WIDTHS:
         run = run_with(name, width=width)
@@ -112,7 +112,10 @@ def measured_slopes(name: str) -> dict[Role, float]:
         inputs, targets = run.data.load().batch(seed=0, step=0, batch=64, sequence=1)
         taken: dict[str, torch.Tensor] = {}
         layers = dict(stack.model.named_modules())
-        hooks = [layers[at].register_forward_hook(lambda m, i, o, at=at: taken.update({at: i[0].detach()})) for at in LAYERS]
+        hooks = [
+            layers[at].register_forward_hook(lambda m, i, o, at=at, to=taken: to.update({at: i[0].detach()}))
+            for at in LAYERS
+        ]
         before = {at: layers[at].weight.detach().clone() for at in LAYERS}
         rates = {group["role"]: group["lr"] for group in stack.groups(0)}
         stack.step(inputs, targets, 0)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.files import RunFolder, append_jsonl
 from hptransfer.core.records import DIVERGED, DONE, Outcome, Trial, short
 from hptransfer.sweep.runners._base import RUNNERS, Finish, Runner, Size
@@ -15,6 +16,30 @@ from hptransfer.sweep.runners._base import RUNNERS, Finish, Runner, Size
 CPU_STACK, CPU_STACK_WIDTH = 4, 64
 GPU_STACK = 16
 MEASURABLE_FLOPS = 5e10
+
+
+# Widths that a check trains at on a few cores, unless it is told others.
+CHECK_WIDTHS = {"mlp": [256, 512, 1024], "resnet": [32, 64, 128]}
+OTHER_WIDTHS = [128, 256, 512]
+
+
+def run_check(config: Any) -> Any:
+    """Runs one check of `hptransfer coord-check`; returns what it found.
+
+    Raises:
+        ConfigError: the run breaks a rule, at one of the sizes.
+    """
+    from hptransfer.training.config import from_json
+    from hptransfer.training.coordcheck import CHECKS
+
+    if config.check not in CHECKS:
+        raise ConfigError(f"check: {unknown('check', config.check, CHECKS)}")
+    run = dict(config.run)
+    widths = config.widths or CHECK_WIDTHS.get(run["model"]["name"], OTHER_WIDTHS)
+    sizes = {"depths": config.depths} if config.check == "depth" else {"widths": widths}
+    if config.check in ("one-layer", "wider"):
+        return CHECKS[config.check](from_json(run), **sizes, seeds=config.seeds)
+    return CHECKS[config.check](from_json(run), **sizes, steps=config.steps, seeds=config.seeds)
 
 
 class Builtin(Runner):
@@ -98,6 +123,7 @@ class Builtin(Runner):
                 tokens=result.steps * config.tokens_a_step,
                 seconds=seconds,
                 stack=len(trials),
+                groups=result.groups,
             )
             finish(trial, outcome)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hptransfer.core.errors import ConfigError, DataError, unknown
-from hptransfer.training.datasets._base import DATASETS, IMAGES, DataConfig, Dataset, Shape, shuffled
+from hptransfer.training.datasets._base import DATASETS, IMAGES, DataConfig, Dataset, Shape
+from hptransfer.training.datasets._images import Images
 
 # Examples that are held out; the split is the same for everyone.
 HELD_OUT = 297
@@ -23,7 +23,7 @@ VALIDATE_ON = ("held-out", "training")
 class DigitsConfig(DataConfig):
     name: str = "digits"
     validate_on: str = "held-out"
-    """held-out examples, 297 of them; or training, the 1,500 that are trained on: optimized, with less noise."""
+    """held-out, 297 examples; or training, the 1,500 that are trained on: what is optimized, with less noise."""
 
     def shape(self, sequence: int) -> Shape:
         self.without_positions(sequence)
@@ -34,31 +34,6 @@ class DigitsConfig(DataConfig):
     def load(self) -> Dataset:
         images, labels = _load()
         return Images(images, labels, held_out=HELD_OUT, validate_on=self.validate_on)
-
-
-class Images(Dataset):
-    """Images in memory, the last ones held out."""
-
-    def __init__(self, images: Tensor, labels: Tensor, *, held_out: int, validate_on: str) -> None:
-        size = len(images) - held_out
-        self._train = images[:size], labels[:size]
-        self._validation = self._train if validate_on == "training" else (images[size:], labels[size:])
-        content = hashlib.sha256(images.numpy().tobytes() + labels.numpy().tobytes())
-        self.fingerprint = f"{content.hexdigest()[:16]}-{validate_on}"
-
-    def batch(self, *, seed: int, step: int, batch: int, sequence: int) -> tuple[Tensor, Tensor]:
-        images, labels = self._train
-        index = torch.from_numpy(shuffled(size=len(images), seed=seed, step=step, batch=batch))
-        return images[index], labels[index]
-
-    def validation(self, *, windows: int, sequence: int) -> tuple[Tensor, Tensor]:
-        images, labels = self._validation
-        if windows > len(images):
-            raise DataError(
-                f"run.validation_windows is {windows}, but there are {len(images)} examples to validate on; "
-                "ask for fewer"
-            )
-        return images[:windows], labels[:windows]
 
 
 @functools.cache
