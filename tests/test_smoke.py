@@ -85,7 +85,7 @@ BAD = [
     (("verify", "quickstart", "widht=128"), "unknown axis 'widht'. Did you mean 'width'?"),
     (("verify", "quickstart", "width=40"), "must be a multiple of run.model.head_dim"),
     (("verify", "quickstart", "width=wide"), "width must be a number, got 'wide'"),
-    (("logs", "quickstart", "zzz"), "unknown trial 'zzz'"),
+    (("logs", "quickstart", "zzz"), "no trial whose id begins with 'zzz'"),
     (("list", "optimisers"), "unknown family 'optimisers'. Did you mean 'optimizer'?"),
     (("analyze",), "analyze takes either a RUN or --table FILE"),
     (("analyze", "--table", "x.csv"), "analyze --table needs --scale"),

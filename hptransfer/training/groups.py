@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,11 +18,11 @@ from hptransfer.training.layers import Embedding, Layer, Residual, Scalar, TiedR
 
 @dataclass(frozen=True)
 class Kind:
-    """All that a tensor's rule depends on; `base_fan_in` is its fan-in in the base model."""
+    """All that a tensor's rule depends on; `base_fan_in`, its fan-in in the base model, is for its first values."""
 
     role: Role
     sizes: Sizes
-    base_fan_in: int
+    base_fan_in: int = field(compare=False)
 
 
 def kinds(run: RunConfig) -> dict[str, Kind]:

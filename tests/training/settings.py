@@ -37,4 +37,6 @@ def of_model(name: str, *, width: int = 32, depth: int = 2, lr: float = 2.0**-6,
     model: ModelConfig = MODELS.get(name)(name=name, width=width, depth=depth, **options)
     if TOKENS in model.takes:
         return small(lr=lr, model=model)
+    if name == "resnet":
+        model = dataclasses.replace(model, width=width // 4)  # whose width is counted in channels
     return small(lr=lr, model=model, data=DigitsConfig(), sequence=1, batch=32, tokens=32 * 60, validation_windows=64)
