@@ -41,7 +41,7 @@ EPILOG = """\
 SWEEP is a name in sweeps/ or a path to a YAML file; overrides are KEY=VALUE, such as
 run.parameterization=sp name=quickstart-sp. RUN is a run's folder, or its name under runs/.
 
-exit codes: 0 done; 1 a bug; 2 bad input, nothing was written; 3 done, but trials failed;
+exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was written; 3 done, but trials failed;
 4 the budget was spent first; 5 stopped by the machine or another driver; 6 no law could be
 fitted; 130 interrupted. After 3, 4, 5 and 130 the same command goes on where it stopped."""
 

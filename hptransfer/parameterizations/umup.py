@@ -1,4 +1,4 @@
-"""u-muP: unit-scaled muP; weights of variance one, absolute multipliers, a rate rule for embeddings."""
+"""u-muP's tables: weights of variance one, absolute multipliers, a rate rule for embeddings; plain operations."""
 
 from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Power, Role, Row
 

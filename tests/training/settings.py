@@ -38,5 +38,5 @@ def of_model(name: str, *, width: int = 32, depth: int = 2, lr: float = 2.0**-6,
     if TOKENS in model.takes:
         return small(lr=lr, model=model)
     if name == "resnet":
-        model = dataclasses.replace(model, width=width // 4)  # whose width is counted in channels
+        model = dataclasses.replace(model, width=width // 2)  # whose width is counted in channels
     return small(lr=lr, model=model, data=DigitsConfig(), sequence=1, batch=32, tokens=32 * 60, validation_windows=64)
