@@ -6,6 +6,7 @@ Help, list, status, logs, export and analyze never import PyTorch; help and list
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import re
 import signal
@@ -20,6 +21,7 @@ from hptransfer import __version__
 from hptransfer.core.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUDGET_SPENT,
+    EXIT_CHECK_FAILED,
     EXIT_DONE,
     EXIT_INTERRUPTED,
     EXIT_TRIALS_FAILED,
@@ -39,7 +41,7 @@ EPILOG = """\
 SWEEP is a name in sweeps/ or a path to a YAML file; overrides are KEY=VALUE, such as
 run.parameterization=sp name=quickstart-sp. RUN is a run's folder, or its name under runs/.
 
-exit codes: 0 done; 1 a bug; 2 bad input, nothing was written; 3 done, but trials failed;
+exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was written; 3 done, but trials failed;
 4 the budget was spent first; 5 stopped by the machine or another driver; 6 no law could be
 fitted; 130 interrupted. After 3, 4, 5 and 130 the same command goes on where it stopped."""
 
@@ -114,7 +116,7 @@ def _run(arguments: list[str]) -> int:
 
 def _help() -> str:
     lines = ["usage: hptransfer VERB [SWEEP | RUN] [overrides] [options]", ""]
-    lines += [f"  {name:<8}  {verb.summary}" for name, verb in VERBS.items()]
+    lines += [f"  {name:<11}  {verb.summary}" for name, verb in VERBS.items()]
     return "\n".join([*lines, "", "`hptransfer VERB --help` lists a verb's options.", "", EPILOG])
 
 
@@ -230,6 +232,48 @@ def _axes(overrides: Sequence[str], axes: Any) -> dict[str, float]:
             raise ConfigError(f"{key} must be a number, got {text!r}") from None
         check_axis(key, [values[key]])
     return values
+
+
+# --- checks of a parameterization -----------------------------------------------------------------
+
+
+def _coord_check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as run/model=mlp run/optimizer=lion")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="writes check.json and check.svg there")
+
+
+def _coord_check(args: argparse.Namespace) -> int:
+    from hptransfer.config import compose_check
+    from hptransfer.sweep.display import check_table
+    from hptransfer.sweep.runners.builtin import run_check
+
+    result = run_check(compose_check(args.overrides))
+    console = _console()
+    for part in check_table(result):
+        console.print(part, highlight=False)
+    if result.passed:
+        print("passed")
+    else:
+        more = f" and {len(result.fails) - 1} more (*)" if len(result.fails) > 1 else ""
+        expected = f"; expected: {result.expected}" if result.expected else ""
+        print(f"failed: {result.fails[0]}{more}; at most {result.tolerance} passes{expected}")
+    if args.out is not None:
+        from hptransfer.analysis.plots import check_figure
+        from hptransfer.core.files import write_json, write_text
+
+        values = dataclasses.asdict(result)
+        _make_folder(args.out)
+        write_json(args.out / "check.json", values)
+        write_text(args.out / "check.svg", check_figure(values))
+        print(f"written: {args.out / 'check.json'}, {args.out / 'check.svg'}")
+    return EXIT_DONE if result.passed else EXIT_CHECK_FAILED
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {path} cannot be made ({error.strerror}); choose another folder") from None
 
 
 # --- what reads a run's folder --------------------------------------------------------------------
@@ -383,6 +427,9 @@ VERBS = {
     "status": Verb("trials of a run by state, and what failed", _takes_run, _status),
     "analyze": Verb("fit the law, predict for the target, write the report", _analyze_arguments, _analyze),
     "verify": Verb("train the target around the prediction and measure the regret", _takes_run_and_overrides, _verify),
+    "coord-check": Verb(
+        "train at several sizes for a few steps: what must not move, does it?", _coord_check_arguments, _coord_check
+    ),
     "logs": Verb("what a trial printed", _logs_arguments, _logs),
     "export": Verb("the answer, as JSON or YAML for a trainer's configuration", _export_arguments, _export),
     "list": Verb("what sweeps can be made of", _list_arguments, _list),

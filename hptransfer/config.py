@@ -6,7 +6,8 @@ Hydra composes and nothing else: no main decorator, no multirun, no instantiatio
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hptransfer.core.errors import ConfigError, unknown
@@ -54,20 +55,85 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
         ConfigError: an unknown sweep, key or value, or one that breaks a rule.
     """
     path = find_sweep(sweep)
-    for override in overrides:
-        if "=" not in override.lstrip("=") and not override.startswith("~"):
-            raise ConfigError(f"override {override!r} must be KEY=VALUE, such as run.parameterization=sp")
+    _check_form(overrides)
     _register()
+    search = ",".join(f"file://{folder}" for folder in share("configs"))
+
+    def composed(*overrides: str) -> dict[str, Any]:
+        return _compose(path.parent, path.stem, [f"hydra.searchpath=[{search}]", *overrides])
+
     try:
-        values = _compose(path, overrides)
+        values = composed(*overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{_explain(error, path)} ({_shown(path)})") from None
+        raise ConfigError(f"{_explain(error, composed)} ({_shown(path)})") from None
     try:
         config = sweep_config.from_json(values)
         _refuse_swept(config, overrides)
         return config
     except ConfigError as error:
         raise ConfigError(f"{error} ({_shown(path)})") from None
+
+
+@dataclass(kw_only=True)
+class CheckConfig:
+    """What `hptransfer coord-check` is given: a run, and the sizes to train it at."""
+
+    check: str = "width"
+    """width, depth, one-layer, spectral, wider or alignment."""
+    widths: list[int] = field(default_factory=list)
+    """At least three; empty: 256 to 1024 for the MLP, as is affordable for the others."""
+    depths: list[int] = field(default_factory=lambda: [4, 8, 16, 32])
+    """For check=depth; at least three."""
+    steps: int = 4
+    """Training steps, on one batch."""
+    seeds: int = 8
+    """Initial weights that the numbers are means over: small models differ by their first outputs alone."""
+    run: Any = MISSING
+
+
+def compose_check(overrides: Sequence[str]) -> CheckConfig:
+    """A check with its overrides applied; the data is what the model takes, unless it is chosen.
+
+    Raises:
+        ConfigError: an unknown key or value, or one that breaks a rule.
+    """
+    _check_form(overrides)
+    _register()
+    from hptransfer.training.config import FAMILIES
+
+    chosen = dict(override.partition("=")[::2] for override in overrides)
+    model = FAMILIES["model"].get(chosen.get("run/model", "mlp"))
+    defaults = {"run/model": "mlp", "run/optimizer": "adamw", "run/data": DATA_FOR[model.takes[-1]]}
+    choices = [f"+{group}={name}" for group, name in {**defaults, **chosen}.items() if group in defaults]
+    shape = ["run.sequence=1", "run.batch=64"] if DATA_FOR[model.takes[-1]] == "digits" else ["run.sequence=32"]
+    rest = [override for override in overrides if override.partition("=")[0] not in defaults]
+
+    def composed(*more: str) -> dict[str, Any]:
+        return _compose(Path(__file__).parent, "check", ["+run=builtin", *choices, *shape, *more])
+
+    try:
+        values = composed(*rest)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(_explain(error, composed)) from None
+    found = CheckConfig(**values)
+    _check_sizes(found)
+    return found
+
+
+# Data that a model is checked on, by the kind that it takes.
+DATA_FOR = {"tokens": "stdlib", "images": "digits", "features": "digits"}
+
+
+def _check_sizes(config: CheckConfig) -> None:
+    for key in ("widths", "depths"):
+        sizes = getattr(config, key)
+        if sizes and (len(set(sizes)) < 3 or min(sizes) < 1):
+            raise ConfigError(f"{key} must be at least three different numbers above 0, got {sizes}")
+    for key in ("steps", "seeds"):
+        if getattr(config, key) < 1:
+            raise ConfigError(f"{key} must be at least 1, got {getattr(config, key)}")
+    if config.check == "wider" and config.seeds < 2:
+        raise ConfigError(f"seeds must be at least 2 for check=wider, which compares them, got {config.seeds}")
 
 
 def _refuse_swept(config: SweepConfig, overrides: Sequence[str]) -> None:
@@ -83,16 +149,21 @@ def _refuse_swept(config: SweepConfig, overrides: Sequence[str]) -> None:
                     )
 
 
-def _compose(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    search = ",".join(f"file://{folder}" for folder in share("configs"))
+def _compose(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
     try:
-        with initialize_config_dir(str(path.parent), version_base="1.3"):
-            config = hydra_compose(path.stem, [f"hydra.searchpath=[{search}]", *overrides])
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            config = hydra_compose(name, list(overrides))
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     finally:
         GlobalHydra.instance().clear()
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _check_form(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        if "=" not in override.lstrip("=") and not override.startswith("~"):
+            raise ConfigError(f"override {override!r} must be KEY=VALUE, such as run.parameterization=sp")
 
 
 def _shown(path: Path) -> str:
@@ -105,6 +176,7 @@ def _register() -> None:
 
     store = ConfigStore.instance()
     store.store(name="sweep", node=SweepConfig)
+    store.store(name="check", node=CheckConfig)
     store.store(group="run", name="builtin", node=RunConfig)
     groups: dict[str, Registry[Any]] = {f"run/{key}": family for key, family in FAMILIES.items()}
     for group, family in {**groups, **sweep_config.FAMILIES}.items():
@@ -112,14 +184,18 @@ def _register() -> None:
             store.store(group=group, name=name, node=family.get(name))
 
 
-def _explain(error: Exception, path: Path) -> str:
-    """Hydra's message as one line, with its cause, or with the nearest name that there is."""
+def _explain(error: Exception, composed: Callable[[], dict[str, Any]]) -> str:
+    """Hydra's message as one line, with its cause, or with the nearest name that there is.
+
+    Args:
+        composed: gives the configuration without overrides.
+    """
     message = " ".join(str(error).partition("\nSee http")[0].split())
     if option := re.search(r"Could not find '([\w/]+)/([^'/]+)'", message):
         group, name = option.groups()
         return unknown(group, name, _options(group))
     if key := re.search(r"Could not override '([^']+)'", message):
-        return _unknown_key(key.group(1), path)
+        return _unknown_key(key.group(1), composed())
     if "no viable alternative at input" in message or "mismatched input" in message or "token recognition" in message:
         return f"an override cannot be read: {message}; quote it for the shell, and lists as 'KEY=[1,2]'"
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", message):
@@ -146,10 +222,9 @@ def _plainly(override: str, reason: str) -> str:
     return reason + ("; write whole numbers as 20_000_000" if "Integer" in reason else "")
 
 
-def _unknown_key(key: str, path: Path) -> str:
+def _unknown_key(key: str, tree: Any) -> str:
     """Which part of a dotted key is not there, and what there is in its place."""
-    node: Any = _compose(path, ())
-    place = "the sweep"
+    node, place = tree, "the file"
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
             return f"{key}: {unknown('key', part, node if isinstance(node, dict) else ())} (in {place})"

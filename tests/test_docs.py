@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.cli import VERBS
-from hptransfer.config import compose
+from hptransfer.cli import FAMILIES, VERBS
+from hptransfer.config import compose, compose_check
 from hptransfer.core import errors
+from hptransfer.core.registry import Registry
+from hptransfer.parameterizations._base import PARAMETERIZATIONS
+from hptransfer.parameterizations._table import markdown
 from tests.helpers import ROOT, command
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
@@ -35,6 +38,8 @@ def test_every_command_of_the_readme_is_one(line: str) -> None:
     assert verb in VERBS
     if verb in ("plan", "sweep"):
         compose(rest[0], [word for word in rest[1:] if not word.startswith("--")])
+    if verb == "coord-check":
+        compose_check([word for word in rest if "=" in word])
     known = command(verb, "--help").stdout
     for word in rest:
         if word.startswith("--"):
@@ -58,3 +63,16 @@ def test_the_make_targets_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`?make ([a-z-]+)", README):
         assert f"\n{target}:" in makefile, target
+
+
+def test_the_tables_of_parameterizations_are_the_codes() -> None:
+    page = (ROOT / "docs" / "parameterizations.md").read_text()
+    made = markdown()
+    assert page[page.index("## ") :] == made, "run: python -m hptransfer.parameterizations._table"
+    assert made.count("\n## ") + 1 == len(PARAMETERIZATIONS.names())
+
+
+@pytest.mark.parametrize("family", ["parameterization", "model", "optimizer", "dataset"])
+def test_the_readme_names_every_member(family: str) -> None:
+    for name in Registry(family, FAMILIES[family]).names():
+        assert re.search(rf"\b{name}\b", README), name

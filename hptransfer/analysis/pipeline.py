@@ -34,6 +34,8 @@ TARGET_KEYS = (
     "params",
     "flops",
     "base",
+    "decay",
+    "branch_multiplier",
     "groups",
     "fingerprint",
     "parameterization",
@@ -202,6 +204,8 @@ def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], M
         "target": prediction["target"],
         "hyperparameters": prediction["hyperparameters"],
         "parameterization": target["parameterization"],
+        "decay": target["decay"],
+        "branch_multiplier": target["branch_multiplier"],
         "groups": resolved_groups(target, values),
     }
 

@@ -37,6 +37,8 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
+# Lines of a check's panel that its legend names.
+NAMED = 6
 PANEL_INCHES = (3.7, 2.9)
 
 
@@ -188,9 +190,45 @@ def _panel(draw: Any) -> str:
     with rc_context(STYLE):
         figure = Figure(figsize=PANEL_INCHES, layout="constrained")
         draw(figure.add_subplot())
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
-    text = buffer.getvalue()
+        text = _svg(figure)
     svg = text[text.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     return re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg, count=2).replace("xlink:href", "href")
+
+
+def _svg(figure: Figure) -> str:
+    """The same figure is the same text."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    return buffer.getvalue()
+
+
+def check_figure(check: Mapping[str, Any]) -> str:
+    """A check's values against size, a panel a column, a line a module; of many modules the steepest ones are named.
+
+    Args:
+        check: `hptransfer.training.coordcheck.Check` as plain values.
+    """
+    columns, sizes = check["columns"], check["sizes"]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(PANEL_INCHES[0] * len(columns), PANEL_INCHES[1]), layout="constrained")
+        for column, axes in enumerate(np.atleast_1d(figure.subplots(1, len(columns))).flat):
+            rows = [row for row in check["rows"] if all(values[column] > 0 for values in row["values"])]
+            if rows and rows[0]["slopes"]:
+                rows.sort(key=lambda row: -abs(row["slopes"][column]))
+            for rank, row in enumerate(rows):
+                style = {
+                    "marker": MARKERS[rank % len(MARKERS)],
+                    "ms": 4,
+                    "lw": 1.2,
+                    "color": COLOURS[rank % len(COLOURS)],
+                }
+                label = f"{row['name']} ({row['slopes'][column]:+.2f})" if row["slopes"] else row["name"]
+                named = {"label": label} if rank < NAMED else {"color": FAINT}
+                axes.loglog(sizes, [values[column] for values in row["values"]], **{**style, **named})
+            axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+            axes.set_xticks([], minor=True)
+            axes.set(title=columns[column], xlabel=check["axis"], ylabel=check["what"] if not column else None)
+            if rows:
+                axes.legend(fontsize=7)
+        return _svg(figure)

@@ -9,6 +9,9 @@ import pandas as pd
 
 from hptransfer.analysis.fit import Fit
 
+# What the constants of a role are called among a group's settings.
+CONSTANTS = {"lr": "lr", "init": "init_std", "multiplier": "output_multiplier"}
+
 
 def predict_table(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
     """For every target in order: the scale, the tuned value and the loss with 90% intervals, the distance.
@@ -42,7 +45,7 @@ def resolved_groups(target: Mapping[str, Any], predicted: Mapping[str, float]) -
 
     Args:
         target: content of target.json: `base` settings, `groups` of factors on them, and the path
-            of each tuned hyperparameter, whose last part is the setting that it replaces.
+            of each tuned hyperparameter: of the optimizer's settings, or a constant of a role.
         predicted: value of each tuned hyperparameter.
 
     Returns:
@@ -50,11 +53,18 @@ def resolved_groups(target: Mapping[str, Any], predicted: Mapping[str, float]) -
         of the layer's output.
     """
     base = dict(target["base"])
+    constants: dict[tuple[str, str], float] = {}
     for key, path in target["tuned"].items():
-        setting = path.rpartition(".")[2]
-        if setting in base:
+        *_, family, name, setting = path.split(".")
+        if (family, name) == ("run", "optimizer"):
             base[setting] = predicted[key]
+        elif family == "constants":  # the target's factors have the run's own constant in them
+            own = target["run"]["constants"][name][setting]
+            constants[name, CONSTANTS[setting]] = predicted[key] / own
     return {
-        role: {key: base[key] * factor if key in base else factor for key, factor in factors.items()}
-        for role, factors in target["groups"].items()
+        group: {
+            key: factor * base.get(key, 1.0) * constants.get((group.partition(" ")[0], key), 1.0)
+            for key, factor in factors.items()
+        }
+        for group, factors in target["groups"].items()
     }

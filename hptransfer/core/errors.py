@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 EXIT_DONE = 0
 EXIT_BUG = 1
+EXIT_CHECK_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_TRIALS_FAILED = 3
 EXIT_BUDGET_SPENT = 4

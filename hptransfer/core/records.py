@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -85,6 +85,7 @@ class Outcome:
         initial_loss: training loss at the first step, in nats.
         seconds: wall time that the trial occupied its device for: a stack's time, shared equally.
         error: one line, if failed.
+        groups: what each group of parameters trained with: role, names, learning rate at the peak, ...
     """
 
     state: str
@@ -97,6 +98,7 @@ class Outcome:
     stack: int = 1
     attempts: int = 1
     error: str | None = None
+    groups: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if self.state not in (DONE, DIVERGED, FAILED) or (self.state == DONE) != isinstance(self.loss, float):

@@ -1,16 +1,19 @@
-"""Roles of parameters, a parameterization's table, and the one formula for learning rates.
+"""Roles of parameters, a parameterization's table, an optimizer's update law, and the one formula.
 
-A weight is used as `W = n^-a * w` with `w ~ N(0, sigma^2 n^-2b)`; n is the width over the base width,
-so that everything is exactly 1 at the base (abc form: arXiv:2011.14522; Everett et al., 2407.05872).
+A weight is used as `W = n^-a * w` with `w ~ N(0, sigma^2 n^-2b)` (abc form: arXiv:2011.14522; Everett
+et al., 2407.05872), n being a size over the size of the base model, so that everything is exactly 1 at
+the base. A matrix has two sizes, which may grow unequally: n_in, its fan-in, and n_out, its fan-out.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hptransfer.core.registry import Registry
+
+FULL, NONE = 1.0, 0.5
 
 
 class Role(enum.Enum):
@@ -21,11 +24,40 @@ class Role(enum.Enum):
     HIDDEN = "hidden"
     """Matrix with two growing dimensions."""
     OUTPUT = "output"
-    """Matrix whose input grows and whose output does not: the readout."""
+    """Matrix whose input grows and whose output does not: the readout, a router."""
     VECTOR = "vector"
     """One-dimensional and growing: norm gains, biases."""
     FIXED = "fixed"
     """No growing dimension."""
+
+
+MATRICES = frozenset({Role.INPUT, Role.HIDDEN, Role.OUTPUT})
+
+
+@dataclass(frozen=True)
+class Power:
+    """n_in^fan_in * n_out^fan_out * max(n_in, n_out)^largest, as its three exponents."""
+
+    fan_in: float = 0.0
+    fan_out: float = 0.0
+    largest: float = 0.0
+
+    def __add__(self, other: Power) -> Power:
+        return Power(self.fan_in + other.fan_in, self.fan_out + other.fan_out, self.largest + other.largest)
+
+    def __mul__(self, factor: float) -> Power:
+        return Power(self.fan_in * factor, self.fan_out * factor, self.largest * factor)
+
+    def __neg__(self) -> Power:
+        return self * -1.0
+
+    @property
+    def total(self) -> float:
+        """The power of n when all sizes grow alike."""
+        return self.fan_in + self.fan_out + self.largest
+
+
+ZERO = Power()
 
 
 @dataclass(frozen=True)
@@ -36,15 +68,36 @@ class Row:
     b: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class UpdateLaw:
-    """How the raw step of an optimizer (before its learning rate) scales.
+    """How the raw step of an optimizer (before its learning rate) changes what a layer puts out.
+
+    The change, over the layer's input, grows as gradient^gradient * weight^weight * n^gain, where
+    gradient and weight are the root mean squares of a tensor's gradient and of its entries.
 
     Attributes:
-        gradient: power of the gradient's RMS in the step: 0 for Adam-like updates, 1 for SGD.
+        gradient: 1 for SGD, 0 for updates without a scale, -1 for a full curvature inverse.
+        weight: 1 if the step is relative to the weights (Adafactor with parameter scaling).
+        gain: None for steps of low rank, whose gain is n_in^alignment; else its exponents.
     """
 
     gradient: float = 0.0
+    weight: float = 0.0
+    gain: Power | None = None
+
+
+ENTRYWISE = UpdateLaw()
+"""Adam, AdamW, Adam-atan2, Lion, sign: every entry's step has size 1."""
+RAW = UpdateLaw(gradient=1)
+"""SGD, with or without momentum."""
+RELATIVE = UpdateLaw(weight=1)
+"""Adafactor, or Adam, with parameter scaling."""
+SPECTRAL = UpdateLaw(gain=Power(fan_in=1 / 2, fan_out=-1 / 2))
+"""Spectral norm 1: Muon as it is, Shampoo with exponents -1/4."""
+SPECTRAL_RMS = UpdateLaw(gain=Power(fan_in=1 / 2, fan_out=-1 / 2, largest=1 / 2))
+"""Muon times sqrt(max(fan-in, fan-out)), so that its entries have a fixed size (arXiv:2502.16982)."""
+CURVATURE = UpdateLaw(gradient=-1, gain=Power(fan_out=-1))
+"""K-FAC with relative damping: the output moves by delta / |delta|^2 (arXiv:2312.12226)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,50 +107,81 @@ class Parameterization:
     Attributes:
         rows: multiplier and init exponents of every role.
         global_rate: True if one learning rate, epsilon and weight decay serve all roles, as people
-            do under standard parameterization; the formula is then not applied.
-        published: cells (optimizer family, role) -> power of n of the learning rate, as printed in
-            `source`: the oracle that a test compares the formula with.
+            do under standard parameterization, unless an alignment is asked for.
+        unit: True if the base model has size 1, so that factors are absolute (u-muP).
+        depth: exponent of the residual branch factor that belongs to it; 0 unless the run says.
+        lookup: power of the learning rate of embeddings under scale-free updates, where the
+            source's own rule is not the formula's.
         source: paper and table.
     """
 
     rows: Mapping[Role, Row]
     source: str
     global_rate: bool = False
-    published: Mapping[tuple[str, Role], float] = field(default_factory=dict)
+    unit: bool = False
+    depth: float = 0.0
+    lookup: Power | None = None
 
-    def gradient_exponent(self, role: Role) -> float:
-        """g such that the gradient's RMS with respect to the stored tensor falls as n^-g.
+    def along(self, role: Role, exponent: float) -> Power:
+        """A power of the size that a role's multiplier and init go by: fan-in if that grows."""
+        if role is Role.FIXED:
+            return ZERO
+        return Power(fan_in=exponent) if role in (Role.HIDDEN, Role.OUTPUT) else Power(fan_out=exponent)
 
-        The backward signal reaching a hidden layer falls as n^-(a+b) of the readout at
-        initialization (arXiv:2407.05872, stability system); each tensor's own multiplier adds a.
+    def multiplier(self, role: Role) -> Power:
+        return self.along(role, -self.rows[role].a)
+
+    def init_std(self, role: Role) -> Power:
+        return self.along(role, -self.rows[role].b)
+
+    def gradient(self, role: Role, alignment: float = FULL) -> Power:
+        """The gradient's root mean square with respect to the stored tensor.
+
+        The signal that reaches a layer before the readout falls as the readout's entries: as
+        n^-(a+b) at initialization, as n^-alignment once it has moved, whichever falls slower
+        (arXiv:2407.05872, stability system, with min for max). A tensor's own multiplier adds to it.
         """
-        row = self.rows[role]
+        own = self.multiplier(role)
         if role in (Role.OUTPUT, Role.FIXED):
-            return row.a
+            return own
         readout = self.rows[Role.OUTPUT]
-        return row.a + readout.a + readout.b
+        return own + Power(fan_out=-min(readout.a + readout.b, alignment))
 
-    def learning_rate_exponent(self, role: Role, law: UpdateLaw) -> float:
-        """Power of n by which the learning rate is multiplied.
+    def learning_rate(self, role: Role, law: UpdateLaw, alignment: float | None = None) -> Power:
+        """Power by which the learning rate is multiplied, so that every layer's output keeps moving alike.
 
-        The change of a layer's output, `n^-a * lr * step * n^alignment`, is to keep its size:
-        alignment is 1 (full: update and input are correlated) where the fan-in grows, else 0.
+        Args:
+            alignment: how an update and the layer's input go together, from 1/2 (not at all) to 1
+                (fully); None is the parameterization's own: one rate for all, or full.
         """
-        if self.global_rate:
-            return 0.0
-        alignment = 1.0 if role in (Role.HIDDEN, Role.OUTPUT) else 0.0
-        return self.rows[role].a - alignment + law.gradient * self.gradient_exponent(role)
+        if alignment is None:
+            if self.global_rate:
+                return ZERO
+            alignment = FULL
+        gain = law.gain if law.gain is not None else Power(fan_in=alignment)
+        if role not in (Role.HIDDEN, Role.OUTPUT):
+            gain = Power(fan_out=gain.fan_out, largest=gain.largest)
+        if role in (Role.OUTPUT, Role.FIXED):
+            gain = Power(fan_in=gain.fan_in, largest=gain.largest)
+        if role not in MATRICES:
+            gain = ZERO
+        power = -(
+            self.multiplier(role)
+            + self.gradient(role, alignment) * law.gradient
+            + self.init_std(role) * law.weight
+            + gain
+        )
+        if law.weight and power.total > 0:  # a step is never more than the weights themselves
+            return ZERO
+        return power
 
-    def epsilon_exponent(self, role: Role) -> float:
-        """Power of n of Adam's epsilon: that of the gradient it is added to."""
-        return 0.0 if self.global_rate else -self.gradient_exponent(role)
-
-    def weight_decay_exponent(self, role: Role) -> float:
-        """Power of n of coupled weight decay: keeps learning rate times decay as at the base.
-
-        The published rule for AdamW (arXiv:2203.03466 as completed by 2505.01618, Table 1).
-        """
-        return -self.learning_rate_exponent(role, UpdateLaw())
+    def epsilon(self, role: Role, alignment: float | None = None) -> Power:
+        """Power of Adam's epsilon: that of the gradient it is added to."""
+        if alignment is None:
+            if self.global_rate:
+                return ZERO
+            alignment = FULL
+        return self.gradient(role, alignment)
 
 
 PARAMETERIZATIONS: Registry[Parameterization] = Registry("parameterization", "hptransfer.parameterizations")

@@ -1,44 +1,155 @@
-"""A parameterization resolved to numbers: what one parameter group trains with at one width."""
+"""A parameterization resolved to numbers: what one tensor trains with in one run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hptransfer.parameterizations._base import Parameterization, Role, UpdateLaw
+from hptransfer.core.errors import ConfigError
+from hptransfer.parameterizations._base import ENTRYWISE, Parameterization, Power, Role, UpdateLaw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """A tensor's sizes over those that it has in the base model; 1 for what does not grow.
+
+    Attributes:
+        fan_in, fan_out: of a matrix; a vector's length is its fan-out.
+        largest: the larger of fan-in and fan-out, over the larger of the base's.
+        inside: whether it stands in a residual block.
+        lookup: whether it is an embedding, of which one row is read.
+    """
+
+    fan_in: float = 1.0
+    fan_out: float = 1.0
+    largest: float = 1.0
+    inside: bool = False
+    lookup: bool = False
+
+    @classmethod
+    def alike(cls, role: Role, n: float, *, inside: bool = False) -> Sizes:
+        """All that grows in a role has grown n times."""
+        fan_in = n if role in (Role.HIDDEN, Role.OUTPUT) else 1.0
+        fan_out = n if role in (Role.HIDDEN, Role.INPUT, Role.VECTOR) else 1.0
+        return cls(fan_in=fan_in, fan_out=fan_out, largest=max(fan_in, fan_out), inside=inside)
+
+    def to(self, power: Power) -> float:
+        """The sizes to a power."""
+        factor: float = self.fan_in**power.fan_in * self.fan_out**power.fan_out * self.largest**power.largest
+        return factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """How residual branches go with depth: h + m_L^-alpha F(h), m_L the depth over the base's.
+
+    Attributes:
+        alpha: 0 is no rule at all; 1/2 (arXiv:2309.16620, 2310.02244); 1 (CompleteP, 2505.01618).
+        rates: whether learning rates follow, so that the stream's change keeps its size.
+        ratio: m_L.
+    """
+
+    alpha: float = 0.0
+    rates: bool = True
+    ratio: float = 1.0
+
+    @property
+    def factor(self) -> float:
+        return float(self.ratio**-self.alpha)
+
+    def learning_rate(self, law: UpdateLaw) -> float:
+        """L branches of n^-alpha, each moved by its step, whose gradient carries another n^-alpha."""
+        if not self.alpha or not self.rates:
+            return 1.0
+        return float(self.ratio ** (self.alpha * (1 + law.gradient) - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Batch and token budget over those of the base run (arXiv:2205.10287; 2512.22382, Table 1).
+
+    Attributes:
+        rule: "none"; "sqrt", the square-root rule at equal tokens; "complete", Complete(d)P's, which goes by the
+            batch over the token budget.
+        batch, tokens: m_B and m_D.
+    """
+
+    rule: str = "none"
+    batch: float = 1.0
+    tokens: float = 1.0
+
+    @property
+    def ratio(self) -> float:
+        """What 1 - beta is multiplied by; learning rate and coupled decay by its root, epsilon by the inverse root."""
+        return {"none": 1.0, "sqrt": self.batch, "complete": self.batch / self.tokens}[self.rule]
+
+    def beta(self, base: float) -> float:
+        """A memory for this batch: 1 - beta goes with the ratio. Kept within [0.5, 0.9999], our choice."""
+        return base if self.ratio == 1.0 else min(max(1 - (1 - base) * self.ratio, 0.5), 0.9999)
+
+
+BUDGET_RULES = ("none", "sqrt", "complete")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Factors on the base values of one role; all are 1 at the base width."""
+    """Factors on the base values of one tensor; all are 1 in the base run.
+
+    Attributes:
+        decay: on coupled weight decay; times `learning_rate` it is what the budget rule alone makes of it.
+        budget: gives the memories of moments.
+    """
 
     role: Role
-    multiplier: float
-    init_std: float
-    learning_rate: float
-    epsilon: float
-    weight_decay: float
-
-    @classmethod
-    def unity(cls, role: Role) -> Rule:
-        """The rule at the base width."""
-        return cls(role=role, multiplier=1.0, init_std=1.0, learning_rate=1.0, epsilon=1.0, weight_decay=1.0)
+    multiplier: float = 1.0
+    init_std: float = 1.0
+    learning_rate: float = 1.0
+    epsilon: float = 1.0
+    weight_decay: float = 1.0
+    budget: Budget = Budget()
 
 
-def resolve(parameterization: Parameterization, law: UpdateLaw, *, width: float, base_width: float) -> dict[Role, Rule]:
-    """The rule of every role at a width.
+def resolve(
+    parameterization: Parameterization,
+    law: UpdateLaw,
+    role: Role,
+    sizes: Sizes,
+    *,
+    alignment: float | None = None,
+    branch: Branch = Branch(),
+    budget: Budget = Budget(),
+) -> Rule:
+    """The rule of one tensor.
 
-    Args:
-        width, base_width: width of the model, and the width at which every factor is exactly 1.
+    Width, depth and budget multiply (science of each: `Parameterization`, `Branch`, `Budget`). Weight
+    decay keeps learning rate times decay over width, as published for AdamW (arXiv:2203.03466, completed
+    by 2505.01618, Table 1, where depth leaves decay alone).
     """
-    n = width / base_width
-    return {
-        role: Rule(
-            role=role,
-            multiplier=n**-row.a,
-            init_std=n**-row.b,
-            learning_rate=n ** parameterization.learning_rate_exponent(role, law),
-            epsilon=n ** parameterization.epsilon_exponent(role),
-            weight_decay=n ** parameterization.weight_decay_exponent(role),
-        )
-        for role, row in parameterization.rows.items()
-    }
+    power = parameterization.learning_rate(role, law, alignment)
+    if sizes.lookup and law == ENTRYWISE and parameterization.lookup is not None:
+        power = parameterization.lookup
+    width = sizes.to(power)
+    inside = branch if sizes.inside else Branch()
+    return Rule(
+        role=role,
+        multiplier=sizes.to(parameterization.multiplier(role)),
+        init_std=sizes.to(parameterization.init_std(role)),
+        learning_rate=width * inside.learning_rate(law) * budget.ratio**0.5,
+        epsilon=sizes.to(parameterization.epsilon(role, alignment)) * inside.factor * budget.ratio**-0.5,
+        weight_decay=budget.ratio**0.5 / width,
+        budget=budget,
+    )
+
+
+def alignment_of(value: object, place: str) -> float | None:
+    """The alignment that a configuration asks for: default, full, none, or a measured number.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if value == "default":
+        return None
+    if value in ("full", "none"):
+        return 1.0 if value == "full" else 0.5
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0.5 <= value <= 1:
+        return float(value)
+    raise ConfigError(f"{place} must be default, full, none or a number from 0.5 to 1, got {value!r}")

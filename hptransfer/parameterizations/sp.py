@@ -1,17 +1,17 @@
-"""SP: standard parameterization with one learning rate for all, as most people train."""
+"""SP: standard parameterization; one learning rate for all, or by layer once an alignment is given."""
 
 from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role, Row
 
 SP = PARAMETERIZATIONS.register("sp")(
     Parameterization(
         rows={
-            Role.INPUT: Row(a=0, b=0),
-            Role.HIDDEN: Row(a=0, b=1 / 2),
-            Role.OUTPUT: Row(a=0, b=1 / 2),
-            Role.VECTOR: Row(a=0, b=0),
-            Role.FIXED: Row(a=0, b=0),
+            Role.INPUT: Row(),
+            Role.HIDDEN: Row(b=1 / 2),
+            Role.OUTPUT: Row(b=1 / 2),
+            Role.VECTOR: Row(),
+            Role.FIXED: Row(),
         },
-        source="fan-in initialization; arXiv:2407.05872 (SP rows) without its per-layer rates",
+        source="arXiv:2407.05872, SP rows",
         global_rate=True,
     )
 )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Role
-from hptransfer.parameterizations._rules import Rule, resolve
-from hptransfer.training.datasets._base import DATASETS, DataConfig
+from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization
+from hptransfer.parameterizations._rules import BUDGET_RULES, Branch, Budget, alignment_of
+from hptransfer.training.datasets._base import DATASETS, DataConfig, Shape
 from hptransfer.training.models._base import MODELS, ModelConfig
 from hptransfer.training.optimizers._base import OPTIMIZERS, OptimizerConfig
 from hptransfer.training.schedules import Schedule
@@ -19,9 +20,60 @@ from hptransfer.training.schedules import Schedule
 
 @dataclass(kw_only=True)
 class Base:
-    """The size at which every factor of the parameterization is exactly 1."""
+    """The run at which every factor of the parameterization is exactly 1."""
 
     width: int = 64
+    depth: int = 2
+    """Counts under a depth rule only (run.branch.alpha)."""
+    batch: int | None = None
+    """Sequences a step; must be given under a budget rule (run.budget)."""
+    tokens: int | None = None
+    """Token budget; must be given under the complete budget rule."""
+
+
+@dataclass(kw_only=True)
+class BranchConfig:
+    """Residual branches: h + multiplier * m_L^-alpha * F(h), m_L being the depth over the base depth."""
+
+    alpha: float | None = None
+    """0, no depth rule; 0.5; or 1. Empty: the parameterization's own, which is 0 but for umup."""
+    rates: bool = True
+    """Learning rates in the blocks follow, so that the stream's change keeps its size."""
+    multiplier: float = 1.0
+    """At the base depth; above 0."""
+
+    def check(self, place: str) -> None:
+        if self.alpha not in (None, 0, 0.5, 1):
+            raise ConfigError(f"{place}.alpha must be 0, 0.5 or 1, got {self.alpha}")
+        if not 0 < self.multiplier < math.inf:
+            raise ConfigError(f"{place}.multiplier must be above 0 and finite, got {self.multiplier}")
+
+
+@dataclass(kw_only=True)
+class Constants:
+    """What one role's settings are multiplied by, at every size: tunable, like the learning rate itself."""
+
+    lr: float = 1.0
+    init: float = 1.0
+    """Of the initial standard deviation; may be 0."""
+    multiplier: float = 1.0
+
+
+@dataclass(kw_only=True)
+class RoleConstants:
+    """Constants of the input, hidden, output, vector and fixed tensors (arXiv:2407.05872)."""
+
+    input: Constants = field(default_factory=Constants)
+    hidden: Constants = field(default_factory=Constants)
+    output: Constants = field(default_factory=Constants)
+    vector: Constants = field(default_factory=Constants)
+    fixed: Constants = field(default_factory=Constants)
+
+    def check(self, place: str) -> None:
+        for role, constants in vars(self).items():
+            for key, value in vars(constants).items():
+                if not (0 < value < math.inf or (key == "init" and value == 0)):
+                    raise ConfigError(f"{place}.{role}.{key} must be above 0 and finite, got {value}")
 
 
 @dataclass(kw_only=True)
@@ -32,13 +84,20 @@ class RunConfig:
     """What trains the run."""
     parameterization: str = "mup"
     """How init, multipliers, learning rates and epsilon move with width: `hptransfer list`."""
+    alignment: Any = "default"
+    """Of updates with a layer's input: full, none, or a number from 0.5 to 1 that was measured. The default is
+    full, but for sp: one learning rate for all."""
+    budget: str = "none"
+    """How rates, betas, epsilon and decay move with batch and tokens: none, sqrt (batch alone) or complete."""
     base: Base = field(default_factory=Base)
+    branch: BranchConfig = field(default_factory=BranchConfig)
+    constants: RoleConstants = field(default_factory=RoleConstants)
     tokens: int = 65536
     """Token budget: training stops, and the schedule ends, when it is spent."""
     batch: int = 4
     """Sequences a step."""
     sequence: int = 64
-    """Tokens a sequence."""
+    """Tokens a sequence; 1 for data without positions."""
     data_seed: int = 0
     """Order of the batches, shared by all trials of a sweep; a trial's own seed draws its weights."""
     validation_windows: int = 256
@@ -53,37 +112,96 @@ class RunConfig:
     schedule: Schedule = field(default_factory=Schedule)
 
     @property
+    def tokens_a_step(self) -> int:
+        return self.batch * self.sequence
+
+    @property
     def steps(self) -> int:
         """Whole batches in the token budget."""
-        return self.tokens // (self.batch * self.sequence)
+        return self.tokens // self.tokens_a_step
+
+    @property
+    def shape(self) -> Shape:
+        """What the model is given and what it answers."""
+        shape: Shape = self.data.shape(self.sequence)
+        return shape
+
+    @property
+    def table(self) -> Parameterization:
+        return PARAMETERIZATIONS.get(self.parameterization)
+
+    def branch_rule(self) -> Branch:
+        """How this run's residual branches go with its depth."""
+        own = self.table.depth if self.model.residual else 0.0
+        alpha = own if self.branch.alpha is None else self.branch.alpha
+        base = 1 if self.table.unit else self.base.depth
+        return Branch(alpha=alpha, rates=self.branch.rates, ratio=self.model.depth / base)
+
+    def budget_rule(self) -> Budget:
+        """How this run's batch and token budget move its settings."""
+        return Budget(
+            rule=self.budget,
+            batch=self.batch / (self.base.batch or self.batch),
+            tokens=self.tokens / (self.base.tokens or self.tokens),
+        )
+
+    def base_model(self) -> ModelConfig:
+        """The model at the base width, as deep as this one."""
+        model: ModelConfig = dataclasses.replace(self.model, **self.model.base_settings(self.base.width))
+        return model
 
     def check(self, place: str = "run") -> None:
         """Raises ConfigError for the first value that breaks a rule."""
         for key in ("tokens", "batch", "sequence", "validation_windows", "points"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{place}.{key} must be at least 1, got {getattr(self, key)}")
-        if self.base.width < 1:
-            raise ConfigError(f"{place}.base.width must be at least 1, got {self.base.width}")
+        for key, value in vars(self.base).items():
+            if value is not None and value < 1:
+                raise ConfigError(f"{place}.base.{key} must be at least 1, got {value}")
         if self.steps < 1:
             raise ConfigError(
-                f"{place}.tokens ({self.tokens}) is smaller than one batch of {self.batch * self.sequence} tokens "
+                f"{place}.tokens ({self.tokens}) is smaller than one batch of {self.tokens_a_step} tokens "
                 f"({place}.batch {self.batch} x {place}.sequence {self.sequence}); raise it, or make the batch smaller"
             )
         if self.diverged_above <= 1:
             raise ConfigError(f"{place}.diverged_above must be above 1, got {self.diverged_above}")
-        PARAMETERIZATIONS.get(self.parameterization)
+        alignment_of(self.alignment, f"{place}.alignment")
+        self.branch.check(f"{place}.branch")
+        self.constants.check(f"{place}.constants")
         self.model.check(f"{place}.model")
         self.optimizer.check(f"{place}.optimizer")
         self.schedule.check(f"{place}.schedule")
+        self.schedule.warmup_steps(self.steps, self.tokens_a_step)
+        self._check_together(place)
 
-    def rules(self) -> dict[Role, Rule]:
-        """What the parameterization makes of this run's width, by role."""
-        return resolve(
-            PARAMETERIZATIONS.get(self.parameterization),
-            self.optimizer.law(),
-            width=self.model.width,
-            base_width=self.base.width,
-        )
+    def _check_together(self, place: str) -> None:
+        """Rules that name two settings."""
+        table = self.table
+        if self.shape.kind not in self.model.takes:
+            fitting = [name for name in MODELS.names() if self.shape.kind in MODELS.get(name).takes]
+            raise ConfigError(
+                f"{place}/model={self.model.name} takes {' or '.join(self.model.takes)}, {place}/data={self.data.name} "
+                f"has {self.shape.kind}; take {place}/model={' or '.join(fitting)}, or other data"
+            )
+        self.model.check_shape(f"{place}.model", self.shape)
+        if self.branch_rule().alpha and not self.model.residual:
+            raise ConfigError(
+                f"{place}.branch.alpha is {self.branch_rule().alpha:g}, but {place}/model={self.model.name} has no "
+                f"residual branches; set {place}.branch.alpha=0"
+            )
+        if self.alignment != "default" and table.unit:
+            raise ConfigError(f"{place}.alignment: {self.parameterization} has rates of its own; leave it at default")
+        if self.budget not in BUDGET_RULES:
+            raise ConfigError(f"{place}.budget: {unknown('budget rule', self.budget, BUDGET_RULES)}")
+        needed = {"none": (), "sqrt": ("batch",), "complete": ("batch", "tokens")}[self.budget]
+        for key in needed:
+            if getattr(self.base, key) is None:
+                raise ConfigError(f"{place}.budget={self.budget} goes by {place}.base.{key}, which is not set; set it")
+        if not table.unit:
+            try:
+                self.base_model().check(f"{place}.model")
+            except ConfigError as error:
+                raise ConfigError(f"at {place}.base.width: {error}") from None
 
 
 FAMILIES: Mapping[str, Registry[Any]] = {"model": MODELS, "optimizer": OPTIMIZERS, "data": DATASETS}
@@ -95,8 +213,11 @@ def from_json(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: a key that the configuration does not have, or a value that breaks a rule.
     """
+    constants = {role: _build(Constants, part, f"run.constants.{role}") for role, part in values["constants"].items()}
     nested = {
         "base": _build(Base, values["base"], "run.base"),
+        "branch": _build(BranchConfig, values["branch"], "run.branch"),
+        "constants": _build(RoleConstants, constants, "run.constants"),
         "schedule": _build(Schedule, values["schedule"], "run.schedule"),
         **{key: _build(family.get(values[key]["name"]), values[key], f"run.{key}") for key, family in FAMILIES.items()},
     }
@@ -113,4 +234,15 @@ def _build(cls: type[Any], values: Mapping[str, Any], place: str) -> Any:
     return cls(**values)
 
 
-__all__ = ["FAMILIES", "Base", "DataConfig", "ModelConfig", "OptimizerConfig", "RunConfig", "from_json"]
+__all__ = [
+    "FAMILIES",
+    "Base",
+    "BranchConfig",
+    "Constants",
+    "DataConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RoleConstants",
+    "RunConfig",
+    "from_json",
+]

@@ -1,43 +1,162 @@
-"""Parameter groups: one a trial and role, over views into the stack's parameters."""
+"""What every tensor of a run trains with: sizes, rules, initial weights, and groups for an optimizer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
-from hptransfer.parameterizations._rules import Rule
-from hptransfer.training.config import RunConfig
-from hptransfer.training.layers import tagged
+from hptransfer.parameterizations._rules import Rule, Sizes, alignment_of, resolve
+from hptransfer.training.config import Constants, RunConfig
+from hptransfer.training.layers import Embedding, Layer, Residual, Scalar, TiedReadout, draw, tagged
 
 
-def base_and_factors(run: RunConfig) -> dict[str, Any]:
-    """What a run's parameters train with, apart from the parameterization and with it.
+@dataclass(frozen=True)
+class Kind:
+    """All that a tensor's rule depends on; `base_fan_in`, its fan-in in the base model, is for its first values."""
 
-    Returns:
-        `base`: the optimizer's settings at the base width; `groups`: by role the factors on them,
-        on the base width's init standard deviation, and the multiplier of the layer's output.
-    """
-    base = run.optimizer.group(Rule.unity(Role.FIXED))
+    role: Role
+    sizes: Sizes
+    base_fan_in: int = field(compare=False)
+
+
+def kinds(run: RunConfig) -> dict[str, Kind]:
+    """The kind of every parameter by name, from the model's and the base model's shapes alone."""
+    unit = run.table.unit
     with torch.device("meta"):
-        model = run.model.build(trials=1, vocabulary=run.data.vocabulary, sequence=run.sequence)
-    rules = run.rules()
-    groups = {}
-    for role in dict.fromkeys(item.layer.role for item in tagged(model)):
-        rule = rules[role]
-        factors = {"lr": rule.learning_rate, "eps": rule.epsilon, "weight_decay": rule.weight_decay}
-        groups[role.value] = {
-            **{key: factors[key] for key in base},
-            "init_std": rule.init_std,
-            "output_multiplier": rule.multiplier,
-        }
-    return {"base": base, "groups": groups}
+        model = run.model.build(trials=1, shape=run.shape)
+        base = model if unit else run.base_model().build(trials=1, shape=run.shape)
+    base_layers = {item.name: item.layer for item in tagged(base)}
+    return {
+        item.name: _kind(item.layer, None if unit else base_layers[item.name], item.inside) for item in tagged(model)
+    }
 
 
-def attach_gradients(model: nn.Module) -> list[torch.Tensor]:
+def _kind(layer: Layer, base: Layer | None, inside: bool) -> Kind:
+    """Without a base every size is absolute, as if the base's were 1.
+
+    A first layer's fan-in is a size like others then, so that it goes by the rule of hidden ones; an embedding's is 1.
+    """
+    lookup = isinstance(layer, Embedding)
+    role = Role.HIDDEN if layer.role is Role.INPUT and base is None and not lookup else layer.role
+    grows_in = role in (Role.HIDDEN, Role.OUTPUT)
+    grows_out = role in (Role.INPUT, Role.HIDDEN, Role.VECTOR)
+    base_in, base_out = (base.fan_in, base.fan_out) if base else (1, 1)
+    largest = max(base_in if grows_in else 1, base_out if grows_out else 1)
+    sizes = Sizes(
+        fan_in=layer.fan_in / base_in if grows_in else 1.0,
+        fan_out=layer.fan_out / base_out if grows_out else 1.0,
+        largest=max(layer.fan_in if grows_in else 1, layer.fan_out if grows_out else 1) / largest,
+        inside=inside,
+        lookup=lookup,
+    )
+    return Kind(role, sizes, base_in)
+
+
+def constants(run: RunConfig, role: Role) -> Constants:
+    """The user's own factors for a role."""
+    found: Constants = getattr(run.constants, role.value)
+    return found
+
+
+def rule(run: RunConfig, kind: Kind) -> Rule:
+    """The rule of one kind of tensor, without the run's own constants."""
+    return resolve(
+        run.table,
+        run.optimizer.law(kind.role),
+        kind.role,
+        kind.sizes,
+        alignment=alignment_of(run.alignment, "run.alignment"),
+        branch=run.branch_rule(),
+        budget=run.budget_rule(),
+    )
+
+
+def parameterize(model: nn.Module, runs: Sequence[RunConfig], seeds: Sequence[int]) -> None:
+    """Sets multipliers and branch factors, and draws initial weights, trial by trial.
+
+    A weight's standard deviation is fan_in^-1/2 in the base model, times its rule and its constant.
+
+    Args:
+        runs, seeds: one a trial; the runs' shapes are equal.
+
+    Raises:
+        ConfigError: weights are tied that the parameterization treats differently.
+    """
+    found = kinds(runs[0])
+    for item in tagged(model):
+        kind = found[item.name]
+        rules = [(rule(run, kind), constants(run, kind.role)) for run in runs]
+        item.layer.multiplier = _scalar([one.multiplier * own.multiplier for one, own in rules])
+        stds = [kind.base_fan_in**-0.5 * one.init_std * own.init for one, own in rules]
+        draw(item.weight, name=item.name, start=item.layer.start, stds=stds, seeds=seeds)
+    for module in model.modules():
+        if isinstance(module, TiedReadout):
+            module.multiplier = _scalar([_tied(run, module) for run in runs])
+        elif isinstance(module, Residual):
+            module.factor = _scalar([run.branch_rule().factor * run.branch.multiplier for run in runs])
+
+
+def _tied(run: RunConfig, readout: TiedReadout) -> float:
+    """Multiplier of a readout that shares the embedding's weights, whose spread at the base is 1."""
+    base_fan_in = 1 if run.table.unit else run.base_model().width
+    embedding = resolve_alike(run, Role.INPUT, readout.fan_in / base_fan_in)
+    output = resolve_alike(run, Role.OUTPUT, readout.fan_in / base_fan_in)
+    for what in ("init_std", "learning_rate"):
+        if abs(getattr(embedding, what) / getattr(output, what) - 1) > 1e-9:
+            raise ConfigError(
+                f"run.model.tied: {run.parameterization} gives embedding and readout another {what}; untie them, or "
+                "take run.parameterization=mup, whose readout has a multiplier instead"
+            )
+    multiplier: float = base_fan_in**-0.5 * output.multiplier * run.constants.output.multiplier
+    return multiplier
+
+
+def resolve_alike(run: RunConfig, role: Role, n: float) -> Rule:
+    """The rule of a role outside the blocks, all of whose sizes have grown n times."""
+    return rule(run, Kind(role, Sizes.alike(role, n), 1))
+
+
+def _scalar(values: Sequence[float]) -> Scalar:
+    return values[0] if len(set(values)) == 1 else torch.tensor(values, dtype=torch.float64)
+
+
+@dataclass
+class Group:
+    """Tensors of one trial that train with the same settings."""
+
+    kind: Kind
+    names: list[str]
+    params: list[Tensor]
+    layers: list[Layer]
+
+
+def groups_of(model: nn.Module, found: Mapping[str, Kind], trial: int) -> list[Group]:
+    """One trial's tensors by kind, as 2-D (or smaller) views with gradients that are views too.
+
+    An ordinary optimizer sees ordinary matrices (a convolution as fan-out by fan-in), and no trial's
+    settings touch another's.
+    """
+    by_kind: dict[Kind, Group] = {}
+    for item in tagged(model):
+        group = by_kind.setdefault(found[item.name], Group(found[item.name], [], [], []))
+        assert item.weight.grad is not None, "attach_gradients first"
+        view, gradient = item.weight.detach()[trial], item.weight.grad[trial]
+        if view.dim() > 2:
+            view, gradient = view.flatten(1), gradient.flatten(1)
+        view.grad = gradient
+        group.names.append(item.name)
+        group.params.append(view)
+        group.layers.append(item.layer)
+    return list(by_kind.values())
+
+
+def attach_gradients(model: nn.Module) -> list[Tensor]:
     """Gives every parameter a gradient that stays in place, so that views of it stay valid."""
     gradients = []
     for parameter in model.parameters():
@@ -46,20 +165,41 @@ def attach_gradients(model: nn.Module) -> list[torch.Tensor]:
     return gradients
 
 
-def stacked_groups(model: nn.Module, runs: Sequence[RunConfig]) -> list[list[dict[str, Any]]]:
-    """For each trial of the stack its own parameter groups; `lr` is the peak of the schedule.
+def settings(run: RunConfig, kind: Kind) -> dict[str, float]:
+    """What a kind of tensor trains with, in the terms of the run's optimizer; `lr` is the peak."""
+    found: dict[str, float] = run.optimizer.settings(rule(run, kind), run.steps)
+    found["lr"] *= constants(run, kind.role).lr
+    return found
 
-    The parameters are 2-D views with gradients that are views too: an ordinary optimizer sees
-    ordinary matrices, and no trial's settings touch another's.
+
+def base_and_factors(run: RunConfig) -> dict[str, Any]:
+    """What a run's parameters train with, apart from the parameterization and with it.
+
+    Returns:
+        `base`: the optimizer's settings in the base run; `groups`: by group the factors on them, on
+        the base's init standard deviation, and the multiplier of the layer's output; `branch`, the
+        factor of residual branches.
     """
-    stacks: list[list[dict[str, Any]]] = []
-    for index, run in enumerate(runs):
-        views: dict[Role, list[torch.Tensor]] = {}
-        for item in tagged(model):
-            assert item.weight.grad is not None, "attach_gradients first"
-            view = item.weight.detach()[index]
-            view.grad = item.weight.grad[index]
-            views.setdefault(item.layer.role, []).append(view)
-        rules = run.rules()
-        stacks.append([{"params": views[role], **run.optimizer.group(rules[role])} for role in views])
-    return stacks
+    base: dict[str, float] = {}
+    groups = {}
+    for name, kind in _named(kinds(run)):
+        found, one, own = settings(run, kind), rule(run, kind), constants(run, kind.role)
+        plain = run.optimizer.settings(Rule(role=kind.role), run.steps)
+        base |= plain
+        groups[name] = {
+            **{key: found[key] / value if value else 1.0 for key, value in plain.items()},
+            "init_std": one.init_std * own.init,
+            "output_multiplier": one.multiplier * own.multiplier,
+        }
+    branch = run.branch_rule().factor * run.branch.multiplier
+    return {"base": base, "decay": run.optimizer.decay, "groups": groups, "branch_multiplier": branch}
+
+
+def _named(found: Mapping[str, Kind]) -> Iterator[tuple[str, Kind]]:
+    """Kinds with their names: the role; in blocks or not, and a first parameter, where roles have several."""
+    firsts: dict[Kind, str] = {}
+    for name, kind in found.items():
+        firsts.setdefault(kind, name)
+    roles = [kind.role for kind in firsts]
+    for kind, name in firsts.items():
+        yield (kind.role.value if roles.count(kind.role) == 1 else f"{kind.role.value} ({name})"), kind

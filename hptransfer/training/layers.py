@@ -1,75 +1,237 @@
 """Layers with a leading trial axis, so that one model trains several trials at once.
 
-Letters: K trials of the stack, B sequences, S positions, I fan-in, O fan-out, V vocabulary.
+Letters: K trials of the stack, B examples, S positions, I fan-in, O fan-out, V vocabulary.
 Every parameter has shape (K, ...); the K slices never mix, so each trial's numbers are those that
-it would have alone. Layers hold what a parameterization needs to know: role and fan-in.
+it would have alone. Layers hold what a parameterization needs to know: role, fan-in and fan-out.
 """
 
 from __future__ import annotations
 
+import functools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.parameterizations._base import Role
-from hptransfer.parameterizations._rules import Rule
+
+Scalar = float | Tensor
+"""One number for all trials, or a tensor of one a trial."""
+
+
+def times(x: Tensor, scalar: Scalar, axis: int = 0) -> Tensor:
+    """x, each trial's slice along an axis multiplied by its own number."""
+    if isinstance(scalar, Tensor):
+        shape = [1] * x.dim()
+        shape[axis] = -1
+        return x * scalar.view(shape).to(x)
+    return x if scalar == 1.0 else x * scalar
+
+
+@dataclass
+class Moments:
+    """Second moments of a layer's inputs h and of the loss's gradients g in its outputs, before its multiplier.
+
+    Sums over all examples and positions of a backward pass; a layer that is used more than once adds up all uses.
+
+    Attributes:
+        diagonal: whether only the diagonal of `outputs` is wanted.
+        inputs: sum of h h^T, shape (K, I, I); its diagonal, (K, V), for lookups, whose h has a single 1.
+        outputs: sum of g g^T, shape (K, O, O), or its diagonal (K, O).
+        rows: examples times positions in the sums.
+    """
+
+    diagonal: bool = False
+    inputs: Tensor | None = None
+    outputs: Tensor | None = None
+    rows: int = 0
+
+    def add(self, inputs: Tensor, gradients_KNO: Tensor) -> None:
+        g = gradients_KNO
+        outputs = g.square().sum(dim=1) if self.diagonal else g.mT @ g
+        self.inputs = inputs if self.inputs is None else self.inputs + inputs
+        self.outputs = outputs if self.outputs is None else self.outputs + outputs
+        self.rows += g.shape[1]
+
+    def clear(self) -> None:
+        self.inputs, self.outputs, self.rows = None, None, 0
 
 
 class Layer(nn.Module):
-    """A module with one weight of a known role. Its output is multiplied by `multiplier`."""
+    """A module with one weight of a known role. What it puts out is multiplied by `multiplier`.
 
-    def __init__(self, shape: tuple[int, ...], *, role: Role, fan_in: int) -> None:
+    Attributes:
+        start: the weights' initial value, of which a parameterization scales the spread: "normal",
+            or "zeros" or "ones" without one.
+        moments: what an optimizer that needs them has put here; filled by every backward pass.
+    """
+
+    def __init__(self, shape: tuple[int, ...], *, role: Role, fan_in: int, fan_out: int, start: str = "normal") -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(shape))
         self.role = role
         self.fan_in = fan_in
-        self.multiplier = 1.0
+        self.fan_out = fan_out
+        self.start = start
+        self.multiplier: Scalar = 1.0
+        self.moments: Moments | None = None
+
+    def watched(self, x: Tensor, y: Tensor) -> Tensor:
+        """y, this layer's output before the multiplier, with its moments taken in the backward pass if asked for."""
+        if self.moments is not None and y.requires_grad:
+            y.register_hook(functools.partial(self._take, x.detach()))  # type: ignore[no-untyped-call]
+        return y
+
+    def _take(self, x: Tensor, gradient: Tensor) -> None:
+        if self.moments is not None:
+            self.moments.add(self.input_moments(x), self.rows(gradient))
+
+    def input_moments(self, x: Tensor) -> Tensor:
+        """Sum over examples and positions of h h^T, as in `Moments.inputs`."""
+        raise NotImplementedError
+
+    def rows(self, y: Tensor) -> Tensor:
+        """Outputs as (K, N, O), N being examples times positions."""
+        return y.flatten(1, -2)
 
 
 class Linear(Layer):
     """x_K...I -> x_K...O, without bias."""
 
-    def __init__(self, trials: int, fan_in: int, fan_out: int, *, role: Role) -> None:
-        super().__init__((trials, fan_out, fan_in), role=role, fan_in=fan_in)
+    def __init__(self, trials: int, fan_in: int, fan_out: int, *, role: Role, start: str = "normal") -> None:
+        super().__init__((trials, fan_out, fan_in), role=role, fan_in=fan_in, fan_out=fan_out, start=start)
 
     def forward(self, x: Tensor) -> Tensor:
-        trials, fan_out, fan_in = self.weight.shape
-        if trials == 1:
-            y = F.linear(x, self.weight[0])
-        else:
-            y = torch.bmm(x.reshape(trials, -1, fan_in), self.weight.mT).view(*x.shape[:-1], fan_out)
-        return y if self.multiplier == 1.0 else y * self.multiplier
+        return times(self.watched(x, linear(x, self.weight)), self.multiplier)
+
+    def input_moments(self, x: Tensor) -> Tensor:
+        h_KNI = x.flatten(1, -2)
+        return h_KNI.mT @ h_KNI
+
+
+def linear(x: Tensor, weight_KOI: Tensor) -> Tensor:
+    """x_K...I times each trial's own matrix."""
+    trials, fan_out, fan_in = weight_KOI.shape
+    if trials == 1:
+        return F.linear(x, weight_KOI[0])
+    return torch.bmm(x.reshape(trials, -1, fan_in), weight_KOI.mT).view(*x.shape[:-1], fan_out)
 
 
 class Embedding(Layer):
     """Indices (...) shared by all trials -> x_K...O. A lookup has fan-in 1: one row is read."""
 
     def __init__(self, trials: int, num_rows: int, fan_out: int) -> None:
-        super().__init__((trials, num_rows, fan_out), role=Role.INPUT, fan_in=1)
+        super().__init__((trials, num_rows, fan_out), role=Role.INPUT, fan_in=1, fan_out=fan_out)
+        self.tied = False
 
     def forward(self, indices: Tensor) -> Tensor:
         trials, num_rows, fan_out = self.weight.shape
         offsets = torch.arange(trials, device=indices.device).view(-1, *[1] * indices.dim()) * num_rows
         y = F.embedding(indices + offsets, self.weight.view(trials * num_rows, fan_out))
-        return y if self.multiplier == 1.0 else y * self.multiplier
+        return times(self.watched(indices, y), self.multiplier)
+
+    def input_moments(self, x: Tensor) -> Tensor:
+        trials, num_rows, _ = self.weight.shape
+        return torch.bincount(x.flatten(), minlength=num_rows).to(self.weight.dtype).expand(trials, num_rows)
 
 
-def norm(x: Tensor) -> Tensor:
-    """RMS norm over the last axis, without a gain (gains harm transfer: arXiv:2404.05728)."""
-    return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+class TiedReadout(nn.Module):
+    """An embedding's weights used as the readout. Its multiplier is an output layer's."""
+
+    def __init__(self, embedding: Embedding) -> None:
+        super().__init__()
+        self._embedding = [embedding]  # a list hides it: the weights are the embedding's parameters, once
+        embedding.tied = True
+        self.fan_in = embedding.fan_out
+        self.multiplier: Scalar = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return times(linear(x, self._embedding[0].weight), self.multiplier)
+
+
+class Conv2d(Layer):
+    """x_B(KI)HW -> x_B(KO)HW with padding that keeps the size at stride 1, without bias."""
+
+    def __init__(self, trials: int, fan_in: int, fan_out: int, *, kernel: int, role: Role, stride: int = 1) -> None:
+        shape = (trials, fan_out, fan_in, kernel, kernel)
+        super().__init__(shape, role=role, fan_in=fan_in * kernel * kernel, fan_out=fan_out)
+        self.kernel = kernel
+        self.stride = stride
+        self.padding = kernel // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(x, self.weight.flatten(0, 1), None, self.stride, self.padding, 1, len(self.weight))
+        return by_channel(self.watched(x, y), self.multiplier)
+
+    def input_moments(self, x: Tensor) -> Tensor:
+        h_KNI = self.rows(F.unfold(x, self.kernel, padding=self.padding, stride=self.stride))
+        return h_KNI.mT @ h_KNI
+
+    def rows(self, y: Tensor) -> Tensor:
+        """B(KC)... as (K, N, C), N being images times pixels."""
+        y_BKCN = y.reshape(len(y), len(self.weight), y.shape[1] // len(self.weight), -1)
+        return y_BKCN.permute(1, 0, 3, 2).flatten(1, 2)
+
+
+def by_channel(x: Tensor, scalar: Scalar) -> Tensor:
+    """x_B(KC)HW, each trial's channels multiplied by its own number."""
+    if isinstance(scalar, Tensor):
+        return x * scalar.to(x).repeat_interleave(x.shape[1] // len(scalar)).view(1, -1, 1, 1)
+    return x if scalar == 1.0 else x * scalar
+
+
+class Vector(Layer):
+    """A gain or a bias along the last axis of x_K...O."""
+
+    def __init__(self, trials: int, size: int, *, role: Role = Role.VECTOR, start: str) -> None:
+        super().__init__((trials, size), role=role, fan_in=1, fan_out=size, start=start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        trials, size = self.weight.shape
+        vector = times(self.weight, self.multiplier).view(trials, *[1] * (x.dim() - 2), size)
+        return x * vector if self.start == "ones" else x + vector
+
+
+class Norm(nn.Module):
+    """RMS norm over the last axis, with a gain only if asked for (gains harm transfer: arXiv:2404.05728)."""
+
+    def __init__(self, trials: int, size: int, *, gain: bool, role: Role = Role.VECTOR) -> None:
+        super().__init__()
+        self.gain = Vector(trials, size, role=role, start="ones") if gain else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.rms_norm(x, x.shape[-1:], eps=1e-6)
+        return y if self.gain is None else self.gain(y)
+
+
+class Residual(nn.Module):
+    """A branch of a residual stream: `add` gives skip * x + factor * branch(x).
+
+    The parameterization sets both numbers; every layer below stands inside a block.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor: Scalar = 1.0
+        self.skip: Scalar = 1.0
+
+    def add(self, x: Tensor) -> Tensor:
+        """x_K... with the branch added to it."""
+        return times(x, self.skip) + times(self(x), self.factor)
 
 
 @dataclass(frozen=True)
 class Tagged:
-    """A parameter with what its layer says about it."""
+    """A parameter with what its layer says about it; `inside` if it stands in a residual branch."""
 
     name: str
     weight: nn.Parameter
     layer: Layer
+    inside: bool
 
 
 def tagged(model: nn.Module) -> Iterator[Tagged]:
@@ -79,31 +241,44 @@ def tagged(model: nn.Module) -> Iterator[Tagged]:
         AssertionError: a parameter that no Layer owns, and so has no role; all are named.
     """
     owned = {id(layer.weight): layer for layer in model.modules() if isinstance(layer, Layer)}
+    branches = [name for name, module in model.named_modules() if isinstance(module, Residual)]
     strangers = [name for name, weight in model.named_parameters() if id(weight) not in owned]
     assert not strangers, f"parameters without a role: {', '.join(strangers)}"
     for name, weight in model.named_parameters():
-        yield Tagged(name, weight, owned[id(weight)])
+        inside = any(name.startswith(f"{branch}.") for branch in branches)
+        yield Tagged(name, weight, owned[id(weight)], inside)
 
 
-def parameterize(model: nn.Module, rules: Mapping[Role, Rule], *, ratio: float, seeds: Sequence[int]) -> None:
-    """Sets multipliers and draws initial weights, trial by trial.
+def draw(weight: Tensor, *, name: str, start: str, stds: Sequence[float], seeds: Sequence[int]) -> None:
+    """Draws initial weights in place, trial by trial.
 
-    A weight's standard deviation is fan_in^-1/2 at the base width, times its rule. Each (seed,
-    parameter) has a random stream of its own, so that a trial starts from the same weights
-    whatever it is stacked with.
-
-    Args:
-        ratio: width over base width.
-        seeds: one a trial.
+    Each (seed, parameter) has a random stream of its own, so that a trial starts from the same
+    weights whatever it is stacked with.
     """
-    for item in tagged(model):
-        rule = rules[item.layer.role]
-        item.layer.multiplier = rule.multiplier
-        grows = item.layer.role in (Role.HIDDEN, Role.OUTPUT)
-        base_fan_in = item.layer.fan_in / ratio if grows else item.layer.fan_in
-        std = base_fan_in**-0.5 * rule.init_std
-        for index, seed in enumerate(seeds):
-            stream = torch.Generator().manual_seed(zlib.crc32(f"{seed} {item.name}".encode()))
-            values = torch.randn(item.weight.shape[1:], generator=stream) * std
-            with torch.no_grad():
-                item.weight[index] = values.to(item.weight)
+    with torch.no_grad():
+        if start != "normal":
+            weight.fill_(1.0 if start == "ones" else 0.0)
+            return
+        for index, (seed, std) in enumerate(zip(seeds, stds, strict=True)):
+            stream = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+            values = torch.randn(weight.shape[1:], generator=stream) * std
+            weight[index] = values.to(weight)
+
+
+def keep(model: nn.Module, positions: Sequence[int]) -> None:
+    """Drops all trials of a stack but those at these positions."""
+    index = torch.tensor(list(positions))
+
+    def kept(value: Any) -> Any:
+        return value[index.to(value.device)].clone() if isinstance(value, Tensor) else value
+
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(name, kept(buffer))
+        if isinstance(module, Layer):
+            module.weight = nn.Parameter(kept(module.weight.detach()))
+            module.multiplier = kept(module.multiplier)
+        elif isinstance(module, TiedReadout):
+            module.multiplier = kept(module.multiplier)
+        elif isinstance(module, Residual):
+            module.factor, module.skip = kept(module.factor), kept(module.skip)

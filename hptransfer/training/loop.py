@@ -13,21 +13,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.training.config import RunConfig
-from hptransfer.training.datasets._base import Dataset
-from hptransfer.training.groups import attach_gradients, stacked_groups
-from hptransfer.training.layers import Layer, parameterize
+from hptransfer.training.datasets._base import SQUARED, Dataset
+from hptransfer.training.groups import attach_gradients, groups_of, kinds, parameterize, settings
+from hptransfer.training.layers import keep
 
 VALIDATION_BATCH = 64
 
 
 @dataclass(frozen=True)
 class Result:
-    """How one trial of a stack ended. Losses in nats a token; `loss` is None if it diverged."""
+    """How one trial of a stack ended. Losses in nats a token; `loss` is None if it diverged.
+
+    `groups` is what its parameters trained with.
+    """
 
     loss: float | None
     loss_se: float | None
     initial_loss: float
     steps: int
+    groups: list[dict[str, Any]]
 
 
 Report = Callable[[int, dict[str, Any]], None]
@@ -35,66 +39,101 @@ Report = Callable[[int, dict[str, Any]], None]
 
 
 class Stack:
-    """A model of K trials with an optimizer; trials can leave it while the rest go on."""
+    """A model of K trials with optimizers; trials can leave it while the rest go on.
+
+    Args:
+        runs, seeds: one a trial; the runs' shapes, batches and steps are equal.
+    """
 
     def __init__(
-        self,
-        runs: Sequence[RunConfig],
-        seeds: Sequence[int],
-        *,
-        vocabulary: int,
-        device: str,
-        dtype: torch.dtype = torch.float32,
+        self, runs: Sequence[RunConfig], seeds: Sequence[int], *, device: str, dtype: torch.dtype = torch.float32
     ) -> None:
-        first = runs[0]
         self.alive = list(range(len(runs)))
-        model = first.model.build(trials=len(runs), vocabulary=vocabulary, sequence=first.sequence)
-        ratio = first.model.width / first.base.width
-        parameterize(model, first.rules(), ratio=ratio, seeds=seeds)
+        self.shape = runs[0].shape
+        self.residual: bool = runs[0].model.residual
+        model = runs[0].model.build(trials=len(runs), shape=self.shape)
+        parameterize(model, runs, seeds)
         self.model: nn.Module = model.to(device, dtype)
         self._runs = list(runs)
-        self.optimizer = self._bind()
+        self._kinds = kinds(runs[0])
+        self._warm = runs[0].schedule.warmup_steps(runs[0].steps, runs[0].tokens_a_step)
+        self._bind()
 
-    def _bind(self) -> torch.optim.Optimizer:
+    def _bind(self) -> None:
+        """Optimizers over the trials that are there."""
         self._gradients = attach_gradients(self.model)
-        self._groups = stacked_groups(self.model, [self._runs[index] for index in self.alive])
-        flat = [group for groups in self._groups for group in groups]
-        self._peaks = [group["lr"] for group in flat]
-        optimizer: torch.optim.Optimizer = self._runs[0].optimizer.build(flat)
-        return optimizer
+        groups = []
+        self._views: list[list[Tensor]] = []
+        for position, index in enumerate(self.alive):
+            own = groups_of(self.model, self._kinds, position)
+            self._views.append([view for group in own for view in group.params])
+            for one in own:
+                values = settings(self._runs[index], one.kind)
+                places = {"params": one.params, "layers": one.layers, "role": one.kind.role, "trial": position}
+                groups.append({**places, **values})
+        self.optimizers: list[torch.optim.Optimizer] = self._runs[0].optimizer.build(groups)
+        trials = {id(view): position for position, views in enumerate(self._views) for view in views}
+        for group in self._param_groups():
+            group["peak"] = group["lr"]
+            group["trial"] = trials[id(group["params"][0])]
 
-    def step(self, inputs_BS: Tensor, targets_BS: Tensor, factor: float) -> Tensor:
-        """One update of every trial; returns the losses before it, shape (K,)."""
-        losses_K = self.losses(inputs_BS, targets_BS).mean(dim=(1, 2))
+    def _param_groups(self) -> Iterator[dict[str, Any]]:
+        for optimizer in self.optimizers:
+            yield from optimizer.param_groups
+
+    def step(self, inputs: Tensor, targets: Tensor, at: int) -> Tensor:
+        """One update of every trial, the one at step `at` of the schedule; returns the losses before it, shape (K,)."""
+        losses_KBS = self.losses(inputs, targets)
+        losses_K = losses_KBS.mean(dim=(1, 2))
         torch._foreach_zero_(self._gradients)
         losses_K.sum().backward()  # type: ignore[no-untyped-call]
-        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * factor
-        self.optimizer.step()
+        factors = [self._factor(self._runs[index], at) for index in self.alive]
+        for group in self._param_groups():
+            group["lr"] = group["peak"] * factors[group["trial"]]
+            group["terms"] = losses_KBS[0].numel()  # that a trial's loss is the mean of
+        for optimizer in self.optimizers:
+            optimizer.step()
         return losses_K.detach()
 
-    def losses(self, inputs_BS: Tensor, targets_BS: Tensor) -> Tensor:
-        """Cross-entropy of every token, shape (K, B, S), in nats."""
-        logits_KBSV = self.model(inputs_BS)
-        trials, batch, sequence, vocabulary = logits_KBSV.shape
-        targets_KBS = targets_BS.expand(trials, batch, sequence)
-        flat = F.cross_entropy(logits_KBSV.view(-1, vocabulary), targets_KBS.reshape(-1), reduction="none")
+    def _factor(self, run: RunConfig, at: int) -> float:
+        return run.schedule.factor(at, run.steps, warm=self._warm, peak=run.optimizer.lr)
+
+    def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Loss of every prediction, shape (K, B, S): cross-entropy in nats, or half the squared error."""
+        outputs_KBSO = self.model(inputs.to(self._gradients[0].dtype) if inputs.is_floating_point() else inputs)
+        trials, batch, sequence, outputs = outputs_KBSO.shape
+        if self.shape.loss == SQUARED:
+            error_KBSO = outputs_KBSO - targets.view(batch, sequence, outputs).to(outputs_KBSO.dtype)
+            halved: Tensor = 0.5 * error_KBSO.square().sum(dim=3)
+            return halved
+        targets_KBS = targets.expand(trials, batch, sequence)
+        flat = F.cross_entropy(outputs_KBSO.reshape(-1, outputs), targets_KBS.reshape(-1), reduction="none")
         return flat.view(trials, batch, sequence)
 
     def keep(self, positions: Sequence[int]) -> None:
         """Drops all trials of the stack but those at these positions; the others keep their state."""
-        state = [self.optimizer.state[view] for view in self._views(positions)]
-        index = torch.tensor(list(positions))
-        for layer in self.model.modules():
-            if isinstance(layer, Layer):
-                layer.weight = nn.Parameter(layer.weight.detach()[index.to(layer.weight.device)].clone())
+        owner = {id(view): one for one in self.optimizers for group in one.param_groups for view in group["params"]}
+        state = [[owner[id(view)].state[view] for view in self._views[position]] for position in positions]
+        counts = [one.param_groups[0].get("step") for one in self.optimizers]  # some count by group, not by tensor
+        keep(self.model, positions)
         self.alive = [self.alive[position] for position in positions]
-        self.optimizer = self._bind()
-        for view, values in zip(self._views(range(len(positions))), state, strict=True):
-            self.optimizer.state[view] = values
+        self._bind()
+        owner = {id(view): one for one in self.optimizers for group in one.param_groups for view in group["params"]}
+        for views, values in zip(self._views, state, strict=True):
+            for view, value in zip(views, values, strict=True):
+                owner[id(view)].state[view] = value
+        for one, count in zip(self.optimizers, counts, strict=True):
+            for group in one.param_groups if count is not None else ():
+                group["step"] = count
 
-    def _views(self, positions: Sequence[int]) -> list[Tensor]:
-        return [view for position in positions for group in self._groups[position] for view in group["params"]]
+    def groups(self, position: int) -> list[dict[str, Any]]:
+        """What the tensors of a trial train with, as plain numbers, a group each."""
+        index = self.alive[position]
+        found = []
+        for group in groups_of(self.model, self._kinds, position):
+            values = settings(self._runs[index], group.kind)
+            found.append({"role": group.kind.role.value, "parameters": group.names, **values})
+        return found
 
 
 def train(
@@ -115,13 +154,14 @@ def train(
     """
     run, steps = runs[0], runs[0].steps
     held_out = data.validation(windows=run.validation_windows, sequence=run.sequence)
-    stack = Stack(runs, seeds, vocabulary=data.vocabulary, device=device)
+    stack = Stack(runs, seeds, device=device)
+    groups = [stack.groups(position) for position in range(len(runs))]
     results: dict[int, Result] = {}
     first_losses: list[float] = []
     every = math.ceil(steps / run.points)
     for step in range(steps):
-        inputs_BS, targets_BS = data.batch(seed=run.data_seed, step=step, batch=run.batch, sequence=run.sequence)
-        losses_K = stack.step(inputs_BS.to(device), targets_BS.to(device), run.schedule.factor(step, steps))
+        inputs, targets = data.batch(seed=run.data_seed, step=step, batch=run.batch, sequence=run.sequence)
+        losses_K = stack.step(inputs.to(device), targets.to(device), step)
         if step % every and step != steps - 1:
             continue
         losses = losses_K.tolist()
@@ -132,7 +172,8 @@ def train(
         limits = [run.diverged_above * first_losses[index] for index in stack.alive]
         sound = [place for place, loss in enumerate(losses) if loss <= limits[place]]  # NaN is not
         for place in set(range(len(losses))).difference(sound):
-            results[stack.alive[place]] = Result(None, None, first_losses[stack.alive[place]], step + 1)
+            index = stack.alive[place]
+            results[index] = Result(None, None, first_losses[index], step + 1, groups[index])
         if not sound:
             break
         if len(sound) < len(losses):
@@ -140,43 +181,41 @@ def train(
     else:
         for index, (loss, error) in zip(stack.alive, validate(stack, *held_out), strict=True):
             finite = math.isfinite(loss)
-            results[index] = Result(loss if finite else None, error if finite else None, first_losses[index], steps)
+            known, spread = (loss, error) if finite else (None, None)
+            results[index] = Result(known, spread, first_losses[index], steps, groups[index])
     return [results[index] for index in range(len(runs))]
 
 
 def _point(run: RunConfig, step: int, loss: float) -> dict[str, Any]:
     """A point of a curve; `time` is when it was written, in seconds since 1970."""
-    tokens = (step + 1) * run.batch * run.sequence
+    tokens = (step + 1) * run.tokens_a_step
     return {"step": step + 1, "tokens": tokens, "loss": loss if math.isfinite(loss) else None, "time": time.time()}
 
 
 @torch.no_grad()
-def validate(stack: Stack, inputs_WS: Tensor, targets_WS: Tensor) -> list[tuple[float, float]]:
+def validate(stack: Stack, inputs: Tensor, targets: Tensor) -> list[tuple[float, float]]:
     """Mean loss over held-out windows and its standard error, for every trial of the stack."""
     device = next(stack.model.parameters()).device
-    parts = [
-        stack.losses(inputs.to(device), targets.to(device)).mean(dim=2)
-        for inputs, targets in _pairs(inputs_WS, targets_WS)
-    ]
+    parts = [stack.losses(some.to(device), answers.to(device)).mean(dim=2) for some, answers in _pairs(inputs, targets)]
     windows_KW = torch.cat(parts, dim=1).double()
     means_K = windows_KW.mean(dim=1)
     errors_K = windows_KW.std(dim=1) / windows_KW.shape[1] ** 0.5
     return list(zip(means_K.tolist(), errors_K.tolist(), strict=True))
 
 
-def _pairs(inputs_WS: Tensor, targets_WS: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    for start in range(0, len(inputs_WS), VALIDATION_BATCH):
-        yield inputs_WS[start : start + VALIDATION_BATCH], targets_WS[start : start + VALIDATION_BATCH]
+def _pairs(inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    for start in range(0, len(inputs), VALIDATION_BATCH):
+        yield inputs[start : start + VALIDATION_BATCH], targets[start : start + VALIDATION_BATCH]
 
 
 def measure_step(run: RunConfig, *, trials: int, device: str = "cpu") -> float:
     """Seconds of one training step of a stack, the better of two after one to warm up."""
     data = run.data.load()
-    stack = Stack([run] * trials, [0] * trials, vocabulary=data.vocabulary, device=device)
+    stack = Stack([run] * trials, [0] * trials, device=device)
     seconds = []
     for step in range(3):
-        inputs_BS, targets_BS = data.batch(seed=0, step=step, batch=run.batch, sequence=run.sequence)
+        inputs, targets = data.batch(seed=0, step=step, batch=run.batch, sequence=run.sequence)
         started = time.perf_counter()
-        stack.step(inputs_BS.to(device), targets_BS.to(device), 1.0).tolist()
+        stack.step(inputs.to(device), targets.to(device), 0).tolist()
         seconds.append(time.perf_counter() - started)
     return min(seconds[1:])

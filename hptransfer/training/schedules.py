@@ -2,25 +2,79 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from hptransfer.core.errors import ConfigError
+from hptransfer.core.errors import ConfigError, unknown
+
+SHAPES = ("constant", "linear", "cosine", "wsd")
 
 
 @dataclass(kw_only=True)
 class Schedule:
-    """Linear warm-up, then linear decay to zero at the end of the run's own token budget."""
+    """Linear warm-up to the peak, then a decay over what is left of the run's own token budget."""
 
+    shape: str = "linear"
+    """After the warm-up: constant; linear or cosine decay; wsd, which is constant and decays linearly at the end."""
     warmup: float = 0.1
-    """Share of the steps that warm up, in [0, 1)."""
+    """How long to warm up, counted in `warmup_in`."""
+    warmup_in: str = "fraction"
+    """fraction of the steps, steps, or tokens."""
+    end: float = 0.0
+    """What the decay ends at: a fraction of the peak, in [0, 1]."""
+    floor: float = 0.0
+    """What no decay goes below: a learning rate at the base, the same for all peaks (Step Law: 1e-5)."""
+    decay: float = 0.1
+    """wsd: share of the steps that decay, in (0, 1]."""
 
     def check(self, place: str) -> None:
-        if not 0 <= self.warmup < 1:
+        if self.shape not in SHAPES:
+            raise ConfigError(f"{place}.shape: {unknown('schedule', self.shape, SHAPES)}")
+        if self.warmup_in not in ("fraction", "steps", "tokens"):
+            raise ConfigError(f"{place}.warmup_in: {unknown('unit', self.warmup_in, ('fraction', 'steps', 'tokens'))}")
+        if self.warmup_in == "fraction" and not 0 <= self.warmup < 1:
             raise ConfigError(f"{place}.warmup must be in [0, 1), a share of the steps, got {self.warmup}")
+        if not 0 <= self.warmup < math.inf:
+            raise ConfigError(f"{place}.warmup must be at least 0 {self.warmup_in}, got {self.warmup}")
+        if not 0 <= self.end <= 1:
+            raise ConfigError(f"{place}.end must be in [0, 1], a share of the peak, got {self.end}")
+        if not 0 <= self.floor < math.inf:
+            raise ConfigError(f"{place}.floor must be a learning rate of at least 0, got {self.floor}")
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"{place}.decay must be in (0, 1], a share of the steps, got {self.decay}")
 
-    def factor(self, step: int, steps: int) -> float:
-        """Factor in (0, 1] at a step in [0, steps); the peak is reached where warm-up ends."""
-        warm = self.warmup * steps
+    def warmup_steps(self, steps: int, tokens_a_step: int) -> float:
+        """Steps of warm-up, fewer than `steps`.
+
+        Raises:
+            ConfigError: the warm-up is as long as the run.
+        """
+        unit = {"fraction": steps, "steps": 1, "tokens": 1 / tokens_a_step}[self.warmup_in]
+        if (warm := self.warmup * unit) >= steps:
+            raise ConfigError(
+                f"run.schedule.warmup ({self.warmup:g} {self.warmup_in}, {warm:g} steps) must be shorter than the run "
+                f"of {steps} steps; warm up over a fraction of the steps instead"
+            )
+        return warm
+
+    def factor(self, step: int, steps: int, *, warm: float, peak: float) -> float:
+        """Factor in [0, 1] at a step in [0, steps).
+
+        Args:
+            warm: steps of warm-up.
+            peak: the base learning rate, which the floor is compared with.
+        """
         if step < warm:
             return (step + 1) / (warm + 1)
-        return (steps - step) / (steps - warm)
+        low = min(1.0, max(self.end, self.floor / peak))
+        return low + (1 - low) * self._decayed(steps - step, steps, steps - warm)
+
+    def _decayed(self, left: int, steps: int, cold: float) -> float:
+        """From 1 to 0 over `cold` steps, those after the warm-up, of which `left` are left."""
+        if self.shape == "constant":
+            return 1.0
+        if self.shape == "cosine":
+            return 0.5 * (1 - math.cos(math.pi * left / cold))
+        if self.shape == "wsd":
+            return min(1.0, left / (self.decay * steps))
+        return left / cold

@@ -35,6 +35,8 @@ def folder(tmp_path: Path) -> RunFolder:
         "base": {"lr": 0.5, "eps": 1e-8, "weight_decay": 0.1},
         "groups": {"hidden": {"lr": 0.25, "eps": 0.25, "weight_decay": 4.0, "init_std": 0.5, "output_multiplier": 1.0}},
         "parameterization": "mup",
+        "decay": "coupled",
+        "branch_multiplier": 1.0,
         "fingerprint": "abc",
         "run": {},
     }

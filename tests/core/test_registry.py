@@ -11,7 +11,7 @@ from hptransfer.core.registry import Registry
 
 def test_a_wrong_name_gets_the_nearest_one() -> None:
     registry: Registry[object] = Registry("optimizer", "hptransfer.training.optimizers")
-    with pytest.raises(ConfigError, match=r"unknown optimizer 'adamww'. Did you mean 'adamw'\? Known: adamw"):
+    with pytest.raises(ConfigError, match=r"unknown optimizer 'adamww'. Did you mean 'adamw'\? Known: adafactor"):
         registry.get("adamww")
 
 
@@ -20,7 +20,7 @@ def test_listing_imports_no_torch() -> None:
 import sys
 from hptransfer.core.registry import Registry
 registry = Registry("model", "hptransfer.training.models")
-assert registry.names() == ["transformer"], registry.names()
+assert "transformer" in registry.names(), registry.names()
 assert registry.summary("transformer").startswith("Decoder-only transformer")
 assert "torch" not in sys.modules
 """

@@ -12,10 +12,10 @@ from hptransfer.sweep.plan import make_plan
 
 BAD = [
     (["run.optimzer.lr=1"], "unknown key 'optimzer'. Did you mean 'optimizer'?"),
-    (["run/optimizer=adam"], "unknown run/optimizer 'adam'. Did you mean 'adamw'? Known: adamw"),
+    (["run/optimizer=adam"], "unknown run/optimizer 'adam'. Did you mean 'adamw'? Known: adafactor"),
     (["sampler=tpee"], "unknown sampler 'tpee'. Did you mean 'tpe'?"),
     (["launcher=locl"], "Did you mean 'local'?"),
-    (["run.parameterization=mupp"], "unknown parameterization 'mupp'. Did you mean 'mup'? Known: mup, sp"),
+    (["run.parameterization=mupp"], "unknown parameterization 'mupp'. Did you mean 'mup'? Known: mfp, mup"),
     (["run.optimizer.lr=fast"], "override run.optimizer.lr=fast: Value 'fast' of type 'str' could not be converted"),
     (["run.tokens=2e7"], "write whole numbers as 20_000_000"),
     (["run.optimizer.lr"], "must be KEY=VALUE"),

@@ -4,9 +4,8 @@ import dataclasses
 from typing import Any
 
 import pytest
-import torch
 
-from hptransfer.training.loop import Stack, train
+from hptransfer.training.loop import train
 from tests.training.settings import small
 
 
@@ -30,22 +29,6 @@ def test_a_trial_that_diverges_leaves_and_the_others_go_on() -> None:
     assert results[1].steps < good.steps
     alone = [train([good], [seed], data)[0].loss for seed in (0, 1)]
     assert [results[0].loss, results[2].loss] == pytest.approx(alone, rel=1e-4)
-
-
-def test_a_stack_that_loses_a_trial_keeps_the_optimizers_memory() -> None:
-    """Control: without Adam's moments the next steps would differ by far more than rounding."""
-    runs = [small(lr=2.0**-6), small(lr=2.0**-5)]
-    data = runs[0].data.load()
-    batches = [data.batch(seed=0, step=step, batch=2, sequence=32) for step in range(20)]
-    whole = Stack(runs, [0, 0], vocabulary=256, device="cpu", dtype=torch.float64)
-    cut = Stack(runs, [0, 0], vocabulary=256, device="cpu", dtype=torch.float64)
-    for batch in batches[:10]:
-        whole.step(*batch, 1.0)
-        cut.step(*batch, 1.0)
-    cut.keep([1])
-    assert cut.alive == [1]
-    expected = [whole.step(*batch, 1.0)[1].item() for batch in batches[10:]]
-    assert [cut.step(*batch, 1.0)[0].item() for batch in batches[10:]] == pytest.approx(expected, rel=1e-10)
 
 
 def test_a_curve_has_few_points_and_ends_with_the_last_step() -> None:

@@ -1,14 +1,18 @@
 """muP keeps updates at their size as width grows; SP does not."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import Base
 from hptransfer.training.groups import base_and_factors
 from hptransfer.training.loop import Stack
 from hptransfer.training.models.transformer import TransformerConfig
-from tests.training.settings import small
+from hptransfer.training.optimizers.adamw import AdamW
+from tests.training.settings import of_model, small
 
 WIDTHS = (128, 256, 512)
 
@@ -21,11 +25,11 @@ def logit_change_slope(parameterization: str) -> float:
     for width in WIDTHS:
         run = small(parameterization=parameterization, lr=2.0**-6, base=Base(width=64))
         run.model = TransformerConfig(width=width, depth=2)
-        stack = Stack([run] * 3, [0, 1, 2], vocabulary=256, device="cpu")
+        stack = Stack([run] * 3, [0, 1, 2], device="cpu")
         with torch.no_grad():
             before = stack.model(inputs)
         for _ in range(3):
-            stack.step(inputs, targets, 1.0)
+            stack.step(inputs, targets, 20)
         with torch.no_grad():
             changes.append((stack.model(inputs) - before).square().mean().sqrt().item())
     return float(np.polyfit(np.log2(WIDTHS), np.log2(changes), 1)[0])
@@ -41,7 +45,7 @@ def test_sp_logit_updates_grow_with_width() -> None:
 
 def test_initial_weights_have_the_tables_spread() -> None:
     run = small(width=128)  # four times the base
-    stack = Stack([run], [0], vocabulary=256, device="cpu")
+    stack = Stack([run], [0], device="cpu")
     stds = {name: weight.std().item() for name, weight in stack.model.named_parameters()}
     assert stds["blocks.0.mlp.up.weight"] == pytest.approx(128**-0.5, rel=0.02)
     assert stds["tokens.weight"] == pytest.approx(1, rel=0.02)
@@ -52,11 +56,44 @@ def test_initial_weights_have_the_tables_spread() -> None:
 def test_exported_factors_are_those_that_train() -> None:
     run = small(width=128)
     described = base_and_factors(run)
-    stack = Stack([run], [0], vocabulary=256, device="cpu")
-    trained = {(g["lr"], g["eps"], round(g["weight_decay"], 9)) for g in stack.optimizer.param_groups}
     base = described["base"]
-    exported = {
-        tuple(round(base[key] * group[key], 9) if key == "weight_decay" else base[key] * group[key] for key in base)
-        for group in described["groups"].values()
-    }
-    assert trained == exported
+    exported = [{key: base[key] * group[key] for key in base} for group in described["groups"].values()]
+    stack = Stack([run], [0], device="cpu")
+    trained = [{key: group[key] for key in base} for group in stack.groups(0)]
+    assert [pytest.approx(group) for group in exported] == trained
+    torch_groups = stack.optimizers[0].param_groups
+    assert [(g["peak"], g["eps"], g["weight_decay"]) for g in torch_groups] == [
+        pytest.approx((g["lr"], g["eps"], g["weight_decay"])) for g in trained
+    ]
+
+
+def test_a_constant_of_a_role_multiplies_its_rule() -> None:
+    plain, own = small(width=64), small(width=64)
+    own.constants.hidden.lr = 3.0
+    rates = [{g["role"]: g["lr"] for g in Stack([run], [0], device="cpu").groups(0)} for run in (plain, own)]
+    assert rates[1] == {**rates[0], "hidden": 3 * rates[0]["hidden"]}
+
+
+@pytest.mark.parametrize(
+    ("decay", "per_step"), [("coupled", 0.1 * 2**-6), ("independent", 0.1), ("timescale", 1 / 6.4)]
+)
+def test_weight_decay_in_three_meanings(decay: str, per_step: float) -> None:
+    """What one step at the peak removes of a weight that has no gradient, at every width but for coupled's rule."""
+    for width in (32, 128):
+        run = small(width=width, optimizer=AdamW(lr=2.0**-6, weight_decay=0.1, decay=decay))
+        stack = Stack([run], [0], device="cpu")
+        hidden = next(
+            g
+            for g in stack.optimizers[0].param_groups
+            if g["lr"] == min(x["lr"] for x in stack.optimizers[0].param_groups)
+        )
+        assert hidden["peak"] * hidden["weight_decay"] == pytest.approx(per_step)
+
+
+def test_tied_weights_need_equal_rules() -> None:
+    with pytest.raises(ConfigError, match=r"run.model.tied: sp gives embedding and readout another init_std"):
+        Stack(
+            [dataclasses.replace(of_model("transformer", tied=True, width=64), parameterization="sp")],
+            [0],
+            device="cpu",
+        )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.files import RunFolder, append_jsonl
 from hptransfer.core.records import DIVERGED, DONE, Outcome, Trial, short
 from hptransfer.sweep.runners._base import RUNNERS, Finish, Runner, Size
@@ -17,6 +18,30 @@ GPU_STACK = 16
 MEASURABLE_FLOPS = 5e10
 
 
+# Widths that a check trains at on a few cores, unless it is told others.
+CHECK_WIDTHS = {"mlp": [256, 512, 1024], "resnet": [32, 64, 128]}
+OTHER_WIDTHS = [128, 256, 512]
+
+
+def run_check(config: Any) -> Any:
+    """Runs one check of `hptransfer coord-check`; returns what it found.
+
+    Raises:
+        ConfigError: the run breaks a rule, at one of the sizes.
+    """
+    from hptransfer.training.config import from_json
+    from hptransfer.training.coordcheck import CHECKS
+
+    if config.check not in CHECKS:
+        raise ConfigError(f"check: {unknown('check', config.check, CHECKS)}")
+    run = dict(config.run)
+    widths = config.widths or CHECK_WIDTHS.get(run["model"]["name"], OTHER_WIDTHS)
+    sizes = {"depths": config.depths} if config.check == "depth" else {"widths": widths}
+    if config.check in ("one-layer", "wider"):
+        return CHECKS[config.check](from_json(run), **sizes, seeds=config.seeds)
+    return CHECKS[config.check](from_json(run), **sizes, steps=config.steps, seeds=config.seeds)
+
+
 class Builtin(Runner):
     """PyTorch is imported only when a method is called."""
 
@@ -24,9 +49,8 @@ class Builtin(Runner):
         from hptransfer.training.config import from_json
 
         config = from_json(run)
-        shape = {"vocabulary": config.data.vocabulary, "sequence": config.sequence}
-        tokens = config.steps * config.batch * config.sequence
-        return Size(config.model.num_params(**shape), tokens * config.model.flops_per_token(**shape))
+        examples = config.steps * config.batch
+        return Size(config.model.num_params(config.shape), examples * config.model.flops(config.shape))
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
         from hptransfer.training.config import from_json
@@ -96,9 +120,10 @@ class Builtin(Runner):
                 loss_se=result.loss_se,
                 initial_loss=result.initial_loss,
                 steps=result.steps,
-                tokens=result.steps * config.batch * config.sequence,
+                tokens=result.steps * config.tokens_a_step,
                 seconds=seconds,
                 stack=len(trials),
+                groups=result.groups,
             )
             finish(trial, outcome)
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hptransfer.core.errors import DataError
-from hptransfer.training.datasets._base import DATASETS, DataConfig, Dataset
+from hptransfer.training.datasets._base import DATASETS, TOKENS, DataConfig, Dataset, Shape
+from hptransfer.training.datasets._stream import Stream
 
 # Directories that distributions leave out, or that hold what is no part of the standard library.
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -29,53 +28,15 @@ class StdlibConfig(DataConfig):
     validation_percent: int = 10
     """Share of the files that is held out, in (0, 100)."""
 
-    @property
-    def vocabulary(self) -> int:
-        return 256
+    def shape(self, sequence: int) -> Shape:
+        return Shape(kind=TOKENS, inputs=(sequence,), vocabulary=256, outputs=256)
 
     def load(self) -> Dataset:
         return _load(self.path or sysconfig.get_paths()["stdlib"], self.validation_percent)
 
 
-class Bytes(Dataset):
-    """Two byte streams, for training and for validation."""
-
-    vocabulary = 256
-
-    def __init__(self, train: bytes, held_out: bytes, *, fingerprint: str, source: str) -> None:
-        self._train = np.frombuffer(train, dtype=np.uint8)
-        self._held_out = np.frombuffer(held_out, dtype=np.uint8)
-        self.fingerprint = fingerprint
-        self._source = source
-
-    def batch(self, *, seed: int, step: int, batch: int, sequence: int) -> tuple[Tensor, Tensor]:
-        self._require(self._train, "training", sequence + 1)
-        starts = np.random.default_rng((seed, step)).integers(0, len(self._train) - sequence, size=batch)
-        return _windows(self._train, starts, sequence)
-
-    def validation(self, *, windows: int, sequence: int) -> tuple[Tensor, Tensor]:
-        self._require(self._held_out, "validation", windows * sequence + 1)
-        starts = np.linspace(0, len(self._held_out) - sequence - 1, windows).astype(np.int64)
-        return _windows(self._held_out, starts, sequence)
-
-    def _require(self, stream: np.ndarray[tuple[int], np.dtype[np.uint8]], kind: str, length: int) -> None:
-        if len(stream) < length:
-            raise DataError(
-                f"run.data: {self._source} has {len(stream)} bytes of {kind} text, {length} are needed; "
-                "point run.data.path at a folder with more *.py files, or ask for fewer validation_windows"
-            )
-
-
-def _windows(
-    stream: np.ndarray[tuple[int], np.dtype[np.uint8]], starts: np.ndarray[tuple[int], np.dtype[np.int64]], size: int
-) -> tuple[Tensor, Tensor]:
-    window = stream[starts[:, None] + np.arange(size + 1)].astype(np.int64)
-    tokens = torch.from_numpy(window)
-    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-
-
 @functools.cache
-def _load(folder: str, validation_percent: int) -> Bytes:
+def _load(folder: str, validation_percent: int) -> Stream:
     root = Path(folder)
     if not 0 < validation_percent < 100:
         raise DataError(f"run.data.validation_percent must be between 0 and 100, got {validation_percent}")
@@ -95,9 +56,11 @@ def _load(folder: str, validation_percent: int) -> Bytes:
             f"run.data: all {len(streams[1])} *.py files under {root} are held out by the split, which goes by file "
             "name; point run.data.path at a folder with more of them"
         )
-    return Bytes(
-        b"\n".join(streams[0]),
-        b"\n".join(streams[1]),
+    return Stream(
+        np.frombuffer(b"\n".join(streams[0]), dtype=np.uint8),
+        np.frombuffer(b"\n".join(streams[1]), dtype=np.uint8),
         fingerprint=content_hash.hexdigest()[:16],
         source=str(root),
+        unit="bytes",
+        remedy="point run.data.path at a folder with more *.py files",
     )

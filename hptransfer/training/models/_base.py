@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import nn
 
+from hptransfer.core.errors import ConfigError
 from hptransfer.core.registry import Registry
+from hptransfer.training.datasets._base import Shape
 
 
 @dataclass(kw_only=True)
 class ModelConfig(ABC):
     """Settings of one model. `width` and `depth` are what parameterizations scale by."""
+
+    takes: ClassVar[tuple[str, ...]]
+    """Kinds of data that it can be given."""
+    residual: ClassVar[bool] = True
+    """Whether it has residual branches, for a depth rule."""
 
     name: str
     width: int
@@ -28,17 +36,30 @@ class ModelConfig(ABC):
             ConfigError: a value breaks a rule.
         """
 
+    def check_shape(self, place: str, shape: Shape) -> None:  # noqa: B027 (most take any)
+        """Raises ConfigError if it cannot be given this data, of a kind that it takes."""
+
+    def check_positive(self, place: str, *keys: str) -> None:
+        """Raises ConfigError for the first of these settings below 1."""
+        for key in keys:
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{place}.{key} must be at least 1, got {getattr(self, key)}")
+
     @abstractmethod
-    def num_params(self, *, vocabulary: int, sequence: int) -> int:
+    def num_params(self, shape: Shape) -> int:
         """Trainable parameters, embeddings included."""
 
     @abstractmethod
-    def flops_per_token(self, *, vocabulary: int, sequence: int) -> float:
-        """FLOPs of a forward and backward pass over one token (a multiply-add counts as two)."""
+    def flops(self, shape: Shape) -> float:
+        """FLOPs of a forward and backward pass over one example, all its positions (a multiply-add counts as two)."""
 
     @abstractmethod
-    def build(self, *, trials: int, vocabulary: int, sequence: int) -> nn.Module:
-        """A module from indices (B, S) to logits (K, B, S, V), its weights not yet drawn."""
+    def build(self, *, trials: int, shape: Shape) -> nn.Module:
+        """A module from inputs (B, ...) to outputs (K, B, S, outputs), its weights not yet drawn."""
+
+    def base_settings(self, width: int) -> dict[str, Any]:
+        """Settings in which the base model differs from this one."""
+        return {"width": width}
 
 
 MODELS: Registry[type[ModelConfig]] = Registry("model", "hptransfer.training.models")

@@ -1,43 +1,98 @@
-"""What an optimizer's configuration answers: its update law, its group settings, the torch object."""
+"""What an optimizer's configuration answers: its update law, its settings by group, the torch objects."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
-from hptransfer.parameterizations._base import UpdateLaw
+from hptransfer.parameterizations._base import ENTRYWISE, Role, UpdateLaw
 from hptransfer.parameterizations._rules import Rule
+
+DECAYS = ("coupled", "independent", "timescale")
 
 
 @dataclass(kw_only=True)
 class OptimizerConfig(ABC):
-    """Settings of one optimizer at the base width."""
+    """Settings of one optimizer in the base run.
+
+    Fields that all have: `lr`, the peak; `weight_decay`, meant as `decay` says: "coupled", a step removes
+    lr * weight_decay of a weight; "independent", weight_decay times the schedule's factor; "timescale",
+    weights forget over weight_decay of the run's steps (arXiv:2405.13698), 0 for never.
+    """
 
     name: str
     lr: float
+    weight_decay: float = 0.0
+    decay: str = "coupled"
 
-    @abstractmethod
     def check(self, place: str) -> None:
         """
         Raises:
             ConfigError: a value breaks a rule; `place` is where the settings stand.
         """
+        if not 0 < self.lr < math.inf:
+            raise ConfigError(f"{place}.lr must be above 0 and finite, got {self.lr}; typical values are 1e-4 to 1e-1")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"{place}.weight_decay must be at least 0 and finite, got {self.weight_decay}")
+        if self.decay not in DECAYS:
+            raise ConfigError(f"{place}.decay: {unknown('kind of weight decay', self.decay, DECAYS)}")
+
+    def check_memories(self, place: str, *keys: str) -> None:
+        """Raises ConfigError for the first of these settings outside [0, 1)."""
+        for key in keys:
+            if not 0 <= getattr(self, key) < 1:
+                raise ConfigError(f"{place}.{key} must be in [0, 1), got {getattr(self, key)}")
+
+    def check_nonnegative(self, place: str, *keys: str) -> None:
+        """Raises ConfigError for the first of these settings below 0 or infinite."""
+        for key in keys:
+            if not 0 <= getattr(self, key) < math.inf:
+                raise ConfigError(f"{place}.{key} must be at least 0 and finite, got {getattr(self, key)}")
+
+    def law(self, role: Role) -> UpdateLaw:
+        """How the raw step of a role's tensors scales: entrywise, unless the optimizer says otherwise."""
+        return ENTRYWISE
+
+    def settings(self, rule: Rule, steps: int) -> dict[str, float]:
+        """Settings of a tensor under a rule, `weight_decay` as `decay` means it, but timescales as independent."""
+        factor = rule.weight_decay if self.decay == "coupled" else rule.budget.ratio
+        decay = self.weight_decay * factor
+        if self.decay == "timescale" and self.weight_decay:
+            decay = 1 / (self.weight_decay * steps)
+        return {"lr": self.lr * rule.learning_rate, "weight_decay": decay, **self.more(rule)}
+
+    def more(self, rule: Rule) -> dict[str, float]:
+        """Settings beside `lr` and `weight_decay`."""
+        return {}
+
+    def coupled(self, settings: dict[str, float]) -> float:
+        """The decay of torch's optimizers, which multiply it by the learning rate."""
+        return settings["weight_decay"] / (1.0 if self.decay == "coupled" else settings["lr"])
 
     @abstractmethod
-    def law(self) -> UpdateLaw:
-        """How the raw step scales."""
+    def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
+        """The optimizers over all groups.
 
-    @abstractmethod
-    def group(self, rule: Rule) -> dict[str, float]:
-        """Settings of a parameter group under a rule; `lr` is the peak of the schedule."""
+        Args:
+            groups: each with `params`, their `layers`, the `role`, and what `settings` gave.
+        """
 
-    @abstractmethod
-    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The optimizer over groups that hold `params` and what `group` gave."""
+
+class Decoupled(torch.optim.Optimizer):
+    """Mixed in before an optimizer, it decays weights as AdamW does, by `lr * decoupled` of its groups."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            if group["decoupled"]:
+                torch._foreach_mul_(group["params"], 1 - group["lr"] * group["decoupled"])
+        return super().step(closure)
 
 
 OPTIMIZERS: Registry[type[OptimizerConfig]] = Registry("optimizer", "hptransfer.training.optimizers")

@@ -1,0 +1,16 @@
+"""NTK: neural tangent parameterization, unit variances and fan-in multipliers."""
+
+from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role, Row
+
+NTK = PARAMETERIZATIONS.register("ntk")(
+    Parameterization(
+        rows={
+            Role.INPUT: Row(),
+            Role.HIDDEN: Row(a=1 / 2),
+            Role.OUTPUT: Row(a=1 / 2),
+            Role.VECTOR: Row(),
+            Role.FIXED: Row(),
+        },
+        source="arXiv:2407.05872, NTK rows",
+    )
+)

@@ -1,0 +1,58 @@
+"""Labelled images in memory."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+from hptransfer.core.errors import DataError
+from hptransfer.training.datasets._base import Dataset, shuffled
+
+
+class Images(Dataset):
+    """Images in memory, the last ones held out.
+
+    Args:
+        images: (N, C, H, W), of any type; a batch is (image - mean) / deviation as float32.
+        labels: (N, 1) int64.
+        held_out: number of images at the end that are not trained on.
+        validate_on: "held-out", or "training": the images that are trained on.
+        mean, deviation: one number, or one a channel, (C, 1, 1).
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        held_out: int,
+        validate_on: str = "held-out",
+        mean: Tensor | float = 0.0,
+        deviation: Tensor | float = 1.0,
+    ) -> None:
+        size = len(images) - held_out
+        self._train = images[:size], labels[:size]
+        self._validation = self._train if validate_on == "training" else (images[size:], labels[size:])
+        self._mean, self._deviation = mean, deviation
+        content = hashlib.sha256(images.numpy().data)
+        content.update(labels.numpy().data)
+        self.fingerprint = f"{content.hexdigest()[:16]}-{validate_on}"
+
+    def batch(self, *, seed: int, step: int, batch: int, sequence: int) -> tuple[Tensor, Tensor]:
+        images, labels = self._train
+        index = torch.from_numpy(shuffled(size=len(images), seed=seed, step=step, batch=batch))
+        return self._normalised(images[index]), labels[index]
+
+    def validation(self, *, windows: int, sequence: int) -> tuple[Tensor, Tensor]:
+        images, labels = self._validation
+        if windows > len(images):
+            raise DataError(
+                f"run.validation_windows is {windows}, but there are {len(images)} examples to validate on; "
+                "ask for fewer"
+            )
+        return self._normalised(images[:windows]), labels[:windows]
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images.float() - self._mean) / self._deviation

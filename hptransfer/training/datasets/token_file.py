@@ -1,0 +1,129 @@
+"""Token files: raw uint16 or uint32 tokens, or nanoGPT's .bin with a header, read where they lie."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hptransfer.core.errors import ConfigError, DataError, unknown
+from hptransfer.training.datasets._base import DATASETS, TOKENS, DataConfig, Dataset, Shape
+from hptransfer.training.datasets._stream import Stream, Tokens
+
+DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
+# The header of llm.c and modded-nanogpt: 256 int32, of which the first three are used.
+MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
+LAYOUT = (
+    f"a file holds little-endian tokens of run.data.dtype and nothing else, or a header of {HEADER_BYTES} bytes "
+    f"(int32: {MAGIC}, version {VERSION}, number of tokens) and uint16 tokens"
+)
+_CHUNK_BYTES = 1 << 22
+
+
+@DATASETS.register("token_file")
+@dataclass(kw_only=True)
+class TokenFileConfig(DataConfig):
+    """Tokens alone (nanoGPT's prepare.py), or after modded-nanogpt's header, which is known by its magic number."""
+
+    name: str = "token_file"
+    path: str = ""
+    """File of the tokens to train on; must be given."""
+    validation_path: str = ""
+    """File of the tokens to validate on; empty: the end of the other file."""
+    validation_percent: int = 10
+    """Share of the file that is held out if there is no other for validation, in (0, 100)."""
+    dtype: str = "uint16"
+    """Of a token in the file: uint16 or uint32, little-endian."""
+    vocabulary: int = 0
+    """Number of different tokens, all below it; must be given."""
+
+    def shape(self, sequence: int) -> Shape:
+        if not self.path:
+            raise ConfigError(
+                "run.data.path must be given with run/data=token_file, got ''; set it to a file of tokens"
+            )
+        if self.vocabulary < 1:
+            raise ConfigError(
+                f"run.data.vocabulary must be at least 1, got {self.vocabulary}; set it to that of the tokenizer"
+            )
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"run.data.dtype: {unknown('type', self.dtype, DTYPES)}")
+        if not 0 < self.validation_percent < 100:
+            raise ConfigError(f"run.data.validation_percent must be between 0 and 100, got {self.validation_percent}")
+        return Shape(kind=TOKENS, inputs=(sequence,), vocabulary=self.vocabulary, outputs=self.vocabulary)
+
+    def load(self) -> Dataset:
+        train, content = self._open("path")
+        if self.validation_path:
+            held_out, other = self._open("validation_path")
+            if Path(self.validation_path).samefile(self.path):
+                raise DataError(
+                    f"run.data.validation_path is {self.validation_path}, which is trained on; "
+                    "give another file, or none to hold out the end of this one"
+                )
+        else:
+            size = len(train) - len(train) * self.validation_percent // 100
+            train, held_out, other = train[:size], train[size:], str(self.validation_percent)
+        return Stream(
+            train,
+            held_out,
+            fingerprint=hashlib.sha256(f"{self.dtype} {content} {other}".encode()).hexdigest()[:16],
+            source=self.path,
+            unit="tokens",
+            remedy="point run.data.path or run.data.validation_path at a longer file",
+        )
+
+    def _open(self, key: str) -> tuple[Tokens, str]:
+        """Tokens of the file that a setting names, memory-mapped, and the hash of its bytes."""
+        path, dtype = Path(getattr(self, key)), DTYPES[self.dtype]
+        try:
+            offset = _offset(path, dtype, f"run.data.{key}")
+            status = path.stat()
+            content, largest = _scan(path, status.st_size, status.st_mtime_ns, offset, dtype)
+            tokens = np.memmap(path, dtype=dtype, mode="r", offset=offset)
+        except OSError as error:
+            raise DataError(f"run.data.{key}: cannot read {path} ({error.strerror}); {LAYOUT}") from None
+        if largest >= self.vocabulary:
+            raise DataError(
+                f"run.data.{key}: {path} has the token {largest}, tokens must be below run.data.vocabulary "
+                f"({self.vocabulary}); raise it, or check run.data.dtype ({self.dtype})"
+            )
+        return np.asarray(tokens), content
+
+
+def _offset(path: Path, dtype: np.dtype[Any], place: str) -> int:
+    """Bytes before the first token.
+
+    Raises:
+        DataError: the size of the file is not that of whole tokens, or not what its header says.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = np.frombuffer(file.read(12).ljust(12, b"\0"), dtype="<i4")
+    if header[0] != MAGIC:
+        if not size or size % dtype.itemsize:
+            raise DataError(f"{place}: {path} has {size} bytes, no whole number of {dtype.name} tokens; {LAYOUT}")
+        return 0
+    if header[1] != VERSION or dtype.itemsize != 2:
+        raise DataError(
+            f"{place}: {path} has a header of version {header[1]}, read with run.data.dtype={dtype.name}; {LAYOUT}"
+        )
+    if header[2] < 1 or size != HEADER_BYTES + 2 * int(header[2]):
+        raise DataError(f"{place}: {path} has {size} bytes, its header says {header[2]} tokens; {LAYOUT}")
+    return HEADER_BYTES
+
+
+@functools.cache
+def _scan(path: Path, size: int, mtime_ns: int, offset: int, dtype: np.dtype[Any]) -> tuple[str, int]:
+    """Hash of a file's bytes and its largest token, in bounded memory; again only for another size or time."""
+    content, largest = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        content.update(file.read(offset))
+        while chunk := file.read(_CHUNK_BYTES):
+            content.update(chunk)
+            largest = max(largest, int(np.frombuffer(chunk, dtype=dtype).max()))
+    return content.hexdigest(), largest

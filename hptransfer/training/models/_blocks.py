@@ -1,0 +1,185 @@
+"""What transformers are made of: attention, MLP, and the block that adds both to the stream.
+
+Letters: K trials, B examples, S positions, D width, H heads, G key-value heads, C head size, F MLP width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.parameterizations._base import Role
+from hptransfer.training.layers import Linear, Norm, Residual
+from hptransfer.training.models._base import ModelConfig
+
+ACTIVATIONS = ("gelu", "relu2", "swiglu")
+SCALES = ("sqrt", "full")
+
+
+@dataclass(kw_only=True)
+class BlocksConfig(ModelConfig):
+    """Settings of a stack of pre-norm attention and MLP branches."""
+
+    width: int = 64
+    """Size of the residual stream; a multiple of head_dim."""
+    depth: int = 2
+    """Blocks, each of an attention and an MLP branch."""
+    head_dim: int = 16
+    """Size of a head. Fixed while width grows, so that the number of heads grows."""
+    queries_per_key: int = 1
+    """Query heads that share a key-value head (GQA); 0: all of them share one (MQA)."""
+    mlp_ratio: int = 4
+    """Width of the MLP's hidden layer over the model's."""
+    activation: str = "gelu"
+    """gelu; relu2, ReLU squared; or swiglu, with a gate matrix of its own."""
+    qk_norm: bool = False
+    """RMS norm of queries and keys, head by head."""
+    norm_gains: bool = False
+    """Learned gains of the norms; they harm transfer (arXiv:2404.05728)."""
+    attention_scale: str = "sqrt"
+    """Logits are q.k over the root of head_dim (sqrt) or over head_dim (full)."""
+    zero_query: bool = False
+    """Queries start at zero, so that attention starts uniform."""
+
+    def check(self, place: str) -> None:
+        self.check_positive(place, "width", "depth", "head_dim", "mlp_ratio")
+        if self.width % self.head_dim:
+            below = self.width // self.head_dim * self.head_dim
+            near = [w for w in (below, below + self.head_dim) if w]
+            raise ConfigError(
+                f"{place}.width must be a multiple of {place}.head_dim ({self.head_dim}), got {self.width}; "
+                f"take {' or '.join(map(str, near))}, or another head_dim"
+            )
+        if self.queries_per_key < 0 or (self.queries_per_key and self.heads % self.queries_per_key):
+            raise ConfigError(
+                f"{place}.queries_per_key must divide the {self.heads} heads of width {self.width} and head_dim "
+                f"{self.head_dim}, or be 0 for one key-value head, got {self.queries_per_key}"
+            )
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, ACTIVATIONS)}")
+        if self.attention_scale not in SCALES:
+            raise ConfigError(f"{place}.attention_scale: {unknown('scale', self.attention_scale, SCALES)}")
+
+    @property
+    def heads(self) -> int:
+        return self.width // self.head_dim
+
+    @property
+    def key_heads(self) -> int:
+        return self.heads // self.queries_per_key if self.queries_per_key else 1
+
+    @property
+    def mlp_width(self) -> int:
+        return self.mlp_ratio * self.width
+
+    def attention_weights(self) -> int:
+        """Entries of one attention branch's matrices."""
+        return 2 * self.width**2 + 2 * self.width * self.key_heads * self.head_dim
+
+    def mlp_weights(self) -> int:
+        """Entries of one MLP branch's matrices."""
+        return (3 if self.activation == "swiglu" else 2) * self.width * self.mlp_width
+
+    def block_gains(self) -> int:
+        """Entries of one block's norm gains."""
+        return self.norm_gains * (2 * self.width + 2 * self.head_dim * self.qk_norm)
+
+    def attention_flops(self, positions: int) -> float:
+        """Scores and their sums in one block, over all positions, forward and backward.
+
+        Counted in full, not only below the diagonal, as torch's flop counter does.
+        """
+        return 12.0 * positions**2 * self.width
+
+
+class Attention(Residual):
+    """Self-attention, pre-norm. `rotate` turns queries and keys by their positions."""
+
+    def __init__(self, cfg: BlocksConfig, trials: int, *, causal: bool, rotary: bool) -> None:
+        super().__init__()
+        self.cfg, self.causal, self.rotary = cfg, causal, rotary
+        inner, keys = cfg.width, cfg.key_heads * cfg.head_dim
+        self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
+        # One matrix where there is nothing to tell queries from keys and values.
+        self.fused = keys == inner and not cfg.zero_query
+        if self.fused:
+            self.qkv = Linear(trials, cfg.width, 3 * inner, role=Role.HIDDEN)
+        else:
+            self.q = Linear(trials, cfg.width, inner, role=Role.HIDDEN, start="zeros" if cfg.zero_query else "normal")
+            self.kv = Linear(trials, cfg.width, 2 * keys, role=Role.HIDDEN)
+        self.out = Linear(trials, inner, cfg.width, role=Role.HIDDEN)
+        gain = cfg.norm_gains
+        self.q_norm = Norm(trials, cfg.head_dim, gain=gain, role=Role.FIXED) if cfg.qk_norm else None
+        self.k_norm = Norm(trials, cfg.head_dim, gain=gain, role=Role.FIXED) if cfg.qk_norm else None
+
+    def forward(self, x_KBSD: Tensor) -> Tensor:
+        K, B, S, D = x_KBSD.shape
+        q_KBSHC, k_KBSGC, v_KBSGC = self._queries_keys_values(self.norm(x_KBSD))
+        if self.q_norm is not None and self.k_norm is not None:
+            q_KBSHC, k_KBSGC = self.q_norm(q_KBSHC), self.k_norm(k_KBSGC)
+        if self.rotary:
+            q_KBSHC, k_KBSGC = rotate(q_KBSHC), rotate(k_KBSGC)
+        q, k, v = (y.flatten(0, 1).transpose(1, 2) for y in (q_KBSHC, k_KBSGC, v_KBSGC))  # trials and examples as one
+        if k.shape[1] != q.shape[1]:
+            k, v = (y.repeat_interleave(q.shape[1] // y.shape[1], dim=1) for y in (k, v))
+        scale = self.cfg.head_dim ** (-1.0 if self.cfg.attention_scale == "full" else -0.5)
+        y_XHSC = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=scale)
+        return self.out(y_XHSC.transpose(1, 2).reshape(K, B, S, D))  # type: ignore[no-any-return]
+
+    def _queries_keys_values(self, x_KBSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        C = self.cfg.head_dim
+        if self.fused:
+            q, k, v = self.qkv(x_KBSD).unflatten(-1, (3, -1, C)).unbind(-3)
+        else:
+            q = self.q(x_KBSD).unflatten(-1, (-1, C))
+            k, v = self.kv(x_KBSD).unflatten(-1, (2, -1, C)).unbind(-3)
+        return q, k, v
+
+
+def rotate(x_KBSHC: Tensor) -> Tensor:
+    """Rotary positions (arXiv:2104.09864): pairs of channels turned by position times a frequency."""
+    S, C = x_KBSHC.shape[2], x_KBSHC.shape[-1]
+    frequency = 10_000.0 ** (-torch.arange(0, C // 2, device=x_KBSHC.device, dtype=x_KBSHC.dtype) / (C // 2))
+    angle_SC = torch.arange(S, device=x_KBSHC.device, dtype=x_KBSHC.dtype)[:, None] * frequency
+    cos, sin = angle_SC.cos()[:, None], angle_SC.sin()[:, None]
+    first, second = x_KBSHC.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class Mlp(Residual):
+    """Two matrices, or three with a gate, pre-norm."""
+
+    def __init__(self, cfg: BlocksConfig, trials: int) -> None:
+        super().__init__()
+        self.activation = cfg.activation
+        self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
+        gate = 2 if cfg.activation == "swiglu" else 1
+        self.up = Linear(trials, cfg.width, gate * cfg.mlp_width, role=Role.HIDDEN)
+        self.down = Linear(trials, cfg.mlp_width, cfg.width, role=Role.HIDDEN)
+
+    def forward(self, x_KBSD: Tensor) -> Tensor:
+        return self.down(activate(self.up(self.norm(x_KBSD)), self.activation))  # type: ignore[no-any-return]
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """The activation; for swiglu x holds the values and the gates side by side."""
+    if activation == "swiglu":
+        values, gates = x.chunk(2, dim=-1)
+        return values * F.silu(gates)
+    return F.gelu(x) if activation == "gelu" else F.relu(x).square()
+
+
+class Block(nn.Module):
+    """An attention and an MLP branch (or what takes the MLP's place)."""
+
+    def __init__(self, attention: Attention, mlp: Residual) -> None:
+        super().__init__()
+        self.attention = attention
+        self.mlp = mlp
+
+    def forward(self, x_KBSD: Tensor) -> Tensor:
+        return self.mlp.add(self.attention.add(x_KBSD))

@@ -1,0 +1,85 @@
+"""MLP: an input layer, hidden layers, a readout; biases as an option."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.parameterizations._base import Role
+from hptransfer.training.datasets._base import FEATURES, IMAGES, Shape
+from hptransfer.training.layers import Linear, Vector
+from hptransfer.training.models._base import MODELS, ModelConfig
+
+ACTIVATIONS = {"relu": F.relu, "tanh": F.tanh, "gelu": F.gelu}
+
+
+@MODELS.register("mlp")
+@dataclass(kw_only=True)
+class MlpConfig(ModelConfig):
+    takes: ClassVar[tuple[str, ...]] = (FEATURES, IMAGES)
+    residual: ClassVar[bool] = False
+
+    name: str = "mlp"
+    width: int = 64
+    """Size of the hidden layers."""
+    depth: int = 2
+    """Hidden layers, the one that reads the input among them."""
+    activation: str = "relu"
+    """relu, tanh or gelu."""
+    biases: bool = False
+
+    def check(self, place: str) -> None:
+        self.check_positive(place, "width", "depth")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, ACTIVATIONS)}")
+
+    def num_params(self, shape: Shape) -> int:
+        biases = self.biases * (self.depth * self.width + shape.outputs)
+        return (inputs(shape) + (self.depth - 1) * self.width + shape.outputs) * self.width + biases
+
+    def flops(self, shape: Shape) -> float:
+        """Six a matrix weight; four in the first layer, whose input needs no gradient."""
+        return (4.0 * inputs(shape) + 6.0 * ((self.depth - 1) * self.width + shape.outputs)) * self.width
+
+    def build(self, *, trials: int, shape: Shape) -> nn.Module:
+        return MultiLayerPerceptron(self, trials=trials, shape=shape)
+
+
+def inputs(shape: Shape) -> int:
+    """Numbers that describe one example."""
+    size = 1
+    for side in shape.inputs:
+        size *= side
+    return size
+
+
+class MultiLayerPerceptron(nn.Module):
+    """Features (B, ...) -> outputs (K, B, 1, O)."""
+
+    def __init__(self, cfg: MlpConfig, *, trials: int, shape: Shape) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[cfg.activation]
+        sizes = [inputs(shape), *[cfg.width] * cfg.depth, shape.outputs]
+        roles = [Role.INPUT, *[Role.HIDDEN] * (cfg.depth - 1), Role.OUTPUT]
+        self.layers = nn.ModuleList(
+            Linear(trials, fan_in, fan_out, role=role)
+            for fan_in, fan_out, role in zip(sizes[:-1], sizes[1:], roles, strict=True)
+        )
+        grows = [*[Role.VECTOR] * cfg.depth, Role.FIXED]
+        self.biases = nn.ModuleList(
+            Vector(trials, size, role=role, start="zeros")
+            for size, role in zip(sizes[1:], grows, strict=True)
+            if cfg.biases
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_KBI = x.flatten(1).expand(len(next(self.parameters())), len(x), -1)
+        for index, layer in enumerate(self.layers):
+            x_KBI = layer(self.activation(x_KBI) if index else x_KBI)
+            if self.biases:
+                x_KBI = self.biases[index](x_KBI)
+        return x_KBI.unsqueeze(2)

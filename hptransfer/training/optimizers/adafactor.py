@@ -1,0 +1,56 @@
+"""Adafactor with parameter scaling (arXiv:1804.04235), from the pytorch-optimizer package.
+
+Its own learning-rate schedule (relative_step) is off: it caps the rate, so that higher ones do nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hptransfer.parameterizations._base import RELATIVE, Role, UpdateLaw
+from hptransfer.parameterizations._rules import Rule
+from hptransfer.training.optimizers._base import OPTIMIZERS, Decoupled, OptimizerConfig
+
+
+@OPTIMIZERS.register("adafactor")
+@dataclass(kw_only=True)
+class AdafactorConfig(OptimizerConfig):
+    name: str = "adafactor"
+    lr: float = 2.0**-5
+    """Peak step relative to the weights' root mean square; above 0."""
+    beta2: float = 0.999
+    """Longest memory of the squared gradient, in [0, 1); at step t it is at most 1 - t^-0.8."""
+    floor: float = 1e-3
+    """Weights smaller than this are stepped as if they were this large. A readout whose initial spread falls below it
+    with width leaves the rule: lower it, or take a form of muP with a readout multiplier."""
+
+    def check(self, place: str) -> None:
+        super().check(place)
+        self.check_memories(place, "beta2")
+        self.check_nonnegative(place, "floor")
+
+    def law(self, role: Role) -> UpdateLaw:
+        return RELATIVE
+
+    def more(self, rule: Rule) -> dict[str, float]:
+        return {"beta2": rule.budget.beta(self.beta2)}
+
+    def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
+        from pytorch_optimizer import AdaFactor
+
+        class Adafactor(Decoupled, AdaFactor):
+            pass
+
+        torch_groups = [
+            {
+                "params": group["params"],
+                "lr": group["lr"],
+                "betas": (None, group["beta2"]),
+                "decoupled": self.coupled(group),
+            }
+            for group in groups
+        ]
+        return [Adafactor(torch_groups, relative_step=False, scale_parameter=True, eps2=self.floor)]

@@ -1,0 +1,84 @@
+"""K-FAC: B^-1 G A^-1, from second moments of a layer's inputs (A) and of its output's gradients (B).
+
+Martens and Grosse (arXiv:1503.05671); convolutions by patches (1602.01407); layers with positions by KFAC-expand
+(2311.00636). Damping is a share of the largest eigenvalue (scale by width: 2312.12226). The Fisher is the empirical
+one: gradients of the loss itself, not of labels drawn from the model.
+
+A trial's loss is a mean over N terms, examples times predictions in each. With g the gradient of that mean in the
+layer's output before its multiplier, a term's own gradient is N g, and B, its second moment, is N times the sum of
+g g^T over examples and positions. A lookup's input has a single 1, so that its A is diagonal: how often each row is
+read. Learned positions are read once for the whole batch; their g is summed over it.
+
+Steps are as large as the inverse of the gradient, without a trust region: as the training loss goes to zero they grow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hptransfer.core.errors import ConfigError
+from hptransfer.parameterizations._base import CURVATURE, Role, UpdateLaw
+from hptransfer.training.layers import Conv2d, Embedding, Layer, Linear, Moments
+from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.optimizers._matrix import DecoupledPowers, MatrixConfig
+
+
+@OPTIMIZERS.register("kfac")
+@dataclass(kw_only=True)
+class KfacConfig(MatrixConfig):
+    name: str = "kfac"
+    lr: float = 2.0**-6
+    """Peak learning rate at the base, of matrices and, unless `constants` set them apart, of the rest; above 0."""
+    damping: float = 1e-2
+    """Added to a factor's eigenvalues, as a share of the largest; above 0. At 1e-3 and below steps also go with the
+    factors' rank, the smaller of width and examples, so that widths around the batch leave the law."""
+    largest_side: int = 2048
+    """A readout with more outputs has a diagonal B. Sides that grow with width are always dense: their diagonal would
+    have another law."""
+
+    @property
+    def matrix_law(self) -> UpdateLaw:
+        return CURVATURE
+
+    def preconditioned(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return Kfac(groups, self)
+
+
+class Kfac(DecoupledPowers):
+    """Switches on the capture of its layers' moments, and empties them every step."""
+
+    def __init__(self, params: list[dict[str, Any]], cfg: KfacConfig) -> None:
+        super().__init__(params)
+        self.layers = {layer for group in params for layer in group["layers"]}
+        for layer in self.layers:
+            tied = isinstance(layer, Embedding) and layer.tied
+            if tied or not isinstance(layer, Linear | Conv2d | Embedding):
+                what, instead = (
+                    ("a tied embedding", "untie it") if tied else (type(layer).__name__, "take another model")
+                )
+                raise ConfigError(
+                    f"run.optimizer=kfac has no factors for {what}, a matrix of role {layer.role.value}; {instead}, "
+                    "or run/optimizer=shampoo, or leave it to AdamW by run.optimizer.matrices=hidden"
+                )
+            layer.moments = Moments(diagonal=layer.role is Role.OUTPUT and layer.fan_out > cfg.largest_side)
+
+    def step(self, closure: Any = None) -> Any:
+        super().step(closure)
+        for layer in self.layers:
+            assert layer.moments is not None, "switched on above"
+            layer.moments.clear()
+
+    def factors(self, view: Tensor, layer: Layer, group: dict[str, Any]) -> list[Tensor | None]:
+        found, trial = layer.moments, group["trial"]
+        assert found is not None, "switched on above"
+        assert found.inputs is not None, "no backward pass since the last step"
+        assert found.outputs is not None, "no backward pass since the last step"
+        a, b = found.inputs[trial] / found.rows, found.outputs[trial] * group["terms"]
+        return [a, b] if isinstance(layer, Embedding) else [b, a]
+
+    def power(self, num_factors: int) -> float:
+        return -1.0

@@ -1,0 +1,61 @@
+"""Muon: momentum made orthogonal, for hidden matrices (torch's own); AdamW for everything else.
+
+Steps are scaled by 0.2 sqrt(max(fan-in, fan-out)), so that AdamW's learning rates fit (arXiv:2502.16982).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.parameterizations._base import ENTRYWISE, SPECTRAL_RMS, Role, UpdateLaw
+from hptransfer.parameterizations._rules import Rule
+from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.optimizers.adamw import Adam
+
+WIDTH_RULES = {"spectral": SPECTRAL_RMS, "adamw": ENTRYWISE}
+
+
+@OPTIMIZERS.register("muon")
+@dataclass(kw_only=True)
+class MuonConfig(Adam):
+    name: str = "muon"
+    lr: float = 2.0**-6
+    """Peak learning rate at the base, of hidden matrices and of the rest; above 0."""
+    momentum: float = 0.95
+    """Memory of the gradient of hidden matrices, in [0, 1)."""
+    width_rule: str = "spectral"
+    """How the rate of hidden matrices goes with width n: spectral, n^-1/2, which keeps the change of what a layer puts
+    out; or adamw, n^-1, as used up to 3.7 billion parameters (arXiv:2505.02222)."""
+
+    def check(self, place: str) -> None:
+        super().check(place)
+        self.check_memories(place, "momentum")
+        if self.width_rule not in WIDTH_RULES:
+            raise ConfigError(f"{place}.width_rule: {unknown('width rule', self.width_rule, WIDTH_RULES)}")
+
+    def law(self, role: Role) -> UpdateLaw:
+        return WIDTH_RULES[self.width_rule] if role is Role.HIDDEN else ENTRYWISE
+
+    def more(self, rule: Rule) -> dict[str, float]:
+        if rule.role is Role.HIDDEN:
+            return {"momentum": rule.budget.beta(self.momentum)}
+        return super().more(rule)
+
+    def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
+        hidden = [
+            {
+                "params": group["params"],
+                "lr": group["lr"],
+                "momentum": group["momentum"],
+                "weight_decay": self.coupled(group),
+            }
+            for group in groups
+            if group["role"] is Role.HIDDEN
+        ]
+        rest = [group for group in groups if group["role"] is not Role.HIDDEN]
+        muon = [torch.optim.Muon(hidden, adjust_lr_fn="match_rms_adamw")] if hidden else []
+        return [*muon, self.adamw(rest)]

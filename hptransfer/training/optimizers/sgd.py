@@ -1,0 +1,50 @@
+"""SGD with momentum, torch's own; weight decay as AdamW's, not through the momentum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hptransfer.parameterizations._base import RAW, Role, UpdateLaw
+from hptransfer.parameterizations._rules import Rule
+from hptransfer.training.optimizers._base import OPTIMIZERS, Decoupled, OptimizerConfig
+
+
+@OPTIMIZERS.register("sgd")
+@dataclass(kw_only=True)
+class SgdConfig(OptimizerConfig):
+    name: str = "sgd"
+    lr: float = 0.1
+    """Peak learning rate at the base; above 0."""
+    momentum: float = 0.9
+    """Memory of the gradient, in [0, 1)."""
+    nesterov: bool = False
+
+    def check(self, place: str) -> None:
+        super().check(place)
+        self.check_memories(place, "momentum")
+
+    def law(self, role: Role) -> UpdateLaw:
+        return RAW
+
+    def more(self, rule: Rule) -> dict[str, float]:
+        return {"momentum": self.momentum}
+
+    def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
+        torch_groups = [
+            {
+                "params": group["params"],
+                "lr": group["lr"],
+                "momentum": group["momentum"],
+                "nesterov": self.nesterov and group["momentum"] > 0,
+                "decoupled": self.coupled(group),
+            }
+            for group in groups
+        ]
+        return [Sgd(torch_groups, foreach=True)]
+
+
+class Sgd(Decoupled, torch.optim.SGD):
+    pass

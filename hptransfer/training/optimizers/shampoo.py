@@ -1,0 +1,54 @@
+"""Shampoo: L^-1/4 G R^-1/4, L and R exponential means of G G^T and G^T G (arXiv:1802.09568, 2002.09018).
+
+Damping is a share of the largest eigenvalue (2002.09018), without grafting, so that steps have spectral norm 1 at
+every width. A matrix with a side that is too long for a dense factor, such as an embedding's vocabulary, has one on
+its shorter side only, of power -1/2 (2002.09018), which keeps that norm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hptransfer.parameterizations._base import SPECTRAL, UpdateLaw
+from hptransfer.training.layers import Layer
+from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.optimizers._matrix import DecoupledPowers, MatrixConfig
+
+
+@OPTIMIZERS.register("shampoo")
+@dataclass(kw_only=True)
+class ShampooConfig(MatrixConfig):
+    name: str = "shampoo"
+    lr: float = 2.0**-4
+    """Peak learning rate at the base, the spectral norm of a matrix's first step; above 0. AdamW's of the rest too,
+    unless `constants` set them apart."""
+
+    @property
+    def matrix_law(self) -> UpdateLaw:
+        return SPECTRAL
+
+    def preconditioned(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return Shampoo(groups, self)
+
+
+class Shampoo(DecoupledPowers):
+    """The factors come from the gradients alone."""
+
+    def __init__(self, params: list[dict[str, Any]], cfg: ShampooConfig) -> None:
+        super().__init__(params)
+        self.largest_side = cfg.largest_side
+
+    def factors(self, view: Tensor, layer: Layer, group: dict[str, Any]) -> list[Tensor | None]:
+        gradient = view.grad
+        assert gradient is not None, "attach_gradients first"
+        rows, columns = view.shape
+        left = gradient @ gradient.mT if rows <= max(columns, self.largest_side) else None
+        right = gradient.mT @ gradient if left is None or columns <= max(rows, self.largest_side) else None
+        return [left, right]
+
+    def power(self, num_factors: int) -> float:
+        return -0.5 / num_factors
