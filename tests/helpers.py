@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hptransfer.config import compose
-from hptransfer.core.files import RunFolder
-from hptransfer.sweep.config import SweepConfig
+from hptransfer.core.files import RunFolder, write_json, write_text
+from hptransfer.core.records import DONE, Outcome
+from hptransfer.sweep.config import SweepConfig, dump
+from hptransfer.sweep.plan import make_plan
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,6 +68,22 @@ def start(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
 def environment() -> dict[str, str]:
     """The environment of commands: this checkout's package, also from another directory."""
     return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def finished_run(overrides: Sequence[str]) -> RunFolder:
+    """The run of a sweep whose outcomes are there without having been trained: a parabola at every scale."""
+    plan = make_plan(compose("quickstart", overrides))
+    folder = plan.config.folder
+    folder.create()
+    write_text(folder.sweep, dump(plan.config))
+    write_json(folder.target, plan.target_json())
+    for scale in plan.scales:
+        for value in plan.values:
+            trial = plan.trial(scale, {"lr": value}, 0)
+            folder.write_trial(trial)
+            outcome = Outcome(state=DONE, loss=3.0 + (math.log2(value) + 6) ** 2 / 20, loss_se=0.1, steps=64)
+            write_json(folder.outcome_path(trial.id), outcome.to_json())
+    return folder
 
 
 def outcomes(folder: RunFolder) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import command, environment, sweep_arguments
+from tests.helpers import command, environment, finished_run, sweep_arguments
 
 HEAVY = ("torch", "mlflow", "optuna", "hydra")
 
@@ -30,8 +30,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cold")
     overrides = ("grid.width.values=[16,32]", "grid.tokens.values=[4096,8192]", "tracker=none", "+target.tokens=16384")
     values = ("space.lr.low=0.001953125", "space.lr.high=0.125", "space.lr.count=7")
-    done = command(*sweep_arguments(folder / "runs", *overrides, *values), cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run = finished_run(sweep_arguments(folder / "runs", *overrides, *values)[2:])
+    assert command("analyze", str(run.path), cwd=folder).returncode == 0
     return folder
 
 

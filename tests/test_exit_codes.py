@@ -1,7 +1,6 @@
 """Exit codes say how a sweep ended, and the same command goes on after each."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,8 @@ from typing import Any
 import pytest
 
 from hptransfer.cli import main
-from hptransfer.config import compose
-from hptransfer.core.files import RunFolder, write_json, write_text
-from hptransfer.core.records import DONE, Outcome
-from hptransfer.sweep.config import dump
-from hptransfer.sweep.plan import make_plan
 from hptransfer.sweep.runners.builtin import Builtin
-from tests.helpers import INLINE, ONE_SCALE, sweep_arguments
+from tests.helpers import INLINE, ONE_SCALE, finished_run, sweep_arguments
 
 VALUES = ("space.lr.low=0.001953125", "space.lr.high=0.125", "space.lr.count=7", "space.lr.extend=3")
 
@@ -117,7 +111,7 @@ def test_a_wrong_option_is_one_line(
 def test_a_damaged_file_is_one_line_that_names_it(
     file: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = finished_run(tmp_path)
+    folder = finished_run(again(tmp_path)[2:])
     damaged = folder.path / file.format(folder.read_trials()[0].id)
     damaged.write_text(content)
     for arguments in (["status", str(folder.path)], ["analyze", str(folder.path)], list(again(tmp_path))):
@@ -135,25 +129,9 @@ def again(runs: Path) -> Sequence[str]:
     return sweep_arguments(runs, *INLINE, *VALUES)
 
 
-def finished_run(runs: Path) -> RunFolder:
-    """A run with outcomes, without the training."""
-    plan = make_plan(compose("quickstart", again(runs)[2:]))
-    folder = plan.config.folder
-    folder.create()
-    write_text(folder.sweep, dump(plan.config))
-    write_json(folder.target, plan.target_json())
-    for scale in plan.scales:
-        for value in plan.values:
-            trial = plan.trial(scale, {"lr": value}, 0)
-            folder.write_trial(trial)
-            outcome = Outcome(state=DONE, loss=3.0 + (math.log2(value) + 6) ** 2 / 20, loss_se=0.1, steps=64)
-            write_json(folder.outcome_path(trial.id), outcome.to_json())
-    return folder
-
-
 def test_export_resolves_the_groups_of_the_predicted_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of another target than the run's own, too: a prediction with another's groups would be wrong by far."""
-    folder = finished_run(tmp_path)
+    folder = finished_run(again(tmp_path)[2:])
     targets = tmp_path / "targets.csv"
     found = {}
     for width in (64, 512):
@@ -174,7 +152,7 @@ def test_export_resolves_the_groups_of_the_predicted_target(tmp_path: Path, caps
 
 
 def test_a_partial_run_says_that_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = finished_run(tmp_path)
+    folder = finished_run(again(tmp_path)[2:])
     folder.outcome_path(folder.read_trials()[0].id).unlink()
     with pytest.raises(SystemExit):
         main(["analyze", str(folder.path)])
@@ -182,7 +160,7 @@ def test_a_partial_run_says_that_it_is(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_results_that_cannot_be_written_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = finished_run(tmp_path)
+    folder = finished_run(again(tmp_path)[2:])
     with pytest.raises(SystemExit):
         main(["analyze", str(folder.path)])
     capsys.readouterr()
@@ -195,7 +173,7 @@ def test_results_that_cannot_be_written_are_refused(tmp_path: Path, capsys: pyte
 
 @pytest.mark.parametrize("width", ["nan", "inf", "-1", "0"])
 def test_a_scale_to_verify_is_checked(width: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = finished_run(tmp_path)
+    folder = finished_run(again(tmp_path)[2:])
     assert "width must be numbers above 0" in fails(capsys, "verify", str(folder.path), f"width={width}")
 
 

@@ -96,7 +96,7 @@ def test_bad_settings_are_refused(name: str, settings: dict, message: str) -> No
         optimizer(name, **settings).check("run.optimizer")
 
 
-WIDTHS = (128, 256, 512, 1024)
+WIDTHS = (128, 256, 512)
 FORM = "mup_table3"
 LAYERS = {"layers.0": Role.INPUT, "layers.1": Role.HIDDEN, "layers.2": Role.OUTPUT}
 
