@@ -143,3 +143,26 @@ def test_sp_with_one_sgd_rate_starves_its_first_layer_and_blows_up_its_outputs()
     check = coordinate_check(run_of("sp", "sgd"), widths=WIDTHS, steps=1)
     assert slope(check, "layers.0") == pytest.approx(-0.5, abs=0.15)
     assert slope(check, OUTPUTS) > 0.4
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lion", "adafactor", "adam_atan2"])
+def test_a_transformer_whose_readout_starts_at_zero_is_flat_under_mup(optimizer: str) -> None:
+    run = run_of("mup", optimizer, model="transformer", zero_readout=True)
+    run.model.depth = 2
+    assert coordinate_check(run, widths=(128, 256, 512), steps=3, seeds=3).fails == []
+
+
+def test_a_transformers_first_readout_is_a_finite_width_effect() -> None:
+    """A random readout turns what its features gained into outputs that shrink as n^-1/2: the wider, the less."""
+    run = run_of("mup", model="transformer")
+    run.model.depth = 2
+    narrow = coordinate_check(run, widths=(64, 128, 256), steps=1, seeds=6)
+    wide = coordinate_check(run, widths=(256, 512, 1024), steps=1, seeds=2)
+    assert slope(narrow, OUTPUTS) < -0.2
+    assert slope(narrow, OUTPUTS) + 0.08 < slope(wide, OUTPUTS) < 0.1
+
+
+def test_sp_is_not_flat_on_a_transformer_either() -> None:
+    run = run_of("sp", model="transformer", zero_readout=True)
+    run.model.depth = 2
+    assert slope(coordinate_check(run, widths=(128, 256, 512), steps=1, seeds=2), OUTPUTS) > 0.5
