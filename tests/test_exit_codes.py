@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from hptransfer.cli import main
+from hptransfer.core.files import write_json
+from hptransfer.core.records import DIVERGED, DONE, Outcome
 from hptransfer.sweep.runners.builtin import Builtin
-from tests.helpers import INLINE, ONE_SCALE, finished_run, sweep_arguments
+from tests.helpers import INLINE, ONE_SCALE, finished_run, start, sweep_arguments
 
 VALUES = ("space.lr.low=0.001953125", "space.lr.high=0.125", "space.lr.count=7", "space.lr.extend=3")
 
@@ -175,6 +177,25 @@ def test_results_that_cannot_be_written_are_refused(tmp_path: Path, capsys: pyte
 def test_a_scale_to_verify_is_checked(width: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = finished_run(again(tmp_path)[2:])
     assert "width must be numbers above 0" in fails(capsys, "verify", str(folder.path), f"width={width}")
+
+
+def test_a_reader_that_stops_early_is_no_bug(tmp_path: Path) -> None:
+    folder = finished_run(again(tmp_path)[2:])
+    status = start("status", str(folder.path))
+    assert status.stdout is not None
+    status.stdout.close()  # before anything is written
+    assert status.wait(timeout=60) == 0
+
+
+def test_diverged_runs_are_not_called_too_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finished_run(again(tmp_path)[2:])
+    highest = max(folder.read_trials(), key=lambda trial: trial.tuned["lr"])
+    for steps, warned in ((1, False), (20, True)):
+        outcome = Outcome(state=DIVERGED, steps=1) if steps == 1 else Outcome(state=DONE, loss=5.0, steps=20)
+        write_json(folder.outcome_path(highest.id), outcome.to_json())
+        with pytest.raises(SystemExit):
+            main(["analyze", str(folder.path)])
+        assert ("says little of long training" in capsys.readouterr().out) == warned
 
 
 def test_bad_input_is_2_and_writes_nothing(tmp_path: Path) -> None:
