@@ -244,10 +244,14 @@ def _coord_check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _coord_check(args: argparse.Namespace) -> int:
     from hptransfer.config import compose_check
+    from hptransfer.core.files import make_writable, write_json, write_text
     from hptransfer.sweep.display import check_table
     from hptransfer.sweep.runners.builtin import run_check
 
-    result = run_check(compose_check(args.overrides))
+    config = compose_check(args.overrides)
+    if args.out is not None:
+        make_writable(args.out)
+    result = run_check(config)
     console = _console()
     for part in check_table(result):
         console.print(part, highlight=False)
@@ -259,21 +263,12 @@ def _coord_check(args: argparse.Namespace) -> int:
         print(f"failed: {result.fails[0]}{more}; at most {result.tolerance} passes{expected}")
     if args.out is not None:
         from hptransfer.analysis.plots import check_figure
-        from hptransfer.core.files import write_json, write_text
 
         values = dataclasses.asdict(result)
-        _make_folder(args.out)
         write_json(args.out / "check.json", values)
         write_text(args.out / "check.svg", check_figure(values))
         print(f"written: {args.out / 'check.json'}, {args.out / 'check.svg'}")
     return EXIT_DONE if result.passed else EXIT_CHECK_FAILED
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {path} cannot be made ({error.strerror}); choose another folder") from None
 
 
 # --- what reads a run's folder --------------------------------------------------------------------

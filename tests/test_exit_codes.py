@@ -170,7 +170,9 @@ def test_results_that_cannot_be_written_are_refused(tmp_path: Path, capsys: pyte
     targets.write_text("width\n64\n")
     (tmp_path / "file").write_text("")
     table = ["--table", str(folder.path / "records.csv"), "--scale", "width", "--tune", "lr", "--targets", str(targets)]
-    assert "cannot be written" in fails(capsys, "analyze", *table, "--out", str(tmp_path / "file" / "out"))
+    out = str(tmp_path / "file" / "out")
+    assert "cannot be written" in fails(capsys, "analyze", *table, "--out", out)
+    assert "cannot be written" in fails(capsys, "coord-check", "--out", out)
 
 
 @pytest.mark.parametrize("width", ["nan", "inf", "-1", "0"])

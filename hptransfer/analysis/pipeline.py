@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from hptransfer.analysis.fit import Fit, HeldOut, describe, fit_table, hold_out
 from hptransfer.analysis.predict import predict_table, resolved_groups
 from hptransfer.analysis.records import WAITING, Columns, load_table, load_targets, run_records
 from hptransfer.analysis.report import Context, held_out_sentence, render, unmoved_cost
-from hptransfer.core.errors import ConfigError, FitError, RunFolderError
-from hptransfer.core.files import RunFolder, read_json, write_json, write_text
+from hptransfer.core.errors import FitError, RunFolderError
+from hptransfer.core.files import RunFolder, make_writable, read_json, write_json, write_text
 from hptransfer.core.records import DIVERGED, DONE, FAILED, short
 
 # Beyond so many octaves from the largest scale a straight law is a leap.
@@ -121,22 +120,13 @@ def analyze_file(
     """Analyzes a table of anybody's runs.
 
     Raises:
-        ConfigError: the table or the targets cannot be used.
+        ConfigError: the table or the targets cannot be used, or nothing can be written to `out`.
         FitError: no law can be fitted.
     """
     columns = Columns(scales=scales, tuned=tuned, loss=loss)
     table = load_table(path, columns)
-    _make_writable(out)
+    make_writable(out)
     return analyze_table(table, columns, load_targets(targets, scales), out, Context(title=path.name))
-
-
-def _make_writable(out: Path) -> None:
-    """Raises ConfigError unless files can be written there."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as error:
-        raise ConfigError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from None
 
 
 def analyze_run(folder: RunFolder, *, targets: Path | None = None) -> Analysis:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from hptransfer.core.errors import RunFolderError, StoppedError
+from hptransfer.core.errors import ConfigError, RunFolderError, StoppedError
 from hptransfer.core.records import Outcome, Trial
 
 SCHEMA = 1
@@ -117,6 +117,19 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
+
+
+def make_writable(out: Path) -> None:
+    """Makes the folder that `--out` names, before anything is computed for it.
+
+    Raises:
+        ConfigError: files cannot be written there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise ConfigError(f"--out {out} cannot be written ({error.strerror}); choose another folder") from None
 
 
 class LockedError(Exception):

@@ -84,6 +84,33 @@ class OptimizerConfig(ABC):
         """
 
 
+@dataclass(kw_only=True)
+class TwoMemories(OptimizerConfig):
+    """An optimizer with two memories, `beta1` and `beta2`, and no further settings."""
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+
+    def check(self, place: str) -> None:
+        super().check(place)
+        self.check_memories(place, "beta1", "beta2")
+
+    def more(self, rule: Rule) -> dict[str, float]:
+        return {"beta1": rule.budget.beta(self.beta1), "beta2": rule.budget.beta(self.beta2)}
+
+    def torch_groups(self, groups: list[dict[str, Any]], decay: str) -> list[dict[str, Any]]:
+        """Groups as torch's optimizers take them, coupled decay under the key `decay`."""
+        return [
+            {
+                "params": group["params"],
+                "lr": group["lr"],
+                "betas": (group["beta1"], group["beta2"]),
+                decay: self.coupled(group),
+            }
+            for group in groups
+        ]
+
+
 class Decoupled(torch.optim.Optimizer):
     """Mixed in before an optimizer, it decays weights as AdamW does, by `lr * decoupled` of its groups."""
 

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hptransfer.parameterizations._rules import Rule
-from hptransfer.training.optimizers._base import OPTIMIZERS, Decoupled, OptimizerConfig
+from hptransfer.training.optimizers._base import OPTIMIZERS, Decoupled, TwoMemories
 
 
 @OPTIMIZERS.register("adam_atan2")
 @dataclass(kw_only=True)
-class AdamAtan2Config(OptimizerConfig):
+class AdamAtan2Config(TwoMemories):
     name: str = "adam_atan2"
     lr: float = 2.0**-6
     """Peak learning rate at the base; above 0."""
@@ -23,24 +22,8 @@ class AdamAtan2Config(OptimizerConfig):
     beta2: float = 0.95
     """Memory of the squared gradient, in [0, 1)."""
 
-    def check(self, place: str) -> None:
-        super().check(place)
-        self.check_memories(place, "beta1", "beta2")
-
-    def more(self, rule: Rule) -> dict[str, float]:
-        return {"beta1": rule.budget.beta(self.beta1), "beta2": rule.budget.beta(self.beta2)}
-
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
-        torch_groups = [
-            {
-                "params": group["params"],
-                "lr": group["lr"],
-                "betas": (group["beta1"], group["beta2"]),
-                "decoupled": self.coupled(group),
-            }
-            for group in groups
-        ]
-        return [AdamAtan2(torch_groups)]
+        return [AdamAtan2(self.torch_groups(groups, "decoupled"))]
 
 
 class Atan2(torch.optim.Optimizer):

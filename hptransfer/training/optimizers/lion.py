@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
-from hptransfer.parameterizations._rules import Rule
-from hptransfer.training.optimizers._base import OPTIMIZERS, OptimizerConfig
+from hptransfer.training.optimizers._base import OPTIMIZERS, TwoMemories
 
 
 @OPTIMIZERS.register("lion")
 @dataclass(kw_only=True)
-class LionConfig(OptimizerConfig):
+class LionConfig(TwoMemories):
     name: str = "lion"
     lr: float = 2.0**-9
     """Peak learning rate at the base; above 0."""
@@ -22,23 +21,7 @@ class LionConfig(OptimizerConfig):
     beta2: float = 0.99
     """Memory of the gradient, in [0, 1)."""
 
-    def check(self, place: str) -> None:
-        super().check(place)
-        self.check_memories(place, "beta1", "beta2")
-
-    def more(self, rule: Rule) -> dict[str, float]:
-        return {"beta1": rule.budget.beta(self.beta1), "beta2": rule.budget.beta(self.beta2)}
-
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         from pytorch_optimizer import Lion
 
-        torch_groups = [
-            {
-                "params": group["params"],
-                "lr": group["lr"],
-                "betas": (group["beta1"], group["beta2"]),
-                "weight_decay": self.coupled(group),
-            }
-            for group in groups
-        ]
-        return [Lion(torch_groups)]
+        return [Lion(self.torch_groups(groups, "weight_decay"))]
