@@ -31,6 +31,8 @@ TIGHT, LOOSE = 0.1, 0.2
 WIDE = 256
 # Standard errors: by chance one of eight windows is worse by so much in less than 1 of 100 checks.
 WORSE = 3.5
+# Parameters of a stack of seeds: more of them gain nothing from it.
+STACKED = 1_000_000
 OUTPUTS, STREAM = "outputs", "stream"
 
 
@@ -121,28 +123,25 @@ def depth_check(run: RunConfig, *, depths: Sequence[int], steps: int = 4, seeds:
 def _activations(
     run: RunConfig, axis: str, sizes: Sequence[int], steps: int, seeds: int, modules: Callable[[Stack], dict[str, Any]]
 ) -> Check:
-    found: dict[str, list[list[float]]] = {}
-    for size in sizes:
-        logs: dict[str, list[list[float]]] = {}
-        for seed in range(seeds):
-            stack, batch = _start(at_size(run, axis, size), seed, steps)
-            with _recorded(stack, modules(stack)) as taken:
-                _observe(stack, batch)
-                first = dict(taken)
-                values: dict[str, list[float]] = {name: [_rms(x)] for name, x in first.items()}
-                for step in range(steps):
+    def measure(stack: Stack, batch: Batch) -> Found:
+        with _recorded(stack, modules(stack)) as taken:
+            first: dict[str, Tensor] = {}
+            values: dict[str, list[Tensor]] = {}
+            for step in range(steps + 1):
+                # A training step's own forward pass is one before its update.
+                if step < steps:
                     stack.step(*batch, step)
+                else:
                     _observe(stack, batch)
-                    for name, x in taken.items():
-                        values[name].append(_rms(x - first[name]))
-            for name, numbers in values.items():
-                logs.setdefault(name, []).append(numbers)
-        for name, repeats in logs.items():
-            found.setdefault(name, []).append(_mean(repeats))
+                first = first or dict(taken)
+                for name, x in taken.items():
+                    values.setdefault(name, []).append(_rms(x - first[name] if step else x))
+        return {name: torch.stack(columns) for name, columns in values.items()}
+
+    found = _measured(run, axis, sizes, steps, seeds, measure)
     columns = ["start", *(f"change {step + 1}" for step in range(steps))]
-    judged = [False, *[True] * steps]
     common = {name: values for name, values in found.items() if len(values) == len(sizes)}
-    return _judge("activations", run, axis, sizes, columns, common, judged)
+    return _judge("activations", run, axis, sizes, columns, common, [False, *[True] * steps])
 
 
 def one_layer_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) -> Check:
@@ -150,15 +149,11 @@ def one_layer_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) ->
 
     Unlike in the coordinate check no layer feels the others, so that a wrong rule is seen in its own row.
     """
-    found: dict[str, list[list[float]]] = {}
-    for width in widths:
-        logs: dict[str, list[list[float]]] = {}
-        for seed in range(seeds):
-            stack, batch = _start(at_size(run, "width", width), seed, 1)
-            for name, change, _, _ in _own_changes(stack, batch):
-                logs.setdefault(name, []).append([_rms(change)])
-        for name, repeats in logs.items():
-            found.setdefault(name, []).append(_mean(repeats))
+
+    def measure(stack: Stack, batch: Batch) -> Found:
+        return {name: _rms(change)[None] for name, change, _, _ in _own_changes(stack, batch)}
+
+    found = _measured(run, "width", widths, 1, seeds, measure)
     return _judge("a layer's own change", run, "width", widths, ["change 1"], found, [True])
 
 
@@ -169,15 +164,14 @@ def alignment_check(run: RunConfig, *, widths: Sequence[int], steps: int = 10, s
     constants that a ratio at one width would have (arXiv:2407.05872). What it says of hidden and output
     layers can be given as run.alignment.
     """
-    found: dict[str, list[list[float]]] = {}
-    for width in widths:
-        logs: dict[str, list[list[float]]] = {}
-        for seed in range(seeds):
-            stack, batch = _start(at_size(run, "width", width), seed, steps)
-            for name, change, update, x in _own_changes(stack, batch, steps):
-                logs.setdefault(name, []).append([_rms(change) / (_rms(update) * _rms(x))])
-        for name, repeats in logs.items():
-            found.setdefault(name, []).append(_mean(repeats))
+
+    def measure(stack: Stack, batch: Batch) -> Found:
+        return {
+            name: (_rms(change) / (_rms(update) * _rms(x)))[None]
+            for name, change, update, x in _own_changes(stack, batch, steps)
+        }
+
+    found = _measured(run, "width", widths, steps, seeds, measure)
     return _judge("alignment of updates with inputs", run, "width", widths, [f"step {steps}"], found, [False])
 
 
@@ -186,25 +180,27 @@ def spectral_check(run: RunConfig, *, widths: Sequence[int], steps: int = 4, see
 
     Source: arXiv:2310.17813.
     """
-    found: dict[str, list[list[float]]] = {}
-    for width in widths:
-        logs: dict[str, list[list[float]]] = {}
-        for seed in range(seeds):
-            stack, batch = _start(at_size(run, "width", width), seed, steps)
-            matrices = {n: m for n, m in _layers(stack.model).items() if m.role in MATRICES}
-            first = {name: layer.weight.detach()[0].clone() for name, layer in matrices.items()}
-            for step in range(steps):
-                stack.step(*batch, step)
-            for name, layer in matrices.items():
-                now = layer.weight.detach()[0]
-                scale = float(layer.multiplier) * _aspect(layer)
-                norms = [
-                    float(torch.linalg.matrix_norm(w.flatten(1), 2)) * scale for w in (first[name], now - first[name])
-                ]
-                logs.setdefault(name, []).append(norms)
-        for name, repeats in logs.items():
-            found.setdefault(name, []).append(_mean(repeats))
+
+    def measure(stack: Stack, batch: Batch) -> Found:
+        matrices = {name: layer for name, layer in _layers(stack.model).items() if layer.role in MATRICES}
+        first = {name: layer.weight.detach().clone() for name, layer in matrices.items()}
+        for step in range(steps):
+            stack.step(*batch, step)
+        return {
+            name: torch.stack(
+                [_spectral_norms(first[name], layer), _spectral_norms(layer.weight.detach() - first[name], layer)]
+            )
+            for name, layer in matrices.items()
+        }
+
+    found = _measured(run, "width", widths, steps, seeds, measure)
     return _judge("spectral norms", run, "width", widths, ["start", f"change {steps}"], found, [False, True])
+
+
+def _spectral_norms(weight_K: Tensor, layer: Layer) -> Tensor:
+    """Of weights such as a layer's, trial by trial."""
+    norms_K: Tensor = torch.linalg.matrix_norm(weight_K.flatten(2), 2)
+    return norms_K * float(layer.multiplier) * _aspect(layer)
 
 
 def _aspect(layer: Layer) -> float:
@@ -257,10 +253,37 @@ CHECKS: dict[str, Callable[..., Check]] = {
 }
 
 
-def _start(run: RunConfig, seed: int, steps: int) -> tuple[Stack, tuple[Tensor, Tensor]]:
-    run = without_warmup(run, steps)
-    batch = run.data.load().batch(seed=run.data_seed, step=0, batch=run.batch, sequence=run.sequence)
-    return Stack([run], [seed], device="cpu"), batch
+Batch = tuple[Tensor, Tensor]
+Found = dict[str, Tensor]
+"""Numbers of a stack by name, (columns, trials)."""
+
+
+def _measured(
+    run: RunConfig,
+    axis: str,
+    sizes: Sequence[int],
+    steps: int,
+    seeds: int,
+    measure: Callable[[Stack, Batch], Found],
+) -> dict[str, list[list[float]]]:
+    """What `measure` finds at every size, by name, size and column: means over seeds.
+
+    Seeds train as stacks: small models cost more to call than to compute.
+    """
+    found: dict[str, list[list[float]]] = {}
+    for size in sizes:
+        one = without_warmup(at_size(run, axis, size), steps)
+        batch = one.data.load().batch(seed=one.data_seed, step=0, batch=one.batch, sequence=one.sequence)
+        parts = [measure(Stack([one] * len(some), some, device="cpu"), batch) for some in _stacks(one, seeds)]
+        for name in parts[0]:
+            found.setdefault(name, []).append(_mean(torch.cat([part[name] for part in parts], dim=1)))
+    return found
+
+
+def _stacks(run: RunConfig, seeds: int) -> list[range]:
+    """Seeds 0, 1, ... in stacks of at most so many parameters, or of one."""
+    most = max(1, STACKED // run.model.num_params(run.shape))
+    return [range(start, min(start + most, seeds)) for start in range(0, seeds, most)]
 
 
 def _layers(model: nn.Module) -> dict[str, Layer]:
@@ -280,11 +303,18 @@ def _recorded(stack: Stack, modules: dict[str, nn.Module]) -> Iterator[dict[str,
         uses[name] = uses.get(name, 0) + 1
         taken[name if uses[name] == 1 else f"{name} #{uses[name]}"] = x.detach()
 
+    trials = len(stack.alive)
     handles = [
-        module.register_forward_hook(lambda _, __, x, name=name: note(name, x)) for name, module in modules.items()
+        module.register_forward_hook(lambda layer, _, x, name=name: note(name, _by_trial(x, trials, layer)))
+        for name, module in modules.items()
     ]
     if stack.residual:
-        handles.append(stack.model.get_submodule("norm").register_forward_pre_hook(lambda _, x: note(STREAM, x[0])))
+        last = [item.layer for item in tagged(stack.model) if item.inside][-1]
+        handles.append(
+            stack.model.get_submodule("norm").register_forward_pre_hook(
+                lambda _, x: note(STREAM, _by_trial(x[0], trials, last))
+            )
+        )
     handles.append(stack.model.register_forward_pre_hook(lambda _, __: uses.clear()))
     handles.append(stack.model.register_forward_hook(lambda _, __, x: note(OUTPUTS, x)))
     try:
@@ -295,12 +325,12 @@ def _recorded(stack: Stack, modules: dict[str, nn.Module]) -> Iterator[dict[str,
 
 
 @torch.no_grad()
-def _observe(stack: Stack, batch: tuple[Tensor, Tensor]) -> None:
+def _observe(stack: Stack, batch: Batch) -> None:
     stack.losses(*batch)
 
 
 def _own_changes(
-    stack: Stack, batch: tuple[Tensor, Tensor], steps: int = 1
+    stack: Stack, batch: Batch, steps: int = 1
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
     """For every matrix: name, change of its output by its own update, that update, and its input."""
     matrices = {n: m for n, m in _layers(stack.model).items() if isinstance(m, Linear | Conv2d | Embedding)}
@@ -315,25 +345,33 @@ def _own_changes(
     first = {name: layer.weight.detach().clone() for name, layer in matrices.items()}
     for step in range(steps):
         stack.step(*batch, step)
+    trials = len(stack.alive)
     with torch.no_grad():
         for name, layer in matrices.items():
-            update = layer.weight.detach() - first[name]
-            trained = layer.weight.data
+            x, trained = inputs[name], layer.weight.detach()
+            update = trained - first[name]
             layer.weight.data = update
-            change = layer(inputs[name])
+            change = _by_trial(layer(x), trials, layer)
             layer.weight.data = trained
-            x = inputs[name]
-            yield name, change, update, x if x.is_floating_point() else torch.ones(1)
+            yield name, change, update, _by_trial(x, trials, layer) if x.is_floating_point() else torch.ones(1, 1)
 
 
-def _rms(x: Tensor) -> float:
-    return float(x.double().square().mean().sqrt())
+def _by_trial(x: Tensor, trials: int, layer: nn.Module) -> Tensor:
+    """What such a layer takes or puts out, the trials along the first axis: a convolution has them in its channels."""
+    return x.unflatten(1, (trials, -1)).transpose(0, 1) if isinstance(layer, Conv2d) else x
 
 
-def _mean(repeats: Sequence[Sequence[float]]) -> list[float]:
-    """Geometric mean over seeds: the slope is of logarithms."""
-    logs = np.log(np.maximum(np.array(repeats), 1e-300))
-    return [float(value) for value in np.exp(logs.mean(axis=0))]
+def _rms(x_K: Tensor) -> Tensor:
+    """Root mean squares, trial by trial."""
+    x_KN = x_K.flatten(1)
+    norms_K: Tensor = torch.linalg.vector_norm(x_KN, dim=1, dtype=torch.float64)
+    return norms_K / x_KN.shape[1] ** 0.5
+
+
+def _mean(values: Tensor) -> list[float]:
+    """Geometric mean over the last axis, seeds: the slope is of logarithms."""
+    means: list[float] = values.double().clamp_min(1e-300).log().mean(dim=-1).exp().tolist()
+    return means
 
 
 def _judge(

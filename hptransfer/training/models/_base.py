@@ -25,6 +25,13 @@ class ModelConfig(ABC):
     name: str
     width: int
     depth: int
+    zero_readout: bool = False
+    """The readout starts at zero, so that all answers start equally likely (advised by arXiv:2203.03466)."""
+
+    @property
+    def readout_start(self) -> str:
+        """How the readout's weights start, in the words of `Layer`."""
+        return "zeros" if self.zero_readout else "normal"
 
     @abstractmethod
     def check(self, place: str) -> None:

@@ -66,7 +66,7 @@ class MultiLayerPerceptron(nn.Module):
         sizes = [inputs(shape), *[cfg.width] * cfg.depth, shape.outputs]
         roles = [Role.INPUT, *[Role.HIDDEN] * (cfg.depth - 1), Role.OUTPUT]
         self.layers = nn.ModuleList(
-            Linear(trials, fan_in, fan_out, role=role)
+            Linear(trials, fan_in, fan_out, role=role, start=cfg.readout_start if role is Role.OUTPUT else "normal")
             for fan_in, fan_out, role in zip(sizes[:-1], sizes[1:], roles, strict=True)
         )
         grows = [*[Role.VECTOR] * cfg.depth, Role.FIXED]

@@ -72,7 +72,7 @@ class ResMlp(nn.Module):
         self.first = Linear(trials, inputs(shape), cfg.width, role=Role.INPUT)
         self.blocks = nn.ModuleList(Branch(cfg, trials) for _ in range(cfg.depth))
         self.norm = Norm(trials, cfg.width, gain=False) if cfg.norm else nn.Identity()
-        self.readout = Linear(trials, cfg.width, shape.outputs, role=Role.OUTPUT)
+        self.readout = Linear(trials, cfg.width, shape.outputs, role=Role.OUTPUT, start=cfg.readout_start)
 
     def forward(self, x: Tensor) -> Tensor:
         x_KBD = self.first(x.flatten(1).expand(len(self.first.weight), len(x), -1))

@@ -141,7 +141,7 @@ class ResNet(nn.Module):
         self.blocks = nn.ModuleList(Block(cfg, trials, *sizes) for sizes in cfg.blocks())
         last = cfg.width * 2 ** (cfg.stages - 1)
         self.norm = BatchNorm(trials, last) if cfg.norm == "batch" else nn.Identity()
-        self.readout = Linear(trials, last, shape.outputs, role=Role.OUTPUT)
+        self.readout = Linear(trials, last, shape.outputs, role=Role.OUTPUT, start=cfg.readout_start)
 
     def forward(self, images: Tensor) -> Tensor:
         trials = len(self.first.weight)

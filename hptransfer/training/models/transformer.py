@@ -31,8 +31,6 @@ class TransformerConfig(BlocksConfig):
     """learned, an embedding of every position; or rotary."""
     tied: bool = False
     """The readout uses the embedding's weights."""
-    zero_readout: bool = False
-    """The readout starts at zero, so that all tokens start equally likely."""
 
     def check(self, place: str) -> None:
         super().check(place)
@@ -77,11 +75,10 @@ class Transformer(nn.Module):
             Block(Attention(cfg, trials, causal=True, rotary=rotary), cfg.branch(trials)) for _ in range(cfg.depth)
         )
         self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
-        start = "zeros" if cfg.zero_readout else "normal"
         self.readout = (
             TiedReadout(self.tokens)
             if cfg.tied
-            else Linear(trials, cfg.width, shape.vocabulary, role=Role.OUTPUT, start=start)
+            else Linear(trials, cfg.width, shape.vocabulary, role=Role.OUTPUT, start=cfg.readout_start)
         )
 
     def forward(self, indices_BS: Tensor) -> Tensor:

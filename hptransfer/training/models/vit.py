@@ -72,7 +72,7 @@ class VisionTransformer(nn.Module):
             Block(Attention(cfg, trials, causal=False, rotary=False), Mlp(cfg, trials)) for _ in range(cfg.depth)
         )
         self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
-        self.readout = Linear(trials, cfg.width, shape.outputs, role=Role.OUTPUT)
+        self.readout = Linear(trials, cfg.width, shape.outputs, role=Role.OUTPUT, start=cfg.readout_start)
 
     def forward(self, images: Tensor) -> Tensor:
         trials, side = len(self.patches.weight), self.patch
