@@ -243,7 +243,7 @@ def _coord_check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _coord_check(args: argparse.Namespace) -> int:
-    from hptransfer.config import compose_check
+    from hptransfer.config import compose_check, own_settings
     from hptransfer.core.files import make_writable, write_json, write_text
     from hptransfer.sweep.display import check_table
     from hptransfer.sweep.runners.builtin import run_check
@@ -255,6 +255,7 @@ def _coord_check(args: argparse.Namespace) -> int:
     console = _console()
     for part in check_table(result):
         console.print(part, highlight=False)
+    print(f"the check's own settings: {' '.join(f'{key}={value}' for key, value in own_settings(args.overrides).items())}")
     if result.passed:
         print("passed")
     else:

@@ -23,6 +23,7 @@ from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
 from hptransfer.core.share import share
 from hptransfer.sweep import config as sweep_config
+from hptransfer.sweep.check_settings import check_settings
 from hptransfer.sweep.config import SweepConfig
 
 
@@ -80,33 +81,45 @@ class CheckConfig:
 
     check: str = "width"
     """width, depth, one-layer, spectral, wider or alignment."""
-    widths: list[int] = field(default_factory=list)
-    """At least three; empty: 256 to 1024 for the MLP, as is affordable for the others."""
+    widths: list[int] = field(default_factory=lambda: [128, 256, 512])
+    """At least three."""
     depths: list[int] = field(default_factory=lambda: [4, 8, 16, 32])
     """For check=depth; at least three."""
-    steps: int = 4
+    steps: int = 3
     """Training steps, on one batch."""
     seeds: int = 8
     """Initial weights that the numbers are means over: small models differ by their first outputs alone."""
     run: Any = MISSING
 
 
+def own_settings(overrides: Sequence[str]) -> dict[str, str]:
+    """What a check sets by itself, beside the user's overrides: data that the model takes, sizes that are affordable."""
+    from hptransfer.training.config import FAMILIES
+
+    given = dict(override.partition("=")[::2] for override in overrides)
+    chosen = {"run/model": "mlp", "run/optimizer": "adamw", "run.parameterization": "mup", "check": "width"} | given
+    takes = FAMILIES["model"].get(chosen["run/model"]).takes[-1]
+    found = {key: chosen[key] for key in ("run/model", "run/optimizer")} | {"run/data": DATA_FOR[takes]}
+    family = (chosen[key] for key in ("check", "run/model", "run/optimizer", "run.parameterization"))
+    found |= check_settings(*family, takes=takes)
+    if "run.model.tied" in given:  # a readout that is the embedding cannot start at zero
+        found.pop("run.model.zero_readout", None)
+    return {key: value for key, value in found.items() if key not in given}
+
+
 def compose_check(overrides: Sequence[str]) -> CheckConfig:
-    """A check with its overrides applied; the data is what the model takes, unless it is chosen.
+    """A check with its own settings and then the overrides applied.
 
     Raises:
         ConfigError: an unknown key or value, or one that breaks a rule.
     """
     _check_form(overrides)
     _register()
-    from hptransfer.training.config import FAMILIES
-
-    chosen = dict(override.partition("=")[::2] for override in overrides)
-    model = FAMILIES["model"].get(chosen.get("run/model", "mlp"))
-    defaults = {"run/model": "mlp", "run/optimizer": "adamw", "run/data": DATA_FOR[model.takes[-1]]}
-    choices = [f"+{group}={name}" for group, name in {**defaults, **chosen}.items() if group in defaults]
-    shape = ["run.sequence=1", "run.batch=64"] if DATA_FOR[model.takes[-1]] == "digits" else ["run.sequence=32"]
-    rest = [override for override in overrides if override.partition("=")[0] not in defaults]
+    own = [f"{key}={value}" for key, value in own_settings(overrides).items()]
+    # Hydra adds a member of a group that has none.
+    choices = [f"+{override}" for override in [*own, *overrides] if override.startswith("run/")]
+    shape = [override for override in own if not override.startswith("run/")]
+    rest = [override for override in overrides if not override.startswith("run/")]
 
     def composed(*more: str) -> dict[str, Any]:
         return _compose(Path(__file__).parent, "check", ["+run=builtin", *choices, *shape, *more])

@@ -79,6 +79,16 @@ class Check:
     def passed(self) -> bool:
         return not self.fails
 
+    def steepest(self) -> tuple[float, str, str]:
+        """The steepest slope of those that are judged, with its row and column; NaN is steeper than any number."""
+        judged = [
+            (slope, row.name, column)
+            for row in self.rows
+            for slope, column, must in zip(row.slopes, self.columns, row.judged, strict=True)
+            if must
+        ]
+        return max(judged, key=lambda found: abs(found[0]) if found[0] == found[0] else float("inf"))
+
 
 def at_size(run: RunConfig, axis: str, size: int) -> RunConfig:
     """The run with another width or depth.
@@ -404,7 +414,11 @@ def expected_failure(run: RunConfig) -> str:
     if run.table.global_rate and run.alignment == "default":
         return f"{run.parameterization} has one learning rate for all: its updates grow with width"
     readout = run.table.rows[Role.OUTPUT]
-    if readout.a + readout.b == 0.5:
+    if readout.a + readout.b == 0.5 and run.model.zero_readout:
+        lower = run.optimizer.law(Role.HIDDEN)
+        if lower.gradient:
+            return f"{run.parameterization}'s rates count on the gradient that its readout's first values would let through"
+    elif readout.a + readout.b == 0.5:
         return f"{run.parameterization}'s readout is n^1/2 too large for features that move: the outputs' change grows"
     if run.table.lookup is not None and TOKENS in run.model.takes:
         return f"{run.parameterization} lowers the rate of embeddings with width, by its authors' choice"

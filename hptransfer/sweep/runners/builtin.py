@@ -18,11 +18,6 @@ GPU_STACK = 16
 MEASURABLE_FLOPS = 5e10
 
 
-# Widths that a check trains at on a few cores, unless it is told others.
-CHECK_WIDTHS = {"mlp": [256, 512, 1024], "resnet": [32, 64, 128]}
-OTHER_WIDTHS = [128, 256, 512]
-
-
 def run_check(config: Any) -> Any:
     """Runs one check of `hptransfer coord-check`; returns what it found.
 
@@ -34,12 +29,11 @@ def run_check(config: Any) -> Any:
 
     if config.check not in CHECKS:
         raise ConfigError(f"check: {unknown('check', config.check, CHECKS)}")
-    run = dict(config.run)
-    widths = config.widths or CHECK_WIDTHS.get(run["model"]["name"], OTHER_WIDTHS)
-    sizes = {"depths": config.depths} if config.check == "depth" else {"widths": widths}
+    run = from_json(config.run)
+    sizes = {"depths": config.depths} if config.check == "depth" else {"widths": config.widths}
     if config.check in ("one-layer", "wider"):
-        return CHECKS[config.check](from_json(run), **sizes, seeds=config.seeds)
-    return CHECKS[config.check](from_json(run), **sizes, steps=config.steps, seeds=config.seeds)
+        return CHECKS[config.check](run, **sizes, seeds=config.seeds)
+    return CHECKS[config.check](run, **sizes, steps=config.steps, seeds=config.seeds)
 
 
 class Builtin(Runner):

@@ -1,0 +1,63 @@
+"""Coordinate check of every parameterization with every optimizer on every model, into docs/coordinate_checks.csv.
+
+    python benchmarks/coordinate_checks.py [--missing] [--model NAME ...] [--optimizer NAME ...] [--parameterization ...]
+
+A row is what `hptransfer coord-check run/model=M run/optimizer=O run.parameterization=P` finds, with its own settings.
+The tables made of it: `python -m hptransfer.parameterizations._table docs/coordinate_checks.csv`.
+"""
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+
+import torch
+
+from hptransfer.config import compose_check
+from hptransfer.parameterizations._base import PARAMETERIZATIONS
+from hptransfer.parameterizations._measured import Measured, read_measured, write_measured
+from hptransfer.sweep.runners.builtin import run_check
+from hptransfer.training.models._base import MODELS
+from hptransfer.training.optimizers._base import OPTIMIZERS
+
+FILE = Path(__file__).parents[1] / "docs" / "coordinate_checks.csv"
+
+
+def measure(model: str, optimizer: str, parameterization: str) -> Measured:
+    """The steepest slope that the check judges."""
+    choices = [f"run/model={model}", f"run/optimizer={optimizer}", f"run.parameterization={parameterization}"]
+    check = run_check(compose_check(choices))
+    slope, row, column = check.steepest()
+    return Measured(
+        model=model,
+        optimizer=optimizer,
+        parameterization=parameterization,
+        slope=round(slope, 2),
+        where=f"{row}, {column}",
+        passed=check.passed,
+        expected=check.expected,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--missing", action="store_true", help="only what the file does not have yet")
+    families = {"model": MODELS, "optimizer": OPTIMIZERS, "parameterization": PARAMETERIZATIONS}
+    for family, registry in families.items():
+        parser.add_argument(f"--{family}", nargs="+", choices=registry.names(), default=registry.names())
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = {row.key: row for row in read_measured(FILE)} if FILE.exists() else {}
+    for key in itertools.product(*(getattr(arguments, family) for family in families)):
+        if arguments.missing and key in rows:
+            continue
+        started = time.perf_counter()
+        row = measure(*key)
+        seconds = time.perf_counter() - started
+        print(f"{' '.join(key)}: {row.slope:+.2f} {'passes' if row.passed else 'fails'}, {row.where}, {seconds:.1f} s")
+        rows[key] = row
+        write_measured(FILE, rows.values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""How `hptransfer coord-check` trains unless it is told otherwise: wide enough for the law, small enough for seconds.
+
+docs/coordinate_checks.csv is measured with these settings. Every one is an override that a user can give another value.
+"""
+
+from __future__ import annotations
+
+# Optimizers whose step costs the cube of the width.
+CUBIC = ("kfac", "muon", "shampoo")
+
+IMAGES = {"run.sequence": "1", "run.batch": "64"}
+TOKENS = {"run.sequence": "32"}
+BY_MODEL: dict[str, dict[str, str]] = {
+    "mlp": {**IMAGES, "widths": "[256,512,1024]"},
+    "resmlp": {**IMAGES, "widths": "[128,256,512]"},
+    "resnet": {**IMAGES, "widths": "[16,32,64]", "run.base.width": "16", "run.batch": "32"},
+    "vit": {**IMAGES, "widths": "[64,128,256]", "run.batch": "16", "run.model.patch": "4"},
+    "transformer": {**TOKENS, "widths": "[64,128,256]"},
+}
+BY_MODEL_CUBIC: dict[str, dict[str, str]] = {
+    "mlp": {"widths": "[64,128,256]", "seeds": "4"},
+    "resmlp": {"widths": "[64,128,256]", "seeds": "4"},
+    "resnet": {"seeds": "4"},
+    "vit": {"run.model.depth": "1", "seeds": "2"},
+    "transformer": {"run.model.depth": "1", "run.model.mlp_ratio": "2", "seeds": "2"},
+}
+# The damping keeps K-FAC's steps off the rank of its factors, which grows with width until it is the number of examples.
+KFAC = {"run.optimizer.damping": "0.5"}
+KFAC_BY_MODEL = {"mlp": {"widths": "[128,256,512]", "seeds": "2"}}
+# Optimizers that a readout of zeros leads astray: Adafactor's steps are relative to the weights, K-FAC's go with the
+# inverse of the gradient that comes through them (arXiv:2312.12226).
+RANDOM_READOUT = ("adafactor", "kfac")
+
+
+def check_settings(check: str, model: str, optimizer: str, parameterization: str, *, takes: str) -> dict[str, str]:
+    """Overrides of a check before the user's own.
+
+    Args:
+        check: kind of check.
+        takes: kind of data that the model takes.
+    """
+    found = dict(BY_MODEL.get(model, TOKENS if takes == "tokens" else IMAGES))
+    if optimizer in CUBIC:
+        found |= BY_MODEL_CUBIC.get(model, {"seeds": "4"})
+    if optimizer == "kfac":
+        found |= KFAC | KFAC_BY_MODEL.get(model, {})
+    if check == "width" and readout_shrinks(parameterization):
+        found |= (
+            {"run.constants.output.lr": "8"} if optimizer in RANDOM_READOUT else {"run.model.zero_readout": "true"}
+        )
+    return found
+
+
+def readout_shrinks(parameterization: str) -> bool:
+    """Whether a parameterization's first outputs legitimately shrink with width, and with them a share of their change.
+
+    A readout that starts at zero takes that away (arXiv:2203.03466); one that learns fast drowns it. The readout of sp
+    and ntk does not shrink; that it is too large is what a check finds.
+    """
+    from hptransfer.parameterizations._base import PARAMETERIZATIONS, Role
+
+    if parameterization not in PARAMETERIZATIONS.names():
+        return False
+    readout = PARAMETERIZATIONS.get(parameterization).rows[Role.OUTPUT]
+    return readout.a + readout.b > 1 / 2
