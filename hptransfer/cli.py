@@ -255,7 +255,9 @@ def _coord_check(args: argparse.Namespace) -> int:
     console = _console()
     for part in check_table(result):
         console.print(part, highlight=False)
-    print(f"the check's own settings: {' '.join(f'{key}={value}' for key, value in own_settings(args.overrides).items())}")
+    print(
+        f"the check's own settings: {' '.join(f'{key}={value}' for key, value in own_settings(args.overrides).items())}"
+    )
     if result.passed:
         print("passed")
     else:

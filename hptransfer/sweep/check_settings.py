@@ -26,7 +26,14 @@ BY_MODEL_CUBIC: dict[str, dict[str, str]] = {
 }
 # The damping keeps K-FAC's steps off the rank of its factors, which grows with width until it is the number of examples.
 KFAC = {"run.optimizer.damping": "0.5"}
-KFAC_BY_MODEL = {"mlp": {"widths": "[128,256,512]", "seeds": "2"}}
+# At the usual rate of AdamW a ResNet without norms has left its first steps behind by the third.
+BY_PAIR: dict[tuple[str, str], dict[str, str]] = {
+    ("mlp", "kfac"): {"widths": "[128,256,512]", "seeds": "2"},
+    ("resnet", "adamw"): {"run.optimizer.lr": "0.0078125"},
+    ("resnet", "adam_atan2"): {"run.optimizer.lr": "0.0078125"},
+    ("resnet", "sgd"): {"widths": "[32,64,128]", "seeds": "4"},
+    ("vit", "muon"): {"seeds": "8"},
+}
 # Optimizers that a readout of zeros leads astray: Adafactor's steps are relative to the weights, K-FAC's go with the
 # inverse of the gradient that comes through them (arXiv:2312.12226).
 RANDOM_READOUT = ("adafactor", "kfac")
@@ -43,11 +50,10 @@ def check_settings(check: str, model: str, optimizer: str, parameterization: str
     if optimizer in CUBIC:
         found |= BY_MODEL_CUBIC.get(model, {"seeds": "4"})
     if optimizer == "kfac":
-        found |= KFAC | KFAC_BY_MODEL.get(model, {})
+        found |= KFAC
+    found |= BY_PAIR.get((model, optimizer), {})
     if check == "width" and readout_shrinks(parameterization):
-        found |= (
-            {"run.constants.output.lr": "8"} if optimizer in RANDOM_READOUT else {"run.model.zero_readout": "true"}
-        )
+        found |= {"run.constants.output.lr": "8"} if optimizer in RANDOM_READOUT else {"run.model.zero_readout": "true"}
     return found
 
 

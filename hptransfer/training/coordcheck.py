@@ -339,9 +339,7 @@ def _observe(stack: Stack, batch: Batch) -> None:
     stack.losses(*batch)
 
 
-def _own_changes(
-    stack: Stack, batch: Batch, steps: int = 1
-) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
+def _own_changes(stack: Stack, batch: Batch, steps: int = 1) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
     """For every matrix: name, change of its output by its own update, that update, and its input."""
     matrices = {n: m for n, m in _layers(stack.model).items() if isinstance(m, Linear | Conv2d | Embedding)}
     inputs: dict[str, Tensor] = {}
