@@ -14,11 +14,17 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from hptransfer.analysis.fit import Exponent, fit_table
+from hptransfer.analysis.records import Columns, load_table
+from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
+
+AXES = ("width", "depth")
 BAND = 0.25
 """Octaves of the optimum per octave of width or depth: within it the optimum stays."""
 
@@ -62,50 +68,60 @@ CLAIMS = [
 ]
 
 
-def found(claimed: str, exponent: dict[str, float]) -> bool:
+def found(claimed: str, exponent: Exponent) -> bool:
     """Whether an exponent is as claimed."""
     if claimed == "stays":
-        return abs(exponent["value"]) <= BAND
+        return abs(exponent.value) <= BAND
     if claimed == "falls below -1":
-        return exponent["value"] < -1
-    return exponent["high"] < -BAND if claimed == "falls" else exponent["low"] > BAND
+        return exponent.value < -1
+    return exponent.high < -BAND if claimed == "falls" else exponent.low > BAND
 
 
 def sweep(claim: Claim, runs: Path) -> Path:
     """Runs one sweep through the command line; returns its folder."""
     words = ["sweep", "depthwise_transfer", f"net={claim.net}", f"rule={claim.rule}", *claim.overrides]
     words += [f"name={claim.name}", f"runs={runs}", "tracker=none"]
-    subprocess.run([sys.executable, "-m", "hptransfer.cli", *words], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "-m", "hptransfer.cli", *words], check=False, stdout=subprocess.DEVNULL)
+    if done.returncode not in (EXIT_DONE, EXIT_NO_LAW):  # over both axes at once there may be none
+        sys.exit(done.returncode)
     return runs / claim.name
 
 
-def rows(claim: Claim, folder: Path) -> list[dict[str, object]]:
-    """A row an axis: the exponent, and whether it is as claimed."""
-    fit = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
-    ((tuned, part),) = fit["hyperparameters"].items()
-    exponents = part["exponents"]
-    claimed = {"width": claim.width, "depth": claim.depth}
-    return [
-        {
+def rows(claim: Claim, folder: Path) -> Iterator[dict[str, object]]:
+    """A row an axis: the exponent along it, the other axis at its center, and whether it is as claimed."""
+    (tuned,) = json.loads((folder / "target.json").read_text(encoding="utf-8"))["tuned"]
+    columns = Columns(scales=AXES, tuned=(tuned,))
+    table = load_table(folder / "records.csv", columns)
+    for axis, other, claimed in (("width", "depth", claim.width), ("depth", "width", claim.depth)):
+        fit = fit_table(table[table[other] == center(table, other)], columns)
+        exponent = fit.exponents[axis]
+        yield {
             "net": claim.net,
             "rule": claim.rule,
             "tuned": tuned,
             "axis": axis,
-            **{key: exponents[axis][key] for key in ("value", "low", "high")},
-            "expected": claimed[axis],
-            "found": found(claimed[axis], exponents[axis]) if claimed[axis] else None,
+            "value": exponent.value,
+            "low": exponent.low,
+            "high": exponent.high,
+            "unbracketed": len(fit.optima) - len(fit.bracketed),
+            "expected": claimed,
+            "found": found(claimed, exponent) if claimed else None,
         }
-        for axis in claimed
-        if axis in exponents
-    ]
+
+
+def center(table: pd.DataFrame, axis: str) -> float:
+    """The value of an axis at which the other one is swept."""
+    return float(table[list(AXES)].drop_duplicates()[axis].mode()[0])
 
 
 def shown(row: dict[str, object]) -> str:
     interval = f"{row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
-    mark = {True: "as expected", False: "NOT as expected", None: ""}[row["found"]]  # type: ignore[index]
-    return (
-        f"{row['net']:<7}{row['rule']:<17}{row['tuned']:<11}{row['axis']:<6} {interval:<23}{row['expected']:<16}{mark}"
-    )
+    words = [f"{row['net']:<7}{row['rule']:<17}{row['tuned']:<11}{row['axis']:<6} {interval:<23}"]
+    if row["expected"]:
+        words.append(f"expected: {row['expected']:<15}{'found' if row['found'] else 'NOT FOUND'}")
+    if row["unbracketed"]:
+        words.append(f"({row['unbracketed']} without a bracket)")
+    return " ".join(words)
 
 
 def figure(claims: list[Claim], runs: Path, path: Path) -> None:
@@ -122,10 +138,9 @@ def figure(claims: list[Claim], runs: Path, path: Path) -> None:
         if claim.overrides:
             continue
         optima = pd.read_csv(runs / claim.name / "optima.csv")
-        centers = {"width": optima["width"].mode()[0], "depth": optima["depth"].mode()[0]}
-        for column, (axis, other) in enumerate((("width", "depth"), ("depth", "width"))):
+        for column, (axis, other) in enumerate((AXES, AXES[::-1])):
             plot = axes[nets.index(claim.net)][column]
-            line = optima[optima[other] == centers[other]].sort_values(axis)
+            line = optima[optima[other] == center(optima, other)].sort_values(axis)
             held = line["status"] == "bracketed"
             plot.errorbar(
                 line[axis][held],
@@ -138,9 +153,8 @@ def figure(claims: list[Claim], runs: Path, path: Path) -> None:
                 label=claim.rule,
             )
             plot.plot(line[axis][~held], line["log2_lr"][~held], "v", ms=6, mfc="none", color=colours[claim.rule])
-            plot.set(
-                xscale="log", title=f"{claim.net}, {axis} at {other} {centers[other]:g}", ylabel="log2 of the best lr"
-            )
+            title = f"{claim.net}, {axis} at {other} {center(optima, other):g}"
+            plot.set(xscale="log", title=title, ylabel="log2 of the best lr")
             plot.set_xticks(sorted(line[axis]), [f"{value:g}" for value in sorted(line[axis])])
             plot.minorticks_off()
             plot.grid(alpha=0.3)
