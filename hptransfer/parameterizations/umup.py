@@ -1,6 +1,10 @@
-"""u-muP's tables: weights of variance one, absolute multipliers, a rate rule for embeddings; plain operations."""
+"""u-muP: weights of variance one, operations that keep values and gradients there, a rate rule for embeddings.
 
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Power, Role, Row
+The learning rates are those of updates whose entries have unit size: Adam's, signs, and, as gradients have unit size
+too, SGD's. There is no published rule for others.
+"""
+
+from hptransfer.parameterizations._base import ENTRYWISE, PARAMETERIZATIONS, RAW, Parameterization, Power, Role, Row
 
 UMUP = PARAMETERIZATIONS.register("umup")(
     Parameterization(
@@ -15,5 +19,7 @@ UMUP = PARAMETERIZATIONS.register("umup")(
         unit=True,
         depth=1 / 2,
         lookup=Power(fan_out=-1 / 2),
+        laws=(RAW, ENTRYWISE),
+        decay="independent",
     )
 )
