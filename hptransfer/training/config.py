@@ -239,11 +239,13 @@ class RunConfig:
                     "such multiplier; leave it at 1, or take umup"
                 )
             return
-        if self.branch.alpha not in (None, self.table.depth) or self.branch.multiplier != 1:
-            raise ConfigError(
-                f"{place}.branch: {self.parameterization} weighs residual branches itself; leave alpha empty and "
-                f"multiplier at 1, and take {place}.unit.residual instead"
-            )
+        for key, usual in (("alpha", (None, self.table.depth)), ("multiplier", (1,))):
+            if getattr(self.branch, key) not in usual:
+                raise ConfigError(
+                    f"{place}.branch.{key} is {getattr(self.branch, key):g}, but {place}.parameterization="
+                    f"{self.parameterization} weighs residual branches itself; leave it out, and take "
+                    f"{place}.unit.residual instead"
+                )
         if self.unit.changed():
             with torch.device("meta"):
                 model = self.model.build(trials=1, shape=self.shape)

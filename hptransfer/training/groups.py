@@ -178,8 +178,8 @@ def base_and_factors(run: RunConfig) -> dict[str, Any]:
 
     Returns:
         `base`: the optimizer's settings in the base run; `groups`: by group the factors on them, on
-        the base's init standard deviation, and the multiplier of the layer's output; `branch`, the
-        factor of residual branches.
+        the base's init standard deviation, and the multiplier of the layer's output; `branch_multiplier`,
+        the factor of residual branches, None where each has its own.
     """
     base: dict[str, float] = {}
     groups = {}
@@ -192,7 +192,7 @@ def base_and_factors(run: RunConfig) -> dict[str, Any]:
             "init_std": one.init_std * own.init,
             "output_multiplier": one.multiplier * own.multiplier,
         }
-    branch = run.branch_rule().factor * run.branch.multiplier
+    branch = None if run.table.unit else run.branch_rule().factor * run.branch.multiplier
     return {"base": base, "decay": run.trainer.decay, "groups": groups, "branch_multiplier": branch}
 
 

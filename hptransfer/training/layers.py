@@ -45,7 +45,7 @@ Multiply = Callable[[Tensor, Scalar], Tensor]
 
 def tilt(x: Tensor, scalar: Scalar, by: Multiply = times) -> Tensor:
     """x itself, but its gradient multiplied by each trial's own number on the way back."""
-    if isinstance(scalar, float) and scalar == 1.0:
+    if not isinstance(scalar, Tensor) and scalar == 1.0:
         return x
     return _Tilt.apply(x, scalar, by)  # type: ignore[no-untyped-call, no-any-return]
 

@@ -8,31 +8,37 @@ import torch
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import _unit
+from hptransfer.parameterizations._base import Role
+from hptransfer.parameterizations.umup import UMUP
 from hptransfer.training.config import BranchConfig, RunConfig, UnitConfig
-from hptransfer.training.groups import parameterize
-from hptransfer.training.layers import Layer, Linear, Norm, Residual
+from hptransfer.training.coordcheck import coordinate_check, one_layer_check
+from hptransfer.training.groups import base_and_factors, parameterize
+from hptransfer.training.layers import Conv2d, Layer, Linear, Norm, Residual
 from hptransfer.training.loop import Stack
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.operations import Activation, Attend, Sum
 from hptransfer.training.optimizers._base import OPTIMIZERS
 from hptransfer.training.schedules import Schedule
+from hptransfer.training.unit import scale_operations
 from tests.training.settings import of_model, small
 from tests.training.test_every_model import losses
 
+RULES = ("adafactor", "adam_atan2", "adamw", "lion", "muon", "sgd")
+
 
 def unit_run(optimizer: str = "adamw", lr: float = 2.0**-3, model: str = "transformer", **options: Any) -> RunConfig:
-    settings = {"weight_decay": 0.01} if optimizer == "adamw" else {}
     run = of_model(model, width=64, depth=3, **options)
     return dataclasses.replace(
         run,
         parameterization="umup",
-        optimizer=OPTIMIZERS.get(optimizer)(name=optimizer, lr=lr, **settings),
+        optimizer=OPTIMIZERS.get(optimizer)(name=optimizer, lr=lr),
         schedule=Schedule(shape="constant", warmup=0.0),
     )
 
 
 def swiglu(optimizer: str = "adamw", **unit: float) -> RunConfig:
     run = unit_run(optimizer, lr=2.0**-3 if optimizer == "adamw" else 2.0**-6, activation="swiglu")
+    run.optimizer.weight_decay = 0.01 if optimizer == "adamw" else 0.0
     return dataclasses.replace(run, unit=UnitConfig(**unit))
 
 
@@ -72,6 +78,19 @@ def test_gradients_point_where_the_losses_own_do(model: str, options: dict[str, 
         assert 0.02 < gradients[0][name].square().mean().sqrt() < 50, name
 
 
+def test_a_convolutions_gradient_is_over_the_root_of_its_pixels() -> None:
+    torch.manual_seed(0)
+    layer = Conv2d(2, 3, 4, kernel=3, role=Role.HIDDEN, stride=2)
+    torch.nn.init.normal_(layer.weight)
+    x = torch.randn(5, 6, 7, 9)
+    (plain,) = torch.autograd.grad(layer(x).sin().sum(), layer.weight)
+    scale_operations(layer, [UnitConfig()])
+    y = layer(x)
+    (found,) = torch.autograd.grad(y.sin().sum(), layer.weight)
+    torch.testing.assert_close(found, plain / (5 * 4 * 5) ** 0.5)
+    assert y.shape == (5, 8, 4, 5)
+
+
 def spreads(run: RunConfig) -> dict[str, float]:
     """Standard deviation at the start of what every module puts out, by name."""
     stack = Stack([run], [0], device="cpu")
@@ -108,6 +127,38 @@ def test_under_mup_nothing_keeps_it() -> None:
     assert found["blocks.7.mlp.activation"] < 0.7
     assert found["blocks.0.attention.attend"] < 0.5
     assert found["blocks.7"] > 2
+
+
+@pytest.mark.parametrize("optimizer", RULES)
+def test_an_mlp_changes_as_much_at_every_width(optimizer: str) -> None:
+    run = dataclasses.replace(unit_run(optimizer, model="mlp"), batch=64)
+    assert coordinate_check(run, widths=(256, 512, 1024), steps=2, seeds=3).fails == []
+
+
+def of_widths(optimizer: str, *, zero_readout: bool = False) -> RunConfig:
+    run = unit_run(optimizer, lr=2.0**-4, zero_readout=zero_readout)
+    run.model.depth = 2
+    return dataclasses.replace(run, batch=4)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_transformers_embeddings_alone_change_less_with_width(optimizer: str) -> None:
+    """Their rate falls as width^-1/2: every other layer's own change stays, and so do the outputs'."""
+    run = of_widths(optimizer)
+    own = one_layer_check(run, widths=(128, 256, 512), seeds=2)
+    assert own.expected
+    assert {fail.partition(",")[0] for fail in own.fails} == {"tokens", "positions"}
+    rows = coordinate_check(run, widths=(128, 256, 512), steps=2, seeds=2).rows
+    (outputs,) = (row for row in rows if row.name == "outputs")
+    assert outputs.slopes[1:] == pytest.approx([0, 0], abs=0.15)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_with_mups_rate_of_embeddings_a_transformer_is_flat(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunConfig, "table", dataclasses.replace(UMUP, lookup=None))
+    assert (
+        coordinate_check(of_widths(optimizer, zero_readout=True), widths=(128, 256, 512), steps=2, seeds=2).fails == []
+    )
 
 
 @pytest.mark.parametrize("model", ["transformer", "vit", "mlp", "resmlp", "resnet"])
@@ -157,12 +208,11 @@ def refused(run: RunConfig, message: str) -> None:
 def test_what_it_has_no_rule_for_is_refused() -> None:
     refused(
         unit_run("kfac"),
-        "run.parameterization=umup has no rule for run/optimizer=kfac; take adam_atan2 or adamw or lion or sgd, or "
-        "run.parameterization=mup",
+        "run.parameterization=umup has no rule for run/optimizer=kfac; take adafactor or adam_atan2 or adamw or "
+        "lion or muon or sgd, or run.parameterization=mup",
     )
-    for optimizer in ("muon", "shampoo", "adafactor"):
-        refused(unit_run(optimizer), f"has no rule for run/optimizer={optimizer}")
-    for optimizer in ("sgd", "adamw", "adam_atan2", "lion"):
+    refused(unit_run("shampoo"), "has no rule for run/optimizer=shampoo")
+    for optimizer in RULES:
         unit_run(optimizer).check()
     tied = unit_run(tied=True)
     with pytest.raises(ConfigError, match=r"run.model.tied: umup gives embedding and readout another learning_rate"):
@@ -192,9 +242,15 @@ def test_other_parameterizations_have_no_such_multipliers() -> None:
     )
 
 
-@pytest.mark.parametrize("branch", [BranchConfig(multiplier=0.5), BranchConfig(alpha=1)])
-def test_branch_factors_are_its_own(branch: BranchConfig) -> None:
-    refused(dataclasses.replace(unit_run(), branch=branch), "run.branch: umup weighs residual branches itself")
+@pytest.mark.parametrize("branch", [{"multiplier": 0.5}, {"alpha": 1.0}, {"alpha": 0.0}])
+def test_branch_factors_are_its_own(branch: dict[str, float]) -> None:
+    ((key, value),) = branch.items()
+    message = f"run.branch.{key} is {value:g}, but run.parameterization=umup weighs residual branches itself"
+    refused(dataclasses.replace(unit_run(), branch=BranchConfig(**branch)), message)
+
+
+def test_exported_factors_know_no_common_branch_factor() -> None:
+    assert base_and_factors(swiglu())["branch_multiplier"] is None
 
 
 def test_gradients_of_unit_size_ask_for_one_epsilon() -> None:
