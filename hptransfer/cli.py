@@ -258,6 +258,9 @@ def _coord_check(args: argparse.Namespace) -> int:
     print(
         f"the check's own settings: {' '.join(f'{key}={value}' for key, value in own_settings(args.overrides).items())}"
     )
+    slower = [f"{row.name} {row.prescribed:+g}" for row in result.rows if row.prescribed]
+    if slower:
+        print(f"held to a slope of their own, which {config.run['parameterization']} prescribes: {', '.join(slower)}")
     if result.passed:
         print("passed")
     else:

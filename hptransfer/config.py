@@ -93,7 +93,7 @@ class CheckConfig:
 
 
 def own_settings(overrides: Sequence[str]) -> dict[str, str]:
-    """What a check sets by itself, beside the user's overrides: data that the model takes, sizes that are affordable."""
+    """What a check sets by itself, beside the user's overrides: data that the model takes, affordable sizes."""
     from hptransfer.training.config import FAMILIES
 
     given = dict(override.partition("=")[::2] for override in overrides)

@@ -11,6 +11,7 @@ from hptransfer.config import compose, compose_check
 from hptransfer.core import errors
 from hptransfer.core.registry import Registry
 from hptransfer.parameterizations._base import PARAMETERIZATIONS
+from hptransfer.parameterizations._measured import measured_markdown, read_measured
 from hptransfer.parameterizations._table import markdown
 from tests.helpers import ROOT, command
 
@@ -68,7 +69,9 @@ def test_the_make_targets_of_the_readme_exist() -> None:
 def test_the_tables_of_parameterizations_are_the_codes() -> None:
     page = (ROOT / "docs" / "parameterizations.md").read_text()
     made = markdown()
-    assert page[page.index("## ") :] == made, "run: python -m hptransfer.parameterizations._table"
+    measured = measured_markdown(read_measured(ROOT / "docs" / "coordinate_checks.csv"))
+    command = "python -m hptransfer.parameterizations._table docs/coordinate_checks.csv"
+    assert page[page.index("## ") :] == made + measured, f"run: {command}"
     assert made.count("\n## ") + 1 == len(PARAMETERIZATIONS.names())
 
 

@@ -14,12 +14,22 @@ from pathlib import Path
 from hptransfer.core.files import write_text
 
 ALL = ("adafactor", "adam_atan2", "adamw", "kfac", "lion", "muon", "sgd", "shampoo")
+NO_KFAC = tuple(name for name in ALL if name != "kfac")
 CLAIMS: dict[str, dict[str, tuple[str, ...]]] = {
-    "mup": {"mlp": ALL, "transformer": ALL},
+    "mup": {"mlp": ALL, "resmlp": ALL, "transformer": ALL, "vit": NO_KFAC, "resnet": NO_KFAC},
     "mfp": {"mlp": ("adamw", "sgd"), "transformer": ("adamw", "sgd")},
     "umup": {"mlp": ("adamw", "sgd"), "transformer": ("adamw", "sgd")},
 }
 """Optimizers by parameterization and model whose coordinate check passes; the tests hold every one to it."""
+
+UNEXPECTED: dict[tuple[str, str], str] = {
+    (
+        "resnet",
+        "kfac",
+    ): "Narrow nets are part of it: the first change's slope is +0.67 over 16 to 64, +0.47 over 32 to 128.",
+    ("vit", "kfac"): "Not explained: wider nets fail as well (+0.46 over 128 to 512).",
+}
+"""What is known of failures that theory does not expect, by model and optimizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +37,15 @@ class Measured:
     """One combination's check, with the settings that `hptransfer coord-check` takes by itself.
 
     Attributes:
-        slope: the steepest of those that must be flat; `where`, its module and step.
+        slope: the steepest of those that must be flat, over what is prescribed; `where`, its module and step. None if
+            the parameterization has no rule for the optimizer.
         expected: why theory expects a failure; empty if it does not.
     """
 
     model: str
     optimizer: str
     parameterization: str
-    slope: float
+    slope: float | None
     where: str
     passed: bool
     expected: str
@@ -49,16 +60,21 @@ class Measured:
 
     @property
     def mark(self) -> str:
-        """A letter for what the table's legend explains."""
+        """Slope and letter, as the table's legend explains."""
+        if self.slope is None:
+            return "-"
         if self.passed:
-            return "**P**" if self.claimed else "p"
-        return "x" if self.expected else "**F**" if self.claimed else "f"
+            letter = "**P**" if self.claimed else "p"
+        else:
+            letter = "x" if self.expected else "**F**" if self.claimed else "f"
+        return f"{self.slope:+.2f} {letter}"
 
 
 LEGEND = """\
-The steepest slope of each combination's coordinate check (`hptransfer coord-check run/model=MODEL run/optimizer=OPTIMIZER
-run.parameterization=PARAMETERIZATION`): **P** passes, and is claimed to: the tests hold it to that. p passes, not claimed.
-x fails, as theory expects (the reasons stand below). f fails, not claimed and not expected.
+The steepest slope of each combination's coordinate check, `hptransfer coord-check run/model=MODEL
+run/optimizer=OPTIMIZER run.parameterization=PARAMETERIZATION`. At most 0.1 passes on the MLP at widths of 256 and more,
+0.2 elsewhere. **P** passes, and is claimed to: the tests hold it to that. p passes, not claimed. x fails, as theory
+expects. f fails, not claimed and not expected. - has no rule. Embeddings under umup are held to -1/2, as it prescribes.
 """
 
 
@@ -73,7 +89,9 @@ def claims() -> Iterator[tuple[str, str, str]]:
 def read_measured(path: Path) -> list[Measured]:
     with path.open(encoding="utf-8", newline="") as file:
         return [
-            Measured(**{**row, "slope": float(row["slope"]), "passed": row["passed"] == "yes"})
+            Measured(
+                **{**row, "slope": float(row["slope"]) if row["slope"] else None, "passed": row["passed"] == "yes"}
+            )
             for row in csv.DictReader(file)
         ]
 
@@ -83,7 +101,8 @@ def write_measured(path: Path, rows: Iterable[Measured]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Measured.__dataclass_fields__)
     for row in sorted(rows, key=lambda row: row.key):
-        writer.writerow([*row.key, f"{row.slope:+.2f}", row.where, "yes" if row.passed else "no", row.expected])
+        slope = "" if row.slope is None else f"{row.slope:+.2f}"
+        writer.writerow([*row.key, slope, row.where, "yes" if row.passed else "no", row.expected])
     write_text(path, text.getvalue())
 
 
@@ -96,13 +115,16 @@ def measured_markdown(rows: list[Measured]) -> str:
         lines += [f"### {model}", "", f"| | {' | '.join(optimizers)} |", f"|---|{'---|' * len(optimizers)}"]
         for name in names:
             cells = (by_key.get((model, optimizer, name)) for optimizer in optimizers)
-            lines.append(f"| {name} | {' | '.join(f'{one.slope:+.2f} {one.mark}' if one else '' for one in cells)} |")
+            lines.append(f"| {name} | {' | '.join(one.mark if one else '' for one in cells)} |")
         lines.append("")
+    failed = [row for row in rows if not row.passed and row.slope is not None]
     lines += ["### Why", ""]
-    lines += [f"- {reason}" for reason in sorted({row.expected for row in rows if not row.passed and row.expected})]
-    lines += [
-        f"- {row.parameterization}, {row.optimizer}, {row.model}: steepest at {row.where}"
-        for row in rows
-        if not row.passed and not row.expected
-    ]
+    lines += [f"- {reason}." for reason in sorted({row.expected for row in failed if row.expected})]
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for row in failed:
+        if not row.expected:
+            places.setdefault((row.model, row.optimizer, row.where), []).append(row.parameterization)
+    for (model, optimizer, where), names in places.items():
+        known = UNEXPECTED.get((model, optimizer), "")
+        lines.append(f"- {model}, {optimizer} under {', '.join(names)}: farthest off at {where}. {known}".rstrip())
     return "\n".join([*lines, ""])

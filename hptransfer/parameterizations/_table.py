@@ -1,12 +1,18 @@
-"""The tables of docs/parameterizations.md, made from the code: `python -m hptransfer.parameterizations._table`."""
+"""The tables of docs/parameterizations.md, made from the code and from the file of measured slopes.
+
+`python -m hptransfer.parameterizations._table docs/coordinate_checks.csv`.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
 from hptransfer.parameterizations import _base as laws
 from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Power, Role, UpdateLaw
+from hptransfer.parameterizations._measured import measured_markdown, read_measured
 
 LAWS: dict[str, UpdateLaw] = {
     "sgd": laws.RAW,
@@ -65,4 +71,4 @@ def _shown(power: Power) -> str:
 
 
 if __name__ == "__main__":
-    print(markdown(), end="")
+    print(markdown() + measured_markdown(read_measured(Path(sys.argv[1]))), end="")

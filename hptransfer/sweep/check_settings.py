@@ -5,6 +5,8 @@ docs/coordinate_checks.csv is measured with these settings. Every one is an over
 
 from __future__ import annotations
 
+from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role
+
 # Optimizers whose step costs the cube of the width.
 CUBIC = ("kfac", "muon", "shampoo")
 
@@ -24,7 +26,7 @@ BY_MODEL_CUBIC: dict[str, dict[str, str]] = {
     "vit": {"run.model.depth": "1", "seeds": "2"},
     "transformer": {"run.model.depth": "1", "run.model.mlp_ratio": "2", "seeds": "2"},
 }
-# The damping keeps K-FAC's steps off the rank of its factors, which grows with width until it is the number of examples.
+# The damping keeps K-FAC's steps off the rank of its factors: the smaller of width and examples.
 KFAC = {"run.optimizer.damping": "0.5"}
 # At the usual rate of AdamW a ResNet without norms has left its first steps behind by the third.
 BY_PAIR: dict[tuple[str, str], dict[str, str]] = {
@@ -37,6 +39,7 @@ BY_PAIR: dict[tuple[str, str], dict[str, str]] = {
 # Optimizers that a readout of zeros leads astray: Adafactor's steps are relative to the weights, K-FAC's go with the
 # inverse of the gradient that comes through them (arXiv:2312.12226).
 RANDOM_READOUT = ("adafactor", "kfac")
+EMBEDDING = ("moe", "transformer", "vit")
 
 
 def check_settings(check: str, model: str, optimizer: str, parameterization: str, *, takes: str) -> dict[str, str]:
@@ -52,9 +55,25 @@ def check_settings(check: str, model: str, optimizer: str, parameterization: str
     if optimizer == "kfac":
         found |= KFAC
     found |= BY_PAIR.get((model, optimizer), {})
+    if check == "width" and model in EMBEDDING and slows_embeddings(parameterization):
+        found["run.constants.input.lr"] = "0.25"
     if check == "width" and readout_shrinks(parameterization):
         found |= {"run.constants.output.lr": "8"} if optimizer in RANDOM_READOUT else {"run.model.zero_readout": "true"}
     return found
+
+
+def table_of(parameterization: str) -> Parameterization | None:
+    """The parameterization of a name; None if there is none, which is said later."""
+    return PARAMETERIZATIONS.get(parameterization) if parameterization in PARAMETERIZATIONS.names() else None
+
+
+def slows_embeddings(parameterization: str) -> bool:
+    """Whether embeddings learn slower with width by intent, so that what they do to the first layers shrinks too.
+
+    Embeddings that learn slowly at every width leave those layers their own change.
+    """
+    table = table_of(parameterization)
+    return table is not None and table.lookup is not None
 
 
 def readout_shrinks(parameterization: str) -> bool:
@@ -63,9 +82,8 @@ def readout_shrinks(parameterization: str) -> bool:
     A readout that starts at zero takes that away (arXiv:2203.03466); one that learns fast drowns it. The readout of sp
     and ntk does not shrink; that it is too large is what a check finds.
     """
-    from hptransfer.parameterizations._base import PARAMETERIZATIONS, Role
-
-    if parameterization not in PARAMETERIZATIONS.names():
+    table = table_of(parameterization)
+    if table is None:
         return False
-    readout = PARAMETERIZATIONS.get(parameterization).rows[Role.OUTPUT]
+    readout = table.rows[Role.OUTPUT]
     return readout.a + readout.b > 1 / 2

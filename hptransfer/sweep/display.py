@@ -107,7 +107,7 @@ def check_table(check: Any) -> list[Table | str]:
     for row in check.rows:
         if row.slopes:
             marks = [
-                "*" if judged and abs(slope) > check.tolerance else " "
+                "*" if judged and abs(slope - row.prescribed) > check.tolerance else " "
                 for slope, judged in zip(row.slopes, row.judged, strict=True)
             ]
             grid.add_row(row.name, *(f"{slope:+.2f}{mark}" for slope, mark in zip(row.slopes, marks, strict=True)))

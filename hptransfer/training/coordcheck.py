@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import MATRICES, Role
 from hptransfer.training.config import RunConfig
-from hptransfer.training.datasets._base import TOKENS
 from hptransfer.training.layers import Conv2d, Embedding, Layer, Linear, tagged
 from hptransfer.training.loop import Stack
 
@@ -31,6 +30,8 @@ TIGHT, LOOSE = 0.1, 0.2
 WIDE = 256
 # Standard errors: by chance one of eight windows is worse by so much in less than 1 of 100 checks.
 WORSE = 3.5
+# Stands for 0, which has no logarithm.
+NOTHING = 1e-300
 # Parameters of a stack of seeds: more of them gain nothing from it.
 STACKED = 1_000_000
 OUTPUTS, STREAM = "outputs", "stream"
@@ -44,13 +45,15 @@ class Row:
         name: of the module, tensor or quantity.
         values: by size, then by column: means over seeds.
         slopes: of log2 of the values against log2 of the size, by column; empty if the check has none.
-        judged: columns that must be flat.
+        judged: columns that must be flat; what does not move at all is not one.
+        prescribed: slope that counts as flat: not 0 where a parameterization lets a layer learn slower with width.
     """
 
     name: str
     values: list[list[float]]
     slopes: list[float]
     judged: list[bool]
+    prescribed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,9 @@ class Check:
         return not self.fails
 
     def steepest(self) -> tuple[float, str, str]:
-        """The steepest slope of those that are judged, with its row and column; NaN is steeper than any number."""
+        """The slope farthest off of those that are judged, with its row and column; NaN is farther than any number."""
         judged = [
-            (slope, row.name, column)
+            (slope - row.prescribed, row.name, column)
             for row in self.rows
             for slope, column, must in zip(row.slopes, self.columns, row.judged, strict=True)
             if must
@@ -378,7 +381,7 @@ def _rms(x_K: Tensor) -> Tensor:
 
 def _mean(values: Tensor) -> list[float]:
     """Geometric mean over the last axis, seeds: the slope is of logarithms."""
-    means: list[float] = values.double().clamp_min(1e-300).log().mean(dim=-1).exp().tolist()
+    means: list[float] = values.double().clamp_min(NOTHING).log().mean(dim=-1).exp().tolist()
     return means
 
 
@@ -393,18 +396,30 @@ def _judge(
 ) -> Check:
     tight = axis == "width" and run.model.name == "mlp" and min(sizes) >= WIDE
     tolerance = TIGHT if tight else LOOSE
+    wanted = prescribed(run) if axis == "width" else {}
     rows, fails = [], []
     for name, values in found.items():
         slopes = [
-            float(np.polyfit(np.log2(sizes), np.log2(np.array(values)[:, c] + 1e-300), 1)[0])
+            float(np.polyfit(np.log2(sizes), np.log2(np.array(values)[:, c] + NOTHING), 1)[0])
             for c in range(len(columns))
         ]
-        rows.append(Row(name, values, slopes, judged))
-        moved = [max(column) > 0 for column in zip(*values, strict=True)]
-        for column, slope, must, moves in zip(columns, slopes, judged, moved, strict=True):
-            if must and moves and not abs(slope) <= tolerance:
+        moved = [max(column) > 2 * NOTHING for column in zip(*values, strict=True)]
+        row = Row(name, values, slopes, [a and b for a, b in zip(judged, moved, strict=True)], wanted.get(name, 0.0))
+        rows.append(row)
+        for column, slope, must in zip(columns, slopes, row.judged, strict=True):
+            if must and not abs(slope - row.prescribed) <= tolerance:
                 fails.append(f"{name}, {column}: slope {slope:+.2f}")
     return Check(what, axis, list(sizes), columns, rows, tolerance, fails, expected_failure(run))
+
+
+def prescribed(run: RunConfig) -> dict[str, float]:
+    """Slopes over width that a parameterization's own rates give layers by intent, by name; of all others it is 0."""
+    if run.table.lookup is None:
+        return {}
+    with torch.device("meta"):
+        model = run.model.build(trials=1, shape=run.shape)
+    slope = run.table.lookup.total
+    return {name: slope for name, layer in _layers(model).items() if isinstance(layer, Embedding)}
 
 
 def expected_failure(run: RunConfig) -> str:
@@ -412,12 +427,10 @@ def expected_failure(run: RunConfig) -> str:
     if run.table.global_rate and run.alignment == "default":
         return f"{run.parameterization} has one learning rate for all: its updates grow with width"
     readout = run.table.rows[Role.OUTPUT]
-    if readout.a + readout.b == 0.5 and run.model.zero_readout:
-        lower = run.optimizer.law(Role.HIDDEN)
-        if lower.gradient:
-            return f"{run.parameterization}'s rates count on the gradient that its readout's first values would let through"
-    elif readout.a + readout.b == 0.5:
+    if readout.a + readout.b > 0.5:
+        return ""
+    if not run.model.zero_readout:
         return f"{run.parameterization}'s readout is n^1/2 too large for features that move: the outputs' change grows"
-    if run.table.lookup is not None and TOKENS in run.model.takes:
-        return f"{run.parameterization} lowers the rate of embeddings with width, by its authors' choice"
+    if run.optimizer.law(Role.HIDDEN).gradient:
+        return f"{run.parameterization}'s rates count on the gradient that its readout's first values would let through"
     return ""

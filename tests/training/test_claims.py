@@ -84,7 +84,7 @@ def test_marks(passed: bool, claimed: bool, expected: str, mark: str) -> None:
         passed=passed,
         expected=expected,
     )
-    assert row.mark == mark
+    assert row.mark == f"+0.00 {mark}"
 
 
 @pytest.mark.parametrize("model", MODELS.names())
