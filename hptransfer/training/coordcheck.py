@@ -369,14 +369,14 @@ def _own_changes(stack: Stack, batch: Batch, steps: int = 1) -> Iterator[tuple[s
 
 def _by_trial(x: Tensor, trials: int, layer: nn.Module) -> Tensor:
     """What such a layer takes or puts out, the trials along the first axis: a convolution has them in its channels."""
-    return x.unflatten(1, (trials, -1)).transpose(0, 1) if isinstance(layer, Conv2d) else x
+    return x.view(len(x), trials, -1, *x.shape[2:]).transpose(0, 1) if isinstance(layer, Conv2d) else x
 
 
 def _rms(x_K: Tensor) -> Tensor:
     """Root mean squares, trial by trial."""
     x_KN = x_K.flatten(1)
-    norms_K: Tensor = torch.linalg.vector_norm(x_KN, dim=1, dtype=torch.float64)
-    return norms_K / x_KN.shape[1] ** 0.5
+    means_K: Tensor = torch.linalg.vector_norm(x_KN, dim=1, dtype=torch.float64) / x_KN.shape[1] ** 0.5
+    return means_K
 
 
 def _mean(values: Tensor) -> list[float]:

@@ -76,8 +76,8 @@ def test_the_file_is_what_is_read_from_it(tmp_path: Path) -> None:
 )
 def test_marks(passed: bool, claimed: bool, expected: str, mark: str) -> None:
     row = Measured(
-        model="mlp" if claimed else "resnet",
-        optimizer="adamw",
+        model="mlp" if claimed else "vit",
+        optimizer="kfac",
         parameterization="mup",
         slope=0.0,
         where="outputs, change 1",
