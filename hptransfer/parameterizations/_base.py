@@ -36,24 +36,30 @@ MATRICES = frozenset({Role.INPUT, Role.HIDDEN, Role.OUTPUT})
 
 @dataclass(frozen=True)
 class Power:
-    """n_in^fan_in * n_out^fan_out * max(n_in, n_out)^largest, as its three exponents."""
+    """n_in^fan_in * n_out^fan_out * max(n_in, n_out)^largest * k^averaged, as its exponents; k: see `Sizes`."""
 
     fan_in: float = 0.0
     fan_out: float = 0.0
     largest: float = 0.0
+    averaged: float = 0.0
 
     def __add__(self, other: Power) -> Power:
-        return Power(self.fan_in + other.fan_in, self.fan_out + other.fan_out, self.largest + other.largest)
+        return Power(
+            self.fan_in + other.fan_in,
+            self.fan_out + other.fan_out,
+            self.largest + other.largest,
+            self.averaged + other.averaged,
+        )
 
     def __mul__(self, factor: float) -> Power:
-        return Power(self.fan_in * factor, self.fan_out * factor, self.largest * factor)
+        return Power(self.fan_in * factor, self.fan_out * factor, self.largest * factor, self.averaged * factor)
 
     def __neg__(self) -> Power:
         return self * -1.0
 
     @property
     def total(self) -> float:
-        """The power of n when all sizes grow alike."""
+        """The power of n when all sizes grow alike, and the number of layers in a mean does not."""
         return self.fan_in + self.fan_out + self.largest
 
 
@@ -140,8 +146,9 @@ class Parameterization:
         The signal that reaches a layer before the readout falls as the readout's entries: as
         n^-(a+b) at initialization, as n^-alignment once it has moved, whichever falls slower
         (arXiv:2407.05872, stability system, with min for max). A tensor's own multiplier adds to it.
+        A layer whose output is one of those in a mean receives its share.
         """
-        own = self.multiplier(role)
+        own = self.multiplier(role) + Power(averaged=-1)
         if role in (Role.OUTPUT, Role.FIXED):
             return own
         readout = self.rows[Role.OUTPUT]

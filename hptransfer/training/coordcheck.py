@@ -104,7 +104,7 @@ def coordinate_check(run: RunConfig, *, widths: Sequence[int], steps: int = 4, s
     One batch is repeated. Judged are the changes: a module whose change grows with width will blow up, one whose change
     shrinks will stop learning.
     """
-    return _activations(run, "width", widths, steps, seeds, lambda stack: _layers(stack.model))
+    return _activations(run, "width", widths, steps, seeds, lambda stack: {**_layers(stack.model), **run.model.probe(stack.model)})
 
 
 def depth_check(run: RunConfig, *, depths: Sequence[int], steps: int = 4, seeds: int = 8) -> Check:

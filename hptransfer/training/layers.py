@@ -68,6 +68,7 @@ class Layer(nn.Module):
         start: the weights' initial value, of which a parameterization scales the spread: "normal",
             or "zeros" or "ones" without one.
         moments: what an optimizer that needs them has put here; filled by every backward pass.
+        averaged: over how many layers' outputs the model takes a mean, of which this layer's is one.
     """
 
     def __init__(self, shape: tuple[int, ...], *, role: Role, fan_in: int, fan_out: int, start: str = "normal") -> None:
@@ -78,7 +79,12 @@ class Layer(nn.Module):
         self.fan_out = fan_out
         self.start = start
         self.multiplier: Scalar = 1.0
+        self.averaged = 1
         self.moments: Moments | None = None
+
+    def matrices(self, tensor: Tensor) -> list[Tensor]:
+        """One trial's weight, or its gradient, as views of two dimensions at most: what an optimizer trains."""
+        return [tensor.flatten(1) if tensor.dim() > 2 else tensor]
 
     def watched(self, x: Tensor, y: Tensor) -> Tensor:
         """y, this layer's output before the multiplier, with its moments taken in the backward pass if asked for."""
