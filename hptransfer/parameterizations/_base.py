@@ -36,12 +36,13 @@ MATRICES = frozenset({Role.INPUT, Role.HIDDEN, Role.OUTPUT})
 
 @dataclass(frozen=True)
 class Power:
-    """n_in^fan_in * n_out^fan_out * max(n_in, n_out)^largest * k^averaged, as its exponents; k: see `Sizes`."""
+    """n_in^fan_in * n_out^fan_out * max(n_in, n_out)^largest, and what else `Sizes` has to a power, as exponents."""
 
     fan_in: float = 0.0
     fan_out: float = 0.0
     largest: float = 0.0
     averaged: float = 0.0
+    spread: float = 0.0
 
     def __add__(self, other: Power) -> Power:
         return Power(
@@ -49,17 +50,24 @@ class Power:
             self.fan_out + other.fan_out,
             self.largest + other.largest,
             self.averaged + other.averaged,
+            self.spread + other.spread,
         )
 
     def __mul__(self, factor: float) -> Power:
-        return Power(self.fan_in * factor, self.fan_out * factor, self.largest * factor, self.averaged * factor)
+        return Power(
+            self.fan_in * factor,
+            self.fan_out * factor,
+            self.largest * factor,
+            self.averaged * factor,
+            self.spread * factor,
+        )
 
     def __neg__(self) -> Power:
         return self * -1.0
 
     @property
     def total(self) -> float:
-        """The power of n when all sizes grow alike, and the number of layers in a mean does not."""
+        """The power of n when all sizes grow alike; what is no size of the matrix stays."""
         return self.fan_in + self.fan_out + self.largest
 
 
@@ -138,7 +146,8 @@ class Parameterization:
         return self.along(role, -self.rows[role].a)
 
     def init_std(self, role: Role) -> Power:
-        return self.along(role, -self.rows[role].b)
+        own = ZERO if self.global_rate else Power(spread=1)
+        return self.along(role, -self.rows[role].b) + own
 
     def gradient(self, role: Role, alignment: float = FULL) -> Power:
         """The gradient's root mean square with respect to the stored tensor.

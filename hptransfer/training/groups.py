@@ -46,13 +46,14 @@ def _kind(layer: Layer, base: Layer | None, inside: bool) -> Kind:
     role = Role.HIDDEN if layer.role is Role.INPUT and base is None and not lookup else layer.role
     grows_in = role in (Role.HIDDEN, Role.OUTPUT)
     grows_out = role in (Role.INPUT, Role.HIDDEN, Role.VECTOR)
-    base_in, base_out, base_averaged = (base.fan_in, base.fan_out, base.averaged) if base else (1, 1, 1)
+    base_in, base_out = (base.fan_in, base.fan_out) if base else (1, 1)
     largest = max(base_in if grows_in else 1, base_out if grows_out else 1)
     sizes = Sizes(
         fan_in=layer.fan_in / base_in if grows_in else 1.0,
         fan_out=layer.fan_out / base_out if grows_out else 1.0,
         largest=max(layer.fan_in if grows_in else 1, layer.fan_out if grows_out else 1) / largest,
-        averaged=layer.averaged / base_averaged,
+        averaged=layer.averaged / (base.averaged if base else 1),
+        spread=layer.spread / (base.spread if base else 1),
         inside=inside,
         lookup=lookup,
     )

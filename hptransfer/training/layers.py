@@ -68,7 +68,7 @@ class Layer(nn.Module):
         start: the weights' initial value, of which a parameterization scales the spread: "normal",
             or "zeros" or "ones" without one.
         moments: what an optimizer that needs them has put here; filled by every backward pass.
-        averaged: over how many layers' outputs the model takes a mean, of which this layer's is one.
+        averaged, spread: of its model's own, as in `Sizes`; what counts is their ratio to the base model's.
     """
 
     def __init__(self, shape: tuple[int, ...], *, role: Role, fan_in: int, fan_out: int, start: str = "normal") -> None:
@@ -79,7 +79,7 @@ class Layer(nn.Module):
         self.fan_out = fan_out
         self.start = start
         self.multiplier: Scalar = 1.0
-        self.averaged = 1
+        self.averaged, self.spread = 1, 1.0
         self.moments: Moments | None = None
 
     def matrices(self, tensor: Tensor) -> list[Tensor]:

@@ -106,10 +106,10 @@ class MoeConfig(TransformerConfig):
         return {"expert_load": loads_LK.amax(dim=0)}
 
     def probe(self, model: nn.Module) -> dict[str, nn.Module]:
-        """Mixtures, for what they put out in sum; every expert is given every token, whatever the router says."""
+        """Mixtures, for what they put out together."""
         found = mixtures(model)
         for mixture in found.values():
-            mixture.everywhere = True
+            mixture.probed = True
         return dict(found)
 
 
@@ -173,8 +173,9 @@ class Mixture(Residual):
     Attributes:
         bias: b_i, shape (K, E), moved by every backward pass.
         load: share of the tokens that each expert was given, shape (K, E), summed over backward passes.
-        everywhere: whether every expert is given every token, and those that are not active are thrown away: the same
-            outputs, for coordinate checks.
+        probed: whether, for a check that repeats one batch, tokens stay with the experts that they had first, as a token
+            that leaves an expert moves by far more than a step; and every expert's output is made for every token.
+        held: the first choice, of a mixture that is probed.
     """
 
     bias: Tensor
@@ -183,7 +184,8 @@ class Mixture(Residual):
     def __init__(self, cfg: MoeConfig, trials: int) -> None:
         super().__init__()
         self.cfg = cfg
-        self.everywhere = False
+        self.probed = False
+        self.held: Tensor | None = None
         experts, active, inner = cfg.num_experts, cfg.num_active, cfg.expert_width
         self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
         self.router = Linear(trials, cfg.width, experts, role=Role.OUTPUT)
@@ -191,18 +193,26 @@ class Mixture(Residual):
         gate = 2 if cfg.activation == "swiglu" else 1
         self.up = ExpertLinear(trials, experts, cfg.width, gate * inner, averaged=active)
         self.down = ExpertLinear(trials, experts, inner, cfg.width, averaged=active)
+        self.down.spread = cfg.granularity**0.5  # a_ffn^-1/2, so that the sum keeps its size as experts are cut
         self.register_buffer("bias", torch.zeros(trials, experts))
         self.register_buffer("load", torch.zeros(trials, experts))
 
     def forward(self, x_KBSD: Tensor) -> Tensor:
         h_KND = self.norm(x_KBSD).flatten(1, 2)
         gates_KNE = self.router(h_KND).sigmoid()
-        chosen_KNA = (gates_KNE.detach() + self.bias.unsqueeze(1)).topk(self.cfg.num_active, dim=-1).indices
+        chosen_KNA = self._chosen(gates_KNE.detach())
         if gates_KNE.requires_grad:
             gates_KNE.register_hook(functools.partial(self._balance, chosen_KNA))
-        run = self._all if self.everywhere else self._active
-        y_KNAD = gates_KNE.gather(2, chosen_KNA).unsqueeze(-1) * run(h_KND, chosen_KNA)
+        experts = self._all if self.probed else self._active
+        y_KNAD = gates_KNE.gather(2, chosen_KNA).unsqueeze(-1) * experts(h_KND, chosen_KNA)
         return y_KNAD.mean(dim=2).view_as(x_KBSD)
+
+    def _chosen(self, gates_KNE: Tensor) -> Tensor:
+        if self.held is not None:
+            return self.held
+        chosen_KNA = (gates_KNE + self.bias.unsqueeze(1)).topk(self.cfg.num_active, dim=-1).indices
+        self.held = chosen_KNA if self.probed else None
+        return chosen_KNA
 
     def _active(self, h_KND: Tensor, chosen_KNA: Tensor) -> Tensor:
         """What the chosen experts put out, y_KNAD: their rows are sorted by trial and expert, and sorted back."""
@@ -216,7 +226,7 @@ class Mixture(Residual):
         return y_KRD.flatten(0, 1)[order_R.argsort()].view(*chosen_KNA.shape, -1)
 
     def _all(self, h_KND: Tensor, chosen_KNA: Tensor) -> Tensor:
-        """The same from all experts' outputs for all tokens."""
+        """The same, picked from what all experts put out for all tokens."""
         h_KEND = h_KND.unsqueeze(1).expand(-1, self.cfg.num_experts, -1, -1)
         y_KNED = self.down(activate(self.up(h_KEND), self.cfg.activation)).transpose(1, 2)
         return y_KNED.gather(2, chosen_KNA.unsqueeze(-1).expand(-1, -1, -1, h_KND.shape[2]))
