@@ -20,7 +20,7 @@ DIVERGED = "diverged"
 FAILED = "failed"
 
 POINT = frozenset({"step", "tokens", "loss", "time"})
-"""What every point of a curve says; further keys are what a model reports of itself, such as the load of its experts."""
+"""What every point of a curve says; further keys are what a model reports of itself, such as its experts' load."""
 
 
 def short(value: Number) -> str:

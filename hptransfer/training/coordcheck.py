@@ -207,9 +207,7 @@ def spectral_check(run: RunConfig, *, widths: Sequence[int], steps: int = 4, see
             for name, layer in matrices.items():
                 now = layer.weight.detach()[0]
                 scale = float(layer.multiplier) * _aspect(layer)
-                norms = [
-                    _spectral_norm(layer, w) * scale for w in (first[name], now - first[name])
-                ]
+                norms = [_spectral_norm(layer, w) * scale for w in (first[name], now - first[name])]
                 logs.setdefault(name, []).append(norms)
         for name, repeats in logs.items():
             found.setdefault(name, []).append(_mean(repeats))

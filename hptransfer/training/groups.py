@@ -130,7 +130,7 @@ def _scalar(values: Sequence[float]) -> Scalar:
 
 @dataclass
 class Group:
-    """Tensors of one trial that train with the same settings: parameters by name, and views of them, each with its layer."""
+    """Tensors of one trial that train with the same settings: parameters' names, views of them, each view's layer."""
 
     kind: Kind
     names: list[str]

@@ -1,8 +1,8 @@
 """Mixture of experts: a decoder transformer whose MLPs are experts, of which a router picks a few for every token.
 
-A branch puts out (1/A) sum g_i E_i(h) over the A active experts, g_i being the sigmoid of the router's logit. Active are
-those with the largest g_i + b_i, where the bias b is not trained but moved against the load: b -= rate (load - kappa).
-No loss is added for balance. Form and rules: arXiv:2601.20205.
+A branch puts out (1/A) sum g_i E_i(h) over the A active experts, g_i being the sigmoid of the router's logit. Active
+are those with the largest g_i + b_i. The bias b is not trained but moves against the load: b -= rate (load - kappa). No
+loss is added for balance. Form and rules: arXiv:2601.20205.
 
 Letters: K trials, B sequences, S positions, N = B S tokens, D width, E experts, A active ones, F an expert's width,
 R = N A rows, one for every token and expert that it is sent to.
@@ -11,6 +11,7 @@ R = N A rows, one for every token and expert that it is sent to.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
-from hptransfer.training.datasets._base import Shape
 from hptransfer.training.layers import Layer, Linear, Norm, Residual, times
 from hptransfer.training.models._base import MODELS
 from hptransfer.training.models._blocks import activate
@@ -39,7 +39,7 @@ class MoeConfig(TransformerConfig):
     """Experts for every active one: a token goes to experts / sparsity of them; kappa is 1 / sparsity."""
     granularity: int = 1
     """Pieces that every expert is cut into: so many times more experts, and more active ones, each so many times
-    narrower, with parameters and FLOPs as they were. An expert's width over the model's, a_ffn, is mlp_ratio over it."""
+    narrower; parameters and FLOPs stay. a_ffn, an expert's width over the model's, is mlp_ratio over granularity."""
     balance_rate: float = 0.01
     """How fast the bias of an expert's selection moves against its load; 0 lets the loads go."""
     base_active: int = 2
@@ -62,11 +62,7 @@ class MoeConfig(TransformerConfig):
                 f"{place}.granularity must divide an expert's width, {place}.mlp_ratio ({self.mlp_ratio}) x "
                 f"{place}.width ({self.width}) = {self.mlp_width}, got {self.granularity}; take {near}"
             )
-        self.check_rate(place)
-
-    def check_rate(self, place: str) -> None:
-        """Raises ConfigError for a balance_rate that is no rate."""
-        if not 0 <= self.balance_rate < float("inf"):
+        if not 0 <= self.balance_rate < math.inf:
             raise ConfigError(f"{place}.balance_rate must be at least 0 and finite, got {self.balance_rate}")
 
     @property
@@ -155,14 +151,18 @@ class ExpertLinear(Layer):
         return [tensor[expert] for expert in range(len(tensor))]
 
 
+GROUPED_MM = getattr(F, "grouped_mm", None)  # newer than the oldest torch that this package takes
+
+
 def grouped(x_RI: Tensor, weight_GOI: Tensor, ends_G: Tensor) -> Tensor:
     """The rows of every group, which end at its end, times its own matrix; no row is dropped and none padded.
 
     One kernel for all groups, where torch has one: not for float64, nor sides that are no multiple of 16 bytes.
     """
     sides = [side * x_RI.element_size() for side in weight_GOI.shape[1:]]
-    if x_RI.dtype != torch.float64 and not any(side % 16 for side in sides):
-        return F.grouped_mm(x_RI, weight_GOI.mT, offs=ends_G.int())
+    if GROUPED_MM is not None and x_RI.dtype != torch.float64 and not any(side % 16 for side in sides):
+        product: Tensor = GROUPED_MM(x_RI, weight_GOI.mT, offs=ends_G.int())
+        return product
     groups = x_RI.tensor_split(ends_G[:-1].cpu())
     return torch.cat([F.linear(rows, matrix) for rows, matrix in zip(groups, weight_GOI, strict=True)])
 
@@ -173,8 +173,8 @@ class Mixture(Residual):
     Attributes:
         bias: b_i, shape (K, E), moved by every backward pass.
         load: share of the tokens that each expert was given, shape (K, E), summed over backward passes.
-        probed: whether, for a check that repeats one batch, tokens stay with the experts that they had first, as a token
-            that leaves an expert moves by far more than a step; and every expert's output is made for every token.
+        probed: whether, for a check that repeats one batch, tokens stay with the experts that they had first, as one
+            that leaves its expert moves by far more than a step, and every expert is given every token.
         held: the first choice, of a mixture that is probed.
     """
 
@@ -205,7 +205,8 @@ class Mixture(Residual):
             gates_KNE.register_hook(functools.partial(self._balance, chosen_KNA))
         experts = self._all if self.probed else self._active
         y_KNAD = gates_KNE.gather(2, chosen_KNA).unsqueeze(-1) * experts(h_KND, chosen_KNA)
-        return y_KNAD.mean(dim=2).view_as(x_KBSD)
+        y_KND: Tensor = y_KNAD.mean(dim=2)
+        return y_KND.view_as(x_KBSD)
 
     def _chosen(self, gates_KNE: Tensor) -> Tensor:
         if self.held is not None:
@@ -222,13 +223,13 @@ class Mixture(Residual):
         order_R = of_R.argsort(stable=True)
         ends_G = torch.searchsorted(of_R[order_R], groups, right=True)
         rows_KRD = h_KND.flatten(0, 1)[order_R // chosen_KNA.shape[2]].view(trials, -1, h_KND.shape[2])
-        y_KRD = self.down(activate(self.up(rows_KRD, ends_G), self.cfg.activation), ends_G)
+        y_KRD: Tensor = self.down(activate(self.up(rows_KRD, ends_G), self.cfg.activation), ends_G)
         return y_KRD.flatten(0, 1)[order_R.argsort()].view(*chosen_KNA.shape, -1)
 
     def _all(self, h_KND: Tensor, chosen_KNA: Tensor) -> Tensor:
         """The same, picked from what all experts put out for all tokens."""
         h_KEND = h_KND.unsqueeze(1).expand(-1, self.cfg.num_experts, -1, -1)
-        y_KNED = self.down(activate(self.up(h_KEND), self.cfg.activation)).transpose(1, 2)
+        y_KNED: Tensor = self.down(activate(self.up(h_KEND), self.cfg.activation)).transpose(1, 2)
         return y_KNED.gather(2, chosen_KNA.unsqueeze(-1).expand(-1, -1, -1, h_KND.shape[2]))
 
     def _balance(self, chosen_KNA: Tensor, _: Tensor) -> None:
