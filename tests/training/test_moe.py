@@ -171,6 +171,11 @@ def test_kfac_is_refused() -> None:
     assert "matrices=hidden" not in str(e.value)  # experts are hidden
 
 
+def test_umup_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"umup has no numbers for the operations of run/model=moe; take run.param"):
+        run_of(parameterization="umup").check()
+
+
 # Rules.
 
 

@@ -21,6 +21,8 @@ class ModelConfig(ABC):
     """Kinds of data that it can be given."""
     residual: ClassVar[bool] = True
     """Whether it has residual branches, for a depth rule."""
+    unit: ClassVar[bool] = True
+    """Whether u-muP's numbers are known for all its operations."""
 
     name: str
     width: int

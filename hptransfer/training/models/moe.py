@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +23,16 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
 from hptransfer.training.layers import Layer, Linear, Norm, Residual, times
 from hptransfer.training.models._base import MODELS
-from hptransfer.training.models._blocks import activate
 from hptransfer.training.models.transformer import TransformerConfig
+from hptransfer.training.operations import Activation
 
 
 @MODELS.register("moe")
 @dataclass(kw_only=True)
 class MoeConfig(TransformerConfig):
     """Three axes beside width and depth: `experts` at a fixed share of active ones, `sparsity`, and `granularity`."""
+
+    unit: ClassVar[bool] = False
 
     name: str = "moe"
     experts: int = 8
@@ -192,6 +194,7 @@ class Mixture(Residual):
         self.router.averaged = active
         gate = 2 if cfg.activation == "swiglu" else 1
         self.up = ExpertLinear(trials, experts, cfg.width, gate * inner, averaged=active)
+        self.activation = Activation(cfg.activation)
         self.down = ExpertLinear(trials, experts, inner, cfg.width, averaged=active)
         self.down.spread = cfg.granularity**0.5  # a_ffn^-1/2, so that the sum keeps its size as experts are cut
         self.register_buffer("bias", torch.zeros(trials, experts))
@@ -223,13 +226,13 @@ class Mixture(Residual):
         order_R = of_R.argsort(stable=True)
         ends_G = torch.searchsorted(of_R[order_R], groups, right=True)
         rows_KRD = h_KND.flatten(0, 1)[order_R // chosen_KNA.shape[2]].view(trials, -1, h_KND.shape[2])
-        y_KRD: Tensor = self.down(activate(self.up(rows_KRD, ends_G), self.cfg.activation), ends_G)
+        y_KRD: Tensor = self.down(self.activation(self.up(rows_KRD, ends_G)), ends_G)
         return y_KRD.flatten(0, 1)[order_R.argsort()].view(*chosen_KNA.shape, -1)
 
     def _all(self, h_KND: Tensor, chosen_KNA: Tensor) -> Tensor:
         """The same, picked from what all experts put out for all tokens."""
         h_KEND = h_KND.unsqueeze(1).expand(-1, self.cfg.num_experts, -1, -1)
-        y_KNED: Tensor = self.down(activate(self.up(h_KEND), self.cfg.activation)).transpose(1, 2)
+        y_KNED: Tensor = self.down(self.activation(self.up(h_KEND))).transpose(1, 2)
         return y_KNED.gather(2, chosen_KNA.unsqueeze(-1).expand(-1, -1, -1, h_KND.shape[2]))
 
     def _balance(self, chosen_KNA: Tensor, _: Tensor) -> None:
