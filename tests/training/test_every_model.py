@@ -28,7 +28,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     "moe": [
         {"activation": "swiglu", "granularity": 2, "norm_gains": True},
         {"experts": 6, "sparsity": 3, "activation": "relu2", "zero_readout": True},
-        {"sparsity": 1, "tied": True},
+        {"experts": 2, "sparsity": 1, "tied": True},
     ],
     "resmlp": [{"matrices": 2, "norm": True}],
     "resnet": [{"norm": "batch", "convolutions": 2, "stages": 2}],
