@@ -18,6 +18,7 @@ BY_MODEL: dict[str, dict[str, str]] = {
     "resnet": {**IMAGES, "widths": "[16,32,64]", "run.base.width": "16", "run.batch": "32"},
     "vit": {**IMAGES, "widths": "[64,128,256]", "run.batch": "16", "run.model.patch": "4"},
     "transformer": {**TOKENS, "widths": "[64,128,256]"},
+    "moe": {**TOKENS, "widths": "[64,128,256]", "seeds": "4"},
 }
 BY_MODEL_CUBIC: dict[str, dict[str, str]] = {
     "mlp": {"widths": "[64,128,256]", "seeds": "4"},
@@ -25,6 +26,7 @@ BY_MODEL_CUBIC: dict[str, dict[str, str]] = {
     "resnet": {"seeds": "4"},
     "vit": {"run.model.depth": "1", "seeds": "2"},
     "transformer": {"run.model.depth": "1", "run.model.mlp_ratio": "2", "seeds": "2"},
+    "moe": {"run.model.depth": "1", "run.model.mlp_ratio": "2", "seeds": "2"},
 }
 # The damping keeps K-FAC's steps off the rank of its factors: the smaller of width and examples.
 KFAC = {"run.optimizer.damping": "0.5"}

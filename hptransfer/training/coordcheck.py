@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import MATRICES, Role
 from hptransfer.training.config import RunConfig
-from hptransfer.training.layers import Conv2d, Embedding, Layer, Linear, tagged
+from hptransfer.training.layers import Conv2d, Embedding, Layer, tagged
 from hptransfer.training.loop import Stack
 
 # An MLP wide enough is held to this, everything else to LOOSE: finite widths alone give slopes of up to 0.2.
@@ -119,7 +119,16 @@ def coordinate_check(run: RunConfig, *, widths: Sequence[int], steps: int = 4, s
     One batch is repeated. Judged are the changes: a module whose change grows with width will blow up, one whose change
     shrinks will stop learning.
     """
-    return _activations(run, "width", widths, steps, seeds, lambda stack: _layers(stack.model))
+    return scale_check(run, axis="width", sizes=widths, steps=steps, seeds=seeds)
+
+
+def scale_check(run: RunConfig, *, axis: str, sizes: Sequence[int], steps: int = 4, seeds: int = 8) -> Check:
+    """As the coordinate check, along any setting of the model that is a whole number, such as a mixture's experts."""
+
+    def modules(stack: Stack) -> dict[str, nn.Module]:
+        return {**_layers(stack.model), **run.model.probe(stack.model)}
+
+    return _activations(run, axis, sizes, steps, seeds, modules)
 
 
 def depth_check(run: RunConfig, *, depths: Sequence[int], steps: int = 4, seeds: int = 8) -> Check:
@@ -211,9 +220,9 @@ def spectral_check(run: RunConfig, *, widths: Sequence[int], steps: int = 4, see
 
 
 def _spectral_norms(weight_K: Tensor, layer: Layer) -> Tensor:
-    """Of weights such as a layer's, trial by trial."""
-    norms_K: Tensor = torch.linalg.matrix_norm(weight_K.flatten(2), 2)
-    return norms_K * float(layer.multiplier) * _aspect(layer)
+    """Of weights such as a layer's, trial by trial: of its matrix, or the largest of its matrices'."""
+    norms_K = [max(float(torch.linalg.matrix_norm(one, 2)) for one in layer.matrices(own)) for own in weight_K]
+    return torch.tensor(norms_K, dtype=torch.float64) * float(layer.multiplier) * _aspect(layer)
 
 
 def _aspect(layer: Layer) -> float:
@@ -287,16 +296,20 @@ def _measured(
     for size in sizes:
         one = without_warmup(at_size(run, axis, size), steps)
         batch = one.data.load().batch(seed=one.data_seed, step=0, batch=one.batch, sequence=one.sequence)
-        parts = [measure(Stack([one] * len(some), some, device="cpu"), batch) for some in _stacks(one, seeds)]
+        parts = [measure(stack, batch) for stack in _stacks(one, seeds)]
         for name in parts[0]:
             found.setdefault(name, []).append(_mean(torch.cat([part[name] for part in parts], dim=1)))
     return found
 
 
-def _stacks(run: RunConfig, seeds: int) -> list[range]:
+def _stacks(run: RunConfig, seeds: int) -> Iterator[Stack]:
     """Seeds 0, 1, ... in stacks of at most so many parameters, or of one."""
     most = max(1, STACKED // run.model.num_params(run.shape))
-    return [range(start, min(start + most, seeds)) for start in range(0, seeds, most)]
+    for start in range(0, seeds, most):
+        some = range(start, min(start + most, seeds))
+        stack = Stack([run] * len(some), some, device="cpu")
+        run.model.probe(stack.model)
+        yield stack
 
 
 def _layers(model: nn.Module) -> dict[str, Layer]:
@@ -344,7 +357,7 @@ def _observe(stack: Stack, batch: Batch) -> None:
 
 def _own_changes(stack: Stack, batch: Batch, steps: int = 1) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
     """For every matrix: name, change of its output by its own update, that update, and its input."""
-    matrices = {n: m for n, m in _layers(stack.model).items() if isinstance(m, Linear | Conv2d | Embedding)}
+    matrices = {n: m for n, m in _layers(stack.model).items() if m.role in MATRICES}
     inputs: dict[str, Tensor] = {}
     handles = [
         module.register_forward_pre_hook(lambda _, x, name=name: inputs.setdefault(name, x[0].detach()))
