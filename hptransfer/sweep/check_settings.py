@@ -18,7 +18,7 @@ BY_MODEL: dict[str, dict[str, str]] = {
     "resnet": {**IMAGES, "widths": "[16,32,64]", "run.base.width": "16", "run.batch": "32"},
     "vit": {**IMAGES, "widths": "[64,128,256]", "run.batch": "16", "run.model.patch": "4"},
     "transformer": {**TOKENS, "widths": "[64,128,256]"},
-    "moe": {**TOKENS, "widths": "[64,128,256]", "seeds": "4"},
+    "moe": {**TOKENS, "widths": "[128,256,512]", "run.model.depth": "1", "seeds": "2"},
 }
 BY_MODEL_CUBIC: dict[str, dict[str, str]] = {
     "mlp": {"widths": "[64,128,256]", "seeds": "4"},
@@ -26,7 +26,7 @@ BY_MODEL_CUBIC: dict[str, dict[str, str]] = {
     "resnet": {"seeds": "4"},
     "vit": {"run.model.depth": "1", "seeds": "2"},
     "transformer": {"run.model.depth": "1", "run.model.mlp_ratio": "2", "seeds": "2"},
-    "moe": {"run.model.depth": "1", "run.model.mlp_ratio": "2", "seeds": "2"},
+    "moe": {"widths": "[64,128,256]", "run.model.mlp_ratio": "2"},
 }
 # The damping keeps K-FAC's steps off the rank of its factors: the smaller of width and examples.
 KFAC = {"run.optimizer.damping": "0.5"}
@@ -57,10 +57,14 @@ def check_settings(check: str, model: str, optimizer: str, parameterization: str
     if optimizer == "kfac":
         found |= KFAC
     found |= BY_PAIR.get((model, optimizer), {})
+    if check == "depth":
+        found.pop("widths", None)
     if check == "width" and model in EMBEDDING and slows_embeddings(parameterization):
         found["run.constants.input.lr"] = "0.25"
     if check == "width" and readout_shrinks(parameterization):
         found |= {"run.constants.output.lr": "8"} if optimizer in RANDOM_READOUT else {"run.model.zero_readout": "true"}
+        if model == "moe":  # routers are readouts too, but from zero they would choose no experts
+            found["run.constants.output.init"] = "0.03"
     return found
 
 
