@@ -5,6 +5,7 @@ Letters: B examples, S positions, D width, H heads, C head size.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 
 import torch
@@ -21,7 +22,7 @@ Readout = Callable[[int, int, bool], nn.Linear]
 class PlainMlp(nn.Module):
     def __init__(self, sizes: list[int], *, biases: bool, readout: Readout = nn.Linear) -> None:
         super().__init__()
-        inner = [nn.Linear(fan_in, fan_out, bias=biases) for fan_in, fan_out in zip(sizes[:-2], sizes[1:-1])]
+        inner = [nn.Linear(fan_in, fan_out, bias=biases) for fan_in, fan_out in itertools.pairwise(sizes[:-1])]
         self.layers = nn.ModuleList([*inner, readout(sizes[-2], sizes[-1], biases)])
 
     def forward(self, x: Tensor) -> Tensor:
