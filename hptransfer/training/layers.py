@@ -149,8 +149,12 @@ class TiedReadout(nn.Module):
         self.fan_in = embedding.fan_out
         self.multiplier: Scalar = 1.0
 
+    @property
+    def embedding(self) -> Embedding:
+        return self._embedding[0]
+
     def forward(self, x: Tensor) -> Tensor:
-        return times(linear(x, self._embedding[0].weight), self.multiplier)
+        return times(linear(x, self.embedding.weight), self.multiplier)
 
 
 class Conv2d(Layer):
