@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
 
 Scalar = float | Tensor
@@ -242,12 +243,15 @@ def tagged(model: nn.Module) -> Iterator[Tagged]:
     """Every parameter with its layer.
 
     Raises:
-        AssertionError: a parameter that no Layer owns, and so has no role; all are named.
+        ConfigError: a parameter that no Layer owns, and so has no role; all are named.
     """
     owned = {id(layer.weight): layer for layer in model.modules() if isinstance(layer, Layer)}
     branches = [name for name, module in model.named_modules() if isinstance(module, Residual)]
     strangers = [name for name, weight in model.named_parameters() if id(weight) not in owned]
-    assert not strangers, f"parameters without a role: {', '.join(strangers)}"
+    if strangers:
+        raise ConfigError(
+            f"parameters without a role: {', '.join(strangers)}; a layer of hptransfer/training/layers.py must own each"
+        )
     for name, weight in model.named_parameters():
         inside = any(name.startswith(f"{branch}.") for branch in branches)
         yield Tagged(name, weight, owned[id(weight)], inside)

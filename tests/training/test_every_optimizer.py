@@ -115,6 +115,12 @@ def test_bad_settings_are_refused(name: str, settings: dict, message: str) -> No
         optimizer(name, **settings).check("run.optimizer")
 
 
+def test_muon_refuses_a_hidden_tensor_that_is_no_matrix() -> None:
+    group = {"params": [torch.zeros(5)], "role": Role.HIDDEN, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}
+    with pytest.raises(ConfigError, match=r"has shape \(5,\); give it the role vector, which AdamW trains"):
+        optimizer("muon").build([group])
+
+
 WIDTHS = (128, 256, 512)
 FORM = "mup_table3"
 LAYERS = {"layers.0": Role.INPUT, "layers.1": Role.HIDDEN, "layers.2": Role.OUTPUT}
