@@ -111,6 +111,18 @@ def test_a_tied_embeddings_record_has_the_readouts_multiplier_too() -> None:
     assert embedding == {"init_std": 1.0, "output_multiplier": 1.0, "readout_multiplier": 32**-0.5 / 4}
 
 
+def test_scaled_operations_are_in_the_record() -> None:
+    """A residual sum keeps its size: the squares of its two weights add up to 1."""
+    run = small(width=64, depth=3, parameterization="umup")
+    for group in Stack([run], [0], device="cpu").groups(0):
+        for name, numbers in group["parameters"].items():
+            assert numbers["init_std"] == 1
+            assert numbers["gradient_multiplier"] > 0
+            if name.startswith("blocks"):
+                assert numbers["branch_factor"] ** 2 + numbers["skip_factor"] ** 2 == pytest.approx(1)
+                assert numbers["backward_multiplier"] > 0
+
+
 def test_weights_that_start_alike_have_no_spread() -> None:
     run = of_model("transformer", zero_readout=True, norm_gains=True)
     spreads = {
