@@ -22,16 +22,19 @@ SYSTEMATIC, SIGMAS = 0.05, 4.0
 
 def own_laws(model: nn.Module, found: Sequence[Inferred], make_base: Callable[[], nn.Module]) -> dict[str, float]:
     """Spread of a parameter's first values over that at the base, by name; without those that start alike."""
-    sides = {item.name: _sides(item, found) for item in found}
-    if not any(sides.values()):
+    near = _near(found)
+    resized = [item for item in found if _sides(near[item.name])]
+    if not resized:
         return {}
     now, base = parameters(model), parameters(_drawn(make_base))
-    laws = {}
-    for name in (name for name, resized in sides.items() if resized):
-        values, base_values = _whole(now[name].detach()), base[name].detach()
+    laws: dict[str, float] = {}
+    # Matrices first: what a small bias leaves open, its matrix says.
+    for item in sorted(resized, key=lambda item: -math.prod(item.shape)):
+        values, base_values = _whole(now[item.name].detach()), base[item.name].detach()
         if not (_alike(values) or _alike(base_values)):
             error = SYSTEMATIC + SIGMAS / (2 * min(values.numel(), base_values.numel())) ** 0.5
-            laws[name] = _usual(_rms(values) / _rms(base_values), sides[name], error)
+            known = [laws[other.name] for other in near[item.name] if other.name in laws]
+            laws[item.name] = _usual(_rms(values) / _rms(base_values), _sides(near[item.name]), error, known)
     return laws
 
 
@@ -51,19 +54,34 @@ def _drawn(make_base: Callable[[], nn.Module]) -> nn.Module:
         return make_base()
 
 
-def _sides(item: Inferred, found: Sequence[Inferred]) -> list[tuple[int, int]]:
-    """Sizes here and in the base that differ, of a tensor and of its module's others: biases often go by the fan-in."""
-    modules = {id(use.module) for use, _ in item.uses}
-    near = [item, *(other for other in found if any(id(use.module) in modules for use, _ in other.uses))]
+def _near(found: Sequence[Inferred]) -> dict[str, list[Inferred]]:
+    """Each tensor and the others of its modules: biases are often drawn by their matrix's fan-in."""
+    held: dict[int, list[Inferred]] = {}
+    for item in found:
+        for use, _ in item.uses:
+            held.setdefault(id(use.module), []).append(item)
+    return {
+        item.name: [item, *(o for use, _ in item.uses for o in held[id(use.module)] if o is not item)] for item in found
+    }
+
+
+def _sides(near: Sequence[Inferred]) -> list[tuple[int, int]]:
+    """Sizes here and in the base that differ."""
     return [pair for one in near for pair in zip(one.shape, one.base_shape, strict=True) if pair[0] != pair[1]]
 
 
-def _usual(measured: float, sides: Sequence[tuple[int, int]], error: float) -> float:
-    """The usual law nearest to a measured one, if it is as near as chance allows."""
+def _usual(measured: float, sides: Sequence[tuple[int, int]], error: float, known: Sequence[float]) -> float:
+    """The law of what stands near, or the usual one that is nearest, if it is as near as chance allows."""
     laws = [1.0, *((new / old) ** -power for new, old in sides for power in (0.5, 1.0))]
     laws += [((a + b) / (c + d)) ** -0.5 for a, c in sides[:2] for b, d in sides[:2]]
-    nearest = min(laws, key=lambda law: abs(math.log(law / measured)))
-    return nearest if abs(math.log(nearest / measured)) <= error else measured
+
+    def distance(law: float) -> float:
+        return abs(math.log(law / measured))
+
+    if known and distance(known[0]) <= error:
+        return known[0]
+    nearest = min(laws, key=distance)
+    return nearest if distance(nearest) <= error else measured
 
 
 def _rms(x: Tensor) -> float:

@@ -74,11 +74,6 @@ class Inferred:
     lookup: bool
     uses: tuple[tuple[Use, Role], ...]
 
-    @property
-    def readouts(self) -> list[Use]:
-        """Modules that use it as the readout."""
-        return [use for use, role in self.uses if role is Role.OUTPUT]
-
 
 def plain(name: str) -> str:
     """A parameter's or module's name without what wrappers add."""
@@ -195,10 +190,9 @@ def _by_use(
     kinds = {role for role in said if isinstance(role, Role)}
     tied = kinds == {Role.INPUT, Role.OUTPUT}
     if choice is not None:
-        wrong = (
-            "it is an embedding and a readout both; leave it out of roles" if tied else _against(choice, shape, grows)
-        )
-        return wrong or [choice] * len(uses)
+        if tied:
+            return "it is an embedding and a readout both; leave it out of roles"
+        return _against(choice, uses, shape, grows) or [choice] * len(uses)
     if len(kinds) > 1 and not tied:
         return f"it is shared by modules where it is {' and '.join(sorted(kind.value for kind in kinds))}"
     reasons = [reason for reason in said if isinstance(reason, str)]
@@ -234,8 +228,10 @@ def _oriented(use: Use, shape: Shape, grows: Sequence[int]) -> Role | str:
     return Role.OUTPUT if grows_in else Role.INPUT
 
 
-def _against(role: Role, shape: Shape, grows: Sequence[int]) -> str:
+def _against(role: Role, uses: Sequence[Use], shape: Shape, grows: Sequence[int]) -> str:
     """Why the user's choice cannot be; empty if it can."""
+    if role in (Role.HIDDEN, Role.OUTPUT) and any(use.lookup for use in uses):
+        return f"an embedding, whose rows are looked up, is not {role.value}"
     if role in MATRICES and len(shape) < 2:
         return f"{role.value} is a role of matrices; it is vector or fixed"
     if role is Role.VECTOR and len(grows) > 1:
