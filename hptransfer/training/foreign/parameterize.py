@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
@@ -33,6 +34,9 @@ from hptransfer.training.foreign.rules import (
     table_of,
 )
 from hptransfer.training.optimizers._base import OptimizerConfig
+
+
+DRAWS = (Tensor.normal_, Tensor.uniform_)
 
 
 def parameterize(
@@ -117,10 +121,17 @@ def parameterize(
     return found
 
 
+class _WithoutDraws(TorchFunctionMode):
+    """Leaves out the drawing of values, which meta tensors do not have: torch would import its compiler for it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in DRAWS else func(*args, **(kwargs or {}))
+
+
 def _built(make: Callable[[int], nn.Module], width: int) -> nn.Module:
     """The model's shapes at a width."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _WithoutDraws():
             return make(width)
     except Exception as error:
         raise ConfigError(f"make({width}) fails on the meta device, where only shapes are: {error}") from error
