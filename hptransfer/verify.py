@@ -110,10 +110,12 @@ def _again(folder: RunFolder) -> Any:
 def values_around(plan: Plan, predicted: float, unmoved: float) -> tuple[float, ...]:
     """The prediction, two values on either side, and the unmoved optimum if it lies outside them."""
     spacing = min(abs(math.log2(plan.values[1] / plan.values[0])), MAX_SPACING_OCTAVES)
-    values = [tidy(predicted * 2.0 ** (spacing * step)) for step in range(-(POINTS // 2), POINTS // 2 + 1)]
+    largest = plan.config.space[plan.tuned].largest
+    steps = range(-(POINTS // 2), POINTS // 2 + 1)
+    values = [tidy(min(predicted * 2.0 ** (spacing * step), largest)) for step in steps]
     if not values[0] <= unmoved <= values[-1]:
         values.append(tidy(unmoved))
-    return tuple(sorted(values))
+    return tuple(sorted(set(values)))
 
 
 def measure(folder: RunFolder, tuned: str, scale: Scale, predicted: float, unmoved: float) -> Verification:

@@ -69,7 +69,7 @@ class Fit:
 
     Attributes:
         optima: of every scale, cheapest first.
-        noise: standard deviation of a loss about its parabola, in nats.
+        noise: standard deviation of a loss about its parabola, in nats, the median over scales.
         draws: coefficients of the law, a row a draw; `scatter`, the scatter of each draw.
         loss_draws: coefficients of log(loss at the optimum), a row a draw, and its residual spread.
     """
@@ -149,23 +149,23 @@ def fit_table(table: pd.DataFrame, columns: Columns, *, draws: int = DRAWS, seed
 
 
 def _fit(found: Sequence[Cell], columns: Columns, *, draws: int, seed: int) -> Fit:
-    seeds = repeat_noise(found)
-    rough = [optimum(cell, seeds) for cell in found]
+    rough = [optimum(cell) for cell in found]
     bracketed = [one for one in rough if one.bracketed]
     design = _design(rough, bracketed)
-    noise, freedom = _noise(found, bracketed, seeds)
-    optima = [_with_error(one, noise) for one in rough]
+    noises, freedom = _noises(bracketed)
+    optima = [_with_error(one, noises.get(id(one.cell), np.nan)) for one in rough]
     bracketed = [one for one in optima if one.bracketed]
     scales = [one.cell.axes for one in bracketed]
     x, se = (np.array([getattr(one, name) for one in bracketed]) for name in ("x", "se"))
     law = fit_law(design, scales, x, se)
     random = np.random.default_rng(seed)
+    noise = np.array([noises[id(one.cell)] for one in bracketed])
     drawn, scatter = _draw(bracketed, law, se, noise, freedom, draws, random)
     losses = np.log([one.loss for one in bracketed])
     loss_law, loss_draws, loss_scatter = _loss_law(design.matrix(scales), losses, draws, random)
-    return Fit(
-        columns, optima, noise, law, drawn, scatter, loss_law, loss_draws, loss_scatter, _warnings(optima, law, freedom)
-    )
+    warnings = _warnings(optima, law, freedom)
+    median = float(np.median(noise))
+    return Fit(columns, optima, median, law, drawn, scatter, loss_law, loss_draws, loss_scatter, warnings)
 
 
 def _design(optima: Sequence[Optimum], bracketed: Sequence[Optimum]) -> Design:
@@ -187,13 +187,19 @@ def _name(one: Optimum) -> str:
     return ",".join(f"{axis}={value:g}" for axis, value in one.cell.axes.items())
 
 
-def _noise(found: Sequence[Cell], bracketed: Sequence[Optimum], seeds: float) -> tuple[float, int]:
-    """Noise of a mean loss about its parabola, and degrees of freedom; that of repeats if larger."""
+def _noises(bracketed: Sequence[Optimum]) -> tuple[dict[int, float], int]:
+    """Noise of a mean loss about its parabola by scale (its cell's id), and degrees of freedom.
+
+    What the parabolas of all scales miss, or what a scale's own repeats say if that is more.
+    """
     freedom = sum(len(one.kept) - 3 for one in bracketed)
     squares = sum(float((one.residuals**2).sum()) for one in bracketed)
     fitted = np.sqrt(squares / freedom) if freedom else 0.0
-    repeats = np.mean([cell.runs / len(cell.x) for cell in found])
-    return float(max(fitted, seeds / np.sqrt(repeats))), freedom or sum(cell.spread[1] for cell in found)
+    noises = {}
+    for one in bracketed:
+        repeats = one.cell.runs / len(one.cell.x)
+        noises[id(one.cell)] = float(max(fitted, repeat_noise(one.cell) / np.sqrt(repeats)))
+    return noises, freedom or int(sum(one.cell.freedom.sum() for one in bracketed))
 
 
 def _with_error(one: Optimum, noise: float) -> Optimum:
@@ -207,15 +213,15 @@ def _draw(
     bracketed: Sequence[Optimum],
     law: Law,
     se: Array,
-    noise: float,
+    noise: Array,
     freedom: int,
     draws: int,
     random: np.random.Generator,
 ) -> tuple[Array, Array]:
     """Draw i of the losses gives draw i of the optima; with draw i of the scatter, of the law."""
-    noises = noise * np.sqrt(freedom / random.chisquare(freedom, draws)) if freedom else np.full(draws, noise)
+    factor = np.sqrt(freedom / random.chisquare(freedom, draws)) if freedom else np.ones(draws)
     scatter = scatter_draws(law, se, draws, random)
-    optima = np.column_stack([_vertices(one, noises, random) for one in bracketed])
+    optima = np.column_stack([_vertices(one, own * factor, random) for one, own in zip(bracketed, noise, strict=True)])
     optima += scatter[:, None] * random.standard_normal(optima.shape)
     matrix = law.design.matrix([one.cell.axes for one in bracketed])
     return weighted(matrix, optima, se**2 + max(law.scatter, 1e-3) ** 2), scatter

@@ -36,13 +36,14 @@ class Cell:
     Attributes:
         x: log2 of the tuned values, ascending, without repeats.
         y: mean loss at each; infinite if a repeat diverged.
-        spread: sum of squares of repeats about their means, and its degrees of freedom.
+        squares: at each, sum of squares of repeats about their mean; `freedom`, its degrees of freedom.
     """
 
     axes: Mapping[str, float]
     x: Array
     y: Array
-    spread: tuple[float, int]
+    squares: Array
+    freedom: Array
     flops: float
     runs: int
     diverged: int
@@ -82,18 +83,15 @@ def cells(table: pd.DataFrame, columns: Columns) -> list[Cell]:
     for _, rows in table.groupby(list(columns.scales), sort=True):
         axes = {axis: float(rows[axis].iloc[0]) for axis in columns.scales}
         by_value = rows.groupby(columns.tuned_one)[columns.loss]
-        finite = rows[np.isfinite(rows[columns.loss])]
-        squares = float(
-            ((finite[columns.loss] - finite.groupby(columns.tuned_one)[columns.loss].transform("mean")) ** 2).sum()
-        )
-        means = by_value.mean()
+        means, finite = by_value.mean(), np.isfinite(by_value.mean())
         flops = float(rows["flops"].mean()) if "flops" in rows else float(np.prod(list(axes.values())))
         found.append(
             Cell(
                 axes=axes,
                 x=np.log2(means.index.to_numpy(dtype=float)),
                 y=means.to_numpy(dtype=float),
-                spread=(squares, len(finite) - finite[columns.tuned_one].nunique()),
+                squares=np.where(finite, by_value.var(ddof=0) * by_value.size(), 0.0),
+                freedom=np.where(finite, by_value.size() - 1, 0).astype(float),
                 flops=flops,
                 runs=len(rows),
                 diverged=int(np.isinf(rows[columns.loss]).sum()),
@@ -102,10 +100,17 @@ def cells(table: pd.DataFrame, columns: Columns) -> list[Cell]:
     return sorted(found, key=lambda cell: cell.flops)
 
 
-def repeat_noise(found: Sequence[Cell]) -> float:
-    """Standard deviation of a run between seeds, in nats, pooled over all repeats; 0 without any."""
-    squares, freedom = (sum(cell.spread[part] for cell in found) for part in (0, 1))
-    return float(np.sqrt(squares / freedom)) if freedom else 0.0
+def repeat_noise(cell: Cell) -> float:
+    """Standard deviation of a run between seeds near the scale's best value, in nats; 0 without repeats.
+
+    Far from the best, where runs come near to diverging, seeds differ by much more, and scales by how much.
+    """
+    finite = np.flatnonzero(np.isfinite(cell.y))
+    if not len(finite):
+        return 0.0
+    near = finite[near_best(cell.x[finite], cell.y[finite], 0.0)]
+    freedom = cell.freedom[near].sum()
+    return float(np.sqrt(cell.squares[near].sum() / freedom)) if freedom else 0.0
 
 
 def near_best(x: Array, y: Array, noise: float) -> NDArray[np.intp]:
@@ -143,12 +148,8 @@ def vertex_error(x: Array, vertex: float, curvature: float, noise: float) -> flo
     return float(noise / (2 * curvature) * np.sqrt(1 / s2 + (2 * delta) ** 2 / s4))
 
 
-def optimum(cell: Cell, noise: float) -> Optimum:
-    """The optimum of a scale; its standard error is for the caller to fill in, once noise is known.
-
-    Args:
-        noise: seed noise in nats, or 0 if there are no repeats.
-    """
+def optimum(cell: Cell) -> Optimum:
+    """The optimum of a scale; its standard error is for the caller to fill in, once noise is known."""
     finite = np.flatnonzero(np.isfinite(cell.y))
     x, y = cell.x[finite], cell.y[finite]
     if len(x) < 3:
@@ -160,14 +161,15 @@ def optimum(cell: Cell, noise: float) -> Optimum:
     if best_at == len(x) - 1:
         bounded = finite[-1] < len(cell.x) - 1
         return _without(cell, BOUNDED if bounded else EDGE_HIGH, float(x[-1]), float(y[-1]))
-    kept = near_best(x, y, noise)
+    kept = near_best(x, y, repeat_noise(cell))
     vertex, curvature, loss, _ = parabola(x[kept], y[kept])
-    if curvature <= 0 or not x[1] <= vertex <= x[-2]:
+    if curvature <= 0 or loss <= 0 or not x[1] <= vertex <= x[-2]:
         kept = np.arange(best_at - 1, best_at + 2)  # the points about the best alone: convex by choice
         vertex, curvature, loss, _ = parabola(x[kept], y[kept])
     if not x[1] - 1e-9 <= vertex <= x[-2] + 1e-9:
         return _without(cell, EDGE_LOW if vertex < x[1] else EDGE_HIGH, float(x[best_at]), float(y[best_at]))
     fitted = np.polyval(np.polyfit(x[kept] - vertex, y[kept], 2), x[kept] - vertex)
+    loss = loss if loss > 0 else float(y[best_at])  # a parabola's, through few points of a steep curve
     return Optimum(cell, BRACKETED, vertex, np.nan, curvature, loss, finite[kept], y[kept] - fitted)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.fit import Fit, HeldOut, describe, fit_table, hold_out
-from hptransfer.analysis.predict import predict_table, resolved_groups
+from hptransfer.analysis.predict import predict_table, predicted_settings, resolved_branch, resolved_groups
 from hptransfer.analysis.records import WAITING, Columns, load_table, load_targets, run_records
 from hptransfer.analysis.report import Context, held_out_sentence, render, unmoved_cost
 from hptransfer.core.errors import FitError, RunFolderError
@@ -35,6 +35,7 @@ TARGET_KEYS = (
     "base",
     "decay",
     "branch_multiplier",
+    "complement",
     "groups",
     "fingerprint",
     "parameterization",
@@ -190,13 +191,14 @@ def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], M
     if target["target"] != prediction["target"]:
         target = describe_target(prediction["target"])
     values = {name: found["value"] for name, found in prediction["hyperparameters"].items()}
+    settings = predicted_settings(target, values)
     return {
         "target": prediction["target"],
         "hyperparameters": prediction["hyperparameters"],
         "parameterization": target["parameterization"],
         "decay": target["decay"],
-        "branch_multiplier": target["branch_multiplier"],
-        "groups": resolved_groups(target, values),
+        "branch_multiplier": resolved_branch(target, settings),
+        "groups": resolved_groups(target, settings),
     }
 
 

@@ -40,13 +40,34 @@ def predict_table(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def resolved_groups(target: Mapping[str, Any], predicted: Mapping[str, float]) -> dict[str, dict[str, float]]:
+BRANCH = "run.branch.multiplier"
+
+
+def predicted_settings(target: Mapping[str, Any], predicted: Mapping[str, float]) -> dict[str, float]:
+    """What the predicted values set, by the path of the setting in a run's configuration.
+
+    Args:
+        target: content of target.json.
+        predicted: value of each tuned hyperparameter.
+    """
+    return {
+        path: 1 - predicted[key] if key in target["complement"] else predicted[key]
+        for key, path in target["tuned"].items()
+    }
+
+
+def resolved_branch(target: Mapping[str, Any], settings: Mapping[str, float]) -> float:
+    """The factor of residual branches, its base multiplier being as predicted."""
+    own: float = target["branch_multiplier"]
+    return own * settings[BRANCH] / target["run"]["branch"]["multiplier"] if BRANCH in settings else own
+
+
+def resolved_groups(target: Mapping[str, Any], settings: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """What every parameter group of the target trains with.
 
     Args:
-        target: content of target.json: `base` settings, `groups` of factors on them, and the path
-            of each tuned hyperparameter: of the optimizer's settings, or a constant of a role.
-        predicted: value of each tuned hyperparameter.
+        target: content of target.json: `base` settings and `groups` of factors on them.
+        settings: as predicted, by path: of the optimizer's settings, or a constant of a role.
 
     Returns:
         By role: the settings, the factor on the base init's standard deviation, and the multiplier
@@ -54,13 +75,13 @@ def resolved_groups(target: Mapping[str, Any], predicted: Mapping[str, float]) -
     """
     base = dict(target["base"])
     constants: dict[tuple[str, str], float] = {}
-    for key, path in target["tuned"].items():
+    for path, value in settings.items():
         *_, family, name, setting = path.split(".")
         if (family, name) == ("run", "optimizer"):
-            base[setting] = predicted[key]
+            base[setting] = value
         elif family == "constants":  # the target's factors have the run's own constant in them
             own = target["run"]["constants"][name][setting]
-            constants[name, CONSTANTS[setting]] = predicted[key] / own
+            constants[name, CONSTANTS[setting]] = value / own
     return {
         group: {
             key: factor * base.get(key, 1.0) * constants.get((group.partition(" ")[0], key), 1.0)

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader
 from hptransfer.analysis import plots
 from hptransfer.analysis.fit import TOLERANCE, UNDECIDED, Fit, HeldOut, describe
 from hptransfer.analysis.optimum import Optimum
-from hptransfer.analysis.predict import resolved_groups
+from hptransfer.analysis.predict import predicted_settings, resolved_groups
 from hptransfer.core.records import DIVERGED, DONE, FAILED, short
 
 DASH = "\N{EN DASH}"
@@ -157,7 +157,7 @@ def _scale_row(fit: Fit, one: Optimum, context: Context) -> dict[str, str]:
 def _groups(context: Context, predicted: Mapping[str, float]) -> dict[str, Any]:
     if not context.target or not context.target.get("groups"):
         return {"groups": None, "group_keys": [], "parameterization": ""}
-    groups = resolved_groups(context.target, predicted)
+    groups = resolved_groups(context.target, predicted_settings(context.target, predicted))
     keys = list(next(iter(groups.values())))
     shown = {role: {key: short(float(value)) for key, value in numbers.items()} for role, numbers in groups.items()}
     return {"groups": shown, "group_keys": keys, "parameterization": context.target.get("parameterization")}

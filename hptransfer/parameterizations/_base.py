@@ -7,6 +7,7 @@ the base. A matrix has two sizes, which may grow unequally: n_in, its fan-in, an
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,6 +86,10 @@ class UpdateLaw:
     weight: float = 0.0
     gain: Power | None = None
 
+    def of_unit_gradients(self) -> UpdateLaw:
+        """The law where gradients have the same size at every width and depth."""
+        return dataclasses.replace(self, gradient=0.0)
+
 
 ENTRYWISE = UpdateLaw()
 """Adam, AdamW, Adam-atan2, Lion, sign: every entry's step has size 1."""
@@ -108,10 +113,13 @@ class Parameterization:
         rows: multiplier and init exponents of every role.
         global_rate: True if one learning rate, epsilon and weight decay serve all roles, as people
             do under standard parameterization, unless an alignment is asked for.
-        unit: True if the base model has size 1, so that factors are absolute (u-muP).
+        unit: True if the base model has size 1, so that factors are absolute, and every operation
+            keeps values and gradients at unit size (u-muP; numbers in `_unit`).
         depth: exponent of the residual branch factor that belongs to it; 0 unless the run says.
-        lookup: power of the learning rate of embeddings under scale-free updates, where the
-            source's own rule is not the formula's.
+        lookup: power of the learning rate of embeddings, where the source's own rule is not the
+            formula's.
+        laws: those of the optimizers that it has rates for; empty for all.
+        decay: what weight decay means unless the run says: "coupled" or "independent".
         source: paper and table.
     """
 
@@ -121,6 +129,8 @@ class Parameterization:
     unit: bool = False
     depth: float = 0.0
     lookup: Power | None = None
+    laws: tuple[UpdateLaw, ...] = ()
+    decay: str = "coupled"
 
     def along(self, role: Role, exponent: float) -> Power:
         """A power of the size that a role's multiplier and init go by: fan-in if that grows."""
@@ -141,6 +151,8 @@ class Parameterization:
         n^-(a+b) at initialization, as n^-alignment once it has moved, whichever falls slower
         (arXiv:2407.05872, stability system, with min for max). A tensor's own multiplier adds to it.
         """
+        if self.unit:
+            return ZERO
         own = self.multiplier(role)
         if role in (Role.OUTPUT, Role.FIXED):
             return own

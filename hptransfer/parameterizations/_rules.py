@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import ENTRYWISE, Parameterization, Power, Role, UpdateLaw
+from hptransfer.parameterizations._base import Parameterization, Power, Role, UpdateLaw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +143,9 @@ def resolve(
     decay keeps learning rate times decay over width, as published for AdamW (arXiv:2203.03466, completed
     by 2505.01618, Table 1, where depth leaves decay alone).
     """
+    law = law.of_unit_gradients() if parameterization.unit else law
     power = parameterization.learning_rate(role, law, alignment)
-    if sizes.lookup and law == ENTRYWISE and parameterization.lookup is not None:
+    if sizes.lookup and parameterization.lookup is not None:
         power = parameterization.lookup
     width = sizes.to(power)
     inside = branch if sizes.inside else Branch()
@@ -153,7 +154,10 @@ def resolve(
         multiplier=sizes.to(parameterization.multiplier(role)),
         init_std=sizes.to(parameterization.init_std(role)),
         learning_rate=width * inside.learning_rate(law) * budget.ratio**0.5,
-        epsilon=sizes.to(parameterization.epsilon(role, alignment)) * inside.factor * budget.ratio**-0.5,
+        # Gradients of unit size ask for the same epsilon everywhere.
+        epsilon=1.0
+        if parameterization.unit
+        else sizes.to(parameterization.epsilon(role, alignment)) * inside.factor * budget.ratio**-0.5,
         weight_decay=budget.ratio**0.5 / width,
         budget=budget,
     )

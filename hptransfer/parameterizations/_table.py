@@ -44,7 +44,7 @@ def _section(name: str) -> Iterator[str]:
             yield f"| {role.value} | {' | '.join(_cells(table, role, alignment))} |"
         yield ""
     if table.lookup is not None:
-        yield f"Embeddings under adamw, adam_atan2 and lion: {_shown(table.lookup)}."
+        yield f"The learning rate of embeddings: {_shown(table.lookup)}."
         yield ""
 
 
@@ -54,7 +54,8 @@ def _cells(table: Parameterization, role: Role, alignment: float | None) -> Iter
     for law in LAWS.values():
         own = role in laws.MATRICES and (law != laws.SPECTRAL_RMS or role is Role.HIDDEN)
         used = law if own or law not in OF_MATRICES else laws.ENTRYWISE
-        yield _shown(table.learning_rate(role, used, alignment))
+        has_rule = not table.laws or law in table.laws
+        yield _shown(table.learning_rate(role, used, alignment)) if has_rule else "no rule"
     yield _shown(table.epsilon(role, alignment))
     yield _shown(-table.learning_rate(role, laws.ENTRYWISE, alignment))
 

@@ -1,6 +1,21 @@
-"""u-muP's tables: weights of variance one, absolute multipliers, a rate rule for embeddings; plain operations."""
+"""u-muP: weights of variance one, operations that keep values and gradients there, a rate rule for embeddings.
 
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Power, Role, Row
+Published are the rates of updates whose entries have unit size: Adam's, and, as gradients have unit size too, SGD's.
+Those of Adafactor and Muon are derived. There are none for an optimizer that trains embeddings with matrix steps, as
+their rule does not say how, or that divides by a curvature, which the operations change.
+"""
+
+from hptransfer.parameterizations._base import (
+    ENTRYWISE,
+    PARAMETERIZATIONS,
+    RAW,
+    RELATIVE,
+    SPECTRAL_RMS,
+    Parameterization,
+    Power,
+    Role,
+    Row,
+)
 
 UMUP = PARAMETERIZATIONS.register("umup")(
     Parameterization(
@@ -15,5 +30,7 @@ UMUP = PARAMETERIZATIONS.register("umup")(
         unit=True,
         depth=1 / 2,
         lookup=Power(fan_out=-1 / 2),
+        laws=(RAW, ENTRYWISE, RELATIVE, SPECTRAL_RMS),
+        decay="independent",
     )
 )

@@ -20,6 +20,8 @@ from hptransfer.sweep.launchers._base import LAUNCHERS
 from hptransfer.sweep.samplers._base import SAMPLERS
 from hptransfer.sweep.trackers._base import TRACKERS
 
+SCALES = ("product", "plus")
+
 
 @dataclass(kw_only=True)
 class Axis:
@@ -29,6 +31,8 @@ class Axis:
     """Where the value goes in the configuration, such as run.model.width."""
     values: list[Any]
     """Numbers above 0."""
+    center: Any = None
+    """Under scales=plus, the one of the values at which the other axes are swept."""
 
 
 @dataclass(kw_only=True)
@@ -43,8 +47,15 @@ class Tuned:
     count: int | None = None
     log: bool = True
     """Equal ratios between values rather than equal steps."""
+    complement: bool = False
+    """The setting is 1 minus the value: for momentum and betas, which go by factors of what they lack to 1."""
     extend: int = 6
     """Further values that a scale may get on one side while its best value is at that edge."""
+
+    @property
+    def largest(self) -> float:
+        """No value is above this."""
+        return 1.0 if self.complement else math.inf
 
     def grid(self, place: str) -> list[float]:
         """The values, ascending.
@@ -58,6 +69,10 @@ class Tuned:
         for value in values:
             if not 0 < value < math.inf:
                 raise ConfigError(f"{place} must be above 0 and finite, got {value:g}; remove that value")
+            if value > self.largest:
+                raise ConfigError(
+                    f"{place} must be at most 1, as the setting is 1 minus it, got {value:g}; remove that"
+                )
         if len(values) < 3 or len(set(values)) < len(values):
             raise ConfigError(f"{place} needs at least 3 different values to bracket an optimum, got {values}")
         return values
@@ -101,7 +116,9 @@ class SweepConfig:
     run: Any
     """Configuration of one training run, without the swept values."""
     grid: dict[str, Axis]
-    """Axes of the proxy grid; their full product is swept."""
+    """Axes of the proxy grid."""
+    scales: str = "product"
+    """product, every combination of the axes' values; or plus, one axis at a time, the others at their `center`."""
     space: dict[str, Tuned]
     """Tuned hyperparameters."""
     target: dict[str, Any] = field(default_factory=dict)
@@ -141,8 +158,15 @@ class SweepConfig:
             )
         if not self.grid:
             raise ConfigError("grid must have at least one axis, such as width")
+        if self.scales not in SCALES:
+            raise ConfigError(f"scales: {unknown('choice', self.scales, SCALES)}")
         for key, axis in self.grid.items():
             check_axis(f"grid.{key}.values", axis.values)
+            if self.scales == "plus" and axis.center not in axis.values:
+                raise ConfigError(
+                    f"grid.{key}.center must be one of its values {list(axis.values)} under scales=plus, "
+                    f"got {axis.center}"
+                )
         for key, tuned in self.space.items():
             tuned.grid(f"space.{key}")
             if key in self.grid:

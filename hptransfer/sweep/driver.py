@@ -194,7 +194,8 @@ class Driver:
             if scale in self._flops and self._affordable(self._flops[scale]):
                 self._ask(scale)
             stack: list[str] = []
-            while waiting and len(stack) < self._plan.runner.stack_size(self._trials[waiting[0]].run):
+            size = self._plan.runner.stack_size(self._trials[waiting[0]].run) if waiting else 0
+            while waiting and len(stack) < size:
                 flops = [self._trials[trial_id].flops for trial_id in (*stack, waiting[0])]
                 if not self._affordable(*flops):
                     break
@@ -237,7 +238,9 @@ class Driver:
         value = next_value(losses) if len(losses) >= 3 else None
         low, high = min(self._campaign.values), max(self._campaign.values)
         beyond = [tried for tried in losses if (tried < low if value and value < low else tried > high)]
-        return None if value is None or len(beyond) >= self._campaign.extend or value in losses else value
+        if value is None or value in losses or value > self._plan.config.space[self._plan.tuned].largest:
+            return None
+        return None if len(beyond) >= self._campaign.extend else value
 
     def _values(self, scale: Scale) -> set[float]:
         return {trial.tuned[self._plan.tuned] for trial in self._trials.values() if trial.scale == scale}

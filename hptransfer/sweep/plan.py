@@ -56,7 +56,8 @@ class Plan:
         for key, value in scale.axes.items():
             tree = _set(tree, self.config.grid[key].path, value, f"grid.{key}")
         for key, value in (tuned or {}).items():
-            tree = _set(tree, self.config.space[key].path, value, f"space.{key}")
+            place = self.config.space[key]
+            tree = _set(tree, place.path, 1 - value if place.complement else value, f"space.{key}")
         return dict(tree["run"])
 
     def trial(self, scale: Scale, tuned: Mapping[str, float], seed: int, purpose: str = SWEEP) -> Trial:
@@ -93,6 +94,7 @@ class Plan:
             "name": self.config.name,
             "scales": list(self.config.grid),
             "tuned": {key: tuned.path for key, tuned in self.config.space.items()},
+            "complement": [key for key, tuned in self.config.space.items() if tuned.complement],
             "target": dict(target.axes),
             "params": size.params,
             "flops": size.flops,
@@ -135,9 +137,7 @@ def make_plan(config: SweepConfig) -> Plan:
     for key, tuned in config.space.items():
         _set({"run": config.run}, tuned.path, None, f"space.{key}")
     axes = {key: [_cast_to(config, key, value) for value in axis.values] for key, axis in config.grid.items()}
-    scales = tuple(
-        Scale(dict(zip(axes, values, strict=True))) for values in itertools.product(*map(sorted, axes.values()))
-    )
+    scales = _scales(config, axes)
     target = Scale({key: _cast_to(config, key, config.target.get(key, max(axes[key]))) for key in axes})
     plan = Plan(
         config=config,
@@ -156,6 +156,16 @@ def make_plan(config: SweepConfig) -> Plan:
                 f"the optimum moves with {key}; give the grid two values of it, or set target.{key}={values[0]}"
             )
     return dataclasses.replace(plan, fingerprint=runner.fingerprint(plan.run(target)))
+
+
+def _scales(config: SweepConfig, axes: Mapping[str, list[Number]]) -> tuple[Scale, ...]:
+    """Every combination of the axes' values; or those in which one axis at most is off its center."""
+    product = itertools.product(*map(sorted, axes.values()))
+    found = [dict(zip(axes, values, strict=True)) for values in product]
+    if config.scales == "plus":
+        centers = {key: _cast_to(config, key, config.grid[key].center) for key in axes}
+        found = [scale for scale in found if sum(scale[key] != centers[key] for key in axes) <= 1]
+    return tuple(map(Scale, found))
 
 
 def _check_all(plan: Plan) -> None:
@@ -203,7 +213,9 @@ def identity(config: SweepConfig, fingerprint: str) -> dict[str, Any]:
     swept = {axis.path for axis in config.grid.values()} | {tuned.path for tuned in config.space.values()}
     flat = {path: value for path, value in _flatten("run", config.run) if path not in swept}
     flat |= {f"grid.{key}": axis.path for key, axis in config.grid.items()}
-    flat |= {f"space.{key}": tuned.path for key, tuned in config.space.items()}
+    flat |= {
+        f"space.{key}": f"1 - {tuned.path}" if tuned.complement else tuned.path for key, tuned in config.space.items()
+    }
     return {**flat, "data": fingerprint}
 
 

@@ -8,14 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization
+from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role
 from hptransfer.parameterizations._rules import BUDGET_RULES, Branch, Budget, alignment_of
-from hptransfer.training.datasets._base import DATASETS, DataConfig, Shape
+from hptransfer.training.datasets._base import DATASETS, SQUARED, DataConfig, Shape
 from hptransfer.training.models._base import MODELS, ModelConfig
 from hptransfer.training.optimizers._base import OPTIMIZERS, OptimizerConfig
 from hptransfer.training.schedules import Schedule
+from hptransfer.training.unit import UnitConfig, useless
 
 
 @dataclass(kw_only=True)
@@ -92,6 +95,7 @@ class RunConfig:
     base: Base = field(default_factory=Base)
     branch: BranchConfig = field(default_factory=BranchConfig)
     constants: RoleConstants = field(default_factory=RoleConstants)
+    unit: UnitConfig = field(default_factory=UnitConfig)
     tokens: int = 65536
     """Token budget: training stops, and the schedule ends, when it is spent."""
     batch: int = 4
@@ -129,6 +133,12 @@ class RunConfig:
     @property
     def table(self) -> Parameterization:
         return PARAMETERIZATIONS.get(self.parameterization)
+
+    @property
+    def trainer(self) -> OptimizerConfig:
+        """The optimizer, with the parameterization's own meaning of weight decay where it is left open."""
+        optimizer: OptimizerConfig = self.optimizer
+        return dataclasses.replace(optimizer, decay=self.table.decay) if optimizer.decay == "default" else optimizer
 
     def branch_rule(self) -> Branch:
         """How this run's residual branches go with its depth."""
@@ -168,6 +178,7 @@ class RunConfig:
         alignment_of(self.alignment, f"{place}.alignment")
         self.branch.check(f"{place}.branch")
         self.constants.check(f"{place}.constants")
+        self.unit.check(f"{place}.unit")
         self.model.check(f"{place}.model")
         self.optimizer.check(f"{place}.optimizer")
         self.schedule.check(f"{place}.schedule")
@@ -191,6 +202,8 @@ class RunConfig:
             )
         if self.alignment != "default" and table.unit:
             raise ConfigError(f"{place}.alignment: {self.parameterization} has rates of its own; leave it at default")
+        self._check_optimizer(place)
+        self._check_unit(place)
         if self.budget not in BUDGET_RULES:
             raise ConfigError(f"{place}.budget: {unknown('budget rule', self.budget, BUDGET_RULES)}")
         needed = {"none": (), "sqrt": ("batch",), "complete": ("batch", "tokens")}[self.budget]
@@ -202,6 +215,47 @@ class RunConfig:
                 self.base_model().check(f"{place}.model")
             except ConfigError as error:
                 raise ConfigError(f"at {place}.base.width: {error}") from None
+
+    def _check_optimizer(self, place: str) -> None:
+        laws = self.table.laws
+
+        def fits(optimizer: OptimizerConfig) -> bool:
+            return not laws or all(optimizer.law(role) in laws for role in Role)
+
+        if not fits(self.optimizer):
+            members: dict[str, Any] = {name: OPTIMIZERS.get(name) for name in OPTIMIZERS.names()}
+            fitting = [name for name, member in members.items() if fits(member())]
+            raise ConfigError(
+                f"{place}.parameterization={self.parameterization} has no rule for {place}/optimizer="
+                f"{self.optimizer.name}; take {' or '.join(fitting)}, or {place}.parameterization=mup"
+            )
+
+    def _check_unit(self, place: str) -> None:
+        """What scales operations has multipliers and residual weights of its own."""
+        if not self.table.unit:
+            for key, value in self.unit.changed().items():
+                raise ConfigError(
+                    f"{place}.unit.{key} is {value:g}, but {place}.parameterization={self.parameterization} has no "
+                    "such multiplier; leave it at 1, or take umup"
+                )
+            return
+        for key, usual in (("alpha", (None, self.table.depth)), ("multiplier", (1,))):
+            if getattr(self.branch, key) not in usual:
+                raise ConfigError(
+                    f"{place}.branch.{key} is {getattr(self.branch, key):g}, but {place}.parameterization="
+                    f"{self.parameterization} weighs residual branches itself; leave it out, and take "
+                    f"{place}.unit.residual instead"
+                )
+        if self.unit.changed():
+            with torch.device("meta"):
+                model = self.model.build(trials=1, shape=self.shape)
+            reasons = useless(model, softmax=self.shape.loss != SQUARED)
+            for key, value in self.unit.changed().items():
+                if key in reasons:
+                    raise ConfigError(
+                        f"{place}.unit.{key} is {value:g}, but {place}/model={self.model.name} has {reasons[key]}; "
+                        "leave it at 1"
+                    )
 
 
 FAMILIES: Mapping[str, Registry[Any]] = {"model": MODELS, "optimizer": OPTIMIZERS, "data": DATASETS}
@@ -218,6 +272,7 @@ def from_json(values: Mapping[str, Any]) -> RunConfig:
         "base": _build(Base, values["base"], "run.base"),
         "branch": _build(BranchConfig, values["branch"], "run.branch"),
         "constants": _build(RoleConstants, constants, "run.constants"),
+        "unit": _build(UnitConfig, values["unit"], "run.unit"),
         "schedule": _build(Schedule, values["schedule"], "run.schedule"),
         **{key: _build(family.get(values[key]["name"]), values[key], f"run.{key}") for key, family in FAMILIES.items()},
     }
@@ -244,5 +299,6 @@ __all__ = [
     "OptimizerConfig",
     "RoleConstants",
     "RunConfig",
+    "UnitConfig",
     "from_json",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,8 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
 from hptransfer.parameterizations._rules import Rule, Sizes, alignment_of, resolve
 from hptransfer.training.config import Constants, RunConfig
-from hptransfer.training.layers import Embedding, Layer, Residual, Scalar, TiedReadout, draw, tagged
+from hptransfer.training.layers import Embedding, Layer, Residual, TiedReadout, draw, tagged
+from hptransfer.training.unit import per_trial, scale_operations
 
 
 @dataclass(frozen=True)
@@ -92,20 +94,23 @@ def parameterize(model: nn.Module, runs: Sequence[RunConfig], seeds: Sequence[in
     for item in tagged(model):
         kind = found[item.name]
         rules = [(rule(run, kind), constants(run, kind.role)) for run in runs]
-        item.layer.multiplier = _scalar([one.multiplier * own.multiplier for one, own in rules])
+        item.layer.multiplier = per_trial([one.multiplier * own.multiplier for one, own in rules])
         stds = [kind.base_fan_in**-0.5 * one.init_std * own.init for one, own in rules]
         draw(item.weight, name=item.name, start=item.layer.start, stds=stds, seeds=seeds)
     for module in model.modules():
         if isinstance(module, TiedReadout):
-            module.multiplier = _scalar([_tied(run, module) for run in runs])
+            module.multiplier = per_trial([_tied(run, module) for run in runs])
         elif isinstance(module, Residual):
-            module.factor = _scalar([run.branch_rule().factor * run.branch.multiplier for run in runs])
+            module.factor = per_trial([run.branch_rule().factor * run.branch.multiplier for run in runs])
+    if runs[0].table.unit:
+        scale_operations(model, [run.unit for run in runs])
 
 
 def _tied(run: RunConfig, readout: TiedReadout) -> float:
     """Multiplier of a readout that shares the embedding's weights, whose spread at the base is 1."""
     base_fan_in = 1 if run.table.unit else run.base_model().width
-    embedding = resolve_alike(run, Role.INPUT, readout.fan_in / base_fan_in)
+    sizes = Sizes.alike(Role.INPUT, readout.fan_in / base_fan_in)
+    embedding = rule(run, Kind(Role.INPUT, dataclasses.replace(sizes, lookup=True), 1))
     output = resolve_alike(run, Role.OUTPUT, readout.fan_in / base_fan_in)
     for what in ("init_std", "learning_rate"):
         if abs(getattr(embedding, what) / getattr(output, what) - 1) > 1e-9:
@@ -120,10 +125,6 @@ def _tied(run: RunConfig, readout: TiedReadout) -> float:
 def resolve_alike(run: RunConfig, role: Role, n: float) -> Rule:
     """The rule of a role outside the blocks, all of whose sizes have grown n times."""
     return rule(run, Kind(role, Sizes.alike(role, n), 1))
-
-
-def _scalar(values: Sequence[float]) -> Scalar:
-    return values[0] if len(set(values)) == 1 else torch.tensor(values, dtype=torch.float64)
 
 
 @dataclass
@@ -167,7 +168,7 @@ def attach_gradients(model: nn.Module) -> list[Tensor]:
 
 def settings(run: RunConfig, kind: Kind) -> dict[str, float]:
     """What a kind of tensor trains with, in the terms of the run's optimizer; `lr` is the peak."""
-    found: dict[str, float] = run.optimizer.settings(rule(run, kind), run.steps)
+    found: dict[str, float] = run.trainer.settings(rule(run, kind), run.steps)
     found["lr"] *= constants(run, kind.role).lr
     return found
 
@@ -177,22 +178,22 @@ def base_and_factors(run: RunConfig) -> dict[str, Any]:
 
     Returns:
         `base`: the optimizer's settings in the base run; `groups`: by group the factors on them, on
-        the base's init standard deviation, and the multiplier of the layer's output; `branch`, the
-        factor of residual branches.
+        the base's init standard deviation, and the multiplier of the layer's output; `branch_multiplier`,
+        the factor of residual branches, None where each has its own.
     """
     base: dict[str, float] = {}
     groups = {}
     for name, kind in _named(kinds(run)):
         found, one, own = settings(run, kind), rule(run, kind), constants(run, kind.role)
-        plain = run.optimizer.settings(Rule(role=kind.role), run.steps)
+        plain = run.trainer.settings(Rule(role=kind.role), run.steps)
         base |= plain
         groups[name] = {
             **{key: found[key] / value if value else 1.0 for key, value in plain.items()},
             "init_std": one.init_std * own.init,
             "output_multiplier": one.multiplier * own.multiplier,
         }
-    branch = run.branch_rule().factor * run.branch.multiplier
-    return {"base": base, "decay": run.optimizer.decay, "groups": groups, "branch_multiplier": branch}
+    branch = None if run.table.unit else run.branch_rule().factor * run.branch.multiplier
+    return {"base": base, "decay": run.trainer.decay, "groups": groups, "branch_multiplier": branch}
 
 
 def _named(found: Mapping[str, Kind]) -> Iterator[tuple[str, Kind]]:

@@ -8,10 +8,11 @@ it would have alone. Layers hold what a parameterization needs to know: role, fa
 from __future__ import annotations
 
 import functools
+import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,34 @@ def times(x: Tensor, scalar: Scalar, axis: int = 0) -> Tensor:
         shape[axis] = -1
         return x * scalar.view(shape).to(x)
     return x if scalar == 1.0 else x * scalar
+
+
+def by_channel(x: Tensor, scalar: Scalar) -> Tensor:
+    """x_B(KC)HW, each trial's channels multiplied by its own number."""
+    if isinstance(scalar, Tensor):
+        return x * scalar.to(x).repeat_interleave(x.shape[1] // len(scalar)).view(1, -1, 1, 1)
+    return x if scalar == 1.0 else x * scalar
+
+
+Multiply = Callable[[Tensor, Scalar], Tensor]
+
+
+def tilt(x: Tensor, scalar: Scalar, by: Multiply = times) -> Tensor:
+    """x itself, but its gradient multiplied by each trial's own number on the way back."""
+    if not isinstance(scalar, Tensor) and scalar == 1.0:
+        return x
+    return _Tilt.apply(x, scalar, by)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Tilt(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scalar: Scalar, by: Multiply) -> Tensor:
+        ctx.scalar, ctx.by = scalar, by
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.by(gradient, ctx.scalar), None, None
 
 
 @dataclass
@@ -67,6 +96,8 @@ class Layer(nn.Module):
     Attributes:
         start: the weights' initial value, of which a parameterization scales the spread: "normal",
             or "zeros" or "ones" without one.
+        gradient: what the weights' gradient is multiplied by over the root of the rows that it is summed
+            over, beside what the multiplier does to it; None leaves it as it is.
         moments: what an optimizer that needs them has put here; filled by every backward pass.
     """
 
@@ -78,7 +109,12 @@ class Layer(nn.Module):
         self.fan_out = fan_out
         self.start = start
         self.multiplier: Scalar = 1.0
+        self.gradient: Scalar | None = None
         self.moments: Moments | None = None
+
+    def used(self, rows: int) -> Tensor:
+        """The weights for an input of so many examples times positions."""
+        return self.weight if self.gradient is None else tilt(self.weight, self.gradient * rows**-0.5)
 
     def watched(self, x: Tensor, y: Tensor) -> Tensor:
         """y, this layer's output before the multiplier, with its moments taken in the backward pass if asked for."""
@@ -100,13 +136,19 @@ class Layer(nn.Module):
 
 
 class Linear(Layer):
-    """x_K...I -> x_K...O, without bias."""
+    """x_K...I -> x_K...O, without bias.
+
+    Attributes:
+        backward: what the gradient of x is multiplied by, beside the multiplier.
+    """
 
     def __init__(self, trials: int, fan_in: int, fan_out: int, *, role: Role, start: str = "normal") -> None:
         super().__init__((trials, fan_out, fan_in), role=role, fan_in=fan_in, fan_out=fan_out, start=start)
+        self.backward: Scalar = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        return times(self.watched(x, linear(x, self.weight)), self.multiplier)
+        y = linear(tilt(x, self.backward), self.used(x[0, ..., 0].numel()))
+        return times(self.watched(x, y), self.multiplier)
 
     def input_moments(self, x: Tensor) -> Tensor:
         h_KNI = x.flatten(1, -2)
@@ -131,7 +173,7 @@ class Embedding(Layer):
     def forward(self, indices: Tensor) -> Tensor:
         trials, num_rows, fan_out = self.weight.shape
         offsets = torch.arange(trials, device=indices.device).view(-1, *[1] * indices.dim()) * num_rows
-        y = F.embedding(indices + offsets, self.weight.view(trials * num_rows, fan_out))
+        y = F.embedding(indices + offsets, self.used(indices.numel()).view(trials * num_rows, fan_out))
         return times(self.watched(indices, y), self.multiplier)
 
     def input_moments(self, x: Tensor) -> Tensor:
@@ -164,7 +206,8 @@ class Conv2d(Layer):
         self.padding = kernel // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.conv2d(x, self.weight.flatten(0, 1), None, self.stride, self.padding, 1, len(self.weight))
+        pixels = len(x) * math.prod(-(-side // self.stride) for side in x.shape[2:])
+        y = F.conv2d(x, self.used(pixels).flatten(0, 1), None, self.stride, self.padding, 1, len(self.weight))
         return by_channel(self.watched(x, y), self.multiplier)
 
     def input_moments(self, x: Tensor) -> Tensor:
@@ -177,13 +220,6 @@ class Conv2d(Layer):
         return y_BKCN.permute(1, 0, 3, 2).flatten(1, 2)
 
 
-def by_channel(x: Tensor, scalar: Scalar) -> Tensor:
-    """x_B(KC)HW, each trial's channels multiplied by its own number."""
-    if isinstance(scalar, Tensor):
-        return x * scalar.to(x).repeat_interleave(x.shape[1] // len(scalar)).view(1, -1, 1, 1)
-    return x if scalar == 1.0 else x * scalar
-
-
 class Vector(Layer):
     """A gain or a bias along the last axis of x_K...O."""
 
@@ -192,7 +228,7 @@ class Vector(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         trials, size = self.weight.shape
-        vector = times(self.weight, self.multiplier).view(trials, *[1] * (x.dim() - 2), size)
+        vector = times(self.used(x[0, ..., 0].numel()), self.multiplier).view(trials, *[1] * (x.dim() - 2), size)
         return x * vector if self.start == "ones" else x + vector
 
 
@@ -211,17 +247,29 @@ class Norm(nn.Module):
 class Residual(nn.Module):
     """A branch of a residual stream: `add` gives skip * x + factor * branch(x).
 
-    The parameterization sets both numbers; every layer below stands inside a block.
+    The parameterization sets all numbers; every layer below stands inside a block.
+
+    Attributes:
+        gradient: what gradients within the branch are multiplied by, which is taken back where they leave it.
     """
+
+    attends: ClassVar[bool] = False
+    """Whether it is attention, which some parameterizations weigh apart."""
 
     def __init__(self) -> None:
         super().__init__()
         self.factor: Scalar = 1.0
         self.skip: Scalar = 1.0
+        self.gradient: Scalar = 1.0
 
     def add(self, x: Tensor) -> Tensor:
         """x_K... with the branch added to it."""
-        return times(x, self.skip) + times(self(x), self.factor)
+        return times(x, self.skip) + self.share(x)
+
+    def share(self, x: Tensor, by: Multiply = times) -> Tensor:
+        """What the branch adds."""
+        y = tilt(self(tilt(x, 1 / self.gradient, by)), self.gradient, by)
+        return by(y, self.factor)
 
 
 @dataclass(frozen=True)
@@ -277,8 +325,6 @@ def keep(model: nn.Module, positions: Sequence[int]) -> None:
             module.register_buffer(name, kept(buffer))
         if isinstance(module, Layer):
             module.weight = nn.Parameter(kept(module.weight.detach()))
-            module.multiplier = kept(module.multiplier)
-        elif isinstance(module, TiedReadout):
-            module.multiplier = kept(module.multiplier)
-        elif isinstance(module, Residual):
-            module.factor, module.skip = kept(module.factor), kept(module.skip)
+        # A module's plain tensors are numbers of the parameterization, one a trial.
+        numbers = {name: kept(value) for name, value in vars(module).items() if isinstance(value, Tensor)}
+        vars(module).update(numbers)

@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hptransfer.parameterizations._unit import loss_gradient
 from hptransfer.training.config import RunConfig
 from hptransfer.training.datasets._base import SQUARED, Dataset
 from hptransfer.training.groups import attach_gradients, groups_of, kinds, parameterize, settings
-from hptransfer.training.layers import keep
+from hptransfer.training.layers import keep, tilt, times
+from hptransfer.training.unit import per_trial
 
 VALIDATION_BATCH = 64
 
@@ -61,6 +63,7 @@ class Stack:
 
     def _bind(self) -> None:
         """Optimizers over the trials that are there."""
+        self._sharpness = per_trial([self._runs[index].unit.loss for index in self.alive])
         self._gradients = attach_gradients(self.model)
         groups = []
         self._views: list[list[Tensor]] = []
@@ -71,7 +74,7 @@ class Stack:
                 values = settings(self._runs[index], one.kind)
                 places = {"params": one.params, "layers": one.layers, "role": one.kind.role, "trial": position}
                 groups.append({**places, **values})
-        self.optimizers: list[torch.optim.Optimizer] = self._runs[0].optimizer.build(groups)
+        self.optimizers: list[torch.optim.Optimizer] = self._runs[0].trainer.build(groups)
         trials = {id(view): position for position, views in enumerate(self._views) for view in views}
         for group in self._param_groups():
             group["peak"] = group["lr"]
@@ -102,6 +105,9 @@ class Stack:
         """Loss of every prediction, shape (K, B, S): cross-entropy in nats, or half the squared error."""
         outputs_KBSO = self.model(inputs.to(self._gradients[0].dtype) if inputs.is_floating_point() else inputs)
         trials, batch, sequence, outputs = outputs_KBSO.shape
+        if self._runs[0].table.unit:
+            unit = loss_gradient(batch * sequence, outputs, squared=self.shape.loss == SQUARED)
+            outputs_KBSO = times(tilt(outputs_KBSO, unit / self._sharpness), self._sharpness)
         if self.shape.loss == SQUARED:
             error_KBSO = outputs_KBSO - targets.view(batch, sequence, outputs).to(outputs_KBSO.dtype)
             halved: Tensor = 0.5 * error_KBSO.square().sum(dim=3)

@@ -30,7 +30,7 @@ def single(losses: dict[float, float | list[float]]) -> Optimum:
         repeats = value if isinstance(value, list) else [value]
         rows += [{"width": 64, "lr": 2.0**exponent, "loss": loss} for loss in repeats]
     (cell,) = cells(check_table(pd.DataFrame(rows), COLUMNS, "test"), COLUMNS)
-    return optimum(cell, repeat_noise([cell]))
+    return optimum(cell)
 
 
 def parabola(vertex: float, exponents: range, curvature: float = 0.03) -> dict[float, float | list[float]]:
@@ -87,13 +87,21 @@ def test_two_points_are_too_few() -> None:
     assert single({-7: 2.0, -6: 2.1}).status == TOO_FEW
 
 
-def test_repeats_are_averaged_and_their_spread_is_pooled() -> None:
+def test_repeats_are_averaged_and_their_spread_near_the_best_is_the_noise() -> None:
     losses: dict[float, float | list[float]] = {
         k: [2.5 + 0.03 * (k + 7) ** 2 + d for d in (-0.01, 0.01)] for k in range(-9, -4)
     }
+    losses[-3] = [2.0, 30.0]  # near diverging, where seeds differ by much more
     found = single(losses)
     assert found.x == pytest.approx(-7)
-    assert repeat_noise([found.cell]) == pytest.approx(0.01 * math.sqrt(2))
+    assert repeat_noise(found.cell) == pytest.approx(0.01 * math.sqrt(2))
+
+
+def test_no_parabola_has_a_loss_below_zero() -> None:
+    """Through few points of a steep curve its vertex can be anywhere."""
+    found = single({-12: 0.9, -11: 0.52, -10: 0.51, -9: 1.6, -8: 30.0})
+    assert found.bracketed
+    assert 0 < found.loss <= 0.51
 
 
 def test_a_far_point_that_is_low_by_chance_does_not_count() -> None:

@@ -29,6 +29,7 @@ def folder(tmp_path: Path) -> RunFolder:
         "name": HOSTILE,
         "scales": ["width", "depth", "tokens"],
         "tuned": {"lr": "run.optimizer.lr"},
+        "complement": [],
         "target": TARGET,
         "params": 3_000_000,
         "flops": 2.6e12,
@@ -171,6 +172,22 @@ def test_export_resolves_the_groups_with_the_prediction(folder: RunFolder) -> No
         {"lr": value / 4, "eps": 0.25e-8, "weight_decay": 0.4, "init_std": 0.5, "output_multiplier": 1.0}
     )
     assert json.loads(json.dumps(answer)) == answer
+
+
+def test_export_sets_what_was_tuned_where_it_stands(folder: RunFolder) -> None:
+    """Momentum by what it lacks to 1, and the multiplier of residual branches."""
+    target = read_json(folder.target)
+    target |= {"branch_multiplier": 0.5, "run": {"branch": {"multiplier": 2.0}}}
+    target["base"] |= {"momentum": 0.9}
+    target["groups"]["hidden"]["momentum"] = 1.0
+    for path, complement in (("run.optimizer.momentum", ["lr"]), ("run.branch.multiplier", [])):
+        write_json(folder.target, {**target, "tuned": {"lr": path}, "complement": complement})
+        analyze_run(folder)
+        answer = export(folder, lambda axes: pytest.fail("the target is the run's own"))
+        value = answer["hyperparameters"]["lr"]["value"]
+        tuned = path == "run.optimizer.momentum"
+        assert answer["groups"]["hidden"]["momentum"] == pytest.approx(1 - value if tuned else 0.9)
+        assert answer["branch_multiplier"] == pytest.approx(0.5 if tuned else 0.5 * value / 2.0)
 
 
 def test_numbers_on_disk_are_plain(folder: RunFolder) -> None:

@@ -51,6 +51,12 @@ BAD = [
     (["sampler=random", "sampler.trials=2"], "sampler.trials must be at least 3"),
     (["name=../escape"], "name must be a plain folder name"),
     (["run.data.path=/nowhere"], "no *.py file under /nowhere"),
+    (["scales=pluss"], "scales: unknown choice 'pluss'. Did you mean 'plus'?"),
+    (["scales=plus"], "grid.width.center must be one of its values [32, 64, 128] under scales=plus, got None"),
+    (
+        ["space.lr.complement=true", "space.lr.high=2"],
+        "space.lr must be at most 1, as the setting is 1 minus it, got 2",
+    ),
     (["run.validation_windows=10_000_000"], "of validation text"),
 ]
 

@@ -23,6 +23,28 @@ def test_an_axis_that_the_target_does_not_name_is_the_largest_of_the_grid() -> N
     assert dict(plan.target.axes) == {"width": 512, "depth": 4, "tokens": 65536}
 
 
+def test_a_plus_sweeps_one_axis_at_a_time() -> None:
+    plan = make_plan(compose("depthwise_transfer"))
+    scales = [(scale.axes["width"], scale.axes["depth"]) for scale in plan.scales]
+    assert sorted(scales) == sorted([(w, 6) for w in (32, 64, 128, 256)] + [(64, d) for d in (3, 12, 24, 48)])
+    assert dict(plan.target.axes) == {"width": 256, "depth": 48}
+
+
+def test_a_complement_is_tuned_by_what_the_setting_lacks_to_one() -> None:
+    plan = make_plan(compose("depthwise_transfer", ["space=momentum"]))
+    assert plan.tuned == "forgetting"
+    assert plan.run(plan.target, {"forgetting": 0.25})["optimizer"]["momentum"] == 0.75
+    assert plan.target_json()["complement"] == ["forgetting"]
+
+
+@pytest.mark.parametrize("rule", ["sp", "mup", "sqrt_depth", "sqrt_depth_alone", "inverse_depth"])
+@pytest.mark.parametrize("net", ["resmlp", "resnet", "vit"])
+def test_every_net_of_the_depthwise_sweep_has_every_rule(net: str, rule: str) -> None:
+    config = compose("depthwise_transfer", [f"net={net}", f"rule={rule}"])
+    assert config.run["model"]["name"] == net
+    assert make_plan(config).scales
+
+
 def test_flops_are_six_a_weight_and_token_plus_attention() -> None:
     plan = make_plan(compose("quickstart"))
     scale = next(s for s in plan.scales if dict(s.axes) == {"width": 64, "depth": 2, "tokens": 32768})

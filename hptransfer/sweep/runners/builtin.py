@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,9 +12,10 @@ from hptransfer.core.files import RunFolder, append_jsonl
 from hptransfer.core.records import DIVERGED, DONE, Outcome, Trial, short
 from hptransfer.sweep.runners._base import RUNNERS, Finish, Runner, Size
 
-# Measured by benchmarks/throughput.py: on a CPU core stacking gains up to width 64 and no more
-# from 8 trials than from 4; a GPU is bound by launches, not by arithmetic.
-CPU_STACK, CPU_STACK_WIDTH = 4, 64
+# Measured by benchmarks/throughput.py: what a CPU core gains from a stack goes by the FLOPs of one trial's step in one
+# block. Below the first number sixteen trials gain most, below the second four, above it none. A GPU is bound by
+# launches, not by arithmetic.
+CPU_STACKS = {1.5e7: 16, 1.5e8: 4, math.inf: 1}
 GPU_STACK = 16
 MEASURABLE_FLOPS = 5e10
 
@@ -75,7 +77,11 @@ class Builtin(Runner):
     def stack_size(self, run: Mapping[str, Any]) -> int:
         if self.gpus():
             return GPU_STACK
-        return CPU_STACK if run["model"]["width"] <= CPU_STACK_WIDTH else 1
+        from hptransfer.training.config import from_json
+
+        config = from_json(run)
+        block = config.batch * config.model.flops(config.shape) / config.model.depth
+        return next(stack for limit, stack in CPU_STACKS.items() if block < limit)
 
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:
         import torch

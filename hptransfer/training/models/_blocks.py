@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.parameterizations._base import Role
 from hptransfer.training.layers import Linear, Norm, Residual
 from hptransfer.training.models._base import ModelConfig
+from hptransfer.training.operations import Activation, Attend
 
-ACTIVATIONS = ("gelu", "relu2", "swiglu")
-SCALES = ("sqrt", "full")
+CHOICES = ("gelu", "relu2", "swiglu")
+SCALES = ("default", "sqrt", "full")
 
 
 @dataclass(kw_only=True)
@@ -40,8 +40,9 @@ class BlocksConfig(ModelConfig):
     """RMS norm of queries and keys, head by head."""
     norm_gains: bool = False
     """Learned gains of the norms; they harm transfer (arXiv:2404.05728)."""
-    attention_scale: str = "sqrt"
-    """Logits are q.k over the root of head_dim (sqrt) or over head_dim (full)."""
+    attention_scale: str = "default"
+    """Logits are q.k over the root of head_dim (sqrt) or over head_dim (full). The default is sqrt, but full where the
+    parameterization scales every operation (umup)."""
     zero_query: bool = False
     """Queries start at zero, so that attention starts uniform."""
 
@@ -59,8 +60,8 @@ class BlocksConfig(ModelConfig):
                 f"{place}.queries_per_key must divide the {self.heads} heads of width {self.width} and head_dim "
                 f"{self.head_dim}, or be 0 for one key-value head, got {self.queries_per_key}"
             )
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, ACTIVATIONS)}")
+        if self.activation not in CHOICES:
+            raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, CHOICES)}")
         if self.attention_scale not in SCALES:
             raise ConfigError(f"{place}.attention_scale: {unknown('scale', self.attention_scale, SCALES)}")
 
@@ -97,11 +98,13 @@ class BlocksConfig(ModelConfig):
 
 
 class Attention(Residual):
-    """Self-attention, pre-norm. `rotate` turns queries and keys by their positions."""
+    """Self-attention over so many positions, pre-norm. `rotate` turns queries and keys by their positions."""
 
-    def __init__(self, cfg: BlocksConfig, trials: int, *, causal: bool, rotary: bool) -> None:
+    attends = True
+
+    def __init__(self, cfg: BlocksConfig, trials: int, *, positions: int, causal: bool, rotary: bool) -> None:
         super().__init__()
-        self.cfg, self.causal, self.rotary = cfg, causal, rotary
+        self.cfg, self.rotary = cfg, rotary
         inner, keys = cfg.width, cfg.key_heads * cfg.head_dim
         self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
         # One matrix where there is nothing to tell queries from keys and values.
@@ -111,24 +114,20 @@ class Attention(Residual):
         else:
             self.q = Linear(trials, cfg.width, inner, role=Role.HIDDEN, start="zeros" if cfg.zero_query else "normal")
             self.kv = Linear(trials, cfg.width, 2 * keys, role=Role.HIDDEN)
+        scale = {"default": None, "sqrt": cfg.head_dim**-0.5, "full": cfg.head_dim**-1.0}[cfg.attention_scale]
+        self.attend = Attend(head_dim=cfg.head_dim, positions=positions, causal=causal, scale=scale)
         self.out = Linear(trials, inner, cfg.width, role=Role.HIDDEN)
         gain = cfg.norm_gains
         self.q_norm = Norm(trials, cfg.head_dim, gain=gain, role=Role.FIXED) if cfg.qk_norm else None
         self.k_norm = Norm(trials, cfg.head_dim, gain=gain, role=Role.FIXED) if cfg.qk_norm else None
 
     def forward(self, x_KBSD: Tensor) -> Tensor:
-        K, B, S, D = x_KBSD.shape
         q_KBSHC, k_KBSGC, v_KBSGC = self._queries_keys_values(self.norm(x_KBSD))
         if self.q_norm is not None and self.k_norm is not None:
             q_KBSHC, k_KBSGC = self.q_norm(q_KBSHC), self.k_norm(k_KBSGC)
         if self.rotary:
             q_KBSHC, k_KBSGC = rotate(q_KBSHC), rotate(k_KBSGC)
-        q, k, v = (y.flatten(0, 1).transpose(1, 2) for y in (q_KBSHC, k_KBSGC, v_KBSGC))  # trials and examples as one
-        if k.shape[1] != q.shape[1]:
-            k, v = (y.repeat_interleave(q.shape[1] // y.shape[1], dim=1) for y in (k, v))
-        scale = self.cfg.head_dim ** (-1.0 if self.cfg.attention_scale == "full" else -0.5)
-        y_XHSC = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=scale)
-        return self.out(y_XHSC.transpose(1, 2).reshape(K, B, S, D))  # type: ignore[no-any-return]
+        return self.out(self.attend(q_KBSHC, k_KBSGC, v_KBSGC))  # type: ignore[no-any-return]
 
     def _queries_keys_values(self, x_KBSD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         C = self.cfg.head_dim
@@ -155,22 +154,14 @@ class Mlp(Residual):
 
     def __init__(self, cfg: BlocksConfig, trials: int) -> None:
         super().__init__()
-        self.activation = cfg.activation
         self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
         gate = 2 if cfg.activation == "swiglu" else 1
         self.up = Linear(trials, cfg.width, gate * cfg.mlp_width, role=Role.HIDDEN)
+        self.activation = Activation(cfg.activation)
         self.down = Linear(trials, cfg.mlp_width, cfg.width, role=Role.HIDDEN)
 
     def forward(self, x_KBSD: Tensor) -> Tensor:
-        return self.down(activate(self.up(self.norm(x_KBSD)), self.activation))  # type: ignore[no-any-return]
-
-
-def activate(x: Tensor, activation: str) -> Tensor:
-    """The activation; for swiglu x holds the values and the gates side by side."""
-    if activation == "swiglu":
-        values, gates = x.chunk(2, dim=-1)
-        return values * F.silu(gates)
-    return F.gelu(x) if activation == "gelu" else F.relu(x).square()
+        return self.down(self.activation(self.up(self.norm(x_KBSD))))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, unknown
@@ -13,8 +12,9 @@ from hptransfer.parameterizations._base import Role
 from hptransfer.training.datasets._base import FEATURES, IMAGES, Shape
 from hptransfer.training.layers import Linear, Vector
 from hptransfer.training.models._base import MODELS, ModelConfig
+from hptransfer.training.operations import Activation
 
-ACTIVATIONS = {"relu": F.relu, "tanh": F.tanh, "gelu": F.gelu}
+CHOICES = ("relu", "tanh", "gelu")
 
 
 @MODELS.register("mlp")
@@ -34,8 +34,8 @@ class MlpConfig(ModelConfig):
 
     def check(self, place: str) -> None:
         self.check_positive(place, "width", "depth")
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, ACTIVATIONS)}")
+        if self.activation not in CHOICES:
+            raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, CHOICES)}")
 
     def num_params(self, shape: Shape) -> int:
         biases = self.biases * (self.depth * self.width + shape.outputs)
@@ -62,7 +62,7 @@ class MultiLayerPerceptron(nn.Module):
 
     def __init__(self, cfg: MlpConfig, *, trials: int, shape: Shape) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[cfg.activation]
+        self.activation = Activation(cfg.activation)
         sizes = [inputs(shape), *[cfg.width] * cfg.depth, shape.outputs]
         roles = [Role.INPUT, *[Role.HIDDEN] * (cfg.depth - 1), Role.OUTPUT]
         self.layers = nn.ModuleList(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
@@ -14,6 +13,7 @@ from hptransfer.training.datasets._base import FEATURES, IMAGES, Shape
 from hptransfer.training.layers import Linear, Norm, Residual
 from hptransfer.training.models._base import MODELS, ModelConfig
 from hptransfer.training.models.mlp import inputs
+from hptransfer.training.operations import Activation
 
 
 @MODELS.register("resmlp")
@@ -53,6 +53,7 @@ class Branch(Residual):
     def __init__(self, cfg: ResMlpConfig, trials: int) -> None:
         super().__init__()
         self.norm = Norm(trials, cfg.width, gain=False) if cfg.norm else nn.Identity()
+        self.activation = Activation("relu")
         self.matrices = nn.ModuleList(
             Linear(trials, cfg.width, cfg.width, role=Role.HIDDEN) for _ in range(cfg.matrices)
         )
@@ -60,7 +61,7 @@ class Branch(Residual):
     def forward(self, x_KBD: Tensor) -> Tensor:
         x_KBD = self.norm(x_KBD)
         for matrix in self.matrices:
-            x_KBD = matrix(F.relu(x_KBD))
+            x_KBD = matrix(self.activation(x_KBD))
         return x_KBD
 
 

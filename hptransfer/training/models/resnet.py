@@ -18,6 +18,7 @@ from hptransfer.parameterizations._base import Role
 from hptransfer.training.datasets._base import IMAGES, Shape
 from hptransfer.training.layers import Conv2d, Linear, Residual, Vector, by_channel
 from hptransfer.training.models._base import MODELS, ModelConfig
+from hptransfer.training.operations import Activation
 
 NORMS = ("none", "batch")
 
@@ -94,7 +95,8 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean, variance = self.get_buffer("mean"), self.get_buffer("variance")
-        gain, bias = self.gain.weight.flatten(), self.bias.weight.flatten()
+        pixels = x[:, 0].numel()
+        gain, bias = self.gain.used(pixels).flatten(), self.bias.used(pixels).flatten()
         # Views, so that the running means are updated in place.
         return F.batch_norm(x, mean.view(-1), variance.view(-1), gain, bias, self.training, 0.1)
 
@@ -106,6 +108,7 @@ class Branch(Residual):
         super().__init__()
         sizes = [before, *[channels] * (cfg.convolutions - 1)]
         self.norms = nn.ModuleList(BatchNorm(trials, size) for size in sizes if cfg.norm == "batch")
+        self.activation = Activation("relu")
         self.convolutions = nn.ModuleList(
             Conv2d(trials, size, channels, kernel=3, role=Role.HIDDEN, stride=1 if index else stride)
             for index, size in enumerate(sizes)
@@ -113,7 +116,7 @@ class Branch(Residual):
 
     def forward(self, x: Tensor) -> Tensor:
         for index, convolution in enumerate(self.convolutions):
-            x = convolution(F.relu(self.norms[index](x) if self.norms else x))
+            x = convolution(self.activation(self.norms[index](x) if self.norms else x))
         return x
 
 
@@ -129,7 +132,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return by_channel(self.shortcut(x), self.branch.skip) + by_channel(self.branch(x), self.branch.factor)
+        return by_channel(self.shortcut(x), self.branch.skip) + self.branch.share(x, by_channel)
 
 
 class ResNet(nn.Module):
@@ -141,6 +144,7 @@ class ResNet(nn.Module):
         self.blocks = nn.ModuleList(Block(cfg, trials, *sizes) for sizes in cfg.blocks())
         last = cfg.width * 2 ** (cfg.stages - 1)
         self.norm = BatchNorm(trials, last) if cfg.norm == "batch" else nn.Identity()
+        self.activation = Activation("relu")
         self.readout = Linear(trials, last, shape.outputs, role=Role.OUTPUT)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -148,5 +152,5 @@ class ResNet(nn.Module):
         x = self.first(images.repeat(1, trials, 1, 1))
         for block in self.blocks:
             x = block(x)
-        features_BKC = F.relu(self.norm(x)).mean(dim=(2, 3)).view(len(images), trials, -1)
+        features_BKC = self.activation(self.norm(x)).mean(dim=(2, 3)).view(len(images), trials, -1)
         return self.readout(features_BKC.transpose(0, 1).unsqueeze(2))  # type: ignore[no-any-return]

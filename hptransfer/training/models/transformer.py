@@ -17,6 +17,7 @@ from hptransfer.training.datasets._base import TOKENS, Shape
 from hptransfer.training.layers import Embedding, Linear, Norm, Residual, TiedReadout
 from hptransfer.training.models._base import MODELS
 from hptransfer.training.models._blocks import Attention, Block, BlocksConfig, Mlp
+from hptransfer.training.operations import Sum
 
 POSITIONS = ("learned", "rotary")
 
@@ -72,9 +73,11 @@ class Transformer(nn.Module):
         super().__init__()
         self.tokens = Embedding(trials, shape.vocabulary, cfg.width)
         self.positions = Embedding(trials, shape.sequence, cfg.width) if cfg.positions == "learned" else None
-        rotary = cfg.positions == "rotary"
+        self.sum = Sum()
+        rotary, positions = cfg.positions == "rotary", shape.sequence
         self.blocks = nn.ModuleList(
-            Block(Attention(cfg, trials, causal=True, rotary=rotary), cfg.branch(trials)) for _ in range(cfg.depth)
+            Block(Attention(cfg, trials, positions=positions, causal=True, rotary=rotary), cfg.branch(trials))
+            for _ in range(cfg.depth)
         )
         self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
         start = "zeros" if cfg.zero_readout else "normal"
@@ -88,7 +91,7 @@ class Transformer(nn.Module):
         x_KBSD = self.tokens(indices_BS)
         if self.positions is not None:
             positions_BS = torch.arange(indices_BS.shape[1], device=indices_BS.device).expand_as(indices_BS[:1])
-            x_KBSD = x_KBSD + self.positions(positions_BS)
+            x_KBSD = self.sum(x_KBSD, self.positions(positions_BS))
         for block in self.blocks:
             x_KBSD = block(x_KBSD)
         return self.readout(self.norm(x_KBSD))  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ from hptransfer.training.datasets._base import IMAGES, Shape
 from hptransfer.training.layers import Embedding, Linear, Norm
 from hptransfer.training.models._base import MODELS
 from hptransfer.training.models._blocks import Attention, Block, BlocksConfig, Mlp
+from hptransfer.training.operations import Sum
 
 
 @MODELS.register("vit")
@@ -68,8 +69,10 @@ class VisionTransformer(nn.Module):
         self.patches = Linear(trials, numbers, cfg.width, role=Role.INPUT)
         self.token = Embedding(trials, 1, cfg.width)
         self.positions = Embedding(trials, count + 1, cfg.width)
+        self.sum = Sum()
         self.blocks = nn.ModuleList(
-            Block(Attention(cfg, trials, causal=False, rotary=False), Mlp(cfg, trials)) for _ in range(cfg.depth)
+            Block(Attention(cfg, trials, positions=count + 1, causal=False, rotary=False), Mlp(cfg, trials))
+            for _ in range(cfg.depth)
         )
         self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
         self.readout = Linear(trials, cfg.width, shape.outputs, role=Role.OUTPUT)
@@ -80,7 +83,7 @@ class VisionTransformer(nn.Module):
         x_KBPD = self.patches(patches_BIP.transpose(1, 2).expand(trials, -1, -1, -1))
         first_KB1D = self.token(torch.zeros(len(images), 1, dtype=torch.long, device=images.device))
         x_KBSD = torch.cat([first_KB1D, x_KBPD], dim=2)
-        x_KBSD = x_KBSD + self.positions(torch.arange(x_KBSD.shape[2], device=images.device)[None])
+        x_KBSD = self.sum(x_KBSD, self.positions(torch.arange(x_KBSD.shape[2], device=images.device)[None]))
         for block in self.blocks:
             x_KBSD = block(x_KBSD)
         return self.readout(self.norm(x_KBSD[:, :, :1]))  # type: ignore[no-any-return]

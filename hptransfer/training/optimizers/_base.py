@@ -14,7 +14,8 @@ from hptransfer.core.registry import Registry
 from hptransfer.parameterizations._base import ENTRYWISE, Role, UpdateLaw
 from hptransfer.parameterizations._rules import Rule
 
-DECAYS = ("coupled", "independent", "timescale")
+DECAYS = ("default", "coupled", "independent", "timescale")
+COUPLED = ("default", "coupled")
 
 
 @dataclass(kw_only=True)
@@ -23,13 +24,14 @@ class OptimizerConfig(ABC):
 
     Fields that all have: `lr`, the peak; `weight_decay`, meant as `decay` says: "coupled", a step removes
     lr * weight_decay of a weight; "independent", weight_decay times the schedule's factor; "timescale",
-    weights forget over weight_decay of the run's steps (arXiv:2405.13698), 0 for never.
+    weights forget over weight_decay of the run's steps (arXiv:2405.13698), 0 for never; "default", as the
+    parameterization means it: coupled, but independent for umup.
     """
 
     name: str
     lr: float
     weight_decay: float = 0.0
-    decay: str = "coupled"
+    decay: str = "default"
 
     def check(self, place: str) -> None:
         """
@@ -61,7 +63,7 @@ class OptimizerConfig(ABC):
 
     def settings(self, rule: Rule, steps: int) -> dict[str, float]:
         """Settings of a tensor under a rule, `weight_decay` as `decay` means it, but timescales as independent."""
-        factor = rule.weight_decay if self.decay == "coupled" else rule.budget.ratio
+        factor = rule.weight_decay if self.decay in COUPLED else rule.budget.ratio
         decay = self.weight_decay * factor
         if self.decay == "timescale" and self.weight_decay:
             decay = 1 / (self.weight_decay * steps)
@@ -73,7 +75,7 @@ class OptimizerConfig(ABC):
 
     def coupled(self, settings: dict[str, float]) -> float:
         """The decay of torch's optimizers, which multiply it by the learning rate."""
-        return settings["weight_decay"] / (1.0 if self.decay == "coupled" else settings["lr"])
+        return settings["weight_decay"] / (1.0 if self.decay in COUPLED else settings["lr"])
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:

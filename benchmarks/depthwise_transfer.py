@@ -1,0 +1,185 @@
+"""Where the optimum of residual nets goes with width and depth, by rule: the table and figure of the docs.
+
+    python benchmarks/depthwise_transfer.py [--nets resmlp resnet vit] [--runs runs] [--out docs]
+
+Each net is swept under each of its rules by sweeps/depthwise_transfer.yaml (run folders that are there go on where they
+stopped), then the momentum and the branch multiplier of the residual MLP under 1/sqrt(depth). Beside the exponents with
+their 90% intervals stands what theory expects of them (Bordelon et al., arXiv:2309.16620); the exit code is 1 unless
+all of it is found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from hptransfer.analysis.fit import Exponent, fit_table
+from hptransfer.analysis.records import Columns, load_table
+from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
+
+AXES = ("width", "depth")
+BAND = 0.25
+"""Octaves of the optimum per octave of width or depth: within it the optimum stays."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What is expected of one sweep.
+
+    Attributes:
+        overrides: beside net= and rule=.
+        width, depth: "stays", the exponent is within BAND of zero; "falls", "rises", the whole interval is beyond it;
+            "falls below -1", the exponent itself; empty: nothing is claimed.
+    """
+
+    net: str
+    rule: str
+    width: str = ""
+    depth: str = ""
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return "-".join(["depthwise", self.net, self.rule, *(text.partition("=")[2] for text in self.overrides)])
+
+
+CLAIMS = [
+    Claim("resmlp", "sqrt_depth", width="stays", depth="stays"),
+    Claim("resmlp", "sp", width="falls", depth="falls below -1"),
+    Claim("resmlp", "mup", width="stays", depth="falls below -1"),
+    Claim("resmlp", "inverse_depth", width="stays", depth="rises"),
+    Claim("resmlp", "sqrt_depth", width="stays", depth="stays", overrides=("space=momentum",)),
+    Claim("resmlp", "sqrt_depth", width="stays", depth="stays", overrides=("space=branch",)),
+    Claim("resnet", "sqrt_depth", width="stays", depth="stays"),
+    Claim("resnet", "sp", width="falls", depth="falls"),
+    Claim("resnet", "mup", width="stays", depth="falls"),
+    Claim("resnet", "inverse_depth", width="stays", depth="rises"),
+    Claim("vit", "sqrt_depth", width="stays", depth="stays"),
+    Claim("vit", "sp", width="falls"),
+    Claim("vit", "mup", width="stays", depth="falls"),
+    Claim("vit", "sqrt_depth_alone", width="stays", depth="falls"),
+]
+
+
+def found(claimed: str, exponent: Exponent) -> bool:
+    """Whether an exponent is as claimed."""
+    if claimed == "stays":
+        return abs(exponent.value) <= BAND
+    if claimed == "falls below -1":
+        return exponent.value < -1
+    return exponent.high < -BAND if claimed == "falls" else exponent.low > BAND
+
+
+def sweep(claim: Claim, runs: Path) -> Path:
+    """Runs one sweep through the command line; returns its folder."""
+    words = ["sweep", "depthwise_transfer", f"net={claim.net}", f"rule={claim.rule}", *claim.overrides]
+    words += [f"name={claim.name}", f"runs={runs}", "tracker=none"]
+    done = subprocess.run([sys.executable, "-m", "hptransfer.cli", *words], check=False, stdout=subprocess.DEVNULL)
+    if done.returncode not in (EXIT_DONE, EXIT_NO_LAW):  # over both axes at once there may be none
+        sys.exit(done.returncode)
+    return runs / claim.name
+
+
+def rows(claim: Claim, folder: Path) -> Iterator[dict[str, object]]:
+    """A row an axis: the exponent along it, the other axis at its center, and whether it is as claimed."""
+    (tuned,) = json.loads((folder / "target.json").read_text(encoding="utf-8"))["tuned"]
+    columns = Columns(scales=AXES, tuned=(tuned,))
+    table = load_table(folder / "records.csv", columns)
+    for axis, other, claimed in (("width", "depth", claim.width), ("depth", "width", claim.depth)):
+        fit = fit_table(table[table[other] == center(table, other)], columns)
+        exponent = fit.exponents[axis]
+        yield {
+            "net": claim.net,
+            "rule": claim.rule,
+            "tuned": tuned,
+            "axis": axis,
+            "value": exponent.value,
+            "low": exponent.low,
+            "high": exponent.high,
+            "unbracketed": len(fit.optima) - len(fit.bracketed),
+            "expected": claimed,
+            "found": found(claimed, exponent) if claimed else None,
+        }
+
+
+def center(table: pd.DataFrame, axis: str) -> float:
+    """The value of an axis at which the other one is swept."""
+    return float(table[list(AXES)].drop_duplicates()[axis].mode()[0])
+
+
+def shown(row: dict[str, object]) -> str:
+    interval = f"{row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+    words = [f"{row['net']:<7}{row['rule']:<17}{row['tuned']:<11}{row['axis']:<6} {interval:<23}"]
+    if row["expected"]:
+        words.append(f"expected: {row['expected']:<15}{'found' if row['found'] else 'NOT FOUND'}")
+    if row["unbracketed"]:
+        words.append(f"({row['unbracketed']} without a bracket)")
+    return " ".join(words)
+
+
+def figure(claims: list[Claim], runs: Path, path: Path) -> None:
+    """log2 of the best learning rate over width and over depth, a row a net, a line a rule."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    nets = sorted({claim.net for claim in claims}, key=[claim.net for claim in claims].index)
+    canvas, axes = plt.subplots(len(nets), 2, figsize=(9, 2.9 * len(nets)), squeeze=False, layout="constrained")
+    colours = {"sqrt_depth": "C0", "sp": "C3", "mup": "C1", "inverse_depth": "C2", "sqrt_depth_alone": "C4"}
+    for claim in claims:
+        if claim.overrides:
+            continue
+        optima = pd.read_csv(runs / claim.name / "optima.csv")
+        for column, (axis, other) in enumerate((AXES, AXES[::-1])):
+            plot = axes[nets.index(claim.net)][column]
+            line = optima[optima[other] == center(optima, other)].sort_values(axis)
+            held = line["status"] == "bracketed"
+            plot.errorbar(
+                line[axis][held],
+                line["log2_lr"][held],
+                line["log2_lr_se"][held],
+                fmt="o-",
+                ms=4,
+                capsize=2,
+                color=colours[claim.rule],
+                label=claim.rule,
+            )
+            plot.plot(line[axis][~held], line["log2_lr"][~held], "v", ms=6, mfc="none", color=colours[claim.rule])
+            title = f"{claim.net}, {axis} at {other} {center(optima, other):g}"
+            plot.set(xscale="log", title=title, ylabel="log2 of the best lr")
+            plot.set_xticks(sorted(line[axis]), [f"{value:g}" for value in sorted(line[axis])])
+            plot.minorticks_off()
+            plot.grid(alpha=0.3)
+    for row in axes:
+        row[0].legend(fontsize=8)
+    canvas.savefig(path, dpi=110)
+    print(f"written: {path} (open triangles: no bracket, the best value that was tried)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nets", nargs="+", default=["resmlp", "resnet", "vit"], choices=["resmlp", "resnet", "vit"])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    arguments = parser.parse_args()
+    claims = [claim for claim in CLAIMS if claim.net in arguments.nets]
+    table: list[dict[str, object]] = []
+    for claim in claims:
+        for row in rows(claim, sweep(claim, arguments.runs)):
+            table.append(row)
+            print(shown(row), flush=True)
+    pd.DataFrame(table).round(4).to_csv(arguments.out / "depthwise_transfer.csv", index=False)
+    figure(claims, arguments.runs, arguments.out / "depthwise_transfer.png")
+    sys.exit(any(row["found"] is False for row in table))
+
+
+if __name__ == "__main__":
+    main()
