@@ -101,10 +101,10 @@ def factor(progress: float, warmup: float = 0.2) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("sweep"))
-    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128, 256])
+    parser.add_argument("--widths", type=int, nargs="+", default=[32, 48, 64, 96, 128])
     parser.add_argument("--log2-lr", type=float, nargs="+", default=[-10, -9, -8, -7, -6, -5, -4])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     trials = [

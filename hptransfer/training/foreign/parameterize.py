@@ -35,7 +35,6 @@ from hptransfer.training.foreign.rules import (
 )
 from hptransfer.training.optimizers._base import OptimizerConfig
 
-
 DRAWS = (Tensor.normal_, Tensor.uniform_)
 
 
@@ -81,9 +80,10 @@ def parameterize(
         ConfigError: what cannot be told, or does not go together.
     """
     of_base = base_sizes(base)
+    table = table_of(parameterization)
     chosen = Rules(
-        table=table_of(parameterization),
-        optimizer=optimizer_of(optimizer, lr, settings or {}),
+        table=table,
+        optimizer=optimizer_of(optimizer, lr, settings or {}, table),
         alignment=alignment_of(alignment, "alignment"),
         branch=branch_rule(alpha, depth, of_base.get("depth"), branches, blocks),
         budget=budget_rule(budget, batch, tokens, of_base),

@@ -111,8 +111,8 @@ def table_of(name: str) -> Parameterization:
     return table
 
 
-def optimizer_of(name: str, lr: float, settings: Mapping[str, Any]) -> OptimizerConfig:
-    """The optimizer's settings in the base run."""
+def optimizer_of(name: str, lr: float, settings: Mapping[str, Any], table: Parameterization) -> OptimizerConfig:
+    """The optimizer's settings in the base run; weight decay as the parameterization means it, if it is left open."""
     if name == "adam" and settings.get("weight_decay"):
         raise ConfigError(
             f"optimizer=adam with weight_decay {settings['weight_decay']} adds decay to a gradient that shrinks with "
@@ -132,7 +132,7 @@ def optimizer_of(name: str, lr: float, settings: Mapping[str, Any]) -> Optimizer
             "settings: decay=timescale goes by the run's steps, which are not known here; take independent, with a "
             "weight_decay of 1 / (timescale * steps)"
         )
-    return found
+    return dataclasses.replace(found, decay=table.decay) if found.decay == "default" else found
 
 
 def branch_rule(
