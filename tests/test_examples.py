@@ -16,10 +16,10 @@ SCRIPT = ROOT / "examples" / "sweep_plain_transformer.py"
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sweep, short: three widths, six rates, 40 steps."""
+    """The sweep, short: two widths and six rates."""
     folder = tmp_path_factory.mktemp("examples")
-    short = ["--widths", "32", "64", "128", "--log2-lr", "-10", "-9", "-8", "-7", "-6", "-5", "-4", "--steps", "60"]
-    subprocess.run([sys.executable, SCRIPT, "--out", folder, *short, "--processes", "1"], env=environment(), check=True)
+    short = ["--widths", "32", "128", "--log2-lr", "-9", "-8", "-7", "-6", "-5", "-4", "--processes", "1"]
+    subprocess.run([sys.executable, SCRIPT, "--out", folder, *short], env=environment(), check=True)
     return folder
 
 
@@ -36,14 +36,14 @@ def exponent(folder: Path, name: str) -> dict[str, float]:
 def test_the_optimum_stays_under_mup_and_falls_without(swept: Path) -> None:
     mup, sp = exponent(swept, "mup"), exponent(swept, "sp")
     assert abs(mup["value"]) < 0.25
-    assert sp["value"] < mup["value"] - 0.25
+    assert sp["value"] < -0.4
 
 
 def test_both_are_the_same_model_at_the_base(swept: Path) -> None:
     tables = [list(csv.DictReader((swept / f"{name}.csv").open())) for name in ("mup", "sp")]
     at_base = [[row["loss"] for row in table if row["width"] == "32"] for table in tables]
     assert at_base[0] == at_base[1]
-    assert len(at_base[0]) == 7
+    assert len(at_base[0]) == 6
 
 
 def test_the_model_knows_nothing_of_the_package() -> None:
