@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.fit import Exponent, fit_table
+from hptransfer.analysis.fit import Exponent, Fit, fit_table
 from hptransfer.analysis.records import Columns, load_table
 from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
 
@@ -36,7 +37,7 @@ class Claim:
     Attributes:
         overrides: beside net= and rule=.
         width, depth: "stays", the exponent is within BAND of zero; "falls", "rises", the whole interval is beyond it;
-            "falls below -1", the exponent itself; empty: nothing is claimed.
+            "falls below -1", the exponent itself, or the bound of it; empty: nothing is claimed.
     """
 
     net: str
@@ -68,12 +69,12 @@ CLAIMS = [
 ]
 
 
-def found(claimed: str, exponent: Exponent) -> bool:
+def found(claimed: str, exponent: Exponent, bound: float | None) -> bool:
     """Whether an exponent is as claimed."""
     if claimed == "stays":
         return abs(exponent.value) <= BAND
     if claimed == "falls below -1":
-        return exponent.value < -1
+        return (exponent.value if bound is None else bound) < -1
     return exponent.high < -BAND if claimed == "falls" else exponent.low > BAND
 
 
@@ -103,10 +104,23 @@ def rows(claim: Claim, folder: Path) -> Iterator[dict[str, object]]:
             "value": exponent.value,
             "low": exponent.low,
             "high": exponent.high,
+            "bound": (bound := bound_above(fit, axis)),
             "unbracketed": len(fit.optima) - len(fit.bracketed),
             "expected": claimed,
-            "found": found(claimed, exponent) if claimed else None,
+            "found": found(claimed, exponent, bound) if claimed else None,
         }
+
+
+def bound_above(fit: Fit, axis: str) -> float | None:
+    """What the exponent is below, if at some scales no value trained but those below one that diverges.
+
+    The line through all scales, those with the smallest value that diverged, which their optimum is below. None if all
+    optima are bracketed, or one that is not has nothing that diverged.
+    """
+    if len(fit.bracketed) == len(fit.optima) or not all(one.bracketed or one.cell.diverged for one in fit.optima):
+        return None
+    tops = [one.x if one.bracketed else one.cell.x[~np.isfinite(one.cell.y)][0] for one in fit.optima]
+    return float(np.polyfit(np.log2([one.cell.axes[axis] for one in fit.optima]), tops, 1)[0])
 
 
 def center(table: pd.DataFrame, axis: str) -> float:
@@ -120,7 +134,8 @@ def shown(row: dict[str, object]) -> str:
     if row["expected"]:
         words.append(f"expected: {row['expected']:<15}{'found' if row['found'] else 'NOT FOUND'}")
     if row["unbracketed"]:
-        words.append(f"({row['unbracketed']} without a bracket)")
+        below = "" if row["bound"] is None else f": with them below {row['bound']:+.2f}"
+        words.append(f"({row['unbracketed']} without a bracket{below})")
     return " ".join(words)
 
 

@@ -57,7 +57,8 @@ def curve_panels(fit: Fit) -> list[str]:
 
 
 def _curves(axes: Axes, optima: Sequence[Optimum], first: str, sizes: Sequence[float], title: str, fit: Fit) -> None:
-    top = max(float(one.cell.y[np.isfinite(one.cell.y)].max()) for one in optima if np.isfinite(one.cell.y).any())
+    finite_losses = [loss for one in optima for loss in one.cell.y if np.isfinite(loss)]
+    top = max(finite_losses, default=1.0)
     for one in sorted(optima, key=lambda one: one.cell.axes[first]):
         rank = sizes.index(one.cell.axes[first]) % len(COLOURS)
         finite = np.isfinite(one.cell.y)

@@ -19,6 +19,9 @@ DONE = "done"
 DIVERGED = "diverged"
 FAILED = "failed"
 
+POINT = frozenset({"step", "tokens", "loss", "time"})
+"""What every point of a curve says; further keys are what a model reports of itself, such as its experts' load."""
+
 
 def short(value: Number) -> str:
     """A number as people read it in a table: 65536, 0.01563."""

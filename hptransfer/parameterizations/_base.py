@@ -37,24 +37,38 @@ MATRICES = frozenset({Role.INPUT, Role.HIDDEN, Role.OUTPUT})
 
 @dataclass(frozen=True)
 class Power:
-    """n_in^fan_in * n_out^fan_out * max(n_in, n_out)^largest, as its three exponents."""
+    """n_in^fan_in * n_out^fan_out * max(n_in, n_out)^largest, and what else `Sizes` has to a power, as exponents."""
 
     fan_in: float = 0.0
     fan_out: float = 0.0
     largest: float = 0.0
+    averaged: float = 0.0
+    spread: float = 0.0
 
     def __add__(self, other: Power) -> Power:
-        return Power(self.fan_in + other.fan_in, self.fan_out + other.fan_out, self.largest + other.largest)
+        return Power(
+            self.fan_in + other.fan_in,
+            self.fan_out + other.fan_out,
+            self.largest + other.largest,
+            self.averaged + other.averaged,
+            self.spread + other.spread,
+        )
 
     def __mul__(self, factor: float) -> Power:
-        return Power(self.fan_in * factor, self.fan_out * factor, self.largest * factor)
+        return Power(
+            self.fan_in * factor,
+            self.fan_out * factor,
+            self.largest * factor,
+            self.averaged * factor,
+            self.spread * factor,
+        )
 
     def __neg__(self) -> Power:
         return self * -1.0
 
     @property
     def total(self) -> float:
-        """The power of n when all sizes grow alike."""
+        """The power of n when all sizes grow alike; what is no size of the matrix stays."""
         return self.fan_in + self.fan_out + self.largest
 
 
@@ -142,7 +156,8 @@ class Parameterization:
         return self.along(role, -self.rows[role].a)
 
     def init_std(self, role: Role) -> Power:
-        return self.along(role, -self.rows[role].b)
+        own = ZERO if self.global_rate else Power(spread=1)
+        return self.along(role, -self.rows[role].b) + own
 
     def gradient(self, role: Role, alignment: float = FULL) -> Power:
         """The gradient's root mean square with respect to the stored tensor.
@@ -150,10 +165,11 @@ class Parameterization:
         The signal that reaches a layer before the readout falls as the readout's entries: as
         n^-(a+b) at initialization, as n^-alignment once it has moved, whichever falls slower
         (arXiv:2407.05872, stability system, with min for max). A tensor's own multiplier adds to it.
+        A layer whose output is one of those in a mean receives its share.
         """
         if self.unit:
             return ZERO
-        own = self.multiplier(role)
+        own = self.multiplier(role) + Power(averaged=-1)
         if role in (Role.OUTPUT, Role.FIXED):
             return own
         readout = self.rows[Role.OUTPUT]

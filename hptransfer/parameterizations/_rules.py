@@ -15,6 +15,8 @@ class Sizes:
     Attributes:
         fan_in, fan_out: of a matrix; a vector's length is its fan-out.
         largest: the larger of fan-in and fan-out, over the larger of the base's.
+        averaged: over how many layers' outputs the model takes a mean, of which this layer's is one (experts).
+        spread: what the model itself asks of its first values' spread, beside the table (an expert's last matrix).
         inside: whether it stands in a residual block.
         lookup: whether it is an embedding, of which one row is read.
     """
@@ -22,6 +24,8 @@ class Sizes:
     fan_in: float = 1.0
     fan_out: float = 1.0
     largest: float = 1.0
+    averaged: float = 1.0
+    spread: float = 1.0
     inside: bool = False
     lookup: bool = False
 
@@ -53,8 +57,8 @@ class Sizes:
 
     def to(self, power: Power) -> float:
         """The sizes to a power."""
-        factor: float = self.fan_in**power.fan_in * self.fan_out**power.fan_out * self.largest**power.largest
-        return factor
+        matrix: float = self.fan_in**power.fan_in * self.fan_out**power.fan_out * self.largest**power.largest
+        return matrix * float(self.averaged**power.averaged * self.spread**power.spread)
 
 
 @dataclass(frozen=True, kw_only=True)

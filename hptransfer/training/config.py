@@ -239,6 +239,11 @@ class RunConfig:
                     "such multiplier; leave it at 1, or take umup"
                 )
             return
+        if not self.model.unit:
+            raise ConfigError(
+                f"{place}.parameterization={self.parameterization} has no numbers for the operations of {place}/model="
+                f"{self.model.name}; take {place}.parameterization=mup"
+            )
         for key, usual in (("alpha", (None, self.table.depth)), ("multiplier", (1,))):
             if getattr(self.branch, key) not in usual:
                 raise ConfigError(

@@ -23,7 +23,7 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import MATRICES, Parameterization, Role
 from hptransfer.training.config import RunConfig
 from hptransfer.training.datasets._base import TOKENS
-from hptransfer.training.layers import Conv2d, Embedding, Layer, Linear, tagged
+from hptransfer.training.layers import Layer, tagged
 from hptransfer.training.loop import Stack
 
 # An MLP wide enough is held to this, everything else to LOOSE: finite widths alone give slopes of up to 0.2.
@@ -104,7 +104,16 @@ def coordinate_check(run: RunConfig, *, widths: Sequence[int], steps: int = 4, s
     One batch is repeated. Judged are the changes: a module whose change grows with width will blow up, one whose change
     shrinks will stop learning.
     """
-    return _activations(run, "width", widths, steps, seeds, lambda stack: _layers(stack.model))
+    return scale_check(run, axis="width", sizes=widths, steps=steps, seeds=seeds)
+
+
+def scale_check(run: RunConfig, *, axis: str, sizes: Sequence[int], steps: int = 4, seeds: int = 8) -> Check:
+    """As the coordinate check, along any setting of the model that is a whole number, such as a mixture's experts."""
+
+    def modules(stack: Stack) -> dict[str, nn.Module]:
+        return {**_layers(stack.model), **run.model.probe(stack.model)}
+
+    return _activations(run, axis, sizes, steps, seeds, modules)
 
 
 def depth_check(run: RunConfig, *, depths: Sequence[int], steps: int = 4, seeds: int = 8) -> Check:
@@ -198,9 +207,7 @@ def spectral_check(run: RunConfig, *, widths: Sequence[int], steps: int = 4, see
             for name, layer in matrices.items():
                 now = layer.weight.detach()[0]
                 scale = float(layer.multiplier) * _aspect(layer)
-                norms = [
-                    float(torch.linalg.matrix_norm(w.flatten(1), 2)) * scale for w in (first[name], now - first[name])
-                ]
+                norms = [_spectral_norm(layer, w) * scale for w in (first[name], now - first[name])]
                 logs.setdefault(name, []).append(norms)
         for name, repeats in logs.items():
             found.setdefault(name, []).append(_mean(repeats))
@@ -212,6 +219,11 @@ def _aspect(layer: Layer) -> float:
     fan_in = layer.fan_in if layer.role in (Role.HIDDEN, Role.OUTPUT) else 1
     fan_out = layer.fan_out if layer.role in (Role.HIDDEN, Role.INPUT) else 1
     return float((fan_in / fan_out) ** 0.5)
+
+
+def _spectral_norm(layer: Layer, weight: Tensor) -> float:
+    """Of a layer's matrix, or the largest of its matrices'."""
+    return max(float(torch.linalg.matrix_norm(matrix, 2)) for matrix in layer.matrices(weight))
 
 
 def wider_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) -> Check:
@@ -260,7 +272,9 @@ CHECKS: dict[str, Callable[..., Check]] = {
 def _start(run: RunConfig, seed: int, steps: int) -> tuple[Stack, tuple[Tensor, Tensor]]:
     run = without_warmup(run, steps)
     batch = run.data.load().batch(seed=run.data_seed, step=0, batch=run.batch, sequence=run.sequence)
-    return Stack([run], [seed], device="cpu"), batch
+    stack = Stack([run], [seed], device="cpu")
+    run.model.probe(stack.model)
+    return stack, batch
 
 
 def _layers(model: nn.Module) -> dict[str, Layer]:
@@ -303,7 +317,7 @@ def _own_changes(
     stack: Stack, batch: tuple[Tensor, Tensor], steps: int = 1
 ) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
     """For every matrix: name, change of its output by its own update, that update, and its input."""
-    matrices = {n: m for n, m in _layers(stack.model).items() if isinstance(m, Linear | Conv2d | Embedding)}
+    matrices = {n: m for n, m in _layers(stack.model).items() if m.role in MATRICES}
     inputs: dict[str, Tensor] = {}
     handles = [
         module.register_forward_pre_hook(lambda _, x, name=name: inputs.setdefault(name, x[0].detach()))

@@ -47,7 +47,11 @@ def _kind(layer: Layer, base: Layer | None, inside: bool) -> Kind:
     lookup = isinstance(layer, Embedding)
     role = Role.HIDDEN if layer.role is Role.INPUT and base is None and not lookup else layer.role
     of_base = (base.fan_in, base.fan_out) if base else (1, 1)
-    sizes = Sizes.between(role, (layer.fan_in, layer.fan_out), of_base, inside=inside, lookup=lookup)
+    sizes = dataclasses.replace(
+        Sizes.between(role, (layer.fan_in, layer.fan_out), of_base, inside=inside, lookup=lookup),
+        averaged=layer.averaged / (base.averaged if base else 1),
+        spread=layer.spread / (base.spread if base else 1),
+    )
     return Kind(role, sizes, of_base[0])
 
 
@@ -120,7 +124,7 @@ def resolve_alike(run: RunConfig, role: Role, n: float) -> Rule:
 
 @dataclass
 class Group:
-    """Tensors of one trial that train with the same settings."""
+    """Tensors of one trial that train with the same settings: parameters' names, views of them, each view's layer."""
 
     kind: Kind
     names: list[str]
@@ -131,20 +135,19 @@ class Group:
 def groups_of(model: nn.Module, found: Mapping[str, Kind], trial: int) -> list[Group]:
     """One trial's tensors by kind, as 2-D (or smaller) views with gradients that are views too.
 
-    An ordinary optimizer sees ordinary matrices (a convolution as fan-out by fan-in), and no trial's
-    settings touch another's.
+    An ordinary optimizer sees ordinary matrices (a convolution as fan-out by fan-in, every expert by itself), and no
+    trial's settings touch another's.
     """
     by_kind: dict[Kind, Group] = {}
     for item in tagged(model):
         group = by_kind.setdefault(found[item.name], Group(found[item.name], [], [], []))
         assert item.weight.grad is not None, "attach_gradients first"
-        view, gradient = item.weight.detach()[trial], item.weight.grad[trial]
-        if view.dim() > 2:
-            view, gradient = view.flatten(1), gradient.flatten(1)
-        view.grad = gradient
+        views = item.layer.matrices(item.weight.detach()[trial])
+        for view, gradient in zip(views, item.layer.matrices(item.weight.grad[trial]), strict=True):
+            view.grad = gradient
         group.names.append(item.name)
-        group.params.append(view)
-        group.layers.append(item.layer)
+        group.params.extend(views)
+        group.layers.extend([item.layer] * len(views))
     return list(by_kind.values())
 
 

@@ -99,6 +99,7 @@ class Layer(nn.Module):
         gradient: what the weights' gradient is multiplied by over the root of the rows that it is summed
             over, beside what the multiplier does to it; None leaves it as it is.
         moments: what an optimizer that needs them has put here; filled by every backward pass.
+        averaged, spread: of its model's own, as in `Sizes`; what counts is their ratio to the base model's.
     """
 
     def __init__(self, shape: tuple[int, ...], *, role: Role, fan_in: int, fan_out: int, start: str = "normal") -> None:
@@ -109,8 +110,13 @@ class Layer(nn.Module):
         self.fan_out = fan_out
         self.start = start
         self.multiplier: Scalar = 1.0
+        self.averaged, self.spread = 1, 1.0
         self.gradient: Scalar | None = None
         self.moments: Moments | None = None
+
+    def matrices(self, tensor: Tensor) -> list[Tensor]:
+        """One trial's weight, or its gradient, as views of two dimensions at most: what an optimizer trains."""
+        return [tensor.flatten(1) if tensor.dim() > 2 else tensor]
 
     def used(self, rows: int) -> Tensor:
         """The weights for an input of so many examples times positions."""

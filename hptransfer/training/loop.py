@@ -37,7 +37,7 @@ class Result:
 
 
 Report = Callable[[int, dict[str, Any]], None]
-"""Called with a trial's index in the stack and a point of its curve: step, tokens, loss, time."""
+"""Called with a trial's index in the stack and a point of its curve: step, tokens, loss, time, the model's report."""
 
 
 class Stack:
@@ -132,6 +132,11 @@ class Stack:
             for group in one.param_groups if count is not None else ():
                 group["step"] = count
 
+    def report(self) -> list[dict[str, float]]:
+        """What the model says of every trial beside its loss, since the last call."""
+        found = {name: values.tolist() for name, values in self._runs[0].model.report(self.model).items()}
+        return [{name: values[position] for name, values in found.items()} for position in range(len(self.alive))]
+
     def groups(self, position: int) -> list[dict[str, Any]]:
         """What the tensors of a trial train with, as plain numbers, a group each."""
         index = self.alive[position]
@@ -173,8 +178,8 @@ def train(
         losses = losses_K.tolist()
         first_losses = first_losses or losses
         if report:
-            for index, loss in zip(stack.alive, losses, strict=True):
-                report(index, _point(run, step, loss))
+            for index, loss, more in zip(stack.alive, losses, stack.report(), strict=True):
+                report(index, {**_point(run, step, loss), **more})
         limits = [run.diverged_above * first_losses[index] for index in stack.alive]
         sound = [place for place, loss in enumerate(losses) if loss <= limits[place]]  # NaN is not
         for place in set(range(len(losses))).difference(sound):

@@ -73,6 +73,23 @@ def test_mlflow_shows_every_trial_once_and_again_changes_nothing(tmp_path: Path)
     assert_mlflow_agrees(config.folder)
 
 
+def test_what_a_model_reports_of_itself_is_shown_and_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", "run/model=moe", *ONE_SCALE)
+    run(config)
+    client, runs = shown(config.folder)
+    printed = capsys.readouterr().out
+    trials = [one for one in runs if one.data.tags["trial"] != "sweep"]
+    assert trials
+    for one in trials:
+        curve = [(p["step"], p["expert_load"]) for p in read_jsonl(config.folder.curve_path(one.data.tags["trial"]))]
+        history = client.get_metric_history(one.info.run_id, "expert_load")
+        assert sorted((m.step, m.value) for m in history) == curve
+        assert f"step {curve[-1][0]} loss" in printed
+        assert f"expert_load {curve[-1][1]:.4g}" in printed
+
+
 def test_a_write_that_was_cut_off_is_completed_without_doubled_points(tmp_path: Path) -> None:
     config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
     run(config)

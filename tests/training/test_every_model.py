@@ -25,6 +25,11 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
     ],
     "vit": [{"patch": 4, "norm_gains": True, "qk_norm": True}],
     "mlp": [{"biases": True, "activation": "tanh"}],
+    "moe": [
+        {"activation": "swiglu", "granularity": 2, "norm_gains": True},
+        {"experts": 6, "sparsity": 3, "activation": "relu2", "zero_readout": True},
+        {"experts": 2, "sparsity": 1, "tied": True},
+    ],
     "resmlp": [{"matrices": 2, "norm": True}],
     "resnet": [{"norm": "batch", "convolutions": 2, "stages": 2}],
 }
@@ -34,7 +39,7 @@ every_model = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 
 
 def inputs(shape: Shape, count: int) -> torch.Tensor:
-    return torch.randint(50, (count, 24)) if shape.kind == TOKENS else torch.randn(count, *shape.inputs)
+    return torch.randint(50, (count, 24)) if shape.kind == TOKENS else torch.randn(count, *shape.inputs).double()
 
 
 @every_model
@@ -45,7 +50,7 @@ def test_parameters_and_flops_are_what_the_formulas_say(
     run = of_model(name, width=width, depth=depth, **options)
     for kind in run.model.takes:
         shape = SHAPES[kind]
-        model = run.model.build(trials=1, shape=shape)
+        model = run.model.build(trials=1, shape=shape).double()  # for which experts' products are ones that it counts
         assert sum(p.numel() for p in model.parameters()) == run.model.num_params(shape)
         for weight in model.parameters():
             torch.nn.init.normal_(weight)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.files import RunFolder, append_jsonl
-from hptransfer.core.records import DIVERGED, DONE, Outcome, Trial, short
+from hptransfer.core.records import DIVERGED, DONE, POINT, Outcome, Trial, short
 from hptransfer.sweep.runners._base import RUNNERS, Finish, Runner, Size
 
 # Measured by benchmarks/throughput.py: what a CPU core gains from a stack goes by the FLOPs of one trial's step in one
@@ -111,7 +111,8 @@ class Builtin(Runner):
 
         def report(index: int, point: dict[str, Any]) -> None:
             append_jsonl(folder.curve_path(trials[index].id), [point])
-            print(f"trial {trials[index].id} step {point['step']} loss {point['loss']}", flush=True)
+            more = "".join(f" {key} {short(value)}" for key, value in point.items() if key not in POINT)
+            print(f"trial {trials[index].id} step {point['step']} loss {point['loss']}{more}", flush=True)
 
         started = time.monotonic()
         data = configs[0].data.load()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.files import RunFolder, set_aside
-from hptransfer.core.records import DIVERGED, FAILED, Outcome, Trial, short
+from hptransfer.core.records import DIVERGED, FAILED, POINT, Outcome, Trial, short
 from hptransfer.sweep.trackers._base import TRACKERS, Tracker, TrackerConfig
 
 if TYPE_CHECKING:
@@ -133,6 +133,12 @@ class Mlflow(Tracker):
             Metric("train_loss", row["loss"], round(row["time"] * 1000), row["step"])
             for row in curve
             if row["loss"] is not None
+        ]
+        points += [
+            Metric(key, value, round(row["time"] * 1000), row["step"])
+            for row in curve
+            for key, value in row.items()
+            if key not in POINT
         ]
         end = round(curve[-1]["time"] * 1000) if curve else 0
         final = {"diverged": float(outcome.state == DIVERGED), "seconds": outcome.seconds, "flops": trial.flops}

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.registry import Registry
@@ -21,6 +21,8 @@ class ModelConfig(ABC):
     """Kinds of data that it can be given."""
     residual: ClassVar[bool] = True
     """Whether it has residual branches, for a depth rule."""
+    unit: ClassVar[bool] = True
+    """Whether u-muP's numbers are known for all its operations."""
 
     name: str
     width: int
@@ -60,6 +62,18 @@ class ModelConfig(ABC):
     def base_settings(self, width: int) -> dict[str, Any]:
         """Settings in which the base model differs from this one."""
         return {"width": width}
+
+    def report(self, model: nn.Module) -> dict[str, Tensor]:
+        """Numbers of a model in training for its curve, beside the loss: by name one a trial, since the last call."""
+        return {}
+
+    def probe(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Prepares a model for coordinate checks, in which what a layer puts out is compared between steps.
+
+        Returns:
+            By name modules other than layers, whose outputs are to be looked at too.
+        """
+        return {}
 
 
 MODELS: Registry[type[ModelConfig]] = Registry("model", "hptransfer.training.models")

@@ -60,9 +60,10 @@ class Kfac(DecoupledPowers):
                 what, instead = (
                     ("a tied embedding", "untie it") if tied else (type(layer).__name__, "take another model")
                 )
+                adamw = ", or leave it to AdamW by run.optimizer.matrices=hidden" * (layer.role is not Role.HIDDEN)
                 raise ConfigError(
                     f"run.optimizer=kfac has no factors for {what}, a matrix of role {layer.role.value}; {instead}, "
-                    "or run/optimizer=shampoo, or leave it to AdamW by run.optimizer.matrices=hidden"
+                    f"or run/optimizer=shampoo{adamw}"
                 )
             layer.moments = Moments(diagonal=layer.role is Role.OUTPUT and layer.fan_out > cfg.largest_side)
 

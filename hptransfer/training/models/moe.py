@@ -1,0 +1,249 @@
+"""Mixture of experts: a decoder transformer whose MLPs are experts, of which a router picks a few for every token.
+
+A branch puts out (1/A) sum g_i E_i(h) over the A active experts, g_i being the sigmoid of the router's logit. Active
+are those with the largest g_i + b_i. The bias b is not trained but moves against the load: b -= rate (load - kappa). No
+loss is added for balance. Form and rules: arXiv:2601.20205.
+
+Letters: K trials, B sequences, S positions, N = B S tokens, D width, E experts, A active ones, F an expert's width,
+R = N A rows, one for every token and expert that it is sent to.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hptransfer.core.errors import ConfigError
+from hptransfer.parameterizations._base import Role
+from hptransfer.training.layers import Layer, Linear, Norm, Residual, times
+from hptransfer.training.models._base import MODELS
+from hptransfer.training.models.transformer import TransformerConfig
+from hptransfer.training.operations import Activation
+
+
+@MODELS.register("moe")
+@dataclass(kw_only=True)
+class MoeConfig(TransformerConfig):
+    """Three axes beside width and depth: `experts` at a fixed share of active ones, `sparsity`, and `granularity`."""
+
+    unit: ClassVar[bool] = False
+
+    name: str = "moe"
+    experts: int = 8
+    """Experts of a layer, each an MLP of mlp_ratio times the model's width; a multiple of sparsity."""
+    sparsity: int = 4
+    """Experts for every active one: a token goes to experts / sparsity of them; kappa is 1 / sparsity."""
+    granularity: int = 1
+    """Pieces that every expert is cut into: so many times more experts, and more active ones, each so many times
+    narrower; parameters and FLOPs stay. a_ffn, an expert's width over the model's, is mlp_ratio over granularity."""
+    balance_rate: float = 0.01
+    """How fast the bias of an expert's selection moves against its load; 0 lets the loads go."""
+    base_active: int = 2
+    """Active experts of the base model, before granularity, at which the factors of the parameterization are 1."""
+    base_granularity: int = 1
+    """Granularity of the base model."""
+
+    def check(self, place: str) -> None:
+        super().check(place)
+        self.check_positive(place, "experts", "sparsity", "granularity", "base_active", "base_granularity")
+        if self.experts % self.sparsity:
+            near = _multiples(self.experts, self.sparsity)
+            raise ConfigError(
+                f"{place}.experts must be a multiple of {place}.sparsity ({self.sparsity}), got {self.experts}; "
+                f"take {near}, or another sparsity"
+            )
+        if self.mlp_width % self.granularity:
+            near = _divisors(self.mlp_width, self.granularity)
+            raise ConfigError(
+                f"{place}.granularity must divide an expert's width, {place}.mlp_ratio ({self.mlp_ratio}) x "
+                f"{place}.width ({self.width}) = {self.mlp_width}, got {self.granularity}; take {near}"
+            )
+        if not 0 <= self.balance_rate < math.inf:
+            raise ConfigError(f"{place}.balance_rate must be at least 0 and finite, got {self.balance_rate}")
+
+    @property
+    def num_experts(self) -> int:
+        """As many as there are after cutting."""
+        return self.experts * self.granularity
+
+    @property
+    def num_active(self) -> int:
+        return self.num_experts // self.sparsity
+
+    @property
+    def expert_width(self) -> int:
+        return self.mlp_width // self.granularity
+
+    def expert_params(self) -> int:
+        """Entries of one expert."""
+        return (3 if self.activation == "swiglu" else 2) * self.width * self.expert_width
+
+    def mlp_params(self) -> int:
+        return self.num_experts * (self.expert_params() + self.width)
+
+    def mlp_weights(self) -> int:
+        """Entries that a token meets in one layer: the router's and its active experts'."""
+        return self.num_experts * self.width + self.num_active * self.expert_params()
+
+    def base_settings(self, width: int) -> dict[str, Any]:
+        experts = self.base_active * self.sparsity
+        return {"width": width, "experts": experts, "granularity": self.base_granularity}
+
+    def branch(self, trials: int) -> Residual:
+        return Mixture(self, trials)
+
+    def report(self, model: nn.Module) -> dict[str, Tensor]:
+        """`expert_load`: tokens of the busiest expert of any layer over the mean; 1 is balanced, sparsity the most."""
+        loads_LK = torch.stack([mixture.take_load() for mixture in mixtures(model).values()])
+        return {"expert_load": loads_LK.amax(dim=0)}
+
+    def probe(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Mixtures, for what they put out together."""
+        found = mixtures(model)
+        for mixture in found.values():
+            mixture.probed = True
+        return dict(found)
+
+
+def _multiples(value: int, step: int) -> str:
+    """The multiples of step on both sides."""
+    below = value // step * step
+    return " or ".join(str(one) for one in (below, below + step) if one)
+
+
+def _divisors(number: int, value: int) -> str:
+    """The divisors of number on both sides of value."""
+    divisors = [one for one in range(1, number + 1) if number % one == 0]
+    below, above = [one for one in divisors if one < value], [one for one in divisors if one > value]
+    return " or ".join(str(one) for one in below[-1:] + above[:1])
+
+
+def mixtures(model: nn.Module) -> dict[str, Mixture]:
+    """A model's mixtures by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Mixture)}
+
+
+class ExpertLinear(Layer):
+    """A matrix for every expert: (K, E, O, I), without bias. An expert's output is one of `averaged`."""
+
+    def __init__(self, trials: int, experts: int, fan_in: int, fan_out: int, *, averaged: int) -> None:
+        super().__init__((trials, experts, fan_out, fan_in), role=Role.HIDDEN, fan_in=fan_in, fan_out=fan_out)
+        self.averaged = averaged
+
+    def forward(self, x: Tensor, ends_G: Tensor | None = None) -> Tensor:
+        """Rows x_KRI, those of an expert together, -> x_KRO; or, without ends, x_KENI -> x_KENO.
+
+        Args:
+            ends_G: where the rows of each of all trials' K E experts end.
+        """
+        weight_GOI = self.weight.flatten(0, 1)
+        if ends_G is None:
+            y = torch.bmm(x.flatten(0, 1), weight_GOI.mT)
+        else:
+            y = grouped(x.flatten(0, 1), weight_GOI, ends_G)
+        return times(y.view(*x.shape[:-1], self.fan_out), self.multiplier)
+
+    def matrices(self, tensor: Tensor) -> list[Tensor]:
+        return [tensor[expert] for expert in range(len(tensor))]
+
+
+GROUPED_MM = getattr(F, "grouped_mm", None)  # newer than the oldest torch that this package takes
+
+
+def grouped(x_RI: Tensor, weight_GOI: Tensor, ends_G: Tensor) -> Tensor:
+    """The rows of every group, which end at its end, times its own matrix; no row is dropped and none padded.
+
+    One kernel for all groups, where torch has one: not for float64, nor sides that are no multiple of 16 bytes.
+    """
+    sides = [side * x_RI.element_size() for side in weight_GOI.shape[1:]]
+    if GROUPED_MM is not None and x_RI.dtype != torch.float64 and not any(side % 16 for side in sides):
+        product: Tensor = GROUPED_MM(x_RI, weight_GOI.mT, offs=ends_G.int())
+        return product
+    groups = x_RI.tensor_split(ends_G[:-1].cpu())
+    return torch.cat([F.linear(rows, matrix) for rows, matrix in zip(groups, weight_GOI, strict=True)])
+
+
+class Mixture(Residual):
+    """Router and experts, pre-norm.
+
+    Attributes:
+        bias: b_i, shape (K, E), moved by every backward pass.
+        load: share of the tokens that each expert was given, shape (K, E), summed over backward passes.
+        probed: whether, for a check that repeats one batch, tokens stay with the experts that they had first, as one
+            that leaves its expert moves by far more than a step, and every expert is given every token.
+        held: the first choice, of a mixture that is probed.
+    """
+
+    bias: Tensor
+    load: Tensor
+
+    def __init__(self, cfg: MoeConfig, trials: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.probed = False
+        self.held: Tensor | None = None
+        experts, active, inner = cfg.num_experts, cfg.num_active, cfg.expert_width
+        self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
+        self.router = Linear(trials, cfg.width, experts, role=Role.OUTPUT)
+        self.router.averaged = active
+        gate = 2 if cfg.activation == "swiglu" else 1
+        self.up = ExpertLinear(trials, experts, cfg.width, gate * inner, averaged=active)
+        self.activation = Activation(cfg.activation)
+        self.down = ExpertLinear(trials, experts, inner, cfg.width, averaged=active)
+        self.down.spread = cfg.granularity**0.5  # a_ffn^-1/2, so that the sum keeps its size as experts are cut
+        self.register_buffer("bias", torch.zeros(trials, experts))
+        self.register_buffer("load", torch.zeros(trials, experts))
+
+    def forward(self, x_KBSD: Tensor) -> Tensor:
+        h_KND = self.norm(x_KBSD).flatten(1, 2)
+        gates_KNE = self.router(h_KND).sigmoid()
+        chosen_KNA = self._chosen(gates_KNE.detach())
+        if gates_KNE.requires_grad:
+            gates_KNE.register_hook(functools.partial(self._balance, chosen_KNA))
+        experts = self._all if self.probed else self._active
+        y_KNAD = gates_KNE.gather(2, chosen_KNA).unsqueeze(-1) * experts(h_KND, chosen_KNA)
+        y_KND: Tensor = y_KNAD.mean(dim=2)
+        return y_KND.view_as(x_KBSD)
+
+    def _chosen(self, gates_KNE: Tensor) -> Tensor:
+        if self.held is not None:
+            return self.held
+        chosen_KNA = (gates_KNE + self.bias.unsqueeze(1)).topk(self.cfg.num_active, dim=-1).indices
+        self.held = chosen_KNA if self.probed else None
+        return chosen_KNA
+
+    def _active(self, h_KND: Tensor, chosen_KNA: Tensor) -> Tensor:
+        """What the chosen experts put out, y_KNAD: their rows are sorted by trial and expert, and sorted back."""
+        trials, experts = self.bias.shape
+        groups = torch.arange(trials * experts, device=h_KND.device)
+        of_R = (chosen_KNA + groups[::experts].view(-1, 1, 1)).flatten()
+        order_R = of_R.argsort(stable=True)
+        ends_G = torch.searchsorted(of_R[order_R], groups, right=True)
+        rows_KRD = h_KND.flatten(0, 1)[order_R // chosen_KNA.shape[2]].view(trials, -1, h_KND.shape[2])
+        y_KRD: Tensor = self.down(self.activation(self.up(rows_KRD, ends_G)), ends_G)
+        return y_KRD.flatten(0, 1)[order_R.argsort()].view(*chosen_KNA.shape, -1)
+
+    def _all(self, h_KND: Tensor, chosen_KNA: Tensor) -> Tensor:
+        """The same, picked from what all experts put out for all tokens."""
+        h_KEND = h_KND.unsqueeze(1).expand(-1, self.cfg.num_experts, -1, -1)
+        y_KNED: Tensor = self.down(self.activation(self.up(h_KEND))).transpose(1, 2)
+        return y_KNED.gather(2, chosen_KNA.unsqueeze(-1).expand(-1, -1, -1, h_KND.shape[2]))
+
+    def _balance(self, chosen_KNA: Tensor, _: Tensor) -> None:
+        """Moves the bias: in the backward pass, so that evaluation leaves it alone."""
+        ones_KR = torch.ones_like(chosen_KNA.flatten(1), dtype=self.load.dtype)
+        load_KE = torch.zeros_like(self.load).scatter_add_(1, chosen_KNA.flatten(1), ones_KR / chosen_KNA.shape[1])
+        self.load += load_KE
+        self.bias -= self.cfg.balance_rate * (load_KE - 1 / self.cfg.sparsity)
+
+    def take_load(self) -> Tensor:
+        """Largest load over the mean one since the last call, shape (K,)."""
+        largest_K = self.load.amax(dim=1) / self.load.mean(dim=1)
+        self.load.zero_()
+        return largest_K
