@@ -46,20 +46,13 @@ def _kind(layer: Layer, base: Layer | None, inside: bool) -> Kind:
     """
     lookup = isinstance(layer, Embedding)
     role = Role.HIDDEN if layer.role is Role.INPUT and base is None and not lookup else layer.role
-    grows_in = role in (Role.HIDDEN, Role.OUTPUT)
-    grows_out = role in (Role.INPUT, Role.HIDDEN, Role.VECTOR)
-    base_in, base_out = (base.fan_in, base.fan_out) if base else (1, 1)
-    largest = max(base_in if grows_in else 1, base_out if grows_out else 1)
-    sizes = Sizes(
-        fan_in=layer.fan_in / base_in if grows_in else 1.0,
-        fan_out=layer.fan_out / base_out if grows_out else 1.0,
-        largest=max(layer.fan_in if grows_in else 1, layer.fan_out if grows_out else 1) / largest,
+    of_base = (base.fan_in, base.fan_out) if base else (1, 1)
+    sizes = dataclasses.replace(
+        Sizes.between(role, (layer.fan_in, layer.fan_out), of_base, inside=inside, lookup=lookup),
         averaged=layer.averaged / (base.averaged if base else 1),
         spread=layer.spread / (base.spread if base else 1),
-        inside=inside,
-        lookup=lookup,
     )
-    return Kind(role, sizes, base_in)
+    return Kind(role, sizes, of_base[0])
 
 
 def constants(run: RunConfig, role: Role) -> Constants:
