@@ -84,7 +84,7 @@ def test_the_rate_of_transformer_blocks_over_depth_in_full(alpha: str, tmp_path:
     assert_depth_slope(alpha, exponent(tmp_path, "transformer_depth", f"run.branch.alpha={alpha}"))
 
 
-# Of the residual MLP, in octaves of the best rate per octave of the axis: less than the first of two numbers, or within.
+# Of the residual MLP: octaves of the best rate per octave of the axis, between two numbers.
 DEPTHWISE = {
     ("sqrt_depth", "width"): (-0.35, 0.35),
     ("sp", "width"): (-9.0, -0.35),
