@@ -26,6 +26,11 @@ from hptransfer.analysis.records import Columns, load_table
 from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
 
 AXES = ("width", "depth")
+CENTERS = {
+    "resmlp": {"width": 64, "depth": 6},
+    "resnet": {"width": 16, "depth": 6},
+    "vit": {"width": 32, "depth": 6},
+}
 BAND = 0.25
 """Octaves of the optimum per octave of width or depth: within it the optimum stays."""
 
@@ -35,37 +40,47 @@ class Claim:
     """What is expected of one sweep.
 
     Attributes:
-        overrides: beside net= and rule=.
         width, depth: "stays", the exponent is within BAND of zero; "falls", "rises", the whole interval is beyond it;
-            "falls below -1", the exponent itself, or the bound of it; empty: nothing is claimed.
+            "falls below -1", the exponent itself, or the bound of it; empty: not swept.
+        space: what is tuned, if not the learning rate.
     """
 
     net: str
     rule: str
     width: str = ""
     depth: str = ""
-    overrides: tuple[str, ...] = ()
+    space: str = ""
 
     @property
     def name(self) -> str:
-        return "-".join(["depthwise", self.net, self.rule, *(text.partition("=")[2] for text in self.overrides)])
+        return "-".join(part for part in ("depthwise", self.net, self.rule, self.space) if part)
+
+    def overrides(self) -> Iterator[str]:
+        """Of the sweep; an axis of which nothing is claimed has its center alone."""
+        yield f"net={self.net}"
+        yield f"rule={self.rule}"
+        if self.space:
+            yield f"space={self.space}"
+        for axis, claimed in zip(AXES, (self.width, self.depth), strict=True):
+            if not claimed:
+                yield f"grid.{axis}.values=[{CENTERS[self.net][axis]}]"
 
 
 CLAIMS = [
     Claim("resmlp", "sqrt_depth", width="stays", depth="stays"),
     Claim("resmlp", "sp", width="falls", depth="falls below -1"),
-    Claim("resmlp", "mup", width="stays", depth="falls below -1"),
-    Claim("resmlp", "inverse_depth", width="stays", depth="rises"),
-    Claim("resmlp", "sqrt_depth", width="stays", depth="stays", overrides=("space=momentum",)),
-    Claim("resmlp", "sqrt_depth", width="stays", depth="stays", overrides=("space=branch",)),
+    Claim("resmlp", "mup", depth="falls below -1"),
+    Claim("resmlp", "inverse_depth", depth="rises"),
+    Claim("resmlp", "sqrt_depth", width="stays", depth="stays", space="momentum"),
+    Claim("resmlp", "sqrt_depth", width="stays", depth="stays", space="branch"),
     Claim("resnet", "sqrt_depth", width="stays", depth="stays"),
-    Claim("resnet", "sp", width="falls", depth="falls"),
-    Claim("resnet", "mup", width="stays", depth="falls"),
-    Claim("resnet", "inverse_depth", width="stays", depth="rises"),
+    Claim("resnet", "sp", width="falls"),
+    Claim("resnet", "mup", depth="falls"),
+    Claim("resnet", "inverse_depth", depth="rises"),
     Claim("vit", "sqrt_depth", width="stays", depth="stays"),
     Claim("vit", "sp", width="falls"),
-    Claim("vit", "mup", width="stays", depth="falls"),
-    Claim("vit", "sqrt_depth_alone", width="stays", depth="falls"),
+    Claim("vit", "mup", depth="falls"),
+    Claim("vit", "sqrt_depth_alone", depth="falls"),
 ]
 
 
@@ -80,8 +95,7 @@ def found(claimed: str, exponent: Exponent, bound: float | None) -> bool:
 
 def sweep(claim: Claim, runs: Path) -> Path:
     """Runs one sweep through the command line; returns its folder."""
-    words = ["sweep", "depthwise_transfer", f"net={claim.net}", f"rule={claim.rule}", *claim.overrides]
-    words += [f"name={claim.name}", f"runs={runs}", "tracker=none"]
+    words = ["sweep", "depthwise_transfer", *claim.overrides(), f"name={claim.name}", f"runs={runs}", "tracker=none"]
     done = subprocess.run([sys.executable, "-m", "hptransfer.cli", *words], check=False, stdout=subprocess.DEVNULL)
     if done.returncode not in (EXIT_DONE, EXIT_NO_LAW):  # over both axes at once there may be none
         sys.exit(done.returncode)
@@ -94,7 +108,9 @@ def rows(claim: Claim, folder: Path) -> Iterator[dict[str, object]]:
     columns = Columns(scales=AXES, tuned=(tuned,))
     table = load_table(folder / "records.csv", columns)
     for axis, other, claimed in (("width", "depth", claim.width), ("depth", "width", claim.depth)):
-        fit = fit_table(table[table[other] == center(table, other)], columns)
+        if not claimed:
+            continue
+        fit = fit_table(table[table[other] == CENTERS[claim.net][other]], columns)
         exponent = fit.exponents[axis]
         yield {
             "net": claim.net,
@@ -107,7 +123,7 @@ def rows(claim: Claim, folder: Path) -> Iterator[dict[str, object]]:
             "bound": (bound := bound_above(fit, axis)),
             "unbracketed": len(fit.optima) - len(fit.bracketed),
             "expected": claimed,
-            "found": found(claimed, exponent, bound) if claimed else None,
+            "found": found(claimed, exponent, bound),
         }
 
 
@@ -123,16 +139,10 @@ def bound_above(fit: Fit, axis: str) -> float | None:
     return float(np.polyfit(np.log2([one.cell.axes[axis] for one in fit.optima]), tops, 1)[0])
 
 
-def center(table: pd.DataFrame, axis: str) -> float:
-    """The value of an axis at which the other one is swept."""
-    return float(table[list(AXES)].drop_duplicates()[axis].mode()[0])
-
-
 def shown(row: dict[str, object]) -> str:
     interval = f"{row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
     words = [f"{row['net']:<7}{row['rule']:<17}{row['tuned']:<11}{row['axis']:<6} {interval:<23}"]
-    if row["expected"]:
-        words.append(f"expected: {row['expected']:<15}{'found' if row['found'] else 'NOT FOUND'}")
+    words.append(f"expected: {row['expected']:<15}{'found' if row['found'] else 'NOT FOUND'}")
     if row["unbracketed"]:
         below = "" if row["bound"] is None else f": with them below {row['bound']:+.2f}"
         words.append(f"({row['unbracketed']} without a bracket{below})")
@@ -150,12 +160,14 @@ def figure(claims: list[Claim], runs: Path, path: Path) -> None:
     canvas, axes = plt.subplots(len(nets), 2, figsize=(9, 2.9 * len(nets)), squeeze=False, layout="constrained")
     colours = {"sqrt_depth": "C0", "sp": "C3", "mup": "C1", "inverse_depth": "C2", "sqrt_depth_alone": "C4"}
     for claim in claims:
-        if claim.overrides:
+        if claim.space:
             continue
         optima = pd.read_csv(runs / claim.name / "optima.csv")
         for column, (axis, other) in enumerate((AXES, AXES[::-1])):
             plot = axes[nets.index(claim.net)][column]
-            line = optima[optima[other] == center(optima, other)].sort_values(axis)
+            line = optima[optima[other] == CENTERS[claim.net][other]].sort_values(axis)
+            if len(line) == 1:
+                continue
             held = line["status"] == "bracketed"
             plot.errorbar(
                 line[axis][held],
@@ -168,7 +180,7 @@ def figure(claims: list[Claim], runs: Path, path: Path) -> None:
                 label=claim.rule,
             )
             plot.plot(line[axis][~held], line["log2_lr"][~held], "v", ms=6, mfc="none", color=colours[claim.rule])
-            title = f"{claim.net}, {axis} at {other} {center(optima, other):g}"
+            title = f"{claim.net}, {axis} at {other} {CENTERS[claim.net][other]}"
             plot.set(xscale="log", title=title, ylabel="log2 of the best lr")
             plot.set_xticks(sorted(line[axis]), [f"{value:g}" for value in sorted(line[axis])])
             plot.minorticks_off()
@@ -193,7 +205,7 @@ def main() -> None:
             print(shown(row), flush=True)
     pd.DataFrame(table).round(4).to_csv(arguments.out / "depthwise_transfer.csv", index=False)
     figure(claims, arguments.runs, arguments.out / "depthwise_transfer.png")
-    sys.exit(any(row["found"] is False for row in table))
+    sys.exit(not all(row["found"] for row in table))
 
 
 if __name__ == "__main__":

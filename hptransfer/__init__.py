@@ -1,3 +1,25 @@
-"""hptransfer: find a large model's hyperparameters by sweeping small proxies."""
+"""hptransfer: find a large model's hyperparameters by sweeping small proxies.
+
+For your own nn.Module: `parameterize` and `coord_check`. They import torch, and so only when they are asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hptransfer.training.foreign.check import coord_check as coord_check
+    from hptransfer.training.foreign.parameterize import parameterize as parameterize
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "parameterize": "hptransfer.training.foreign.parameterize",
+    "coord_check": "hptransfer.training.foreign.check",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hptransfer' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -36,6 +36,25 @@ class Sizes:
         fan_out = n if role in (Role.HIDDEN, Role.INPUT, Role.VECTOR) else 1.0
         return cls(fan_in=fan_in, fan_out=fan_out, largest=max(fan_in, fan_out), inside=inside)
 
+    @classmethod
+    def between(
+        cls, role: Role, fans: tuple[int, int], base: tuple[int, int], *, inside: bool = False, lookup: bool = False
+    ) -> Sizes:
+        """Of a tensor whose fan-in and fan-out are these and those in the base model: what its role says grows."""
+        grows_in = role in (Role.HIDDEN, Role.OUTPUT)
+        grows_out = role in (Role.INPUT, Role.HIDDEN, Role.VECTOR)
+
+        def largest(pair: tuple[int, int]) -> int:
+            return max(pair[0] if grows_in else 1, pair[1] if grows_out else 1)
+
+        return cls(
+            fan_in=fans[0] / base[0] if grows_in else 1.0,
+            fan_out=fans[1] / base[1] if grows_out else 1.0,
+            largest=largest(fans) / largest(base),
+            inside=inside,
+            lookup=lookup,
+        )
+
     def to(self, power: Power) -> float:
         """The sizes to a power."""
         matrix: float = self.fan_in**power.fan_in * self.fan_out**power.fan_out * self.largest**power.largest

@@ -10,7 +10,7 @@ CompleteP (2505.01618), the spectral condition (2310.17813), alignment ratios (2
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import MATRICES, Role
+from hptransfer.parameterizations._base import MATRICES, Parameterization, Role
 from hptransfer.training.config import RunConfig
 from hptransfer.training.layers import Conv2d, Embedding, Layer, tagged
 from hptransfer.training.loop import Stack
@@ -409,7 +409,28 @@ def _judge(
 ) -> Check:
     tight = axis == "width" and run.model.name == "mlp" and min(sizes) >= WIDE
     tolerance = TIGHT if tight else LOOSE
-    wanted = prescribed(run) if axis == "width" else {}
+    expected = expected_failure(run)
+    wanted = slower_by_intent(run) if axis == "width" else {}
+    return judge(what, axis, sizes, columns, found, judged, tolerance=tolerance, expected=expected, prescribed=wanted)
+
+
+def judge(
+    what: str,
+    axis: str,
+    sizes: Sequence[int],
+    columns: list[str],
+    found: dict[str, list[list[float]]],
+    judged: list[bool],
+    *,
+    tolerance: float,
+    expected: str,
+    prescribed: Mapping[str, float] | None = None,
+) -> Check:
+    """The check of numbers by name, size and column: those that must be flat, are they?
+
+    Args:
+        prescribed: slopes that count as flat, by name; of all others it is 0.
+    """
     rows, fails = [], []
     for name, values in found.items():
         slopes = [
@@ -417,15 +438,21 @@ def _judge(
             for c in range(len(columns))
         ]
         moved = [max(column) > 2 * NOTHING for column in zip(*values, strict=True)]
-        row = Row(name, values, slopes, [a and b for a, b in zip(judged, moved, strict=True)], wanted.get(name, 0.0))
+        row = Row(
+            name,
+            values,
+            slopes,
+            [a and b for a, b in zip(judged, moved, strict=True)],
+            (prescribed or {}).get(name, 0.0),
+        )
         rows.append(row)
         for column, slope, must in zip(columns, slopes, row.judged, strict=True):
             if must and not abs(slope - row.prescribed) <= tolerance:
                 fails.append(f"{name}, {column}: slope {slope:+.2f}")
-    return Check(what, axis, list(sizes), columns, rows, tolerance, fails, expected_failure(run))
+    return Check(what, axis, list(sizes), columns, rows, tolerance, fails, expected)
 
 
-def prescribed(run: RunConfig) -> dict[str, float]:
+def slower_by_intent(run: RunConfig) -> dict[str, float]:
     """Slopes over width that a parameterization's own rates give layers by intent, by name; of all others it is 0."""
     if run.table.lookup is None:
         return {}
@@ -437,13 +464,20 @@ def prescribed(run: RunConfig) -> dict[str, float]:
 
 def expected_failure(run: RunConfig) -> str:
     """Why theory expects that a run's parameterization does not pass; empty if it should."""
-    if run.table.global_rate and run.alignment == "default":
-        return f"{run.parameterization} has one learning rate for all: its updates grow with width"
     readout = run.table.rows[Role.OUTPUT]
-    if readout.a + readout.b > 0.5:
-        return ""
-    if not run.model.zero_readout:
-        return f"{run.parameterization}'s readout is n^1/2 too large for features that move: the outputs' change grows"
+    one_rate = run.table.global_rate and run.alignment == "default"
+    if one_rate or readout.a + readout.b > 0.5 or not run.model.zero_readout:
+        return theory(run.parameterization, run.table, run.alignment)
     if run.optimizer.law(Role.HIDDEN).gradient:
         return f"{run.parameterization}'s rates count on the gradient that its readout's first values would let through"
+    return ""
+
+
+def theory(name: str, table: Parameterization, alignment: object) -> str:
+    """Why no model is expected to pass under a parameterization; empty if they should."""
+    if table.global_rate and alignment == "default":
+        return f"{name} has one learning rate for all: its updates grow with width"
+    readout = table.rows[Role.OUTPUT]
+    if readout.a + readout.b == 0.5:
+        return f"{name}'s readout is n^1/2 too large for features that move: the outputs' change grows"
     return ""

@@ -14,7 +14,7 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
 from hptransfer.parameterizations._rules import Rule, Sizes, alignment_of, resolve
 from hptransfer.training.config import Constants, RunConfig
-from hptransfer.training.layers import Embedding, Layer, Residual, TiedReadout, draw, tagged
+from hptransfer.training.layers import Embedding, Layer, Linear, Residual, Scalar, TiedReadout, draw, tagged
 from hptransfer.training.unit import per_trial, scale_operations
 
 
@@ -46,20 +46,13 @@ def _kind(layer: Layer, base: Layer | None, inside: bool) -> Kind:
     """
     lookup = isinstance(layer, Embedding)
     role = Role.HIDDEN if layer.role is Role.INPUT and base is None and not lookup else layer.role
-    grows_in = role in (Role.HIDDEN, Role.OUTPUT)
-    grows_out = role in (Role.INPUT, Role.HIDDEN, Role.VECTOR)
-    base_in, base_out = (base.fan_in, base.fan_out) if base else (1, 1)
-    largest = max(base_in if grows_in else 1, base_out if grows_out else 1)
-    sizes = Sizes(
-        fan_in=layer.fan_in / base_in if grows_in else 1.0,
-        fan_out=layer.fan_out / base_out if grows_out else 1.0,
-        largest=max(layer.fan_in if grows_in else 1, layer.fan_out if grows_out else 1) / largest,
+    of_base = (base.fan_in, base.fan_out) if base else (1, 1)
+    sizes = dataclasses.replace(
+        Sizes.between(role, (layer.fan_in, layer.fan_out), of_base, inside=inside, lookup=lookup),
         averaged=layer.averaged / (base.averaged if base else 1),
         spread=layer.spread / (base.spread if base else 1),
-        inside=inside,
-        lookup=lookup,
     )
-    return Kind(role, sizes, base_in)
+    return Kind(role, sizes, of_base[0])
 
 
 def constants(run: RunConfig, role: Role) -> Constants:
@@ -97,7 +90,7 @@ def parameterize(model: nn.Module, runs: Sequence[RunConfig], seeds: Sequence[in
         kind = found[item.name]
         rules = [(rule(run, kind), constants(run, kind.role)) for run in runs]
         item.layer.multiplier = per_trial([one.multiplier * own.multiplier for one, own in rules])
-        stds = [kind.base_fan_in**-0.5 * one.init_std * own.init for one, own in rules]
+        stds = [initial_std(run, kind) for run in runs]
         draw(item.weight, name=item.name, start=item.layer.start, stds=stds, seeds=seeds)
     for module in model.modules():
         if isinstance(module, TiedReadout):
@@ -106,6 +99,12 @@ def parameterize(model: nn.Module, runs: Sequence[RunConfig], seeds: Sequence[in
             module.factor = per_trial([run.branch_rule().factor * run.branch.multiplier for run in runs])
     if runs[0].table.unit:
         scale_operations(model, [run.unit for run in runs])
+
+
+def initial_std(run: RunConfig, kind: Kind) -> float:
+    """Standard deviation of a tensor's first values, if they are drawn at all."""
+    std: float = kind.base_fan_in**-0.5 * rule(run, kind).init_std * constants(run, kind.role).init
+    return std
 
 
 def _tied(run: RunConfig, readout: TiedReadout) -> float:
@@ -172,6 +171,43 @@ def settings(run: RunConfig, kind: Kind) -> dict[str, float]:
     found: dict[str, float] = run.trainer.settings(rule(run, kind), run.steps)
     found["lr"] *= constants(run, kind.role).lr
     return found
+
+
+def tensors(model: nn.Module, run: RunConfig, found: Mapping[str, Kind], trial: int) -> dict[str, dict[str, float]]:
+    """What every parameter of one trial has beside its optimizer's settings, as the model has it.
+
+    Returns:
+        By name: `init_std`, 0 for weights that all start alike; `output_multiplier`, of what its layer puts out;
+        `branch_factor` and `skip_factor` inside a residual branch; `readout_multiplier` of an embedding that is the
+        readout too; where operations are scaled, `gradient_multiplier` of the weights' gradient (over the root of the
+        rows that it sums) and `backward_multiplier` of the input's, beside the output's.
+    """
+    branches = {f"{name}.": module for name, module in model.named_modules() if isinstance(module, Residual)}
+    numbers = {}
+    for item in tagged(model):
+        drawn = item.layer.start == "normal"
+        own = {
+            "init_std": initial_std(run, found[item.name]) if drawn else 0.0,
+            "output_multiplier": _of_trial(item.layer.multiplier, trial),
+        }
+        for prefix, branch in branches.items():
+            if item.name.startswith(prefix):
+                own["branch_factor"] = _of_trial(branch.factor, trial)
+                own["skip_factor"] = _of_trial(branch.skip, trial)
+        if item.layer.gradient is not None:
+            own["gradient_multiplier"] = _of_trial(item.layer.gradient, trial)
+            if isinstance(item.layer, Linear):
+                own["backward_multiplier"] = _of_trial(item.layer.backward, trial)
+        numbers[item.name] = own
+    for module in model.modules():
+        if isinstance(module, TiedReadout):
+            (name,) = (item.name for item in tagged(model) if item.layer is module.embedding)
+            numbers[name]["readout_multiplier"] = _of_trial(module.multiplier, trial)
+    return numbers
+
+
+def _of_trial(scalar: Scalar, trial: int) -> float:
+    return float(scalar[trial]) if isinstance(scalar, Tensor) else scalar
 
 
 def base_and_factors(run: RunConfig) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
 
 Scalar = float | Tensor
@@ -197,8 +198,12 @@ class TiedReadout(nn.Module):
         self.fan_in = embedding.fan_out
         self.multiplier: Scalar = 1.0
 
+    @property
+    def embedding(self) -> Embedding:
+        return self._embedding[0]
+
     def forward(self, x: Tensor) -> Tensor:
-        return times(linear(x, self._embedding[0].weight), self.multiplier)
+        return times(linear(x, self.embedding.weight), self.multiplier)
 
 
 class Conv2d(Layer):
@@ -292,12 +297,15 @@ def tagged(model: nn.Module) -> Iterator[Tagged]:
     """Every parameter with its layer.
 
     Raises:
-        AssertionError: a parameter that no Layer owns, and so has no role; all are named.
+        ConfigError: a parameter that no Layer owns, and so has no role; all are named.
     """
     owned = {id(layer.weight): layer for layer in model.modules() if isinstance(layer, Layer)}
     branches = [name for name, module in model.named_modules() if isinstance(module, Residual)]
     strangers = [name for name, weight in model.named_parameters() if id(weight) not in owned]
-    assert not strangers, f"parameters without a role: {', '.join(strangers)}"
+    if strangers:
+        raise ConfigError(
+            f"parameters without a role: {', '.join(strangers)}; a layer of hptransfer/training/layers.py must own each"
+        )
     for name, weight in model.named_parameters():
         inside = any(name.startswith(f"{branch}.") for branch in branches)
         yield Tagged(name, weight, owned[id(weight)], inside)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from hptransfer.parameterizations._unit import loss_gradient
 from hptransfer.training.config import RunConfig
 from hptransfer.training.datasets._base import SQUARED, Dataset
-from hptransfer.training.groups import attach_gradients, groups_of, kinds, parameterize, settings
+from hptransfer.training.groups import attach_gradients, groups_of, kinds, parameterize, settings, tensors
 from hptransfer.training.layers import keep, tilt, times
 from hptransfer.training.unit import per_trial
 
@@ -118,19 +118,30 @@ class Stack:
 
     def keep(self, positions: Sequence[int]) -> None:
         """Drops all trials of the stack but those at these positions; the others keep their state."""
-        owner = {id(view): one for one in self.optimizers for group in one.param_groups for view in group["params"]}
-        state = [[owner[id(view)].state[view] for view in self._views[position]] for position in positions]
-        counts = [one.param_groups[0].get("step") for one in self.optimizers]  # some count by group, not by tensor
+        owners = self._owners()
+        memory = []
+        for position in positions:
+            own = [(view, *owners[id(view)]) for view in self._views[position]]
+            # Some optimizers count their steps by group, not by tensor.
+            memory.append([(optimizer.state[view], group.get("step")) for view, optimizer, group in own])
         keep(self.model, positions)
         self.alive = [self.alive[position] for position in positions]
         self._bind()
-        owner = {id(view): one for one in self.optimizers for group in one.param_groups for view in group["params"]}
-        for views, values in zip(self._views, state, strict=True):
-            for view, value in zip(views, values, strict=True):
-                owner[id(view)].state[view] = value
-        for one, count in zip(self.optimizers, counts, strict=True):
-            for group in one.param_groups if count is not None else ():
-                group["step"] = count
+        owners = self._owners()
+        for views, remembered in zip(self._views, memory, strict=True):
+            for view, (state, steps) in zip(views, remembered, strict=True):
+                optimizer, group = owners[id(view)]
+                optimizer.state[view] = state
+                if steps is not None:
+                    group["step"] = steps
+
+    def _owners(self) -> dict[int, tuple[torch.optim.Optimizer, dict[str, Any]]]:
+        """The optimizer and the group that train a view, by its id."""
+        found: dict[int, tuple[torch.optim.Optimizer, dict[str, Any]]] = {}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                found |= {id(view): (optimizer, group) for view in group["params"]}
+        return found
 
     def report(self) -> list[dict[str, float]]:
         """What the model says of every trial beside its loss, since the last call."""
@@ -138,12 +149,13 @@ class Stack:
         return [{name: values[position] for name, values in found.items()} for position in range(len(self.alive))]
 
     def groups(self, position: int) -> list[dict[str, Any]]:
-        """What the tensors of a trial train with, as plain numbers, a group each."""
-        index = self.alive[position]
+        """What the tensors of a trial train with, as plain numbers: their optimizer's by group, the others by name."""
+        run = self._runs[self.alive[position]]
+        numbers = tensors(self.model, run, self._kinds, position)
         found = []
         for group in groups_of(self.model, self._kinds, position):
-            values = settings(self._runs[index], group.kind)
-            found.append({"role": group.kind.role.value, "parameters": group.names, **values})
+            own = {name: numbers[name] for name in group.names}
+            found.append({"role": group.kind.role.value, "parameters": own, **settings(run, group.kind)})
         return found
 
 

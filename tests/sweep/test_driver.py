@@ -57,6 +57,11 @@ def test_a_sweep_trains_every_trial_and_optuna_agrees(tmp_path: Path) -> None:
         curve = read_jsonl(config.folder.curve_path(trial.id))
         assert curve[-1]["step"] == 16
         assert curve[-1]["loss"] < curve[0]["loss"]
+        outcome = config.folder.read_outcome(trial.id)
+        assert outcome is not None
+        readout = next(group for group in outcome.groups if group["role"] == "output")
+        assert readout["lr"] == trial.tuned["lr"]
+        assert readout["parameters"]["readout.weight"]["output_multiplier"] == 64 / trial.scale.axes["width"]
 
 
 def test_the_same_command_again_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

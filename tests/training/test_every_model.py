@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import RunConfig
 from hptransfer.training.datasets._base import TOKENS, Dataset, Shape
 from hptransfer.training.layers import tagged
@@ -70,7 +71,8 @@ def test_every_parameter_has_a_role(name: str, options: dict[str, Any]) -> None:
 def test_a_parameter_without_a_role_is_an_error() -> None:
     model = small().model.build(trials=1, shape=small().shape)
     model.stray = torch.nn.Parameter(torch.zeros(3))
-    with pytest.raises(AssertionError, match="without a role: stray"):
+    model.norm.other = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(ConfigError, match=r"without a role: stray, norm\.other; a layer of .* must own each"):
         list(tagged(model))
 
 

@@ -63,6 +63,25 @@ def test_a_trial_that_leaves_takes_nothing_of_the_others_memory(name: str) -> No
     assert found == pytest.approx(expected, rel=TOLERANCE.get(name, 1e-9))
 
 
+def test_each_trial_of_a_stack_has_its_own_floor() -> None:
+    """A floor above the weights makes every step larger; the package has one an optimizer, not one a group."""
+    runs = [run_with("adafactor", floor=floor) for floor in (1e-3, 0.5, 1e-3)]
+    data = runs[0].data.load()
+    together = losses(runs, [0, 0, 0], data)
+    alone = torch.cat([losses([run], [0], data) for run in runs[:2]], dim=1)
+    torch.testing.assert_close(together, alone[:, [0, 1, 0]], rtol=1e-10, atol=0)
+    assert (alone[-1, 0] - alone[-1, 1]).abs() > 1e-3
+    stack = Stack(runs, [0, 0, 0], device="cpu", dtype=torch.float64)
+    batches = [data.batch(seed=0, step=step, batch=32, sequence=1) for step in range(20)]
+    whole = [stack.step(*batch, step) for step, batch in enumerate(batches)]
+    stack = Stack(runs, [0, 0, 0], device="cpu", dtype=torch.float64)
+    for step in range(10):
+        stack.step(*batches[step], step)
+    stack.keep([0, 2])
+    for step in range(10, 20):
+        torch.testing.assert_close(stack.step(*batches[step], step), whole[step][[0, 2]], rtol=1e-10, atol=0)
+
+
 @every_optimizer
 @pytest.mark.parametrize(("decay", "left"), [("coupled", 1 - 0.5e-3), ("independent", 0.5), ("timescale", 1 - 1 / 30)])
 def test_decay_means_what_it_says(name: str, decay: str, left: float) -> None:
@@ -94,6 +113,12 @@ def test_decay_means_what_it_says(name: str, decay: str, left: float) -> None:
 def test_bad_settings_are_refused(name: str, settings: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         optimizer(name, **settings).check("run.optimizer")
+
+
+def test_muon_refuses_a_hidden_tensor_that_is_no_matrix() -> None:
+    group = {"params": [torch.zeros(5)], "role": Role.HIDDEN, "lr": 0.1, "momentum": 0.9, "weight_decay": 0.0}
+    with pytest.raises(ConfigError, match=r"has shape \(5,\); give it the role vector, which AdamW trains"):
+        optimizer("muon").build([group])
 
 
 WIDTHS = (128, 256, 512)

@@ -1,6 +1,7 @@
 """muP keeps updates at their size as width grows; SP does not."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -65,6 +66,72 @@ def test_exported_factors_are_those_that_train() -> None:
     assert [(g["peak"], g["eps"], g["weight_decay"]) for g in torch_groups] == [
         pytest.approx((g["lr"], g["eps"], g["weight_decay"])) for g in trained
     ]
+
+
+@pytest.mark.parametrize("form", ["mup", "mup_table3", "mfp", "sp"])
+def test_a_trials_record_holds_every_number_that_it_trains_with(form: str) -> None:
+    """Each against the weights and modules themselves, in the second trial of a stack, off the base on all axes."""
+    first, run = (
+        dataclasses.replace(
+            small(width=128, depth=8, parameterization=form, alignment="full", budget="complete"),
+            base=Base(width=32, depth=2, batch=1, tokens=1024),
+        )
+        for _ in range(2)
+    )
+    run.branch = dataclasses.replace(run.branch, alpha=0.5, multiplier=3.0)
+    first.branch = dataclasses.replace(run.branch, multiplier=1.0)
+    run.constants.hidden.init, run.constants.output.multiplier, run.constants.input.lr = 0.5, 7.0, 2.0
+    stack = Stack([first, run], [0, 1], device="cpu")
+    trained = {id(group): group for one in stack.optimizers for group in one.param_groups if group["trial"] == 1}
+    weights = dict(stack.model.named_parameters())
+    recorded = stack.groups(1)
+    assert json.loads(json.dumps(recorded)) == recorded
+    assert sorted(name for group in recorded for name in group["parameters"]) == sorted(weights)
+    for group, torch_group in zip(recorded, trained.values(), strict=True):
+        found = {key: torch_group[key] for key in ("eps", "weight_decay")} | {"lr": torch_group["peak"]}
+        assert {key: group[key] for key in found} == found
+        assert (group["beta1"], group["beta2"]) == torch_group["betas"]
+        for name, numbers in group["parameters"].items():
+            assert numbers["init_std"] == pytest.approx(weights[name][1].std().item(), rel=0.05)
+            assert numbers.get("branch_factor") == (3.0 * 0.5 if name.startswith("blocks") else None)
+            layer = stack.model.get_submodule(name.removesuffix(".weight"))
+            multiplier = layer.multiplier[1].item() if torch.is_tensor(layer.multiplier) else layer.multiplier
+            assert numbers["output_multiplier"] == multiplier
+    readout = next(group for group in recorded if group["role"] == "output")["parameters"]["readout.weight"]
+    assert readout["output_multiplier"] == {"mup": 7 / 4, "mup_table3": 7.0, "mfp": 7 / 4, "sp": 7.0}[form]
+
+
+def test_a_tied_embeddings_record_has_the_readouts_multiplier_too() -> None:
+    run = dataclasses.replace(of_model("transformer", tied=True, width=128), base=Base(width=32))
+    (embedding,) = (
+        group["parameters"]["tokens.weight"]
+        for group in Stack([run], [0], device="cpu").groups(0)
+        if "tokens.weight" in group["parameters"]
+    )
+    assert embedding == {"init_std": 1.0, "output_multiplier": 1.0, "readout_multiplier": 32**-0.5 / 4}
+
+
+def test_scaled_operations_are_in_the_record() -> None:
+    """A residual sum keeps its size: the squares of its two weights add up to 1."""
+    run = small(width=64, depth=3, parameterization="umup")
+    for group in Stack([run], [0], device="cpu").groups(0):
+        for name, numbers in group["parameters"].items():
+            assert numbers["init_std"] == 1
+            assert numbers["gradient_multiplier"] > 0
+            if name.startswith("blocks"):
+                assert numbers["branch_factor"] ** 2 + numbers["skip_factor"] ** 2 == pytest.approx(1)
+                assert numbers["backward_multiplier"] > 0
+
+
+def test_weights_that_start_alike_have_no_spread() -> None:
+    run = of_model("transformer", zero_readout=True, norm_gains=True)
+    spreads = {
+        name: numbers["init_std"]
+        for group in Stack([run], [0], device="cpu").groups(0)
+        for name, numbers in group["parameters"].items()
+    }
+    assert spreads["readout.weight"] == spreads["norm.gain.weight"] == 0
+    assert spreads["blocks.0.mlp.up.weight"] > 0
 
 
 def test_a_constant_of_a_role_multiplies_its_rule() -> None:

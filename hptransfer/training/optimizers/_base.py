@@ -42,6 +42,11 @@ class OptimizerConfig(ABC):
             raise ConfigError(f"{place}.lr must be above 0 and finite, got {self.lr}; typical values are 1e-4 to 1e-1")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"{place}.weight_decay must be at least 0 and finite, got {self.weight_decay}")
+        if self.decay == "l2":
+            raise ConfigError(
+                f"{place}.decay=l2 adds decay to the gradient, where the two compete, but gradients shrink as a "
+                f"layer widens: what is right at one width is wrong at the next; take {', '.join(DECAYS)}"
+            )
         if self.decay not in DECAYS:
             raise ConfigError(f"{place}.decay: {unknown('kind of weight decay', self.decay, DECAYS)}")
 

@@ -36,7 +36,7 @@ class AdafactorConfig(OptimizerConfig):
         return RELATIVE
 
     def more(self, rule: Rule) -> dict[str, float]:
-        return {"beta2": rule.budget.beta(self.beta2)}
+        return {"beta2": rule.budget.beta(self.beta2), "floor": self.floor}
 
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         from pytorch_optimizer import AdaFactor
@@ -44,13 +44,18 @@ class AdafactorConfig(OptimizerConfig):
         class Adafactor(Decoupled, AdaFactor):
             pass
 
-        torch_groups = [
-            {
-                "params": group["params"],
-                "lr": group["lr"],
-                "betas": (None, group["beta2"]),
-                "decoupled": self.coupled(group),
-            }
-            for group in groups
-        ]
-        return [Adafactor(torch_groups, relative_step=False, scale_parameter=True, eps2=self.floor)]
+        def adafactor(floor: float) -> torch.optim.Optimizer:
+            torch_groups = [
+                {
+                    "params": group["params"],
+                    "lr": group["lr"],
+                    "betas": (None, group["beta2"]),
+                    "decoupled": self.coupled(group),
+                }
+                for group in groups
+                if group["floor"] == floor
+            ]
+            return Adafactor(torch_groups, relative_step=False, scale_parameter=True, eps2=floor)
+
+        # The package has one floor an optimizer; trials of a stack have their own.
+        return [adafactor(floor) for floor in sorted({group["floor"] for group in groups})]

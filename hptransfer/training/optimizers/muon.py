@@ -45,7 +45,18 @@ class MuonConfig(Adam):
             return {"momentum": rule.budget.beta(self.momentum)}
         return super().more(rule)
 
+    def check_matrices(self, groups: list[dict[str, Any]]) -> None:
+        """Raises ConfigError for a hidden tensor that is no matrix: nothing of it could be orthogonal."""
+        for view in (view for group in groups for view in group["params"]):
+            if view.dim() != 2:
+                raise ConfigError(
+                    f"run.optimizer=muon makes matrices orthogonal, but a parameter of role hidden has shape "
+                    f"{tuple(view.shape)}; give it the role vector, which AdamW trains, or take run/optimizer=adamw"
+                )
+
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
+        matrices = [group for group in groups if group["role"] is Role.HIDDEN]
+        self.check_matrices(matrices)
         hidden = [
             {
                 "params": group["params"],
@@ -53,8 +64,7 @@ class MuonConfig(Adam):
                 "momentum": group["momentum"],
                 "weight_decay": self.coupled(group),
             }
-            for group in groups
-            if group["role"] is Role.HIDDEN
+            for group in matrices
         ]
         rest = [group for group in groups if group["role"] is not Role.HIDDEN]
         muon = [torch.optim.Muon(hidden, adjust_lr_fn="match_rms_adamw")] if hidden else []

@@ -1,0 +1,1 @@
+"""Anybody's nn.Module: `parameterize` and `coord_check`."""
