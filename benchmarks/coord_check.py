@@ -11,6 +11,7 @@ import time
 import torch
 
 from hptransfer.config import compose_check
+from hptransfer.core.errors import ConfigError
 from hptransfer.sweep.runners.builtin import run_check
 from hptransfer.training.models._base import MODELS
 from hptransfer.training.optimizers._base import OPTIMIZERS
@@ -26,7 +27,11 @@ def main() -> None:
     for model in arguments.model:
         for optimizer in arguments.optimizer:
             choices = [f"run/model={model}", f"run/optimizer={optimizer}"]
-            run_check(compose_check([*choices, "widths=[16,32,64]", "seeds=1", "steps=1"]))
+            try:
+                run_check(compose_check([*choices, "widths=[16,32,64]", "seeds=1", "steps=1"]))
+            except ConfigError as error:
+                print(f"{model:<12} {optimizer:<11} refused: {error}", flush=True)
+                continue
             started, cpu = time.perf_counter(), time.process_time()
             run_check(compose_check(choices))
             seconds, cpu = time.perf_counter() - started, time.process_time() - cpu

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import MATRICES, Parameterization, Role
 from hptransfer.training.config import RunConfig
-from hptransfer.training.layers import Conv2d, Embedding, Layer, tagged
+from hptransfer.training.layers import Conv2d, Embedding, Layer, tagged, times
 from hptransfer.training.loop import Stack
 
 # An MLP wide enough is held to this, everything else to LOOSE: finite widths alone give slopes of up to 0.2.
@@ -139,7 +139,12 @@ def depth_check(run: RunConfig, *, depths: Sequence[int], steps: int = 4, seeds:
     """
     if not run.model.residual:
         raise ConfigError(f"check=depth: run/model={run.model.name} has no residual branches; take another model")
-    return _activations(run, "depth", depths, steps, seeds, lambda stack: {})
+    check = _activations(run, "depth", depths, steps, seeds, lambda stack: {})
+    if check.expected or run.branch_rule().alpha:
+        return check
+    return dataclasses.replace(
+        check, expected="without a depth rule (run.branch.alpha) the stream grows with its blocks"
+    )
 
 
 def _activations(
@@ -356,7 +361,7 @@ def _observe(stack: Stack, batch: Batch) -> None:
 
 
 def _own_changes(stack: Stack, batch: Batch, steps: int = 1) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
-    """For every matrix: name, change of its output by its own update, that update, and its input."""
+    """For every matrix: name, change of its output by its own update, that update as multiplied, and its input."""
     matrices = {n: m for n, m in _layers(stack.model).items() if m.role in MATRICES}
     inputs: dict[str, Tensor] = {}
     handles = [
@@ -377,7 +382,8 @@ def _own_changes(stack: Stack, batch: Batch, steps: int = 1) -> Iterator[tuple[s
             layer.weight.data = update
             change = _by_trial(layer(x), trials, layer)
             layer.weight.data = trained
-            yield name, change, update, _by_trial(x, trials, layer) if x.is_floating_point() else torch.ones(1, 1)
+            used = times(update, layer.multiplier)
+            yield name, change, used, _by_trial(x, trials, layer) if x.is_floating_point() else torch.ones(1, 1)
 
 
 def _by_trial(x: Tensor, trials: int, layer: nn.Module) -> Tensor:

@@ -110,6 +110,16 @@ def test_how_the_stream_moves_with_depth(alpha: float, rates: bool, optimizer: s
     assert slope(check, STREAM, "change 2") == pytest.approx(expected, abs=0.25)
 
 
+def test_without_a_depth_rule_a_depth_check_fails_as_expected() -> None:
+    run = run_of("mup", model="resmlp")
+    run.base.depth = 4
+    for alpha, label in ((0.0, "without a depth rule"), (0.5, "")):
+        run.branch = BranchConfig(alpha=alpha)
+        check = depth_check(run, depths=(4, 8, 16), steps=2, seeds=1)
+        assert check.expected.startswith(label)
+        assert bool(check.expected) == bool(label)
+
+
 def test_a_depth_check_needs_residual_branches() -> None:
     with pytest.raises(ConfigError, match="check=depth: run/model=mlp has no residual branches"):
         depth_check(run_of("mup"), depths=(2, 4, 8))
@@ -119,6 +129,7 @@ def test_spectral_norms_keep_their_size_under_mup_alone() -> None:
     assert spectral_check(run_of("mup_table3"), widths=WIDTHS, seeds=2).passed
     sp = spectral_check(run_of("sp"), widths=WIDTHS, seeds=1)
     assert slope(sp, "layers.1", "change 4") > 0.5
+    assert not sp.passed
 
 
 def test_adams_updates_are_aligned_with_inputs_that_grow() -> None:
@@ -126,6 +137,16 @@ def test_adams_updates_are_aligned_with_inputs_that_grow() -> None:
     assert slope(check, "layers.1", "step 2") > 0.8
     assert slope(check, "layers.0", "step 2") == pytest.approx(0, abs=0.1)  # whose fan-in does not grow
     assert check.passed  # it is a probe: nothing is judged
+
+
+def test_alignment_does_not_depend_on_the_form_of_a_parameterization() -> None:
+    """Where the multiplier stands is a matter of form: the readout's updates are as aligned in all of them."""
+    last = f"layers.{run_of('mup').model.depth}"
+    forms = ("mup", "mup_table3", "mup_sqrt", "mfp")
+    found = [alignment_check(run_of(form), widths=WIDTHS, steps=2, seeds=1) for form in forms]
+    slopes = [slope(check, last, "step 2") for check in found]
+    assert slopes == pytest.approx(slopes[:1] * 4, abs=0.05)
+    assert slopes[0] > 0.6
 
 
 def test_wider_is_better_under_mup_and_not_under_sp() -> None:
