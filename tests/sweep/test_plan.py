@@ -45,6 +45,11 @@ def test_every_net_of_the_depthwise_sweep_has_every_rule(net: str, rule: str) ->
     assert make_plan(config).scales
 
 
+def test_the_depthwise_sweep_takes_cifar10() -> None:
+    data = ["run/data=cifar10", "run.data.path=folder", "grid.width.values=[64,128,256]", "grid.width.center=64"]
+    assert compose("depthwise_transfer", ["net=resnet", *data]).run["data"]["validate_on"] == "training"
+
+
 def test_flops_are_six_a_weight_and_token_plus_attention() -> None:
     plan = make_plan(compose("quickstart"))
     scale = next(s for s in plan.scales if dict(s.axes) == {"width": 64, "depth": 2, "tokens": 32768})

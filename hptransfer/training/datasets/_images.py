@@ -10,6 +10,8 @@ from torch import Tensor
 from hptransfer.core.errors import DataError
 from hptransfer.training.datasets._base import Dataset, shuffled
 
+VALIDATE_ON = ("held-out", "training")
+
 
 class Images(Dataset):
     """Images in memory, the last ones held out.

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from hptransfer.core.errors import ConfigError, DataError, unknown
 from hptransfer.training.datasets._base import DATASETS, IMAGES, DataConfig, Dataset, Shape
-from hptransfer.training.datasets._images import Images
+from hptransfer.training.datasets._images import VALIDATE_ON, Images
 
 # Examples that are held out; the split is the same for everyone.
 HELD_OUT = 297
-VALIDATE_ON = ("held-out", "training")
 
 
 @DATASETS.register("digits")
