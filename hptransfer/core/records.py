@@ -83,8 +83,8 @@ class Outcome:
 
     Attributes:
         state: DONE, DIVERGED or FAILED.
-        loss: mean validation cross-entropy in nats; None unless done.
-        loss_se: its standard error over the held-out windows, in nats; None unless done.
+        loss: what the trial is judged by (run.loss), in nats; None unless done.
+        loss_se: its standard error over the held-out windows, or steps, in nats; None unless done, or of one window.
         initial_loss: training loss at the first step, in nats.
         seconds: wall time that the trial occupied its device for: a stack's time, shared equally.
         error: one line, if failed.

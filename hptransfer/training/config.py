@@ -20,6 +20,8 @@ from hptransfer.training.optimizers._base import OPTIMIZERS, OptimizerConfig
 from hptransfer.training.schedules import Schedule
 from hptransfer.training.unit import UnitConfig, useless
 
+LOSSES = ("held-out", "training")
+
 
 @dataclass(kw_only=True)
 class Base:
@@ -104,8 +106,13 @@ class RunConfig:
     """Tokens a sequence; 1 for data without positions."""
     data_seed: int = 0
     """Order of the batches, shared by all trials of a sweep; a trial's own seed draws its weights."""
+    loss: str = "held-out"
+    """What a trial is judged by: held-out, the loss once it is trained; or training, the mean loss of its last steps,
+    which says the same with less noise in less than one pass over the data."""
     validation_windows: int = 256
-    """Held-out sequences that the final loss is the mean over."""
+    """Sequences that the held-out loss is the mean over."""
+    last: float = 0.25
+    """Share of the steps that the training loss is the mean over, the last ones; above 0, at most 1."""
     points: int = 32
     """Points of the training curve that are written down, at most."""
     diverged_above: float = 1.5
@@ -173,6 +180,10 @@ class RunConfig:
                 f"{place}.tokens ({self.tokens}) is smaller than one batch of {self.tokens_a_step} tokens "
                 f"({place}.batch {self.batch} x {place}.sequence {self.sequence}); raise it, or make the batch smaller"
             )
+        if self.loss not in LOSSES:
+            raise ConfigError(f"{place}.loss: {unknown('loss', self.loss, LOSSES)}")
+        if not 0 < self.last <= 1:
+            raise ConfigError(f"{place}.last must be above 0 and at most 1, got {self.last}")
         if self.diverged_above <= 1:
             raise ConfigError(f"{place}.diverged_above must be above 1, got {self.diverged_above}")
         alignment_of(self.alignment, f"{place}.alignment")

@@ -24,7 +24,7 @@ VALIDATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Result:
-    """How one trial of a stack ended. Losses in nats a token; `loss` is None if it diverged.
+    """How one trial of a stack ended. Losses in nats a token; `loss`, what it is judged by, is None if it diverged.
 
     `groups` is what its parameters trained with.
     """
@@ -177,6 +177,7 @@ def train(
     """
     run, steps = runs[0], runs[0].steps
     held_out = data.validation(windows=run.validation_windows, sequence=run.sequence)
+    last_SK = torch.full((math.ceil(run.last * steps), len(runs)), math.nan, device=device)
     stack = Stack(runs, seeds, device=device)
     groups = [stack.groups(position) for position in range(len(runs))]
     results: dict[int, Result] = {}
@@ -185,6 +186,7 @@ def train(
     for step in range(steps):
         inputs, targets = data.batch(seed=run.data_seed, step=step, batch=run.batch, sequence=run.sequence)
         losses_K = stack.step(inputs.to(device), targets.to(device), step)
+        last_SK[step % len(last_SK), stack.alive] = losses_K.float()
         if step % every and step != steps - 1:
             continue
         losses = losses_K.tolist()
@@ -202,9 +204,10 @@ def train(
         if len(sound) < len(losses):
             stack.keep(sound)
     else:
-        for index, (loss, error) in zip(stack.alive, validate(stack, *held_out), strict=True):
+        ends = validate(stack, *held_out) if run.loss == "held-out" else means(last_SK[:, stack.alive].T)
+        for index, (loss, error) in zip(stack.alive, ends, strict=True):
             finite = math.isfinite(loss)
-            known, spread = (loss, error) if finite else (None, None)
+            known, spread = (value if math.isfinite(value) and finite else None for value in (loss, error))
             results[index] = Result(known, spread, first_losses[index], steps, groups[index])
     return [results[index] for index in range(len(runs))]
 
@@ -220,9 +223,14 @@ def validate(stack: Stack, inputs: Tensor, targets: Tensor) -> list[tuple[float,
     """Mean loss over held-out windows and its standard error, for every trial of the stack."""
     device = next(stack.model.parameters()).device
     parts = [stack.losses(some.to(device), answers.to(device)).mean(dim=2) for some, answers in _pairs(inputs, targets)]
-    windows_KW = torch.cat(parts, dim=1).double()
-    means_K = windows_KW.mean(dim=1)
-    errors_K = windows_KW.std(dim=1) / windows_KW.shape[1] ** 0.5
+    return means(torch.cat(parts, dim=1))
+
+
+def means(losses_KW: Tensor) -> list[tuple[float, float]]:
+    """Mean over windows, or steps, and its standard error, for every trial."""
+    losses_KW = losses_KW.double()
+    means_K, number = losses_KW.mean(dim=1), losses_KW.shape[1]
+    errors_K = losses_KW.std(dim=1) / number**0.5 if number > 1 else means_K * math.nan
     return list(zip(means_K.tolist(), errors_K.tolist(), strict=True))
 
 

@@ -47,7 +47,7 @@ def test_every_net_of_the_depthwise_sweep_has_every_rule(net: str, rule: str) ->
 
 def test_the_depthwise_sweep_takes_cifar10() -> None:
     data = ["run/data=cifar10", "run.data.path=folder", "grid.width.values=[64,128,256]", "grid.width.center=64"]
-    assert compose("depthwise_transfer", ["net=resnet", *data]).run["data"]["validate_on"] == "training"
+    assert compose("depthwise_transfer", ["net=resnet", *data]).run["loss"] == "training"
 
 
 def test_flops_are_six_a_weight_and_token_plus_attention() -> None:

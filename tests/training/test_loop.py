@@ -43,3 +43,23 @@ def test_a_curve_has_few_points_and_ends_with_the_last_step() -> None:
 def test_the_budget_is_whole_batches() -> None:
     assert small(tokens=4096 + 63).steps == 64
     assert dataclasses.replace(small(), tokens=64).steps == 1
+
+
+def test_the_training_loss_is_the_mean_of_the_last_steps_also_when_others_have_left() -> None:
+    runs = [small(lr=lr, points=64, loss="training", last=0.25) for lr in (2.0**-6, 2.0**9, 2.0**-7)]
+    curves: list[list[float]] = [[], [], []]
+    results = train(runs, [0, 0, 0], runs[0].data.load(), report=lambda index, point: curves[index].append(point["loss"]))
+    assert runs[0].steps == 64
+    assert results[1].loss is None
+    for index in (0, 2):
+        last = curves[index][-16:]
+        assert results[index].loss == pytest.approx(sum(last) / 16, rel=1e-6)
+        assert results[index].loss != pytest.approx(curves[index][-1], rel=1e-4)
+        assert results[index].loss_se is not None
+
+
+def test_the_training_loss_of_a_single_step_has_no_standard_error() -> None:
+    run = small(tokens=64, loss="training")
+    (result,) = train([run], [0], run.data.load())
+    assert result.loss == pytest.approx(result.initial_loss)
+    assert result.loss_se is None

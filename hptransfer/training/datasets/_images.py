@@ -10,8 +10,6 @@ from torch import Tensor
 from hptransfer.core.errors import DataError
 from hptransfer.training.datasets._base import Dataset, shuffled
 
-VALIDATE_ON = ("held-out", "training")
-
 
 class Images(Dataset):
     """Images in memory, the last ones held out.
@@ -20,7 +18,6 @@ class Images(Dataset):
         images: (N, C, H, W), of any type; a batch is (image - mean) / deviation as float32.
         labels: (N, 1) int64.
         held_out: number of images at the end that are not trained on.
-        validate_on: "held-out", or "training": the images that are trained on.
         mean, deviation: one number, or one a channel, (C, 1, 1).
     """
 
@@ -30,17 +27,16 @@ class Images(Dataset):
         labels: Tensor,
         *,
         held_out: int,
-        validate_on: str = "held-out",
         mean: Tensor | float = 0.0,
         deviation: Tensor | float = 1.0,
     ) -> None:
         size = len(images) - held_out
         self._train = images[:size], labels[:size]
-        self._validation = self._train if validate_on == "training" else (images[size:], labels[size:])
+        self._validation = images[size:], labels[size:]
         self._mean, self._deviation = mean, deviation
         content = hashlib.sha256(images.numpy().data)
         content.update(labels.numpy().data)
-        self.fingerprint = f"{content.hexdigest()[:16]}-{validate_on}"
+        self.fingerprint = content.hexdigest()[:16]
 
     def batch(self, *, seed: int, step: int, batch: int, sequence: int) -> tuple[Tensor, Tensor]:
         images, labels = self._train

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hptransfer.core.errors import ConfigError, DataError, unknown
+from hptransfer.core.errors import ConfigError, DataError
 from hptransfer.training.datasets._base import DATASETS, IMAGES, DataConfig, Dataset, Shape
-from hptransfer.training.datasets._images import VALIDATE_ON, Images
+from hptransfer.training.datasets._images import Images
 
 # https://www.cs.toronto.edu/~kriz/cifar.html: a label, then 1,024 bytes each of red, green and blue, row by row.
 TRAIN = tuple(f"data_batch_{index}.bin" for index in range(1, 6))
@@ -31,8 +31,6 @@ class Cifar10Config(DataConfig):
     name: str = "cifar10"
     path: str = ""
     """Folder of the unpacked cifar-10-binary.tar.gz; must be given."""
-    validate_on: str = "held-out"
-    """held-out, the test file; or training, the images that are trained on."""
 
     def shape(self, sequence: int) -> Shape:
         self.without_positions(sequence)
@@ -40,22 +38,20 @@ class Cifar10Config(DataConfig):
             raise ConfigError(
                 "run.data.path must be given with run/data=cifar10, got ''; set it to the folder of its files"
             )
-        if self.validate_on not in VALIDATE_ON:
-            raise ConfigError(f"run.data.validate_on: {unknown('choice', self.validate_on, VALIDATE_ON)}")
         return Shape(kind=IMAGES, inputs=(3, 32, 32), outputs=10)
 
     def load(self) -> Dataset:
-        return _load(Path(self.path), self.validate_on)
+        return _load(Path(self.path))
 
 
 @functools.cache
-def _load(folder: Path, validate_on: str) -> Images:
+def _load(folder: Path) -> Images:
     records = np.concatenate([_read(folder / name) for name in (*TRAIN, TEST)])
     labels = torch.from_numpy(records[:, :1].astype(np.int64))
     images = records[:, 1:].reshape(-1, 3, 32, 32)
     mean, deviation = _moments(images[:-RECORDS])
     pixels = torch.from_numpy(images.copy())
-    return Images(pixels, labels, held_out=RECORDS, validate_on=validate_on, mean=mean, deviation=deviation)
+    return Images(pixels, labels, held_out=RECORDS, mean=mean, deviation=deviation)
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hptransfer.core.errors import ConfigError, DataError, unknown
+from hptransfer.core.errors import DataError
 from hptransfer.training.datasets._base import DATASETS, IMAGES, DataConfig, Dataset, Shape
-from hptransfer.training.datasets._images import VALIDATE_ON, Images
+from hptransfer.training.datasets._images import Images
 
 # Examples that are held out; the split is the same for everyone.
 HELD_OUT = 297
@@ -21,18 +21,14 @@ HELD_OUT = 297
 @dataclass(kw_only=True)
 class DigitsConfig(DataConfig):
     name: str = "digits"
-    validate_on: str = "held-out"
-    """held-out, 297 examples; or training, the 1,500 that are trained on: what is optimized, with less noise."""
 
     def shape(self, sequence: int) -> Shape:
         self.without_positions(sequence)
-        if self.validate_on not in VALIDATE_ON:
-            raise ConfigError(f"run.data.validate_on: {unknown('choice', self.validate_on, VALIDATE_ON)}")
         return Shape(kind=IMAGES, inputs=(1, 8, 8), outputs=10)
 
     def load(self) -> Dataset:
         images, labels = _load()
-        return Images(images, labels, held_out=HELD_OUT, validate_on=self.validate_on)
+        return Images(images, labels, held_out=HELD_OUT)
 
 
 @functools.cache
