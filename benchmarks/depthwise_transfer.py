@@ -28,8 +28,8 @@ from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
 AXES = ("width", "depth")
 CENTERS = {
     "resmlp": {"width": 64, "depth": 6},
-    "resnet": {"width": 16, "depth": 6},
-    "vit": {"width": 32, "depth": 6},
+    "resnet": {"width": 16, "depth": 3},
+    "vit": {"width": 32, "depth": 3},
 }
 BAND = 0.25
 """Octaves of the optimum per octave of width or depth: within it the optimum stays."""
@@ -41,7 +41,7 @@ class Claim:
 
     Attributes:
         width, depth: "stays", the exponent is within BAND of zero; "falls", "rises", the whole interval is beyond it;
-            "falls below -1", the exponent itself, or the bound of it; empty: not swept.
+            "below -1", "above 0.25", the exponent itself, or the bound of it; empty: not swept.
         space: what is tuned, if not the learning rate.
     """
 
@@ -68,9 +68,9 @@ class Claim:
 
 CLAIMS = [
     Claim("resmlp", "sqrt_depth", width="stays", depth="stays"),
-    Claim("resmlp", "sp", width="falls", depth="falls below -1"),
-    Claim("resmlp", "mup", depth="falls below -1"),
-    Claim("resmlp", "inverse_depth", depth="rises"),
+    Claim("resmlp", "sp", width="falls", depth="below -1"),
+    Claim("resmlp", "mup", depth="below -1"),
+    Claim("resmlp", "inverse_depth", depth="above 0.25"),
     Claim("resmlp", "sqrt_depth", width="stays", depth="stays", space="momentum"),
     Claim("resmlp", "sqrt_depth", width="stays", depth="stays", space="branch"),
     Claim("resnet", "sqrt_depth", width="stays", depth="stays"),
@@ -88,8 +88,10 @@ def found(claimed: str, exponent: Exponent, bound: float | None) -> bool:
     """Whether an exponent is as claimed."""
     if claimed == "stays":
         return abs(exponent.value) <= BAND
-    if claimed == "falls below -1":
+    if claimed == "below -1":
         return (exponent.value if bound is None else bound) < -1
+    if claimed == "above 0.25":
+        return exponent.value > 0.25
     return exponent.high < -BAND if claimed == "falls" else exponent.low > BAND
 
 

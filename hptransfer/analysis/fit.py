@@ -11,7 +11,18 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.law import Design, Law, fit_law, scatter_draws, weighted
-from hptransfer.analysis.optimum import Array, Cell, Curve, Optimum, cells, optimum, repeat_noise, vertex_error
+from hptransfer.analysis.optimum import (
+    Array,
+    Cell,
+    Curve,
+    Optimum,
+    cells,
+    optimum,
+    paired_error,
+    repeat_noise,
+    seed_residuals,
+    vertex_error,
+)
 from hptransfer.analysis.records import Columns
 from hptransfer.core.errors import FitError
 
@@ -205,8 +216,10 @@ def _noises(bracketed: Sequence[Optimum]) -> tuple[dict[int, float], int]:
 def _with_error(one: Optimum, noise: float) -> Optimum:
     if not one.bracketed:
         return one
-    x = one.cell.x[one.kept]
-    return replace(one, se=vertex_error(x, one.x, one.curvature, noise))
+    residuals = seed_residuals(one)
+    if residuals is not None:
+        return replace(one, se=paired_error(one, residuals))
+    return replace(one, se=vertex_error(one.cell.x[one.kept], one.x, one.curvature, noise))
 
 
 def _draw(
@@ -221,18 +234,29 @@ def _draw(
     """Draw i of the losses gives draw i of the optima; with draw i of the scatter, of the law."""
     factor = np.sqrt(freedom / random.chisquare(freedom, draws)) if freedom else np.ones(draws)
     scatter = scatter_draws(law, se, draws, random)
-    optima = np.column_stack([_vertices(one, own * factor, random) for one, own in zip(bracketed, noise, strict=True)])
+    optima = np.column_stack(
+        [_vertices(one, _noise_draws(one, own * factor, random)) for one, own in zip(bracketed, noise, strict=True)]
+    )
     optima += scatter[:, None] * random.standard_normal(optima.shape)
     matrix = law.design.matrix([one.cell.axes for one in bracketed])
     return weighted(matrix, optima, se**2 + max(law.scatter, 1e-3) ** 2), scatter
 
 
-def _vertices(one: Optimum, noises: Array, random: np.random.Generator) -> Array:
-    """Vertices of parabolas through the fitted losses with new noise, within the points' range."""
-    x = one.cell.x[one.kept]
-    t = x - one.x
-    smooth = one.cell.y[one.kept] - one.residuals
-    losses = smooth + noises[:, None] * random.standard_normal((len(noises), len(x)))
+def _noise_draws(one: Optimum, noises: Array, random: np.random.Generator) -> Array:
+    """Noise of the kept points' mean losses, a row a draw: by the seeds if they tell, else independent."""
+    residuals = seed_residuals(one)
+    if residuals is None:
+        return noises[:, None] * random.standard_normal((len(noises), len(one.kept)))
+    freedom = len(residuals) - 1
+    spread = np.sqrt(freedom / random.chisquare(freedom, len(noises)))
+    drawn: Array = spread[:, None] * (random.standard_normal((len(noises), len(residuals))) @ residuals)
+    return drawn
+
+
+def _vertices(one: Optimum, noise: Array) -> Array:
+    """Vertices of parabolas through the fitted losses with noise, (draws, points), within the points' range."""
+    t = one.cell.x[one.kept] - one.x
+    losses = one.cell.y[one.kept] - one.residuals + noise
     a, b, _ = np.linalg.lstsq(np.vander(t, 3), losses.T, rcond=None)[0]
     with np.errstate(divide="ignore"):
         vertices = np.where(a > 0, -b / (2 * np.where(a == 0, 1.0, a)), np.where(b < 0, t[-1], t[0]))

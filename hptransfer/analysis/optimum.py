@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
-from hptransfer.analysis.records import Columns
+from hptransfer.analysis.records import SEED, Columns
 
 Array = NDArray[np.floating[Any]]
 
@@ -27,6 +27,8 @@ TOO_FEW = "too few points"
 
 # Points within so many nats of the best enter the parabola.
 NEAR_NATS = 0.02
+# So many seeds at every value tell the optimum's error themselves; fewer tell too little of it.
+PAIRED_SEEDS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class Cell:
         x: log2 of the tuned values, ascending, without repeats.
         y: mean loss at each; infinite if a repeat diverged.
         squares: at each, sum of squares of repeats about their mean; `freedom`, its degrees of freedom.
+        by_seed: losses of those seeds that ran at every value, (seeds, values); no row if the table has no seeds.
     """
 
     axes: Mapping[str, float]
@@ -44,6 +47,7 @@ class Cell:
     y: Array
     squares: Array
     freedom: Array
+    by_seed: Array
     flops: float
     runs: int
     diverged: int
@@ -92,12 +96,20 @@ def cells(table: pd.DataFrame, columns: Columns) -> list[Cell]:
                 y=means.to_numpy(dtype=float),
                 squares=np.where(finite, by_value.var(ddof=0) * by_value.size(), 0.0),
                 freedom=np.where(finite, by_value.size() - 1, 0).astype(float),
+                by_seed=_by_seed(rows, columns),
                 flops=flops,
                 runs=len(rows),
                 diverged=int(np.isinf(rows[columns.loss]).sum()),
             )
         )
     return sorted(found, key=lambda cell: cell.flops)
+
+
+def _by_seed(rows: pd.DataFrame, columns: Columns) -> Array:
+    if SEED not in rows:
+        return np.empty((0, rows[columns.tuned_one].nunique()))
+    table = rows.pivot_table(index=SEED, columns=columns.tuned_one, values=columns.loss, aggfunc="mean", dropna=False)
+    return table.dropna().to_numpy(dtype=float)
 
 
 def repeat_noise(cell: Cell) -> float:
@@ -146,6 +158,28 @@ def vertex_error(x: Array, vertex: float, curvature: float, noise: float) -> flo
     s4 = float(((t**2 - design @ np.linalg.lstsq(design, t**2, rcond=None)[0]) ** 2).sum())
     delta = vertex - float(x.mean())
     return float(noise / (2 * curvature) * np.sqrt(1 / s2 + (2 * delta) ** 2 / s4))
+
+
+def seed_residuals(found: Optimum) -> Array | None:
+    """What seeds add to the kept points' losses, (seeds, points), so scaled that a sum of them with standard normal
+    weights is distributed as the noise of the mean; None if there are too few seeds.
+
+    Seeds start and learn alike at neighbouring values, which moves the curve more than its vertex.
+    """
+    losses = found.cell.by_seed[:, found.kept]
+    losses = losses[np.isfinite(losses).all(axis=1)]
+    seeds = len(losses)
+    if seeds < PAIRED_SEEDS:
+        return None
+    scaled: Array = (losses - losses.mean(axis=0)) / np.sqrt(seeds * (seeds - 1))
+    return scaled
+
+
+def paired_error(found: Optimum, residuals: Array) -> float:
+    """Standard error of the vertex in octaves, by how much seeds add to each loss and how the vertex moves with it."""
+    t = found.cell.x[found.kept] - found.x
+    slope = np.linalg.pinv(np.vander(t, 3))[1]  # how the parabola's slope at its vertex moves with each loss
+    return float(np.linalg.norm(residuals @ slope) / (2 * found.curvature))
 
 
 def optimum(cell: Cell) -> Optimum:

@@ -16,6 +16,7 @@ from hptransfer.core.files import RunFolder
 from hptransfer.core.records import DIVERGED, DONE, SWEEP
 
 WAITING = "waiting"
+SEED = "seed"
 
 # MLflow and others store infinity as the largest float.
 HUGE = 1e300
@@ -59,7 +60,7 @@ def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:
                 "trial": trial.id,
                 **{axis: trial.scale.axes[axis] for axis in target["scales"]},
                 **{key: trial.tuned[key] for key in target["tuned"]},
-                "seed": trial.seed,
+                SEED: trial.seed,
                 "state": outcome.state if outcome else WAITING,
                 "loss": outcome.loss if outcome else None,
                 "loss_se": outcome.loss_se if outcome else None,
@@ -70,9 +71,7 @@ def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:
             }
         )
     frame = pd.DataFrame(rows)
-    return (
-        frame.sort_values(["flops", *target["scales"], *target["tuned"], "seed"], ignore_index=True) if rows else frame
-    )
+    return frame.sort_values(["flops", *target["scales"], *target["tuned"], SEED], ignore_index=True) if rows else frame
 
 
 def load_table(path: Path, columns: Columns) -> pd.DataFrame:

@@ -16,7 +16,9 @@ from hptransfer.analysis.optimum import (
     Optimum,
     cells,
     optimum,
+    paired_error,
     repeat_noise,
+    seed_residuals,
     vertex_error,
 )
 from hptransfer.analysis.records import Columns, check_table
@@ -116,3 +118,30 @@ def test_a_curve_goes_through_its_points_and_not_beyond() -> None:
     assert (x, loss) == pytest.approx((-6.4, 2.5), abs=0.03)
     with pytest.raises(ValueError, match="outside the curve"):
         curve.at(-10)
+
+
+def paired(random: np.random.Generator, *, seeds: int, shift: float, level: float) -> Optimum:
+    """Six values, whose seeds share a level and have each an optimum of their own."""
+    rows = []
+    for seed in range(seeds):
+        own, offset = shift * random.standard_normal(), level * random.standard_normal()
+        for k in range(-9, -3):
+            rows.append({"width": 64, "seed": seed, "lr": 2.0**k, "loss": 2.5 + 0.03 * (k + 6 - own) ** 2 + offset})
+    (cell,) = cells(check_table(pd.DataFrame(rows), COLUMNS, "test"), COLUMNS)
+    return optimum(cell)
+
+
+def test_seeds_that_ran_at_every_value_tell_the_error_of_the_optimum() -> None:
+    random = np.random.default_rng(0)
+    found = [paired(random, seeds=8, shift=0.1, level=0.05) for _ in range(300)]
+    errors = [paired_error(one, residuals) for one in found if (residuals := seed_residuals(one)) is not None]
+    assert len(errors) == 300
+    truth = np.std([one.x for one in found])
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(truth, rel=0.1)
+    # Independent noise of the same size would hide in it: the level that a seed has at all values moves no vertex.
+    apart = [vertex_error(one.cell.x[one.kept], one.x, one.curvature, repeat_noise(one.cell) / 8**0.5) for one in found]
+    assert np.median(apart) > 2 * truth
+
+
+def test_three_seeds_are_too_few_to_tell_it() -> None:
+    assert seed_residuals(paired(np.random.default_rng(0), seeds=3, shift=0.3, level=0.05)) is None

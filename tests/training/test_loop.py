@@ -48,7 +48,9 @@ def test_the_budget_is_whole_batches() -> None:
 def test_the_training_loss_is_the_mean_of_the_last_steps_also_when_others_have_left() -> None:
     runs = [small(lr=lr, points=64, loss="training", last=0.25) for lr in (2.0**-6, 2.0**9, 2.0**-7)]
     curves: list[list[float]] = [[], [], []]
-    results = train(runs, [0, 0, 0], runs[0].data.load(), report=lambda index, point: curves[index].append(point["loss"]))
+    results = train(
+        runs, [0, 0, 0], runs[0].data.load(), report=lambda index, point: curves[index].append(point["loss"])
+    )
     assert runs[0].steps == 64
     assert results[1].loss is None
     for index in (0, 2):
