@@ -28,7 +28,7 @@ from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
 AXES = ("width", "depth")
 CENTERS = {
     "resmlp": {"width": 64, "depth": 6},
-    "resnet": {"width": 16, "depth": 3},
+    "resnet": {"width": 32, "depth": 3},
     "vit": {"width": 32, "depth": 3},
 }
 BAND = 0.25
