@@ -24,6 +24,7 @@ from hptransfer.parameterizations._base import MATRICES, Parameterization, Role
 from hptransfer.training.config import RunConfig
 from hptransfer.training.layers import Conv2d, Embedding, Layer, tagged, times
 from hptransfer.training.loop import Stack
+from hptransfer.training.models._base import MODELS
 
 # An MLP wide enough is held to this, everything else to LOOSE: finite widths alone give slopes of up to 0.2.
 TIGHT, LOOSE = 0.1, 0.2
@@ -138,7 +139,10 @@ def depth_check(run: RunConfig, *, depths: Sequence[int], steps: int = 4, seeds:
         ConfigError: the model has no residual branches.
     """
     if not run.model.residual:
-        raise ConfigError(f"check=depth: run/model={run.model.name} has no residual branches; take another model")
+        branched = " or ".join(name for name in MODELS.names() if MODELS.get(name).residual)
+        raise ConfigError(
+            f"check=depth: run/model={run.model.name} has no residual branches; take run/model={branched}"
+        )
     check = _activations(run, "depth", depths, steps, seeds, lambda stack: {})
     if check.expected or run.branch_rule().alpha:
         return check
