@@ -175,17 +175,17 @@ def _activations(
     return _judge("activations", run, axis, sizes, columns, common, [False, *[True] * steps])
 
 
-def one_layer_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) -> Check:
-    """How much one step of a layer's own weights changes what it puts out for its first input.
+def one_layer_check(run: RunConfig, *, widths: Sequence[int], steps: int = 1, seeds: int = 8) -> Check:
+    """How much the first step, or steps, of a layer's own weights change what it puts out for its first input.
 
     Unlike in the coordinate check no layer feels the others, so that a wrong rule is seen in its own row.
     """
 
     def measure(stack: Stack, batch: Batch) -> Found:
-        return {name: _rms(change)[None] for name, change, _, _ in _own_changes(stack, batch)}
+        return {name: _rms(change)[None] for name, change, _, _ in _own_changes(stack, batch, steps)}
 
-    found = _measured(run, "width", widths, 1, seeds, measure)
-    return _judge("a layer's own change", run, "width", widths, ["change 1"], found, [True])
+    found = _measured(run, "width", widths, steps, seeds, measure)
+    return _judge("a layer's own change", run, "width", widths, [f"change {steps}"], found, [True])
 
 
 def alignment_check(run: RunConfig, *, widths: Sequence[int], steps: int = 10, seeds: int = 8) -> Check:
