@@ -27,13 +27,13 @@ UNEXPECTED: dict[tuple[str, str], str] = {
     (
         "moe",
         "lion",
-    ): "By the fifth change (steps=5) it is -0.03; with experts that start at zero no change of a router is steeper "
-    "than 0.1 (mixture-of-experts.md).",
+    ): "By the fifth change (steps=5) it is -0.03; with experts that start at zero none is steeper than 0.1 from "
+    "the third change on (mixture-of-experts.md).",
     (
         "moe",
         "muon",
-    ): "By the fifth change (steps=5) it is -0.04; with experts that start at zero no change of a router is steeper "
-    "than 0.1 (mixture-of-experts.md).",
+    ): "By the fifth change (steps=5) it is -0.04; with experts that start at zero none is steeper than 0.1 from "
+    "the third change on (mixture-of-experts.md).",
     (
         "moe",
         "sgd",
