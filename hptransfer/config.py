@@ -6,7 +6,7 @@ Hydra composes and nothing else: no main decorator, no multirun, no instantiatio
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     path = find_sweep(sweep)
     _check_form(overrides)
     _register()
+    _check_groups(overrides)
     search = ",".join(f"file://{folder}" for folder in share("configs"))
 
     def composed(*overrides: str) -> dict[str, Any]:
@@ -115,6 +116,7 @@ def compose_check(overrides: Sequence[str]) -> CheckConfig:
     """
     _check_form(overrides)
     _register()
+    _check_groups(overrides)
     own = [f"{key}={value}" for key, value in own_settings(overrides).items()]
     # Hydra adds a member of a group that has none.
     choices = [f"+{override}" for override in [*own, *overrides] if override.startswith("run/")]
@@ -128,6 +130,8 @@ def compose_check(overrides: Sequence[str]) -> CheckConfig:
         values = composed(*rest)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, composed)) from None
+    if strange := values.keys() - vars(CheckConfig(run=None)):
+        raise ConfigError(_unknown_key(min(strange), composed()))
     found = CheckConfig(**values)
     _check_sizes(found)
     return found
@@ -140,7 +144,7 @@ DATA_FOR = {"tokens": "stdlib", "images": "digits", "features": "digits"}
 def _check_sizes(config: CheckConfig) -> None:
     for key in ("widths", "depths"):
         sizes = getattr(config, key)
-        if sizes and (len(set(sizes)) < 3 or min(sizes) < 1):
+        if len(set(sizes)) < 3 or min(sizes) < 1:
             raise ConfigError(f"{key} must be at least three different numbers above 0, got {sizes}")
     for key in ("steps", "seeds"):
         if getattr(config, key) < 1:
@@ -177,6 +181,24 @@ def _check_form(overrides: Sequence[str]) -> None:
     for override in overrides:
         if "=" not in override.lstrip("=") and not override.startswith("~"):
             raise ConfigError(f"override {override!r} must be KEY=VALUE, such as run.parameterization=sp")
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in CHOSEN and value:
+            raise ConfigError(f"override {override!r}: {key} has keys of its own; choose it as {CHOSEN[key]}={value}")
+        if key.partition(".")[0] == "hydra":
+            raise ConfigError(f"override {override!r} would do nothing: hydra only composes; leave it out")
+
+
+def _check_groups(overrides: Sequence[str]) -> None:
+    """Raises ConfigError for the choice of something that a run has no choice of."""
+    for override in overrides:
+        group = override.lstrip("+~").partition("=")[0]
+        if group.startswith("run/") and group not in CHOSEN.values():
+            known = (choice.partition("/")[2] for choice in CHOSEN.values())
+            raise ConfigError(f"override {override!r}: {unknown('choice of a run', group.partition('/')[2], known)}")
+
+
+# Keys that are whole members, and how a member is chosen.
+CHOSEN = {f"run.{key}": f"run/{key}" for key in ("model", "optimizer", "data")}
 
 
 def _shown(path: Path) -> str:
@@ -211,6 +233,8 @@ def _explain(error: Exception, composed: Callable[[], dict[str, Any]]) -> str:
         return _unknown_key(key.group(1), composed())
     if "no viable alternative at input" in message or "mismatched input" in message or "token recognition" in message:
         return f"an override cannot be read: {message}; quote it for the shell, and lists as 'KEY=[1,2]'"
+    if "appears more than once" in message:
+        return f"{message}; give it once, without a +"
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", message):
         return f"{missing.group(1)} must be given"
     if bad := re.search(r"Error merging override (.+)", message):
@@ -222,6 +246,16 @@ def _explain(error: Exception, composed: Callable[[], dict[str, Any]]) -> str:
 def _plainly(override: str, reason: str) -> str:
     """Why OmegaConf refuses a value, and the way out, in the words of a sweep file."""
     key = override.lstrip("'+~ ").partition("=")[0]
+    given = override.rstrip("'").partition("=")[2]
+    for kind, takes in {"Float": "a number", "Integer": "a whole number, such as 20_000_000"}.items():
+        if reason.endswith(f"could not be converted to {kind}"):
+            return f"{key} takes {takes}, got {given!r}"
+    if "is not a valid bool" in reason:
+        return f"{key} takes true or false, got {given!r}"
+    if "does not support deletion" in reason:
+        return f"{key} is always there; give it another value instead"
+    if "Cannot assign" in reason:
+        return f"{key} has keys of its own; set one of them, as in {key}.KEY=VALUE"
     if "is not a subclass" in reason:  # OmegaConf cannot add to a dictionary of dataclasses
         if key.partition(".")[0] in ("grid", "space"):
             return "an override cannot add an axis; copy the sweep file and add it there"
@@ -232,7 +266,7 @@ def _plainly(override: str, reason: str) -> str:
         return f"{key} takes a list, such as {key}=[1,2]"
     if "is not Optional" in reason:
         return f"{key} must have a value, null is none"
-    return reason + ("; write whole numbers as 20_000_000" if "Integer" in reason else "")
+    return reason
 
 
 def _unknown_key(key: str, tree: Any) -> str:
@@ -240,9 +274,19 @@ def _unknown_key(key: str, tree: Any) -> str:
     node, place = tree, "the file"
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:
-            return f"{key}: {unknown('key', part, node if isinstance(node, dict) else ())} (in {place})"
+            told = unknown("key", part, node if isinstance(node, dict) else ())
+            found = sorted((path for path in _paths(tree) if path.rpartition(".")[2] == part), key=len)
+            elsewhere = " and ".join(CHOSEN.get(path, path) for path in found[:3])
+            return f"{key}: {told} (in {place})" + (f"; there is {elsewhere}" if found else "")
         node, place = node[part], part
     return f"{key} cannot be overridden"
+
+
+def _paths(tree: Any, prefix: str = "") -> Iterator[str]:
+    """All dotted keys of a configuration."""
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _paths(value, f"{prefix}{key}.")
 
 
 def _options(group: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The documents say what is so: commands run, links lead somewhere, help is what is printed."""
 
+import math
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,8 @@ from hptransfer.core.registry import Registry
 from hptransfer.parameterizations._base import PARAMETERIZATIONS
 from hptransfer.parameterizations._measured import measured_markdown, read_measured
 from hptransfer.parameterizations._table import markdown
+from hptransfer.sweep.plan import make_plan
+from hptransfer.sweep.runners.builtin import CPU_STACKS, Builtin
 from tests.helpers import ROOT, command
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
@@ -73,6 +76,34 @@ def test_the_tables_of_parameterizations_are_the_codes() -> None:
     command = "python -m hptransfer.parameterizations._table docs/coordinate_checks.csv"
     assert page[page.index("## ") :] == made + measured, f"run: {command}"
     assert made.count("\n## ") + 1 == len(PARAMETERIZATIONS.names())
+
+
+def test_the_stacks_on_the_page_are_those_that_sweeps_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    rows = re.findall(r"^\| (below [0-9.e+]+|more) \| (\d+) \|", page, flags=re.MULTILINE)
+    limits = {math.inf if limit == "more" else float(limit.removeprefix("below ")): int(size) for limit, size in rows}
+    assert limits == CPU_STACKS
+    monkeypatch.setattr(Builtin, "gpus", lambda self: 0)
+    plan = make_plan(compose("quickstart", ["grid.width.values=[32,64,128,256]", "grid.depth.values=[4]"]))
+    found = {scale.axes["width"]: plan.runner.stack_size(plan.run(scale)) for scale in plan.scales}
+    assert "the quickstart at widths 32 and 64" in page
+    assert found == {32: 4, 64: 4, 128: 1, 256: 1}
+
+
+LAYERED = ["training", "sweep", "parameterizations", "analysis", "core"]
+
+
+def test_the_architecture_names_what_there_is() -> None:
+    """Every package, and every path that it names exists."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    package = ROOT / "hptransfer"
+    for path in package.glob("*/*/__init__.py"):
+        assert f"`{path.parent.relative_to(package)}/`" in page, path
+    for path in [*package.glob("training/*.py"), *package.glob("parameterizations/_*.py")]:
+        if path.name != "__init__.py":
+            assert f"`{path.relative_to(package)}`" in page, path
+    for name in re.findall(rf"`((?:{'|'.join(LAYERED)})/[\w./]+)`", page):
+        assert (package / name).exists(), name
 
 
 @pytest.mark.parametrize("family", ["parameterization", "model", "optimizer", "dataset"])

@@ -98,9 +98,24 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("analyze", "--tabel", "x.csv"), "Did you mean '--table'?"),
         (("plan",), "plan: the following arguments are required: SWEEP; see"),
         (("export", "r", "--format", "toml"), "argument --format: invalid choice: 'toml'"),
+        (("coord-check", "run/modle=mlp"), "unknown choice of a run 'modle'. Did you mean 'model'?"),
+        (("coord-check", "+foo=1"), "foo: unknown key 'foo'. Known: check, depths, run, seeds, steps, widths"),
+        (("coord-check", "model=mlp"), "there is run/model"),
+        (("coord-check", "run.model=mlp"), "choose it as run/model=mlp"),
+        (("coord-check", "+run/model=mlp"), "give it once, without a +"),
+        (("coord-check", "widths=[]"), "widths must be at least three different numbers above 0, got []"),
+        (("coord-check", "check=depth", "depths=[]"), "depths must be at least three different numbers above 0, got"),
+        (("coord-check", "check=depth"), "run/model=mlp has no residual branches; take run/model=moe or resmlp"),
+        (("coord-check", "run.data_seed=-1"), "run.data_seed must be at least 0, got -1"),
+        (("coord-check", "run.runner=foo"), "unknown runner 'foo'. Known: builtin"),
+        (("coord-check", "run/model=vit", "run.model.patch=3"), "8 x 8 pixels, got 3; take 2 or 4"),
+        (
+            ("coord-check", "run/model=resnet", "run.model.depth=4", "run.model.stages=3"),
+            "got 4; take 3 or 6, or other",
+        ),
     ],
 )
-def test_a_wrong_option_is_one_line(
+def test_what_is_wrong_is_one_line_with_the_way_out(
     arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in fails(capsys, *arguments)

@@ -62,3 +62,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}"
+
+
+def divisors(number: int, value: int) -> str:
+    """The divisors of number next to value, on both sides."""
+    found = [one for one in range(1, number + 1) if number % one == 0]
+    below, above = [one for one in found if one < value], [one for one in found if one > value]
+    return " or ".join(str(one) for one in below[-1:] + above[:1])
+
+
+def multiples(value: int, step: int) -> str:
+    """The multiples of step next to value, on both sides; no 0."""
+    below = value // step * step
+    return " or ".join(str(one) for one in (below, below + step) if one)

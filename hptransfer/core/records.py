@@ -144,6 +144,8 @@ def get_path(tree: Mapping[str, Any], path: str) -> Any:
 def with_path(tree: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     """A copy of the tree with the (existing) value at a dotted path replaced."""
     head, _, rest = path.partition(".")
-    if head not in tree:
+    if not isinstance(tree, Mapping) or head not in tree:
         raise ConfigError(f"path {path!r} does not exist in the run's configuration")
+    if not rest and isinstance(tree[head], Mapping):
+        raise ConfigError(f"{head!r} has keys of its own; end the path in one of them: {', '.join(tree[head])}")
     return {**tree, head: with_path(tree[head], rest, value) if rest else value}

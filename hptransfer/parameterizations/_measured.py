@@ -24,7 +24,21 @@ CLAIMS: dict[str, dict[str, tuple[str, ...]]] = {
 
 UNEXPECTED: dict[tuple[str, str], str] = {
     ("moe", "adafactor"): "The router's first values fall to Adafactor's floor, which has no width in it.",
-    ("moe", "sgd"): "A router's gradient shrinks as n^-1/2 until its random experts have moved.",
+    (
+        "moe",
+        "lion",
+    ): "By the fifth change (steps=5) it is -0.03; with experts that start at zero none is steeper than 0.1 from "
+    "the third change on (mixture-of-experts.md).",
+    (
+        "moe",
+        "muon",
+    ): "By the fifth change (steps=5) it is -0.04; with experts that start at zero none is steeper than 0.1 from "
+    "the third change on (mixture-of-experts.md).",
+    (
+        "moe",
+        "sgd",
+    ): "A router's gradient shrinks as n^-1/2 while the part of its experts that is random outweighs what they have "
+    "learned; with experts that start at zero what it changes by itself keeps its size (mixture-of-experts.md).",
     (
         "resnet",
         "kfac",

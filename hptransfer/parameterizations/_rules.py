@@ -179,4 +179,7 @@ def alignment_of(value: object, place: str) -> float | None:
         return 1.0 if value == "full" else 0.5
     if isinstance(value, int | float) and not isinstance(value, bool) and 0.5 <= value <= 1:
         return float(value)
-    raise ConfigError(f"{place} must be default, full, none or a number from 0.5 to 1, got {value!r}")
+    raise ConfigError(
+        f"{place} must be default, full, none or a number from 0.5 to 1, got {value!r}; "
+        "`hptransfer coord-check check=alignment` measures it"
+    )

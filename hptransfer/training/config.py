@@ -49,7 +49,9 @@ class BranchConfig:
 
     def check(self, place: str) -> None:
         if self.alpha not in (None, 0, 0.5, 1):
-            raise ConfigError(f"{place}.alpha must be 0, 0.5 or 1, got {self.alpha}")
+            raise ConfigError(
+                f"{place}.alpha must be 0, 0.5 or 1, got {self.alpha:g}; leave it out for the parameterization's own"
+            )
         if not 0 < self.multiplier < math.inf:
             raise ConfigError(f"{place}.multiplier must be above 0 and finite, got {self.multiplier}")
 
@@ -174,7 +176,12 @@ class RunConfig:
                 raise ConfigError(f"{place}.{key} must be at least 1, got {getattr(self, key)}")
         for key, value in vars(self.base).items():
             if value is not None and value < 1:
-                raise ConfigError(f"{place}.base.{key} must be at least 1, got {value}")
+                raise ConfigError(
+                    f"{place}.base.{key} must be at least 1, got {value}; set it to the {key} at which the run's "
+                    "settings hold as they are"
+                )
+        if self.data_seed < 0:
+            raise ConfigError(f"{place}.data_seed must be at least 0, got {self.data_seed}")
         if self.steps < 1:
             raise ConfigError(
                 f"{place}.tokens ({self.tokens}) is smaller than one batch of {self.tokens_a_step} tokens "
@@ -184,7 +191,7 @@ class RunConfig:
             raise ConfigError(f"{place}.loss: {unknown('loss', self.loss, LOSSES)}")
         if not 0 < self.last <= 1:
             raise ConfigError(f"{place}.last must be above 0 and at most 1, got {self.last}")
-        if self.diverged_above <= 1:
+        if not self.diverged_above > 1:  # NaN is not
             raise ConfigError(f"{place}.diverged_above must be above 1, got {self.diverged_above}")
         alignment_of(self.alignment, f"{place}.alignment")
         self.branch.check(f"{place}.branch")
@@ -220,7 +227,10 @@ class RunConfig:
         needed = {"none": (), "sqrt": ("batch",), "complete": ("batch", "tokens")}[self.budget]
         for key in needed:
             if getattr(self.base, key) is None:
-                raise ConfigError(f"{place}.budget={self.budget} goes by {place}.base.{key}, which is not set; set it")
+                raise ConfigError(
+                    f"{place}.budget={self.budget} goes by {place}.base.{key}, which is not set; "
+                    f"set it to the {key} at which the run's settings hold as they are"
+                )
         if not table.unit:
             try:
                 self.base_model().check(f"{place}.model")
@@ -247,7 +257,7 @@ class RunConfig:
             for key, value in self.unit.changed().items():
                 raise ConfigError(
                     f"{place}.unit.{key} is {value:g}, but {place}.parameterization={self.parameterization} has no "
-                    "such multiplier; leave it at 1, or take umup"
+                    f"such multiplier; leave it at 1, or take {place}.parameterization=umup"
                 )
             return
         if not self.model.unit:

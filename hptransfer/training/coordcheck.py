@@ -24,6 +24,7 @@ from hptransfer.parameterizations._base import MATRICES, Parameterization, Role
 from hptransfer.training.config import RunConfig
 from hptransfer.training.layers import Conv2d, Embedding, Layer, tagged, times
 from hptransfer.training.loop import Stack
+from hptransfer.training.models._base import MODELS
 
 # An MLP wide enough is held to this, everything else to LOOSE: finite widths alone give slopes of up to 0.2.
 TIGHT, LOOSE = 0.1, 0.2
@@ -138,7 +139,10 @@ def depth_check(run: RunConfig, *, depths: Sequence[int], steps: int = 4, seeds:
         ConfigError: the model has no residual branches.
     """
     if not run.model.residual:
-        raise ConfigError(f"check=depth: run/model={run.model.name} has no residual branches; take another model")
+        branched = " or ".join(name for name in MODELS.names() if MODELS.get(name).residual)
+        raise ConfigError(
+            f"check=depth: run/model={run.model.name} has no residual branches; take run/model={branched}"
+        )
     check = _activations(run, "depth", depths, steps, seeds, lambda stack: {})
     if check.expected or run.branch_rule().alpha:
         return check
@@ -171,17 +175,17 @@ def _activations(
     return _judge("activations", run, axis, sizes, columns, common, [False, *[True] * steps])
 
 
-def one_layer_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) -> Check:
-    """How much one step of a layer's own weights changes what it puts out for its first input.
+def one_layer_check(run: RunConfig, *, widths: Sequence[int], steps: int = 1, seeds: int = 8) -> Check:
+    """How much the first step, or steps, of a layer's own weights change what it puts out for its first input.
 
     Unlike in the coordinate check no layer feels the others, so that a wrong rule is seen in its own row.
     """
 
     def measure(stack: Stack, batch: Batch) -> Found:
-        return {name: _rms(change)[None] for name, change, _, _ in _own_changes(stack, batch)}
+        return {name: _rms(change)[None] for name, change, _, _ in _own_changes(stack, batch, steps)}
 
-    found = _measured(run, "width", widths, 1, seeds, measure)
-    return _judge("a layer's own change", run, "width", widths, ["change 1"], found, [True])
+    found = _measured(run, "width", widths, steps, seeds, measure)
+    return _judge("a layer's own change", run, "width", widths, [f"change {steps}"], found, [True])
 
 
 def alignment_check(run: RunConfig, *, widths: Sequence[int], steps: int = 10, seeds: int = 8) -> Check:

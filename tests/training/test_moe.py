@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import mixture_of_experts as bench
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import PARAMETERIZATIONS
 from hptransfer.training.config import Base, RunConfig
@@ -16,6 +17,7 @@ from hptransfer.training.loop import Stack, train
 from hptransfer.training.models._base import MODELS
 from hptransfer.training.models.moe import Mixture, MoeConfig, mixtures
 from hptransfer.training.optimizers._base import OPTIMIZERS
+from tests.helpers import ROOT
 from tests.training.settings import SHAPES, of_model, small
 
 OTHERS = [name for name in OPTIMIZERS.names() if name != "kfac"]
@@ -297,6 +299,42 @@ def test_sgds_first_step_of_a_router_shrinks_with_width_as_experts_are_random() 
     routers = [found.pop(name) for name in list(found) if name.endswith("router")]
     assert sum(routers) / 2 == pytest.approx(-0.5, abs=0.2)
     assert max(map(abs, found.values())) < 0.15
+
+
+def own_weights(optimizer: str, model: type[MoeConfig]) -> float:
+    """Slope of what a router's own weights have changed after three steps, on 16 tokens, with the readout at zero."""
+    run = bench.run_of(optimizer, model, depth=1, experts=4, sparsity=2)
+    run = dataclasses.replace(run, batch=1, sequence=16)
+    (slope,) = bench.slopes(one_layer_check(run, widths=WIDTHS, steps=3, seeds=4), bench.LOGITS)
+    return slope
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lion"])
+def test_a_routers_rule_holds_where_experts_do_not_start_at_random(optimizer: str) -> None:
+    """The rule is that of an output matrix; what shrinks is the gradient that random experts give it."""
+    random, zero = own_weights(optimizer, MoeConfig), own_weights(optimizer, bench.FromZero)
+    assert abs(zero) < 0.15
+    assert random < zero - (0.25 if optimizer == "sgd" else 0.03)
+
+
+@pytest.mark.parametrize(("model", "own", "together"), [(MoeConfig, 0.5, 0.0), (bench.ByFanIn, 0.0, -0.5)])
+def test_cut_experts_start_so_that_their_sum_keeps_its_size(
+    model: type[MoeConfig], own: float, together: float
+) -> None:
+    check = bench.over(bench.run_of("adamw", model, width=64), "granularity", (1, 2, 4, 8), steps=1)
+    assert bench.slopes(check, bench.OUTPUTS, 0) == pytest.approx([own] * 2, abs=0.05)
+    assert bench.slopes(check, bench.SUM, 0) == pytest.approx([together] * 2, abs=0.1)
+
+
+def test_the_pages_tables_are_the_benchmarks() -> None:
+    """Heads and first cells, in order; the numbers take minutes: python benchmarks/mixture_of_experts.py."""
+    page = (ROOT / "docs" / "mixture-of-experts.md").read_text().splitlines()
+    for head, rows in bench.TABLES.values():
+        start = page.index(bench.line(head))
+        shown = [row.split(" | ") for row in page[start + 2 : start + 2 + len(rows)]]
+        assert [row[0].removeprefix("| ") for row in shown] == list(rows)
+        assert {len(row) for row in shown} == {len(head)}
+        assert not page[start + 2 + len(rows)]
 
 
 def test_over_the_number_of_experts_nothing_moves_under_adam() -> None:

@@ -237,6 +237,24 @@ def test_a_stack_gives_each_trial_the_numbers_that_it_has_alone(config: type[Mat
 
 
 @both
+def test_each_trial_of_a_stack_has_its_own_longest_side(config: type[MatrixConfig]) -> None:
+    """The longest first and last: neither may speak for the others, nor for those that are left when it leaves."""
+    sides = (40, 2048, 40, 2048)
+    runs = [run_of("transformer", config(largest_side=side), depth=1) for side in sides]
+    stack = stack_of(*runs)
+    together = steps_of(stack, runs[0], range(4))
+    stack.keep([0, 2, 3])
+    rest = steps_of(stack, runs[0], range(4, 8))
+    for index, run in enumerate(runs):
+        alone = steps_of(Stack([run], [index], device="cpu", dtype=torch.float64), run, range(8))
+        torch.testing.assert_close(together[:, [index]], alone[:4], rtol=1e-8, atol=0)
+        if index in (0, 2, 3):
+            torch.testing.assert_close(rest[:, [[0, 2, 3].index(index)]], alone[4:], rtol=1e-8, atol=0)
+    other = Stack([runs[1]], [0], device="cpu", dtype=torch.float64)  # the control: the setting does matter
+    assert (steps_of(other, runs[1], range(8))[-1] - rest[-1, 0]).abs() > 1e-4
+
+
+@both
 @pytest.mark.parametrize("model", ["mlp", "resnet"])
 def test_a_trial_that_leaves_a_stack_leaves_the_others_as_they_were(config: type[MatrixConfig], model: str) -> None:
     """Control: with the optimizer's memory lost, the next steps differ by far more than rounding."""

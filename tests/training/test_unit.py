@@ -238,7 +238,8 @@ def test_multipliers_that_would_do_nothing_are_refused(
 def test_other_parameterizations_have_no_such_multipliers() -> None:
     refused(
         small(unit=UnitConfig(attention=2.0)),
-        "run.unit.attention is 2, but run.parameterization=mup has no such multiplier; leave it at 1, or take umup",
+        "run.unit.attention is 2, but run.parameterization=mup has no such multiplier; leave it at 1, or take "
+        "run.parameterization=umup",
     )
 
 

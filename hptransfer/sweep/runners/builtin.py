@@ -29,6 +29,7 @@ def run_check(config: Any) -> Any:
     from hptransfer.training.config import from_json
     from hptransfer.training.coordcheck import CHECKS
 
+    RUNNERS.get(config.run["runner"])
     if config.check not in CHECKS:
         raise ConfigError(f"check: {unknown('check', config.check, CHECKS)}")
     run = from_json(config.run)

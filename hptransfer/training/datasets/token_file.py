@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,10 @@ class TokenFileConfig(DataConfig):
             raise ConfigError(
                 "run.data.path must be given with run/data=token_file, got ''; set it to a file of tokens"
             )
+        for key in ("path", "validation_path"):
+            if path := getattr(self, key):
+                with _readable(key, Path(path)):  # said first: what else is missing is of no use without it
+                    Path(path).open("rb").close()
         if self.vocabulary < 1:
             raise ConfigError(
                 f"run.data.vocabulary must be at least 1, got {self.vocabulary}; set it to that of the tokenizer"
@@ -80,19 +86,26 @@ class TokenFileConfig(DataConfig):
     def _open(self, key: str) -> tuple[Tokens, str]:
         """Tokens of the file that a setting names, memory-mapped, and the hash of its bytes."""
         path, dtype = Path(getattr(self, key)), DTYPES[self.dtype]
-        try:
+        with _readable(key, path):
             offset = _offset(path, dtype, f"run.data.{key}")
             status = path.stat()
             content, largest = _scan(path, status.st_size, status.st_mtime_ns, offset, dtype)
             tokens = np.memmap(path, dtype=dtype, mode="r", offset=offset)
-        except OSError as error:
-            raise DataError(f"run.data.{key}: cannot read {path} ({error.strerror}); {LAYOUT}") from None
         if largest >= self.vocabulary:
             raise DataError(
                 f"run.data.{key}: {path} has the token {largest}, tokens must be below run.data.vocabulary "
                 f"({self.vocabulary}); raise it, or check run.data.dtype ({self.dtype})"
             )
         return np.asarray(tokens), content
+
+
+@contextmanager
+def _readable(key: str, path: Path) -> Iterator[None]:
+    """Raises DataError for the file of a setting that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"run.data.{key}: cannot read {path} ({error.strerror}); {LAYOUT}") from None
 
 
 def _offset(path: Path, dtype: np.dtype[Any], place: str) -> int:

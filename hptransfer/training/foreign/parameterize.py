@@ -197,7 +197,7 @@ def _check_possible(tuned: Mapping[str, Tuned], optimizer: OptimizerConfig) -> N
     if wrong:
         raise ConfigError(
             f"optimizer={optimizer.name} trains matrices of two sides, which these are not: {', '.join(wrong)}; "
-            "take adamw"
+            "take optimizer=adamw"
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.errors import ConfigError, divisors, multiples, unknown
 from hptransfer.parameterizations._base import Role
 from hptransfer.training.layers import Linear, Norm, Residual
 from hptransfer.training.models._base import ModelConfig
@@ -49,16 +49,15 @@ class BlocksConfig(ModelConfig):
     def check(self, place: str) -> None:
         self.check_positive(place, "width", "depth", "head_dim", "mlp_ratio")
         if self.width % self.head_dim:
-            below = self.width // self.head_dim * self.head_dim
-            near = [w for w in (below, below + self.head_dim) if w]
             raise ConfigError(
                 f"{place}.width must be a multiple of {place}.head_dim ({self.head_dim}), got {self.width}; "
-                f"take {' or '.join(map(str, near))}, or another head_dim"
+                f"take {multiples(self.width, self.head_dim)}, or another head_dim"
             )
         if self.queries_per_key < 0 or (self.queries_per_key and self.heads % self.queries_per_key):
             raise ConfigError(
                 f"{place}.queries_per_key must divide the {self.heads} heads of width {self.width} and head_dim "
-                f"{self.head_dim}, or be 0 for one key-value head, got {self.queries_per_key}"
+                f"{self.head_dim}, or be 0 for one key-value head, got {self.queries_per_key}; "
+                f"take {divisors(self.heads, self.queries_per_key)}"
             )
         if self.activation not in CHOICES:
             raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, CHOICES)}")

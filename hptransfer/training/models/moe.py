@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hptransfer.core.errors import ConfigError
+from hptransfer.core.errors import ConfigError, divisors, multiples
 from hptransfer.parameterizations._base import Role
 from hptransfer.training.layers import Layer, Linear, Norm, Residual, times
 from hptransfer.training.models._base import MODELS
@@ -53,13 +53,13 @@ class MoeConfig(TransformerConfig):
         super().check(place)
         self.check_positive(place, "experts", "sparsity", "granularity", "base_active", "base_granularity")
         if self.experts % self.sparsity:
-            near = _multiples(self.experts, self.sparsity)
+            near = multiples(self.experts, self.sparsity)
             raise ConfigError(
                 f"{place}.experts must be a multiple of {place}.sparsity ({self.sparsity}), got {self.experts}; "
                 f"take {near}, or another sparsity"
             )
         if self.mlp_width % self.granularity:
-            near = _divisors(self.mlp_width, self.granularity)
+            near = divisors(self.mlp_width, self.granularity)
             raise ConfigError(
                 f"{place}.granularity must divide an expert's width, {place}.mlp_ratio ({self.mlp_ratio}) x "
                 f"{place}.width ({self.width}) = {self.mlp_width}, got {self.granularity}; take {near}"
@@ -109,19 +109,6 @@ class MoeConfig(TransformerConfig):
         for mixture in found.values():
             mixture.probed = True
         return dict(found)
-
-
-def _multiples(value: int, step: int) -> str:
-    """The multiples of step on both sides."""
-    below = value // step * step
-    return " or ".join(str(one) for one in (below, below + step) if one)
-
-
-def _divisors(number: int, value: int) -> str:
-    """The divisors of number on both sides of value."""
-    divisors = [one for one in range(1, number + 1) if number % one == 0]
-    below, above = [one for one in divisors if one < value], [one for one in divisors if one > value]
-    return " or ".join(str(one) for one in below[-1:] + above[:1])
 
 
 def mixtures(model: nn.Module) -> dict[str, Mixture]:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.errors import ConfigError, multiples, unknown
 from hptransfer.parameterizations._base import Role
 from hptransfer.training.datasets._base import IMAGES, Shape
 from hptransfer.training.layers import Conv2d, Linear, Residual, Vector, by_channel
@@ -43,7 +43,10 @@ class ResNetConfig(ModelConfig):
     def check(self, place: str) -> None:
         self.check_positive(place, "width", "depth", "stages")
         if self.depth % self.stages:
-            raise ConfigError(f"{place}.depth must be a multiple of {place}.stages ({self.stages}), got {self.depth}")
+            raise ConfigError(
+                f"{place}.depth must be a multiple of {place}.stages ({self.stages}), got {self.depth}; "
+                f"take {multiples(self.depth, self.stages)}, or other stages"
+            )
         if self.convolutions not in (1, 2):
             raise ConfigError(f"{place}.convolutions must be 1 or 2, got {self.convolutions}")
         if self.norm not in NORMS:

@@ -38,9 +38,12 @@ class TransformerConfig(BlocksConfig):
         if self.positions not in POSITIONS:
             raise ConfigError(f"{place}.positions: {unknown('kind of positions', self.positions, POSITIONS)}")
         if self.positions == "rotary" and self.head_dim % 2:
-            raise ConfigError(f"{place}.head_dim must be even for rotary positions, got {self.head_dim}")
+            raise ConfigError(f"{place}.head_dim must be even for rotary positions, got {self.head_dim}; add 1")
         if self.tied and self.zero_readout:
-            raise ConfigError(f"{place}.zero_readout would also zero the embedding that it is tied to; choose one")
+            raise ConfigError(
+                f"{place}.zero_readout would also zero the embedding that it is tied to; "
+                f"set {place}.tied=false or leave {place}.zero_readout out"
+            )
 
     def num_params(self, shape: Shape) -> int:
         embedded = shape.vocabulary * (1 if self.tied else 2) + shape.sequence * (self.positions == "learned")

@@ -5,13 +5,14 @@ Letters: K trials, B images, P patches, I numbers a patch, S = P + 1 positions, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from hptransfer.core.errors import ConfigError
+from hptransfer.core.errors import ConfigError, divisors
 from hptransfer.parameterizations._base import Role
 from hptransfer.training.datasets._base import IMAGES, Shape
 from hptransfer.training.layers import Embedding, Linear, Norm
@@ -36,7 +37,10 @@ class VitConfig(BlocksConfig):
     def check_shape(self, place: str, shape: Shape) -> None:
         _, height, width = shape.inputs
         if height % self.patch or width % self.patch:
-            raise ConfigError(f"{place}.patch must divide the image's {height} x {width} pixels, got {self.patch}")
+            raise ConfigError(
+                f"{place}.patch must divide the image's {height} x {width} pixels, got {self.patch}; "
+                f"take {divisors(math.gcd(height, width), self.patch)}"
+            )
 
     def patches(self, shape: Shape) -> tuple[int, int]:
         """How many there are, and numbers in each."""

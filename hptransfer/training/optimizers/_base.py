@@ -45,7 +45,8 @@ class OptimizerConfig(ABC):
         if self.decay == "l2":
             raise ConfigError(
                 f"{place}.decay=l2 adds decay to the gradient, where the two compete, but gradients shrink as a "
-                f"layer widens: what is right at one width is wrong at the next; take {', '.join(DECAYS)}"
+                f"layer widens: what is right at one width is wrong at the next; set it to {', '.join(DECAYS[:-1])} "
+                f"or {DECAYS[-1]}"
             )
         if self.decay not in DECAYS:
             raise ConfigError(f"{place}.decay: {unknown('kind of weight decay', self.decay, DECAYS)}")

@@ -59,11 +59,11 @@ class MatrixConfig(Adam):
     def more(self, rule: Rule) -> dict[str, float]:
         if rule.role in CHOICES[self.matrices]:
             memories = {"momentum": rule.budget.beta(self.momentum), "beta2": rule.budget.beta(self.beta2)}
-            return {**memories, "damping": self.damping, "every": self.every}
+            return {**memories, "damping": self.damping, "every": self.every, "largest_side": self.largest_side}
         return super().more(rule)
 
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
-        # Trials of a stack may differ in `matrices`: a group has the settings that its own trial gives it.
+        # Trials of a stack may differ in every setting: a group has those that its own trial gives it.
         own = [{**group, "decoupled": self.coupled(group)} for group in groups if "damping" in group]
         rest = [group for group in groups if "damping" not in group]
         return [*([self.preconditioned(own)] if own else []), *([self.adamw(rest)] if rest else [])]

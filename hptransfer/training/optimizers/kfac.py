@@ -45,13 +45,13 @@ class KfacConfig(MatrixConfig):
         return CURVATURE
 
     def preconditioned(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return Kfac(groups, self)
+        return Kfac(groups)
 
 
 class Kfac(DecoupledPowers):
     """Switches on the capture of its layers' moments, and empties them every step."""
 
-    def __init__(self, params: list[dict[str, Any]], cfg: KfacConfig) -> None:
+    def __init__(self, params: list[dict[str, Any]]) -> None:
         super().__init__(params)
         self.layers = {layer for group in params for layer in group["layers"]}
         for layer in self.layers:
@@ -65,7 +65,9 @@ class Kfac(DecoupledPowers):
                     f"run.optimizer=kfac has no factors for {what}, a matrix of role {layer.role.value}; {instead}, "
                     f"or run/optimizer=shampoo{adamw}"
                 )
-            layer.moments = Moments(diagonal=layer.role is Role.OUTPUT and layer.fan_out > cfg.largest_side)
+            # A stack has one kind of moments for all its trials: dense ones hold the diagonal too.
+            own = [group for group in params if layer in group["layers"]]
+            layer.moments = Moments(diagonal=all(_diagonal(layer, group) for group in own))
 
     def step(self, closure: Any = None) -> Any:
         super().step(closure)
@@ -79,7 +81,14 @@ class Kfac(DecoupledPowers):
         assert found.inputs is not None, "no backward pass since the last step"
         assert found.outputs is not None, "no backward pass since the last step"
         a, b = found.inputs[trial] / found.rows, found.outputs[trial] * group["terms"]
+        if b.dim() == 2 and _diagonal(layer, group):
+            b = b.diagonal()
         return [a, b] if isinstance(layer, Embedding) else [b, a]
 
     def power(self, num_factors: int) -> float:
         return -1.0
+
+
+def _diagonal(layer: Layer, group: dict[str, Any]) -> bool:
+    """Whether a group's own setting makes the layer's B a diagonal."""
+    return layer.role is Role.OUTPUT and layer.fan_out > int(group["largest_side"])

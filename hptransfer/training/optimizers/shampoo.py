@@ -32,22 +32,18 @@ class ShampooConfig(MatrixConfig):
         return SPECTRAL
 
     def preconditioned(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return Shampoo(groups, self)
+        return Shampoo(groups)
 
 
 class Shampoo(DecoupledPowers):
     """The factors come from the gradients alone."""
 
-    def __init__(self, params: list[dict[str, Any]], cfg: ShampooConfig) -> None:
-        super().__init__(params)
-        self.largest_side = cfg.largest_side
-
     def factors(self, view: Tensor, layer: Layer, group: dict[str, Any]) -> list[Tensor | None]:
         gradient = view.grad
         assert gradient is not None, "attach_gradients first"
-        rows, columns = view.shape
-        left = gradient @ gradient.mT if rows <= max(columns, self.largest_side) else None
-        right = gradient.mT @ gradient if left is None or columns <= max(rows, self.largest_side) else None
+        (rows, columns), longest = view.shape, group["largest_side"]
+        left = gradient @ gradient.mT if rows <= max(columns, longest) else None
+        right = gradient.mT @ gradient if left is None or columns <= max(rows, longest) else None
         return [left, right]
 
     def power(self, num_factors: int) -> float:

@@ -391,9 +391,13 @@ def test_muon_takes_matrices_alone() -> None:
             super().__init__(width)
             self.inner = nn.Conv2d(width, width, 3)
 
-    with pytest.raises(ConfigError, match=r"optimizer=muon trains matrices.*inner\.weight \(hidden, 32x32x3x3\)"):
+    with pytest.raises(
+        ConfigError, match=r"optimizer=muon trains matrices.*inner\.weight \(hidden, 32x32x3x3\); take optimizer=adamw"
+    ):
         mup(Convolutional(32), Convolutional, optimizer="muon")
     mup(Convolutional(32), Convolutional)
+    with pytest.raises(ConfigError, match=r"middle\.bias .* hidden is a role of matrices; it is vector or fixed"):
+        mup(Perceptron(32), Perceptron, roles={"middle.bias": "hidden"}, optimizer="muon")
 
 
 def test_adam_without_decay_is_adamws_rule() -> None:
