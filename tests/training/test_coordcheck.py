@@ -89,24 +89,17 @@ def test_the_one_layer_check_names_the_layer_with_the_wrong_rule() -> None:
     assert not check.passed
 
 
-@pytest.mark.parametrize(
-    ("model", "widths", "tolerance", "alignment"),
-    [("mlp", WIDTHS, TIGHT, 0.85), ("mlp", (64, 128, 256), LOOSE, 0.75), ("resmlp", (64, 128, 256), LOOSE, 0.75)],
-)
-def test_a_layer_that_is_a_little_off_fails(
-    model: str, widths: tuple[int, ...], tolerance: float, alignment: float
-) -> None:
-    """Hidden rates that fall too slowly, by a power of 1 - alignment: more than what passes, less than twice that."""
-    run = run_of("mup", model=model)
+@pytest.mark.parametrize(("widths", "tolerance", "alignment"), [(WIDTHS, TIGHT, 0.85), ((64, 128, 256), LOOSE, 0.75)])
+def test_a_layer_that_is_a_little_off_fails(widths: tuple[int, ...], tolerance: float, alignment: float) -> None:
+    """Rates that fall too slowly, by a power of 1 - alignment: more than what passes, less than twice that."""
+    run = run_of("mup")
     flat = one_layer_check(run, widths=widths)
     assert flat.fails == []
     assert flat.tolerance == tolerance
     run.alignment = alignment
-    run.constants.output.lr = 1.0
     check = one_layer_check(run, widths=widths)
-    hidden = "blocks.0.matrices.0" if model == "resmlp" else "layers.1"
-    assert slope(check, hidden) == pytest.approx(1 - alignment, abs=0.06)
-    assert any(fail.startswith(hidden) for fail in check.fails)
+    assert slope(check, "layers.1") == pytest.approx(1 - alignment, abs=0.04)
+    assert any(fail.startswith("layers.1,") for fail in check.fails)
 
 
 @pytest.mark.parametrize(
