@@ -43,7 +43,7 @@ run.parameterization=sp name=quickstart-sp. RUN is a run's folder, or its name u
 
 exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was written; 3 done, but trials failed;
 4 the budget was spent first; 5 stopped by the machine or another driver; 6 no law could be
-fitted; 130 interrupted. After 3, 4, 5 and 130 the same command goes on where it stopped."""
+fitted; 130 interrupted. After 3, 4, 5 and 130 the same command goes on where it stopped; a check starts again."""
 
 FAMILIES = {
     "parameterization": "hptransfer.parameterizations",
@@ -64,6 +64,8 @@ class Verb:
     summary: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    interrupted: str = "finished trials are kept, the same command goes on"
+    """What is left of one that was interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"hptransfer: {error}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        print("hptransfer: interrupted; finished trials are kept, the same command goes on", file=sys.stderr)
+        print(f"hptransfer: interrupted; {_left_of(arguments)}", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output (head, say) has had enough
@@ -92,6 +94,12 @@ class _Parser(argparse.ArgumentParser):
             message = unknown("option", match.group(1).partition("=")[0], self._option_string_actions)
         message = message.replace(", KEY=VALUE", "").replace(", AXIS=VALUE", "")  # which may be left out
         raise ConfigError(f"{self.prog.partition(' ')[2]}: {message}; see `{self.prog} --help`")
+
+
+def _left_of(arguments: list[str]) -> str:
+    """What an interrupted verb leaves behind."""
+    sweep = VERBS["sweep"]
+    return VERBS.get(arguments[0], sweep).interrupted if arguments else sweep.interrupted
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -244,14 +252,13 @@ def _coord_check_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _coord_check(args: argparse.Namespace) -> int:
     from hptransfer.config import compose_check, own_settings
-    from hptransfer.core.files import make_writable, write_json, write_text
+    from hptransfer.core.files import made_writable, write_json, write_text
     from hptransfer.sweep.display import check_table
     from hptransfer.sweep.runners.builtin import run_check
 
     config = compose_check(args.overrides)
-    if args.out is not None:
-        make_writable(args.out)
-    result = run_check(config)
+    with made_writable(args.out):
+        result = run_check(config)
     console = _console()
     for part in check_table(result):
         console.print(part, highlight=False)
@@ -260,8 +267,10 @@ def _coord_check(args: argparse.Namespace) -> int:
     )
     slower = [f"{row.name} {row.prescribed:+g}" for row in result.rows if row.prescribed]
     if slower:
-        print(f"held to a slope of their own, which {config.run['parameterization']} prescribes: {', '.join(slower)}")
-    if result.passed:
+        print(f"held to slopes other than 0, as they should be: {', '.join(slower)}")
+    if result.reading:
+        print(f"measured, nothing is judged: {result.reading}")
+    elif result.passed:
         print("passed")
     else:
         more = f" and {len(result.fails) - 1} more (*)" if len(result.fails) > 1 else ""
@@ -429,7 +438,10 @@ VERBS = {
     "analyze": Verb("fit the law, predict for the target, write the report", _analyze_arguments, _analyze),
     "verify": Verb("train the target around the prediction and measure the regret", _takes_run_and_overrides, _verify),
     "coord-check": Verb(
-        "train at several sizes for a few steps: what must not move, does it?", _coord_check_arguments, _coord_check
+        "train at several sizes for a few steps: what must not move, does it?",
+        _coord_check_arguments,
+        _coord_check,
+        interrupted="nothing of a check is kept, the same command starts it again",
     ),
     "logs": Verb("what a trial printed", _logs_arguments, _logs),
     "export": Verb("the answer, as JSON or YAML for a trainer's configuration", _export_arguments, _export),

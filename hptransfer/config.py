@@ -23,7 +23,7 @@ from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
 from hptransfer.core.share import share
 from hptransfer.sweep import config as sweep_config
-from hptransfer.sweep.check_settings import check_settings
+from hptransfer.sweep.check_settings import WHOLE, check_settings, refuse_unread
 from hptransfer.sweep.config import SweepConfig
 
 
@@ -81,7 +81,7 @@ class CheckConfig:
     """What `hptransfer coord-check` is given: a run, and the sizes to train it at."""
 
     check: str = "width"
-    """width, depth, one-layer, spectral, wider or alignment."""
+    """width, depth, one-layer, spectral, alignment, wider or convergence."""
     widths: list[int] = field(default_factory=lambda: [128, 256, 512])
     """At least three."""
     depths: list[int] = field(default_factory=lambda: [4, 8, 16, 32])
@@ -133,7 +133,8 @@ def compose_check(overrides: Sequence[str]) -> CheckConfig:
     if strange := values.keys() - vars(CheckConfig(run=None)):
         raise ConfigError(_unknown_key(min(strange), composed()))
     found = CheckConfig(**values)
-    _check_sizes(found)
+    _check_check(found)
+    refuse_unread(found.check, overrides)
     return found
 
 
@@ -141,7 +142,11 @@ def compose_check(overrides: Sequence[str]) -> CheckConfig:
 DATA_FOR = {"tokens": "stdlib", "images": "digits", "features": "digits"}
 
 
-def _check_sizes(config: CheckConfig) -> None:
+def _check_check(config: CheckConfig) -> None:
+    from hptransfer.training.checks import CHECKS
+
+    if config.check not in CHECKS:
+        raise ConfigError(f"check: {unknown('check', config.check, CHECKS)}")
     for key in ("widths", "depths"):
         sizes = getattr(config, key)
         if len(set(sizes)) < 3 or min(sizes) < 1:
@@ -149,8 +154,8 @@ def _check_sizes(config: CheckConfig) -> None:
     for key in ("steps", "seeds"):
         if getattr(config, key) < 1:
             raise ConfigError(f"{key} must be at least 1, got {getattr(config, key)}")
-    if config.check == "wider" and config.seeds < 2:
-        raise ConfigError(f"seeds must be at least 2 for check=wider, which compares them, got {config.seeds}")
+    if config.check in WHOLE and config.seeds < 2:
+        raise ConfigError(f"seeds must be at least 2 for check={config.check}, which compares them, got {config.seeds}")
 
 
 def _refuse_swept(config: SweepConfig, overrides: Sequence[str]) -> None:

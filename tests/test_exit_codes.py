@@ -218,3 +218,80 @@ def test_diverged_runs_are_not_called_too_short(tmp_path: Path, capsys: pytest.C
 def test_bad_input_is_2_and_writes_nothing(tmp_path: Path) -> None:
     assert code(tmp_path, "run.batch=0") == 2
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("depths=[4,8,16]",),
+            "override 'depths=[4,8,16]' would do nothing: check=width trains over widths; set widths",
+        ),
+        (
+            ("check=depth", "run/model=resmlp", "widths=[4,8,16]"),
+            "override 'widths=[4,8,16]' would do nothing: check=depth trains over depths; set depths",
+        ),
+        (
+            ("run.model.width=64",),
+            "override 'run.model.width=64' would do nothing: check=width trains at each of widths; set widths",
+        ),
+        (
+            ("check=depth", "run/model=resmlp", "run.model.depth=4"),
+            "override 'run.model.depth=4' would do nothing: check=depth trains at each of depths; set depths",
+        ),
+        (
+            ("check=spectral", "run.schedule.shape=cosine"),
+            "override 'run.schedule.shape=cosine' would do nothing: check=spectral trains at the peak rate from its "
+            "first step on; leave it out, or take check=wider or convergence",
+        ),
+        (
+            ("check=wider", "steps=5"),
+            "override 'steps=5' would do nothing: check=wider trains the run's whole budget; set run.tokens",
+        ),
+        (("check=one-layer", "steps=5"), "override 'steps=5' would do nothing: check=one-layer takes one step"),
+        (("run.tokens=64",), "override 'run.tokens=64' would do nothing: check=width trains so many steps; set steps"),
+        (("check=one_layer",), "check: unknown check 'one_layer'. Did you mean 'one-layer'?"),
+        (("check=depth",), "check=depth: run/model=mlp has no residual branches"),
+        (("run/model=moe", "run/optimizer=kfac"), "run.optimizer=kfac has no factors for ExpertLinear"),
+    ],
+)
+def test_what_a_check_would_ignore_or_cannot_do_is_2_and_leaves_no_folder(
+    overrides: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in fails(capsys, "coord-check", *overrides, "--out", str(tmp_path / "some" / "check"))
+    assert list(tmp_path.iterdir()) == []
+
+
+SMALL = ("widths=[8,16,32]", "seeds=1")
+
+
+def test_what_a_check_reads_is_not_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for overrides in (("steps=1", "run.model.depth=2"), ("check=one-layer", "run.batch=2")):
+        with pytest.raises(SystemExit) as end:
+            main(["coord-check", *SMALL, *overrides])
+        assert end.value.code in (0, 1)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_check_that_judges_nothing_says_what_it_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["coord-check", "check=alignment", "steps=1", *SMALL])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert "measured, nothing is judged: 0.5 is no alignment and 1 is full" in out
+    assert "passed" not in out
+
+
+def test_an_interrupted_check_says_that_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(config: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hptransfer.sweep.runners.builtin.run_check", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["coord-check", "check=wider", "--out", str(tmp_path / "check")])
+    assert end.value.code == 130
+    error = capsys.readouterr().err
+    assert error == "hptransfer: interrupted; nothing of a check is kept, the same command starts it again\n"
+    assert list(tmp_path.iterdir()) == []

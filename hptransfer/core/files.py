@@ -119,6 +119,26 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1] if line]
 
 
+@contextmanager
+def made_writable(out: Path | None) -> Iterator[None]:
+    """Makes the folder that `--out` names, if any, before what is computed for it; takes it back if that ends early.
+
+    Raises:
+        ConfigError: files cannot be written there.
+    """
+    if out is None:
+        yield
+        return
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    make_writable(out)
+    try:
+        yield
+    except BaseException:
+        for folder in new:
+            folder.rmdir()
+        raise
+
+
 def make_writable(out: Path) -> None:
     """Makes the folder that `--out` names, before anything is computed for it.
 

@@ -22,6 +22,11 @@ CLAIMS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Optimizers by parameterization and model whose coordinate check passes; the tests hold every one to it."""
 
+KFAC_RANK = (
+    "Where a layer is used at many positions its outputs' gradients take more directions the wider the net, up to "
+    "examples times positions: the largest eigenvalue of their factor, of which the damping is a share, falls faster "
+    "than the factor's trace, and steps grow."
+)
 UNEXPECTED: dict[tuple[str, str], str] = {
     ("moe", "adafactor"): "The router's first values fall to Adafactor's floor, which has no width in it.",
     (
@@ -39,17 +44,29 @@ UNEXPECTED: dict[tuple[str, str], str] = {
         "sgd",
     ): "A router's gradient shrinks as n^-1/2 while the part of its experts that is random outweighs what they have "
     "learned; with experts that start at zero what it changes by itself keeps its size (mixture-of-experts.md).",
-    (
-        "resnet",
-        "kfac",
-    ): "Narrow nets are part of it: the first change's slope is +0.67 over 16 to 64, +0.47 over 32 to 128.",
-    ("vit", "kfac"): "Not explained: wider nets fail as well (+0.46 over 128 to 512).",
+    ("resnet", "kfac"): f"{KFAC_RANK} From 16 to 128 channels the first convolution's factor goes from 7 directions to "
+    "33 (trace squared over the sum of squares), its largest eigenvalue as n^-1.5, its trace as n^-0.96. With a single "
+    "image (`run.batch=1 'widths=[32,64,128]' steps=1 seeds=4`) the check passes (+0.13; with 32 images +0.47). With "
+    "damping as a share of the trace, which is not offered, 0.5 makes the convolutions flat, within 0.06.",
+    ("vit", "kfac"): f"{KFAC_RANK} From width 64 to 512 the patches' factor goes from 9 directions to 19, its largest "
+    "eigenvalue as n^-1.36, its trace as n^-1.08. With damping as a share of the trace, which is not offered, 0.5 "
+    "gives the patches -0.07.",
 }
 """What is known of failures that theory does not expect, by model and optimizer."""
-NOTES = (
-    "ntk on the transformer: the growth that theory expects is not seen at widths of 64 to 256, with 256 outputs; what "
-    "fails under adamw, adam_atan2 and lion shrinks.",
-)
+PASSES_ANYWAY: dict[tuple[str, str], str] = {
+    ("moe", "ntk"): "the nets are too narrow; over widths of 256 to 1024 the readout's first change grows under sgd "
+    "(+0.32), and the check fails",
+    ("transformer", "ntk"): "the growth that theory expects is not seen at widths of 64 to 256, with 256 outputs; what "
+    "fails under adamw, adam_atan2 and lion shrinks. Over 256 to 1024 the readout's first change grows under sgd "
+    "(+0.37), and the check fails",
+    (
+        "vit",
+        "ntk",
+    ): "the nets are too narrow; over widths of 128 to 512 the readout's change grows under muon (+0.33), and "
+    "the check fails",
+}
+"""Why checks pass that theory expects to fail, by model and parameterization: it is no claim that they transfer."""
+NOTES = tuple(f"{name} on {model}, e: {why}." for (model, name), why in PASSES_ANYWAY.items())
 """What the marks do not say."""
 
 
@@ -85,16 +102,17 @@ class Measured:
         if self.slope is None:
             return "-"
         if self.passed:
-            letter = "**P**" if self.claimed else "p"
+            letter = "**P**" if self.claimed else "e" if self.expected else "p"
         else:
             letter = "x" if self.expected else "**F**" if self.claimed else "f"
         return f"{self.slope:+.2f} {letter}"
 
 
 LEGEND = """\
-The steepest slope of each combination's coordinate check, `hptransfer coord-check run/model=MODEL
-run/optimizer=OPTIMIZER run.parameterization=PARAMETERIZATION`. At most 0.1 passes on the MLP at widths of 256 and more,
-0.2 elsewhere. **P** passes, and is claimed to: the tests hold it to that. p passes, not claimed. x fails, as theory
+The steepest slope of each combination's coordinate check over its first 3 steps, `hptransfer coord-check
+run/model=MODEL run/optimizer=OPTIMIZER run.parameterization=PARAMETERIZATION`. At most 0.1 passes on the MLP at widths
+of 256 and more, 0.2 elsewhere. **P** passes, and is claimed to: the tests hold it to that. p passes, not claimed. e
+passes at these widths though theory expects that wide nets fail: it is not claimed to transfer. x fails, as theory
 expects. f fails, not claimed and not expected. - is refused. Embeddings under umup are held to -1/2, as it prescribes.
 """
 

@@ -5,7 +5,14 @@ docs/coordinate_checks.csv is measured with these settings. Every one is an over
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role
+
+# Checks that train the run's whole budget by its own schedule; and all those without a number of steps.
+WHOLE = ("wider", "convergence")
+UNSTEPPED = ("one-layer", *WHOLE)
 
 # Optimizers whose step costs the cube of the width.
 CUBIC = ("kfac", "muon", "shampoo")
@@ -28,6 +35,22 @@ BY_MODEL_CUBIC: dict[str, dict[str, str]] = {
     "transformer": {"run.model.depth": "1", "run.model.mlp_ratio": "2", "seeds": "2"},
     "moe": {"widths": "[64,128,256]", "run.model.mlp_ratio": "2"},
 }
+# Checks of whole trainings: a hundred steps, at rates below the edge of stability, where seeds go ways of their own
+# whatever the width.
+STEPS_WHOLE = 100
+BY_MODEL_WHOLE: dict[str, dict[str, str]] = {
+    "mlp": {"widths": "[64,128,256,512]", "run.batch": "16"},
+    "resmlp": {"widths": "[64,128,256,512]", "run.batch": "16"},
+    "resnet": {"widths": "[8,16,32]", "run.batch": "16"},
+    "vit": {"widths": "[32,64,128]", "run.batch": "16", "run.model.depth": "1"},
+    "transformer": {"widths": "[32,64,128]", "run.batch": "4", "run.model.depth": "1"},
+    "moe": {"widths": "[32,64,128]", "run.batch": "4"},
+}
+BY_OPTIMIZER_CONVERGENCE: dict[str, dict[str, str]] = {
+    "adamw": {"run.optimizer.lr": "0.00390625"},
+    "adam_atan2": {"run.optimizer.lr": "0.00390625"},
+    "sgd": {"run.optimizer.lr": "0.02", "run.optimizer.momentum": "0"},
+}
 # The damping keeps K-FAC's steps off the rank of its factors: the smaller of width and examples.
 KFAC = {"run.optimizer.damping": "0.5"}
 # At the usual rate of AdamW a ResNet without norms has left its first steps behind by the third.
@@ -44,6 +67,35 @@ RANDOM_READOUT = ("adafactor", "kfac")
 EMBEDDING = ("moe", "transformer", "vit")
 
 
+def axis_of(check: str) -> str:
+    """The key that the sizes of a check stand under."""
+    return "depths" if check == "depth" else "widths"
+
+
+def refuse_unread(check: str, overrides: Iterable[str]) -> None:
+    """Raises ConfigError for an override of the user's that the check would not read, or would replace."""
+    sizes = axis_of(check)
+    unread = {
+        "widths" if sizes == "depths" else "depths": f"trains over {sizes}; set {sizes}",
+        f"run.model.{sizes.removesuffix('s')}": f"trains at each of {sizes}; set {sizes}",
+    }
+    if check in UNSTEPPED:
+        unread["steps"] = (
+            "trains the run's whole budget; set run.tokens" if check in WHOLE else "takes one step; leave it out"
+        )
+    if check not in WHOLE:
+        unread["run.tokens"] = (
+            "takes one step; leave it out" if check in UNSTEPPED else "trains so many steps; set steps"
+        )
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        why = unread.get(key)
+        if key.startswith("run.schedule.") and check not in WHOLE:
+            why = f"trains at the peak rate from its first step on; leave it out, or take check={' or '.join(WHOLE)}"
+        if why:
+            raise ConfigError(f"override {override!r} would do nothing: check={check} {why}")
+
+
 def check_settings(check: str, model: str, optimizer: str, parameterization: str, *, takes: str) -> dict[str, str]:
     """Overrides of a check before the user's own.
 
@@ -57,6 +109,12 @@ def check_settings(check: str, model: str, optimizer: str, parameterization: str
     if optimizer == "kfac":
         found |= KFAC
     found |= BY_PAIR.get((model, optimizer), {})
+    if check in WHOLE:
+        found |= BY_MODEL_WHOLE.get(model, {})
+        found["run.tokens"] = str(STEPS_WHOLE * int(found.get("run.batch", "4")) * int(found["run.sequence"]))
+        found["seeds"] = "8"
+    if check == "convergence":
+        found |= {"seeds": "16"} | BY_OPTIMIZER_CONVERGENCE.get(optimizer, {})
     if check == "depth":
         found.pop("widths", None)
     if check == "width" and model in EMBEDDING and slows_embeddings(parameterization):

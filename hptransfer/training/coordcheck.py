@@ -29,8 +29,6 @@ from hptransfer.training.models._base import MODELS
 # An MLP wide enough is held to this, everything else to LOOSE: finite widths alone give slopes of up to 0.2.
 TIGHT, LOOSE = 0.1, 0.2
 WIDE = 256
-# Standard errors: by chance one of eight windows is worse by so much in less than 1 of 100 checks.
-WORSE = 3.5
 # Stands for 0, which has no logarithm.
 NOTHING = 1e-300
 # Parameters of a stack of seeds: more of them gain nothing from it.
@@ -68,6 +66,7 @@ class Check:
         tolerance: largest slope, up or down, that passes.
         fails: the rows and columns that do not, in words.
         expected: why theory expects a failure; empty if it does not.
+        reading: what the numbers say where nothing is judged; empty if something is.
     """
 
     what: str
@@ -78,6 +77,7 @@ class Check:
     tolerance: float
     fails: list[str]
     expected: str = ""
+    reading: str = ""
 
     @property
     def passed(self) -> bool:
@@ -203,7 +203,13 @@ def alignment_check(run: RunConfig, *, widths: Sequence[int], steps: int = 10, s
         }
 
     found = _measured(run, "width", widths, steps, seeds, measure)
-    return _judge("alignment of updates with inputs", run, "width", widths, [f"step {steps}"], found, [False])
+    check = _judge("alignment of updates with inputs", run, "width", widths, [f"step {steps}"], found, [False])
+    return dataclasses.replace(
+        check,
+        expected="",
+        reading="0.5 is no alignment and 1 is full; of layers whose input does not grow there is none to measure. "
+        "What hidden and output layers have can be given as run.alignment",
+    )
 
 
 def spectral_check(run: RunConfig, *, widths: Sequence[int], steps: int = 4, seeds: int = 8) -> Check:
@@ -241,49 +247,6 @@ def _aspect(layer: Layer) -> float:
     return float((fan_in / fan_out) ** 0.5)
 
 
-def wider_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) -> Check:
-    """Training loss over the run's whole budget: at every time a wider model has the lower one (mup package).
-
-    The run in eight windows; a wider model counts as worse if it is by more than `WORSE` standard errors of the
-    difference over seeds, all windows' differences pooled.
-    """
-    windows = 8
-    curves = []
-    data = run.data.load()
-    for width in widths:
-        wide = at_size(run, "width", width)
-        stack = Stack([wide] * seeds, list(range(seeds)), device="cpu")
-        losses = []
-        for step in range(wide.steps):
-            inputs, targets = data.batch(seed=run.data_seed, step=step, batch=run.batch, sequence=run.sequence)
-            losses.append(stack.step(inputs, targets, step))
-        parts = torch.stack(losses).tensor_split(windows)
-        curves.append(torch.stack([part.mean(dim=0) for part in parts]).double().numpy())  # windows x seeds
-    fails = []
-    for index in range(1, len(widths)):
-        difference = curves[index] - curves[index - 1]
-        error = (difference.var(axis=1, ddof=1).mean() / seeds) ** 0.5
-        worse = difference.mean(axis=1) - WORSE * error
-        fails += [
-            f"width {widths[index]} is worse than {widths[index - 1]} in window {window + 1}: by "
-            f"{difference[window].mean():.4f} nats"
-            for window in np.flatnonzero(worse > 0)
-        ]
-    columns = [f"window {window + 1}" for window in range(windows)]
-    row = Row("training loss", [list(map(float, curve.mean(axis=1))) for curve in curves], [], [])
-    return Check("training loss", "width", list(widths), columns, [row], 0.0, fails, expected_failure(run))
-
-
-CHECKS: dict[str, Callable[..., Check]] = {
-    "width": coordinate_check,
-    "depth": depth_check,
-    "one-layer": one_layer_check,
-    "spectral": spectral_check,
-    "wider": wider_check,
-    "alignment": alignment_check,
-}
-
-
 Batch = tuple[Tensor, Tensor]
 Found = dict[str, Tensor]
 """Numbers of a stack by name, (columns, trials)."""
@@ -305,20 +268,21 @@ def _measured(
     for size in sizes:
         one = without_warmup(at_size(run, axis, size), steps)
         batch = one.data.load().batch(seed=one.data_seed, step=0, batch=one.batch, sequence=one.sequence)
-        parts = [measure(stack, batch) for stack in _stacks(one, seeds)]
+        parts = []
+        for stack in stacks(one, seeds):
+            one.model.probe(stack.model)
+            parts.append(measure(stack, batch))
         for name in parts[0]:
             found.setdefault(name, []).append(_mean(torch.cat([part[name] for part in parts], dim=1)))
     return found
 
 
-def _stacks(run: RunConfig, seeds: int) -> Iterator[Stack]:
+def stacks(run: RunConfig, seeds: int) -> Iterator[Stack]:
     """Seeds 0, 1, ... in stacks of at most so many parameters, or of one."""
     most = max(1, STACKED // run.model.num_params(run.shape))
     for start in range(0, seeds, most):
         some = range(start, min(start + most, seeds))
-        stack = Stack([run] * len(some), some, device="cpu")
-        run.model.probe(stack.model)
-        yield stack
+        yield Stack([run] * len(some), some, device="cpu")
 
 
 def _layers(model: nn.Module) -> dict[str, Layer]:
@@ -443,10 +407,7 @@ def judge(
     """
     rows, fails = [], []
     for name, values in found.items():
-        slopes = [
-            float(np.polyfit(np.log2(sizes), np.log2(np.array(values)[:, c] + NOTHING), 1)[0])
-            for c in range(len(columns))
-        ]
+        slopes = [slope(sizes, [own[c] for own in values]) for c in range(len(columns))]
         moved = [max(column) > 2 * NOTHING for column in zip(*values, strict=True)]
         row = Row(
             name,
@@ -456,10 +417,17 @@ def judge(
             (prescribed or {}).get(name, 0.0),
         )
         rows.append(row)
-        for column, slope, must in zip(columns, slopes, row.judged, strict=True):
-            if must and not abs(slope - row.prescribed) <= tolerance:
-                fails.append(f"{name}, {column}: slope {slope:+.2f}")
+        for column, found_slope, must in zip(columns, slopes, row.judged, strict=True):
+            if must and not abs(found_slope - row.prescribed) <= tolerance:
+                fails.append(f"{name}, {column}: slope {found_slope:+.2f}")
     return Check(what, axis, list(sizes), columns, rows, tolerance, fails, expected)
+
+
+def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """Of log2 of the values against log2 of the sizes; NaN if not all are finite."""
+    if not np.isfinite(values).all():
+        return float("nan")
+    return float(np.polyfit(np.log2(sizes), np.log2(np.array(values) + NOTHING), 1)[0])
 
 
 def slower_by_intent(run: RunConfig) -> dict[str, float]:

@@ -101,9 +101,14 @@ class Stack:
     def _factor(self, run: RunConfig, at: int) -> float:
         return run.schedule.factor(at, run.steps, warm=self._warm, peak=run.optimizer.lr)
 
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """What the model answers, shape (K, B, S, outputs)."""
+        found: Tensor = self.model(inputs.to(self._gradients[0].dtype) if inputs.is_floating_point() else inputs)
+        return found
+
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of every prediction, shape (K, B, S): cross-entropy in nats, or half the squared error."""
-        outputs_KBSO = self.model(inputs.to(self._gradients[0].dtype) if inputs.is_floating_point() else inputs)
+        outputs_KBSO = self.outputs(inputs)
         trials, batch, sequence, outputs = outputs_KBSO.shape
         if self._runs[0].table.unit:
             unit = loss_gradient(batch * sequence, outputs, squared=self.shape.loss == SQUARED)

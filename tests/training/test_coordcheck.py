@@ -7,17 +7,19 @@ import pytest
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import Base, BranchConfig, RunConfig
 from hptransfer.training.coordcheck import (
+    LOOSE,
     OUTPUTS,
     STREAM,
+    TIGHT,
     Check,
     alignment_check,
     coordinate_check,
     depth_check,
     one_layer_check,
     spectral_check,
-    wider_check,
 )
 from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.training_checks import wider_check
 from tests.training.settings import of_model
 
 WIDTHS = (256, 512, 1024)
@@ -87,6 +89,19 @@ def test_the_one_layer_check_names_the_layer_with_the_wrong_rule() -> None:
     assert not check.passed
 
 
+@pytest.mark.parametrize(("widths", "tolerance", "alignment"), [(WIDTHS, TIGHT, 0.85), ((64, 128, 256), LOOSE, 0.75)])
+def test_a_layer_that_is_a_little_off_fails(widths: tuple[int, ...], tolerance: float, alignment: float) -> None:
+    """Rates that fall too slowly, by a power of 1 - alignment: more than what passes, less than twice that."""
+    run = run_of("mup")
+    flat = one_layer_check(run, widths=widths)
+    assert flat.fails == []
+    assert flat.tolerance == tolerance
+    run.alignment = alignment
+    check = one_layer_check(run, widths=widths)
+    assert slope(check, "layers.1") == pytest.approx(1 - alignment, abs=0.04)
+    assert any(fail.startswith("layers.1,") for fail in check.fails)
+
+
 @pytest.mark.parametrize(
     ("alpha", "rates", "optimizer", "expected"),
     [
@@ -137,6 +152,8 @@ def test_adams_updates_are_aligned_with_inputs_that_grow() -> None:
     assert slope(check, "layers.1", "step 2") > 0.8
     assert slope(check, "layers.0", "step 2") == pytest.approx(0, abs=0.1)  # whose fan-in does not grow
     assert check.passed  # it is a probe: nothing is judged
+    assert not any(judged for row in check.rows for judged in row.judged)
+    assert "0.5 is no alignment and 1 is full" in check.reading
 
 
 def test_alignment_does_not_depend_on_the_form_of_a_parameterization() -> None:

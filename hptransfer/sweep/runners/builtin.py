@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.files import RunFolder, append_jsonl
 from hptransfer.core.records import DIVERGED, DONE, POINT, Outcome, Trial, short
+from hptransfer.sweep.check_settings import UNSTEPPED, axis_of
 from hptransfer.sweep.runners._base import RUNNERS, Finish, Runner, Size
 
 # Measured by benchmarks/throughput.py: what a CPU core gains from a stack goes by the FLOPs of one trial's step in one
@@ -26,17 +26,13 @@ def run_check(config: Any) -> Any:
     Raises:
         ConfigError: the run breaks a rule, at one of the sizes.
     """
+    from hptransfer.training.checks import CHECKS
     from hptransfer.training.config import from_json
-    from hptransfer.training.coordcheck import CHECKS
 
     RUNNERS.get(config.run["runner"])
-    if config.check not in CHECKS:
-        raise ConfigError(f"check: {unknown('check', config.check, CHECKS)}")
-    run = from_json(config.run)
-    sizes = {"depths": config.depths} if config.check == "depth" else {"widths": config.widths}
-    if config.check in ("one-layer", "wider"):
-        return CHECKS[config.check](run, **sizes, seeds=config.seeds)
-    return CHECKS[config.check](run, **sizes, steps=config.steps, seeds=config.seeds)
+    sizes = axis_of(config.check)
+    steps = {} if config.check in UNSTEPPED else {"steps": config.steps}
+    return CHECKS[config.check](from_json(config.run), **{sizes: getattr(config, sizes)}, **steps, seeds=config.seeds)
 
 
 class Builtin(Runner):
