@@ -84,13 +84,13 @@ def test_the_rate_of_transformer_blocks_over_depth_in_full(alpha: str, tmp_path:
     assert_depth_slope(alpha, exponent(tmp_path, "transformer_depth", f"run.branch.alpha={alpha}"))
 
 
-# Of the residual MLP: octaves of the best rate per octave of the axis, between two numbers.
+# Of the residual MLP: the sizes, and octaves of the best rate per octave of them, between two numbers.
 DEPTHWISE = {
-    ("sqrt_depth", "width"): (-0.35, 0.35),
-    ("sp", "width"): (-9.0, -0.35),
-    ("sqrt_depth", "depth"): (-0.25, 0.25),
-    ("mup", "depth"): (-9.0, -0.5),
-    ("inverse_depth", "depth"): (0.25, 9.0),
+    ("sqrt_depth", "width"): ((64, 128, 256), (-0.25, 0.25)),
+    ("sp", "width"): ((64, 128, 256), (-9.0, -0.4)),
+    ("sqrt_depth", "depth"): ((3, 6, 12), (-0.25, 0.25)),
+    ("mup", "depth"): ((6, 12, 24), (-9.0, -0.8)),
+    ("inverse_depth", "depth"): ((3, 6, 24), (0.25, 9.0)),
 }
 
 
@@ -98,11 +98,9 @@ DEPTHWISE = {
 def test_sgds_rate_stays_over_width_and_depth_under_one_over_root_depth_alone(
     rule: str, axis: str, tmp_path: Path
 ) -> None:
-    """benchmarks/depthwise_transfer.py is the full form, to its bounds."""
-    sizes = {"width": ["grid.depth.values=[6]", "grid.width.values=[32,64,128]"]}
-    sizes["depth"] = ["grid.width.values=[64]", "grid.depth.values=[3,6,12]"]
-    if rule == "inverse_depth":
-        sizes["depth"][1] = "grid.depth.values=[3,6,24]"
-    found = exponent(tmp_path, "depthwise_transfer", f"rule={rule}", *sizes[axis], "seeds=8")
-    low, high = DEPTHWISE[rule, axis]
-    assert low < found["value"] < high
+    """benchmarks/depthwise_transfer.py is the full form, of all three nets."""
+    sizes, (low, high) = DEPTHWISE[rule, axis]
+    other = {"width": "grid.depth.values=[6]", "depth": "grid.width.values=[64]"}[axis]
+    grid = [other, f"grid.{axis}.values=[{','.join(map(str, sizes))}]"]
+    found = exponent(tmp_path, "depthwise_transfer", f"rule={rule}", *grid, "seeds=8")
+    assert low < found["value"] < high, found
