@@ -12,25 +12,18 @@ from typing import Any, Unpack
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import Role
 from hptransfer.training.coordcheck import LOOSE, OUTPUTS, Check, judge, theory
 from hptransfer.training.foreign.branches import repeated
 from hptransfer.training.foreign.parameterize import DEFAULT, Choices, parameterize
 from hptransfer.training.foreign.parameterized import Parameterized
-from hptransfer.training.foreign.roles import parameters, plain
+from hptransfer.training.foreign.readouts import NoHiddenReadouts
+from hptransfer.training.foreign.roles import plain
 from hptransfer.training.foreign.rules import base_sizes, check_whole, table_of
 
 Loss = Callable[[nn.Module, Any], Tensor]
-# Ways to multiply by a matrix.
-PRODUCTS = (
-    *(F.linear, torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.einsum, torch.tensordot),
-    *(Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.addmm, Tensor.__matmul__, Tensor.__rmatmul__),
-)
 
 
 def coord_check(
@@ -57,8 +50,8 @@ def coord_check(
         widths, depths: sizes to compare, of one or the other. Depths are compared at the base's width, and what stands
             in one of the repeated blocks is not judged.
         base: the width at which every factor is 1, or a dictionary, as `parameterize` takes it.
-        choices: what else `parameterize` takes, `optimizer` and `lr` at least. A rate above the usual ones shows more, such as 1e-2 for adamw. Over
-            depths, `depth` is each in turn.
+        choices: what else `parameterize` takes, `optimizer` and `lr` at least; over depths, `depth` is each in turn. A
+            rate above the usual ones shows more, such as 1e-2 for adamw.
 
     Raises:
         ConfigError: fewer than two sizes, a loss that cannot train, an embedding that is the readout by a call, or what
@@ -167,7 +160,7 @@ def _changes(
     model: nn.Module, parameterized: Parameterized, batch: Any, loss: Loss, steps: int
 ) -> dict[str, list[float]]:
     """Every output's size at the start, and of its change after each step."""
-    with _NoReadouts(parameterized):
+    with NoHiddenReadouts(parameterized):
         first = _outputs(model, batch, loss)
     values = {name: [_rms(x)] for name, x in first.items()}
     optimizers = parameterized.optimizers()
@@ -199,32 +192,6 @@ def _trainable(value: object) -> Tensor:
             "given, outside of torch.no_grad, and without detach or item"
         )
     return value
-
-
-class _NoReadouts(TorchFunctionMode):
-    """Raises ConfigError where an embedding's table is multiplied with: a readout then, which shapes do not show."""
-
-    def __init__(self, parameterized: Parameterized) -> None:
-        super().__init__()
-        present = parameters(parameterized.model)
-        self.tables = {
-            id(present[name]): name
-            for name, one in parameterized.tuned.items()
-            if one.item.lookup and all(role is Role.INPUT for _, role in one.item.uses)
-        }
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in PRODUCTS:
-            given = [*args, *(kwargs or {}).values()]
-            for x in given + [y for several in given if isinstance(several, tuple | list) for y in several]:
-                whole = x._base if isinstance(x, Tensor) and x._base is not None else x
-                if id(whole) in self.tables:
-                    raise ConfigError(
-                        f"{self.tables[id(whole)]} is an embedding, and by a call of {func.__name__} a readout too, "
-                        "whose multiplier would be missing: tie them as modules, head = nn.Linear(...) and "
-                        "head.weight = embedding.weight, and call head"
-                    )
-        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
