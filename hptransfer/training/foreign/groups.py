@@ -93,7 +93,7 @@ def _check_taker(taker: torch.optim.Optimizer, chosen: str, trainer: str, settin
             f"{kind} was given groups made for {wanted}, by optimizer={chosen}, whose rules over width are not its "
             f"own; build {wanted}, or say by optimizer= which one you train with"
         )
-    missing = [key for key in settings if key not in known and key != DECOUPLED]
+    missing = [key for key, value in settings.items() if value and key not in known and key != DECOUPLED]
     if missing:
         raise ConfigError(
             f"{kind} was given groups made for {wanted} and does not know their {', '.join(missing)}, which it would "
