@@ -5,110 +5,193 @@ As `hptransfer.training.coordcheck` does with the builtin models, and judged ali
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Role
 from hptransfer.training.coordcheck import LOOSE, OUTPUTS, Check, judge, theory
-from hptransfer.training.foreign.parameterize import parameterize
+from hptransfer.training.foreign.branches import repeated
+from hptransfer.training.foreign.parameterize import DEFAULT, Choices, parameterize
+from hptransfer.training.foreign.parameterized import Parameterized
+from hptransfer.training.foreign.readouts import NoHiddenReadouts
 from hptransfer.training.foreign.roles import plain
+from hptransfer.training.foreign.rules import base_sizes, check_whole, table_of
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
 
 def coord_check(
-    make_model: Callable[[int], nn.Module],
+    make_model: Callable[..., nn.Module],
     *,
-    widths: Sequence[int],
     batch: Any,
     loss: Loss,
-    base: int,
-    optimizer: str,
-    lr: float,
-    settings: Mapping[str, Any] | None = None,
-    parameterization: str = "mup",
-    alignment: str | float = "default",
-    roles: Mapping[str, str | Role] | None = None,
+    widths: Sequence[int] = (),
+    depths: Sequence[int] = (),
     steps: int = 4,
     seeds: int = 4,
+    base: int | Mapping[str, int],
+    **choices: Unpack[Choices],
 ) -> Check:
-    """Root mean square of what every module puts out, and of its change, over a few training steps, at several widths.
+    """Root mean square of what every module puts out, and of its change, over a few training steps, at several sizes.
 
-    One batch is repeated. A change that grows with width will blow up, one that shrinks will stop learning; what is
+    One batch is repeated. A change that grows with size will blow up, one that shrinks will stop learning; what is
     flat transfers. A module that is used more than once is recorded each time. Leave dropout out.
 
     Args:
-        make_model: builds the model at a width, its weights drawn by torch's own generator.
+        make_model: `make_model(width)` builds the model, its weights drawn by torch's own generator; over depth
+            `make_model(width, depth)` does.
         batch, loss: `loss(model, batch)` is the training loss, a number with a gradient.
-        base: the width at which every factor is 1.
-        optimizer, lr, settings, parameterization, alignment, roles: as `parameterize` takes them. A rate above the
-            usual ones shows more, such as 1e-2 for adamw.
+        widths, depths: sizes to compare, of one or the other. Depths are compared at the base's width, and what stands
+            in one of the repeated blocks is not judged.
+        base: the width at which every factor is 1, or a dictionary, as `parameterize` takes it.
+        choices: what else `parameterize` takes, `optimizer` and `lr` at least; over depths, `depth` is each in turn. A
+            rate above the usual ones shows more, such as 1e-2 for adamw.
 
     Raises:
-        ConfigError: fewer than two widths, or what `parameterize` refuses.
+        ConfigError: fewer than two sizes, a loss that cannot train, an embedding that is the readout by a call, or what
+            `parameterize` refuses.
     """
-    if len(set(widths)) < 2 or min(widths) < 1:
-        raise ConfigError(f"widths must be two or more different sizes of at least 1, got {list(widths)}")
-    if steps < 1 or seeds < 1:
-        raise ConfigError(f"steps and seeds must be at least 1, got {steps} and {seeds}")
+    axis, sizes = _axis(widths, depths)
+    check_whole("steps", steps)
+    check_whole("seeds", seeds)
+    _check_takes("make_model", make_model, [axis] if axis == "width" else ["width", axis])
+    _check_takes("loss", loss, ["model", "batch"])
 
-    def changes(width: int, seed: int) -> dict[str, list[float]]:
+    def changes(size: int, seed: int) -> dict[str, list[float]]:
+        make, width, given = _at(make_model, axis, size, base, choices)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = make_model(width)
-        parameterized = parameterize(
-            model,
-            make=make_model,
-            base=base,
-            optimizer=optimizer,
-            lr=lr,
-            settings=settings,
-            parameterization=parameterization,
-            alignment=alignment,
-            roles=roles,
-        )
-        return _changes(model, parameterized.optimizers(), batch, loss, steps)
+            model = make(width)
+        return _changes(model, parameterize(model, make=make, base=base, **given), batch, loss, steps)
 
     found: dict[str, list[list[float]]] = {}
-    for width in widths:
-        repeats = [changes(width, seed) for seed in range(seeds)]
+    for size in sizes:
+        repeats = [changes(size, seed) for seed in range(seeds)]
         for name in repeats[0]:
             # The geometric mean, as the slope is of logarithms.
             logs = np.log(np.maximum([one[name] for one in repeats], 1e-300))
             found.setdefault(name, []).append([float(value) for value in np.exp(logs.mean(axis=0))])
-    common = {name: values for name, values in found.items() if len(values) == len(widths)}
+    judged = _judged(found, axis, len(sizes))
+    if not judged:
+        raise ConfigError(
+            "no module put out a tensor of numbers at every size, so that nothing can be judged: call them"
+        )
     return judge(
         "activations",
-        "width",
-        widths,
+        axis,
+        sizes,
         ["start", *(f"change {step + 1}" for step in range(steps))],
-        common,
+        judged,
         [False, *[True] * steps],
         tolerance=LOOSE,
-        expected=theory(parameterization, PARAMETERIZATIONS.get(parameterization), alignment),
+        expected=_expected(axis, choices),
     )
 
 
+def _check_takes(place: str, function: object, arguments: Sequence[str]) -> None:
+    """Raises ConfigError for what cannot be called with such arguments."""
+    wanted = f"{place} must be a function of ({', '.join(arguments)})"
+    if not callable(function):
+        raise ConfigError(f"{wanted}, got {function!r}; write it as lambda {', '.join(arguments)}: ...")
+    try:
+        inspect.signature(function).bind(*arguments)
+    except ValueError:  # some of C's have no signature
+        return
+    except TypeError as error:
+        raise ConfigError(
+            f"{wanted}, and this one has {error}; write it as lambda {', '.join(arguments)}: ..."
+        ) from None
+
+
+def _axis(widths: Sequence[int], depths: Sequence[int]) -> tuple[str, list[int]]:
+    """What is compared, and at which sizes."""
+    for place, value in {"widths": widths, "depths": depths}.items():
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{place} must be a list of sizes, got {value!r}; write it as {place}=(64, 128, 256)")
+    if widths and depths:
+        raise ConfigError(
+            f"widths {list(widths)} and depths {list(depths)} are two checks; give one, and the other to a second call"
+        )
+    axis = "depth" if depths else "width"
+    sizes = list(depths or widths)
+    for index, size in enumerate(sizes):
+        check_whole(f"{axis}s[{index}]", size)
+    if len(set(sizes)) < 2:
+        raise ConfigError(f"{axis}s must be two or more different sizes, got {sizes}; three or four show a slope")
+    return axis, sizes
+
+
+def _at(
+    make_model: Callable[..., nn.Module], axis: str, size: int, base: int | Mapping[str, int], choices: Choices
+) -> tuple[Callable[[int], nn.Module], int, Choices]:
+    """What builds the model at a size, its width there, and what `parameterize` is told."""
+    if axis == "width":
+        return make_model, size, choices
+    given = choices.copy()
+    if given.get("alpha"):
+        given["depth"] = size
+    return lambda width: make_model(width, size), base_sizes(base)["width"], given
+
+
+def _judged(found: Mapping[str, list[list[float]]], axis: str, count: int) -> dict[str, list[list[float]]]:
+    """Numbers that there are at every size; over depth, of what stands outside the blocks."""
+    common = {name: values for name, values in found.items() if len(values) == count}
+    if axis == "width":
+        return common
+    growing = {repeated(name) for name in found.keys() - common.keys()}
+    return {name: values for name, values in common.items() if repeated(name) not in growing}
+
+
+def _expected(axis: str, choices: Choices) -> str:
+    """Why theory expects a failure; empty if it does not."""
+    name = choices.get("parameterization", DEFAULT)
+    if axis == "depth" and not choices.get("alpha"):
+        return "without a depth rule (alpha) the stream grows with its blocks"
+    return theory(name, table_of(name), choices.get("alignment", "default"))
+
+
 def _changes(
-    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], batch: Any, loss: Loss, steps: int
+    model: nn.Module, parameterized: Parameterized, batch: Any, loss: Loss, steps: int
 ) -> dict[str, list[float]]:
     """Every output's size at the start, and of its change after each step."""
-    first = _outputs(model, batch, loss)
+    with NoHiddenReadouts(parameterized):
+        first = _outputs(model, batch, loss)
     values = {name: [_rms(x)] for name, x in first.items()}
+    optimizers = parameterized.optimizers()
     for _ in range(steps):
         model.zero_grad()
-        loss(model, batch).backward()  # type: ignore[no-untyped-call]
+        _trainable(loss(model, batch)).backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
         for name, x in _outputs(model, batch, loss).items():
             values[name].append(_rms(x - first[name]))
     return values
+
+
+def _trainable(value: object) -> Tensor:
+    """A loss that can be trained on.
+
+    Raises:
+        ConfigError: it is no number, or has no gradient.
+    """
+    if not isinstance(value, Tensor):
+        raise ConfigError(f"loss(model, batch) must return a tensor of one number, and returns {type(value).__name__}")
+    if value.numel() != 1:
+        raise ConfigError(
+            f"loss(model, batch) must return one number, and returns {'x'.join(map(str, value.shape))}; take its mean"
+        )
+    if not value.requires_grad:
+        raise ConfigError(
+            "loss(model, batch) must have a gradient, and returns a number without one; call the model that it is "
+            "given, outside of torch.no_grad, and without detach or item"
+        )
+    return value
 
 
 @torch.no_grad()

@@ -9,10 +9,9 @@ values are rescaled (`initial`), multipliers are hooks (`forward`).
 
 from __future__ import annotations
 
-import fnmatch
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -21,21 +20,42 @@ from torch.overrides import TorchFunctionMode
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
 from hptransfer.parameterizations._rules import alignment_of
+from hptransfer.training.foreign.branches import belonging, branches_of
 from hptransfer.training.foreign.forward import check_untouched, multiply, multiply_branch
 from hptransfer.training.foreign.parameterized import Parameterized
-from hptransfer.training.foreign.roles import Inferred, growing_heads, infer, plain
+from hptransfer.training.foreign.roles import growing_heads, infer
 from hptransfer.training.foreign.rules import (
     Rules,
     Tuned,
     base_sizes,
     branch_rule,
     budget_rule,
+    checked_roles,
     optimizer_of,
     table_of,
 )
 from hptransfer.training.optimizers._base import OptimizerConfig
 
+DEFAULT = "mup"
 DRAWS = (Tensor.normal_, Tensor.uniform_)
+
+
+class Choices(TypedDict, total=False):
+    """What `parameterize` takes beside models and the base, for those who hand it on."""
+
+    optimizer: Required[str]
+    lr: Required[float]
+    settings: Mapping[str, Any] | None
+    parameterization: str
+    alignment: str | float
+    roles: Mapping[str, str | Role] | None
+    depth: int | None
+    alpha: float
+    branches: Sequence[str]
+    blocks: Sequence[str] | None
+    budget: str
+    batch_size: int | None
+    tokens: int | None
 
 
 def parameterize(
@@ -46,7 +66,7 @@ def parameterize(
     optimizer: str,
     lr: float,
     settings: Mapping[str, Any] | None = None,
-    parameterization: str = "mup",
+    parameterization: str = DEFAULT,
     alignment: str | float = "default",
     roles: Mapping[str, str | Role] | None = None,
     depth: int | None = None,
@@ -54,7 +74,7 @@ def parameterize(
     branches: Sequence[str] = (),
     blocks: Sequence[str] | None = None,
     budget: str = "none",
-    batch: int | None = None,
+    batch_size: int | None = None,
     tokens: int | None = None,
     rescale: bool = True,
 ) -> Parameterized:
@@ -66,19 +86,22 @@ def parameterize(
     Args:
         make: builds the model, as it is but for its width, at a width; called at the base's and at twice that, on the
             meta device, and once at the base's for real if there are first values to rescale.
-        base: the width at which every factor is 1, or that with the base's `depth`, `batch` and `tokens`.
+        base: the width at which every factor is 1, or that with the base's `depth`, `batch_size` and
+            `tokens`.
         optimizer, lr, settings: as under run.optimizer in a sweep: `lr` is the peak at the base, `settings` the others
             (weight_decay, beta1, eps, ...). "adam" is torch's, without weight decay.
         roles: by glob of parameter names, where shapes cannot tell.
         depth, alpha: of this model; the depth rule m_L^-alpha with m_L = depth over the base's.
-        branches: globs of modules whose outputs are added to the residual stream; needed under a depth rule.
+        branches: globs of modules whose outputs are added to the residual stream; needed under a depth rule, as many in
+            each layer.
         blocks: globs of modules all of whose parameters belong to a branch, such as norms that stand before it.
-        budget, batch, tokens: the rule for batch and tokens over the base's: none, sqrt or complete.
+        budget, batch_size, tokens: the rule for batch and tokens over the base's: none, sqrt or complete.
         rescale: False for values that come from a checkpoint of a parameterized model.
 
     Raises:
         ConfigError: what cannot be told, or does not go together.
     """
+    _check_given(model, make)
     of_base = base_sizes(base)
     table = table_of(parameterization)
     chosen = Rules(
@@ -86,27 +109,23 @@ def parameterize(
         optimizer=optimizer_of(optimizer, lr, settings or {}, table),
         alignment=alignment_of(alignment, "alignment"),
         branch=branch_rule(alpha, depth, of_base.get("depth"), branches, blocks),
-        budget=budget_rule(budget, batch, tokens, of_base),
+        budget=budget_rule(budget, batch_size, tokens, of_base),
     )
     width = of_base["width"]
     narrow, wide = _built(make, width), _built(make, 2 * width)
     check_untouched(model)
-    items = infer(model, narrow, wide, roles or {})
+    items = infer(model, narrow, wide, checked_roles(roles))
     for line in growing_heads(narrow, wide):
         warnings.warn(
             f"heads widen: {line} (widths {width} and {2 * width}). Attention logits must then be divided by the "
             "head's size and not its root, which cannot be seen from here; or keep the size, let their number grow",
             stacklevel=2,
         )
-    named = _matching(model, branches, "branches")
-    inside = _inside(model, items, named, blocks) if named else set()
+    named = branches_of(model, branches, depth)
+    inside = belonging(model, items, named, blocks)
     tuned = {item.name: chosen.tuned(item, inside=item.name in inside) for item in items}
     _check_possible(tuned, chosen.optimizer)
-    for one in tuned.values():
-        for use, _ in one.item.uses:
-            multiply(use.module, one.multipliers[use.name])
-    for branch in named.values():
-        multiply_branch(branch, chosen.branch.factor)
+    _install(tuned, named, chosen.branch.factor)
     found = Parameterized(
         model=model,
         tuned=tuned,
@@ -121,6 +140,28 @@ def parameterize(
     return found
 
 
+def _check_given(model: object, make: object) -> None:
+    """Raises ConfigError for what is no model, or cannot build one."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model must be an nn.Module, got {_what(model)}; build it first, as make(width) does")
+    if not callable(make):
+        raise ConfigError(
+            f"make must build the model at a width, got {_what(make)}; give one such as lambda width: Model(width)"
+        )
+
+
+def _what(value: object) -> str:
+    return f"{type(value).__name__} {str(value).splitlines()[0][:40] if str(value) else ''}".rstrip()
+
+
+def _install(tuned: Mapping[str, Tuned], branches: Mapping[str, nn.Module], factor: float) -> None:
+    for one in tuned.values():
+        for use, _ in one.item.uses:
+            multiply(use.module, one.multipliers[use.name])
+    for branch in branches.values():
+        multiply_branch(branch, factor)
+
+
 class _WithoutDraws(TorchFunctionMode):
     """Leaves out the drawing of values, which meta tensors do not have: torch would import its compiler for it."""
 
@@ -132,47 +173,13 @@ def _built(make: Callable[[int], nn.Module], width: int) -> nn.Module:
     """The model's shapes at a width."""
     try:
         with torch.device("meta"), _WithoutDraws():
-            return make(width)
+            model = make(width)
     except Exception as error:
-        raise ConfigError(f"make({width}) fails on the meta device, where only shapes are: {error}") from error
-
-
-def _matching(model: nn.Module, globs: Sequence[str], place: str) -> dict[str, nn.Module]:
-    """Modules by name; a * in a glob stays between two dots."""
-    names = {plain(name): module for name, module in model.named_modules() if plain(name)}
-    found: dict[str, nn.Module] = {}
-    for glob in globs:
-        parts = glob.split(".")
-        fitting = {
-            name: module
-            for name, module in names.items()
-            if len(name.split(".")) == len(parts) and all(map(fnmatch.fnmatchcase, name.split("."), parts))
-        }
-        if not fitting:
-            raise ConfigError(f"{place}: {glob!r} matches no module; there are {', '.join(list(names)[:6])}, ...")
-        found |= fitting
-    return found
-
-
-def _inside(
-    model: nn.Module, items: Sequence[Inferred], branches: Mapping[str, nn.Module], blocks: Sequence[str] | None
-) -> set[str]:
-    """Parameters that belong to a residual branch.
-
-    Raises:
-        ConfigError: some stand beside a branch in its block, and it is not said whether they belong to it.
-    """
-    whole = [*branches, *_matching(model, blocks or (), "blocks")]
-    inside = {item.name for item in items if item.name.startswith(tuple(f"{name}." for name in whole))}
-    around = {name.rpartition(".")[0] for name in branches}
-    around -= {plain(name) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) or not name}
-    beside = [i.name for i in items if i.name not in inside and i.name.startswith(tuple(f"{a}." for a in around))]
-    if blocks is None and beside:
-        raise ConfigError(
-            f"beside the branches stand {', '.join(beside)}: name the modules all of whose parameters belong to a "
-            "branch by blocks=[glob], as norms before one do, such as ['blocks.*']; or blocks=[] if none does"
-        )
-    return inside
+        said = " ".join(str(error).split())
+        raise ConfigError(f"make({width}) fails on the meta device, where only shapes are: {said}") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"make({width}) must return the model, an nn.Module, and returns {_what(model)}")
+    return model
 
 
 def _check_possible(tuned: Mapping[str, Tuned], optimizer: OptimizerConfig) -> None:

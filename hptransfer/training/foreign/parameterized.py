@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,13 @@ from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.files import write_json
+from hptransfer.training.foreign.groups import group
 from hptransfer.training.foreign.initial import own_laws, rescale_values
 from hptransfer.training.foreign.roles import parameters
 from hptransfer.training.foreign.rules import Tuned
 from hptransfer.training.optimizers._base import OptimizerConfig
-from hptransfer.training.optimizers.muon import MuonConfig
-from hptransfer.training.optimizers.sgd import SgdConfig
 
 SCHEMA = 1
-# How torch's Muon scales its steps so that AdamW's rates fit.
-MUON_SCALE = "match_rms_adamw"
 
 
 @dataclass(kw_only=True)
@@ -47,15 +44,11 @@ class Parameterized:
         """A group for each set of parameters that train alike, as torch's optimizers take them.
 
         Beside `params` a group has `lr`, `weight_decay`, what else the optimizer knows (`betas`, `eps`, `momentum`),
-        and for the record `role` and `names`.
+        and for the record `role` and `names`. An optimizer of another kind than `optimizer` raises ConfigError as it is
+        built, torch's Adam decays weights as AdamW does; of muon, choose groups by role, or take `optimizers`.
         """
         for names, one in self._alike():
-            yield {
-                "params": self._present(names),
-                "role": one.item.role.value,
-                "names": names,
-                **_torch_settings(self.optimizer, one.settings),
-            }
+            yield group(self._present(names), names, self.optimizer, one.item.role, one.settings)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """The package's own: one, or for optimizers of matrices alone a second one for the rest."""
@@ -86,8 +79,17 @@ class Parameterized:
         }
 
     def write(self, path: str | Path) -> None:
-        """`to_json` into a file."""
-        write_json(Path(path), self.to_json())
+        """`to_json` into a file.
+
+        Raises:
+            ConfigError: the file cannot be written, as its folder is missing.
+        """
+        try:
+            write_json(Path(path), self.to_json())
+        except OSError as error:
+            raise ConfigError(
+                f"write({str(path)!r}) cannot: {error.strerror}; name a file in a folder that can be written"
+            ) from None
 
     def _alike(self) -> Iterator[tuple[list[str], Tuned]]:
         groups: dict[tuple[Any, ...], list[str]] = {}
@@ -105,16 +107,3 @@ class Parameterized:
                 "parameterize(..., rescale=False) for those of a checkpoint"
             )
         return [present[name] for name in names]
-
-
-def _torch_settings(optimizer: OptimizerConfig, settings: Mapping[str, float]) -> dict[str, Any]:
-    """Settings under the names that torch's optimizers have for them."""
-    found: dict[str, Any] = {key: value for key, value in settings.items() if key not in ("beta1", "beta2")}
-    found["weight_decay"] = optimizer.coupled(dict(settings))
-    if "beta2" in settings:
-        found["betas"] = (settings.get("beta1"), settings["beta2"])
-    if isinstance(optimizer, SgdConfig):
-        found["nesterov"] = optimizer.nesterov
-    if isinstance(optimizer, MuonConfig) and "momentum" in settings:
-        found["adjust_lr_fn"] = MUON_SCALE
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from hptransfer.core.errors import ConfigError, unknown
@@ -13,7 +14,7 @@ from hptransfer.parameterizations._rules import BUDGET_RULES, Branch, Budget, Ru
 from hptransfer.training.foreign.roles import Inferred
 from hptransfer.training.optimizers._base import OPTIMIZERS, OptimizerConfig
 
-BASE_KEYS = ("width", "depth", "batch", "tokens")
+BASE_KEYS = ("width", "depth", "batch_size", "tokens")
 # Where embedding and readout must agree to be one tensor.
 TIED = ("init_std", "learning_rate", "epsilon", "weight_decay")
 
@@ -90,18 +91,61 @@ class Rules:
 
 def base_sizes(base: int | Mapping[str, int]) -> dict[str, int]:
     """The base's sizes by key."""
-    sizes = {"width": base} if isinstance(base, int) else dict(base)
+    sizes = dict(base) if isinstance(base, Mapping) else {"width": base}
     for key, value in sizes.items():
         if key not in BASE_KEYS:
-            raise ConfigError(f"base: {unknown('size', key, BASE_KEYS)}")
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"base[{key!r}] must be a whole number of at least 1, got {value!r}")
+            raise ConfigError(f"base: {unknown('size', str(key), BASE_KEYS)}")
+        check_whole(f"base[{key!r}]" if isinstance(base, Mapping) else "base", value)
     if "width" not in sizes:
         raise ConfigError(f"base needs the width at which every factor is 1, got {', '.join(sizes) or 'nothing'}")
     return sizes
 
 
+def check_whole(place: str, value: object) -> None:
+    """Raises ConfigError for what is not a size."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(f"{place} must be a whole number of at least 1, got {value!r}; give a size such as 128")
+
+
+def check_globs(place: str, value: object) -> None:
+    """Raises ConfigError for what is no list of globs."""
+    if isinstance(value, str):
+        raise ConfigError(f"{place} must be a list of globs, got {value!r}; write {place}=[{value!r}]")
+    if not isinstance(value, Sequence) or not all(isinstance(glob, str) for glob in value):
+        raise ConfigError(f"{place} must be a list of globs, got {value!r}; write it as {place}=['blocks.*']")
+
+
+def checked_roles(roles: Mapping[str, str | Role] | None) -> Mapping[str, str | Role]:
+    """Roles by glob; whether they are known is seen where they are used.
+
+    Raises:
+        ConfigError: they are no dictionary by name.
+    """
+    if roles is not None and not (isinstance(roles, Mapping) and all(isinstance(glob, str) for glob in roles)):
+        raise ConfigError(
+            f"roles must be a dictionary of roles by glob, got {roles!r}; write it as {{'router.*': 'output'}}"
+        )
+    return roles or {}
+
+
+def _check_name(place: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"{place} must be a name, got {value!r}; `hptransfer list` shows those there are")
+
+
+def _check_like(place: str, value: object, default: object) -> None:
+    """Raises ConfigError for a setting of another type than its default."""
+    if isinstance(default, bool | str):
+        good = isinstance(value, type(default))
+    else:
+        good = isinstance(value, Real) and not isinstance(value, bool)
+    if not good:
+        kind = {bool: "True or False", str: "a name"}.get(type(default), "a number")
+        raise ConfigError(f"{place} must be {kind}, got {value!r}; its default is {default!r}")
+
+
 def table_of(name: str) -> Parameterization:
+    _check_name("parameterization", name)
     table = PARAMETERIZATIONS.get(name)
     if table.unit:
         raise ConfigError(
@@ -113,6 +157,9 @@ def table_of(name: str) -> Parameterization:
 
 def optimizer_of(name: str, lr: float, settings: Mapping[str, Any], table: Parameterization) -> OptimizerConfig:
     """The optimizer's settings in the base run; weight decay as the parameterization means it, if it is left open."""
+    _check_name("optimizer", name)
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"settings must be a dictionary, got {settings!r}; write it as {{'weight_decay': 0.1}}")
     if name == "adam" and settings.get("weight_decay"):
         raise ConfigError(
             f"optimizer=adam with weight_decay {settings['weight_decay']} adds decay to a gradient that shrinks with "
@@ -121,10 +168,13 @@ def optimizer_of(name: str, lr: float, settings: Mapping[str, Any], table: Param
     if name == "kfac":
         raise ConfigError("optimizer=kfac needs layers that note what they are given; take shampoo or muon")
     kind = OPTIMIZERS.get("adamw" if name == "adam" else name)
-    known = sorted({field.name for field in dataclasses.fields(kind)} - {"name", "lr"})
-    for key in settings:
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    known = sorted(defaults.keys() - {"name", "lr"})
+    _check_like("lr", lr, defaults["lr"])
+    for key, value in settings.items():
         if key not in known:
-            raise ConfigError(f"settings: {unknown(f'setting of {name}', key, known)}")
+            raise ConfigError(f"settings: {unknown(f'setting of {name}', str(key), known)}")
+        _check_like(f"settings[{key!r}]", value, defaults[key])
     found = kind(**{"lr": lr, **settings})
     found.check("optimizer")
     if found.decay == "timescale":
@@ -138,15 +188,20 @@ def optimizer_of(name: str, lr: float, settings: Mapping[str, Any], table: Param
 def branch_rule(
     alpha: float, depth: int | None, base: int | None, branches: Sequence[str], blocks: Sequence[str] | None
 ) -> Branch:
-    if alpha not in (0, 0.5, 1):
-        raise ConfigError(f"alpha must be 0, 0.5 or 1, got {alpha}")
+    if isinstance(alpha, bool) or alpha not in (0, 0.5, 1):
+        raise ConfigError(f"alpha must be 0, 0.5 or 1, got {alpha!r}; 0 is no depth rule, 1 is CompleteP's")
+    check_globs("branches", branches)
+    if blocks is not None:
+        check_globs("blocks", blocks)
+    if depth is not None:
+        check_whole("depth", depth)
     if not alpha:
         given = {"depth": depth, "base['depth']": base, "branches": branches or None, "blocks": blocks}
         for key, value in given.items():
             if value is not None:
                 raise ConfigError(f"{key} ({value}) is for a depth rule; add alpha=0.5 or alpha=1, or leave it out")
         return Branch()
-    if depth is None or base is None or depth < 1:
+    if depth is None or base is None:
         raise ConfigError(
             f"alpha={alpha} goes by the model's depth over the base's: give depth and base={{'width': ..., "
             f"'depth': ...}}, got depth {depth} and base depth {base}"
@@ -159,14 +214,17 @@ def branch_rule(
     return Branch(alpha=alpha, ratio=depth / base)
 
 
-def budget_rule(rule: str, batch: int | None, tokens: int | None, base: Mapping[str, int]) -> Budget:
+def budget_rule(rule: str, batch_size: int | None, tokens: int | None, base: Mapping[str, int]) -> Budget:
+    _check_name("budget", rule)
     if rule not in BUDGET_RULES:
         raise ConfigError(f"budget: {unknown('budget rule', rule, BUDGET_RULES)}")
-    needed = {"none": (), "sqrt": ("batch",), "complete": ("batch", "tokens")}[rule]
-    here = {"batch": batch, "tokens": tokens}
+    needed = {"none": (), "sqrt": ("batch_size",), "complete": ("batch_size", "tokens")}[rule]
+    here = {"batch_size": batch_size, "tokens": tokens}
     ratios = {}
     for key, value in here.items():
-        if key in needed and (value is None or value < 1 or key not in base):
+        if value is not None:
+            check_whole(key, value)
+        if key in needed and (value is None or key not in base):
             raise ConfigError(
                 f"budget={rule} goes by {key} over base[{key!r}]: {value} over {base.get(key)}; give both"
             )
@@ -174,7 +232,7 @@ def budget_rule(rule: str, batch: int | None, tokens: int | None, base: Mapping[
             raise ConfigError(f"{key} says nothing under budget={rule}; leave it out, here and in base")
         if value is not None:
             ratios[key] = value / base[key]
-    return Budget(rule=rule, **ratios)
+    return Budget(rule=rule, batch=ratios.get("batch_size", 1.0), tokens=ratios.get("tokens", 1.0))
 
 
 def _check_tied(name: str, embedding: Rule, readout: Rule) -> None:

@@ -289,11 +289,13 @@ def test_groups_fit_torchs_optimizers() -> None:
 
 
 def test_batch_and_token_rules() -> None:
-    base = {"width": 16, "batch": 4, "tokens": 1000}
-    one = mup(Transformer(16), base=base, budget="complete", batch=16, tokens=1000).tuned["tokens.weight"]
+    base = {"width": 16, "batch_size": 4, "tokens": 1000}
+    one = mup(Transformer(16), base=base, budget="complete", batch_size=16, tokens=1000).tuned["tokens.weight"]
     assert one.settings["lr"] == 2.0**-5
     assert one.settings["beta2"] == pytest.approx(0.8)
-    sqrt = mup(Transformer(16), base={"width": 16, "batch": 4}, budget="sqrt", batch=16).tuned["tokens.weight"]
+    sqrt = mup(Transformer(16), base={"width": 16, "batch_size": 4}, budget="sqrt", batch_size=16).tuned[
+        "tokens.weight"
+    ]
     assert sqrt.settings["lr"] == 2.0**-5
 
 
@@ -332,7 +334,37 @@ def test_the_record_holds_every_number(tmp_path: Path) -> None:
         ({"settings": {"beta3": 0.9}}, "unknown setting of adamw 'beta3'"),
         ({"settings": {"decay": "timescale", "weight_decay": 0.1}}, "decay=timescale goes by the run's steps"),
         ({"alignment": "half"}, "alignment must be"),
-        ({"base": 0}, r"base\['width'\] must be a whole number of at least 1, got 0"),
+        ({"base": 0}, "base must be a whole number of at least 1, got 0"),
+        ({"base": True}, "base must be a whole number of at least 1, got True"),
+        ({"base": "a"}, "base must be a whole number of at least 1, got 'a'; give a size"),
+        ({"base": {}}, "base needs the width at which every factor is 1, got nothing"),
+        ({"base": {"width": 16.0}}, r"base\['width'\] must be a whole number of at least 1, got 16.0"),
+        ({"make": 3}, "make must build the model at a width, got int 3; give one such as lambda"),
+        ({"make": lambda width: None}, r"make\(16\) must return the model, an nn.Module, and returns NoneType"),
+        ({"make": lambda: Transformer(16)}, r"make\(16\) fails on the meta device.*takes 0 positional arguments"),
+        ({"lr": "a"}, "lr must be a number, got 'a'; its default is"),
+        ({"lr": True}, "lr must be a number, got True"),
+        ({"lr": float("nan")}, "optimizer.lr must be above 0 and finite, got nan; typical"),
+        ({"lr": -1}, "optimizer.lr must be above 0 and finite, got -1; typical"),
+        ({"settings": [0.1]}, r"settings must be a dictionary, got \[0.1\]; write it as {'weight_decay': 0.1}"),
+        ({"settings": {"eps": "a"}}, r"settings\['eps'\] must be a number, got 'a'; its default is 1e-08"),
+        ({"optimizer": "sgd", "settings": {"nesterov": 1}}, r"settings\['nesterov'\] must be True or False, got 1"),
+        ({"settings": {"decay": 1}}, r"settings\['decay'\] must be a name, got 1"),
+        ({"settings": {3: 1}}, "unknown setting of adamw '3'"),
+        ({"optimizer": None}, "optimizer must be a name, got None; `hptransfer list`"),
+        ({"parameterization": 3}, "parameterization must be a name, got 3"),
+        ({"roles": ["output"]}, r"roles must be a dictionary of roles by glob, got \['output'\]; write it as"),
+        ({"roles": {"readout.weight": 3}}, r"roles\['readout.weight'\]: unknown role '3'"),
+        ({"alpha": True}, "alpha must be 0, 0.5 or 1, got True"),
+        (
+            {"branches": "blocks.*"},
+            r"branches must be a list of globs, got 'blocks.\*'; write branches=\['blocks.\*'\]",
+        ),
+        ({"branches": 3}, "branches must be a list of globs, got 3; write it as"),
+        ({"blocks": "blocks.*"}, r"blocks must be a list of globs, got 'blocks.\*'; write blocks="),
+        ({"depth": "a"}, "depth must be a whole number of at least 1, got 'a'"),
+        ({"budget": "sqrt", "batch_size": "a"}, "batch_size must be a whole number of at least 1, got 'a'"),
+        ({"budget": 3}, "budget must be a name, got 3"),
         ({"base": {"depth": 2}}, "base needs the width"),
         ({"base": {"width": 16, "heads": 2}}, "unknown size 'heads'"),
         ({"alpha": 0.3}, "alpha must be 0, 0.5 or 1, got 0.3"),
@@ -340,15 +372,73 @@ def test_the_record_holds_every_number(tmp_path: Path) -> None:
         ({"alpha": 1, "depth": 2, "base": {"width": 16, "depth": 2}}, "shapes do not show.*branches"),
         ({"depth": 2}, "is for a depth rule; add alpha"),
         ({"branches": BRANCHES}, "is for a depth rule; add alpha"),
-        ({"budget": "sqrt"}, "goes by batch over"),
+        ({"budget": "sqrt"}, "goes by batch_size over"),
         ({"budget": "squared"}, "unknown budget rule"),
-        ({"batch": 8}, "batch says nothing under budget=none"),
+        ({"batch_size": 8}, "batch_size says nothing under budget=none"),
     ],
 )
 def test_bad_input_is_one_line(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said) as refused:
         mup(Transformer(32), **options)
     assert "\n" not in str(refused.value)
+
+
+def test_a_model_must_be_one() -> None:
+    with pytest.raises(
+        ConfigError, match=r"model must be an nn.Module, got int 3; build it first, as make\(width\) does"
+    ):
+        mup(3)  # type: ignore[arg-type]
+
+
+def test_the_error_of_make_is_one_line() -> None:
+    def make(width: int) -> nn.Module:
+        raise ValueError("two\nlines")
+
+    with pytest.raises(ConfigError, match=r"two lines$"):
+        mup(Transformer(32), make)
+
+
+def test_a_record_is_not_written_where_it_cannot_be(tmp_path: Path) -> None:
+    found = mup(Transformer(32))
+    with pytest.raises(
+        ConfigError, match=r"write\('.*/missing/a.json'\) cannot: No such file.*; name a file in a folder"
+    ):
+        found.write(tmp_path / "missing" / "a.json")
+    with pytest.raises(ConfigError, match=r"cannot: Is a directory"):
+        found.write(tmp_path)
+
+
+DEPTH: dict[str, Any] = {"base": {"width": 16, "depth": 2}, "alpha": 1}
+
+
+@pytest.mark.parametrize(
+    ("branches", "depth", "said"),
+    [
+        (["blocks.*.mlp", "blocks.*.mlp.*"], 4, r"twice: blocks\.0\.mlp\.up in blocks\.0\.mlp.*outer or the inner"),
+        (["blocks.*", "blocks.*.mlp"], 4, r"twice: blocks\.0\.mlp in blocks\.0"),
+        (["blocks.0.*"], 2, r"has blocks\.0\.attention, .* but not blocks\.1\.attention.*by one glob"),
+        (["blocks.[0-2].mlp"], 3, r"but not blocks\.3\.mlp"),
+        (
+            BRANCHES,
+            3,
+            r"depth=3 does not go with 8 branches \(blocks\.0\.attention, .*, \.\.\.\).*mend depth or branches",
+        ),
+        (BRANCHES, 16, "depth=16 does not go with 8 branches"),
+    ],
+)
+def test_branches_that_do_not_go_with_the_model_are_refused(branches: Any, depth: int, said: str) -> None:
+    make = functools.partial(Transformer, depth=4)
+    model = make(32)
+    with pytest.raises(ConfigError, match=said) as refused:
+        mup(model, make, branches=branches, depth=depth, blocks=[], **DEPTH)
+    assert "\n" not in str(refused.value)
+    mup(model, make, branches=BRANCHES, depth=4, **DEPTH)
+
+
+def test_depth_may_count_the_sublayers() -> None:
+    make = functools.partial(Transformer, depth=4)
+    found = mup(make(32), make, branches=BRANCHES, depth=8, alpha=1, base={"width": 16, "depth": 4})
+    assert set(found.branches.values()) == {0.5}
 
 
 def test_what_must_be_said_of_branches() -> None:

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,15 @@ def wrapped(rule: str, wrap: Callable[[nn.Module], nn.Module], *, first: bool) -
     return losses(model, [torch.optim.AdamW(found)], BATCHES)
 
 
-def compiled(model: nn.Module) -> nn.Module:
+def compiled(model: nn.Module, backend: str = "eager") -> nn.Module:
     """Traced as one graph, with nothing left out; run by torch itself, as a compiler takes a minute."""
     torch._dynamo.reset()
-    return torch.compile(model, backend="eager", fullgraph=True)  # type: ignore[return-value]
+    return torch.compile(model, backend=backend, fullgraph=True)  # type: ignore[return-value]
+
+
+def derived(model: nn.Module) -> nn.Module:
+    """The gradient's graph traced ahead of time too."""
+    return compiled(model, "aot_eager")
 
 
 class Recomputed(nn.Module):
@@ -74,9 +80,33 @@ def recomputed(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("wrap", [compiled, recomputed])
+@pytest.mark.parametrize("wrap", [compiled, derived, recomputed])
 def test_compiled_and_checkpointed(wrap: Callable[[nn.Module], nn.Module], first: bool, rule: str) -> None:
     assert wrapped(rule, wrap, first=first) == pytest.approx(reference(rule), rel=1e-5)
+
+
+# Torch's own, as it imports its compiler.
+OWN_WARNING = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+@pytest.mark.slow
+@OWN_WARNING
+@pytest.mark.skipif(COMPILER is None, reason="inductor compiles C++, and there is no g++ or clang++")
+@pytest.mark.parametrize("rule", RULES)
+def test_compiled_to_machine_code(rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    by_inductor = functools.partial(compiled, backend="inductor")
+    assert wrapped(rule, by_inductor, first=False) == pytest.approx(reference(rule), rel=1e-4)
+
+
+@OWN_WARNING
+def test_a_compiled_optimizer_takes_the_groups() -> None:
+    model, plain = seeded(Transformer, 64), seeded(Transformer, 64)
+    ours, theirs = torch.optim.AdamW(mup(model)), torch.optim.AdamW(mup(plain))
+    torch._dynamo.reset()
+    ours.step = torch.compile(ours.step, backend="eager")  # type: ignore[method-assign]
+    assert losses(model, [ours], BATCHES) == pytest.approx(losses(plain, [theirs], BATCHES), rel=1e-5)
 
 
 def test_checkpointing_by_call() -> None:
