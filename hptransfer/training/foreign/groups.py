@@ -1,18 +1,18 @@
 """Parameter groups under the names that torch's optimizers have for settings, and which optimizers may take them.
 
 An optimizer ignores settings that it does not know and has defaults for those that a group lacks, so that the wrong one
-trains without a word. Groups that it is given therefore look at it while it is built: as it copies a group's list of
-parameters, the caller is `Optimizer.add_param_group`. What it then holds are ordinary lists and dictionaries.
+would train without a word. Groups therefore say what they are made for, and before any optimizer's step a hook of
+torch's reads it.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
@@ -26,20 +26,8 @@ CALLED = {"adamw": "Adam", "sgd": "SGD", "lion": "Lion", "muon": "Muon"}
 # How torch's Muon scales its steps so that AdamW's rates fit.
 MUON_SCALE = "match_rms_adamw"
 DECOUPLED = "decoupled_weight_decay"
-
-
-class Params(list[Tensor]):
-    """A group's parameters: a list that an optimizer cannot copy unless it was made for it."""
-
-    def __init__(self, params: Sequence[Tensor], chosen: str, trainer: str, settings: Mapping[str, Any]) -> None:
-        super().__init__(params)
-        self.chosen, self.trainer, self.settings = chosen, trainer, dict(settings)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        caller = sys._getframe(1).f_locals.get("self")
-        if isinstance(caller, torch.optim.Optimizer):
-            _check_taker(caller, self.chosen, self.trainer, self.settings)
-        return super().__iter__()
+# The key of a group under which it says what it is made for.
+MADE = "hptransfer"
 
 
 def group(
@@ -61,8 +49,8 @@ def group(
         )
     trainer = "adamw" if optimizer.name == "muon" and role is not Role.HIDDEN else optimizer.name
     found = _torch_settings(optimizer, trainer, settings)
-    chosen = Params(params, optimizer.name, trainer, found)
-    return {"params": chosen, "role": role.value, "names": list(names), **found}
+    made = {"optimizer": optimizer.name, "trainer": trainer, "settings": list(found)}
+    return {"params": list(params), "role": role.value, "names": list(names), MADE: made, **found}
 
 
 def _torch_settings(optimizer: OptimizerConfig, trainer: str, settings: Mapping[str, float]) -> dict[str, Any]:
@@ -79,10 +67,10 @@ def _torch_settings(optimizer: OptimizerConfig, trainer: str, settings: Mapping[
     return found
 
 
-def _check_taker(taker: torch.optim.Optimizer, chosen: str, trainer: str, settings: Mapping[str, Any]) -> None:
-    """Raises ConfigError for an optimizer whose steps the groups' numbers are not made for."""
+def check_taker(taker: torch.optim.Optimizer, group: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an optimizer whose steps a group's numbers are not made for."""
+    chosen, trainer, settings = (group[MADE][key] for key in ("optimizer", "trainer", "settings"))
     kind, wanted = type(taker).__name__, CALLED[trainer]
-    known = vars(taker).get("defaults", settings)
     if not any(wanted.lower() in parent.__name__.lower() for parent in type(taker).__mro__):
         if chosen == "muon":
             raise ConfigError(
@@ -93,14 +81,23 @@ def _check_taker(taker: torch.optim.Optimizer, chosen: str, trainer: str, settin
             f"{kind} was given groups made for {wanted}, by optimizer={chosen}, whose rules over width are not its "
             f"own; build {wanted}, or say by optimizer= which one you train with"
         )
-    missing = [key for key, value in settings.items() if value and key not in known and key != DECOUPLED]
+    missing = [key for key in settings if group[key] and key not in taker.defaults and key != DECOUPLED]
     if missing:
         raise ConfigError(
             f"{kind} was given groups made for {wanted} and does not know their {', '.join(missing)}, which it would "
             f"leave out; take torch's, or parameterized.optimizers()"
         )
-    if trainer == "adamw" and settings["weight_decay"] and DECOUPLED not in known and "AdamW" not in kind:
+    if trainer == "adamw" and group["weight_decay"] and DECOUPLED not in taker.defaults and "AdamW" not in kind:
         raise ConfigError(
-            f"{kind} adds weight_decay {settings['weight_decay']:g} to a gradient that shrinks with width, so that no "
+            f"{kind} adds weight_decay {group['weight_decay']:g} to a gradient that shrinks with width, so that no "
             "factor keeps the two in proportion; build AdamW, whose decay stands beside it"
         )
+
+
+def _before_step(taker: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for group in taker.param_groups:
+        if MADE in group:
+            check_taker(taker, group)
+
+
+register_optimizer_step_pre_hook(_before_step)

@@ -44,8 +44,9 @@ class Parameterized:
         """A group for each set of parameters that train alike, as torch's optimizers take them.
 
         Beside `params` a group has `lr`, `weight_decay`, what else the optimizer knows (`betas`, `eps`, `momentum`),
-        and for the record `role` and `names`. An optimizer of another kind than `optimizer` raises ConfigError as it is
-        built, torch's Adam decays weights as AdamW does; of muon, choose groups by role, or take `optimizers`.
+        and for the record `role`, `names` and, under `hptransfer`, what it is made for: an optimizer of another kind
+        raises ConfigError at its first step. torch's Adam decays weights as AdamW does; of muon, choose groups by role,
+        or take `optimizers`.
         """
         for names, one in self._alike():
             yield group(self._present(names), names, self.optimizer, one.item.role, one.settings)
