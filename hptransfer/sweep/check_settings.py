@@ -55,7 +55,7 @@ BY_OPTIMIZER_CONVERGENCE: dict[str, dict[str, str]] = {
 KFAC = {"run.optimizer.damping": "0.5"}
 # At the usual rate of AdamW a ResNet without norms has left its first steps behind by the third.
 BY_PAIR: dict[tuple[str, str], dict[str, str]] = {
-    ("mlp", "kfac"): {"widths": "[128,256,512]", "seeds": "2"},
+    ("mlp", "kfac"): {"widths": "[128,256,384]", "seeds": "2"},
     ("resnet", "adamw"): {"run.optimizer.lr": "0.0078125"},
     ("resnet", "adam_atan2"): {"run.optimizer.lr": "0.0078125"},
     ("resnet", "sgd"): {"widths": "[32,64,128]", "seeds": "4"},
