@@ -160,10 +160,17 @@ def figure(claims: list[Claim], runs: Path, path: Path) -> None:
 
     nets = sorted({claim.net for claim in claims}, key=[claim.net for claim in claims].index)
     canvas, axes = plt.subplots(len(nets), 2, figsize=(9, 2.9 * len(nets)), squeeze=False, layout="constrained")
-    colours = {"sqrt_depth": "C0", "sp": "C3", "mup": "C1", "inverse_depth": "C2", "sqrt_depth_alone": "C4"}
+    styles = {
+        "sqrt_depth": ("C0", "o"),
+        "sp": ("C3", "s"),
+        "mup": ("C1", "D"),
+        "inverse_depth": ("C2", "^"),
+        "sqrt_depth_alone": ("C4", "x"),
+    }
     for claim in claims:
         if claim.space:
             continue
+        colour, marker = styles[claim.rule]
         optima = pd.read_csv(runs / claim.name / "optima.csv")
         for column, (axis, other) in enumerate((AXES, AXES[::-1])):
             plot = axes[nets.index(claim.net)][column]
@@ -175,20 +182,20 @@ def figure(claims: list[Claim], runs: Path, path: Path) -> None:
                 line[axis][held],
                 line["log2_lr"][held],
                 line["log2_lr_se"][held],
-                fmt="o-",
-                ms=4,
+                fmt=f"{marker}-",
+                ms=5,
                 capsize=2,
-                color=colours[claim.rule],
+                color=colour,
                 label=claim.rule,
             )
-            plot.plot(line[axis][~held], line["log2_lr"][~held], "v", ms=6, mfc="none", color=colours[claim.rule])
+            plot.plot(line[axis][~held], line["log2_lr"][~held], "v", ms=6, mfc="none", color=colour)
             title = f"{claim.net}, {axis} at {other} {CENTERS[claim.net][other]}"
             plot.set(xscale="log", title=title, ylabel="log2 of the best lr")
             plot.set_xticks(sorted(line[axis]), [f"{value:g}" for value in sorted(line[axis])])
             plot.minorticks_off()
             plot.grid(alpha=0.3)
-    for row in axes:
-        row[0].legend(fontsize=8)
+    for plot in axes.flat:
+        plot.legend(fontsize=8)
     canvas.savefig(path, dpi=110)
     print(f"written: {path} (open triangles: no bracket, the best value that was tried)")
 

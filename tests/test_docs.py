@@ -1,5 +1,6 @@
 """The documents say what is so: commands run, links lead somewhere, help is what is printed."""
 
+import csv
 import math
 import re
 import shlex
@@ -110,3 +111,15 @@ def test_the_architecture_names_what_there_is() -> None:
 def test_the_readme_names_every_member(family: str) -> None:
     for name in Registry(family, FAMILIES[family]).names():
         assert re.search(rf"\b{name}\b", README), name
+
+
+def test_the_depthwise_page_shows_what_was_measured() -> None:
+    rows = csv.DictReader((ROOT / "docs" / "depthwise_transfer.csv").read_text(encoding="utf-8").splitlines())
+    page = (ROOT / "docs" / "depthwise_transfer.md").read_text(encoding="utf-8")
+    found = 0
+    for row in rows:
+        value, low, high = (float(row[key]) for key in ("value", "low", "high"))
+        assert f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" in page, row
+        assert row["found"] == "True"
+        found += 1
+    assert found == 20
