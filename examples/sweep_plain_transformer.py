@@ -1,6 +1,6 @@
 """Does the best learning rate of a plain transformer stay as it widens? Under muP, and as a control without.
 
-    python examples/sweep_plain_transformer.py --out sweep            # a few minutes on two cores
+    python examples/sweep_plain_transformer.py --out sweep            # ten minutes on two cores
     hptransfer analyze --table sweep/mup.csv --scale width --tune lr --targets sweep/targets.csv --out sweep/mup
 
 Trains `PlainTransformer` on the bytes of Python's own standard library at every width and rate, and writes mup.csv and
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--log2-lr", type=float, nargs="+", default=[-10, -9, -8, -7, -6, -5, -4])
     parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
     trials = [
