@@ -28,6 +28,7 @@ from hptransfer.core.errors import FitError
 
 DRAWS = 1000
 INTERVAL = (5, 95)
+NORMAL_95 = 1.645
 # An exponent whose interval lies within so many octaves per octave of zero counts as transfer.
 TOLERANCE = 0.25
 
@@ -111,7 +112,8 @@ class Fit:
         for index, axis in enumerate(self.law.design.axes, start=1):
             drawn = self.draws[:, index]
             low, high = np.percentile(drawn, INTERVAL)
-            found[axis] = Exponent(float(self.law.coefficients[index]), float(low), float(high), float(drawn.std()))
+            se = (high - low) / (2 * NORMAL_95)  # draws of few scales have no standard deviation
+            found[axis] = Exponent(float(self.law.coefficients[index]), float(low), float(high), float(se))
         return found
 
     @cached_property

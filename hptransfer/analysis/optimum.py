@@ -39,7 +39,7 @@ class Cell:
         x: log2 of the tuned values, ascending, without repeats.
         y: mean loss at each; infinite if a repeat diverged.
         squares: at each, sum of squares of repeats about their mean; `freedom`, its degrees of freedom.
-        by_seed: losses of those seeds that ran at every value, (seeds, values); no row if the table has no seeds.
+        by_seed: losses, (seeds, values), NaN where a seed did not run; no row if the table has no seeds.
     """
 
     axes: Mapping[str, float]
@@ -109,7 +109,7 @@ def _by_seed(rows: pd.DataFrame, columns: Columns) -> Array:
     if SEED not in rows:
         return np.empty((0, rows[columns.tuned_one].nunique()))
     table = rows.pivot_table(index=SEED, columns=columns.tuned_one, values=columns.loss, aggfunc="mean", dropna=False)
-    return table.dropna().to_numpy(dtype=float)
+    return table.to_numpy(dtype=float)
 
 
 def repeat_noise(cell: Cell) -> float:
@@ -195,7 +195,8 @@ def optimum(cell: Cell) -> Optimum:
     if best_at == len(x) - 1:
         bounded = finite[-1] < len(cell.x) - 1
         return _without(cell, BOUNDED if bounded else EDGE_HIGH, float(x[-1]), float(y[-1]))
-    kept = near_best(x, y, repeat_noise(cell))
+    repeats = cell.runs / len(cell.x)
+    kept = near_best(x, y, repeat_noise(cell) / repeats**0.5)
     vertex, curvature, loss, _ = parabola(x[kept], y[kept])
     if curvature <= 0 or loss <= 0 or not x[1] <= vertex <= x[-2]:
         kept = np.arange(best_at - 1, best_at + 2)  # the points about the best alone: convex by choice
