@@ -18,7 +18,24 @@ SCRIPT = ROOT / "examples" / "sweep_plain_transformer.py"
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sweep, short: two widths and six rates."""
     folder = tmp_path_factory.mktemp("examples")
-    short = ["--widths", "32", "128", "--log2-lr", "-9", "-8", "-7", "-6", "-5", "-4", "--seeds", "1", "--steps", "100", "--processes", "1"]
+    short = [
+        "--widths",
+        "32",
+        "128",
+        "--log2-lr",
+        "-9",
+        "-8",
+        "-7",
+        "-6",
+        "-5",
+        "-4",
+        "--seeds",
+        "1",
+        "--steps",
+        "100",
+        "--processes",
+        "1",
+    ]
     subprocess.run([sys.executable, SCRIPT, "--out", folder, *short], env=environment(), check=True)
     return folder
 

@@ -87,6 +87,10 @@ def refuse_unread(check: str, overrides: Iterable[str]) -> None:
         unread["run.tokens"] = (
             "takes one step; leave it out" if check in UNSTEPPED else "trains so many steps; set steps"
         )
+    for key in ("loss", "last", "points", "diverged_above"):
+        unread[f"run.{key}"] = "judges activations or curves of its own; leave it out"
+    if check != "convergence":
+        unread["run.validation_windows"] = "looks at nothing held out; leave it out"
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         why = unread.get(key)

@@ -21,6 +21,7 @@ from hptransfer.training.schedules import Schedule
 from hptransfer.training.unit import UnitConfig, useless
 
 LOSSES = ("held-out", "training")
+LAST = 0.25
 
 
 @dataclass(kw_only=True)
@@ -113,7 +114,7 @@ class RunConfig:
     which says the same with less noise in less than one pass over the data."""
     validation_windows: int = 256
     """Sequences that the held-out loss is the mean over."""
-    last: float = 0.25
+    last: float = LAST
     """Share of the steps that the training loss is the mean over, the last ones; above 0, at most 1."""
     points: int = 32
     """Points of the training curve that are written down, at most."""
@@ -190,7 +191,12 @@ class RunConfig:
         if self.loss not in LOSSES:
             raise ConfigError(f"{place}.loss: {unknown('loss', self.loss, LOSSES)}")
         if not 0 < self.last <= 1:
-            raise ConfigError(f"{place}.last must be above 0 and at most 1, got {self.last}")
+            raise ConfigError(f"{place}.last must be above 0 and at most 1, got {self.last}; the default is {LAST}")
+        if self.loss == "held-out" and self.last != LAST:
+            raise ConfigError(
+                f"{place}.last is {self.last}, but {place}.loss=held-out is no mean over steps; leave it out, or take "
+                f"{place}.loss=training"
+            )
         if not self.diverged_above > 1:  # NaN is not
             raise ConfigError(f"{place}.diverged_above must be above 1, got {self.diverged_above}")
         alignment_of(self.alignment, f"{place}.alignment")

@@ -454,7 +454,7 @@ def expected_failure(run: RunConfig) -> str:
 def theory(name: str, table: Parameterization, alignment: object) -> str:
     """Why no model is expected to pass under a parameterization; empty if they should."""
     if table.global_rate and alignment == "default":
-        return f"{name} has one learning rate for all: its updates grow with width"
+        return f"{name} has one learning rate for all: its updates do not keep their size over width"
     readout = table.rows[Role.OUTPUT]
     if readout.a + readout.b == 0.5:
         return f"{name}'s readout is n^1/2 too large for features that move: the outputs' change grows"

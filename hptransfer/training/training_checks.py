@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import RunConfig
 from hptransfer.training.coordcheck import Check, Row, at_size, expected_failure, slope, stacks
 
@@ -33,7 +34,15 @@ def wider_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) -> Che
 
     The run in eight windows; a wider model counts as worse if it is by more than `WORSE` standard errors of the
     difference over seeds, all windows' differences pooled.
+
+    Raises:
+        ConfigError: fewer steps than windows, or a single seed.
     """
+    if run.steps < WINDOWS or seeds < 2:
+        raise ConfigError(
+            f"check=wider compares {WINDOWS} windows of a run over seeds, got {run.steps} steps and seeds={seeds}; "
+            f"raise run.tokens to {WINDOWS * run.tokens_a_step} at least, and seeds to 2"
+        )
     widths = sorted(widths)
     curves = []
     for width in widths:

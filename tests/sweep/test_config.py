@@ -72,6 +72,7 @@ BAD = [
     (["+space.wd.path=run.optimizer.weight_decay"], "an override cannot add an axis; copy the sweep file"),
     (["+target.hight=3"], "target: unknown axis 'hight'"),
     (["run.optimizer.beta1=1.5"], "run.optimizer.beta1 must be in [0, 1), got 1.5"),
+    (["run.last=0.5"], "run.last is 0.5, but run.loss=held-out is no mean over steps; leave it out, or take"),
     (["run.optimizer.lr=0.1"], "would do nothing: space.lr sweeps run.optimizer.lr; override space.lr.values instead"),
     (["run.base.width=0"], "run.base.width must be at least 1, got 0"),
     (["run.base.width=-64"], "run.base.width must be at least 1, got -64; set it to the width at which"),

@@ -21,8 +21,9 @@ from hptransfer.training.optimizers.adamw import Adam
 from hptransfer.training.optimizers.muon import MuonConfig
 from hptransfer.training.optimizers.sgd import SgdConfig
 
-# What the class of an optimizer is called that takes the groups of one of ours.
-CALLED = {"adamw": "Adam", "sgd": "SGD", "lion": "Lion", "muon": "Muon"}
+# What an optimizer's class, or one that it comes from, is called that takes the groups of one of ours. By whole names:
+# SignSGD is another optimizer.
+CALLED = {"adamw": ("AdamW", "Adam"), "sgd": ("SGD",), "lion": ("Lion",), "muon": ("Muon",)}
 # How torch's Muon scales its steps so that AdamW's rates fit.
 MUON_SCALE = "match_rms_adamw"
 DECOUPLED = "decoupled_weight_decay"
@@ -70,16 +71,16 @@ def _torch_settings(optimizer: OptimizerConfig, trainer: str, settings: Mapping[
 def check_taker(taker: torch.optim.Optimizer, group: Mapping[str, Any]) -> None:
     """Raises ConfigError for an optimizer whose steps a group's numbers are not made for."""
     chosen, trainer, settings = (group[MADE][key] for key in ("optimizer", "trainer", "settings"))
-    kind, wanted = type(taker).__name__, CALLED[trainer]
-    if not any(wanted.lower() in parent.__name__.lower() for parent in type(taker).__mro__):
+    kind, wanted = type(taker).__name__, CALLED[trainer][0]
+    if not any(parent.__name__ in CALLED[trainer] for parent in type(taker).__mro__):
         if chosen == "muon":
             raise ConfigError(
                 f"optimizer=muon has groups for two optimizers: hidden matrices' for Muon and the rest's for AdamW, "
                 f"which are not {kind}'s; take parameterized.optimizers(), or choose groups by their role"
             )
         raise ConfigError(
-            f"{kind} was given groups made for {wanted}, by optimizer={chosen}, whose rules over width are not its "
-            f"own; build {wanted}, or say by optimizer= which one you train with"
+            f"{kind} was given groups made for {wanted}, by optimizer={chosen}; build {wanted}, or say by optimizer= "
+            f"which one you train with; if {kind} steps as {wanted} does, take the key {MADE!r} out of the groups"
         )
     missing = [key for key in settings if group[key] and key not in taker.defaults and key != DECOUPLED]
     if missing:

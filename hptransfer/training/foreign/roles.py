@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import UninitializedParameter
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.parameterizations._base import MATRICES, Role
@@ -97,6 +98,12 @@ def infer(model: nn.Module, base: nn.Module, other: nn.Module, roles: Mapping[st
     Raises:
         ConfigError: parameters that differ in more than width, or whose role cannot be told; all are named.
     """
+    for one in (model, base, other):
+        for name, parameter in one.named_parameters():
+            if isinstance(parameter, UninitializedParameter):
+                raise ConfigError(
+                    f"{plain(name)} has no shape until the model has run; give its layer sizes, not Lazy ones"
+                )
     shapes = {name: tuple(p.shape) for name, p in parameters(model).items()}
     base_shapes = {name: tuple(p.shape) for name, p in parameters(base).items()}
     other_shapes = {name: tuple(p.shape) for name, p in parameters(other).items()}

@@ -505,3 +505,11 @@ def test_the_package_offers_both_without_importing_torch() -> None:
     subprocess.run([sys.executable, "-c", code], env=environment(), check=True)
     with pytest.raises(AttributeError, match="parametrize"):
         hptransfer.parametrize  # noqa: B018
+
+
+def test_a_layer_without_sizes_is_refused_by_name() -> None:
+    def lazy(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(8, width), nn.LazyLinear(4))
+
+    with pytest.raises(ConfigError, match=r"^1\.weight has no shape until the model has run; give"):
+        hptransfer.parameterize(lazy(64), make=lazy, base=32, optimizer="adamw", lr=0.01)
