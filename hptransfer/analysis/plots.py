@@ -39,6 +39,8 @@ STYLE: Any = {
 }
 # Lines of a check's panel that its legend names.
 NAMED = 6
+# Height of a check's panel, at least: largest value over smallest.
+FLAT_SPAN = 8
 PANEL_INCHES = (3.7, 2.9)
 
 
@@ -218,15 +220,20 @@ def check_figure(check: Mapping[str, Any]) -> str:
             if rows and rows[0]["slopes"]:
                 rows.sort(key=lambda row: -abs(row["slopes"][column]))
             for rank, row in enumerate(rows):
+                place = check["rows"].index(row)  # a module looks the same in every panel
                 style = {
-                    "marker": MARKERS[rank % len(MARKERS)],
+                    "marker": MARKERS[place % len(MARKERS)],
                     "ms": 4,
                     "lw": 1.2,
-                    "color": COLOURS[rank % len(COLOURS)],
+                    "color": COLOURS[place % len(COLOURS)],
                 }
                 label = f"{row['name']} ({row['slopes'][column]:+.2f})" if row["slopes"] else row["name"]
                 named = {"label": label} if rank < NAMED else {"color": FAINT}
                 axes.loglog(sizes, [values[column] for values in row["values"]], **{**style, **named})
+            axes.set_yscale("log", base=2)
+            low, high = axes.get_ylim()
+            room = max(1.0, (FLAT_SPAN * low / high) ** 0.5)  # what is flat is to look flat
+            axes.set_ylim(low / room, high * room)
             axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
             axes.set_xticks([], minor=True)
             axes.set(title=columns[column], xlabel=check["axis"], ylabel=check["what"] if not column else None)

@@ -406,7 +406,8 @@ def judge(
         prescribed: slopes that count as flat, by name; of all others it is 0.
     """
     rows, fails = [], []
-    for name, values in found.items():
+    for name, measured in found.items():
+        values = [[value if value > 2 * NOTHING else 0.0 for value in size] for size in measured]
         slopes = [slope(sizes, [own[c] for own in values]) for c in range(len(columns))]
         moved = [max(column) > 2 * NOTHING for column in zip(*values, strict=True)]
         row = Row(

@@ -204,3 +204,11 @@ def test_sp_is_not_flat_on_a_transformer_either() -> None:
     run = run_of("sp", model="transformer", zero_readout=True)
     run.model.depth = 2
     assert slope(coordinate_check(run, widths=(128, 256, 512), steps=1, seeds=2), OUTPUTS) > 0.5
+
+
+def test_what_is_nothing_is_zero_and_not_drawn() -> None:
+    run = of_model("mlp", zero_readout=True)
+    check = coordinate_check(run, widths=[32, 64], steps=1, seeds=1)
+    outputs = next(row for row in check.rows if row.name == "outputs")
+    assert [values[0] for values in outputs.values] == [0.0, 0.0]
+    assert all(values[1] > 1e-6 for values in outputs.values)
