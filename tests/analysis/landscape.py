@@ -29,23 +29,26 @@ def draw(
     curvature: float = 0.03,
     seed: int = 0,
     repeats: int = 1,
+    by_seed: tuple[float, float] = (0.0, 0.0),
     diverges: float = math.inf,
 ) -> tuple[pd.DataFrame, float]:
     """A table of runs over the grid, and the true log2 optimum of the target.
 
     Args:
+        by_seed: spread over seeds of a scale's level, in nats, and of its optimum, in octaves, alike at all values.
         scatter: of each scale's own optimum about the law, the target's included, in octaves.
         diverges: octaves above the optimum from which on runs diverge.
     """
-    random = np.random.default_rng(seed)
+    random, of_seeds = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     rows = []
     for width, depth, tokens in itertools.product(WIDTHS, DEPTHS, TOKENS):
         scale = {"width": width, "depth": depth, "tokens": tokens}
         centre = optimum_at(scale, powers) + scatter * random.standard_normal()
         best = 2.0 + 2.0 * (width / 32) ** -0.3 * (tokens / 2**15) ** -0.2
+        levels, shifts = (spread * of_seeds.standard_normal(repeats) for spread in by_seed)
         for lr, repeat in itertools.product(GRID, range(repeats)):
-            x = math.log2(lr) - centre
-            loss = best + curvature * x**2 + noise * random.standard_normal()
+            x = math.log2(lr) - centre - shifts[repeat]
+            loss = best + levels[repeat] + curvature * x**2 + noise * random.standard_normal()
             rows.append({**scale, "lr": lr, "seed": repeat, "loss": math.inf if x > diverges else loss})
     truth = optimum_at(TARGET, powers) + scatter * random.standard_normal()
     return check_table(pd.DataFrame(rows), COLUMNS, "test"), truth

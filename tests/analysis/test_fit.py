@@ -1,6 +1,7 @@
 """The law: recovered within its intervals, which cover as often as they say."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ def test_verdicts_are_by_the_whole_interval(low: float, high: float, verdict: st
     assert Exponent((low + high) / 2, low, high, 0.1).verdict == verdict
 
 
-def coverage(scatter: float, *, counted: bool = True, sweeps: int = 120) -> float:
+def coverage(scatter: float, *, counted: bool = True, sweeps: int = 120, **drawn: Any) -> float:
     """Share of simulated sweeps whose 90% interval holds the target's own optimum.
 
     Args:
@@ -45,7 +46,7 @@ def coverage(scatter: float, *, counted: bool = True, sweeps: int = 120) -> floa
     """
     inside = 0
     for seed in range(sweeps):
-        table, truth = draw(MUP, scatter=scatter, seed=seed)
+        table, truth = draw(MUP, scatter=scatter, seed=seed, **drawn)
         fit = fit_table(table, COLUMNS, draws=300)
         x, low, high = fit.predict(TARGET)
         if not counted:
@@ -69,6 +70,13 @@ def test_the_interval_errs_on_the_wide_side_where_scales_lie_on_the_law() -> Non
 
 def test_an_interval_without_the_targets_own_scatter_covers_too_rarely() -> None:
     assert coverage(0.15, counted=False) < 0.7
+
+
+def test_the_interval_covers_the_target_where_seeds_have_levels_and_optima_of_their_own() -> None:
+    seeds = {"repeats": 5, "by_seed": (0.05, 0.3)}
+    assert 0.83 <= coverage(0.15, **seeds) <= 0.97
+    assert coverage(0.0, **seeds) >= 0.88
+    assert coverage(0.15, counted=False, **seeds) < 0.8
 
 
 @pytest.mark.slow
