@@ -204,12 +204,10 @@ def alignment_check(run: RunConfig, *, widths: Sequence[int], steps: int = 10, s
 
     found = _measured(run, "width", widths, steps, seeds, measure)
     check = _judge("alignment of updates with inputs", run, "width", widths, [f"step {steps}"], found, [False])
-    return dataclasses.replace(
-        check,
-        expected="",
-        reading="0.5 is no alignment and 1 is full; of layers whose input does not grow there is none to measure. "
-        "What hidden and output layers have can be given as run.alignment",
-    )
+    reading = "0.5 is no alignment and 1 is full; of layers whose input does not grow there is none to measure"
+    if not run.table.unit:
+        reading += ". What hidden and output layers have can be given as run.alignment"
+    return dataclasses.replace(check, expected="", reading=reading)
 
 
 def spectral_check(run: RunConfig, *, widths: Sequence[int], steps: int = 4, seeds: int = 8) -> Check:
