@@ -259,11 +259,10 @@ def _plainly(override: str, reason: str) -> str:
         return f"{key} takes true or false, got {given!r}"
     if "does not support deletion" in reason:
         return f"{key} is always there; give it another value instead"
-    if "Cannot assign" in reason:
-        return f"{key} has keys of its own; set one of them, as in {key}.KEY=VALUE"
-    if "is not a subclass" in reason:  # OmegaConf cannot add to a dictionary of dataclasses
-        if key.partition(".")[0] in ("grid", "space"):
-            return "an override cannot add an axis; copy the sweep file and add it there"
+    if "is not a subclass" in reason and key.partition(".")[0] in ("grid", "space"):
+        # OmegaConf cannot add to a dictionary of dataclasses.
+        return "an override cannot add an axis; copy the sweep file and add it there"
+    if "Cannot assign" in reason or "is not a subclass" in reason:
         return f"{key} has keys of its own; set one of them, as in {key}.KEY=VALUE"
     if "Cannot merge DictConfig" in reason:
         return f"{key} has keys of its own; set one of them, as in {key}.values=[...]"
