@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from hptransfer.core.errors import ConfigError, RunFolderError, StoppedError
-from hptransfer.core.records import Outcome, Trial
+from hptransfer.core.records import Job, Outcome, Trial
 
 SCHEMA = 1
 
@@ -300,6 +300,21 @@ class RunFolder:
         """All trials, in a stable order. A folder whose trial.json was never finished is passed over."""
         folders = sorted(self.path.glob("trials/*/trial.json"))
         return [self.read_trial(path.parent.name) for path in folders]
+
+    def job_path(self, job_id: str) -> Path:
+        return self.jobs / f"{job_id}.json"
+
+    def write_job(self, job: Job) -> None:
+        write_json(self.job_path(job.id), job.to_json())
+
+    def read_job(self, job_id: str) -> Job:
+        """
+        Raises:
+            RunFolderError: the job's file is damaged.
+        """
+        values = read_json(self.job_path(job_id))
+        with damage(self.job_path(job_id)):
+            return Job.from_json(values)
 
     def read_outcome(self, trial_id: str) -> Outcome | None:
         """

@@ -19,6 +19,16 @@ DONE = "done"
 DIVERGED = "diverged"
 FAILED = "failed"
 
+# Why a trial failed, or a worker ended before its job did. Each has a rule of its own for another attempt.
+CODE_ERROR = "code error"
+OUT_OF_MEMORY = "out of memory"
+TIME_LIMIT = "time limit"
+NODE_FAILURE = "node failure"
+PREEMPTED = "preempted"
+CANCELLED = "cancelled"
+KILLED = "killed"
+CAUSES = (CODE_ERROR, OUT_OF_MEMORY, TIME_LIMIT, NODE_FAILURE, PREEMPTED, CANCELLED, KILLED)
+
 POINT = frozenset({"step", "tokens", "loss", "time"})
 """What every point of a curve says; further keys are what a model reports of itself, such as its experts' load."""
 
@@ -88,6 +98,7 @@ class Outcome:
         initial_loss: training loss at the first step, in nats.
         seconds: wall time that the trial occupied its device for: a stack's time, shared equally.
         error: one line, if failed.
+        cause: one of CAUSES, if failed.
         groups: what each group of parameters trained with: role, learning rate at the peak and all else that the
             optimizer was given; under `parameters` by name the first values' spread, multiplier, branch factor.
     """
@@ -102,6 +113,7 @@ class Outcome:
     stack: int = 1
     attempts: int = 1
     error: str | None = None
+    cause: str | None = None
     groups: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
@@ -114,6 +126,37 @@ class Outcome:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Outcome:
         return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Trials of one scale for one worker. It keeps its id and its trials through all attempts, and so its stacks.
+
+    Attributes:
+        params: of one trial.
+        flops: training FLOPs of all its trials.
+        seconds: estimated wall time of all its trials on one worker; None if nothing was measured.
+        attempt: 1, and one more each time it is submitted again.
+        scheduler: what the scheduler calls it, such as "1234_5"; None where there is no scheduler.
+        submitted: when, in seconds since 1970.
+    """
+
+    id: str
+    trials: Sequence[str]
+    scale: Scale
+    params: int
+    flops: float
+    seconds: float | None = None
+    attempt: int = 1
+    scheduler: str | None = None
+    submitted: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "trials": list(self.trials), "scale": dict(self.scale.axes)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Job:
+        return cls(**{**values, "scale": Scale(values["scale"])})
 
 
 def digest(values: Any) -> str:

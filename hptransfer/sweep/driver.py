@@ -17,7 +17,7 @@ from statistics import fmean
 from hptransfer.core.bracket import next_value
 from hptransfer.core.errors import StoppedError
 from hptransfer.core.files import LockedError, RunFolder, disk_errors, lock, locked_by, write_json
-from hptransfer.core.records import DIVERGED, DONE, FAILED, SWEEP, Outcome, Scale, Trial, digest, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, KILLED, SWEEP, Job, Outcome, Scale, Trial, digest, short
 from hptransfer.sweep.config import Budget
 from hptransfer.sweep.launchers._base import Ended, Launcher
 from hptransfer.sweep.plan import Plan
@@ -183,10 +183,18 @@ class Driver:
                 return
             for trial_id in trials:
                 self._studies.start(self._trials[trial_id])
-            job = digest({"trials": trials, "time": time.time()})
-            write_json(self._folder.jobs / f"{job}.json", {"trials": trials, "submitted": time.time()})
-            self._jobs[job] = trials
-            self._launcher.submit(job)
+            some = [self._trials[trial_id] for trial_id in trials]
+            job = Job(
+                id=digest({"trials": trials, "time": time.time()}),
+                trials=trials,
+                scale=some[0].scale,
+                params=some[0].params,
+                flops=sum(trial.flops for trial in some),
+                submitted=time.time(),
+            )
+            self._folder.write_job(job)
+            self._jobs[job.id] = trials
+            self._launcher.submit([job])
 
     def _next_trials(self) -> list[str]:
         """The next stack of one scale, as far as the budget goes: waiting trials, then new values."""
@@ -263,8 +271,8 @@ class Driver:
         """Takes up what a job left behind, finished or not."""
         for trial_id in self._jobs.pop(ended.job):
             if not self._take_outcome(trial_id):
-                if ended.died:
-                    self._count_death(trial_id, ended.died)
+                if ended.cause:
+                    self._count_death(trial_id, ended.detail)
                 if trial_id not in self._outcomes:
                     self._queue(trial_id)
         if ended.stopped:
@@ -286,7 +294,7 @@ class Driver:
         deaths = count_attempt(self._folder, trial_id, add=1)
         if deaths >= self._plan.config.launcher.max_attempts:
             error = f"its worker died {deaths} times while training it, last {how}"
-            outcome = Outcome(state=FAILED, error=error, attempts=deaths)
+            outcome = Outcome(state=FAILED, error=error, cause=KILLED, attempts=deaths)
             write_json(self._folder.outcome_path(trial_id), outcome.to_json())
             self._take_outcome(trial_id)
 

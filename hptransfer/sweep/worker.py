@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hptransfer.core.files import LockedError, RunFolder, lock, read_json, write_json, write_text
-from hptransfer.core.records import FAILED, Outcome, Trial
+from hptransfer.core.records import CODE_ERROR, FAILED, Outcome, Trial
 from hptransfer.sweep.runners._base import RUNNERS
 
 # A look at a lease (`hptransfer status`) holds it for a moment; who trains holds it for longer.
@@ -38,7 +38,7 @@ def run_job(folder: RunFolder, job: str) -> str | None:
     try:
         with ExitStack() as leases:
             mine = []
-            for trial_id in read_json(folder.jobs / f"{job}.json")["trials"]:
+            for trial_id in folder.read_job(job).trials:
                 try:
                     leases.enter_context(lock(folder.lease(trial_id), wait_s=LEASE_PATIENCE_S))
                 except LockedError:
@@ -81,7 +81,7 @@ def _finish(folder: RunFolder, trial: Trial, outcome: Outcome) -> None:
 def _fail(folder: RunFolder, trial: Trial, error: Exception, seconds: float) -> None:
     write_text(folder.trial(trial.id) / "traceback.txt", "".join(traceback.format_exception(error)))
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    _finish(folder, trial, Outcome(state=FAILED, error=reason, seconds=seconds))
+    _finish(folder, trial, Outcome(state=FAILED, error=reason, cause=CODE_ERROR, seconds=seconds))
 
 
 def count_attempt(folder: RunFolder, trial_id: str, *, add: int) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hptransfer.core.records import Job
 from hptransfer.core.registry import Registry
 
 
@@ -15,12 +17,16 @@ class Ended:
     """A job that its launcher no longer runs.
 
     Attributes:
-        died: how its process died, if it did not come to its end: "killed by signal 9".
+        cause: one of records.CAUSES if it did not come to its end; None if it did, however its trials ended.
+        detail: one line, such as "killed by signal 9"; empty if it came to its end.
+        node: where it ran, if that is known.
         stopped: why the machine would not let it go on, such as a full disk.
     """
 
     job: str
-    died: str | None = None
+    cause: str | None = None
+    detail: str = ""
+    node: str | None = None
     stopped: str | None = None
 
 
@@ -30,19 +36,31 @@ class Launcher(ABC):
     @property
     @abstractmethod
     def slots(self) -> int:
-        """Jobs that run side by side."""
+        """Jobs that may be submitted and not ended at a time."""
 
     @abstractmethod
-    def submit(self, job: str) -> None:
-        """Starts a job whose file is in jobs/. Called with a free slot only."""
+    def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
+        """Starts jobs whose files are in jobs/, no more than there are free slots.
+
+        Returns:
+            What the scheduler calls each of them, by job id; empty where there is no scheduler.
+        """
+
+    @abstractmethod
+    def adopt(self, jobs: Sequence[Job]) -> set[str]:
+        """Takes up jobs that an earlier driver submitted. Ids of those that run, wait or may do so; the rest ended."""
 
     @abstractmethod
     def wait(self, timeout_s: float) -> list[Ended]:
         """Jobs that have ended since the last call; waits for one, but no longer than the timeout."""
 
     @abstractmethod
+    def cancel(self, jobs: Collection[str]) -> None:
+        """Ends these jobs, whether they run or wait; `wait` reports them as CANCELLED."""
+
+    @abstractmethod
     def close(self) -> None:
-        """Ends all work now; jobs that run are cut off."""
+        """Lets go of everything. On this machine that cuts jobs off; a scheduler's jobs go on without a driver."""
 
 
 @dataclass(kw_only=True)

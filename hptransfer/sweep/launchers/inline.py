@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hptransfer.core.files import RunFolder
+from hptransfer.core.records import Job
 from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, num_cores
 from hptransfer.sweep.worker import run_job
 
@@ -37,8 +39,12 @@ class Inline(Launcher):
         self._folder = folder
         self._queue: list[str] = []
 
-    def submit(self, job: str) -> None:
-        self._queue.append(job)
+    def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
+        self._queue += [job.id for job in jobs]
+        return {}
+
+    def adopt(self, jobs: Sequence[Job]) -> set[str]:
+        return set()
 
     def wait(self, timeout_s: float) -> list[Ended]:
         ended = []
@@ -46,6 +52,10 @@ class Inline(Launcher):
             job = self._queue.pop(0)
             ended.append(Ended(job, stopped=run_job(self._folder, job)))
         return ended
+
+    def cancel(self, jobs: Collection[str]) -> None:
+        """Nothing runs while the driver can call this; what waits is dropped."""
+        self._queue = [job for job in self._queue if job not in jobs]
 
     def close(self) -> None:
         self._queue.clear()

@@ -13,10 +13,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hptransfer.core.errors import ConfigError
+from hptransfer.core.records import CANCELLED, KILLED, Job
 from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, num_cores
 
 GRACE_S = 5.0
@@ -56,6 +58,7 @@ class Slot:
     gpu: int | None
     process: subprocess.Popen[str] | None = None
     job: str | None = None
+    cancelled: bool = False
 
 
 class Local(Launcher):
@@ -70,15 +73,24 @@ class Local(Launcher):
     def slots(self) -> int:
         return len(self._slots)
 
-    def submit(self, job: str) -> None:
+    def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
+        for job in jobs:
+            self._give(job.id)
+        return {}
+
+    def _give(self, job: str) -> None:
         slot = next(slot for slot in self._slots if slot.job is None)
-        slot.job = job
+        slot.job, slot.cancelled = job, False
         if slot.process is None:
             slot.process = self._start(slot)
         assert slot.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died just now: `wait` sees that, and says so
             slot.process.stdin.write(f"{job}\n")
             slot.process.stdin.flush()
+
+    def adopt(self, jobs: Sequence[Job]) -> set[str]:
+        """None: workers of another driver are known by the leases that they hold."""
+        return set()
 
     def wait(self, timeout_s: float) -> list[Ended]:
         busy = [slot for slot in self._slots if slot.job]
@@ -104,7 +116,14 @@ class Local(Launcher):
         code = slot.process.wait()
         _close_pipes(slot.process)
         slot.process = None
-        return Ended(job, died=f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}")
+        how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return Ended(job, CANCELLED if slot.cancelled else KILLED, how)
+
+    def cancel(self, jobs: Collection[str]) -> None:
+        for slot in self._slots:
+            if slot.job in jobs and slot.process is not None:
+                slot.cancelled = True
+                slot.process.terminate()
 
     def _start(self, slot: Slot) -> subprocess.Popen[str]:
         environment = dict(os.environ)
