@@ -46,6 +46,8 @@ exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was wr
 fitted; 130 interrupted. After 3, 4, 5 and 130 the same command goes on where it stopped; a check starts again."""
 
 FAMILIES = {
+    "estimator": "hptransfer.analysis.estimators",
+    "law": "hptransfer.analysis.laws",
     "parameterization": "hptransfer.parameterizations",
     "model": "hptransfer.training.models",
     "optimizer": "hptransfer.training.optimizers",
@@ -327,30 +329,43 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or name; or give --table")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or name; or give --table or --mlflow")
     parser.add_argument("--table", type=Path, metavar="FILE", help="runs made anywhere, as CSV or parquet")
-    parser.add_argument("--scale", metavar="A,B", help="columns of --table that say how large a run is")
-    parser.add_argument("--tune", metavar="NAME", help="column of --table that was tuned")
-    parser.add_argument("--loss", metavar="NAME", default="loss", help="column of --table with the loss in nats")
+    parser.add_argument("--mlflow", metavar="URI", help="runs of an MLflow experiment, with --experiment")
+    parser.add_argument("--experiment", metavar="NAME", help="the experiment's name")
+    parser.add_argument("--columns", metavar="A=B,...", help="what the table calls a column: learning_rate=config/lr")
+    parser.add_argument("--scale", metavar="A,B", help="columns that say how large a run is")
+    parser.add_argument("--tune", metavar="A,B", help="columns that were tuned")
+    parser.add_argument("--loss", metavar="NAME", default="loss", help="column with the loss, in nats")
     parser.add_argument("--targets", type=Path, metavar="FILE", help="CSV of the scales to predict for")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where --table's results go")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the results of a table go")
+    parser.add_argument("--estimator", metavar="NAME", help="how optima are found; `hptransfer list estimator`")
+    parser.add_argument("--laws", metavar="A,B", help="forms of law that are weighed; `hptransfer list law`")
+    parser.add_argument("--against", metavar="RUN2", help="another run, compared on the page")
+    parser.add_argument(
+        "--format", metavar="A,B", default="", help="figures beside the page: svg, png; tables: csv, json"
+    )
 
 
 def _analyze(args: argparse.Namespace) -> int:
-    from hptransfer.analysis.pipeline import analyze_file, analyze_run
+    from hptransfer.analysis.pipeline import Options, analyze_run, analyze_source
+    from hptransfer.analysis.sources import Source
 
-    if (args.run is None) == (args.table is None):
-        raise ConfigError("analyze takes either a RUN or --table FILE")
+    if sum(given is not None for given in (args.run, args.table, args.mlflow)) != 1:
+        raise ConfigError("analyze takes one of RUN, --table FILE and --mlflow URI")
+    options = Options.of(args.estimator, args.laws, args.format)
+    against = _folder(args.against) if args.against else None
     if args.run is not None:
         folder = _folder(args.run)
-        analysis, out = analyze_run(folder, targets=args.targets), folder.path
+        analysis, out = analyze_run(folder, targets=args.targets, options=options, against=against), folder.path
     else:
-        for option in ("scale", "tune", "targets", "out"):
+        for option in ("scale", "tune", "targets", "out", *(["experiment"] if args.mlflow else [])):
             if getattr(args, option) is None:
-                raise ConfigError(f"analyze --table needs --{option}; see `hptransfer analyze --help`")
+                raise ConfigError(f"analyze of a table needs --{option}; see `hptransfer analyze --help`")
+        source = Source.of(args.table, args.mlflow, args.experiment, args.columns)
         scales, tuned = tuple(args.scale.split(",")), tuple(args.tune.split(","))
-        analysis = analyze_file(
-            args.table, scales=scales, tuned=tuned, loss=args.loss, targets=args.targets, out=args.out
+        analysis = analyze_source(
+            source, scales=scales, tuned=tuned, loss=args.loss, targets=args.targets, out=args.out, options=options
         )
         out = args.out
     print(analysis.summary())

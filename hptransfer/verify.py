@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
-from hptransfer.analysis.optimum import Curve
+from hptransfer.analysis.curve import Curve
 from hptransfer.analysis.pipeline import analyze_run
 from hptransfer.core.bracket import tidy
 from hptransfer.core.errors import FitError
@@ -52,20 +52,24 @@ class Verification:
 
     def summary(self) -> str:
         """A few lines for the terminal."""
-        (tuned,) = self.predicted
-        lines = [
-            f"verified at {Scale(self.scale).name}, trained at {len(self.points)} values of {tuned}:",
-            f"  predicted {tuned} {short(self.predicted[tuned])}, its own best {short(self.best[tuned])} "
-            f"({self.error_octaves[tuned]:+.2f} octaves)",
+        names = ", ".join(self.predicted)
+        lines = [f"verified at {Scale(self.scale).name}, trained at {len(self.points)} settings of {names}:"]
+        lines += [
+            f"  predicted {name} {short(value)}, its own best {short(self.best[name])} "
+            f"({self.error_octaves[name]:+.2f} octaves)"
+            for name, value in self.predicted.items()
+        ]
+        unmoved = ", ".join(short(self.unmoved[name] or 0) for name in self.predicted)
+        lines += [
             f"  regret of the prediction {self.regret_nats:.4f} nats ({self.regret_percent:.2f}% of "
             f"{self.best['loss']:.4f})",
-            f"  regret of the smallest scale's optimum unmoved ({short(self.unmoved[tuned] or 0)}): {self._unmoved()}",
+            f"  regret of the smallest scale's optimum unmoved ({unmoved}): {self._unmoved()}",
         ]
         return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
 
     def _unmoved(self) -> str:
         nats, percent = self.unmoved["regret_nats"], self.unmoved["regret_percent"]
-        return "diverged" if nats is None or percent is None else f"{nats:.4f} nats ({percent:.2f}%)"
+        return "diverged, or not tried" if nats is None or percent is None else f"{nats:.4f} nats ({percent:.2f}%)"
 
 
 def verify(open_session: Session, scale: Scale) -> tuple[Report, Verification]:

@@ -21,7 +21,7 @@ ONLY = {
     "hydra": {"config.py"},
     "omegaconf": {"config.py"},
     "optuna": {"sweep/study.py", *(f"sweep/samplers/{p.name}" for p in (PACKAGE / "sweep/samplers").glob("*.py"))},
-    "mlflow": {"sweep/trackers/mlflow.py"},
+    "mlflow": {"sweep/trackers/mlflow.py", "analysis/sources.py"},
     "torch": {
         "sweep/runners/builtin.py",
         *(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("training/**/*.py")),

@@ -1,40 +1,42 @@
-"""The fit: optimum of every scale, the law through them, and draws of both."""
+"""The fit: where the optimum of every scale is, the law it moves by, and draws of both."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.law import Design, Law, fit_law, scatter_draws, weighted
-from hptransfer.analysis.optimum import (
-    Array,
-    Cell,
-    Curve,
-    Optimum,
-    cells,
-    optimum,
-    paired_error,
-    repeat_noise,
-    seed_residuals,
-    vertex_error,
-)
+from hptransfer.analysis import known
+from hptransfer.analysis.estimators._base import ESTIMATORS, Found
+from hptransfer.analysis.laws._base import Seen
+from hptransfer.analysis.loss_law import LossLaw, fit_loss_law
+from hptransfer.analysis.mixture import Mixture, Problem, power_alone, weigh
 from hptransfer.analysis.records import Columns
+from hptransfer.analysis.runs import Array, Axes, Mask, Runs
 from hptransfer.core.errors import FitError
 
 DRAWS = 1000
 INTERVAL = (5, 95)
 NORMAL_95 = 1.645
+ESTIMATOR = "surface"
+LAWS = ("constant", "power", "drift", "saturating", "broken", "batch_time", "tokens_per_parameter")
 # An exponent whose interval lies within so many octaves per octave of zero counts as transfer.
 TOLERANCE = 0.25
 
 TRANSFERS = "transfers"
 DRIFTS = "does not transfer"
 UNDECIDED = "undecided"
+
+BRACKETED = "bracketed"
+EDGE_LOW = "edge, low"
+EDGE_HIGH = "edge, high"
+BOUNDED = "bounded by divergence"
+TOO_FEW = "too few runs"
+# A scale whose own runs place its optimum no better than this says next to nothing of it.
+LOOSE_OCTAVES = 1.5
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,10 @@ class Exponent:
     value: float
     low: float
     high: float
-    se: float
+
+    @property
+    def se(self) -> float:
+        return (self.high - self.low) / (2 * NORMAL_95)
 
     @property
     def verdict(self) -> str:
@@ -55,24 +60,32 @@ class Exponent:
         return UNDECIDED
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """The largest scale, predicted from the others.
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """The optimum of one scale, as its own runs have it, the bowl's shape being that of all.
 
     Attributes:
-        error_octaves: prediction minus the scale's own optimum; None if it could not be predicted.
-        covered: whether the 90% interval holds the scale's own optimum.
-        reason: why there is no check.
+        x: log2 of the optimum, by tuned hyperparameter, and `se` its standard error in octaves, infinite where the
+            runs say nothing.
+        curvature: of the loss, nats per octave squared, by tuned hyperparameter, the others held.
+        loss: nats at the optimum.
+        status: by tuned hyperparameter: BRACKETED, or why it is not.
+        tried: lowest and highest log2 of what was tried, by tuned hyperparameter.
     """
 
-    scale: Mapping[str, float]
-    error_octaves: float | None = None
-    low: float | None = None
-    high: float | None = None
-    covered: bool | None = None
-    regret_nats: float | None = None
-    regret_percent: float | None = None
-    reason: str | None = None
+    axes: Axes
+    x: Array
+    se: Array
+    curvature: Array
+    loss: float
+    status: tuple[str, ...]
+    tried: Array
+    runs: int
+    diverged: int
+
+    @property
+    def bracketed(self) -> bool:
+        return all(status == BRACKETED for status in self.status)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,241 +93,277 @@ class Fit:
     """Everything that was fitted.
 
     Attributes:
+        estimator: whose optima the law goes through.
         optima: of every scale, cheapest first.
-        noise: standard deviation of a loss about its parabola, in nats, the median over scales.
-        draws: coefficients of the law, a row a draw; `scatter`, the scatter of each draw.
-        loss_draws: coefficients of log(loss at the optimum), a row a draw, and its residual spread.
+        found: what each form of the estimator found; `shapes`, what each form of the surface did.
+        mixture: of laws, that predicts; `power`, of power laws alone, that exponents are read off.
+        noise: standard deviation of a run's loss at the optimum, in nats.
     """
 
-    columns: Columns
+    runs: Runs
+    estimator: str
     optima: Sequence[Optimum]
+    found: Sequence[Found]
+    shapes: Sequence[Found]
+    problem: Problem
+    laws: Sequence[str]
+    mixture: Mixture
+    power: Mixture
+    loss_law: LossLaw
     noise: float
-    law: Law
-    draws: Array
-    scatter: Array
-    loss_law: Array
-    loss_draws: Array
-    loss_scatter: Array
     warnings: Sequence[str]
 
     @property
-    def bracketed(self) -> list[Optimum]:
-        return [found for found in self.optima if found.bracketed]
+    def columns(self) -> Columns:
+        return self.runs.columns
+
+    @property
+    def tuned(self) -> tuple[str, ...]:
+        return self.columns.tuned
+
+    @property
+    def seen(self) -> Seen:
+        return self.problem.seen
+
+    @property
+    def expected(self) -> list[str]:
+        """What was expected of exponents before any run, where published studies say something."""
+        if self.problem.vague:
+            return []
+        pairs = [(name, axis) for name in self.tuned for axis in self.seen.moving]
+        known_pairs = [(pair, known.slope(*pair)) for pair in pairs if known.slope(*pair) != known.OTHER_SLOPE]
+        return [f"{name} along {axis} {mean:+g} \u00b1 {sd:g}" for (name, axis), (mean, sd) in known_pairs]
 
     @property
     def smallest(self) -> Optimum:
-        """The cheapest scale with a bracketed optimum."""
-        return self.bracketed[0]
+        """The cheapest scale whose optimum is bracketed; the cheapest one if none is."""
+        return next((one for one in self.optima if one.bracketed), self.optima[0])
 
     @cached_property
-    def exponents(self) -> dict[str, Exponent]:
-        found = {}
-        for index, axis in enumerate(self.law.design.axes, start=1):
-            drawn = self.draws[:, index]
-            low, high = np.percentile(drawn, INTERVAL)
-            se = (high - low) / (2 * NORMAL_95)  # draws of few scales have no standard deviation
-            found[axis] = Exponent(float(self.law.coefficients[index]), float(low), float(high), float(se))
+    def exponents(self) -> dict[str, dict[str, Exponent]]:
+        """By tuned hyperparameter and axis."""
+        moving = self.seen.moving
+        ends = [{axis: values[0] for axis, values in self.seen.values.items()}]
+        ends += [{**ends[0], axis: self.seen.values[axis][-1]} for axis in moving]
+        span = [np.log2(self.seen.values[axis][-1] / self.seen.values[axis][0]) for axis in moving]
+        drawn, mean = self.power.draws(ends), self.power.mean(ends)
+        found: dict[str, dict[str, Exponent]] = {name: {} for name in self.tuned}
+        for place, (axis, octaves) in enumerate(zip(moving, span, strict=True), start=1):
+            moved = (drawn[:, place] - drawn[:, 0]) / octaves
+            for k, name in enumerate(self.tuned):
+                low, high = np.percentile(moved[:, k], INTERVAL)
+                value = float((mean[place, k] - mean[0, k]) / octaves)
+                found[name][axis] = Exponent(value, float(low), float(high))
         return found
 
-    @cached_property
-    def curvature(self) -> float:
-        """Nats per octave squared, the median over scales."""
-        return float(np.median([found.curvature for found in self.bracketed]))
-
-    def predict(self, scale: Mapping[str, float]) -> tuple[float, float, float]:
-        """log2 of the optimum at a scale with its 90% interval.
-
-        The interval holds the law's uncertainty and the scatter of single scales about it.
+    def check(self, scale: Axes) -> None:
         """
-        row = self.law.design.matrix([scale])[0]
-        normal = np.random.default_rng(1).standard_normal(len(self.draws))
-        low, high = np.percentile(self.draws @ row + self.scatter * normal, INTERVAL)
-        return float(row @ self.law.coefficients), float(low), float(high)
+        Raises:
+            FitError: the scale differs on an axis of which only one value was seen.
+        """
+        for axis, values in self.seen.values.items():
+            if len(values) == 1 and scale[axis] != values[0]:
+                raise FitError(
+                    f"no exponent for {axis}: only {axis}={values[0]:g} was swept, the target has {scale[axis]:g}; "
+                    f"sweep at least two values of {axis}, or set the target's to {values[0]:g}"
+                )
 
-    def predict_loss(self, scale: Mapping[str, float]) -> tuple[float, float, float]:
-        """Loss at the optimum of a scale with its 90% interval, by a power law in every axis, in nats."""
-        row = self.law.design.matrix([scale])[0]
-        normal = np.random.default_rng(2).standard_normal(len(self.loss_draws))
-        low, high = np.percentile(self.loss_draws @ row + self.loss_scatter * normal, INTERVAL)
-        return float(np.exp(row @ self.loss_law)), float(np.exp(low)), float(np.exp(high))
+    def predict(self, scale: Axes) -> Array:
+        """log2 of the optimum at a scale with its 90% interval, (tuned, 3): value, low, high.
 
-    def unmoved_cost(self, found: Optimum) -> float | None:
-        """Nats that a scale loses with the smallest scale's optimum; None if it was not tried so far out."""
-        cell = found.cell
-        finite = np.isfinite(cell.y)
-        curve = Curve(list(2.0 ** cell.x[finite]), list(cell.y[finite]))
-        if not curve.x[0] <= self.smallest.x <= curve.x[-1]:
-            return None
-        return max(0.0, curve.at(self.smallest.x) - curve.minimum()[1])
+        The interval holds the uncertainty of the optima, of the law and of its form, and the scatter of single
+        scales about it.
+        """
+        self.check(scale)
+        value = self.mixture.mean([scale])[0]
+        low, high = np.percentile(self.mixture.scattered(scale), INTERVAL, axis=0)
+        return np.stack([value, np.minimum(low, value), np.maximum(high, value)], axis=1)
 
-    def shift_cost(self, octaves: float) -> float:
-        """Nats that a shift away from the optimum costs, by the median curvature."""
-        return self.curvature * octaves**2
+    def predict_loss(self, scale: Axes) -> tuple[float, float, float]:
+        """Loss at the optimum of a scale with its 90% interval, nats."""
+        self.check(scale)
+        return self.loss_law.at(scale)
+
+    def distance(self, scale: Axes) -> float:
+        """Octaves beyond the largest scale seen, the largest over the axes; 0 inside the seen range."""
+        return max(0.0, *(float(np.log2(scale[axis] / values[-1])) for axis, values in self.seen.values.items()))
+
+    def lost(self, scale: Axes, away: Array, loss: float) -> Array:
+        """Nats lost at a scale by training so many octaves away from its optimum, by the bowl, (places,).
+
+        Args:
+            away: octaves, (places, tuned), or (tuned,) for one.
+            loss: nats at the optimum.
+        """
+        away = np.atleast_2d(away)
+        logs = np.log2([[one[axis] for axis in self.columns.scales] for one in self.runs.scales])
+        octaves = np.log2([scale[axis] for axis in self.columns.scales]) - (logs.min(axis=0) + logs.max(axis=0)) / 2
+        shapes = [shape.surface for shape in self.shapes if shape.surface]
+        excess = [shape.bowl.excess(away, np.tile(octaves, (len(away), 1))) for shape in shapes]
+        found: Array = loss * np.expm1(np.mean(excess, axis=0))
+        return found
+
+    def unmoved_cost(self, one: Optimum) -> float:
+        """Nats that a scale loses with the smallest scale's optimum."""
+        return float(self.lost(one.axes, self.smallest.x - one.x, one.loss)[0])
 
 
-def fit_table(table: pd.DataFrame, columns: Columns, *, draws: int = DRAWS, seed: int = 0) -> Fit:
+def fit_table(
+    table: pd.DataFrame,
+    columns: Columns,
+    *,
+    estimator: str = ESTIMATOR,
+    laws: Sequence[str] = LAWS,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Fit:
     """Fits a checked table (see records.check_table).
 
+    Args:
+        estimator: a member of analysis.estimators.
+        laws: members of analysis.laws that are weighed against each other.
+
     Raises:
-        FitError: too few scales have a bracketed optimum.
+        FitError: too few scales for the axes that were swept.
     """
-    return _fit(cells(table, columns), columns, draws=draws, seed=seed)
-
-
-def _fit(found: Sequence[Cell], columns: Columns, *, draws: int, seed: int) -> Fit:
-    rough = [optimum(cell) for cell in found]
-    bracketed = [one for one in rough if one.bracketed]
-    design = _design(rough, bracketed)
-    noises, freedom = _noises(bracketed)
-    optima = [_with_error(one, noises.get(id(one.cell), np.nan)) for one in rough]
-    bracketed = [one for one in optima if one.bracketed]
-    scales = [one.cell.axes for one in bracketed]
-    x, se = (np.array([getattr(one, name) for one in bracketed]) for name in ("x", "se"))
-    law = fit_law(design, scales, x, se)
-    random = np.random.default_rng(seed)
-    noise = np.array([noises[id(one.cell)] for one in bracketed])
-    drawn, scatter = _draw(bracketed, law, se, noise, freedom, draws, random)
-    losses = np.log([one.loss for one in bracketed])
-    loss_law, loss_draws, loss_scatter = _loss_law(design.matrix(scales), losses, draws, random)
-    warnings = _warnings(optima, law, freedom)
-    median = float(np.median(noise))
-    return Fit(columns, optima, median, law, drawn, scatter, loss_law, loss_draws, loss_scatter, warnings)
-
-
-def _design(optima: Sequence[Optimum], bracketed: Sequence[Optimum]) -> Design:
-    """Raises FitError if too few scales are bracketed for the axes that were swept."""
-    if not optima:
-        raise FitError("there is no scale with a finished trial to fit a law to")
-    wanted = Design.of([one.cell.axes for one in optima]).num_parameters
-    if len(bracketed) < wanted:
-        without = [f"{_name(one)} ({one.status})" for one in optima if not one.bracketed]
-        have = "1 scale has" if len(bracketed) == 1 else f"{len(bracketed)} scales have"
-        raise FitError(
-            f"{have} a bracketed optimum, a law over the swept axes needs {wanted}; "
-            f"{wanted - len(bracketed)} more needed. Without a bracket: {', '.join(without) or 'none'}"
-        )
-    return Design.of([one.cell.axes for one in bracketed])
-
-
-def _name(one: Optimum) -> str:
-    return ",".join(f"{axis}={value:g}" for axis, value in one.cell.axes.items())
-
-
-def _noises(bracketed: Sequence[Optimum]) -> tuple[dict[int, float], int]:
-    """Noise of a mean loss about its parabola by scale (its cell's id), and degrees of freedom.
-
-    What the parabolas of all scales miss, or what a scale's own repeats say if that is more.
-    """
-    freedom = sum(len(one.kept) - 3 for one in bracketed)
-    squares = sum(float((one.residuals**2).sum()) for one in bracketed)
-    fitted = np.sqrt(squares / freedom) if freedom else 0.0
-    noises = {}
-    for one in bracketed:
-        repeats = one.cell.runs / len(one.cell.x)
-        noises[id(one.cell)] = float(max(fitted, repeat_noise(one.cell) / np.sqrt(repeats)))
-    return noises, freedom or int(sum(one.cell.freedom.sum() for one in bracketed))
-
-
-def _with_error(one: Optimum, noise: float) -> Optimum:
-    if not one.bracketed:
-        return one
-    residuals = seed_residuals(one)
-    if residuals is not None:
-        return replace(one, se=paired_error(one, residuals))
-    return replace(one, se=vertex_error(one.cell.x[one.kept], one.x, one.curvature, noise))
-
-
-def _draw(
-    bracketed: Sequence[Optimum],
-    law: Law,
-    se: Array,
-    noise: Array,
-    freedom: int,
-    draws: int,
-    random: np.random.Generator,
-) -> tuple[Array, Array]:
-    """Draw i of the losses gives draw i of the optima; with draw i of the scatter, of the law."""
-    factor = np.sqrt(freedom / random.chisquare(freedom, draws)) if freedom else np.ones(draws)
-    scatter = scatter_draws(law, se, draws, random)
-    optima = np.column_stack(
-        [_vertices(one, _noise_draws(one, own * factor, random)) for one, own in zip(bracketed, noise, strict=True)]
+    runs = Runs.of(table, columns)
+    _enough(runs)
+    chosen = ESTIMATORS.get(estimator)
+    centre = (runs.x.min(axis=0) + runs.x.max(axis=0)) / 2
+    problem = Problem(runs.scales, columns.tuned, centre, chosen.published)
+    guide = Problem(runs.scales, columns.tuned, centre, vague=False)
+    shapes = ESTIMATORS.get(ESTIMATOR).find(runs, guide.linear(guide.power()))
+    found = shapes if estimator == ESTIMATOR else chosen.find(runs, problem.linear(problem.power()))
+    optima = _optima(runs, found, shapes)
+    if chosen.published:
+        laws = ("power",)
+    mixture = Mixture.of(weigh(problem, found, laws), draws, seed)
+    heights = np.array([np.log(one.loss) for one in optima])
+    return Fit(
+        runs=runs,
+        estimator=estimator,
+        optima=optima,
+        found=found,
+        shapes=shapes,
+        problem=problem,
+        laws=laws,
+        mixture=mixture,
+        power=Mixture.of(power_alone(problem, found), draws, seed),
+        loss_law=fit_loss_law(runs.scales, heights, draws=draws, seed=seed),
+        noise=float(np.median([one.loss for one in optima]) * np.mean([one.noise for one in shapes])),
+        warnings=_warnings(optima, problem, columns),
     )
-    optima += scatter[:, None] * random.standard_normal(optima.shape)
-    matrix = law.design.matrix([one.cell.axes for one in bracketed])
-    return weighted(matrix, optima, se**2 + max(law.scatter, 1e-3) ** 2), scatter
 
 
-def _noise_draws(one: Optimum, noises: Array, random: np.random.Generator) -> Array:
-    """Noise of the kept points' mean losses, a row a draw: by the seeds if they tell, else independent."""
-    residuals = seed_residuals(one)
-    if residuals is None:
-        return noises[:, None] * random.standard_normal((len(noises), len(one.kept)))
-    freedom = len(residuals) - 1
-    spread = np.sqrt(freedom / random.chisquare(freedom, len(noises)))
-    drawn: Array = spread[:, None] * (random.standard_normal((len(noises), len(residuals))) @ residuals)
-    return drawn
+def _enough(runs: Runs) -> None:
+    seen = Seen.of(runs.scales)
+    usable = [place for place in range(runs.num_scales) if np.isfinite(runs.loss[runs.of_scale(place)]).any()]
+    wanted = 1 + len(seen.moving)
+    if not seen.moving:
+        raise FitError(
+            f"all runs are at one scale ({name_of(runs.scales[0])}); a law needs at least two scales: 1 more needed"
+        )
+    if len(usable) < wanted:
+        without = [name_of(runs.scales[place]) for place in range(runs.num_scales) if place not in usable]
+        have = "1 scale has" if len(usable) == 1 else f"{len(usable)} scales have"
+        raise FitError(
+            f"{have} a run that did not diverge, a law over {', '.join(seen.moving)} needs {wanted}; "
+            f"{wanted - len(usable)} more needed" + (f"; all diverged: {', '.join(without)}" if without else "")
+        )
+    for k, name in enumerate(runs.columns.tuned):
+        if len(np.unique(runs.x[:, k])) < 3:
+            raise FitError(f"{name} was tried at fewer than 3 values; its optimum cannot be placed")
 
 
-def _vertices(one: Optimum, noise: Array) -> Array:
-    """Vertices of parabolas through the fitted losses with noise, (draws, points), within the points' range."""
-    t = one.cell.x[one.kept] - one.x
-    losses = one.cell.y[one.kept] - one.residuals + noise
-    a, b, _ = np.linalg.lstsq(np.vander(t, 3), losses.T, rcond=None)[0]
-    with np.errstate(divide="ignore"):
-        vertices = np.where(a > 0, -b / (2 * np.where(a == 0, 1.0, a)), np.where(b < 0, t[-1], t[0]))
-    clipped: Array = one.x + np.clip(vertices, t[0], t[-1])
-    return clipped
+def name_of(axes: Mapping[str, float]) -> str:
+    """A scale as text: "width=256,depth=4"."""
+    return ",".join(f"{axis}={value:g}" for axis, value in axes.items())
 
 
-def _loss_law(matrix: Array, losses: Array, draws: int, random: np.random.Generator) -> tuple[Array, Array, Array]:
-    """log(loss at the optimum), linear in the log axes: coefficients, draws, and residual spread."""
-    solved: Array = np.linalg.lstsq(matrix, losses, rcond=None)[0]
-    freedom = len(losses) - matrix.shape[1]
-    spread: Array
-    squares = float(((losses - matrix @ solved) ** 2).sum())
-    spread = np.sqrt(squares / random.chisquare(freedom, draws)) if freedom else np.zeros(draws)
-    noisy = (matrix @ solved)[None, :] + spread[:, None] * random.standard_normal((draws, len(losses)))
-    return solved, weighted(matrix, noisy, np.ones(len(losses))), spread
+def _optima(runs: Runs, found: Sequence[Found], shapes: Sequence[Found]) -> list[Optimum]:
+    own = [one.told.own() for one in found]
+    x = np.mean([place for place, _ in own], axis=0)
+    se = np.mean([error for _, error in own], axis=0)
+    heights = np.mean([one.heights for one in shapes], axis=0)
+    bends = np.mean([one.curvature for one in shapes], axis=0)
+    guided = np.mean([one.surface.x for one in shapes if one.surface], axis=0)
+    optima = []
+    for place, axes in enumerate(runs.scales):
+        mask = runs.of_scale(place)
+        finite = mask & np.isfinite(runs.loss)
+        tight = se[place] < LOOSE_OCTAVES
+        loss = float(np.exp(heights[place])) if np.isfinite(heights[place]) else float("nan")
+        optima.append(
+            Optimum(
+                axes=axes,
+                x=np.where(tight, x[place], guided[place]),
+                se=np.where(tight, se[place], np.inf),
+                curvature=loss * np.diag(bends[place]),
+                loss=loss,
+                status=_status(runs, mask, finite, tight),
+                tried=np.stack([runs.x[mask].min(axis=0), runs.x[mask].max(axis=0)], axis=1),
+                runs=int(mask.sum()),
+                diverged=int((mask & ~finite).sum()),
+            )
+        )
+    return optima
 
 
-def _warnings(optima: Sequence[Optimum], law: Law, freedom: int) -> list[str]:
-    notes = [
-        f"{_name(one)} has no bracketed optimum ({one.status}) and is left out" for one in optima if not one.bracketed
-    ]
-    if not law.freedom:
-        notes.append("as many scales as parameters: the scatter about the law is assumed, not measured")
-    if not freedom:
-        notes.append("no spare points in any scale: the noise of the losses is not measured")
-    for axis in law.design.fixed:
-        notes.append(f"only one value of {axis} was swept: its exponent is not measured")
+def _status(runs: Runs, mask: Mask, finite: Mask, tight: Mask) -> tuple[str, ...]:
+    """Whether the best of a scale lies inside what was tried, by tuned hyperparameter."""
+    if not finite.any():
+        return (TOO_FEW,) * len(tight)
+    best = np.flatnonzero(finite)[np.argmin(runs.loss[finite])]
+    found = []
+    for k, placed in enumerate(tight):
+        low, high = runs.x[finite, k].min(), runs.x[finite, k].max()
+        if not placed or low == high:
+            found.append(TOO_FEW)
+        elif runs.x[best, k] == low:
+            found.append(EDGE_LOW)
+        elif runs.x[best, k] == high:
+            found.append(BOUNDED if runs.x[mask, k].max() > high else EDGE_HIGH)
+        else:
+            found.append(BRACKETED)
+    return tuple(found)
+
+
+def _warnings(optima: Sequence[Optimum], problem: Problem, columns: Columns) -> list[str]:
+    notes = []
+    for one in optima:
+        bad = [
+            f"{name} {status}" for name, status in zip(columns.tuned, one.status, strict=True) if status != BRACKETED
+        ]
+        if bad:
+            notes.append(
+                f"{name_of(one.axes)} has no bracketed optimum ({', '.join(bad)}): it counts by what its runs show of "
+                "the common shape"
+            )
+    seen = problem.seen
+    if len(optima) <= 1 + len(seen.moving):
+        notes.append(
+            "as many scales as a power law has parameters: the scatter about it is assumed, and no other "
+            "form of law can be told from it"
+        )
+    for axis, values in seen.values.items():
+        if len(values) == 1:
+            notes.append(f"only one value of {axis} was swept: its exponent is not measured")
     return notes
 
 
-def hold_out(fit: Fit, *, seed: int = 0) -> HeldOut:
-    """Predicts the largest bracketed scale from all others."""
-    largest = fit.bracketed[-1]
-    rest = [one.cell for one in fit.optima if one is not largest]
-    try:
-        other = _fit(rest, fit.columns, draws=len(fit.draws), seed=seed)
-        x, low, high = other.predict(largest.cell.axes)
-    except FitError as error:
-        return HeldOut(largest.cell.axes, reason=str(error))
-    cell, finite = largest.cell, np.isfinite(largest.cell.y)
-    curve = Curve(list(2.0 ** cell.x[finite]), list(cell.y[finite]))
-    best = curve.minimum()[1]
-    inside = curve.x[0] <= x <= curve.x[-1]
-    regret = max(0.0, curve.at(x) - best) if inside else None
-    return HeldOut(
-        scale=cell.axes,
-        error_octaves=x - largest.x,
-        low=low - largest.x,
-        high=high - largest.x,
-        covered=bool(low - largest.se <= largest.x <= high + largest.se),
-        regret_nats=regret,
-        regret_percent=None if regret is None else 100 * regret / best,
-    )
-
-
-def describe(values: Mapping[str, Any]) -> str:
+def describe(values: Mapping[str, float]) -> str:
     """A scale as text: "width=256, depth=4"."""
     return ", ".join(f"{axis}={value:g}" if value < 1e6 else f"{axis}={value:.0f}" for axis, value in values.items())
+
+
+def compact(value: float) -> str:
+    """A size as it is short to read: 64, 214.7M, 20B."""
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if value >= unit:
+            return f"{value / unit:.4g}{name}"
+    return f"{value:g}"
+
+
+def brief(values: Mapping[str, float]) -> str:
+    """A scale as it is short to read: "params=214.7M, tokens=4B"."""
+    return ", ".join(f"{axis}={compact(value)}" for axis, value in values.items())

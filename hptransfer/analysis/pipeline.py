@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.fit import Fit, HeldOut, describe, fit_table, hold_out
-from hptransfer.analysis.predict import predict_table, predicted_settings, resolved_branch, resolved_groups
-from hptransfer.analysis.records import WAITING, Columns, load_table, load_targets, run_records
-from hptransfer.analysis.report import Context, held_out_sentence, render, unmoved_cost
-from hptransfer.core.errors import FitError, RunFolderError
+from hptransfer.analysis.cautions import table_warnings
+from hptransfer.analysis.estimators._base import ESTIMATORS
+from hptransfer.analysis.fit import ESTIMATOR, LAWS, describe, fit_table
+from hptransfer.analysis.formats import FORMATS, write_formats
+from hptransfer.analysis.groups import predicted_settings, resolved_branch, resolved_groups
+from hptransfer.analysis.laws._base import LAWS as LAW_FAMILY
+from hptransfer.analysis.predict import predict_table
+from hptransfer.analysis.records import WAITING, Columns, check_table, run_records
+from hptransfer.analysis.report import Context, render
+from hptransfer.analysis.result import Analysis, fit_json, optima_table, prediction_json
+from hptransfer.analysis.sources import Source, load_table, load_targets
+from hptransfer.analysis.transfer import larger_from_smaller, leave_one_out
+from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknown
 from hptransfer.core.files import RunFolder, make_writable, read_json, write_json, write_text
-from hptransfer.core.records import DIVERGED, DONE, FAILED, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED
 
-# Beyond so many octaves from the largest scale a straight law is a leap.
-FAR_OCTAVES = 4.0
-# Fewer optimizer steps than this say more of the warm-up than of training.
-FEW_STEPS = 50
 # What target.json must hold for an analysis; the driver writes it.
 TARGET_KEYS = (
     "name",
@@ -42,81 +44,84 @@ TARGET_KEYS = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Analysis:
-    """What analyze found.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a table is analyzed.
 
     Attributes:
-        predictions: one row a target, in order.
+        estimator: a member of analysis.estimators.
+        laws: members of analysis.laws.
+        formats: members of FORMATS, written beside the page.
     """
 
-    fit: Fit
-    held_out: HeldOut
-    predictions: pd.DataFrame
-    warnings: list[str]
+    estimator: str = ESTIMATOR
+    laws: Sequence[str] = LAWS
+    formats: Sequence[str] = ()
 
-    def predict(self, scale: Mapping[str, float]) -> float:
-        """The tuned value to train a scale with."""
-        return float(2.0 ** self.fit.predict(scale)[0])
+    @classmethod
+    def of(cls, estimator: str | None, laws: str | None, formats: str) -> Options:
+        """From the options of the command line.
 
-    def smallest_optimum(self) -> float:
-        """The optimum of the smallest scale."""
-        return float(2.0**self.fit.smallest.x)
+        Raises:
+            ConfigError: there is no such estimator, law or format.
+        """
+        chosen = tuple(laws.split(",")) if laws else LAWS
+        for name in chosen:
+            LAW_FAMILY.get(name)
+        ESTIMATORS.get(estimator or ESTIMATOR)
+        wanted = tuple(filter(None, formats.split(",")))
+        for name in wanted:
+            if name not in FORMATS:
+                raise ConfigError(f"--format: {unknown('format', name, FORMATS)}")
+        return cls(estimator=estimator or ESTIMATOR, laws=chosen, formats=wanted)
 
-    def _unmoved_nats(self) -> float:
-        scale = {axis: float(self.predictions.iloc[0][axis]) for axis in self.fit.columns.scales}
-        return self.fit.shift_cost(self.fit.predict(scale)[0] - self.fit.smallest.x)
 
-    def metrics(self) -> dict[str, float]:
-        """A few numbers for a tracker."""
-        name, row = self.fit.columns.tuned_one, self.predictions.iloc[0]
-        keys = [name, f"{name}_low", f"{name}_high", "loss"]
-        return {f"predicted_{key}": float(row[key]) for key in keys}
-
-    def summary(self) -> str:
-        """A few lines for the terminal: the answer, its interval, and what it rests on."""
-        name, row = self.fit.columns.tuned_one, self.predictions.iloc[0]
-        scale = describe({axis: row[axis] for axis in self.fit.columns.scales})
-        exponents = ", ".join(
-            f"{axis} {exponent.value:+.2f} [{exponent.low:+.2f}, {exponent.high:+.2f}] {exponent.verdict}"
-            for axis, exponent in self.fit.exponents.items()
-        )
-        lines = [
-            f"recommended {name} for {scale}: {short(float(row[name]))} "
-            f"(90% interval {short(float(row[f'{name}_low']))} to {short(float(row[f'{name}_high']))})",
-            f"exponents: {exponents or 'none'}",
-            f"the smallest scale's optimum unmoved ({short(self.smallest_optimum())}) would cost the target about "
-            f"{self._unmoved_nats():.3f} nats, by the curvature of the scales",
-            held_out_sentence(self.held_out),
-        ]
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+DEFAULT = Options()
 
 
 def analyze_table(
-    table: pd.DataFrame, columns: Columns, targets: pd.DataFrame, out: Path, context: Context
+    table: pd.DataFrame,
+    columns: Columns,
+    targets: pd.DataFrame,
+    out: Path,
+    context: Context,
+    options: Options = DEFAULT,
+    against: Analysis | None = None,
 ) -> Analysis:
     """Fits a checked table and writes optima.csv, fit.json, prediction.json, predictions.csv, report.html.
 
     Raises:
         FitError: no law can be fitted.
     """
-    fit = fit_table(table, columns)
-    held_out = hold_out(fit)
-    predictions = predict_table(fit, targets)
-    notes = [*context.warnings, *_warnings(table, columns.loss, predictions), *fit.warnings]
-    analysis = Analysis(fit, held_out, predictions, notes)
-    write_text(out / "optima.csv", _optima(fit).to_csv(index=False))
-    write_text(out / "predictions.csv", predictions.to_csv(index=False))
-    write_json(out / "fit.json", _fit_json(analysis))
-    write_json(out / "prediction.json", _prediction_json(analysis))
-    first = predictions.to_dict(orient="records")[0]
-    page = render(fit, held_out, {str(key): value for key, value in first.items()}, analysis.warnings, context)
+    analysis = _analysis(table, columns, targets, options, context.warnings)
+    page = render(analysis, context, against)
+    write_text(out / "optima.csv", optima_table(analysis.fit).to_csv(index=False))
+    write_text(out / "predictions.csv", analysis.predictions.to_csv(index=False))
+    write_json(out / "fit.json", fit_json(analysis))
+    write_json(out / "prediction.json", prediction_json(analysis))
     write_text(out / "report.html", page)
+    write_formats(analysis, out, options.formats)
     return analysis
 
 
-def analyze_file(
-    path: Path, *, scales: tuple[str, ...], tuned: tuple[str, ...], loss: str, targets: Path, out: Path
+def _analysis(
+    table: pd.DataFrame, columns: Columns, targets: pd.DataFrame, options: Options, notes: Sequence[str]
+) -> Analysis:
+    fit = fit_table(table, columns, estimator=options.estimator, laws=options.laws)
+    predictions = predict_table(fit, targets)
+    warnings = [*notes, *table_warnings(table, fit, predictions), *fit.warnings]
+    return Analysis(fit, leave_one_out(fit), larger_from_smaller(fit), predictions, warnings)
+
+
+def analyze_source(
+    source: Source,
+    *,
+    scales: tuple[str, ...],
+    tuned: tuple[str, ...],
+    loss: str,
+    targets: Path,
+    out: Path,
+    options: Options = DEFAULT,
 ) -> Analysis:
     """Analyzes a table of anybody's runs.
 
@@ -125,13 +130,26 @@ def analyze_file(
         FitError: no law can be fitted.
     """
     columns = Columns(scales=scales, tuned=tuned, loss=loss)
-    table = load_table(path, columns)
+    wanted = load_targets(targets, scales)
+    table = check_table(source.read(columns), columns, source.place)
     make_writable(out)
-    return analyze_table(table, columns, load_targets(targets, scales), out, Context(title=path.name))
+    return analyze_table(table, columns, wanted, out, Context(title=source.title), options)
 
 
-def analyze_run(folder: RunFolder, *, targets: Path | None = None) -> Analysis:
+def analyze_file(
+    path: Path, *, scales: tuple[str, ...], tuned: tuple[str, ...], loss: str, targets: Path, out: Path
+) -> Analysis:
+    """Analyzes a CSV or parquet file; errors as of analyze_source."""
+    return analyze_source(Source(path), scales=scales, tuned=tuned, loss=loss, targets=targets, out=out)
+
+
+def analyze_run(
+    folder: RunFolder, *, targets: Path | None = None, options: Options = DEFAULT, against: RunFolder | None = None
+) -> Analysis:
     """Writes a run's records.csv, then analyzes that file with the columns that the sweep declares.
+
+    Args:
+        against: another run, compared with this one on the page.
 
     Raises:
         RunFolderError: the sweep has not been started.
@@ -149,7 +167,21 @@ def analyze_run(folder: RunFolder, *, targets: Path | None = None) -> Analysis:
     wanted = load_targets(targets, columns.scales) if targets else pd.DataFrame([target["target"]])
     if {axis: wanted.iloc[0][axis] for axis in columns.scales} != target["target"]:
         target = {**target, "groups": None, "flops": None}  # they are another target's
-    return analyze_table(load_table(path, columns), columns, wanted, folder.path, _context(folder, target, records))
+    context = _context(folder, target, records)
+    table = load_table(path, columns)
+    return analyze_table(table, columns, wanted, folder.path, context, options, _fitted(against, wanted, options))
+
+
+def _fitted(folder: RunFolder | None, wanted: pd.DataFrame, options: Options) -> Analysis | None:
+    """The analysis of a run that another one is compared with; writes nothing."""
+    if folder is None:
+        return None
+    target = read_json(folder.target, *TARGET_KEYS)
+    columns = Columns(scales=tuple(target["scales"]), tuned=tuple(target["tuned"]))
+    if missing := [axis for axis in columns.scales if axis not in wanted]:
+        raise FitError(f"{folder.path} has an axis {missing[0]} that this run has not; the two cannot be compared")
+    table = check_table(run_records(folder, target), columns, str(folder.path))
+    return _analysis(table, columns, wanted, options, ())
 
 
 def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame) -> Context:
@@ -200,83 +232,3 @@ def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], M
         "branch_multiplier": resolved_branch(target, settings),
         "groups": resolved_groups(target, settings),
     }
-
-
-def _warnings(table: pd.DataFrame, loss: str, predictions: pd.DataFrame) -> list[str]:
-    notes = []
-    far = float(predictions["distance"].max())
-    if far > FAR_OCTAVES:
-        notes.append(f"the target lies {far:.1f} octaves beyond the largest scale: a straight law is a leap there")
-    if "steps" in table and (steps := table.loc[np.isfinite(table[loss]), "steps"].min()) < FEW_STEPS:
-        notes.append(f"some runs have only {int(steps)} steps: their optimum says little of long training")
-    return notes
-
-
-def _optima(fit: Fit) -> pd.DataFrame:
-    name = fit.columns.tuned_one
-    rows = []
-    for one in fit.optima:
-        value = 2.0**one.x if math.isfinite(one.x) else math.nan
-        rows.append(
-            {
-                **one.cell.axes,
-                name: value,
-                f"log2_{name}": one.x,
-                f"log2_{name}_se": one.se,
-                "curvature": one.curvature,
-                "loss": one.loss,
-                "runs": one.cell.runs,
-                "diverged": one.cell.diverged,
-                "status": one.status,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _fit_json(analysis: Analysis) -> dict[str, Any]:
-    fit = analysis.fit
-    target = {axis: float(analysis.predictions.iloc[0][axis]) for axis in fit.columns.scales}
-    loss = float(analysis.predictions.iloc[0]["loss"])
-    exponents = {}
-    for axis, exponent in fit.exponents.items():
-        cost = unmoved_cost(fit, axis, target)
-        exponents[axis] = {
-            "value": exponent.value,
-            "low": exponent.low,
-            "high": exponent.high,
-            "se": exponent.se,
-            "verdict": exponent.verdict,
-            "unmoved_cost_nats": cost,
-            "unmoved_cost_percent": 100 * cost / loss,
-        }
-    law = fit.law
-    return {
-        "hyperparameters": {
-            fit.columns.tuned_one: {
-                "exponents": exponents,
-                "reference": dict(law.design.reference),
-                "log2_at_reference": float(law.coefficients[0]),
-                "scatter_octaves": law.scatter,
-                "noise_nats": fit.noise,
-            }
-        },
-        "held_out": vars(analysis.held_out),
-        "warnings": analysis.warnings,
-    }
-
-
-def _prediction_json(analysis: Analysis) -> dict[str, Any]:
-    fit, row = analysis.fit, analysis.predictions.iloc[0]
-    name = fit.columns.tuned_one
-    interval = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
-    loss = {"value": "loss", "low": "loss_low", "high": "loss_high"}
-    return {
-        "target": {axis: _plain(row[axis]) for axis in fit.columns.scales},
-        "hyperparameters": {name: {key: float(row[column]) for key, column in interval.items()}},
-        "loss": {key: float(row[column]) for key, column in loss.items()},
-        "distance": float(row["distance"]),
-    }
-
-
-def _plain(value: Any) -> int | float:
-    return int(value) if float(value).is_integer() else float(value)

@@ -1,91 +1,28 @@
-"""Predictions for target scales, and the target's parameter groups with them filled in."""
+"""Predictions for target scales: predictions.csv."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from hptransfer.analysis.fit import Fit
 
-# What the constants of a role are called among a group's settings.
-CONSTANTS = {"lr": "lr", "init": "init_std", "multiplier": "output_multiplier"}
-
 
 def predict_table(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
-    """For every target in order: the scale, the tuned value and the loss with 90% intervals, the distance.
+    """For every target in order: the scale, the tuned values and the loss with 90% intervals, the distance.
+
+    Args:
+        targets: has the scale columns.
 
     Raises:
         FitError: a target differs on an axis of which only one value was swept.
     """
-    name = fit.columns.tuned_one
     rows = []
     for values in targets.to_dict(orient="records"):
         scale = {axis: float(values[axis]) for axis in fit.columns.scales}
-        x, low, high = fit.predict(scale)
+        row = {axis: values[axis] for axis in fit.columns.scales}
+        for name, (x, low, high) in zip(fit.tuned, fit.predict(scale), strict=True):
+            row |= {name: 2.0**x, f"{name}_low": 2.0**low, f"{name}_high": 2.0**high}
         loss, loss_low, loss_high = fit.predict_loss(scale)
-        rows.append(
-            {
-                **{axis: values[axis] for axis in fit.columns.scales},
-                name: 2.0**x,
-                f"{name}_low": 2.0**low,
-                f"{name}_high": 2.0**high,
-                "loss": loss,
-                "loss_low": loss_low,
-                "loss_high": loss_high,
-                "distance": fit.law.design.distance(scale),
-            }
-        )
+        row |= {"loss": loss, "loss_low": loss_low, "loss_high": loss_high, "distance": fit.distance(scale)}
+        rows.append(row)
     return pd.DataFrame(rows)
-
-
-BRANCH = "run.branch.multiplier"
-
-
-def predicted_settings(target: Mapping[str, Any], predicted: Mapping[str, float]) -> dict[str, float]:
-    """What the predicted values set, by the path of the setting in a run's configuration.
-
-    Args:
-        target: content of target.json.
-        predicted: value of each tuned hyperparameter.
-    """
-    return {
-        path: 1 - predicted[key] if key in target["complement"] else predicted[key]
-        for key, path in target["tuned"].items()
-    }
-
-
-def resolved_branch(target: Mapping[str, Any], settings: Mapping[str, float]) -> float:
-    """The factor of residual branches, its base multiplier being as predicted."""
-    own: float = target["branch_multiplier"]
-    return own * settings[BRANCH] / target["run"]["branch"]["multiplier"] if BRANCH in settings else own
-
-
-def resolved_groups(target: Mapping[str, Any], settings: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """What every parameter group of the target trains with.
-
-    Args:
-        target: content of target.json: `base` settings and `groups` of factors on them.
-        settings: as predicted, by path: of the optimizer's settings, or a constant of a role.
-
-    Returns:
-        By role: the settings, the factor on the base init's standard deviation, and the multiplier
-        of the layer's output.
-    """
-    base = dict(target["base"])
-    constants: dict[tuple[str, str], float] = {}
-    for path, value in settings.items():
-        *_, family, name, setting = path.split(".")
-        if (family, name) == ("run", "optimizer"):
-            base[setting] = value
-        elif family == "constants":  # the target's factors have the run's own constant in them
-            own = target["run"]["constants"][name][setting]
-            constants[name, CONSTANTS[setting]] = value / own
-    return {
-        group: {
-            key: factor * base.get(key, 1.0) * constants.get((group.partition(" ")[0], key), 1.0)
-            for key, factor in factors.items()
-        }
-        for group, factors in target["groups"].items()
-    }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,17 +30,14 @@ class Columns:
     loss: str = "loss"
 
     def __post_init__(self) -> None:
-        if len(self.tuned) != 1:
-            raise ConfigError(
-                f"exactly one tuned hyperparameter can be analyzed for now, got {len(self.tuned)} "
-                f"({', '.join(self.tuned)}); filter the table to one value of the others"
-            )
-        if not self.scales:
-            raise ConfigError("name at least one scale column, such as width")
-
-    @property
-    def tuned_one(self) -> str:
-        return self.tuned[0]
+        for what, names, such in (("scale", self.scales, "width"), ("tuned", self.tuned, "lr")):
+            if not any(names) or len(set(names)) < len(names):
+                raise ConfigError(
+                    f"name at least one {what} column, such as {such}, each once; got {','.join(names)!r}"
+                )
+        both = {*self.scales} & {*self.tuned, self.loss} | {*self.tuned} & {self.loss}
+        if both:
+            raise ConfigError(f"column {min(both)!r} cannot be two of scale, tuned and loss; give one of them")
 
 
 def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:
@@ -74,15 +70,6 @@ def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:
     return frame.sort_values(["flops", *target["scales"], *target["tuned"], SEED], ignore_index=True) if rows else frame
 
 
-def load_table(path: Path, columns: Columns) -> pd.DataFrame:
-    """A table of runs with the named columns checked and the loss made finite or infinite.
-
-    Raises:
-        ConfigError: the file or a column is missing, empty or not what it should be.
-    """
-    return check_table(_read(path), columns, str(path))
-
-
 def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFrame:
     """The rows that say something: finished runs with their loss, diverged ones with infinity.
 
@@ -102,49 +89,30 @@ def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFra
         raise ConfigError(f"{place} has no finished run; nothing can be fitted")
     clean = frame.copy()
     for name in (*columns.scales, *columns.tuned):
-        clean[name] = _numbers(clean[name], name, place)
+        clean[name] = numbers(clean[name], name, place)
         bad = clean[~((clean[name] > 0) & np.isfinite(clean[name]))]
         if len(bad):
             raise ConfigError(f"{place}: column {name!r} must be above 0 and finite, got {bad[name].iloc[0]}")
-    loss = _numbers(clean[columns.loss], columns.loss, place)
+    loss = numbers(clean[columns.loss], columns.loss, place)
     clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
+    low = clean[clean[columns.loss] <= 0]
+    if len(low):
+        raise ConfigError(
+            f"{place}: column {columns.loss!r} must be above 0, as its logarithm is fitted, got "
+            f"{low[columns.loss].iloc[0]}"
+        )
     if "state" in clean.columns:
         clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf
     return clean.reset_index(drop=True)
 
 
-def _numbers(column: pd.Series[Any], name: str, place: str) -> pd.Series[float]:
+def numbers(column: pd.Series[Any], name: str, place: str) -> pd.Series[float]:
+    """
+    Raises:
+        ConfigError: something in the column is no number.
+    """
     values = pd.to_numeric(column, errors="coerce")
     strange = column[values.isna() & column.notna()]
     if len(strange):
         raise ConfigError(f"{place}: column {name!r} must be numbers, got {strange.iloc[0]!r}")
     return values.astype(float)
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise ConfigError(f"no table {str(path)!r}; give the path of a CSV or parquet file")
-    try:
-        return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except pd.errors.EmptyDataError:
-        raise ConfigError(f"{path} is empty; a table needs a header and rows") from None
-    except (UnicodeDecodeError, pd.errors.ParserError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} cannot be read as a table ({str(error).splitlines()[0]}); save it as UTF-8 CSV"
-        ) from None
-
-
-def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
-    """The scales to predict for, one row each.
-
-    Raises:
-        ConfigError: the file or a column is missing, or a value is not above 0.
-    """
-    frame = _read(path)
-    for name in scales:
-        if name not in frame.columns:
-            raise ConfigError(f"{path}: {unknown('column', name, map(str, frame.columns))}")
-        values = _numbers(frame[name], name, str(path))
-        if not len(values) or not ((values > 0) & np.isfinite(values)).all():
-            raise ConfigError(f"{path}: column {name!r} must have numbers above 0 in every row")
-    return frame[list(scales)]

@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from hptransfer.analysis import plots
-from hptransfer.analysis.fit import TOLERANCE, UNDECIDED, Fit, HeldOut, describe
-from hptransfer.analysis.optimum import Optimum
-from hptransfer.analysis.predict import predicted_settings, resolved_groups
+from hptransfer.analysis.compare import compared
+from hptransfer.analysis.fit import BOUNDED, EDGE_HIGH, EDGE_LOW, TOLERANCE, UNDECIDED, Fit, Optimum, brief, describe
+from hptransfer.analysis.groups import predicted_settings, resolved_groups
+from hptransfer.analysis.published import comparable, references
+from hptransfer.analysis.result import Analysis, held_out_sentence, unmoved_cost
+from hptransfer.analysis.transfer import HeldOut, regret_per_octave
 from hptransfer.core.records import DIVERGED, DONE, FAILED, short
 
 DASH = "\N{EN DASH}"
@@ -40,43 +44,57 @@ class Context:
     warnings: Sequence[str] = ()
 
 
-def render(fit: Fit, held_out: HeldOut, prediction: Mapping[str, Any], warnings: list[str], context: Context) -> str:
+def render(analysis: Analysis, context: Context, against: Analysis | None = None) -> str:
     """The page as text.
 
     Args:
-        prediction: a row of predict.predict_table.
+        against: another sweep's analysis, compared with this one.
     """
-    tuned = fit.columns.tuned_one
-    scale = {axis: float(prediction[axis]) for axis in fit.columns.scales}
+    fit, row = analysis.fit, analysis.predictions.iloc[0]
+    scale = {axis: float(row[axis]) for axis in fit.columns.scales}
     verification = context.verification
-    verified_x = math.log2(verification["best"][tuned]) if verification else None
     environment = Environment(loader=PackageLoader("hptransfer.analysis", "."), autoescape=True)
     return environment.get_template("report.html.j2").render(
         title=context.title,
-        tuned=tuned,
-        target_name=describe(scale),
-        value=short(prediction[tuned]),
-        low=short(prediction[f"{tuned}_low"]),
-        high=short(prediction[f"{tuned}_high"]),
-        loss=f"{prediction['loss']:.3f}",
-        loss_low=f"{prediction['loss_low']:.3f}",
-        loss_high=f"{prediction['loss_high']:.3f}",
-        distance_note=_distance_note(prediction["distance"]),
-        warnings=warnings,
-        verified=_verified(verification, tuned) if verification else None,
-        verification_panel=plots.verification_panel(verification, tuned) if verification else None,
-        law_panels=plots.law_panels(fit, scale, verified_x),
-        curve_panels=plots.curve_panels(fit),
+        tuned=", ".join(fit.tuned),
+        target_name=brief(scale),
+        answers=[_answer(row, name) for name in fit.tuned],
+        loss=_answer(row, "loss"),
+        distance_note=_distance_note(row["distance"]),
+        warnings=analysis.warnings,
+        verified=_verified(verification) if verification else None,
+        verification_panels=_drawn(plots.verification_panels(verification)) if verification else [],
+        law_panels=_drawn(plots.law_panels(fit, scale, verification["best"] if verification else None)),
+        curve_panels=_drawn(plots.curve_panels(fit)),
+        heat_panels=_drawn(plots.heat_panels(fit)),
+        residual_panels=_drawn(plots.residual_panels(fit)),
+        ahead_panels=_drawn(plots.ahead_panels(analysis.ahead)),
         tolerance=TOLERANCE,
-        exponents=_exponents(fit, scale, prediction["loss"]),
-        undecided=any(exponent.verdict == UNDECIDED for exponent in fit.exponents.values()),
-        scatter=f"{fit.law.scatter:.2f}",
+        exponents=_exponents(fit, scale, float(row["loss"])),
+        undecided=any(one.verdict == UNDECIDED for axes in fit.exponents.values() for one in axes.values()),
+        scatter=", ".join(f"{name} {value:.2f}" for name, value in zip(fit.tuned, fit.mixture.scatter(), strict=True)),
+        expected=fit.expected,
+        laws=[(name, f"{share:.0%}") for name, share in fit.mixture.shares().items()],
+        estimator=fit.estimator,
         noise=f"{fit.noise:.4f}",
-        held_out=held_out_sentence(held_out),
+        held_out=held_out_sentence(fit, analysis.held_out),
+        left_out=[_left_out(one) for one in analysis.held_out],
+        per_octave=regret_per_octave(analysis.ahead),
         scales=[_scale_row(fit, one, context) for one in fit.optima],
-        **_groups(context, {tuned: prediction[tuned]}),
+        references=_references(fit, scale),
+        comparison=compared(analysis, against) if against else None,
+        **_groups(context, {name: float(row[name]) for name in fit.tuned}),
         facts=_facts(context),
     )
+
+
+def _drawn(panels: Sequence[plots.Panel]) -> list[str]:
+    return [plots.svg(panel) for panel in panels]
+
+
+def _answer(row: pd.Series[Any], name: str) -> dict[str, str]:
+    keys = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
+    return {"name": name, **{key: short(float(row[column])) for key, column in keys.items()}}
 
 
 def _distance_note(distance: float) -> str:
@@ -85,72 +103,76 @@ def _distance_note(distance: float) -> str:
     return f"The target lies {distance:.1f} octaves beyond the largest scale that was swept."
 
 
-def _verified(verification: Mapping[str, Any], tuned: str) -> dict[str, str]:
-    unmoved = verification["unmoved"]
+def _verified(verification: Mapping[str, Any]) -> dict[str, str]:
+    unmoved, errors = verification["unmoved"], verification["error_octaves"]
+    names = list(errors)
     return {
-        "scale": describe(verification["scale"]),
+        "scale": brief(verification["scale"]),
         "regret": f"{verification['regret_percent']:.2f}%",
-        "error": f"{verification['error_octaves'][tuned]:+.2f} octaves",
-        "best": short(verification["best"][tuned]),
+        "error": ", ".join(f"{error:+.2f} octaves" for error in errors.values()),
+        "best": ", ".join(short(verification["best"][name]) for name in names),
         "unmoved": "diverged" if unmoved["regret_percent"] is None else f"{unmoved['regret_percent']:.2f}%",
-        "unmoved_value": short(unmoved[tuned]),
+        "unmoved_value": ", ".join(short(unmoved[name]) for name in names),
     }
 
 
 def _exponents(fit: Fit, target: Mapping[str, float], loss: float) -> list[dict[str, str]]:
     rows = []
-    for axis, exponent in fit.exponents.items():
-        cost = unmoved_cost(fit, axis, target)
-        rows.append(
-            {
-                "axis": axis,
-                "value": f"{exponent.value:+.2f}",
-                "low": f"{exponent.low:+.2f}",
-                "high": f"{exponent.high:+.2f}",
-                "verdict": exponent.verdict,
-                "cost": f"{cost:.4f}",
-                "percent": f"{100 * cost / loss:.2f}%",
-            }
-        )
+    for k, name in enumerate(fit.tuned):
+        for axis, exponent in fit.exponents[name].items():
+            cost = unmoved_cost(fit, k, axis, target, loss)
+            rows.append(
+                {
+                    "tuned": name,
+                    "axis": axis,
+                    "value": f"{exponent.value:+.2f}",
+                    "low": f"{exponent.low:+.2f}",
+                    "high": f"{exponent.high:+.2f}",
+                    "verdict": exponent.verdict,
+                    "cost": f"{cost:.4f}",
+                    "percent": f"{100 * cost / loss:.2f}%",
+                }
+            )
     return rows
 
 
-def unmoved_cost(fit: Fit, axis: str, target: Mapping[str, float]) -> float:
-    """Nats lost if one axis grows from its smallest value to the target's and the optimum is not moved."""
-    return fit.shift_cost(fit.exponents[axis].value * math.log2(target[axis] / fit.law.design.reference[axis]))
+def _left_out(one: HeldOut) -> dict[str, str]:
+    return {
+        "name": brief(one.axes),
+        "error": ", ".join(f"{error:+.2f}" for error in one.error),
+        "covered": "yes" if all(one.covered) else "no",
+        "regret": f"{one.regret_percent:.3f}%",
+    }
 
 
-def held_out_sentence(held_out: HeldOut) -> str:
-    """What leaving out the largest scale showed, in words."""
-    name = describe(held_out.scale)
-    if held_out.error_octaves is None:
-        return f"The largest scale ({name}) could not be held out: {held_out.reason}."
-    regret = (
-        "outside the values tried there"
-        if held_out.regret_nats is None
-        else f"{held_out.regret_nats:.4f} nats ({held_out.regret_percent:.2f}%) of regret"
-    )
-    inside = "holds" if held_out.covered else "does not hold"
-    return (
-        f"Predicted from all other scales, the optimum of the largest one ({name}) is off by "
-        f"{held_out.error_octaves:+.2f} octaves, {regret}; the 90% interval of that prediction {inside} it."
-    )
+def _references(fit: Fit, scale: Mapping[str, float]) -> list[dict[str, str]]:
+    """What published laws would train the target with, if the columns are theirs."""
+    if not comparable(fit.columns):
+        return []
+    rows = []
+    for name, answers in references(fit.columns, scale).items():
+        shown = {key: short(float(f"{value:.4g}")) for key, value in answers.items()}
+        rows.append({"name": name, "rate": shown.get("learning_rate", DASH), "batch": shown.get("batch_tokens", DASH)})
+    return rows
 
 
 def _scale_row(fit: Fit, one: Optimum, context: Context) -> dict[str, str]:
-    cost = fit.unmoved_cost(one) if one.bracketed else None
-    sign = "" if one.bracketed else ("≤ " if one.status == "edge, low" else "≥ ")
+    signs = [
+        "\u2264 " if status == EDGE_LOW else "\u2265 " if status in (EDGE_HIGH, BOUNDED) else ""
+        for status in one.status
+    ]
+    values = [f"{sign}{short(float(2.0**x))}" for sign, x in zip(signs, one.x, strict=True)]
     return {
-        "name": describe(one.cell.axes),
-        "runs": str(one.cell.runs),
-        "diverged": str(one.cell.diverged or DASH),
-        "failed": str(context.failed.get(describe(one.cell.axes), DASH)),
-        "best": DASH if one.x != one.x else f"{sign}{short(2.0**one.x)}",
-        "se": f"{one.se:.2f}" if one.bracketed else DASH,
-        "loss": DASH if one.loss != one.loss else f"{one.loss:.4f}",
-        "curvature": f"{one.curvature:.3f}" if one.bracketed else DASH,
-        "unmoved": DASH if cost is None else f"{cost:.4f}",
-        "status": one.status,
+        "name": brief(one.axes),
+        "runs": str(one.runs),
+        "diverged": str(one.diverged or DASH),
+        "failed": str(context.failed.get(describe(one.axes), DASH)),
+        "best": ", ".join(values),
+        "se": ", ".join(f"{error:.2f}" if math.isfinite(error) else DASH for error in one.se),
+        "loss": DASH if math.isnan(one.loss) else f"{one.loss:.4f}",
+        "curvature": ", ".join(f"{bend:.3f}" for bend in one.curvature),
+        "unmoved": f"{fit.unmoved_cost(one):.4f}",
+        "status": ", ".join(dict.fromkeys(one.status)),
     }
 
 

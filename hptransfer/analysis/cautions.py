@@ -1,0 +1,75 @@
+"""What makes a prediction less sure than its interval says: things about the table that no fit can see."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from hptransfer.analysis import known
+from hptransfer.analysis.fit import Fit
+
+# Beyond so many octaves from the largest scale a law is a leap.
+FAR_OCTAVES = 4.0
+# Fewer optimizer steps than this say more of the warm-up than of training.
+FEW_STEPS = 50
+# Two axes whose logs correlate so strongly cannot be told apart.
+CONFOUNDED = 0.95
+# Settings on which the best learning rate depends (science notes C.8): a law across several values of one is of none.
+SCHEDULE = ("schedule", "lr_schedule", "scheduler", "warmup", "warmup_steps", "decay", "min_lr", "end_lr", "floor")
+# Batch sizes are sequences up to here and tokens from there on.
+SEQUENCES, TOKENS = 2**14, 2**15
+
+
+def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> list[str]:
+    """One line each."""
+    notes = []
+    far = float(predictions["distance"].max())
+    if far > FAR_OCTAVES:
+        notes.append(f"the target lies {far:.1f} octaves beyond the largest scale: any law is a leap there")
+    steps = table.loc[np.isfinite(table[fit.columns.loss]), "steps"].min() if "steps" in table else FEW_STEPS
+    if steps < FEW_STEPS:
+        notes.append(f"some runs have only {int(steps)} steps: their optimum says little of long training")
+    return [*notes, *_mixed_schedules(table, fit), *_confounded(table, fit), *_units(table, fit)]
+
+
+def _mixed_schedules(table: pd.DataFrame, fit: Fit) -> list[str]:
+    used = {*fit.columns.scales, *fit.tuned, fit.columns.loss}
+    mixed = [name for name in table if str(name).lower() in SCHEDULE and name not in used and table[name].nunique() > 1]
+    return [f"runs differ in {name}, on which the best value depends: fit one at a time" for name in mixed]
+
+
+def _confounded(table: pd.DataFrame, fit: Fit) -> list[str]:
+    """Axes that move together, and a batch size that moves with the tokens without being an axis or tuned."""
+    notes = []
+    logs = {name: np.log2([axes[name] for axes in fit.runs.scales]) for name in fit.seen.moving}
+    names = list(logs)
+    for place, first in enumerate(names):
+        for second in names[place + 1 :]:
+            if abs(np.corrcoef(logs[first], logs[second])[0, 1]) > CONFOUNDED:
+                notes.append(
+                    f"{first} and {second} grow together in every scale: their exponents cannot be told apart, only "
+                    "their sum along that line is measured"
+                )
+    used = {*fit.columns.scales, *fit.tuned}
+    for name in table.columns:
+        kind = known.kind(str(name))
+        if kind == "batch" and name not in used and table[name].nunique() > 1:
+            notes.append(
+                f"runs differ in {name}, which is neither a scale nor tuned: the exponent along tokens changes sign "
+                "with how the batch moved; add it to --scale or --tune"
+            )
+    return notes
+
+
+def _units(table: pd.DataFrame, fit: Fit) -> list[str]:
+    """Batch sizes in sequences and in tokens in one table."""
+    notes = []
+    for name in (*fit.columns.scales, *fit.tuned):
+        if known.kind(name) == "batch" and (table[name] < SEQUENCES).any() and (table[name] >= TOKENS).any():
+            spread = table[name].max() / table[name].min()
+            if spread > TOKENS:
+                notes.append(
+                    f"{name} runs from {table[name].min():g} to {table[name].max():g}: in sequences in some rows and "
+                    "in tokens in others?"
+                )
+    return notes

@@ -1,0 +1,43 @@
+"""A smooth curve through the points of one scale: what a verification reads its regret off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
+
+from hptransfer.analysis.runs import Array
+
+
+class Curve:
+    """A smooth curve through all finite points of one scale (Akima; PCHIP below five points).
+
+    Args:
+        values: tuned values, above 0.
+        losses: nats, finite.
+    """
+
+    def __init__(self, values: Sequence[float], losses: Sequence[float]) -> None:
+        order = np.argsort(values)
+        self.x: Array = np.log2(np.asarray(values, dtype=float)[order])
+        self.y: Array = np.asarray(losses, dtype=float)[order]
+        kind = Akima1DInterpolator if len(self.x) >= 5 else PchipInterpolator
+        self._curve = kind(self.x, self.y)
+
+    def at(self, x: float) -> float:
+        """Loss at log2 of a value.
+
+        Raises:
+            ValueError: x lies outside the points.
+        """
+        if not self.x[0] - 1e-9 <= x <= self.x[-1] + 1e-9:
+            raise ValueError(f"{x} lies outside the curve, {self.x[0]} to {self.x[-1]}")
+        return float(self._curve(min(max(x, self.x[0]), self.x[-1])))
+
+    def minimum(self) -> tuple[float, float]:
+        """log2 of the best value on the curve, and its loss."""
+        fine = np.linspace(self.x[0], self.x[-1], 2001)
+        losses = self._curve(fine)
+        best = int(np.argmin(losses))
+        return float(fine[best]), float(losses[best])

@@ -1,0 +1,82 @@
+"""The port of an estimator: from runs to what they say of each scale's optimum."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hptransfer.analysis.regression import Linear, Told
+from hptransfer.analysis.runs import Array, Runs
+from hptransfer.analysis.surface import Surface
+from hptransfer.core.registry import Registry
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What one form of an estimator found.
+
+    Attributes:
+        told: of all optima together, scale by scale.
+        curvature: second derivative of the log loss at each scale's optimum, halved, (scales, tuned, tuned).
+        heights: log loss at each scale's optimum; NaN where it is not known.
+        noise: standard deviation of a run's log loss about what was fitted; NaN where nothing was.
+        surface: if it fitted one.
+    """
+
+    told: Told
+    curvature: Array
+    heights: Array
+    noise: float
+    surface: Surface | None = None
+
+
+class Estimator(ABC):
+    """Finds optima."""
+
+    @property
+    @abstractmethod
+    def published(self) -> bool:
+        """Whether the law through the optima is plain least squares, as the study has it, without priors."""
+
+    @abstractmethod
+    def find(self, runs: Runs, law: Linear) -> Sequence[Found]:
+        """
+        Args:
+            law: a power law that may keep scales with few runs near the others.
+
+        Returns:
+            One or more forms, each as good as the next.
+        """
+
+
+ESTIMATORS: Registry[Estimator] = Registry("estimator", "hptransfer.analysis.estimators")
+
+# A published estimator gives a point and no error: all scales count alike.
+ALIKE_OCTAVES = 0.1
+
+
+def points(runs: Runs, x: Array, losses: Array) -> Found:
+    """What an estimator without errors found.
+
+    Args:
+        x: log2 of each scale's optimum, (scales, tuned); NaN where there is none.
+        losses: at each scale's optimum.
+    """
+    tuned = x.shape[1]
+    there = np.isfinite(x).reshape(-1)
+    precision = np.where(there, ALIKE_OCTAVES**-2, 0.0)
+    told = Told(np.diag(precision), precision * np.nan_to_num(x.reshape(-1)), tuned)
+    flat = np.full((runs.num_scales, tuned, tuned), np.nan)
+    return Found(told, flat, np.log(losses), np.nan)
+
+
+def best_runs(runs: Runs) -> list[int | None]:
+    """Position of the best finite run of every scale."""
+    found: list[int | None] = []
+    for place in range(runs.num_scales):
+        own = np.flatnonzero(runs.of_scale(place) & np.isfinite(runs.loss))
+        found.append(int(own[np.argmin(runs.loss[own])]) if len(own) else None)
+    return found

@@ -1,0 +1,68 @@
+"""Nested: interpolate log loss against one hyperparameter at a time and take the minimum (Porian, arXiv:2406.19146).
+
+The best learning rate at every batch size by an Akima spline, then the best batch size of those; a
+minimum at the end of what was tried is none (outside the second and the second-to-last point).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
+
+from hptransfer.analysis.estimators._base import ESTIMATORS, Estimator, Found, points
+from hptransfer.analysis.regression import Linear
+from hptransfer.analysis.runs import Array, Runs
+
+FINE = 100
+FEWEST = 3
+
+
+class Nested(Estimator):
+    published = True
+
+    def find(self, runs: Runs, law: Linear) -> Sequence[Found]:
+        x = np.full((runs.num_scales, runs.x.shape[1]), np.nan)
+        losses = np.full(runs.num_scales, np.nan)
+        for place in range(runs.num_scales):
+            own = runs.of_scale(place) & np.isfinite(runs.loss)
+            found = minimum(runs.x[own], np.log(runs.loss[own]))
+            if found is not None:
+                x[place], losses[place] = found[0], np.exp(found[1])
+        return [points(runs, x, losses)]
+
+
+def minimum(x: Array, y: Array) -> tuple[Array, float] | None:
+    """Place and value of the nested minimum over the columns of x; None if it is at an end, or points are too few."""
+    if x.shape[1] == 1:
+        places = np.unique(x[:, 0])
+        best = [(np.array([place]), float(y[x[:, 0] == place].min())) for place in places]
+        return _along(places, best)
+    found_at, found_best = [], []
+    for place in np.unique(x[:, -1]):
+        at = x[:, -1] == place
+        found = minimum(x[at][:, :-1], y[at])
+        if found is not None:
+            found_at.append(place)
+            found_best.append((np.append(found[0], place), found[1]))
+    return _along(np.array(found_at), found_best)
+
+
+def _along(places: Array, best: Sequence[tuple[Array, float]]) -> tuple[Array, float] | None:
+    """The minimum of splines through what is best at each place: of the value and of where it is."""
+    if len(places) < FEWEST:
+        return None
+    kind = Akima1DInterpolator if len(places) >= 5 else PchipInterpolator
+    fine = np.concatenate([np.linspace(low, high, FINE, endpoint=False) for low, high in itertools.pairwise(places)])
+    values = kind(places, [value for _, value in best])(fine)
+    at = int(np.argmin(values))
+    if not places[1] <= fine[at] <= places[-2]:
+        return None
+    where = kind(places, np.array([place for place, _ in best]))(fine[at])
+    where[-1] = fine[at]
+    return where, float(values[at])
+
+
+ESTIMATORS.register("nested")(Nested())

@@ -1,0 +1,43 @@
+"""What is on the page, as files: every figure as SVG or PNG, every table as CSV or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from hptransfer.analysis import plots
+from hptransfer.analysis.result import Analysis, exponents_table, held_out_table, optima_table
+from hptransfer.core.files import write_text
+
+FORMATS = ("csv", "json", "png", "svg")
+
+
+def write_formats(analysis: Analysis, out: Path, formats: Sequence[str]) -> None:
+    """Writes figures/NAME.svg or .png and tables/NAME.csv or .json, of those formats that are asked for."""
+    row = analysis.predictions.iloc[0]
+    target = {axis: float(row[axis]) for axis in analysis.fit.columns.scales}
+    tables = {
+        "exponents": exponents_table(analysis),
+        "held_out": held_out_table(analysis),
+        "optima": optima_table(analysis.fit),
+        "predictions": analysis.predictions,
+    }
+    for name in formats:
+        folder = out / ("figures" if name in ("png", "svg") else "tables")
+        folder.mkdir(exist_ok=True)
+        if name == "csv":
+            for key, table in tables.items():
+                write_text(folder / f"{key}.csv", table.to_csv(index=False))
+        elif name == "json":
+            for key, table in tables.items():
+                write_text(folder / f"{key}.json", as_json(table))
+        else:
+            for key, figure in plots.figures(analysis.fit, target, analysis.ahead).items():
+                figure.savefig(folder / f"{key}.{name}", dpi=200)
+
+
+def as_json(table: pd.DataFrame) -> str:
+    """A table as a JSON array of objects; what is no finite number is null."""
+    return table.to_json(orient="records", indent=1) + "\n"

@@ -1,0 +1,61 @@
+"""What published studies say before any run, as weak priors; by the names of the columns.
+
+Slopes, octaves of the optimum per octave of the axis (science notes C.1): learning rate against
+parameters -0.71 (Step Law), -0.36 (Porian), -0.23 (token horizons), -0.22 (Zhou), mean -0.4; against
+tokens +0.31, -0.32, -0.35, mean 0; batch size against tokens 0.57, 0.38, 0.47, mean 0.5, and against
+parameters nothing (Step Law, Power Lines) or 0.09 (Zhang). The spread is that of the studies, doubled.
+The ridge: at a fixed budget the best learning rate goes with a power 0.3 to 0.7 of the batch size (C.2).
+Learning rates have a steeper high side (C.2, D.2). Everything else is expected not to move, by an
+octave per octave either way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from hptransfer.analysis.laws._base import BATCH, PARAMS, TOKENS
+from hptransfer.analysis.surface import ShapePrior
+
+LEARNING_RATE = ("lr", "learning_rate", "learningrate", "base_lr", "max_lr", "peak_lr", "eta")
+
+Normal = tuple[float, float]
+
+SLOPES: dict[tuple[str, str], Normal] = {
+    ("rate", "params"): (-0.4, 0.5),
+    ("rate", "tokens"): (0.0, 0.5),
+    ("batch", "params"): (0.0, 0.15),
+    ("batch", "tokens"): (0.5, 0.5),
+}
+OTHER_SLOPE: Normal = (0.0, 1.0)
+SKEWS: dict[str, Normal] = {"rate": (0.4, 0.4), "batch": (0.0, 0.3)}
+OTHER_SKEW: Normal = (0.0, 0.4)
+RIDGES: dict[tuple[str, str], Normal] = {("rate", "batch"): (0.4, 0.5)}
+OTHER_RIDGE: Normal = (0.0, 0.5)
+# 0.011 nats per octave squared of a loss of 2.4 (C.2); small nets and squared errors differ by powers of ten.
+CURVATURE: Normal = (math.log(0.005), 2.0)
+TREND: Normal = (0.0, 0.2)
+
+_KINDS = {"rate": LEARNING_RATE, "batch": BATCH, "params": PARAMS, "tokens": TOKENS}
+
+
+def kind(name: str) -> str:
+    """What a column is, by its name; the name itself if nothing is known of it."""
+    return next((kind for kind, names in _KINDS.items() if name.lower() in names), name)
+
+
+def slope(tuned: str, axis: str) -> Normal:
+    """Mean and deviation of the exponent of a tuned hyperparameter along an axis."""
+    return SLOPES.get((kind(tuned), kind(axis)), OTHER_SLOPE)
+
+
+def shape(tuned: Sequence[str]) -> ShapePrior:
+    """What the bowl over these hyperparameters looks like."""
+    kinds = [kind(name) for name in tuned]
+    pairs = [(kinds[k], kinds[j]) for k in range(len(kinds)) for j in range(k + 1, len(kinds))]
+    return ShapePrior(
+        curvature=CURVATURE,
+        trend=TREND,
+        skew=tuple(SKEWS.get(one, OTHER_SKEW) for one in kinds),
+        ridge=tuple(RIDGES.get(pair, OTHER_RIDGE) for pair in pairs),
+    )

@@ -1,0 +1,180 @@
+"""What an analysis found, as values, tables and text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hptransfer.analysis.fit import Fit, describe
+from hptransfer.analysis.transfer import HeldOut, regret_per_octave
+from hptransfer.core.records import short
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    """What analyze found.
+
+    Attributes:
+        held_out: every scale predicted from all others; `ahead`, larger scales from smaller ones.
+        predictions: one row a target, in order.
+    """
+
+    fit: Fit
+    held_out: Sequence[HeldOut]
+    ahead: Sequence[HeldOut]
+    predictions: pd.DataFrame
+    warnings: list[str]
+
+    def predict(self, scale: Mapping[str, float]) -> dict[str, float]:
+        """The tuned values to train a scale with."""
+        values = 2.0 ** self.fit.predict(scale)[:, 0]
+        return dict(zip(self.fit.tuned, map(float, values), strict=True))
+
+    def smallest_optimum(self) -> dict[str, float]:
+        """The optimum of the smallest scale."""
+        return dict(zip(self.fit.tuned, map(float, 2.0**self.fit.smallest.x), strict=True))
+
+    def unmoved_nats(self) -> float:
+        """What the first target would lose with the smallest scale's optimum."""
+        row = self.predictions.iloc[0]
+        scale = {axis: float(row[axis]) for axis in self.fit.columns.scales}
+        away = self.fit.smallest.x - self.fit.predict(scale)[:, 0]
+        return float(self.fit.lost(scale, away, float(row["loss"]))[0])
+
+    def metrics(self) -> dict[str, float]:
+        """A few numbers for a tracker."""
+        row = self.predictions.iloc[0]
+        keys = [f"{name}{end}" for name in self.fit.tuned for end in ("", "_low", "_high")]
+        return {f"predicted_{key}": float(row[key]) for key in (*keys, "loss")}
+
+    def summary(self) -> str:
+        """A few lines for the terminal: the answer, its interval, and what it rests on."""
+        row = self.predictions.iloc[0]
+        scale = describe({axis: row[axis] for axis in self.fit.columns.scales})
+        lines = [
+            f"recommended {name} for {scale}: {short(float(row[name]))} "
+            f"(90% interval {short(float(row[f'{name}_low']))} to {short(float(row[f'{name}_high']))})"
+            for name in self.fit.tuned
+        ]
+        for name, exponents in self.fit.exponents.items():
+            found = ", ".join(
+                f"{axis} {exponent.value:+.2f} [{exponent.low:+.2f}, {exponent.high:+.2f}] {exponent.verdict}"
+                for axis, exponent in exponents.items()
+            )
+            lines.append(f"exponents of {name}: {found or 'none'}")
+        unmoved = ", ".join(f"{name} {short(value)}" for name, value in self.smallest_optimum().items())
+        lines += [
+            f"the smallest scale's optimum unmoved ({unmoved}) would cost the target about {self.unmoved_nats():.3f} "
+            "nats, by the shape of the scales' curves",
+            held_out_sentence(self.fit, self.held_out),
+        ]
+        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+def held_out_sentence(fit: Fit, held_out: Sequence[HeldOut]) -> str:
+    """What leaving out the largest scale showed, in words."""
+    if not held_out or held_out[-1].axes != fit.optima[-1].axes:
+        return "The largest scale could not be held out: too few scales are left, or its own optimum is not known."
+    last = held_out[-1]
+    errors = " and ".join(f"{error:+.2f} octaves of {name}" for name, error in zip(fit.tuned, last.error, strict=True))
+    inside = "holds" if all(last.covered) else "does not hold"
+    return (
+        f"Predicted from all other scales, the optimum of the largest one ({describe(last.axes)}) is off by {errors}, "
+        f"{last.regret_nats:.4f} nats ({last.regret_percent:.2f}%) of regret; the 90% interval of that prediction "
+        f"{inside} it."
+    )
+
+
+def unmoved_cost(fit: Fit, tuned: int, axis: str, target: Mapping[str, float], loss: float) -> float:
+    """Nats lost at the target if one axis grows to it and one hyperparameter is not moved with it."""
+    away = np.zeros(len(fit.tuned))
+    moved = np.log2(target[axis] / fit.seen.values[axis][0])
+    away[tuned] = -fit.exponents[fit.tuned[tuned]][axis].value * moved
+    return float(fit.lost(target, away, loss)[0])
+
+
+def optima_table(fit: Fit) -> pd.DataFrame:
+    """The optimum of every scale, cheapest first."""
+    rows = []
+    for one in fit.optima:
+        row: dict[str, Any] = dict(one.axes)
+        for k, name in enumerate(fit.tuned):
+            row |= {name: 2.0 ** one.x[k], f"log2_{name}": one.x[k], f"log2_{name}_se": one.se[k]}
+            row |= {f"{name}_curvature": one.curvature[k], f"{name}_status": one.status[k]}
+        rows.append({**row, "loss": one.loss, "runs": one.runs, "diverged": one.diverged})
+    return pd.DataFrame(rows)
+
+
+def exponents_table(analysis: Analysis) -> pd.DataFrame:
+    """A row a tuned hyperparameter and axis: the exponent, its 90% interval, the verdict, what ignoring it costs."""
+    fit, row = analysis.fit, analysis.predictions.iloc[0]
+    target, loss = {axis: float(row[axis]) for axis in fit.columns.scales}, float(row["loss"])
+    rows = []
+    for k, name in enumerate(fit.tuned):
+        for axis, one in fit.exponents[name].items():
+            cost = unmoved_cost(fit, k, axis, target, loss)
+            numbers = {"value": one.value, "low": one.low, "high": one.high, "se": one.se, "verdict": one.verdict}
+            cost_of = {"unmoved_cost_nats": cost, "unmoved_cost_percent": 100 * cost / loss}
+            rows.append({"tuned": name, "axis": axis, **numbers, **cost_of})
+    return pd.DataFrame(rows)
+
+
+def held_out_table(analysis: Analysis) -> pd.DataFrame:
+    """A row a scale that was left out: its axes, the prediction's error by hyperparameter, and the regret."""
+    rows = []
+    for one in analysis.held_out:
+        row: dict[str, Any] = dict(one.axes)
+        for k, name in enumerate(analysis.fit.tuned):
+            row |= {f"{name}_error_octaves": one.error[k], f"{name}_covered": one.covered[k]}
+        rows.append({**row, "regret_nats": one.regret_nats, "regret_percent": one.regret_percent})
+    return pd.DataFrame(rows)
+
+
+def fit_json(analysis: Analysis) -> dict[str, Any]:
+    """What fit.json holds."""
+    fit = analysis.fit
+    scatter = fit.mixture.scatter()
+    hyperparameters: dict[str, Any] = {
+        name: {"exponents": {}, "scatter_octaves": float(scatter[k])} for k, name in enumerate(fit.tuned)
+    }
+    for row in exponents_table(analysis).to_dict(orient="records"):
+        hyperparameters[row.pop("tuned")]["exponents"][row.pop("axis")] = row
+    return {
+        "estimator": fit.estimator,
+        "laws": fit.mixture.shares(),
+        "expected_before": fit.expected,
+        "hyperparameters": hyperparameters,
+        "noise_nats": fit.noise,
+        "held_out": [_held_json(fit, one) for one in analysis.held_out],
+        "regret_percent_per_octave": regret_per_octave(analysis.ahead),
+        "warnings": analysis.warnings,
+    }
+
+
+def _held_json(fit: Fit, one: HeldOut) -> dict[str, Any]:
+    errors = dict(zip(fit.tuned, map(float, one.error), strict=True))
+    covered = dict(zip(fit.tuned, one.covered, strict=True))
+    regret = {"regret_nats": one.regret_nats, "regret_percent": one.regret_percent}
+    return {"scale": dict(one.axes), "error_octaves": errors, "covered": covered, **regret}
+
+
+def prediction_json(analysis: Analysis) -> dict[str, Any]:
+    fit, row = analysis.fit, analysis.predictions.iloc[0]
+
+    def interval(name: str) -> dict[str, float]:
+        return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
+
+    return {
+        "target": {axis: _plain(row[axis]) for axis in fit.columns.scales},
+        "hyperparameters": {name: interval(name) for name in fit.tuned},
+        "loss": interval("loss"),
+        "distance": float(row["distance"]),
+    }
+
+
+def _plain(value: Any) -> int | float:
+    return int(value) if float(value).is_integer() else float(value)

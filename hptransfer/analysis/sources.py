@@ -1,0 +1,226 @@
+"""Runs from anywhere: CSV and parquet files, exports of W&B and Optuna, an MLflow experiment.
+
+Only columns that are used or warned about are read, in parts; a table of too many rows is refused
+rather than read.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from hptransfer.analysis import known
+from hptransfer.analysis.cautions import SCHEDULE
+from hptransfer.analysis.records import SEED, Columns, check_table, numbers
+from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.records import DIVERGED, DONE, FAILED
+
+# Rows that are read: with ten columns of numbers 400 MB.
+MOST_ROWS = 5_000_000
+PART_ROWS = 200_000
+# A first line longer than this is not that of a table.
+LONGEST_LINE = 1_000_000
+# Prefixes under which other tools export a column: Optuna, W&B, MLflow.
+PREFIXES = ("params_", "user_attrs_", "config/", "config.", "params.", "metrics.", "summary/", "summary.")
+# What else a loss, a seed or a state is called there.
+OTHER_NAMES = {"loss": ("value", "values_0"), "state": ("State", "status", "Status"), SEED: ("Seed",)}
+STATES = {
+    **dict.fromkeys(("done", "finished", "complete", "completed", "success"), DONE),
+    **dict.fromkeys(("diverged",), DIVERGED),
+    **dict.fromkeys(("failed", "fail", "crashed", "killed", "pruned"), FAILED),
+}
+USEFUL = ("flops", "steps", SEED, "state", *SCHEDULE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a table of runs is.
+
+    Attributes:
+        path: a file; or else `mlflow` and `experiment`.
+        names: what the table calls a column, by the name that it is analyzed under.
+    """
+
+    path: Path | None = None
+    mlflow: str | None = None
+    experiment: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, path: Path | None, mlflow: str | None, experiment: str | None, columns: str | None) -> Source:
+        """From the options of the command line.
+
+        Raises:
+            ConfigError: `--columns` is not NAME=COLUMN,...
+        """
+        names = {}
+        for part in columns.split(",") if columns else ():
+            name, equals, column = part.partition("=")
+            if not (name and equals and column):
+                raise ConfigError(f"--columns must be NAME=COLUMN,..., such as lr=config/lr, got {part!r}")
+            names[name.strip()] = column.strip()
+        return cls(path, mlflow, experiment, names)
+
+    @property
+    def title(self) -> str:
+        return self.path.name if self.path else str(self.experiment)
+
+    @property
+    def place(self) -> str:
+        return str(self.path) if self.path else f"experiment {self.experiment!r}"
+
+    def read(self, columns: Columns) -> pd.DataFrame:
+        """The table, its columns renamed to those that are asked for; not yet checked.
+
+        Raises:
+            ConfigError: it is missing, no table, or too large; a column is missing.
+        """
+        wanted = [*columns.scales, *columns.tuned, columns.loss]
+        if self.path is None:
+            frame = _experiment(str(self.mlflow), str(self.experiment))
+            found = self._found(frame.columns, wanted)
+        else:
+            header = _header(self.path)
+            found = self._found(header, wanted)
+            frame = _rows(self.path, sorted(set(found.values())))
+        renamed = frame[list(found.values())].set_axis(list(found), axis=1)
+        if "state" in renamed:
+            renamed["state"] = [STATES.get(str(state).lower(), str(state).lower()) for state in renamed["state"]]
+        return renamed
+
+    def _found(self, there: Iterable[str], wanted: list[str]) -> dict[str, str]:
+        """The table's column of each name: as given, as it is, or as other tools export it."""
+        names = list(map(str, there))
+        for name, column in self.names.items():
+            if column not in names:
+                raise ConfigError(f"{self.place}: --columns {name}={column}: {unknown('column', column, names)}")
+        found = {}
+        for name in (*wanted, *USEFUL, *(name for name in names if known.kind(name) == "batch")):
+            candidates = [self.names.get(name, name), *(prefix + name for prefix in PREFIXES)]
+            candidates += OTHER_NAMES.get("loss" if name == wanted[-1] else name, ())
+            match = next((one for one in candidates if one in names), None)
+            if match is not None:
+                found[name] = match
+            elif name in wanted:
+                raise ConfigError(f"{self.place}: {unknown('column', name, names)}")
+        return found
+
+
+def _header(path: Path) -> list[str]:
+    if not path.is_file():
+        raise ConfigError(f"no table {str(path)!r}; give the path of a CSV or parquet file")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        with _as_table(path):
+            return list(pyarrow.parquet.read_schema(path).names)
+    with path.open("rb") as file:
+        line = file.readline(LONGEST_LINE)
+    if not line.strip():
+        raise ConfigError(f"{path} is empty; a table needs a header and rows")
+    if len(line) == LONGEST_LINE:
+        raise ConfigError(f"{path} is no CSV file: its first line is longer than {LONGEST_LINE:,} bytes")
+    with _as_table(path):
+        return [str(name) for name in pd.read_csv(path, nrows=0).columns]
+
+
+def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
+    """These columns of a file.
+
+    Raises:
+        ConfigError: it cannot be read as a table, or has too many rows.
+    """
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        with _as_table(path):
+            if (rows := pyarrow.parquet.read_metadata(path).num_rows) > MOST_ROWS:
+                raise ConfigError(_too_many(path, f"{rows:,}"))
+            return pd.read_parquet(path, columns=columns)
+    parts, rows = [], 0
+    with _as_table(path), pd.read_csv(path, usecols=columns, chunksize=PART_ROWS) as reader:
+        for part in reader:
+            rows += len(part)
+            if rows > MOST_ROWS:
+                raise ConfigError(_too_many(path, f"more than {MOST_ROWS:,}"))
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def _too_many(path: Path, rows: str) -> str:
+    size = path.stat().st_size / 1e9
+    return f"{path} has {rows} rows ({size:.1f} GB), at most {MOST_ROWS:,} are read; keep one row a run, not its curve"
+
+
+@contextmanager
+def _as_table(path: Path) -> Iterator[None]:
+    """Turns what a reader makes of a bad file into one line."""
+    try:
+        yield
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{path} cannot be read as a table ({reason}); save it as UTF-8 CSV") from None
+
+
+def _experiment(uri: str, name: str) -> pd.DataFrame:
+    """Runs of an MLflow experiment: parameters, as numbers where they are, last metrics, tags and the state.
+
+    Raises:
+        ConfigError: the server does not answer, or has no such experiment.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=uri)
+    try:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            there = [one.name for one in client.search_experiments()]
+            raise ConfigError(unknown("experiment", name, there))
+        rows: list[dict[str, object]] = []
+        token: str | None = None
+        while True:
+            page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
+            rows += [{**run.data.tags, **run.data.params, **run.data.metrics, "state": run.info.status} for run in page]
+            token = page.token
+            if not token:
+                break
+    except MlflowException as error:
+        raise ConfigError(f"--mlflow: experiment {name!r} cannot be read ({str(error).splitlines()[0]})") from None
+    frame = pd.DataFrame(rows)
+    return frame.drop(columns=[column for column in frame if str(column).startswith("mlflow.")])
+
+
+def load_table(path: Path, columns: Columns) -> pd.DataFrame:
+    """A file of runs with the named columns checked and the loss made finite or infinite.
+
+    Raises:
+        ConfigError: the file or a column is missing, empty or not what it should be.
+    """
+    return check_table(Source(path).read(columns), columns, str(path))
+
+
+def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
+    """The scales to predict for, one row each.
+
+    Raises:
+        ConfigError: the file or a column is missing, or a value is not above 0.
+    """
+    header = _header(path)
+    for name in scales:
+        if name not in header:
+            raise ConfigError(f"{path}: {unknown('column', name, header)}")
+    frame = _rows(path, list(scales))
+    for name in scales:
+        values = numbers(frame[name], name, str(path))
+        if not len(values) or not ((values > 0) & (values < math.inf)).all():
+            raise ConfigError(f"{path}: column {name!r} must have numbers above 0 in every row")
+    return frame[list(scales)]
