@@ -1,14 +1,15 @@
 """The loss at the optimum against scale: a power of every axis, alone or above a floor.
 
-    log loss = b_0 + sum of b_axis log2(axis)             a power law of the whole loss
-    loss = E + sum of A_axis (axis / smallest)^-a_axis    a floor, and a power of what is above it
+    log loss = b_0 + sum of b_axis log2(axis over its smallest)      a power law of the whole loss
+    loss = E + sum of A_axis (axis over its smallest)^-a_axis        a floor, and powers of what is above it
 
-Both are weighed by how well each predicts the larger scales from the smaller ones.
+Both are weighed by how well each predicts the larger scales from the smaller ones. E, A and a are
+fitted by their logarithms with weak normals, so that a floor that nothing shows stays finite.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,60 +18,56 @@ from scipy.optimize import least_squares
 from hptransfer.analysis.laws._base import Seen
 from hptransfer.analysis.runs import Array, Axes
 
-# What an exponent of the loss is taken to be before any run, and its bounds.
-EXPONENT, EXPONENT_SPREAD, STEEPEST = 0.3, 0.3, 2.0
-# The least that log losses are taken to scatter about a law: below it are rounding and chance.
-LEAST_SCATTER = 1e-4
-# Scatter that a floor is first fitted with, against its priors.
-FLOOR_NOISE = 0.003
-# A floor is fitted anew for every draw, which takes milliseconds; its draws are used several times.
-FLOOR_DRAWS = 60
+# Log losses scatter about a law by this before it is fitted, and by no less than LEAST after.
+SCATTER, LEAST = 0.003, 1e-4
+# Logs of E and A about the smallest scale's loss, of the exponents about 0.3; standard deviations of a normal.
+LEVEL_SPREAD, EXPONENT, EXPONENT_SPREAD = 2.0, 0.3, 0.8
+# Logs of an exponent and of a level beyond which a step of the fit is not followed.
+STEEPEST, HIGHEST = 2.0, 50.0
+# Of a parameter, for a slope by differences.
+STEP = 1e-6
 
-Curve = Callable[[Array, Array], Array]
-Fit = Callable[[Array, Array], Array]
+
+@dataclass(frozen=True, eq=False)
+class _Form:
+    """One form, fitted: parameters with their covariance, the scatter of scales about it, and its weight."""
+
+    floor: bool
+    parameters: Array
+    covariance: Array
+    scatter: float
+    weight: float
+
+    def at(self, octaves: Array) -> tuple[float, float]:
+        """Log loss at one scale and its standard error, the scatter of scales included.
+
+        Linear in the parameters' errors: a floor's are large and cancel, and draws of them would not.
+        """
+        value = float(_curve(self.parameters, octaves, floor=self.floor)[0])
+        steps = np.eye(len(self.parameters)) * STEP
+        moved = np.array([_curve(self.parameters + step, octaves, floor=self.floor)[0] for step in steps])
+        slope = (moved - value) / STEP
+        return value, float(np.sqrt(slope @ self.covariance @ slope + self.scatter**2))
 
 
 @dataclass(frozen=True, eq=False)
 class LossLaw:
-    """Draws of the log loss at the optimum of any scale.
-
-    Attributes:
-        forms: weight, curve, parameters and their draws, and the scatter of scales about it, of each form.
-    """
+    """The loss at the optimum of any scale."""
 
     seen: Seen
-    draws: int
-    forms: Sequence[tuple[float, Curve, Array, Array, float]]
+    normals: Array
+    forms: Sequence[_Form]
 
     def at(self, scale: Axes) -> tuple[float, float, float]:
         """Loss with its 90% interval, nats."""
         octaves = _octaves(self.seen, [scale])
         draws, middle = [], 0.0
-        for weight, curve, parameters, drawn, scatter in self.forms:
-            count = round(weight * self.draws)
-            normal = np.random.default_rng(2).standard_normal(count)
-            curves = np.array([curve(own, octaves)[0] for own in drawn])
-            draws.append(np.resize(curves, count) + scatter * normal)
-            middle += weight * curve(parameters, octaves)[0]
+        for form in self.forms:
+            value, error = form.at(octaves)
+            draws.append(value + error * self.normals[: round(form.weight * len(self.normals))])
+            middle += form.weight * value
         low, high = np.percentile(np.concatenate(draws), (5, 95))
         return float(np.exp(middle)), float(np.exp(min(low, middle))), float(np.exp(max(high, middle)))
-
-
-def _octaves(seen: Seen, scales: Sequence[Axes]) -> Array:
-    return np.array([[seen.octaves(axis)(scale) for axis in seen.moving] for scale in scales]).reshape(len(scales), -1)
-
-
-def _power(parameters: Array, octaves: Array) -> Array:
-    found: Array = parameters[0] + octaves @ parameters[1:]
-    return found
-
-
-def _floor(parameters: Array, octaves: Array) -> Array:
-    """Parameters: log E, then log A and the exponent of each axis."""
-    axes = octaves.shape[1]
-    above = np.exp(parameters[1 : 1 + axes] - np.log(2.0) * octaves * parameters[1 + axes :])
-    found: Array = np.log(np.exp(parameters[0]) + above.sum(axis=1))
-    return found
 
 
 def fit_loss_law(scales: Sequence[Axes], heights: Array, *, draws: int, seed: int) -> LossLaw:
@@ -78,62 +75,66 @@ def fit_loss_law(scales: Sequence[Axes], heights: Array, *, draws: int, seed: in
     Args:
         heights: log loss at each scale's optimum; NaN where it is not known.
     """
-    known = np.isfinite(heights)
-    seen = Seen.of(scales)
+    known, seen = np.isfinite(heights), Seen.of(scales)
     octaves, y = _octaves(seen, scales)[known], heights[known]
-    axes = octaves.shape[1]
-    fits: list[tuple[Curve, Fit, int, int]] = [(_power, _fit_power, 1 + axes, draws)]
-    if axes and len(y) > 2 + 2 * axes:
-        fits.append((_floor, _fit_floor, 1 + 2 * axes, FLOOR_DRAWS))
-    errors = [_ahead(curve, fit, octaves, y, 2 + 2 * axes) for curve, fit, _, _ in fits]
-    steps = max(1, len(y) - (2 + 2 * axes))
-    logs = np.array([-steps * np.log(max(error, LEAST_SCATTER)) for error in errors])
+    first = 2 + 2 * octaves.shape[1]
+    choices = (False, True) if octaves.shape[1] and len(y) > first else (False,)
+    logs = np.array([-max(1, len(y) - first) * np.log(_ahead(octaves, y, first, floor=floor)) for floor in choices])
     weights = np.exp(logs - logs.max())
     weights /= weights.sum()
-    random = np.random.default_rng(seed)
-    forms = []
-    for weight, (curve, fit, count, count_draws) in zip(weights, fits, strict=True):
-        parameters = fit(octaves, y)
-        freedom = max(1, len(y) - count)
-        scatter = max(LEAST_SCATTER, float(np.sqrt(((y - curve(parameters, octaves)) ** 2).sum() / freedom)))
-        fitted = curve(parameters, octaves)
-        noisy = fitted + scatter * random.standard_normal((count_draws, len(y)))
-        drawn = np.array([fit(octaves, own) for own in noisy])
-        forms.append((float(weight), curve, parameters, drawn, scatter))
-    return LossLaw(seen, draws, forms)
+    forms = [_form(octaves, y, weight, floor=floor) for floor, weight in zip(choices, weights, strict=True)]
+    return LossLaw(seen, np.random.default_rng(seed).standard_normal(draws), forms)
 
 
-def _ahead(curve: Curve, fit: Fit, octaves: Array, y: Array, first: int) -> float:
-    """Root mean square error of predicting each larger scale from those before it."""
-    if len(y) <= first:
-        return LEAST_SCATTER
-    errors = [curve(fit(octaves[:k], y[:k]), octaves[k : k + 1])[0] - y[k] for k in range(first, len(y))]
-    return float(np.sqrt(np.mean(np.square(errors))))
+def _octaves(seen: Seen, scales: Sequence[Axes]) -> Array:
+    return np.array([[seen.octaves(axis)(scale) for axis in seen.moving] for scale in scales]).reshape(len(scales), -1)
 
 
-def _fit_power(octaves: Array, y: Array) -> Array:
-    columns = np.column_stack([np.ones(len(y)), octaves])
-    found: Array = np.linalg.lstsq(columns, y, rcond=None)[0]
+def _curve(parameters: Array, octaves: Array, *, floor: bool) -> Array:
+    """Log loss at scales. Parameters: b_0 and b; or logs of E, of each A and of each exponent."""
+    axes = octaves.shape[1]
+    if not floor:
+        plain: Array = parameters[0] + octaves @ parameters[1:]
+        return plain
+    powers = np.log(2.0) * octaves * np.exp(np.minimum(parameters[1 + axes :], STEEPEST))
+    above = np.exp(np.minimum(parameters[1 : 1 + axes], HIGHEST) - powers)
+    found: Array = np.log(np.exp(np.minimum(parameters[0], HIGHEST)) + above.sum(axis=1))
     return found
 
 
-def _spread(axes: int) -> Array:
-    """Standard deviations of a floor's parameters before any run."""
-    return np.concatenate([np.full(1 + axes, 3.0), np.full(axes, EXPONENT_SPREAD)])
-
-
-def _fit_floor(octaves: Array, y: Array) -> Array:
-    """With weak normals on the logs and exponents, so that a floor that nothing shows stays finite."""
+def _fit(octaves: Array, y: Array, *, floor: bool) -> tuple[Array, Array, Array]:
+    """Parameters, the curve's derivatives by them, and the precision of what was known of them before."""
     axes = octaves.shape[1]
-    level = float(y.max())
-    start = np.concatenate([[level - 0.7], np.full(axes, level - 1.0), np.full(axes, EXPONENT)])
-    spread = _spread(axes)
+    if not floor:
+        columns = np.column_stack([np.ones(len(y)), octaves])
+        return np.linalg.lstsq(columns, y, rcond=None)[0], columns, np.zeros(1 + axes)
+    level = float(y.max()) - np.log(2.0)
+    start = np.concatenate([np.full(1 + axes, level), np.full(axes, np.log(EXPONENT))])
+    spread = np.concatenate([np.full(1 + axes, LEVEL_SPREAD), np.full(axes, EXPONENT_SPREAD)])
 
     def misses(parameters: Array) -> Array:
-        return np.concatenate([(y - _floor(parameters, octaves)) / FLOOR_NOISE, (parameters - start) / spread])
+        missed = (y - _curve(parameters, octaves, floor=True)) / SCATTER
+        return np.concatenate([missed, (parameters - start) / spread])
 
-    low = np.concatenate([np.full(1 + axes, -np.inf), np.zeros(axes)])
-    high = np.concatenate([np.full(1 + axes, np.inf), np.full(axes, STEEPEST)])
-    found = least_squares(misses, start, bounds=(low, high), max_nfev=200)
-    solved: Array = found.x
-    return solved
+    found = least_squares(misses, start, method="lm", max_nfev=400)
+    slopes: Array = np.asarray(found.jac)[: len(y)] * SCATTER
+    return found.x, slopes, spread**-2
+
+
+def _form(octaves: Array, y: Array, weight: float, *, floor: bool) -> _Form:
+    parameters, slopes, precision = _fit(octaves, y, floor=floor)
+    left = y - _curve(parameters, octaves, floor=floor)
+    scatter = max(LEAST, float(np.sqrt((left**2).sum() / max(1, len(y) - len(parameters)))))
+    known = slopes.T @ slopes / scatter**2 + np.diag(precision + 1e-9)
+    return _Form(floor, parameters, np.linalg.inv(known), scatter, float(weight))
+
+
+def _ahead(octaves: Array, y: Array, first: int, *, floor: bool) -> float:
+    """Root mean square error of predicting each larger scale from those before it."""
+    if len(y) <= first:
+        return LEAST
+    errors = []
+    for k in range(first, len(y)):
+        parameters, _, _ = _fit(octaves[:k], y[:k], floor=floor)
+        errors.append(_curve(parameters, octaves[k : k + 1], floor=floor)[0] - y[k])
+    return max(LEAST, float(np.sqrt(np.mean(np.square(errors)))))

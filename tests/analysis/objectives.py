@@ -16,7 +16,15 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.records import Columns, check_table
-from hptransfer.training.quadratics import best_rate, lms_loss, power_law, power_law_loss, sign_best_rate
+from hptransfer.training.quadratics import (
+    best_rate,
+    lms_best_rate,
+    lms_loss,
+    power_law,
+    power_law_largest_rate,
+    power_law_loss,
+    sign_best_rate,
+)
 
 Loss = Callable[[float], float]
 # Rates a scale tries, half an octave to an octave apart, about a guess that is off by up to two octaves.
@@ -44,9 +52,14 @@ def lms(setting: int) -> tuple[dict[tuple[float, ...], Loss], list[str], tuple[f
     widths, steps = (16, 32, 64, 128), (64, 128, 256)
 
     def loss(width: float, count: float) -> Loss:
-        return lambda rate: lms_loss(
-            rate, dimensions=int(width), batch=batch, steps=int(count), noise_variance=variance
-        )
+        largest = 2 * lms_best_rate(dimensions=int(width), batch=batch)  # from there on the loss only grows
+
+        def at(rate: float) -> float:
+            if rate >= largest:
+                return math.inf
+            return lms_loss(rate, dimensions=int(width), batch=batch, steps=int(count), noise_variance=variance)
+
+        return at
 
     scales = {scale: loss(*scale) for scale in (*itertools.product(widths, steps), (256, 512))}
     return scales, ["width", "steps"], (256, 512)
@@ -59,9 +72,15 @@ def noisy_quadratic(setting: int) -> tuple[dict[tuple[float, ...], Loss], list[s
     spectrum, start = power_law(300, decay), power_law(300, target)
 
     def loss(steps: float, batch: float) -> Loss:
-        return lambda rate: power_law_loss(
-            rate, spectrum=spectrum, start=start, batch=int(batch), steps=int(steps), noise_variance=1.0
-        )
+        largest = power_law_largest_rate(spectrum=spectrum, batch=int(batch))
+
+        def at(rate: float) -> float:
+            if rate >= largest:
+                return math.inf
+            given = {"spectrum": spectrum, "start": start, "batch": int(batch), "steps": int(steps)}
+            return power_law_loss(rate, **given, noise_variance=1.0)
+
+        return at
 
     scales = {scale: loss(*scale) for scale in (*itertools.product((32, 64, 128, 256), (1, 2, 4)), (512, 8))}
     return scales, ["steps", "examples"], (512, 8)
@@ -103,17 +122,18 @@ def landscape(setting: int) -> tuple[dict[tuple[float, ...], Loss], list[str], t
 KINDS = {"H.1": lms, "H.2": noisy_quadratic, "H.3": sign_descent, "H.6": landscape}
 
 
+Exact = dict[tuple[float, ...], tuple[np.ndarray, np.ndarray, float]]
+
+
 @cache
-def _exact(
-    kind: str, setting: int
-) -> tuple[dict[tuple[float, ...], tuple[np.ndarray, np.ndarray, float]], list[str], tuple[float, ...]]:
+def _exact(kind: str, setting: int) -> tuple[Exact, list[str], tuple[float, ...]]:
     """Rates, exact losses and log2 of the best rate of every scale; infinite where the loss ends above its start."""
     scales, axes, target = KINDS[kind](setting)
     random = np.random.default_rng([9, setting])
     found = {}
     for scale, loss in scales.items():
         start = loss(0.0) if kind != "H.6" else math.inf
-        best = math.log2(best_rate(lambda rate, loss=loss: min(loss(rate), 1e9), low=2.0**-16, high=4.0))
+        best = math.log2(best_rate(loss, low=2.0**-16, high=4.0))
         spacing = random.choice([0.5, 0.75, 1.0])
         x = best + random.uniform(-1, 1) + spacing * (np.arange(RATES) - RATES // 2)
         losses = np.array([loss(2.0**place) for place in x])
@@ -137,12 +157,7 @@ def simulate(kind: str, setting: int, seed: int, *, noise: float = 0.004) -> Swe
         if scale == target:
             continue
         noisy = losses * np.exp(noise * random.standard_normal(len(losses)))
-        rows += [
-            {**dict(zip(axes, scale, strict=True)), "lr": rate, "loss": loss}
-            for rate, loss in zip(rates, noisy, strict=True)
-        ]
+        place = dict(zip(axes, scale, strict=True))
+        rows += [{**place, "lr": rate, "loss": loss} for rate, loss in zip(rates, noisy, strict=True)]
     table = check_table(pd.DataFrame(rows), columns, "simulated")
     return Sweep(table, columns, dict(zip(axes, target, strict=True)), exact[target][2])
-
-
-__all__ = ["KINDS", "Sweep", "simulate"]

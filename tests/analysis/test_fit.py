@@ -102,7 +102,7 @@ def test_the_prediction_is_the_law_at_the_target() -> None:
     assert math.log2(row["lr"]) == pytest.approx(truth, abs=0.06)
     assert row["lr_low"] <= row["lr"] <= row["lr_high"]
     assert row["distance"] == 1
-    assert row["loss"] == pytest.approx(2.0 + 2.0 * 8**-0.3 * 4**-0.2, rel=0.03)
+    assert row["loss"] == pytest.approx(2.0 + 2.0 * 8**-0.3 * 4**-0.2, rel=0.05)
     assert row["loss_low"] <= row["loss"] <= row["loss_high"]
 
 

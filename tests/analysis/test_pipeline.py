@@ -118,7 +118,7 @@ def test_failed_and_waiting_trials_are_recorded_and_left_out(folder: RunFolder) 
     analysis = analyze_run(folder)
     records = pd.read_csv(folder.path / "records.csv")
     assert records["state"].value_counts().to_dict() == {"done": len(trials) - 2, "failed": 1, "waiting": 1}
-    assert sum(one.cell.runs for one in analysis.fit.optima) == len(trials) - 2
+    assert sum(one.runs for one in analysis.fit.optima) == len(trials) - 2
 
 
 def test_a_run_without_outcomes_says_so(folder: RunFolder) -> None:
@@ -147,7 +147,7 @@ def test_the_page_stands_alone(folder: RunFolder) -> None:
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#)|url\((?!#)|@import|https?://""", page)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    assert page.count("<svg") == 4 + 3 + 1
+    assert page.count("<svg") == 4 + 3 + 1 + 1 + 2  # curves, laws, verification, extrapolation, residuals
     for words in (
         "Train width=256, depth=4, tokens=131072 with",
         "0.08%",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.analysis.records import Columns, load_table, load_targets
+from hptransfer.analysis.records import Columns
+from hptransfer.analysis.sources import load_table, load_targets
 from hptransfer.core.errors import ConfigError
 
 COLUMNS = Columns(scales=("width",), tuned=("lr",))
@@ -20,6 +21,7 @@ BAD = [
     ("width,lr,loss\n64,-0.1,2\n", "column 'lr' must be above 0 and finite, got -0.1"),
     ("width,lr,loss\n64,,2\n", "column 'lr' must be above 0 and finite, got nan"),
     ("width,lr,loss,state\n64,0.1,2,failed\n", "has no finished run"),
+    ("width,lr,loss\n64,0.1,-2\n", "column 'loss' must be above 0, as its logarithm is fitted, got -2.0"),
 ]
 
 
@@ -62,9 +64,18 @@ def test_parquet_reads_like_csv(tmp_path: Path) -> None:
     assert load_table(tmp_path / "runs.parquet", COLUMNS).equals(table)
 
 
-def test_two_tuned_columns_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"exactly one tuned hyperparameter.*got 2 \(lr, batch\)"):
-        Columns(scales=("width",), tuned=("lr", "batch"))
+@pytest.mark.parametrize(
+    ("scales", "tuned", "message"),
+    [
+        ((), ("lr",), "at least one scale column"),
+        (("width",), (), "at least one tuned column"),
+        (("width",), ("lr", "lr"), "each once; got 'lr,lr'"),
+        (("width",), ("lr", "width"), "column 'width' cannot be two of scale, tuned and loss"),
+    ],
+)
+def test_columns_that_make_no_sense_are_refused(scales: tuple[str, ...], tuned: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Columns(scales=scales, tuned=tuned)
 
 
 @pytest.mark.parametrize("text", ["depth\n4\n", "width\n", "width\n-4\n", "width\nwide\n"])
