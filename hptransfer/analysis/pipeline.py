@@ -16,6 +16,7 @@ from hptransfer.analysis.fit import ESTIMATOR, LAWS, describe, fit_table
 from hptransfer.analysis.formats import FORMATS, write_formats
 from hptransfer.analysis.groups import predicted_settings, resolved_branch, resolved_groups
 from hptransfer.analysis.laws._base import LAWS as LAW_FAMILY
+from hptransfer.analysis.next_runs import next_runs, next_table
 from hptransfer.analysis.predict import predict_table
 from hptransfer.analysis.records import WAITING, Columns, check_table, run_records
 from hptransfer.analysis.report import Context, render
@@ -88,7 +89,7 @@ def analyze_table(
     options: Options = DEFAULT,
     against: Analysis | None = None,
 ) -> Analysis:
-    """Fits a checked table and writes optima.csv, fit.json, prediction.json, predictions.csv, report.html.
+    """Fits a checked table and writes optima.csv, fit.json, prediction(s).json and .csv, next.csv, report.html.
 
     Raises:
         FitError: no law can be fitted.
@@ -96,6 +97,7 @@ def analyze_table(
     analysis = _analysis(table, columns, targets, options, context.warnings)
     page = render(analysis, context, against)
     write_text(out / "optima.csv", optima_table(analysis.fit).to_csv(index=False))
+    write_text(out / "next.csv", next_table(analysis.fit, analysis.next_runs).to_csv(index=False))
     write_text(out / "predictions.csv", analysis.predictions.to_csv(index=False))
     write_json(out / "fit.json", fit_json(analysis))
     write_json(out / "prediction.json", prediction_json(analysis))
@@ -110,7 +112,8 @@ def _analysis(
     fit = fit_table(table, columns, estimator=options.estimator, laws=options.laws)
     predictions = predict_table(fit, targets)
     warnings = [*notes, *table_warnings(table, fit, predictions), *fit.warnings]
-    return Analysis(fit, leave_one_out(fit), larger_from_smaller(fit), predictions, warnings)
+    first = {axis: float(predictions.iloc[0][axis]) for axis in columns.scales}
+    return Analysis(fit, leave_one_out(fit), larger_from_smaller(fit), predictions, next_runs(fit, first), warnings)
 
 
 def analyze_source(

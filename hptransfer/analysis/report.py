@@ -14,11 +14,14 @@ from hptransfer.analysis import plots
 from hptransfer.analysis.compare import compared
 from hptransfer.analysis.fit import BOUNDED, EDGE_HIGH, EDGE_LOW, TOLERANCE, UNDECIDED, Fit, Optimum, brief, describe
 from hptransfer.analysis.groups import predicted_settings, resolved_groups
+from hptransfer.analysis.next_runs import NextRun
 from hptransfer.analysis.published import comparable, references
 from hptransfer.analysis.result import Analysis, held_out_sentence, unmoved_cost
 from hptransfer.analysis.transfer import HeldOut, regret_per_octave
 from hptransfer.core.records import DIVERGED, DONE, FAILED, short
 
+# Of what to run next.
+SHOWN_NEXT = 8
 DASH = "\N{EN DASH}"
 
 
@@ -77,6 +80,7 @@ def render(analysis: Analysis, context: Context, against: Analysis | None = None
         laws=[(name, f"{share:.0%}") for name, share in fit.mixture.shares().items()],
         estimator=fit.estimator,
         noise=f"{fit.noise:.4f}",
+        next_runs=[_next(fit, one) for one in analysis.next_runs[:SHOWN_NEXT]],
         held_out=held_out_sentence(fit, analysis.held_out),
         left_out=[_left_out(one) for one in analysis.held_out],
         per_octave=regret_per_octave(analysis.ahead),
@@ -134,6 +138,16 @@ def _exponents(fit: Fit, target: Mapping[str, float], loss: float) -> list[dict[
                 }
             )
     return rows
+
+
+def _next(fit: Fit, one: NextRun) -> dict[str, str]:
+    settings = [", ".join(short(float(f"{2.0**x:.4g}")) for x in setting) for setting in one.settings]
+    return {
+        "scale": brief(one.axes),
+        "settings": "; ".join(settings),
+        "cost": f"{one.flops:.3g}",
+        "narrowing": f"{one.narrowing:.1%}",
+    }
 
 
 def _left_out(one: HeldOut) -> dict[str, str]:

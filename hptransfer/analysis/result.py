@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.fit import Fit, describe
+from hptransfer.analysis.next_runs import NextRun
 from hptransfer.analysis.transfer import HeldOut, regret_per_octave
 from hptransfer.core.records import short
 
@@ -21,12 +22,14 @@ class Analysis:
     Attributes:
         held_out: every scale predicted from all others; `ahead`, larger scales from smaller ones.
         predictions: one row a target, in order.
+        next_runs: what would narrow the first target's interval most for its cost, best first.
     """
 
     fit: Fit
     held_out: Sequence[HeldOut]
     ahead: Sequence[HeldOut]
     predictions: pd.DataFrame
+    next_runs: Sequence[NextRun]
     warnings: list[str]
 
     def predict(self, scale: Mapping[str, float]) -> dict[str, float]:
