@@ -5,6 +5,7 @@
       driver.lock  driver.log                     who drives this run; warnings           (driver)
       study.journal  mlflow.db  mlflow-artifacts/ views of the trial folders              (driver)
       jobs/<id>.json, <id>.stacks.json, <id>.log  trials of one worker, their split       (driver; job)
+      jobs/<id>.<stack>.checkpoint                where the training of a stack is        (job)
       trials/<id>/trial.json                      what to train                           (driver)
       trials/<id>/lease, metrics.jsonl, outcome.json, traceback.txt                       (job)
       records.csv optima.csv fit.json prediction.json predictions.csv report.html         (analyze)
@@ -15,13 +16,14 @@ The trial folders are the truth; everything else can be made again from them.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,8 @@ from hptransfer.core.errors import ConfigError, RunFolderError, StoppedError
 from hptransfer.core.records import Job, Outcome, Trial
 
 SCHEMA = 1
+# Some network file systems have no locks. There a job's attempt, which its file names, keeps workers apart.
+LOCKLESS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -119,6 +123,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1] if line]
 
 
+def cut_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Leaves, or makes, a JSON-lines file with those of its rows that are to be kept, in one step."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in read_jsonl(path) if keep(row)))
+
+
 @contextmanager
 def made_writable(out: Path | None) -> Iterator[None]:
     """Makes the folder that `--out` names, if any, before what is computed for it; takes it back if that ends early.
@@ -195,6 +204,9 @@ def _try(file: IO[str], kind: int) -> bool:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in LOCKLESS:
+            raise
     return True
 
 
@@ -303,6 +315,12 @@ class RunFolder:
 
     def job_path(self, job_id: str) -> Path:
         return self.jobs / f"{job_id}.json"
+
+    def stacks_path(self, job_id: str) -> Path:
+        return self.jobs / f"{job_id}.stacks.json"
+
+    def checkpoint_path(self, job_id: str, stack: int) -> Path:
+        return self.jobs / f"{job_id}.{stack}.checkpoint"
 
     def write_job(self, job: Job) -> None:
         write_json(self.job_path(job.id), job.to_json())

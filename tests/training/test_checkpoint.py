@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from hptransfer.core.errors import Interrupted
 from hptransfer.core.records import PREEMPTED
@@ -15,7 +14,7 @@ from hptransfer.training.config import RunConfig
 from hptransfer.training.loop import Result, train
 from hptransfer.training.models._base import MODELS
 from hptransfer.training.optimizers._base import OPTIMIZERS
-from tests.training.settings import of_model, small
+from tests.training.settings import of_model
 
 STEPS = 24
 SEEDS = (0, 1, 2)
@@ -28,8 +27,7 @@ def runs_of(model: str, optimizer: str, **settings: Any) -> list[RunConfig]:
     tokens = STEPS * run.tokens_a_step
     rates = (one.lr, 1e6, one.lr / 2)
     return [
-        dataclasses.replace(run, tokens=tokens, points=STEPS, optimizer=dataclasses.replace(one, lr=lr))
-        for lr in rates
+        dataclasses.replace(run, tokens=tokens, points=STEPS, optimizer=dataclasses.replace(one, lr=lr)) for lr in rates
     ]
 
 
@@ -55,8 +53,7 @@ def trained(
 
     try:
         return train(runs, SEEDS[: len(runs)], runs[0].data.load(), report=report, checkpoint=checkpoint), curves, began
-    except Interrupted as interrupted:
-        assert interrupted.cause == PREEMPTED
+    except Interrupted:
         return None, curves, began
 
 

@@ -48,7 +48,8 @@ class LocalConfig(LauncherConfig):
         return self.threads
 
     def open(self, folder: Path, gpus: int) -> Launcher:
-        return Local(folder, slots=self.num_slots(gpus), threads=self.threads, gpus=gpus)
+        slots = self.num_slots(gpus)
+        return Local(folder, slots=slots, threads=self.threads, gpus=gpus, checkpoint_s=self.checkpoint_s)
 
 
 @dataclass
@@ -64,9 +65,10 @@ class Slot:
 class Local(Launcher):
     """A pool of workers. One that dies is replaced at its slot's next job."""
 
-    def __init__(self, folder: Path, *, slots: int, threads: int, gpus: int) -> None:
+    def __init__(self, folder: Path, *, slots: int, threads: int, gpus: int, checkpoint_s: int) -> None:
         self._folder = folder
         self._threads = threads
+        self._checkpoint_s = checkpoint_s
         self._slots = [Slot(gpu=index % gpus if gpus else None) for index in range(slots)]
 
     @property
@@ -126,7 +128,7 @@ class Local(Launcher):
                 slot.process.terminate()
 
     def _start(self, slot: Slot) -> subprocess.Popen[str]:
-        environment = dict(os.environ)
+        environment = {**os.environ, "HPTRANSFER_CHECKPOINT_S": str(self._checkpoint_s)}
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(self._threads)
         if slot.gpu is not None:
