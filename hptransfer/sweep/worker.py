@@ -207,11 +207,11 @@ def main() -> None:
     folder = RunFolder(Path(sys.argv[1]))
     checkpoint_s = float(os.environ.get("HPTRANSFER_CHECKPOINT_S", CHECKPOINT_S))
     if len(sys.argv) > 2:
-        sys.exit(_run_one(folder, sys.argv[2], int(sys.argv[3]), stop, checkpoint_s))
+        sys.exit(run_one(folder, sys.argv[2], int(sys.argv[3]), stop, checkpoint_s))
     _serve(folder, stop, checkpoint_s)
 
 
-def _run_one(folder: RunFolder, job: str, attempt: int, stop: Stop, checkpoint_s: float) -> int:
+def run_one(folder: RunFolder, job: str, attempt: int, stop: Stop, checkpoint_s: float) -> int:
     """Runs one job; what trials print goes where the scheduler puts it. Returns the exit code."""
     try:
         stopped = run_job(folder, job, attempt=attempt, stop=stop, checkpoint_s=checkpoint_s)

@@ -42,6 +42,7 @@ class Checkpoint:
         curves: Sequence[Path] = (),
     ) -> None:
         self._path, self._stop, self._curves = path, stop, curves
+        self._new = path.with_name(f"{path.name}.new")
         self._settings = digest(settings)
         self._every_s = every_s
         self._due = time.monotonic() + every_s
@@ -70,6 +71,7 @@ class Checkpoint:
     def remove(self) -> None:
         """To be called when all trials have ended."""
         self._path.unlink(missing_ok=True)
+        self._new.unlink(missing_ok=True)  # of an attempt that was killed while it wrote
 
     def _read(self) -> State | None:
         try:
@@ -94,15 +96,14 @@ class Checkpoint:
     def _write(self, state: State) -> None:
         for curve in self._curves:
             _sync(curve)
-        new = self._path.with_name(f"{self._path.name}.new")
         try:
-            with new.open("wb") as file:
+            with self._new.open("wb") as file:
                 torch.save({"version": VERSION, "settings": self._settings, "state": state}, file)
                 file.flush()
                 os.fsync(file.fileno())
-            new.replace(self._path)
+            self._new.replace(self._path)
         except BaseException:
-            new.unlink(missing_ok=True)
+            self._new.unlink(missing_ok=True)
             raise
         _sync(self._path.parent)
 

@@ -40,6 +40,8 @@ class LocalConfig(LauncherConfig):
             raise ConfigError(f"{place}.threads must be 1 to {num_cores()} on this machine, got {self.threads}")
         if self.max_attempts < 1:
             raise ConfigError(f"{place}.max_attempts must be at least 1, got {self.max_attempts}")
+        if self.checkpoint_s < 1:
+            raise ConfigError(f"{place}.checkpoint_s must be at least 1, got {self.checkpoint_s}; 300 is usual")
 
     def num_slots(self, gpus: int) -> int:
         return self.workers or gpus or max(1, num_cores() // self.threads)
