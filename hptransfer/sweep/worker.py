@@ -213,6 +213,9 @@ def main() -> None:
 
 def run_one(folder: RunFolder, job: str, attempt: int, stop: Stop, checkpoint_s: float) -> int:
     """Runs one job; what trials print goes where the scheduler puts it. Returns the exit code."""
+    if not folder.job_path(job).exists():
+        print(f"{folder.path} has no job {job!r}; `hptransfer sweep` makes and submits them", file=sys.stderr)
+        return EXIT_BAD_INPUT
     try:
         stopped = run_job(folder, job, attempt=attempt, stop=stop, checkpoint_s=checkpoint_s)
     except Interrupted as interrupted:

@@ -26,6 +26,7 @@ def write_job(runs: Path, *overrides: str) -> RunFolder:
     plan = make_plan(tiny(runs, *TRIALS, *overrides))
     folder = plan.config.folder
     folder.create()
+    folder.driver_lock.touch()
     trials = [plan.trial(scale, {"lr": value}, 0) for scale in plan.scales for value in plan.values]
     for trial in trials:
         folder.write_trial(trial)
