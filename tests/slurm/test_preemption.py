@@ -40,6 +40,7 @@ def wait_until_it_trains(slurm: Cluster, job: str, folder: RunFolder) -> None:
 
 
 def wait_until_it_is_back(slurm: Cluster, job: str) -> None:
+    """A requeued job is held back for a while, unless it is released."""
     slurm.wait_for(lambda: slurm.state(job) == "PENDING", "requeue", 30)
     slurm.release(job)
 
@@ -76,13 +77,14 @@ def test_a_job_whose_node_fails_goes_on_from_its_last_checkpoint(
     slurm: Cluster, tmp_path: Path, undisturbed: Any
 ) -> None:
     folder = write_job(tmp_path, *SLOW)
-    job = submit(slurm, folder, "--nodelist=n2")
+    job = submit(slurm, folder)
     wait_until_it_trains(slurm, job, folder)
-    slurm.fail_node("n2")
+    node = slurm.run("squeue", "--noheader", "--format=%N", f"--jobs={job}").strip()
+    slurm.fail_node(node)
     assert "stops" not in log_of(folder)
-    slurm.start_node("n2")
     wait_until_it_is_back(slurm, job)
     assert_ends_undisturbed(slurm, job, folder, undisturbed)
+    slurm.start_node(node)
 
 
 def test_a_job_that_is_warned_of_its_limit_asks_for_its_own_requeue(
