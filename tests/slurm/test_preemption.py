@@ -22,13 +22,16 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results(folder)
 
 
-def submit(slurm: Cluster, folder: RunFolder, *options: str, limit_s: int | None = None, attempt: int = 1) -> str:
+def submit(
+    slurm: Cluster, folder: RunFolder, *options: str, limit_s: int | None = None, attempt: int = 1, path: str = ""
+) -> str:
     """The worker as a batch job; the deadline is what the script says when the job has a limit of its own."""
     worker = shlex.join([sys.executable, "-m", "hptransfer.sweep.worker", str(folder.path), JOB, str(attempt)])
     deadline = f"export HPTRANSFER_DEADLINE=$(($(date +%s) + {limit_s}))\n" if limit_s else ""
     script = folder.path.parent / "job.sh"
     script.write_text(
-        f"#!/bin/sh\nexport OMP_NUM_THREADS=1 PYTHONPATH={ROOT} HPTRANSFER_CHECKPOINT_S=0.5\n{deadline}exec {worker}\n"
+        f"#!/bin/sh\nexport OMP_NUM_THREADS=1 HPTRANSFER_CHECKPOINT_S=0.5\n{deadline}"
+        f"export PYTHONPATH={path}:{ROOT}\nexec {worker}\n"
     )
     words = ("--time=10", "--requeue", "--open-mode=append", f"--output={folder.jobs}/{JOB}.log", *options)
     return slurm.run("sbatch", "--parsable", *words, str(script)).strip()
@@ -97,6 +100,24 @@ def test_a_job_that_is_warned_of_its_limit_asks_for_its_own_requeue(
     slurm.run("scancel", "--batch", "--signal=USR2", job)
     wait_until_it_is_back(slurm, job)
     assert f"requeue of job {job}: done" in log_of(folder)
+    assert_ends_undisturbed(slurm, job, folder, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_job_that_nears_its_time_limit_is_warned_in_time(slurm: Cluster, tmp_path: Path, undisturbed: Any) -> None:
+    """Steps as slow as it takes to need more than the shortest limit that SLURM knows, a minute."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time\n"
+        "from hptransfer.training.loop import Stack\n"
+        "step = Stack.step\n"
+        "Stack.step = lambda *args: (time.sleep(0.06), step(*args))[1]\n"
+    )
+    folder = write_job(tmp_path, *SLOW)
+    job = submit(slurm, folder, "--time=1", "--signal=B:USR2@10", path=str(tmp_path))
+    wait_until_it_trains(slurm, job, folder)
+    slurm.wait_for(lambda: f"requeue of job {job}: done" in log_of(folder), "the warning", 90)
+    wait_until_it_is_back(slurm, job)
+    assert "stops: time limit" in log_of(folder)
     assert_ends_undisturbed(slurm, job, folder, undisturbed)
 
 
