@@ -230,7 +230,8 @@ def run_one(folder: RunFolder, job: str, attempt: int, stop: Stop, checkpoint_s:
         print(f"job {job} stops: {stopped}", file=sys.stderr, flush=True)
         return EXIT_STOPPED
     outcomes = [folder.read_outcome(trial_id) for trial_id in folder.read_job(job).trials]
-    if any(outcome is None for outcome in outcomes):  # held by another worker
+    if any(outcome is None for outcome in outcomes):
+        print(f"job {job}: another worker holds some of its trials", file=sys.stderr, flush=True)
         return EXIT_UNFINISHED
     return EXIT_TRIALS_FAILED if any(outcome and outcome.state == FAILED for outcome in outcomes) else EXIT_DONE
 
