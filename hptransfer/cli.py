@@ -43,7 +43,8 @@ run.parameterization=sp name=quickstart-sp. RUN is a run's folder, or its name u
 
 exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was written; 3 done, but trials failed;
 4 the budget was spent first; 5 stopped by the machine or another driver; 6 no law could be
-fitted; 75 a job's worker, asked to stop; 130 interrupted. After 3, 4, 5 and 130 the same command goes on where it stopped; a check starts again."""
+fitted; 75 a job's worker was asked to stop; 130 interrupted. After 3, 4, 5 and 130 the same
+command goes on where it stopped; a check starts again."""
 
 FAMILIES = {
     "parameterization": "hptransfer.parameterizations",
