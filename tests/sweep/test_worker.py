@@ -236,7 +236,7 @@ def test_the_end_of_its_time_stops_a_worker_before(tmp_path: Path) -> None:
     with pytest.raises(Interrupted) as interrupted:
         run_job(folder, JOB, stop=Stop(ends=started + 1.0))
     assert interrupted.value.cause == TIME_LIMIT
-    assert 0.9 <= time.time() - started < 2.0
+    assert 0.9 <= time.time() - started < 5.0
     assert checkpoints(folder)
 
 
@@ -361,21 +361,21 @@ def stopped_in_the_middle(folder: RunFolder, number: int, **more: str) -> None:
     assert checkpoints(folder) == [f"{JOB}.0.checkpoint"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_stops_a_worker_at_its_next_step(number: signal.Signals, tmp_path: Path) -> None:
+    stopped_in_the_middle(write_job(tmp_path, *SLOW), number)
+
+
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
-def test_a_signal_stops_a_worker_and_the_next_one_goes_on(
-    number: signal.Signals, tmp_path: Path, slow_undisturbed: Any
-) -> None:
+def test_a_worker_that_was_stopped_leaves_a_job_that_mlflow_shows_as_one(tmp_path: Path, slow_undisturbed: Any) -> None:
     folder = write_job(tmp_path, *SLOW)
-    stopped_in_the_middle(folder, number)
+    stopped_in_the_middle(folder, signal.SIGTERM)
     assert start_worker(folder).wait(120) == 0
     assert "goes on after step" in log_of(folder)
     assert results(folder) == slow_undisturbed
-    if number == signal.SIGTERM:
-        config = tiny(tmp_path, *TRIALS, *SLOW, "tracker=mlflow")
-        sweep(config)  # which has nothing left to train
-        assert results(folder) == slow_undisturbed
-        assert_mlflow_agrees(folder)
+    sweep(tiny(tmp_path, *TRIALS, *SLOW, "tracker=mlflow"))  # which has nothing left to train
+    assert results(folder) == slow_undisturbed
+    assert_mlflow_agrees(folder)
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path: Path, slow_undisturbed: Any) -> None:
@@ -415,7 +415,7 @@ def test_an_idle_worker_ends_at_once(tmp_path: Path) -> None:
         caught = lambda: int(status.read_text().partition("SigCgt:")[2].split()[0], 16)  # noqa: E731
         wait_for(lambda: caught() & (1 << (signal.SIGTERM - 1)), "the handler")
         process.terminate()
-        assert process.wait(2) == 75
+        assert process.wait(10) == 75
 
 
 def test_a_worker_that_serves_stops_with_a_checkpoint_too(tmp_path: Path) -> None:
@@ -433,7 +433,7 @@ def test_a_worker_that_serves_stops_with_a_checkpoint_too(tmp_path: Path) -> Non
         process.stdin.flush()
         wait_for(lambda: points(folder) >= 3, "training")
         process.terminate()
-        assert process.wait(5) == 75
+        assert process.wait(10) == 75
     assert checkpoints(folder) == [f"{JOB}.0.checkpoint"]
 
 
