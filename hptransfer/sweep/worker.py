@@ -37,7 +37,7 @@ from hptransfer.core.errors import (
     Superseded,
 )
 from hptransfer.core.files import LockedError, RunFolder, lock, read_json, write_json, write_text
-from hptransfer.core.records import CODE_ERROR, FAILED, OUT_OF_MEMORY, TIME_LIMIT, Outcome, Trial
+from hptransfer.core.records import CODE_ERROR, FAILED, OUT_OF_MEMORY, TIME_LIMIT, Job, Outcome, Trial
 from hptransfer.sweep.runners._base import RUNNERS, Context
 from hptransfer.sweep.stop import Stop, end_of_time, requeued
 
@@ -80,7 +80,8 @@ def run_job(
         fence = stop.guard(folder, job, attempt)
         with ExitStack() as leases:
             held = _take(folder, job, leases, LEASE_PATIENCE_S if attempt is None else SUPERSEDING_PATIENCE_S)
-            _Job(folder, job, attempt or 1, stop, fence, checkpoint_s).run(held)
+            fence()  # it may have been superseded while it waited
+            _Job(folder, folder.read_job(job), stop, fence, checkpoint_s).run(held)
     except OSError as error:
         if error.errno not in MACHINE_STOPS:
             raise
@@ -105,23 +106,14 @@ def _take(folder: RunFolder, job: str, leases: ExitStack, patience_s: float) -> 
 class _Job:
     """One job while it runs: its stacks, one after another."""
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        job: str,
-        attempt: int,
-        stop: Stop,
-        fence: Callable[[], None],
-        checkpoint_s: float,
-    ) -> None:
-        self._folder, self._job, self._attempt = folder, job, attempt
+    def __init__(self, folder: RunFolder, job: Job, stop: Stop, fence: Callable[[], None], checkpoint_s: float) -> None:
+        self._folder, self._job = folder, job
         self._stop, self._fence, self._checkpoint_s = stop, fence, checkpoint_s
         self._stacks = self._split()
 
     def _split(self) -> list[list[str]]:
         """The stacks, as an attempt before this one left them: who trains with whom is part of the numbers."""
-        trials = list(self._folder.read_job(self._job).trials)
-        path = self._folder.stacks_path(self._job)
+        trials, path = list(self._job.trials), self._folder.stacks_path(self._job.id)
         stacks: list[list[str]] = read_json(path, "stacks")["stacks"] if path.exists() else []
         return stacks if sorted(t for stack in stacks for t in stack) == sorted(trials) else [trials]
 
@@ -138,19 +130,19 @@ class _Job:
                 index += 1
 
     def _write_split(self) -> None:
-        write_json(self._folder.stacks_path(self._job), {"stacks": self._stacks})
+        write_json(self._folder.stacks_path(self._job.id), {"stacks": self._stacks})
 
     def _train(self, index: int, stack: list[str]) -> list[list[str]]:
         """Trains a stack to its end, or says what to split it into: one that fails is told from the others so."""
-        checkpoint = self._folder.checkpoint_path(self._job, index)
+        checkpoint = self._folder.checkpoint_path(self._job.id, index)
         if not self._open(stack):
             checkpoint.unlink(missing_ok=True)
             return [stack]
         if cause := self._stop():
             raise Interrupted(cause)
         context = Context(
-            job=self._job,
-            attempt=self._attempt,
+            job=self._job.id,
+            attempt=self._job.attempt,
             stack=index,
             checkpoint=checkpoint,
             checkpoint_s=self._checkpoint_s,

@@ -1,6 +1,7 @@
 """A worker that is stopped, killed or superseded leaves a job that another attempt brings to the same end."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -401,6 +402,22 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path: Pa
     assert f"goes on after step {(tmp_path / 'writing').read_text()}" in log_of(folder)
     assert results(folder) == slow_undisturbed
     assert not checkpoints(folder)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_no_bit(tmp_path: Path, slow_undisturbed: Any) -> None:
+    choose = random.Random(0)
+    folder = write_job(tmp_path, *SLOW)
+    for _ in range(8):
+        process = start_worker(folder, HPTRANSFER_CHECKPOINT_S="0.05")
+        before = points(folder)
+        wait_for(lambda before=before: points(folder) > before or process.poll() is not None, "training")
+        time.sleep(choose.uniform(0.0, 0.5))
+        process.kill()
+        process.wait()
+    assert start_worker(folder).wait(120) == 0
+    assert log_of(folder).count("goes on after step") > 3
+    assert results(folder) == slow_undisturbed
 
 
 def test_an_idle_worker_ends_at_once(tmp_path: Path) -> None:

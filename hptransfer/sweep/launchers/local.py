@@ -17,8 +17,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hptransfer.core.errors import ConfigError
-from hptransfer.core.records import CANCELLED, KILLED, Job
+from hptransfer.core.errors import EXIT_UNFINISHED, ConfigError
+from hptransfer.core.records import CANCELLED, KILLED, PREEMPTED, Job
 from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, num_cores
 
 GRACE_S = 5.0
@@ -121,7 +121,8 @@ class Local(Launcher):
         _close_pipes(slot.process)
         slot.process = None
         how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return Ended(job, CANCELLED if slot.cancelled else KILLED, how)
+        left = PREEMPTED if code == EXIT_UNFINISHED else KILLED
+        return Ended(job, CANCELLED if slot.cancelled else left, how)
 
     def cancel(self, jobs: Collection[str]) -> None:
         for slot in self._slots:
