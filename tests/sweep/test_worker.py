@@ -410,8 +410,8 @@ def test_kills_at_random_moments_change_no_bit(tmp_path: Path, slow_undisturbed:
     folder = write_job(tmp_path, *SLOW)
     for _ in range(8):
         process = start_worker(folder, HPTRANSFER_CHECKPOINT_S="0.05")
-        before = points(folder)
-        wait_for(lambda before=before: points(folder) > before or process.poll() is not None, "training")
+        before, ended = points(folder), process.poll
+        wait_for(lambda b=before, ended=ended: points(folder) > b or ended() is not None, "training")
         time.sleep(choose.uniform(0.0, 0.5))
         process.kill()
         process.wait()
