@@ -169,7 +169,7 @@ def _sweep(args: argparse.Namespace) -> int:
     console = _console()
     with session(plan, console) as open_session:
         report = open_session.train(Campaign.sweep(plan))
-        code = _tell_report(report)
+        code = open_session.announcer.code = _tell_report(report)
         try:
             analysis = analyze_run(open_session.folder)
         except FitError as error:
@@ -189,8 +189,10 @@ def _tell_report(report: Report) -> int:
 
     for line in report.unbracketed:
         print(f"not bracketed: {line}; nothing beyond is tried (space.*.extend)")
-    for trial, error in report.progress.failures[:5]:
-        print(f"failed: {trial.id} {trial.name}: {error}")
+    for trial, outcome in report.progress.failures[:5]:
+        print(f"failed: {trial.id} {trial.name}: {outcome.error}")
+    for line in report.held:
+        print(f"held back: {line}")
     if report.missing:
         print("the budget is spent; missing:")
         for line in report.missing:
@@ -220,7 +222,7 @@ def _verify(args: argparse.Namespace) -> int:
     console = _console()
     with session(plan, console) as open_session:
         report, verification = verify(open_session, scale)
-        code = _tell_report(report)
+        code = open_session.announcer.code = _tell_report(report)
     print(verification.summary())
     print(f"report: {folder.report}")
     return code

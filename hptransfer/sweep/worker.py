@@ -17,8 +17,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from hptransfer.core.files import LockedError, RunFolder, lock, read_json, write_json, write_text
+from hptransfer.core.files import LockedError, RunFolder, lock, write_json, write_text
 from hptransfer.core.records import CODE_ERROR, FAILED, Outcome, Trial
+from hptransfer.sweep.retries import read_history
 from hptransfer.sweep.runners._base import RUNNERS
 
 # A look at a lease (`hptransfer status`) holds it for a moment; who trains holds it for longer.
@@ -74,7 +75,7 @@ def _train(folder: RunFolder, job: str, trials: Sequence[Trial]) -> None:
 
 
 def _finish(folder: RunFolder, trial: Trial, outcome: Outcome) -> None:
-    attempts = count_attempt(folder, trial.id, add=0) + 1
+    attempts = len(read_history(folder, trial.id).attempts) + 1
     write_json(folder.outcome_path(trial.id), replace(outcome, attempts=attempts).to_json())
 
 
@@ -82,15 +83,6 @@ def _fail(folder: RunFolder, trial: Trial, error: Exception, seconds: float) -> 
     write_text(folder.trial(trial.id) / "traceback.txt", "".join(traceback.format_exception(error)))
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
     _finish(folder, trial, Outcome(state=FAILED, error=reason, cause=CODE_ERROR, seconds=seconds))
-
-
-def count_attempt(folder: RunFolder, trial_id: str, *, add: int) -> int:
-    """Times that a worker died while training this trial, after adding to it."""
-    path = folder.trial(trial_id) / "deaths.json"
-    deaths = int(read_json(path)["deaths"]) if path.exists() else 0
-    if add:
-        write_json(path, {"deaths": deaths + add})
-    return deaths + add
 
 
 def main() -> None:
