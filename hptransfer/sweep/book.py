@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ class AtScale:
         open: trials that are in a job and have no outcome.
         states: outcomes by state.
         cancelled: of the failed ones.
+        stopped: nothing further is to be tried while this driver runs.
         seconds, flops: of the trials that are done.
     """
 
@@ -34,8 +34,14 @@ class AtScale:
     open: int = 0
     states: Counter[str] = field(default_factory=Counter)
     cancelled: int = 0
+    stopped: bool = False
     seconds: float = 0.0
     flops: float = 0.0
+
+    @property
+    def curbed(self) -> bool:
+        """Whether it gets no new values: whoever cancels something of a scale wants less of it, not more."""
+        return self.stopped or self.cancelled > 0
 
     @property
     def succeeded(self) -> int:
@@ -106,7 +112,7 @@ class Book:
         if outcome.state == DONE:
             scale.seconds += outcome.seconds
             scale.flops += trial.flops
-        written = os.stat(self.folder.outcome_path(trial_id)).st_mtime_ns
+        written = self.folder.outcome_path(trial_id).stat().st_mtime_ns
         self._finished.write(trial, outcome, written, job)
 
     def reopen(self, trial_id: str) -> None:

@@ -278,12 +278,9 @@ class Driver:
         return held
 
     def _ask(self, scale: Scale) -> None:
-        """Adds values to a scale that has nothing waiting: the sampler's, or beyond an edge.
-
-        A scale of which something was cancelled gets none: whoever did that wants less of it, not more.
-        """
+        """Adds values to a scale that has nothing waiting: the sampler's, or beyond an edge."""
         at = self._book.at(scale)
-        if at.waiting or at.cancelled or self._held(scale):
+        if at.waiting or at.curbed or self._held(scale):
             return
         if not self._campaign.values:
             room = self._campaign.points - len(at.values) - self._repeats[scale]
@@ -339,7 +336,7 @@ class Driver:
         report = Report(self._progress(), held=[f"{name}: {why}" for name, why in self._held_back().items()])
         held = self._held_back()
         for scale, at in self._book.scales.items():
-            asked = not self._campaign.values and not at.cancelled
+            asked = not self._campaign.values and not at.curbed
             short_of = max(0, self._campaign.points - len(at.values)) if asked else 0
             left = len(at.waiting) + at.open + short_of * len(self._plan.seeds)
             if scale.name in held:
@@ -348,7 +345,7 @@ class Driver:
                 report.missing.append(f"{scale.name}: {left} trials not run")
             elif (edge := self._edge(scale)) is None:
                 continue
-            elif self._campaign.values and not at.cancelled and (value := self._extension(scale)) is not None:
+            elif self._campaign.values and not at.curbed and (value := self._extension(scale)) is not None:
                 report.missing.append(f"{edge}; {short(value)} was to be next")
             else:
                 report.unbracketed.append(edge)

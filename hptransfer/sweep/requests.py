@@ -16,7 +16,7 @@ from typing import Any
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.files import RunFolder, damage, read_json, write_json
-from hptransfer.core.records import CAUSES, CODE_ERROR, FAILED, Number, Outcome, Trial
+from hptransfer.core.records import CAUSES, CODE_ERROR, FAILED, Number, Outcome, Scale, Trial
 from hptransfer.sweep.book import Book
 from hptransfer.sweep.flight import Flight
 from hptransfer.sweep.retries import take_back
@@ -47,11 +47,14 @@ class Request:
             return False
         if self.verb == RETRY and (outcome is None or outcome.state != FAILED):
             return False
-        if any(trial.scale.axes.get(axis) != value for axis, value in self.scale.items()):
+        if not self.covers(trial.scale):
             return False
         if self.trials and not trial.id.startswith(tuple(self.trials)):
             return False
         return not self.causes or (outcome is not None and (outcome.cause or CODE_ERROR) in self.causes)
+
+    def covers(self, scale: Scale) -> bool:
+        return all(scale.axes.get(axis) == value for axis, value in self.scale.items())
 
     def among(self, book: Book) -> list[str]:
         """Ids of the trials that it is about now."""
@@ -117,6 +120,10 @@ def read_requests(folder: RunFolder) -> list[tuple[Path, Request]]:
 def carry_out(request: Request, book: Book, flight: Flight) -> bool:
     """Does what can be done of a request at once; True when nothing of it is left to do."""
     chosen = request.among(book)
+    if not request.trials:
+        for scale, at in book.scales.items():
+            if request.covers(scale):
+                at.stopped = request.verb == CANCEL
     if request.verb == CANCEL:
         done = not flight.cancel(chosen)
         book.forget_waiting(chosen)
