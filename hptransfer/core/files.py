@@ -20,6 +20,7 @@ import json
 import os
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ from hptransfer.core.errors import ConfigError, RunFolderError, StoppedError
 from hptransfer.core.records import Job, Outcome, Trial
 
 SCHEMA = 1
+_UMASK = threading.Lock()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,8 +51,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _UMASK:  # between the two calls another thread would take 0 for the mask, and leave it there
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from hptransfer.core.files import LockedError, RunFolder, disk_errors, lock
 from hptransfer.core.records import FAILED, SWEEP, Job, Outcome, Scale, Trial, digest, short
 from hptransfer.sweep.book import Book
 from hptransfer.sweep.config import FIRST, Budget
-from hptransfer.sweep.flight import Flight
+from hptransfer.sweep.flight import Flight, side_by_side
 from hptransfer.sweep.launchers._base import Launcher
 from hptransfer.sweep.notes import PENDING, Notes, read_states
 from hptransfer.sweep.plan import Plan
@@ -140,8 +140,7 @@ class Driver:
             if trial.id not in self._book.outcomes and not self._flight.job_of(trial.id):
                 self._book.at(trial.scale).waiting.append(trial.id)
         for scale in self._campaign.scales:
-            for value in self._campaign.values:
-                self._add(scale, value)
+            self._add(scale, self._campaign.values)
         if not self._campaign.values:
             self._repeat_known_values()
 
@@ -149,24 +148,26 @@ class Driver:
         self._studies.tell(trial, outcome)
         self._tracker.log(trial, outcome)
 
-    def _make(self, trial: Trial) -> None:
-        """Takes up a new trial."""
-        self._folder.write_trial(trial)
-        self._book.add(trial)
-        self._book.at(trial.scale).waiting.append(trial.id)
+    def _make(self, trials: Sequence[Trial]) -> None:
+        """Takes up new trials."""
+        side_by_side(self._folder.write_trial, trials)
+        for trial in trials:
+            self._book.add(trial)
+            self._book.at(trial.scale).waiting.append(trial.id)
 
-    def _add(self, scale: Scale, value: float) -> None:
-        """Makes the trials of one value at a scale, one a seed, unless there are."""
-        for seed in self._plan.seeds:
-            trial = self._plan.trial(scale, {self._plan.tuned: value}, seed, self._campaign.purpose)
-            if trial.id not in self._book.trials:
-                self._make(trial)
+    def _add(self, scale: Scale, values: Iterable[float]) -> None:
+        """Makes the trials of some values at a scale, one a seed, unless there are."""
+        purpose, seeds = self._campaign.purpose, self._plan.seeds
+        trials = (
+            self._plan.trial(scale, {self._plan.tuned: value}, seed, purpose) for value in values for seed in seeds
+        )
+        self._make([trial for trial in trials if trial.id not in self._book.trials])
 
     def _repeat_known_values(self) -> None:
         """Gives values that a sampler chose earlier the seeds that the sweep has gained since."""
         for trial in list(self._book.trials.values()):
             if trial.scale in self._campaign.scales:
-                self._add(trial.scale, trial.tuned[self._plan.tuned])
+                self._add(trial.scale, [trial.tuned[self._plan.tuned]])
 
     def _tick(self) -> bool:
         """One round; True when there is nothing left to do."""
@@ -290,7 +291,7 @@ class Driver:
         elif not at.open:
             value = self._extension(scale)
             if value is not None:
-                self._add(scale, value)
+                self._add(scale, [value])
 
     def _held(self, scale: Scale) -> bool:
         return self._only_first(scale) and bool(self._book.at(scale).open or self._book.at(scale).states[FAILED])
@@ -304,8 +305,8 @@ class Driver:
             self._repeats[scale] += 1
             return
         self._studies.bind(trial, number)
-        self._make(trial)
-        self._add(scale, tuned[self._plan.tuned])
+        self._make([trial])
+        self._add(scale, [tuned[self._plan.tuned]])
 
     def _extension(self, scale: Scale) -> float | None:
         """The next value that would bracket the scale's optimum, within the bound on either side."""

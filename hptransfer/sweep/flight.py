@@ -10,9 +10,11 @@ import json
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from time import time as now
+from typing import TypeVar
 
 from hptransfer.core.errors import StoppedError
 from hptransfer.core.files import RunFolder, locked_by, write_json
@@ -29,6 +31,16 @@ from hptransfer.sweep.retries import (
     take_back,
     write_history,
 )
+
+Value = TypeVar("Value")
+WRITERS = 16
+
+
+def side_by_side(write: Callable[[Value], None], values: Sequence[Value]) -> None:
+    """Writes many files: a disk confirms a dozen in the time of one."""
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for _ in pool.map(write, values):
+            pass
 
 
 class Flight:
@@ -117,19 +129,21 @@ class Flight:
         """
         if not jobs:
             return
+        self._write(jobs)
         for job in jobs:
-            self._folder.write_job(job)
-            self._all[job.id] = self.jobs[job.id] = job
             self._job_of |= dict.fromkeys(job.trials, job.id)
-        for job_id, scheduler in self._launcher.submit(jobs).items():
-            job = replace(self._all[job_id], scheduler=scheduler)
-            self._folder.write_job(job)
-            self._all[job_id] = self.jobs[job_id] = job
+        named = self._launcher.submit(jobs)
+        self._write([replace(self._all[job_id], scheduler=scheduler) for job_id, scheduler in named.items()])
+
+    def _write(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._all[job.id] = self.jobs[job.id] = job
+        side_by_side(self._folder.write_job, jobs)
 
     def submit_due(self) -> None:
         """Submits again what is due, as far as there are free slots."""
-        now = time.time()
-        ready = [(when, job) for when, job in self.due.values() if when <= now]
+        moment = now()
+        ready = [(when, job) for when, job in self.due.values() if when <= moment]
         ready = sorted(ready, key=lambda item: item[0])[: max(0, self.free)]
         again = []
         for _, job in ready:
@@ -139,7 +153,9 @@ class Flight:
             if left := self._unfinished(job):
                 seconds = self._book.seconds(self._book.trials[trial] for trial in left)
                 again.append(
-                    replace(job, attempt=job.attempt + 1, scheduler=None, submitted=now, seconds=seconds or job.seconds)
+                    replace(
+                        job, attempt=job.attempt + 1, scheduler=None, submitted=moment, seconds=seconds or job.seconds
+                    )
                 )
         self.submit(again)
 
@@ -163,7 +179,7 @@ class Flight:
         """Whether the rule of a failed outcome's cause allows another attempt."""
         history = read_history(self._folder, trial_id)
         if outcome.attempts > len(history.attempts):
-            history = history.plus(Attempt(time=time.time(), cause=outcome.cause))
+            history = history.plus(Attempt(time=now(), cause=outcome.cause))
         return delay_before_next(history, self._retry, self._max_attempts) is not None
 
     def end(self, ended: Ended) -> None:
@@ -213,7 +229,7 @@ class Flight:
             else:
                 delays.append(delay)
         if delays:
-            self.due[job.id] = time.time() + max(delays), job
+            self.due[job.id] = now() + max(delays), job
 
     def _last_delay(self, trial: str) -> float:
         history = read_history(self._folder, trial)
@@ -235,14 +251,14 @@ class Flight:
             elif share:
                 self._add_attempt(job, trial, None, "its driver ended", None, share)
         if self._unfinished(job):
-            self.due[job.id] = time.time() + max(delays), job
+            self.due[job.id] = now() + max(delays), job
 
     def _add_attempt(
         self, job: Job, trial: str, cause: str | None, detail: str, node: str | None, seconds: float
     ) -> History:
         step, checkpoint = reached(self._folder, trial, job.id)
         attempt = Attempt(
-            time=time.time(),
+            time=now(),
             cause=cause,
             job=job.id,
             number=job.attempt,
@@ -265,7 +281,7 @@ class Flight:
         """
         since = [self._held_since(trial) for trial in left]
         began = min((when for when in since if when >= job.submitted), default=None)
-        return 0.0 if began is None else max(0.0, time.time() - began - finished_s) / len(left)
+        return 0.0 if began is None else max(0.0, now() - began - finished_s) / len(left)
 
     def _held_since(self, trial: str) -> float:
         try:
@@ -343,7 +359,7 @@ class Flight:
         if job_id in self.jobs or job_id in self.foreign:
             self._spared.add(trial_id)
         else:
-            self.due[job_id] = time.time(), self._all[job_id]
+            self.due[job_id] = now(), self._all[job_id]
 
 
 def why_failed(history: History) -> str:
