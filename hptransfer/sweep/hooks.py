@@ -54,7 +54,10 @@ class Hooks:
             hook = getattr(self, event)
             address = isinstance(hook, str) and urllib.parse.urlsplit(hook)
             good = address and address.scheme in ("http", "https") and address.netloc
-            command = isinstance(hook, list) and hook and all(isinstance(word, str) for word in hook)
+            words = hook if isinstance(hook, list) else []
+            command = words and all(
+                isinstance(word, str | int | float) and not isinstance(word, bool) for word in words
+            )
             if hook is not None and not good and not command:
                 raise ConfigError(
                     f"{place}.{event} must be a command as a list, such as [notify-send, done], or an address that "
@@ -91,12 +94,12 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or type(error).__name__)
 
 
-def _call(command: list[str], facts: Mapping[str, Any], timeout_s: float) -> None:
+def _call(command: list[Any], facts: Mapping[str, Any], timeout_s: float) -> None:
     plain = {key: value for key, value in facts.items() if not isinstance(value, Mapping)}
     plain |= {f"trials_{state}": count for state, count in facts["trials"].items()}
     environment = {f"HPTRANSFER_{key.upper()}": "" if value is None else str(value) for key, value in plain.items()}
     subprocess.run(
-        command,
+        [str(word) for word in command],
         input=json.dumps(facts),
         env={**os.environ, **environment},
         text=True,
