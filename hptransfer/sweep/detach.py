@@ -24,6 +24,7 @@ def detach(arguments: Sequence[str], folder: RunFolder, patience_s: float = PATI
         Its process id; its exit code, None while it runs; what it wrote to driver.log.
     """
     folder.create()
+    folder.driver_lock.touch()  # which makes it a run's folder
     log = folder.path / "driver.log"
     with log.open("ab") as file:
         begin = file.tell()

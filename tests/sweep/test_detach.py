@@ -1,10 +1,12 @@
 """A driver left behind lives on when its terminal closes; what is wrong is said before."""
 
+import fcntl
 import os
 import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -28,7 +30,7 @@ def test_it_lives_on_when_its_terminal_hangs_up(tmp_path: Path) -> None:
         stdout=follower,
         stderr=follower,
         start_new_session=True,
-        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(follower)
     assert shell.wait(timeout=120) == 0
