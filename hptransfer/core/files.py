@@ -2,10 +2,12 @@
 
     runs/<name>/
       sweep.yaml  target.json  environment.json   the sweep, its target, where it ran     (driver)
-      driver.lock  driver.log                     who drives this run; warnings           (driver)
+      driver.lock  driver.log  driver.json        who drives this run; what it says       (driver)
+      finished.jsonl                              a line a finished trial                 (driver)
+      requests/                                   what is asked of the driver             (cancel, retry)
       study.journal  mlflow.db  mlflow-artifacts/ views of the trial folders              (driver)
       jobs/<id>.json, <id>.stacks.json, <id>.log  trials of one worker, their split       (driver; job)
-      trials/<id>/trial.json                      what to train                           (driver)
+      trials/<id>/trial.json, attempts.json       what to train; what ended early         (driver)
       trials/<id>/lease, metrics.jsonl, outcome.json, traceback.txt                       (job)
       records.csv optima.csv fit.json prediction.json predictions.csv report.html         (analyze)
       verification.json                                                                   (verify)
