@@ -78,7 +78,14 @@ def status_line(status: Status) -> str:
 
 def print_status(console: Console, status: Status, *, every: bool) -> None:
     """The line, a table of the scales, and why trials failed or wait."""
-    console.print(_page(status, every=every))
+    console.print(status_line(status), highlight=False, markup=False, soft_wrap=True)
+    console.print(table(status.progress))
+    for line in _lines(status, every=every):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _lines(status: Status, *, every: bool) -> list[str]:
+    return [*([f"blocked: {status.blocked}"] if status.blocked else []), *explain(status, every=every)]
 
 
 def _page(status: Status, *, every: bool, height: int | None = None) -> Group:
@@ -86,8 +93,7 @@ def _page(status: Status, *, every: bool, height: int | None = None) -> Group:
     Args:
         height: lines that there is room for; None for all of them.
     """
-    lines = [f"blocked: {status.blocked}"] if status.blocked else []
-    lines += explain(status, every=every)
+    lines = _lines(status, every=every)
     if height is not None and len(lines) > height:
         lines = [*lines[: max(0, height - 1)], f"and {len(lines) - height + 1} lines more"]
     return Group(Text(status_line(status)), table(status.progress), *map(Text, lines))

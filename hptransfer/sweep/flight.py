@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import time as now
@@ -214,7 +214,7 @@ class Flight:
         delays = []
         for trial in left:
             if trial in cancelled:
-                self._cancel(trial)
+                self._cancel([trial])
                 continue
             if trial in self._spared:  # its own history says already how it ended, or it was taken back since
                 self._spared.discard(trial)
@@ -244,7 +244,7 @@ class Flight:
         delays = [0.0]
         for trial in left:
             if trial in self._cancelling:
-                self._cancel(trial)
+                self._cancel([trial])
             elif trial in self._spared:
                 self._spared.discard(trial)
                 delays.append(self._last_delay(trial))
@@ -290,19 +290,25 @@ class Flight:
             return 0.0
 
     def _give_up(self, trial: str, history: History) -> None:
-        self._fail(trial, why_failed(history), history.attempts[-1].cause or KILLED, len(history.attempts))
+        last, attempts = history.attempts[-1], len(history.attempts)
+        self._fail({trial: self._failure(trial, why_failed(history), last.cause or KILLED, attempts)})
 
-    def _cancel(self, trial: str) -> None:
-        self._cancelling.discard(trial)
-        self._fail(trial, "cancelled", CANCELLED, len(read_history(self._folder, trial).attempts) + 1)
+    def _cancel(self, trials: Collection[str]) -> None:
+        self._cancelling -= set(trials)
+        attempts = {trial: len(read_history(self._folder, trial).attempts) + 1 for trial in trials}
+        self._fail({trial: self._failure(trial, "cancelled", CANCELLED, attempts[trial]) for trial in trials})
 
-    def _fail(self, trial: str, error: str, cause: str, attempts: int) -> None:
+    def _failure(self, trial: str, error: str, cause: str, attempts: int) -> Outcome:
         step, _ = reached(self._folder, trial, "")
-        outcome = Outcome(state=FAILED, error=error, cause=cause, attempts=attempts, steps=step)
-        write_json(self._folder.outcome_path(trial), outcome.to_json())
-        job = self.job_of(trial)
-        self._book.finish(trial, outcome, was_open=bool(job), job=job)
-        self._took(self._book.trials[trial], outcome)
+        return Outcome(state=FAILED, error=error, cause=cause, attempts=attempts, steps=step)
+
+    def _fail(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Writes the outcomes of trials that nobody will train."""
+        side_by_side(lambda one: write_json(self._folder.outcome_path(one), outcomes[one].to_json()), list(outcomes))
+        for trial, outcome in outcomes.items():
+            job = self.job_of(trial)
+            self._book.finish(trial, outcome, was_open=bool(job), job=job)
+            self._took(self._book.trials[trial], outcome)
 
     def look_at_foreign(self) -> None:
         """Jobs that a worker of an earlier driver holds: done, still held, or free again."""
@@ -322,14 +328,15 @@ class Flight:
         Returns:
             Those whose job has still to end.
         """
-        left, stop = set(), set()
+        left, stop, free = set(), set(), []
         for trial in wanted:
             job = self.job_of(trial)
             if job in self.jobs or job in self.foreign:
                 left.add(trial)
                 stop.add(job)
             else:
-                self._cancel(trial)
+                free.append(trial)
+        self._cancel(free)
         self._cancelling |= left
         new = stop - self._stopping
         self._stopping |= new

@@ -102,6 +102,20 @@ def test_without_a_driver_the_verb_cancels_the_jobs_that_still_run(
     assert by_width(config.folder) == {16: {DONE}, 32: {FAILED}}
 
 
+@pytest.mark.parametrize(("answer", "cancelled"), [("n", False), ("", False), ("y", True)])
+def test_cancelling_asks_first_on_a_terminal(
+    tmp_path: Path, answer: str, cancelled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(tmp_path, *ONE_SCALE)
+    launcher = interrupted(config.folder, config)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or answer)
+    verb(launcher, "cancel", str(config.folder.path))
+    assert "cancel 3 unfinished trials of" in asked[0]
+    assert set(outcomes(config.folder).values()) == {FAILED if cancelled else "open"}
+
+
 def interrupted(folder: RunFolder, config: object) -> Scripted:
     """A run whose driver was interrupted while a job of the largest scale was running, which goes on."""
     launcher = Scripted(lambda folder, job: None, slots=1)
