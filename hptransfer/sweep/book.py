@@ -39,6 +39,11 @@ class AtScale:
     flops: float = 0.0
 
     @property
+    def failed(self) -> int:
+        """Trials that failed by themselves."""
+        return self.states[FAILED] - self.cancelled
+
+    @property
     def curbed(self) -> bool:
         """Whether it gets no new values: whoever cancels something of a scale wants less of it, not more."""
         return self.stopped or self.cancelled > 0

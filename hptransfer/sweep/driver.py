@@ -17,7 +17,7 @@ from typing import Any
 from hptransfer.core.bracket import next_value
 from hptransfer.core.errors import StoppedError
 from hptransfer.core.files import LockedError, RunFolder, disk_errors, lock
-from hptransfer.core.records import FAILED, SWEEP, Job, Outcome, Scale, Trial, digest, short
+from hptransfer.core.records import SWEEP, Job, Outcome, Scale, Trial, digest, short
 from hptransfer.sweep.book import Book
 from hptransfer.sweep.config import FIRST, Budget
 from hptransfer.sweep.flight import Flight, side_by_side
@@ -126,7 +126,7 @@ class Driver:
             self._recover()
             while not self._tick():
                 pass
-            self._notes.write(self._held_back(), self._flight.due)
+            self._notes.write(self._holds(), self._flight.due)
         return self._report()
 
     def _recover(self) -> None:
@@ -202,7 +202,7 @@ class Driver:
         began = time.monotonic()
         progress = self._progress()
         self._show(progress)
-        self._notes.write(self._held_back(), self._flight.due)
+        self._notes.write(self._holds(), self._flight.due)
         self._notes.look_for_blocks(self._flight.jobs, progress)
         took = time.monotonic() - began
         self._show_at = time.monotonic() + max(SHOW_S, SHOW_SHARE * took)
@@ -239,7 +239,7 @@ class Driver:
         waiting = self._book.at(scale).waiting
         size = self._stack_size(waiting[0]) if waiting else 0
         if size and self._only_first(scale):
-            size = 0 if self._book.at(scale).open or self._book.at(scale).states[FAILED] else 1
+            size = 0 if self._held(scale) else 1
             self._put_middle_first(scale)
         stack: list[str] = []
         while waiting and len(stack) < size:
@@ -272,11 +272,15 @@ class Driver:
 
     def _held_back(self) -> dict[str, str]:
         """Scales whose first trial failed, with why: under stage=first their others are not trained."""
-        held = {}
-        for scale, at in self._book.scales.items():
-            if at.waiting and self._only_first(scale) and at.states[FAILED] and not at.open:
-                held[scale.name] = "its first trial failed, the others are held back (stage=first)"
-        return held
+        why = "its first trial failed, the others are held back (stage=first)"
+        found = {scale.name: at for scale, at in self._book.scales.items() if at.waiting and self._only_first(scale)}
+        return {name: why for name, at in found.items() if at.failed and not at.open}
+
+    def _holds(self) -> dict[str, str]:
+        """The same, and scales whose first trial is in a job."""
+        why = "waits for its scale's first trial (stage=first)"
+        running = {scale.name: why for scale, at in self._book.scales.items() if at.open and self._only_first(scale)}
+        return running | self._held_back()
 
     def _ask(self, scale: Scale) -> None:
         """Adds values to a scale that has nothing waiting: the sampler's, or beyond an edge."""
@@ -294,7 +298,8 @@ class Driver:
                 self._add(scale, [value])
 
     def _held(self, scale: Scale) -> bool:
-        return self._only_first(scale) and bool(self._book.at(scale).open or self._book.at(scale).states[FAILED])
+        """Whether the scale's first trial runs, or has failed."""
+        return self._only_first(scale) and bool(self._book.at(scale).open or self._book.at(scale).failed)
 
     def _suggest(self, scale: Scale) -> None:
         """Makes trials of one value that the sampler chooses."""
@@ -334,8 +339,8 @@ class Driver:
         return progress(rows, running, self._launcher.slots)
 
     def _report(self) -> Report:
-        report = Report(self._progress(), held=[f"{name}: {why}" for name, why in self._held_back().items()])
         held = self._held_back()
+        report = Report(self._progress(), held=[f"{name}: {why}" for name, why in held.items()])
         for scale, at in self._book.scales.items():
             asked = not self._campaign.values and not at.curbed
             short_of = max(0, self._campaign.points - len(at.values)) if asked else 0

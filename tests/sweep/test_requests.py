@@ -258,6 +258,22 @@ def test_the_first_trial_of_a_scale_goes_ahead_and_holds_the_others_back_if_it_f
     assert by_width(config.folder) == {16: {DONE}, 32: {DONE}}
 
 
+def test_a_first_trial_that_was_cancelled_is_followed_by_another_first_one(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "stage=first", *ONE_SCALE)
+
+    def fate(folder: RunFolder, job: Job) -> Ended | None:
+        if len(launcher.submitted) == 1:
+            write_request(folder, Request(verb=CANCEL, trials=job.trials))
+            assert "waits for its scale's first trial" in (folder.path / "driver.json").read_text()
+            return None
+        return train(folder, job)
+
+    launcher = Scripted(fate, slots=9)
+    drive(config, launcher)
+    assert [len(job.trials) for job in launcher.submitted] == [1, 1, 1]
+    assert sorted(outcomes(config.folder).values()) == [DONE, DONE, FAILED]
+
+
 def test_without_stages_all_go_at_once(tmp_path: Path) -> None:
     """The control."""
     launcher = Scripted(train, slots=9)
