@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from hptransfer.core.files import RunFolder
     from hptransfer.sweep.driver import Report
+    from hptransfer.sweep.plan import Plan
 
 EPILOG = """\
 SWEEP is a name in sweeps/ or a path to a YAML file; overrides are KEY=VALUE, such as
@@ -159,6 +160,27 @@ def _plan(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_sweep(parser)
+    parser.add_argument("--detach", action="store_true", help="leave it running when this terminal closes, and return")
+
+
+def _detach(args: argparse.Namespace, plan: Plan) -> int:
+    from hptransfer.sweep.detach import detach
+    from hptransfer.sweep.session import check_folder
+
+    check_folder(plan)
+    folder = plan.config.folder
+    pid, code, said = detach(["sweep", args.sweep, *args.overrides], folder)
+    if code is not None:
+        print(said, end="", file=sys.stdout if code in (EXIT_DONE, EXIT_TRIALS_FAILED) else sys.stderr)
+        return code
+    print(f"process {pid} drives {folder.path}; what it says goes to {folder.path / 'driver.log'}")
+    print(f"watch: hptransfer status {folder.path} --watch")
+    print(f"cancel its trials: hptransfer cancel {folder.path}; end the driver alone: kill {pid}")
+    return EXIT_DONE
+
+
 def _sweep(args: argparse.Namespace) -> int:
     from hptransfer.analysis.pipeline import analyze_run
     from hptransfer.config import compose
@@ -167,10 +189,12 @@ def _sweep(args: argparse.Namespace) -> int:
     from hptransfer.sweep.session import session
 
     plan = make_plan(compose(args.sweep, args.overrides))
+    if args.detach:
+        return _detach(args, plan)
     console = _console()
     with session(plan, console) as open_session:
         report = open_session.train(Campaign.sweep(plan))
-        code = _tell_report(report)
+        code = open_session.announcer.code = _tell_report(report)
         try:
             analysis = analyze_run(open_session.folder)
         except FitError as error:
@@ -190,8 +214,10 @@ def _tell_report(report: Report) -> int:
 
     for line in report.unbracketed:
         print(f"not bracketed: {line}; nothing beyond is tried (space.*.extend)")
-    for trial, error in report.progress.failures[:5]:
-        print(f"failed: {trial.id} {trial.name}: {error}")
+    for trial, outcome in report.progress.failures[:5]:
+        print(f"failed: {trial.id} {trial.name}: {outcome.error}")
+    for line in report.held:
+        print(f"held back: {line}")
     if report.missing:
         print("the budget is spent; missing:")
         for line in report.missing:
@@ -221,7 +247,7 @@ def _verify(args: argparse.Namespace) -> int:
     console = _console()
     with session(plan, console) as open_session:
         report, verification = verify(open_session, scale)
-        code = _tell_report(report)
+        code = open_session.announcer.code = _tell_report(report)
     print(verification.summary())
     print(f"report: {folder.report}")
     return code
@@ -310,21 +336,78 @@ def _folder(run: str) -> RunFolder:
     raise RunFolderError(f"{unknown('run', run, known)} (folders under runs/, or a path)")
 
 
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_run(parser)
+    parser.add_argument("--watch", action="store_true", help="again and again, until nothing runs any more")
+    parser.add_argument("--all", action="store_true", help="every trial that failed or waits, not one a reason")
+
+
 def _status(args: argparse.Namespace) -> int:
-    from hptransfer.core.files import locked_by
-    from hptransfer.sweep.display import headline, table
-    from hptransfer.sweep.progress import read_progress
+    from hptransfer.sweep.display import print_status, watch
+    from hptransfer.sweep.status import read_status
+
+    folder, console = _folder(args.run), _console()
+    if args.watch:
+        watch(console, lambda: read_status(folder), every=args.all)
+    else:
+        print_status(console, read_status(folder), every=args.all)
+    return EXIT_DONE
+
+
+def _choice_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_run(parser)
+    parser.add_argument("--scale", nargs="+", default=[], metavar="AXIS=VALUE", help="trials of these scales alone")
+    parser.add_argument("--trial", nargs="+", default=[], metavar="ID", help="these trials alone; or beginnings of ids")
+
+
+def _cancel_arguments(parser: argparse.ArgumentParser) -> None:
+    _choice_arguments(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _retry_arguments(parser: argparse.ArgumentParser) -> None:
+    _choice_arguments(parser)
+    parser.add_argument("--cause", nargs="+", default=[], metavar="CAUSE", help="what failed by these alone")
+
+
+def _ask(args: argparse.Namespace, verb: str, causes: Sequence[str]) -> int:
+    """Has trials cancelled or taken back, by the run's driver or here."""
+    from hptransfer.sweep.asking import ask, chosen
+    from hptransfer.sweep.config import load
+    from hptransfer.sweep.requests import CANCEL, make_request
 
     folder = _folder(args.run)
-    progress = read_progress(folder)
-    console = _console()
-    driver = locked_by(folder.driver_lock)
-    state = f"driven by process {driver['pid']} on {driver['host']}" if driver else "no driver runs"
-    console.print(f"{folder.path}: {headline(progress)}; {state}", highlight=False)
-    console.print(table(progress))
-    for trial, error in progress.failures:
-        console.print(f"failed: {trial.id} {trial.name}: {error}", highlight=False, markup=False)
+    axes = load(folder).grid
+    request = make_request(verb, axes, scale=args.scale, trials=args.trial, causes=causes)
+    trials = chosen(folder, request)
+    cancels = verb == CANCEL
+    if not trials:
+        print(f"{folder.path}: nothing to {verb}: no such trial {'is unfinished' if cancels else 'failed'}")
+        return EXIT_DONE
+    if cancels and not args.yes and sys.stdin.isatty():
+        question = f"cancel {len(trials)} unfinished trials of {folder.path}, such as {trials[0].name}? [y/N] "
+        if input(question).strip().lower() not in ("y", "yes"):
+            print("nothing was cancelled")
+            return EXIT_DONE
+    done, driven = ask(folder, request)
+    number = f"{len(trials)} trial{'s' if len(trials) > 1 else ''}"
+    if not done:
+        print(f"{folder.path}: asked the driver to {verb} {number}; `hptransfer status` shows when it has")
+    elif cancels:
+        print(f"{folder.path}: {number} cancelled; `hptransfer retry --cause cancelled` takes them back")
+    elif driven:
+        print(f"{folder.path}: {number} taken back; its driver trains them again")
+    else:
+        print(f"{folder.path}: {number} taken back; run `hptransfer sweep` again to train them")
     return EXIT_DONE
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    return _ask(args, "cancel", [])
+
+
+def _retry(args: argparse.Namespace) -> int:
+    return _ask(args, "retry", args.cause)
 
 
 def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
@@ -434,8 +517,15 @@ def _first_comment(path: Path) -> str:
 
 VERBS = {
     "plan": Verb("what a sweep would train, and what that costs; starts nothing", _takes_sweep, _plan),
-    "sweep": Verb("train a sweep, or go on with it; ends with the recommendation", _takes_sweep, _sweep),
-    "status": Verb("trials of a run by state, and what failed", _takes_run, _status),
+    "sweep": Verb("train a sweep, or go on with it; ends with the recommendation", _sweep_arguments, _sweep),
+    "status": Verb(
+        "trials of a run by state, and why what failed or waits does so",
+        _status_arguments,
+        _status,
+        interrupted="it only looked",
+    ),
+    "cancel": Verb("end trials of a run, whether they train or wait", _cancel_arguments, _cancel),
+    "retry": Verb("take failed trials back, so that they are trained again", _retry_arguments, _retry),
     "analyze": Verb("fit the law, predict for the target, write the report", _analyze_arguments, _analyze),
     "verify": Verb("train the target around the prediction and measure the regret", _takes_run_and_overrides, _verify),
     "coord-check": Verb(

@@ -2,11 +2,13 @@
 
     runs/<name>/
       sweep.yaml  target.json  environment.json   the sweep, its target, where it ran     (driver)
-      driver.lock  driver.log                     who drives this run; warnings           (driver)
+      driver.lock  driver.log  driver.json        who drives this run; what it says       (driver)
+      finished.jsonl                              a line a finished trial                 (driver)
+      requests/                                   what is asked of the driver             (cancel, retry)
       study.journal  mlflow.db  mlflow-artifacts/ views of the trial folders              (driver)
       jobs/<id>.json, <id>.stacks.json, <id>.log  trials of one worker, their split       (driver; job)
       jobs/<id>.<stack>.checkpoint                where the training of a stack is        (job)
-      trials/<id>/trial.json                      what to train                           (driver)
+      trials/<id>/trial.json, attempts.json       what to train; what ended early         (driver)
       trials/<id>/lease, metrics.jsonl, outcome.json, traceback.txt                       (job)
       records.csv optima.csv fit.json prediction.json predictions.csv report.html         (analyze)
       verification.json                                                                   (verify)
@@ -22,6 +24,7 @@ import json
 import os
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +38,7 @@ from hptransfer.core.records import Job, Outcome, Trial
 SCHEMA = 1
 # Some network file systems have no locks. There a job's attempt, which its file names, keeps workers apart.
 LOCKLESS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+_UMASK = threading.Lock()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,8 +57,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _UMASK:  # between the two calls another thread would take 0 for the mask, and leave it there
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from hptransfer.core.errors import ConfigError
@@ -44,7 +45,7 @@ class Scale:
 
     axes: Mapping[str, Number]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Such as "width=32,depth=2,tokens=32768"."""
         return ",".join(f"{axis}={short(value)}" for axis, value in self.axes.items())

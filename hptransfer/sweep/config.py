@@ -16,11 +16,14 @@ from hptransfer.core.errors import ConfigError, RunFolderError, unknown
 from hptransfer.core.files import RunFolder, damage
 from hptransfer.core.records import Number
 from hptransfer.core.registry import Registry
+from hptransfer.sweep.hooks import Hooks
 from hptransfer.sweep.launchers._base import LAUNCHERS
+from hptransfer.sweep.retries import Retry, Rule
 from hptransfer.sweep.samplers._base import SAMPLERS
 from hptransfer.sweep.trackers._base import TRACKERS
 
 SCALES = ("product", "plus")
+ALL, FIRST = STAGES = ("all", "first")
 
 
 @dataclass(kw_only=True)
@@ -129,6 +132,12 @@ class SweepConfig:
     launcher: Any
     tracker: Any
     budget: Budget = field(default_factory=Budget)
+    retry: Retry = field(default_factory=Retry)
+    """By cause, when a trial that did not come to its end is trained again."""
+    stage: str = ALL
+    """all; or first: of every scale one trial, its middle value, and the others once that one has trained."""
+    hooks: Hooks = field(default_factory=Hooks)
+    """What is told how the sweep ended, or that it needs a person."""
 
     @property
     def folder(self) -> RunFolder:
@@ -181,6 +190,10 @@ class SweepConfig:
         for key, limit in dataclasses.asdict(self.budget).items():
             if limit is not None and not limit > 0:  # NaN is not
                 raise ConfigError(f"budget.{key} must be above 0, got {limit}; leave it out for no limit")
+        if self.stage not in STAGES:
+            raise ConfigError(f"stage: {unknown('choice', self.stage, STAGES)}")
+        self.retry.check("retry")
+        self.hooks.check("hooks")
         self.sampler.check("sampler")
         self.launcher.check("launcher")
 
@@ -207,12 +220,18 @@ def from_json(values: Mapping[str, Any]) -> SweepConfig:
         "grid": {key: _build(Axis, axis, f"grid.{key}") for key, axis in values["grid"].items()},
         "space": {key: _build(Tuned, tuned, f"space.{key}") for key, tuned in values["space"].items()},
         "budget": _build(Budget, values["budget"], "budget"),
+        "retry": _build(Retry, _rules(values.get("retry", {})), "retry"),
+        "hooks": _build(Hooks, values.get("hooks", {}), "hooks"),
     }
     for key, family in FAMILIES.items():
         parts[key] = _build(family.get(values[key]["name"]), values[key], key)
     config: SweepConfig = _build(SweepConfig, {**values, **parts}, "sweep")
     config.check()
     return config
+
+
+def _rules(values: Mapping[str, Any]) -> dict[str, Rule]:
+    return {cause: _build(Rule, rule, f"retry.{cause}") for cause, rule in values.items()}
 
 
 def _build(cls: type[Any], values: Mapping[str, Any], place: str) -> Any:

@@ -15,10 +15,11 @@ from types import FrameType
 from rich.console import Console
 
 from hptransfer.core.errors import RunFolderError
-from hptransfer.core.files import RunFolder, disk_errors, read_json, write_json, write_text
+from hptransfer.core.files import RunFolder, disk_errors, locked_by, read_json, write_json, write_text
 from hptransfer.sweep import config as sweep_config
 from hptransfer.sweep.display import Display
-from hptransfer.sweep.driver import Campaign, Driver, Report, driving
+from hptransfer.sweep.driver import Campaign, Driver, Report, driven_by, driving
+from hptransfer.sweep.hooks import Announcer, announcing
 from hptransfer.sweep.plan import Plan, differences, identity
 from hptransfer.sweep.trackers._base import Background
 
@@ -34,6 +35,7 @@ class Session:
     folder: RunFolder
     tracker: Background
     console: Console
+    announcer: Announcer
 
     def train(self, campaign: Campaign) -> Report:
         """Has a campaign trained, showing progress."""
@@ -41,8 +43,18 @@ class Session:
         launcher = self.plan.config.launcher.open(self.folder.path, gpus)
         try:
             with Display(self.console) as display, polite_signals() as interrupted:
-                driver = Driver(self.plan, campaign, self.folder, launcher, self.tracker, display.show, interrupted)
+                driver = Driver(
+                    self.plan,
+                    campaign,
+                    self.folder,
+                    launcher,
+                    self.tracker,
+                    display.show,
+                    interrupted,
+                    self.announcer.blocked,
+                )
                 report = driver.run()
+                self.announcer.progress = report.progress
                 display.show(report.progress, last=True)
         finally:
             launcher.close()
@@ -86,25 +98,45 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
     folder.create()
     with driving(folder):
         _refuse_other_identity(folder, plan)
-        with disk_errors(folder):
-            _describe(folder, plan)
-        settings = {"parameterization": plan.config.run.get("parameterization"), "data": plan.fingerprint}
-        tracker = Background(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
-        patience: float | None = None
-        try:
-            yield Session(plan, folder, tracker, console)
-        except KeyboardInterrupt:
-            patience = INTERRUPT_PATIENCE_S  # what is not written by then, the next run writes
-            raise
-        finally:
-            tracker.close(patience)
-            if tracker.problem:
-                console.print(
-                    f"note: the tracker failed ({tracker.problem}); the trials are safe in {folder.path}, and the "
-                    "same command writes to it again",
-                    soft_wrap=True,
-                    highlight=False,
-                )
+        with announcing(plan.config.hooks, folder, lambda text: _note(console, text)) as announcer:
+            with disk_errors(folder):
+                _describe(folder, plan)
+            with _tracking(plan, folder, console) as tracker:
+                yield Session(plan, folder, tracker, console, announcer)
+
+
+@contextmanager
+def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[Background]:
+    """The run's tracker, which has written what it can when the block ends."""
+    settings = {"parameterization": plan.config.run.get("parameterization"), "data": plan.fingerprint}
+    tracker = Background(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
+    patience: float | None = None
+    try:
+        yield tracker
+    except KeyboardInterrupt:
+        patience = INTERRUPT_PATIENCE_S  # what is not written by then, the next run writes
+        raise
+    finally:
+        tracker.close(patience)
+        if tracker.problem:
+            _note(
+                console,
+                f"the tracker failed ({tracker.problem}); the trials are safe in {folder.path}, and the same command "
+                "writes to it again",
+            )
+
+
+def _note(console: Console, text: str) -> None:
+    console.print(f"note: {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def check_folder(plan: Plan) -> None:
+    """Raises RunFolderError if the plan's folder is no place for it, StoppedError if it is being driven."""
+    folder = plan.config.folder
+    _refuse_strange_folder(folder)
+    if holder := locked_by(folder.driver_lock):
+        raise driven_by(folder, holder)
+    _refuse_other_identity(folder, plan)
 
 
 def _refuse_strange_folder(folder: RunFolder) -> None:

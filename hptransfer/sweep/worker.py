@@ -38,6 +38,7 @@ from hptransfer.core.errors import (
 )
 from hptransfer.core.files import LockedError, RunFolder, lock, read_json, write_json, write_text
 from hptransfer.core.records import CODE_ERROR, FAILED, OUT_OF_MEMORY, TIME_LIMIT, Job, Outcome, Trial
+from hptransfer.sweep.retries import read_history
 from hptransfer.sweep.runners._base import RUNNERS, Context
 from hptransfer.sweep.stop import Stop, end_of_time, requeued
 
@@ -173,7 +174,7 @@ class _Job:
     def _finish(self, trial: Trial, outcome: Outcome) -> None:
         self._fence()
         if not self._folder.outcome_path(trial.id).exists():
-            attempts = count_attempt(self._folder, trial.id, add=0) + 1
+            attempts = len(read_history(self._folder, trial.id).attempts) + 1
             write_json(self._folder.outcome_path(trial.id), replace(outcome, attempts=attempts).to_json())
 
     def _fail(self, trial: Trial, error: Exception, cause: str, seconds: float) -> None:
@@ -181,15 +182,6 @@ class _Job:
         write_text(self._folder.trial(trial.id) / "traceback.txt", "".join(traceback.format_exception(error)))
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         self._finish(trial, Outcome(state=FAILED, error=reason, cause=cause, seconds=seconds))
-
-
-def count_attempt(folder: RunFolder, trial_id: str, *, add: int) -> int:
-    """Times that a worker died while training this trial, after adding to it."""
-    path = folder.trial(trial_id) / "deaths.json"
-    deaths = int(read_json(path)["deaths"]) if path.exists() else 0
-    if add:
-        write_json(path, {"deaths": deaths + add})
-    return deaths + add
 
 
 def main() -> None:
