@@ -25,6 +25,7 @@ from hptransfer.core.share import share
 from hptransfer.sweep import config as sweep_config
 from hptransfer.sweep.check_settings import WHOLE, check_settings, refuse_unread
 from hptransfer.sweep.config import SweepConfig
+from hptransfer.sweep.runners._script_config import ScriptConfig
 
 
 def sweep_names() -> list[str]:
@@ -218,6 +219,7 @@ def _register() -> None:
     store.store(name="sweep", node=SweepConfig)
     store.store(name="check", node=CheckConfig)
     store.store(group="run", name="builtin", node=RunConfig)
+    store.store(group="run", name="script", node=ScriptConfig)
     groups: dict[str, Registry[Any]] = {f"run/{key}": family for key, family in FAMILIES.items()}
     for group, family in {**groups, **sweep_config.FAMILIES}.items():
         for name in family.names():

@@ -13,7 +13,13 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.fit import Fit, HeldOut, describe, fit_table, hold_out
-from hptransfer.analysis.predict import predict_table, predicted_settings, resolved_branch, resolved_groups
+from hptransfer.analysis.predict import (
+    predict_table,
+    predicted_command,
+    predicted_settings,
+    resolved_branch,
+    resolved_groups,
+)
 from hptransfer.analysis.records import WAITING, Columns, load_table, load_targets, run_records
 from hptransfer.analysis.report import Context, held_out_sentence, render, unmoved_cost
 from hptransfer.core.errors import FitError, RunFolderError
@@ -192,9 +198,11 @@ def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], M
         target = describe_target(prediction["target"])
     values = {name: found["value"] for name, found in prediction["hyperparameters"].items()}
     settings = predicted_settings(target, values)
+    answer = {"target": prediction["target"], "hyperparameters": prediction["hyperparameters"]}
+    if "command" in target:  # a script's: its names, and the command that they make
+        return answer | predicted_command(target, settings)
     return {
-        "target": prediction["target"],
-        "hyperparameters": prediction["hyperparameters"],
+        **answer,
         "parameterization": target["parameterization"],
         "decay": target["decay"],
         "branch_multiplier": resolved_branch(target, settings),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from hptransfer.core.files import LockedError, RunFolder, lock, read_json, write_json, write_text
 from hptransfer.core.records import CODE_ERROR, FAILED, Outcome, Trial
-from hptransfer.sweep.runners._base import RUNNERS
+from hptransfer.sweep.runners._base import RUNNERS, Context
 
 # A look at a lease (`hptransfer status`) holds it for a moment; who trains holds it for longer.
 LEASE_PATIENCE_S = 1.0
@@ -60,7 +60,12 @@ def _train(folder: RunFolder, job: str, trials: Sequence[Trial]) -> None:
         stack = stacks.pop(0)
         started = time.monotonic()
         try:
-            RUNNERS.get(stack[0].run["runner"]).execute(stack, folder, lambda t, o: _finish(folder, t, o))
+            RUNNERS.get(stack[0].run["runner"]).execute(
+                stack,
+                folder,
+                lambda t, o: _finish(folder, t, o),
+                Context(job, 1, 0, folder.jobs / f"{job}.checkpoint", 300.0, lambda: None),
+            )
         except Exception as error:
             if isinstance(error, OSError) and error.errno in MACHINE_STOPS:
                 raise

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hptransfer.core.files import RunFolder, append_jsonl
 from hptransfer.core.records import DIVERGED, DONE, POINT, Outcome, Trial, short
 from hptransfer.sweep.check_settings import UNSTEPPED, axis_of
-from hptransfer.sweep.runners._base import RUNNERS, Finish, Runner, Size
+from hptransfer.sweep.runners._base import RUNNERS, Context, Finish, Runner, Size
 
 # Measured by benchmarks/throughput.py: what a CPU core gains from a stack goes by the FLOPs of one trial's step in one
 # block. Below the first number sixteen trials gain most, below the second four, above it none. A GPU is bound by
@@ -44,6 +44,12 @@ class Builtin(Runner):
         config = from_json(run)
         examples = config.steps * config.batch
         return Size(config.model.num_params(config.shape), examples * config.model.flops(config.shape))
+
+    def decisive(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(run)
+
+    def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
+        """Paths that there are not are refused by the plan, and what is set is used."""
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
         from hptransfer.training.config import from_json
@@ -91,7 +97,7 @@ class Builtin(Runner):
     def _device(self) -> str:
         return "cuda" if self.gpus() else "cpu"
 
-    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish) -> None:
+    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
         from hptransfer.training.config import from_json
         from hptransfer.training.loop import train
 
