@@ -28,7 +28,7 @@ class Axis:
     """One axis of the proxy grid."""
 
     path: str = ""
-    """Where the value goes in the configuration, such as run.model.width; under run=script, its own name if left out."""
+    """Where the value goes in the configuration, such as run.model.width; of a script, its own name if left out."""
     values: list[Any]
     """Numbers above 0."""
     center: Any = None
@@ -40,7 +40,7 @@ class Tuned:
     """One tuned hyperparameter: `values`, or `count` values from `low` to `high`."""
 
     path: str = ""
-    """Where the value goes in the configuration, such as run.optimizer.lr; under run=script, its own name if left out."""
+    """Where the value goes in the configuration, such as run.optimizer.lr; of a script, its own name if left out."""
     values: list[float] | None = None
     low: float | None = None
     high: float | None = None

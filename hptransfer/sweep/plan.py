@@ -198,6 +198,7 @@ def _check_all(plan: Plan) -> None:
 
 def _problem(plan: Plan, scale: Scale) -> str | None:
     try:
+        plan.runner.size(plan.run(scale))
         plan.runner.size(plan.run(scale, {plan.tuned: plan.values[0]}))
     except ConfigError as error:
         return str(error)
