@@ -40,6 +40,10 @@ def find_sweep(sweep: str) -> Path:
         ConfigError: there is no such file.
     """
     path = Path(sweep)
+    if path.stem == "sweep" and path.suffix:
+        raise ConfigError(
+            f"{sweep}: a sweep file cannot be called sweep, which its defaults call the schema; rename it"
+        )
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ConfigError(f"no sweep file {sweep!r}; give a path that exists, or one of {', '.join(sweep_names())}")

@@ -215,7 +215,9 @@ def _warnings(table: pd.DataFrame, loss: str, predictions: pd.DataFrame) -> list
     far = float(predictions["distance"].max())
     if far > FAR_OCTAVES:
         notes.append(f"the target lies {far:.1f} octaves beyond the largest scale: a straight law is a leap there")
-    if "steps" in table and (steps := table.loc[np.isfinite(table[loss]), "steps"].min()) < FEW_STEPS:
+    # 0 of a run that was imported without them.
+    known = table.loc[np.isfinite(table[loss]) & (table["steps"] > 0), "steps"] if "steps" in table else []
+    if len(known) and (steps := min(known)) < FEW_STEPS:
         notes.append(f"some runs have only {int(steps)} steps: their optimum says little of long training")
     return notes
 

@@ -65,7 +65,9 @@ def progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Mapping[st
 
 def _seconds_left(rows: Iterable[tuple[Trial, Outcome | None]], slots: int) -> float | None:
     """Time for what is open, at the speed of finished trials of the same scale, else of all."""
-    finished = [(trial, outcome) for trial, outcome in rows if outcome is not None and outcome.state == DONE]
+    finished = [
+        (trial, outcome) for trial, outcome in rows if outcome is not None and outcome.state == DONE and outcome.seconds
+    ]
     if not finished:
         return None
     speeds: dict[Scale, list[float]] = {}

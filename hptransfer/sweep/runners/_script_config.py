@@ -29,8 +29,8 @@ class Metric:
     points: int = 10
     """Points of the curve that the mean is of."""
     pattern: str | None = None
-    """For a script that cannot be changed: a regular expression, searched in every line that it prints, with
-    named groups such as (?P<step>...) and (?P<loss>...). Without it the script writes JSON lines or calls hptransfer.report."""
+    """For a script that cannot be changed: a regular expression, searched in every line that it prints, with groups
+    (?P<loss>...) and, say, (?P<step>...). Without it the script writes JSON lines or calls hptransfer.report."""
 
     def check(self, place: str) -> None:
         if self.reduce not in REDUCTIONS:
