@@ -23,7 +23,8 @@ def main(config: DictConfig) -> None:
         points = random.standard_normal((32, inputs))
         hidden = np.tanh(points @ features)
         errors = hidden @ readout - np.tanh(points @ teacher)
-        readout -= config.optimizer.lr * hidden.T @ errors / len(points)
+        lr = config.optimizer.lr * (1 - step / config.steps)
+        readout -= lr * np.sign(hidden.T @ errors)
         if step % 10 == 0:
             log.info("step %d loss %.5f", step, np.mean(errors**2))
 
