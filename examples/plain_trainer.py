@@ -2,9 +2,9 @@
 
     python examples/plain_trainer.py --width 64 --lr 0.01
 
-A network with one hidden layer learns what a fixed random one says of random points; numpy, Adam, under a second. It
-saves where it is every 100 steps and when it is asked to end, and goes on from there: in a sweep HPTRANSFER_TRIAL_DIR is
-the same folder on the next attempt.
+A network with one hidden layer learns what a fixed random one says of random points; numpy, Adam, a second. It saves
+where it is every 100 steps and when it is asked to end, and goes on from there: in a sweep HPTRANSFER_TRIAL_DIR is the
+same folder on the next attempt.
 """
 
 import argparse
