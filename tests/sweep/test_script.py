@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from hptransfer.config import compose
-from hptransfer.core.errors import ConfigError, Interrupted
+from hptransfer.core.errors import ConfigError, Interrupted, Superseded
 from hptransfer.core.files import RunFolder, read_json, read_jsonl
 from hptransfer.core.records import (
     CODE_ERROR,
@@ -342,10 +342,27 @@ def test_a_script_that_is_stopped_goes_on_where_it_was_and_no_point_is_doubled(h
     with pytest.raises(Interrupted) as caught:
         execute(plan, stop=lambda: PREEMPTED if (here / "ready").exists() else None)
     assert caught.value.cause == PREEMPTED
-    trial, outcome, folder = execute(plan, attempt=2)
+    trial, outcome, folder = execute(plan)  # in another job, say, whose first attempt this is
     assert outcome.state == DONE
     curve = [(point["step"], point["loss"]) for point in read_jsonl(folder.curve_path(trial.id))]
     assert curve == [(k, 1100.0 - k) for k in range(1, 5)] + [(k, 2100.0 - k) for k in range(5, 11)]
+
+
+def test_a_script_whose_job_was_given_to_another_ends_at_once_and_nothing_is_written(here: Path) -> None:
+    plan = plan_of(here, RESUMING)
+
+    def stop() -> str | None:
+        if not (here / "ready").exists():
+            return None
+        curve.write_text("the other's\n")
+        raise Superseded
+
+    curve = plan.config.folder.curve_path(plan.trial(plan.scales[0], {"lr": 2**-6}, 0).id)
+    started = time.monotonic()
+    with pytest.raises(Superseded):
+        execute(plan, stop=stop)
+    assert curve.read_text() == "the other's\n"
+    assert time.monotonic() - started < 10
 
 
 def test_a_script_that_does_not_listen_is_ended_after_its_grace(here: Path) -> None:

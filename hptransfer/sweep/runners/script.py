@@ -98,6 +98,7 @@ class _Attempt:
         self._config = from_json(trial.run)
         self._folder = folder.trial(trial.id).resolve()
         self._tokens = costs(self._config).tokens
+        self._settings = self._folder / "settings.json"
         self._reported_path = self._folder / "reported.jsonl"
         self._curve = Curve(folder.curve_path(trial.id), self._config.metric)
         self._reported = Reported(self._reported_path)
@@ -109,14 +110,12 @@ class _Attempt:
         """
         Raises:
             Interrupted: it was asked to stop; the script has had its grace.
+            Superseded: another attempt has taken over; the script is ended at once.
         """
         names = self._names()
-        write_text(self._folder / "settings.json", json.dumps(names, indent=1) + "\n")
-        try:
-            with start(arguments(self._config, names), Path(self._config.cwd), self._environment(names)) as process:
-                outcome = self._watch(process)
-        finally:
-            self._curve.write()
+        write_text(self._settings, json.dumps(names, indent=1) + "\n")
+        with start(arguments(self._config, names), Path(self._config.cwd), self._environment(names)) as process:
+            outcome = self._watch(process)
         if outcome.state != FAILED:
             self._curve.thin()
             self._reported_path.unlink()
@@ -134,11 +133,17 @@ class _Attempt:
             "seed": trial.seed,
             "trial": trial.id,
             "trial_dir": str(self._folder),
-            "settings": str(self._folder / "settings.json"),
+            "settings": str(self._settings),
             "metrics": str(self._reported_path),
-            "attempt": self._context.attempt,
+            "attempt": self._number(),
             "python": sys.executable,
         }
+
+    def _number(self) -> int:
+        """1, or one more than the attempt before, in whatever job that was."""
+        if not self._settings.exists():
+            return self._context.attempt
+        return max(self._context.attempt, 1 + int(json.loads(self._settings.read_text(encoding="utf-8"))["attempt"]))
 
     def _environment(self, names: Mapping[str, Value]) -> dict[str, str]:
         own = {f"HPTRANSFER_{name.upper()}": text(value) for name, value in names.items()}
