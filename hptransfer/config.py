@@ -247,11 +247,22 @@ def _explain(error: Exception, composed: Callable[[], dict[str, Any]]) -> str:
     if "appears more than once" in message:
         return f"{message}; give it once, without a +"
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", message):
-        return f"{missing.group(1)} must be given"
+        return f"{getattr(error, 'full_key', None) or missing.group(1)} must be given"
+    if inside := re.search(r"raised while composing config: (.+?) full_key: (\S+)", message):
+        return _plainly_in_file(*inside.groups())
     if bad := re.search(r"Error merging override (.+)", message):
         reason = str(error.__cause__).partition("\n")[0]
         return f"override {bad.group(1)}: {_plainly(bad.group(1), reason)}"
     return message
+
+
+def _plainly_in_file(reason: str, key: str) -> str:
+    """Why OmegaConf refuses what a sweep file says, with the key."""
+    if re.match(r"Key '.+' not in '", reason):
+        return f"{key}: there is no such key"
+    given = re.match(r"Value '(.*)' of type", reason)
+    told = _plainly(f"{key}={given.group(1) if given else ''}", reason)
+    return told if told.startswith(key) else f"{key}: {told}"
 
 
 def _plainly(override: str, reason: str) -> str:

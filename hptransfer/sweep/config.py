@@ -224,13 +224,19 @@ def _placed(values: Mapping[str, Any]) -> dict[str, Any]:
         for key, part in parts.items():
             if not part.get("path"):
                 parts[key] = {**part, "path": _own_path(f"{family}.{key}", part, run)}
-            names, _, name = parts[key]["path"].rpartition(".")
-            if names == NAMES and "names" in run:
-                run["names"] = {name: None} | run["names"]
+            if "names" in run:
+                run["names"] = {_name(f"{family}.{key}", parts[key]["path"]): None} | run["names"]
     return {**values, **placed, "run": run}
 
 
 NAMES = "run.names"
+
+
+def _name(place: str, path: str) -> str:
+    names, _, name = path.rpartition(".")
+    if names != NAMES:
+        raise ConfigError(f"{place}.path must be {NAMES}.NAME under run=script, got {path!r}; or leave it out")
+    return name
 
 
 def _own_path(place: str, part: Mapping[str, Any], run: Mapping[str, Any]) -> str:

@@ -464,6 +464,25 @@ def test_bad_input_is_one_line_before_anything_runs(here: Path, run: dict[str, A
     assert "\n" not in str(caught.value)
 
 
+FILES = [
+    ({"command": "python train.py"}, "run.command takes a list"),
+    ({"metric": {"keyy": "x"}}, "run.metric.keyy: there is no such key"),
+    ({"timeout_s": "soon"}, "run.timeout_s takes a number, got 'soon'"),
+    ({"command": "???"}, "run.command must be given"),
+]
+
+
+@pytest.mark.parametrize(("run", "message"), FILES)
+def test_what_a_file_says_wrongly_is_named_by_its_key(here: Path, run: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match="^" + re.escape(message)):
+        plan_of(here, BOWL, **run)
+
+
+def test_only_names_are_swept(here: Path) -> None:
+    with pytest.raises(ConfigError, match=re.escape("grid.width.path must be run.names.NAME under run=script, got")):
+        plan_of(here, BOWL, "grid.width.path=run.command")
+
+
 def test_overrides_are_checked_too(here: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape("run.command takes a list")):
         plan_of(here, BOWL, "run.command=python")
