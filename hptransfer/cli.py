@@ -482,6 +482,63 @@ def _export(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+# --- what a sweep begins with ---------------------------------------------------------------------
+
+
+def _init_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", metavar="KIND", nargs="?", help="what to start from; without it they are listed")
+    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, default=Path("my_sweep.yaml"))
+
+
+def _init(args: argparse.Namespace) -> int:
+    from hptransfer.core.share import starts
+
+    known = starts()
+    if args.kind is None:
+        for kind, path in known.items():
+            print(f"{kind:<10} {_first_comment(path)}")
+        return EXIT_DONE
+    if args.kind not in known:
+        raise ConfigError(unknown("kind", args.kind, known))
+    try:
+        with args.file.open("x", encoding="utf-8") as file:
+            file.write(known[args.kind].read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise ConfigError(f"{args.file} exists, and is not overwritten; give another FILE") from None
+    except OSError as error:
+        raise ConfigError(f"{args.file} cannot be written ({error.strerror}); give another FILE") from None
+    print(f"written: {args.file}; edit its command, costs, grid and space, then `hptransfer plan {args.file}`")
+    return EXIT_DONE
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's folder or name, or a sweep file, whose run is then begun")
+    parser.add_argument("table", metavar="TABLE", type=Path, help="runs made before, as CSV or parquet")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help="where names differ")
+    parser.add_argument("--loss", metavar="NAME", default="loss", help="column of what a trial is judged by")
+    parser.add_argument(
+        "--trust", action="store_true", help="the runs had this sweep's settings; nothing can check that"
+    )
+
+
+def _import(args: argparse.Namespace) -> int:
+    from hptransfer.config import compose
+    from hptransfer.imports import import_table
+    from hptransfer.sweep import config as sweep_config
+    from hptransfer.sweep.plan import make_plan
+    from hptransfer.sweep.session import session
+
+    columns = dict(pair.partition("=")[::2] for pair in args.columns)
+    if not all(columns.values()):
+        raise ConfigError(f"--columns takes NAME=COLUMN, such as lr=learning_rate, got {' '.join(args.columns)}")
+    is_file = Path(args.run).suffix in (".yaml", ".yml")
+    plan = make_plan(compose(args.run) if is_file else sweep_config.load(_folder(args.run)))
+    with session(plan, _console()) as open_session:
+        found = import_table(plan, open_session.folder, args.table, columns=columns, loss=args.loss, trust=args.trust)
+    print(f"{found.summary()}; `hptransfer sweep` trains what is missing")
+    return EXIT_DONE
+
+
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("family", nargs="?", metavar="FAMILY", help=f"sweep, {', '.join(FAMILIES)}; or all of them")
 
@@ -536,6 +593,8 @@ VERBS = {
     ),
     "logs": Verb("what a trial printed", _logs_arguments, _logs),
     "export": Verb("the answer, as JSON or YAML for a trainer's configuration", _export_arguments, _export),
+    "init": Verb("a commented sweep file to start from", _init_arguments, _init),
+    "import": Verb("results of runs made before, as finished trials of a run", _import_arguments, _import),
     "list": Verb("what sweeps can be made of", _list_arguments, _list),
 }
 

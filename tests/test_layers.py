@@ -14,6 +14,7 @@ LAYERS = {
     "sweep": 3,
     "config": 4,
     "verify": 4,
+    "imports": 4,
     "cli": 5,
 }
 # Who may import a library of its own; everything else uses what stands below it.

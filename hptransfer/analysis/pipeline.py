@@ -13,7 +13,13 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.fit import Fit, HeldOut, describe, fit_table, hold_out
-from hptransfer.analysis.predict import predict_table, predicted_settings, resolved_branch, resolved_groups
+from hptransfer.analysis.predict import (
+    predict_table,
+    predicted_command,
+    predicted_settings,
+    resolved_branch,
+    resolved_groups,
+)
 from hptransfer.analysis.records import WAITING, Columns, load_table, load_targets, run_records
 from hptransfer.analysis.report import Context, held_out_sentence, render, unmoved_cost
 from hptransfer.core.errors import FitError, RunFolderError
@@ -192,9 +198,11 @@ def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], M
         target = describe_target(prediction["target"])
     values = {name: found["value"] for name, found in prediction["hyperparameters"].items()}
     settings = predicted_settings(target, values)
+    answer = {"target": prediction["target"], "hyperparameters": prediction["hyperparameters"]}
+    if "command" in target:  # a script's: its names, and the command that they make
+        return answer | predicted_command(target, settings)
     return {
-        "target": prediction["target"],
-        "hyperparameters": prediction["hyperparameters"],
+        **answer,
         "parameterization": target["parameterization"],
         "decay": target["decay"],
         "branch_multiplier": resolved_branch(target, settings),
@@ -207,7 +215,9 @@ def _warnings(table: pd.DataFrame, loss: str, predictions: pd.DataFrame) -> list
     far = float(predictions["distance"].max())
     if far > FAR_OCTAVES:
         notes.append(f"the target lies {far:.1f} octaves beyond the largest scale: a straight law is a leap there")
-    if "steps" in table and (steps := table.loc[np.isfinite(table[loss]), "steps"].min()) < FEW_STEPS:
+    # 0 of a run that was imported without them.
+    known = table.loc[np.isfinite(table[loss]) & (table["steps"] > 0), "steps"] if "steps" in table else []
+    if len(known) and (steps := min(known)) < FEW_STEPS:
         notes.append(f"some runs have only {int(steps)} steps: their optimum says little of long training")
     return notes
 

@@ -80,7 +80,7 @@ def load_table(path: Path, columns: Columns) -> pd.DataFrame:
     Raises:
         ConfigError: the file or a column is missing, empty or not what it should be.
     """
-    return check_table(_read(path), columns, str(path))
+    return check_table(read_table(path), columns, str(path))
 
 
 def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFrame:
@@ -121,7 +121,12 @@ def _numbers(column: pd.Series[Any], name: str, place: str) -> pd.Series[float]:
     return values.astype(float)
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV or parquet file as it is.
+
+    Raises:
+        ConfigError: it is missing, empty or no table.
+    """
     if not path.is_file():
         raise ConfigError(f"no table {str(path)!r}; give the path of a CSV or parquet file")
     try:
@@ -140,7 +145,7 @@ def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
     Raises:
         ConfigError: the file or a column is missing, or a value is not above 0.
     """
-    frame = _read(path)
+    frame = read_table(path)
     for name in scales:
         if name not in frame.columns:
             raise ConfigError(f"{path}: {unknown('column', name, map(str, frame.columns))}")

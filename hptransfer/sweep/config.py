@@ -30,8 +30,8 @@ ALL, FIRST = STAGES = ("all", "first")
 class Axis:
     """One axis of the proxy grid."""
 
-    path: str
-    """Where the value goes in the configuration, such as run.model.width."""
+    path: str = ""
+    """Where the value goes in the configuration, such as run.model.width; of a script, its own name if left out."""
     values: list[Any]
     """Numbers above 0."""
     center: Any = None
@@ -42,8 +42,8 @@ class Axis:
 class Tuned:
     """One tuned hyperparameter: `values`, or `count` values from `low` to `high`."""
 
-    path: str
-    """Where the value goes in the configuration, such as run.optimizer.lr."""
+    path: str = ""
+    """Where the value goes in the configuration, such as run.optimizer.lr; of a script, its own name if left out."""
     values: list[float] | None = None
     low: float | None = None
     high: float | None = None
@@ -216,6 +216,7 @@ def from_json(values: Mapping[str, Any]) -> SweepConfig:
     Raises:
         ConfigError: a key that there is not, a missing one, or a value that breaks a rule.
     """
+    values = _placed(values)
     parts: dict[str, Any] = {
         "grid": {key: _build(Axis, axis, f"grid.{key}") for key, axis in values["grid"].items()},
         "space": {key: _build(Tuned, tuned, f"space.{key}") for key, tuned in values["space"].items()},
@@ -232,6 +233,37 @@ def from_json(values: Mapping[str, Any]) -> SweepConfig:
 
 def _rules(values: Mapping[str, Any]) -> dict[str, Rule]:
     return {cause: _build(Rule, rule, f"retry.{cause}") for cause, rule in values.items()}
+
+
+def _placed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every axis and tuned hyperparameter has a path: of a run with names, its own, which is added to them."""
+    run = dict(values["run"])
+    placed: dict[str, dict[str, Any]] = {family: dict(values[family]) for family in ("grid", "space")}
+    for family, parts in placed.items():
+        for key, part in parts.items():
+            if not part.get("path"):
+                parts[key] = {**part, "path": _own_path(f"{family}.{key}", part, run)}
+            if "names" in run:
+                run["names"] = {_name(f"{family}.{key}", parts[key]["path"]): None} | run["names"]
+    return {**values, **placed, "run": run}
+
+
+NAMES = "run.names"
+
+
+def _name(place: str, path: str) -> str:
+    names, _, name = path.rpartition(".")
+    if names != NAMES:
+        raise ConfigError(f"{place}.path must be {NAMES}.NAME under run=script, got {path!r}; or leave it out")
+    return name
+
+
+def _own_path(place: str, part: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    if "names" not in run:
+        raise ConfigError(f"{place}.path must be given, such as run.model.width")
+    if part.get("complement"):
+        raise ConfigError(f"{place}.path must be given: {NAMES}.NAME, the name whose value is 1 minus it")
+    return f"{NAMES}.{place.partition('.')[2]}"
 
 
 def _build(cls: type[Any], values: Mapping[str, Any], place: str) -> Any:

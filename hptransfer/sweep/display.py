@@ -22,8 +22,10 @@ PLAIN_INTERVAL_S = 10.0
 WATCH_S, WATCH_SHARE = 1.0, 4
 
 
-def clock(seconds: float) -> str:
-    """Seconds as people read them: 45s, 3m20s, 2h05m."""
+def clock(seconds: float | None) -> str:
+    """Seconds as people read them: 45s, 3m20s, 2h05m; "unknown" if nobody knows."""
+    if seconds is None:
+        return "unknown"
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -171,22 +173,32 @@ def check_table(check: Any) -> list[Table | str]:
     return [title, grid]
 
 
-def plan_table(plan: Plan, seconds: Mapping[Scale, float]) -> list[Table | str]:
+def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table | str]:
     """What a sweep costs: a row a scale, the target, and the totals."""
     grid = _grid([plan.target], ["parameters", "FLOPs a trial", "trials", "FLOPs", "time"])
     for scale in plan.scales:
         size, trials = plan.sizes[scale], plan.num_trials(scale)
-        costs = [f"{size.flops:.3g}", str(trials), f"{size.flops * trials:.3g}", clock(seconds[scale] * trials)]
+        costs = [f"{size.flops:.3g}", str(trials), f"{size.flops * trials:.3g}", clock(_times(trials, seconds[scale]))]
         grid.add_row("", *map(short, scale.axes.values()), f"{size.params:,}", *costs)
     target = plan.sizes[plan.target]
     costs = [f"{target.params:,}", f"{target.flops:.3g}", "", "", clock(seconds[plan.target])]
     grid.add_row("target", *map(short, plan.target.axes.values()), *costs)
     slots = plan.config.launcher.num_slots(plan.runner.gpus())
-    device_s = sum(seconds[scale] * plan.num_trials(scale) for scale in plan.scales)
+    measured = [time for scale in plan.scales if (time := _times(plan.num_trials(scale), seconds[scale])) is not None]
+    took = "device-hours unknown, as nothing was measured yet"
+    if len(measured) == len(plan.scales):
+        device_s = sum(measured)
+        took = (
+            f"{device_s / 3600:.3g} device-hours; about {clock(device_s / slots)} on {slots} "
+            f"worker{'s' if slots > 1 else ''} of this machine"
+        )
     trials = sum(plan.num_trials(scale) for scale in plan.scales)
     return [
         grid,
-        f"total: {trials} trials, {plan.flops():.3g} FLOPs, {device_s / 3600:.3g} device-hours; about "
-        f"{clock(device_s / slots)} on {slots} worker{'s' if slots > 1 else ''} of this machine",
+        f"total: {trials} trials, {plan.flops():.3g} FLOPs, {took}",
         f"share of the target's own training FLOPs: {plan.flops() / target.flops:.1%}",
     ]
+
+
+def _times(count: int, seconds: float | None) -> float | None:
+    return None if seconds is None else count * seconds

@@ -78,7 +78,7 @@ def _seconds_left(rows: Iterable[tuple[Trial, Outcome | None]], slots: int) -> f
     for trial, outcome in rows:
         if outcome is None:
             open_flops[trial.scale] = open_flops.get(trial.scale, 0.0) + trial.flops
-        elif outcome.state == DONE:
+        elif outcome.state == DONE and outcome.seconds:  # one that was imported took no time here
             seconds, flops = done.get(trial.scale, (0.0, 0.0))
             done[trial.scale] = seconds + outcome.seconds, flops + trial.flops
     if not done:

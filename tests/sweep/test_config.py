@@ -164,3 +164,10 @@ def test_local_workers_are_one_a_gpu_or_cores_by_threads() -> None:
     assert launcher.num_slots(gpus=3) == 3
     assert launcher.num_slots(gpus=0) == num_cores()
     assert compose("quickstart", ["launcher.workers=5"]).launcher.num_slots(gpus=3) == 5
+
+
+def test_a_sweep_file_called_sweep_is_refused(tmp_path: Path) -> None:
+    """Hydra would look for it in its own defaults, and again in those."""
+    (tmp_path / "sweep.yaml").write_text("defaults: [sweep, _self_]\n")
+    with pytest.raises(ConfigError, match="cannot be called sweep"):
+        compose(str(tmp_path / "sweep.yaml"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,22 @@ class Runner(ABC):
         """
 
     @abstractmethod
+    def decisive(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of a run's configuration that its numbers hang on: what a trial's id is made of."""
+
+    @abstractmethod
+    def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
+        """
+        Args:
+            names: last parts of the paths that are swept, and "seed" if there are several.
+
+        Raises:
+            ConfigError: the run would not see one of them, and train the same at all of its values.
+        """
+
+    @abstractmethod
     def fingerprint(self, run: Mapping[str, Any]) -> str:
-        """Hash of the data; part of a run folder's identity.
+        """Hash of the data, or of the script; part of a run folder's identity.
 
         Raises:
             DataError: there is no such data, or too little.

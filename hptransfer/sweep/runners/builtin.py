@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from hptransfer.core.files import RunFolder, append_jsonl, cut_jsonl
@@ -43,6 +43,12 @@ class Builtin(Runner):
         config = from_json(run)
         examples = config.steps * config.batch
         return Size(config.model.num_params(config.shape), examples * config.model.flops(config.shape))
+
+    def decisive(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(run)
+
+    def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
+        """Paths that there are not are refused by the plan, and what is set is used."""
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
         from hptransfer.training.config import from_json

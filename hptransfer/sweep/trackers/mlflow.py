@@ -142,8 +142,8 @@ class Mlflow(Tracker):
         ]
         end = round(curve[-1]["time"] * 1000) if curve else 0
         final = {"diverged": float(outcome.state == DIVERGED), "seconds": outcome.seconds, "flops": trial.flops}
-        if outcome.loss is not None and outcome.loss_se is not None:
-            final |= {"loss": outcome.loss, "loss_se": outcome.loss_se}
+        judged = {"loss": outcome.loss, "loss_se": outcome.loss_se}
+        final |= {key: value for key, value in judged.items() if value is not None}
         metrics = points + [Metric(key, value, end, outcome.steps) for key, value in final.items()]
         self._client.log_batch(run_id, metrics=metrics)
         self._client.set_terminated(run_id, "FAILED" if outcome.state == FAILED else "FINISHED")
