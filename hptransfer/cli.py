@@ -11,6 +11,7 @@ import json
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from hptransfer import __version__
 from hptransfer.core.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUDGET_SPENT,
+    EXIT_BUG,
     EXIT_CHECK_FAILED,
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -30,6 +32,7 @@ from hptransfer.core.errors import (
     HptransferError,
     unknown,
 )
+from hptransfer.core.redact import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = _run(arguments)
     except HptransferError as error:
-        print(f"hptransfer: {error}", file=sys.stderr)
+        print(f"hptransfer: {redacted(str(error))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         print(f"hptransfer: interrupted; {_left_of(arguments)}", file=sys.stderr)
@@ -83,6 +86,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output (head, say) has had enough
         code = EXIT_DONE
+    except Exception:  # a bug: its traceback, as Python would show it, but without passwords
+        print(redacted(traceback.format_exc()), file=sys.stderr, end="")
+        code = EXIT_BUG
     sys.exit(code)
 
 
@@ -159,7 +165,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from hptransfer.analysis.pipeline import analyze_run
+    from hptransfer.analysis.pipeline import analysis_files, analyze_run
     from hptransfer.config import compose
     from hptransfer.sweep.driver import Campaign
     from hptransfer.sweep.plan import make_plan
@@ -177,7 +183,7 @@ def _sweep(args: argparse.Namespace) -> int:
                 raise
             print(f"no recommendation yet: {error}")
             return code
-        open_session.tracker.summarize(analysis.metrics(), [plan.config.folder.report, plan.config.folder.prediction])
+        open_session.tracker.summarize(analysis.metrics(), analysis_files(open_session.folder), analysis.summary())
     print(analysis.summary())
     print(f"report: {plan.config.folder.report}")
     return code
@@ -300,10 +306,11 @@ def _folder(run: str) -> RunFolder:
         RunFolderError: there is none.
     """
     from hptransfer.core.errors import RunFolderError
-    from hptransfer.core.files import RunFolder
+    from hptransfer.core.files import RunFolder, guard
 
     for path in (Path(run), Path("runs") / run):
         if (path / "sweep.yaml").is_file():
+            guard(path)
             return RunFolder(path)
     known = [path.parent.name for path in Path("runs").glob("*/sweep.yaml")]
     raise RunFolderError(f"{unknown('run', run, known)} (folders under runs/, or a path)")

@@ -2,6 +2,8 @@
 
     runs/<name>/
       sweep.yaml  target.json  environment.json   the sweep, its target, where it ran     (driver)
+      snapshots/<n>/                              code, packages, settings at a start     (driver)
+      source/                                     what trials train from, if snapshot     (driver)
       driver.lock  driver.log                     who drives this run; warnings           (driver)
       study.journal  mlflow.db  mlflow-artifacts/ views of the trial folders              (driver)
       jobs/<id>.json, <id>.stacks.json, <id>.log  trials of one worker, their split       (driver; job)
@@ -11,14 +13,22 @@
       verification.json                                                                   (verify)
 
 The trial folders are the truth; everything else can be made again from them.
+
+A run folder is its owner's alone, or a group's too (`protect`); every process that writes into it
+makes files that are no more open than the folder (`guarded`). No file made by `write_text` holds a password.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import grp
+import hashlib
 import json
 import os
+import re
 import socket
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,17 +38,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from hptransfer.core.errors import ConfigError, RunFolderError, StoppedError
-from hptransfer.core.records import Job, Outcome, Trial
+from hptransfer.core.records import Job, Outcome, Scale, Trial
+from hptransfer.core.redact import redacted
 
 SCHEMA = 1
+PRIVATE = 0o700
+SHARED = stat.S_ISGID | 0o770
+NAME_CHARS = 120
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one step: a reader sees the old text or the new one, never a part."""
+    """Replaces a file in one step: a reader sees the old text or the new one, never a part, and no password."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.write(redacted(text))
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o666 & ~_umask())
@@ -52,6 +66,14 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def file_name(text: str) -> str:
+    """A name for one file that text from outside makes: no separators, of bounded length, different for other text."""
+    plain = re.sub(r"[^\w=.,+-]", "_", text, flags=re.ASCII)[:NAME_CHARS]
+    if plain == text and not text.startswith("."):
+        return text
+    return f"{plain.lstrip('.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -206,6 +228,50 @@ def _holder(file: IO[str]) -> dict[str, Any]:
         return {}
 
 
+def protect(folder: Path, share: str | None) -> None:
+    """Makes a folder and all in it its owner's alone, or a group's too; what belongs to other users is left to them.
+
+    Raises:
+        RunFolderError: there is no such group, or the user is not in it.
+    """
+    mode, group = (SHARED, _group(share)) if share else (PRIVATE, -1)
+    there = folder.stat()
+    if stat.S_IMODE(there.st_mode) == mode and group in (-1, there.st_gid):
+        return
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink():
+            continue
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            os.chown(path, -1, group)
+            runs = path.stat().st_mode & stat.S_IXUSR
+            path.chmod(mode if path.is_dir() else mode & (0o777 if runs else 0o666))
+
+
+def _group(name: str) -> int:
+    try:
+        number = grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise RunFolderError(f"share: there is no group {name!r} on this machine; `id -Gn` lists yours") from None
+    if os.geteuid() and number not in {os.getegid(), *os.getgroups()}:
+        raise RunFolderError(f"share: you are not in the group {name!r}; `id -Gn` lists yours")
+    return number
+
+
+def guard(folder: Path) -> int:
+    """Has this process make files that are no more open than a run folder; returns the umask that it had before."""
+    return os.umask(~folder.stat().st_mode & 0o077)
+
+
+@contextmanager
+def guarded(folder: Path) -> Iterator[None]:
+    """`guard` for a while."""
+    before = guard(folder)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of one run, and reading and writing of its trials."""
@@ -244,6 +310,18 @@ class RunFolder:
     def verification(self) -> Path:
         return self.path / "verification.json"
 
+    def verification_of(self, scale: Scale) -> Path:
+        """Of another scale than the target."""
+        return self.path / file_name(f"verification-{scale.name}.json")
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def source(self) -> Path:
+        return self.path / "source"
+
     @property
     def report(self) -> Path:
         return self.path / "report.html"
@@ -264,15 +342,22 @@ class RunFolder:
     def lease(self, trial_id: str) -> Path:
         return self.trial(trial_id) / "lease"
 
-    def create(self) -> None:
-        """Makes the folder.
+    def create(self, share: str | None = None) -> None:
+        """Makes the folder, its owner's alone or a group's too.
+
+        Args:
+            share: name of the group.
 
         Raises:
-            RunFolderError: it cannot be written.
+            RunFolderError: it cannot be written, or given to the group.
         """
         try:
-            self.jobs.mkdir(parents=True, exist_ok=True)
-            (self.path / "trials").mkdir(exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(exist_ok=True, mode=PRIVATE)
+            protect(self.path, share)
+            with guarded(self.path):
+                self.jobs.mkdir(exist_ok=True)
+                (self.path / "trials").mkdir(exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
         except OSError as error:
             raise RunFolderError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,16 @@ from hptransfer.core.bracket import tidy
 from hptransfer.core.errors import ConfigError, RunFolderError, unknown
 from hptransfer.core.files import RunFolder, damage
 from hptransfer.core.records import Number
+from hptransfer.core.redact import passwords
 from hptransfer.core.registry import Registry
 from hptransfer.sweep.launchers._base import LAUNCHERS
 from hptransfer.sweep.samplers._base import SAMPLERS
 from hptransfer.sweep.trackers._base import TRACKERS
 
 SCALES = ("product", "plus")
+# What becomes a folder, a file or a job's name.
+NAME = re.compile(r"\w([\w .,=+-]{0,118}[\w.,=+-])?")
+KEY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 
 
 @dataclass(kw_only=True)
@@ -129,6 +134,10 @@ class SweepConfig:
     launcher: Any
     tracker: Any
     budget: Budget = field(default_factory=Budget)
+    share: str | None = None
+    """Group of users that may read and write the run's folder; null: its owner alone."""
+    snapshot: bool = False
+    """Trials train from a copy of the source tree (what git tracks) that the run's folder holds."""
 
     @property
     def folder(self) -> RunFolder:
@@ -149,8 +158,17 @@ class SweepConfig:
 
     def check(self) -> None:
         """What can be said without looking at the runs themselves; raises ConfigError."""
-        if not self.name or self.name != self.name.strip() or "/" in self.name or self.name.startswith("."):
-            raise ConfigError(f"name must be a plain folder name, got {self.name!r}")
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(
+                "name must be a plain folder name (letters, digits and _ . , = + - or blanks inside, at most 120), "
+                f"got {self.name!r}"
+            )
+        for place, keys in (("grid", self.grid), ("space", self.space)):
+            for key in keys:
+                if not KEY.fullmatch(key):
+                    raise ConfigError(
+                        f"{place}: a name must be letters, digits and _ . - alone, got {key!r}; rename it"
+                    )
         if len(self.space) != 1:
             raise ConfigError(
                 f"space must have exactly one tuned hyperparameter for now, got {len(self.space)} "
@@ -181,8 +199,17 @@ class SweepConfig:
         for key, limit in dataclasses.asdict(self.budget).items():
             if limit is not None and not limit > 0:  # NaN is not
                 raise ConfigError(f"budget.{key} must be above 0, got {limit}; leave it out for no limit")
+        self._refuse_passwords()
         self.sampler.check("sampler")
         self.launcher.check("launcher")
+
+    def _refuse_passwords(self) -> None:
+        """Raises ConfigError for a password anywhere but in the tracker's address, which is stored without it."""
+        for place in passwords({**dataclasses.asdict(self), "tracker": None}, ""):
+            raise ConfigError(
+                f"{place} holds a password in a URI, which would be stored with every trial; leave it out there and "
+                "have the program read it from its environment"
+            )
 
 
 def check_axis(place: str, values: Sequence[Any]) -> None:

@@ -142,6 +142,7 @@ class Driver:
         """Puts an unfinished trial where it belongs: waiting, or with the worker that holds it."""
         if locked_by(self._folder.lease(trial_id)):
             self._foreign.add(trial_id)
+            self._tracker.started(trial_id)
         else:
             self._waiting.setdefault(self._trials[trial_id].scale, deque()).append(trial_id)
 
@@ -183,6 +184,7 @@ class Driver:
                 return
             for trial_id in trials:
                 self._studies.start(self._trials[trial_id])
+                self._tracker.started(trial_id)
             some = [self._trials[trial_id] for trial_id in trials]
             job = Job(
                 id=digest({"trials": trials, "time": time.time()}),

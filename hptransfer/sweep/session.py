@@ -15,7 +15,7 @@ from types import FrameType
 from rich.console import Console
 
 from hptransfer.core.errors import RunFolderError
-from hptransfer.core.files import RunFolder, disk_errors, read_json, write_json, write_text
+from hptransfer.core.files import RunFolder, disk_errors, guarded, read_json, write_json, write_text
 from hptransfer.sweep import config as sweep_config
 from hptransfer.sweep.display import Display
 from hptransfer.sweep.driver import Campaign, Driver, Report, driving
@@ -83,8 +83,8 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
     """
     folder = plan.config.folder
     _refuse_strange_folder(folder)
-    folder.create()
-    with driving(folder):
+    folder.create(plan.config.share)
+    with guarded(folder.path), driving(folder):
         _refuse_other_identity(folder, plan)
         with disk_errors(folder):
             _describe(folder, plan)
@@ -98,10 +98,10 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
             raise
         finally:
             tracker.close(patience)
-            if tracker.problem:
+            if tracker.missing:
                 console.print(
-                    f"note: the tracker failed ({tracker.problem}); the trials are safe in {folder.path}, and the "
-                    "same command writes to it again",
+                    f"note: not in the tracker yet: {tracker.missing}; nothing is lost, all is in {folder.path}, and "
+                    "the same command writes it",
                     soft_wrap=True,
                     highlight=False,
                 )

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from hptransfer.core.files import LockedError, RunFolder, lock, read_json, write_json, write_text
+from hptransfer.core.files import LockedError, RunFolder, guard, lock, read_json, write_json, write_text
 from hptransfer.core.records import CODE_ERROR, FAILED, Outcome, Trial
 from hptransfer.sweep.runners._base import RUNNERS
 
@@ -96,6 +96,7 @@ def count_attempt(folder: RunFolder, trial_id: str, *, add: int) -> int:
 def main() -> None:
     """Serves jobs until standard input ends. What trials print goes to the job's log."""
     folder = RunFolder(Path(sys.argv[1]))
+    guard(folder.path)
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         job = line.strip()
