@@ -159,7 +159,7 @@ class Background:
                     return
             except Exception as error:  # any failure of any store: reported, never fatal
                 tracker = None
-                self._problem = redacted(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+                self._problem = _reason(error)
                 with self._news:
                     self._news.wait_for(lambda: self._closing, delay)
                     if self._closing:
@@ -220,3 +220,12 @@ class Background:
                     self._running[trial_id] = size
                 if self._finished or self._closing:
                     return
+
+
+def _reason(error: BaseException) -> str:
+    """An error in one line, with the one that it came from: a store's messages wrap their cause many times over."""
+    root = error
+    while inner := root.__cause__ or root.__context__:
+        root = inner
+    parts = [f"{type(one).__name__}: {' '.join(str(one).split())[:160]}" for one in dict.fromkeys((error, root))]
+    return redacted("; from ".join(parts))
