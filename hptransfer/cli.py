@@ -405,6 +405,43 @@ def _export(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _clean_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_run(parser)
+    parser.add_argument("--logs", action="store_true", help="also what finished jobs printed")
+    parser.add_argument("--yes", action="store_true", help="without asking")
+
+
+def _clean(args: argparse.Namespace) -> int:
+    from hptransfer.sweep.clean import waste
+    from hptransfer.sweep.driver import driving
+
+    folder = _folder(args.run)
+    with driving(folder):
+        found = waste(folder, logs=args.logs)
+        for one in found:
+            print(f"{one.files:>7,} files {one.bytes / 1e6:>10,.2f} MB  {one.kind}")
+        if not found:
+            print(f"{folder.path}: nothing to remove")
+        elif args.yes or _confirmed(f"remove them from {folder.path}?"):
+            for one in found:
+                one.remove()
+            print("removed")
+        else:
+            print("nothing was removed")
+    return EXIT_DONE
+
+
+def _confirmed(question: str) -> bool:
+    """Asks a person.
+
+    Raises:
+        ConfigError: there is none at the terminal.
+    """
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question} Nobody can be asked here; nothing was removed, --yes removes without asking")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("family", nargs="?", metavar="FAMILY", help=f"sweep, {', '.join(FAMILIES)}; or all of them")
 
@@ -452,6 +489,12 @@ VERBS = {
     ),
     "logs": Verb("what a trial printed", _logs_arguments, _logs),
     "export": Verb("the answer, as JSON or YAML for a trainer's configuration", _export_arguments, _export),
+    "clean": Verb(
+        "remove what a run no longer needs, after asking",
+        _clean_arguments,
+        _clean,
+        interrupted="what is removed is removed, the same command goes on",
+    ),
     "list": Verb("what sweeps can be made of", _list_arguments, _list),
 }
 

@@ -3,7 +3,7 @@
     runs/<name>/
       sweep.yaml  target.json  environment.json   the sweep, its target, where it ran     (driver)
       snapshots/<n>/                              code, packages, settings at a start     (driver)
-      source/                                     what trials train from, if snapshot     (driver)
+      source/  source.json                        what trials train from, if snapshot     (driver)
       driver.lock  driver.log                     who drives this run; warnings           (driver)
       study.journal  mlflow.db  mlflow-artifacts/ views of the trial folders              (driver)
       jobs/<id>.json, <id>.stacks.json, <id>.log  trials of one worker, their split       (driver; job)
@@ -321,6 +321,20 @@ class RunFolder:
     @property
     def source(self) -> Path:
         return self.path / "source"
+
+    @property
+    def source_origin(self) -> Path:
+        return self.path / "source.json"
+
+    def working_directory(self, cwd: str) -> Path:
+        """Where a script that is configured to run in `cwd` runs: in the run's copy of the source tree, if it has one.
+
+        Raises:
+            RunFolderError: what says where the copy is from is damaged.
+        """
+        if not self.source.exists():
+            return Path(cwd)
+        return (self.source / str(read_json(self.source_origin, "cwd")["cwd"])).resolve()
 
     @property
     def report(self) -> Path:

@@ -200,6 +200,8 @@ class SweepConfig:
             if limit is not None and not limit > 0:  # NaN is not
                 raise ConfigError(f"budget.{key} must be above 0, got {limit}; leave it out for no limit")
         self._refuse_passwords()
+        if self.snapshot and "cwd" not in self.run:
+            raise ConfigError("snapshot: only run=script trains from a source tree; leave it out")
         self.sampler.check("sampler")
         self.launcher.check("launcher")
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import signal
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from types import FrameType
 
 from rich.console import Console
@@ -17,13 +13,13 @@ from rich.console import Console
 from hptransfer.core.errors import RunFolderError
 from hptransfer.core.files import RunFolder, disk_errors, guarded, read_json, write_json, write_text
 from hptransfer.sweep import config as sweep_config
+from hptransfer.sweep import snapshot
 from hptransfer.sweep.display import Display
 from hptransfer.sweep.driver import Campaign, Driver, Report, driving
 from hptransfer.sweep.plan import Plan, differences, identity
 from hptransfer.sweep.trackers._base import Background
 
 INTERRUPT_PATIENCE_S = 5.0
-PACKAGES = ("hptransfer", "torch", "numpy", "optuna", "mlflow", "hydra-core", "submitit", "pandas", "scipy")
 
 
 @dataclass(frozen=True)
@@ -90,6 +86,8 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
             _describe(folder, plan)
         settings = {"parameterization": plan.config.run.get("parameterization"), "data": plan.fingerprint}
         tracker = Background(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
+        if note := plan.config.tracker.note():
+            console.print(f"note: {note}", soft_wrap=True, highlight=False)
         patience: float | None = None
         try:
             yield Session(plan, folder, tracker, console)
@@ -126,22 +124,7 @@ def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
 
 
 def _describe(folder: RunFolder, plan: Plan) -> None:
-    """Writes what the run is: the resolved sweep, its target, and where it ran."""
+    """Writes what the run is: the resolved sweep, its target, and what it is trained from."""
+    snapshot.take(folder, plan.config)
     write_text(folder.sweep, sweep_config.dump(plan.config))
     write_json(folder.target, plan.target_json())
-    environment = {
-        "time": time.time(),
-        "command": sys.argv,
-        "host": platform.node(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-    }
-    write_json(folder.environment, environment)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -66,6 +66,10 @@ class TrackerConfig(ABC):
     name: str
 
     @abstractmethod
+    def note(self) -> str | None:
+        """What the user should know of these settings."""
+
+    @abstractmethod
     def open(self, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> Tracker | None:
         """A tracker for one run, or None if nothing is to be tracked.
 
@@ -91,7 +95,7 @@ class Background:
         self._finished: dict[str, None] = {}
         self._running: dict[str, int] = {}
         self._summary: Summary | None = None
-        self._closing = self._off = False
+        self._closing = self._off = self._given_up = False
         self._problem: str | None = None
         self._progressed = time.monotonic()
         self._look = 0.0
@@ -132,6 +136,7 @@ class Background:
             now = time.monotonic()
             stuck = self._problem is not None and now - max(begun, self._progressed) > PATIENCE_S
             if stuck or now - begun > (TOTAL_S if wait_s is None else wait_s):
+                self._given_up = True  # the store is the next driver's
                 return
 
     @property
@@ -146,7 +151,7 @@ class Background:
     def _work(self) -> None:
         tracker: Tracker | None = None
         delay = RETRY_S
-        while True:
+        while not self._given_up:
             try:
                 tracker = tracker or self._open()
                 if tracker is None:

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,12 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 # MLflow would try a request seven times over minutes, and one that makes a run is not safe to repeat blindly. Here a
 # request is made once, and what failed is taken up again after a look at what is there.
-DEFAULTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": 0, "MLFLOW_HTTP_REQUEST_TIMEOUT": 15, "MLFLOW_DISABLE_TELEMETRY": True}
+DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": 0,
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": 15,
+    "MLFLOW_DISABLE_TELEMETRY": True,
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": True,
+}
 TAG_CHARS = 500
 
 
@@ -39,6 +44,14 @@ class MlflowConfig(TrackerConfig):
     name: str = "mlflow"
     uri: str = ""
     """Tracking server or database; empty: mlflow.db in the run's folder. A password in it is not stored."""
+
+    def note(self) -> str | None:
+        if redacted(self.uri) == self.uri or whole(redacted(self.uri), os.environ, URI_VARIABLE) == self.uri:
+            return None
+        return (
+            f"the password in tracker.uri is stored nowhere; `verify` and the like take it from {URI_VARIABLE}, "
+            "set to all of the URI"
+        )
 
     def open(self, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> Tracker | None:
         uri = whole(self.uri, os.environ, URI_VARIABLE)
@@ -115,12 +128,12 @@ class Shown:
     """A trial's run in the store.
 
     Attributes:
-        points: of its curve that are known to be written; None if an earlier driver wrote them.
+        points: of its curve that are written, by step and time; None if an earlier driver wrote them.
     """
 
     run_id: str
     status: str
-    points: Curve | None = None
+    points: set[tuple[int, int]] | None = None
 
 
 class Mlflow(Tracker):
@@ -195,14 +208,10 @@ class Mlflow(Tracker):
         )
 
     def follow(self, trial: Trial, curve: Curve) -> None:
-        if not curve:
-            return
-        shown = self._fitting(trial, curve)
-        if shown is None:
-            shown = self._create(trial, curve)
-        if shown.status == "RUNNING":
-            self._write(shown.run_id, metrics=_points(curve[len(shown.points or ()) :]))
-            shown.points = curve
+        if curve:
+            shown = self._fitting(trial, curve) or self._create(trial, curve)
+            self._write(shown.run_id, metrics=_points(curve, shown.points))
+            shown.points = {_key(row) for row in curve}
 
     def log(self, trial: Trial, outcome: Outcome, curve: Curve) -> None:
         ended = "FAILED" if outcome.state == FAILED else "FINISHED"
@@ -210,8 +219,8 @@ class Mlflow(Tracker):
         if shown is not None and shown.status == ended:
             return
         shown = self._fitting(trial, curve) or self._create(trial, curve)
-        end = round(curve[-1]["time"] * 1000) if curve else 0
-        metrics = _points(curve[len(shown.points or ()) :]) + _results(trial, outcome, end)
+        end = _time_ms(curve[-1]) if curve else 0
+        metrics = _points(curve, shown.points) + _results(outcome, end)
         self._write(shown.run_id, metrics=metrics, tags=_ending(outcome))
         self._client.set_terminated(shown.run_id, ended, end_time=end or None)
         shown.status, shown.points = ended, None
@@ -225,23 +234,21 @@ class Mlflow(Tracker):
         shown = self._runs.get(trial.id)
         if shown is None:
             return None
-        if shown.status == "RUNNING" and self._begins(curve, shown):
-            return shown
+        if shown.status == "RUNNING":
+            if shown.points is None:
+                history = self._client.get_metric_history(shown.run_id, "train_loss")
+                shown.points = {(point.step, point.timestamp) for point in history}
+            if _agree(shown.points, {_key(row) for row in curve if row["loss"] is not None}):
+                return shown
         self._client.delete_run(self._runs.pop(trial.id).run_id)
         return None
-
-    def _begins(self, curve: Curve, shown: Shown) -> bool:
-        if shown.points is not None:
-            return list(curve[: len(shown.points)]) == list(shown.points)
-        history = self._client.get_metric_history(shown.run_id, "train_loss")
-        return {_key(point) for point in history} <= {_key(point) for point in _points(curve)}
 
     def _create(self, trial: Trial, curve: Curve) -> Shown:
         tags = {"trial": trial.id, PARENT: self._parent, **_tags(trial), "sweep": self._name, "state": "running"}
         tags |= {key: value for key, value in self._settings.items() if key == "parameterization"}
         start = round(curve[0]["time"] * 1000) if curve else None
         run = self._client.create_run(self._experiment, start, tags=tags, run_name=_run_name(trial))
-        shown = self._runs[trial.id] = Shown(run.info.run_id, run.info.status, points=())
+        shown = self._runs[trial.id] = Shown(run.info.run_id, run.info.status, points=set())
         values = {**trial.scale.axes, **trial.tuned, "seed": trial.seed}
         params = {key: str(value) for key, value in values.items()}
         self._write(shown.run_id, metrics=_settings(trial, start or 0), params=params)
@@ -292,23 +299,36 @@ def _settings(trial: Trial, time_ms: int) -> list[Metric]:
     return [Metric(f"settings/{key}", float(value), time_ms, 0) for key, value in values.items()]
 
 
-def _points(curve: Curve) -> list[Metric]:
+def _points(curve: Curve, written: Collection[tuple[int, int]] | None = None) -> list[Metric]:
+    """A curve's points as MLflow takes them, but for those that are written."""
     from mlflow.entities import Metric
 
     found = []
     for row in curve:
         values = {"train_loss": row["loss"], **{key: value for key, value in row.items() if key not in POINT}}
         for key, value in values.items():
-            if value is not None and math.isfinite(value):  # MLflow keeps infinity as a number
-                found.append(Metric(key, float(value), round(row["time"] * 1000), row["step"]))
+            # MLflow would keep infinity as a number.
+            if _key(row) not in (written or ()) and value is not None and math.isfinite(value):
+                found.append(Metric(key, float(value), _time_ms(row), row["step"]))
     return found
 
 
-def _key(point: Any) -> tuple[int, int, float]:
-    return point.step, point.timestamp, point.value
+def _time_ms(row: Mapping[str, Any]) -> int:
+    return round(row["time"] * 1000)
 
 
-def _results(trial: Trial, outcome: Outcome, time_ms: int) -> list[Metric]:
+def _key(row: Mapping[str, Any]) -> tuple[int, int]:
+    return int(row["step"]), _time_ms(row)
+
+
+def _agree(written: set[tuple[int, int]], curve: set[tuple[int, int]]) -> bool:
+    """Whether a curve has every point that is written, or was thinned since: has only such, as far as they go."""
+    last = max((step for step, _ in written), default=-1)
+    so_far = {point for point in curve if point[0] <= last}
+    return written <= curve or (bool(so_far) and so_far <= written)
+
+
+def _results(outcome: Outcome, time_ms: int) -> list[Metric]:
     from mlflow.entities import Metric
 
     values = {"diverged": float(outcome.state == DIVERGED), "seconds": outcome.seconds}
