@@ -21,6 +21,8 @@ FOLLOW_S = 10.0
 """Between two looks at the curves of running trials."""
 PATIENCE_S = 20.0
 """At the end, how long a store that fails is tried again after the last success."""
+QUIET_S = 60.0
+"""At the end, how long a store that neither fails nor writes anything is waited for."""
 TOTAL_S = 600.0
 """At the end, how long a store that is slow is waited for."""
 
@@ -134,7 +136,7 @@ class Background:
         while self._thread.is_alive():
             self._thread.join(0.05)
             now = time.monotonic()
-            stuck = self._problem is not None and now - max(begun, self._progressed) > PATIENCE_S
+            stuck = now - max(begun, self._progressed) > (PATIENCE_S if self._problem else QUIET_S)
             if stuck or now - begun > (TOTAL_S if wait_s is None else wait_s):
                 self._given_up = True  # the store is the next driver's
                 return
@@ -146,7 +148,7 @@ class Background:
             return None
         parts = [f"{len(self._finished)} trials"] if self._finished else []
         parts += ["the sweep's results"] if self._summary else []
-        return f"{' and '.join(parts) or 'that it ended'}; {self._problem or 'it had no time'}"
+        return f"{' and '.join(parts) or 'that it ended'}; {self._problem or 'it had no answer in time'}"
 
     def _work(self) -> None:
         tracker: Tracker | None = None

@@ -314,7 +314,7 @@ def _points(curve: Curve, written: Collection[tuple[int, int]] | None = None) ->
 
 
 def _time_ms(row: Mapping[str, Any]) -> int:
-    return round(row["time"] * 1000)
+    return round(float(row["time"]) * 1000)
 
 
 def _key(row: Mapping[str, Any]) -> tuple[int, int]:
