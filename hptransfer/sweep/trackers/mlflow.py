@@ -17,6 +17,7 @@ from hptransfer.core.files import RunFolder, set_aside
 from hptransfer.core.records import DIVERGED, FAILED, POINT, Outcome, Trial, short
 from hptransfer.core.redact import HIDDEN, redacted, whole
 from hptransfer.sweep.trackers._base import TRACKERS, Curve, Summary, Tracker, TrackerConfig
+from hptransfer.sweep.trackers._views import TAG, TRIALS, link, trials_view
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -146,6 +147,7 @@ class Mlflow(Tracker):
         self._experiment = self._find_experiment(str(folder.path.resolve()), artifacts)
         self._runs = self._existing()
         self._parent = self._open_parent()
+        self._viewed = bool(self._runs)
 
     def _find_experiment(self, place: str, artifacts: str | None) -> str:
         """The experiment of this run's folder: others on the same server may have sweeps of the same name."""
@@ -184,10 +186,18 @@ class Mlflow(Tracker):
             tags = {"trial": "sweep", "sweep": self._name, "state": "running"}
             run = self._client.create_run(self._experiment, run_name=self._name, tags=tags)
             parent = Shown(run.info.run_id, run.info.status)
+            self._describe(f"sweep {self._name}, nothing is predicted yet")
         elif parent.status != "RUNNING":
             self._client.update_run(parent.run_id, status="RUNNING")
         self._write(parent.run_id, params=self._settings)
         return parent.run_id
+
+    def _describe(self, text: str) -> None:
+        """What stands at the head of the experiment's page: the answer in one line, ways on, then all the rest."""
+        first, _, rest = text.partition("\n")
+        table, charts = (link(self._experiment, charts=value) for value in (False, True))
+        note = f"[trials]({table}) · [curves]({charts}) · {first}"
+        self._client.set_experiment_tag(self._experiment, NOTE, f"{note}\n\n```\n{rest}\n```" if rest else note)
 
     def _write(
         self,
@@ -249,6 +259,10 @@ class Mlflow(Tracker):
         start = round(curve[0]["time"] * 1000) if curve else None
         run = self._client.create_run(self._experiment, start, tags=tags, run_name=_run_name(trial))
         shown = self._runs[trial.id] = Shown(run.info.run_id, run.info.status, points=set())
+        if not self._viewed:
+            view = trials_view(list(trial.scale.axes), list(trial.tuned))
+            self._client.set_experiment_tag(self._experiment, f"{TAG}{TRIALS}", view)
+            self._viewed = True
         values = {**trial.scale.axes, **trial.tuned, "seed": trial.seed}
         params = {key: str(value) for key, value in values.items()}
         self._write(shown.run_id, metrics=_settings(trial, start or 0), params=params)
@@ -262,9 +276,8 @@ class Mlflow(Tracker):
         new = {key: value for key, value in summary.metrics.items() if have.get(key) != value}
         self._write(self._parent, metrics=[Metric(key, value, now, 0) for key, value in new.items()])
         if summary.text:
-            note = f"```\n{redacted(summary.text)}\n```"
-            self._client.set_tag(self._parent, NOTE, note)
-            self._client.set_experiment_tag(self._experiment, NOTE, note)
+            self._client.set_tag(self._parent, NOTE, f"```\n{redacted(summary.text)}\n```")
+            self._describe(redacted(summary.text))
         for file in summary.files:
             self._client.log_artifact(self._parent, str(file))
 
