@@ -27,6 +27,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import socket
 import stat
 import tempfile
@@ -49,23 +50,18 @@ NAME_CHARS = 120
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file in one step: a reader sees the old text or the new one, never a part, and no password."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name[:NAME_CHARS]}.{secrets.token_hex(4)}")
+    # Its mode is the umask's. No file of another's is opened, nor a link followed.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(redacted(text))
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def file_name(text: str) -> str:
