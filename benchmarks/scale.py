@@ -153,8 +153,8 @@ class Call:
     """What one command cost."""
 
     seconds: float
+    cpu_s: float
     megabytes: float
-    printed: str
 
 
 def call(place: Path, in_flight: int, *words: str) -> Call:
@@ -184,7 +184,7 @@ def call(place: Path, in_flight: int, *words: str) -> Call:
         text = printed.read()
     if process.returncode:
         raise SystemExit(f"{' '.join(words)}: exit code {process.returncode} after {seconds:.0f} s\n{text[-2000:]}")
-    return Call(seconds, usage.ru_maxrss / 1024, text)
+    return Call(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
 def prepare(place: Path, trials: int) -> int:
@@ -204,36 +204,37 @@ def inodes(folder: Path) -> int:
     return sum(1 for _ in folder.rglob("*"))
 
 
-def row(what: str, seconds: float | None, limit_s: float | None, megabytes: float | None) -> None:
-    shown = "" if seconds is None else f"{seconds:.2f}"
+def row(what: str, seconds: float, limit_s: float | None = None, cost: Call | None = None) -> None:
     limit = "" if limit_s is None else f"{limit_s:g}"
-    print(f"{what:<58} {shown:>9} {limit:>9} {'' if megabytes is None else f'{megabytes:.0f}':>6}", flush=True)
+    more = f"{cost.cpu_s:>9.2f} {cost.megabytes:>6.0f}" if cost else ""
+    print(f"{what:<58} {seconds:>9.2f} {limit:>9} {more}".rstrip(), flush=True)
+
+
+def verb(place: Path, in_flight: int, limit_s: float | None, what: str, *words: str) -> None:
+    """Runs a verb and prints what it cost."""
+    cost = call(place, in_flight, *words)
+    row(what, cost.seconds, limit_s, cost)
 
 
 def measure(place: Path, trials: int, in_flight: int) -> None:
     number = prepare(place, trials)
     print(f"{number:,} trials, {in_flight:,} in flight; {os.cpu_count()} cores, Python {sys.version.split()[0]}")
-    print(f"{'':<58} {'seconds':>9} {'at most':>9} {'MB':>6}")
-    plan = call(place, in_flight, "plan", "many.yaml")
-    row("plan", plan.seconds, 10, plan.megabytes)
-    sweep = call(place, in_flight, "sweep", "many.yaml")
+    print(f"{'':<58} {'seconds':>9} {'at most':>9} {'CPU s':>9} {'MB':>6}")
+    verb(place, in_flight, 10, "plan", "plan", "many.yaml")
+    verb(place, in_flight, None, "sweep, all of it (with the outcomes' writing)", "sweep", "many.yaml")
     ticks = json.loads((place / "runs" / "ticks.json").read_text())
-    row("sweep, all of it (with the outcomes' writing)", sweep.seconds, None, sweep.megabytes)
-    row("  first tick, after the start", ticks[0]["seconds"], None, None)
+    row("  first tick, after the start", ticks[0]["seconds"])
     idle = [tick["seconds"] for tick in ticks[1:] if not tick["ended"]]
     busy = [tick["seconds"] for tick in ticks[1:] if tick["ended"]]
-    row("  tick, nothing ended: median", statistics.median(idle), 2, None)
-    row("  tick, nothing ended: longest", max(idle), 2, None)
+    row("  tick, nothing ended: median", statistics.median(idle), 2)
+    row("  tick, nothing ended: longest", max(idle), 2)
     if busy:
         ended = max(tick["ended"] for tick in ticks)
-        row(f"  tick, {ended:,} jobs ended and as many submitted: median", statistics.median(busy), 2, None)
-        row("  the same, longest", max(busy), 2, None)
-    again = call(place, in_flight, "sweep", "many.yaml")
-    row("sweep again, all done (with its analysis)", again.seconds, None, again.megabytes)
-    status = call(place, in_flight, "status", "scale")
-    row("status", status.seconds, 3, status.megabytes)
-    analyze = call(place, in_flight, "analyze", "scale")
-    row("analyze", analyze.seconds, None, analyze.megabytes)
+        row(f"  tick, {ended:,} jobs ended and as many submitted: median", statistics.median(busy), 2)
+        row("  the same, longest", max(busy), 2)
+    verb(place, in_flight, None, "sweep again, all done (with its analysis)", "sweep", "many.yaml")
+    verb(place, in_flight, 3, "status", "status", "scale")
+    verb(place, in_flight, None, "analyze", "analyze", "scale")
     folder = place / "runs" / "scale"
     of_trials, of_jobs = inodes(folder / "trials"), inodes(folder / "jobs")
     print(
@@ -241,7 +242,6 @@ def measure(place: Path, trials: int, in_flight: int) -> None:
         f"{of_jobs / number:.2f} a job (a worker adds stacks and log), "
         f"{inodes(folder) - of_trials - of_jobs} for the run"
     )
-    call(place, in_flight, "clean", "scale", "--yes")
 
 
 def main() -> None:
