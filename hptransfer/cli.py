@@ -11,6 +11,7 @@ import json
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from hptransfer import __version__
 from hptransfer.core.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUDGET_SPENT,
+    EXIT_BUG,
     EXIT_CHECK_FAILED,
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -30,6 +32,7 @@ from hptransfer.core.errors import (
     HptransferError,
     unknown,
 )
+from hptransfer.core.redact import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = _run(arguments)
     except HptransferError as error:
-        print(f"hptransfer: {error}", file=sys.stderr)
+        print(f"hptransfer: {redacted(str(error))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         print(f"hptransfer: interrupted; {_left_of(arguments)}", file=sys.stderr)
@@ -85,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output (head, say) has had enough
         code = EXIT_DONE
+    except Exception:  # a bug: its traceback, as Python would show it, but without passwords
+        print(redacted(traceback.format_exc()), file=sys.stderr, end="")
+        code = EXIT_BUG
     sys.exit(code)
 
 
@@ -182,7 +188,7 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from hptransfer.analysis.pipeline import analyze_run
+    from hptransfer.analysis.pipeline import analysis_files, analyze_run
     from hptransfer.config import compose
     from hptransfer.sweep.driver import Campaign
     from hptransfer.sweep.plan import make_plan
@@ -202,7 +208,7 @@ def _sweep(args: argparse.Namespace) -> int:
                 raise
             print(f"no recommendation yet: {error}")
             return code
-        open_session.tracker.summarize(analysis.metrics(), [plan.config.folder.report, plan.config.folder.prediction])
+        open_session.tracker.summarize(analysis.metrics(), analysis_files(open_session.folder), analysis.summary())
     print(analysis.summary())
     print(f"report: {plan.config.folder.report}")
     return code
@@ -327,10 +333,11 @@ def _folder(run: str) -> RunFolder:
         RunFolderError: there is none.
     """
     from hptransfer.core.errors import RunFolderError
-    from hptransfer.core.files import RunFolder
+    from hptransfer.core.files import RunFolder, guard
 
     for path in (Path(run), Path("runs") / run):
         if (path / "sweep.yaml").is_file():
+            guard(path)
             return RunFolder(path)
     known = [path.parent.name for path in Path("runs").glob("*/sweep.yaml")]
     raise RunFolderError(f"{unknown('run', run, known)} (folders under runs/, or a path)")
@@ -482,6 +489,43 @@ def _export(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _clean_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_run(parser)
+    parser.add_argument("--logs", action="store_true", help="also what finished jobs printed")
+    parser.add_argument("--yes", action="store_true", help="without asking")
+
+
+def _clean(args: argparse.Namespace) -> int:
+    from hptransfer.sweep.clean import waste
+    from hptransfer.sweep.driver import driving
+
+    folder = _folder(args.run)
+    with driving(folder):
+        found = waste(folder, logs=args.logs)
+        for one in found:
+            print(f"{one.files:>7,} files {one.bytes / 1e6:>10,.2f} MB  {one.kind}")
+        if not found:
+            print(f"{folder.path}: nothing to remove")
+        elif args.yes or _confirmed(f"remove them from {folder.path}?"):
+            for one in found:
+                one.remove()
+            print("removed")
+        else:
+            print("nothing was removed")
+    return EXIT_DONE
+
+
+def _confirmed(question: str) -> bool:
+    """Asks a person.
+
+    Raises:
+        ConfigError: there is none at the terminal.
+    """
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question} Nobody can be asked here; nothing was removed, --yes removes without asking")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
 # --- what a sweep begins with ---------------------------------------------------------------------
 
 
@@ -593,6 +637,12 @@ VERBS = {
     ),
     "logs": Verb("what a trial printed", _logs_arguments, _logs),
     "export": Verb("the answer, as JSON or YAML for a trainer's configuration", _export_arguments, _export),
+    "clean": Verb(
+        "remove what a run no longer needs, after asking",
+        _clean_arguments,
+        _clean,
+        interrupted="what is removed is removed, the same command goes on",
+    ),
     "init": Verb("a commented sweep file to start from", _init_arguments, _init),
     "import": Verb("results of runs made before, as finished trials of a run", _import_arguments, _import),
     "list": Verb("what sweeps can be made of", _list_arguments, _list),

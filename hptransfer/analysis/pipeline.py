@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.fit import Fit, HeldOut, describe, fit_table, hold_out
+from hptransfer.analysis.plots import curves_figure
 from hptransfer.analysis.predict import (
     predict_table,
     predicted_command,
@@ -30,6 +31,15 @@ from hptransfer.core.records import DIVERGED, DONE, FAILED, short
 FAR_OCTAVES = 4.0
 # Fewer optimizer steps than this say more of the warm-up than of training.
 FEW_STEPS = 50
+FILES = (
+    "report.html",
+    "loss_curves.svg",
+    "prediction.json",
+    "predictions.csv",
+    "fit.json",
+    "optima.csv",
+    "records.csv",
+)
 # What target.json must hold for an analysis; the driver writes it.
 TARGET_KEYS = (
     "name",
@@ -101,7 +111,7 @@ class Analysis:
 def analyze_table(
     table: pd.DataFrame, columns: Columns, targets: pd.DataFrame, out: Path, context: Context
 ) -> Analysis:
-    """Fits a checked table and writes optima.csv, fit.json, prediction.json, predictions.csv, report.html.
+    """Fits a checked table and writes FILES but for records.csv.
 
     Raises:
         FitError: no law can be fitted.
@@ -118,7 +128,13 @@ def analyze_table(
     first = predictions.to_dict(orient="records")[0]
     page = render(fit, held_out, {str(key): value for key, value in first.items()}, analysis.warnings, context)
     write_text(out / "report.html", page)
+    write_text(out / "loss_curves.svg", curves_figure(fit))
     return analysis
+
+
+def analysis_files(folder: RunFolder) -> list[Path]:
+    """What analyze wrote, for a tracker: the page and the figure first."""
+    return [folder.path / name for name in FILES if (folder.path / name).exists()]
 
 
 def analyze_file(

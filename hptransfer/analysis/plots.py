@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -46,16 +46,33 @@ PANEL_INCHES = (3.7, 2.9)
 
 def curve_panels(fit: Fit) -> list[str]:
     """Loss against the tuned value: a panel for every setting of all axes but the first."""
+    return [_panel(draw) for draw in _curve_drawings(fit)]
+
+
+def curves_figure(fit: Fit) -> str:
+    """The same panels as one SVG file."""
+    drawings = _curve_drawings(fit)
+    columns = min(3, len(drawings))
+    rows = -(-len(drawings) // columns)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows), layout="constrained")
+        for place, draw in enumerate(drawings):
+            draw(figure.add_subplot(rows, columns, place + 1))
+        return _svg(figure)
+
+
+def _curve_drawings(fit: Fit) -> list[Callable[[Axes], None]]:
     first, *others = fit.columns.scales
     groups: dict[tuple[float, ...], list[Optimum]] = {}
     for one in fit.optima:
         groups.setdefault(tuple(one.cell.axes[axis] for axis in others), []).append(one)
     sizes = sorted({one.cell.axes[first] for one in fit.optima})
-    panels = []
-    for key in sorted(groups):
+
+    def drawing(key: tuple[float, ...]) -> Callable[[Axes], None]:
         title = describe(dict(zip(others, key, strict=True))) or fit.columns.loss
-        panels.append(_panel(lambda axes, key=key, title=title: _curves(axes, groups[key], first, sizes, title, fit)))
-    return panels
+        return lambda axes: _curves(axes, groups[key], first, sizes, title, fit)
+
+    return [drawing(key) for key in sorted(groups)]
 
 
 def _curves(axes: Axes, optima: Sequence[Optimum], first: str, sizes: Sequence[float], title: str, fit: Fit) -> None:

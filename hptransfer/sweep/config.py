@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from hptransfer.core.bracket import tidy
 from hptransfer.core.errors import ConfigError, RunFolderError, unknown
 from hptransfer.core.files import RunFolder, damage
 from hptransfer.core.records import Number
+from hptransfer.core.redact import passwords
 from hptransfer.core.registry import Registry
 from hptransfer.sweep.hooks import Hooks
 from hptransfer.sweep.launchers._base import LAUNCHERS
@@ -24,6 +26,9 @@ from hptransfer.sweep.trackers._base import TRACKERS
 
 SCALES = ("product", "plus")
 ALL, FIRST = STAGES = ("all", "first")
+# What becomes a folder, a file or a job's name.
+NAME = re.compile(r"\w([\w .,=+-]{0,118}[\w.,=+-])?")
+KEY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 
 
 @dataclass(kw_only=True)
@@ -138,6 +143,10 @@ class SweepConfig:
     """all; or first: of every scale one trial, its middle value, and the others once that one has trained."""
     hooks: Hooks = field(default_factory=Hooks)
     """What is told how the sweep ended, or that it needs a person."""
+    share: str | None = None
+    """Group of users that may read and write the run's folder; null: its owner alone."""
+    snapshot: bool = False
+    """Trials train from a copy of the source tree (what git tracks) that the run's folder holds."""
 
     @property
     def folder(self) -> RunFolder:
@@ -158,8 +167,17 @@ class SweepConfig:
 
     def check(self) -> None:
         """What can be said without looking at the runs themselves; raises ConfigError."""
-        if not self.name or self.name != self.name.strip() or "/" in self.name or self.name.startswith("."):
-            raise ConfigError(f"name must be a plain folder name, got {self.name!r}")
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(
+                "name must be a plain folder name (letters, digits and _ . , = + - or blanks inside, at most 120), "
+                f"got {self.name!r}"
+            )
+        for place, keys in (("grid", self.grid), ("space", self.space)):
+            for key in keys:
+                if not KEY.fullmatch(key):
+                    raise ConfigError(
+                        f"{place}: a name must be letters, digits and _ . - alone, got {key!r}; rename it"
+                    )
         if len(self.space) != 1:
             raise ConfigError(
                 f"space must have exactly one tuned hyperparameter for now, got {len(self.space)} "
@@ -194,8 +212,19 @@ class SweepConfig:
             raise ConfigError(f"stage: {unknown('choice', self.stage, STAGES)}")
         self.retry.check("retry")
         self.hooks.check("hooks")
+        self._refuse_passwords()
+        if self.snapshot and "cwd" not in self.run:
+            raise ConfigError("snapshot: only run=script trains from a source tree; leave it out")
         self.sampler.check("sampler")
         self.launcher.check("launcher")
+
+    def _refuse_passwords(self) -> None:
+        """Raises ConfigError for a password anywhere but in the tracker's address, which is stored without it."""
+        for place in passwords({**dataclasses.asdict(self), "tracker": None}, ""):
+            raise ConfigError(
+                f"{place} holds a password in a URI, which would be stored with every trial; leave it out there and "
+                "have the program read it from its environment"
+            )
 
 
 def check_axis(place: str, values: Sequence[Any]) -> None:

@@ -137,7 +137,11 @@ class Driver:
         self._studies.sync((trial, self._folder.read_outcome(trial.id)) for trial in self._book.trials.values())
         self._flight.take_up()
         for trial in self._book.trials.values():
-            if trial.id not in self._book.outcomes and not self._flight.job_of(trial.id):
+            if trial.id in self._book.outcomes:
+                continue
+            if self._flight.job_of(trial.id):
+                self._tracker.started(trial.id)
+            else:
                 self._book.at(trial.scale).waiting.append(trial.id)
         for scale in self._campaign.scales:
             self._add(scale, self._campaign.values)
@@ -219,6 +223,7 @@ class Driver:
                 trials = [self._book.trials[trial_id] for trial_id in stack]
                 for trial in trials:
                     self._studies.start(trial)
+                    self._tracker.started(trial.id)
                 self._book.start(stack)
                 job = Job(
                     id=digest({"trials": stack, "time": now}),

@@ -36,7 +36,7 @@ from hptransfer.core.errors import (
     Interrupted,
     Superseded,
 )
-from hptransfer.core.files import LockedError, RunFolder, lock, read_json, write_json, write_text
+from hptransfer.core.files import LockedError, RunFolder, guard, lock, read_json, write_json, write_text
 from hptransfer.core.records import CODE_ERROR, FAILED, OUT_OF_MEMORY, TIME_LIMIT, Job, Outcome, Trial
 from hptransfer.sweep.retries import read_history
 from hptransfer.sweep.runners._base import RUNNERS, Context
@@ -189,6 +189,7 @@ def main() -> None:
     stop = Stop(end_of_time())
     stop.listen()
     folder = RunFolder(Path(sys.argv[1]))
+    guard(folder.path)
     checkpoint_s = float(os.environ.get("HPTRANSFER_CHECKPOINT_S", CHECKPOINT_S))
     if len(sys.argv) > 2:
         sys.exit(run_one(folder, sys.argv[2], int(sys.argv[3]), stop, checkpoint_s))

@@ -97,6 +97,7 @@ class _Attempt:
         self._trial, self._context = trial, context
         self._config = from_json(trial.run)
         self._folder = folder.trial(trial.id).resolve()
+        self._working_directory = folder.working_directory(self._config.cwd)
         self._tokens = costs(self._config).tokens
         self._settings = self._folder / "settings.json"
         self._reported_path = self._folder / "reported.jsonl"
@@ -114,7 +115,7 @@ class _Attempt:
         """
         names = self._names()
         write_text(self._settings, json.dumps(names, indent=1) + "\n")
-        with start(arguments(self._config, names), Path(self._config.cwd), self._environment(names)) as process:
+        with start(arguments(self._config, names), self._working_directory, self._environment(names)) as process:
             outcome = self._watch(process)
         if outcome.state != FAILED:
             self._curve.thin()
