@@ -6,8 +6,8 @@
     python -m tests.slurm.cluster -- COMMAND...     runs a command beside such a cluster
 
 Everything lies in one temporary folder, listens on 127.0.0.1 alone, and is known by that folder's
-SLURM_CONF in its environment. A process of its own waits for the end of a pipe from the one that asked for the cluster, so
-it is taken down however that process ends. Several clusters stand side by side.
+SLURM_CONF in its environment. A process of its own waits for the end of a pipe from the one that asked
+for the cluster, so it is taken down however that process ends. Several clusters stand side by side.
 """
 
 from __future__ import annotations
@@ -265,6 +265,11 @@ class Cluster:
             daemon.kill()
             daemon.wait()
 
+    def reap(self) -> None:
+        """Takes note of the ends of the daemons, which the guard killed."""
+        for daemon in self._daemons.values():
+            daemon.wait(CALL_S)
+
     # --- coming up ---
 
     def start(self) -> None:
@@ -316,14 +321,15 @@ def cluster(*, nodes: int = 4, cpus: int = 2, settings: Mapping[str, str] | None
     guard = subprocess.Popen(
         [sys.executable, __file__, "--guard", str(folder)], stdin=subprocess.PIPE, start_new_session=True
     )
+    running = _prepare(folder, nodes, cpus, settings or {})
     try:
-        running = _prepare(folder, nodes, cpus, settings or {})
         running.start()
         yield running
     finally:
         assert guard.stdin is not None
         guard.stdin.close()
         guard.wait(CALL_S)
+        running.reap()
 
 
 def _prepare(folder: Path, nodes: int, cpus: int, settings: Mapping[str, str]) -> Cluster:
