@@ -232,11 +232,9 @@ class Cluster:
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def start_node(self, node: str) -> None:
-        """Starts a node's daemon, and puts the node into service."""
+        """Starts a node's daemon, which puts the node into service."""
         self._start(node, "slurmd", "-D", "-N", node)
-        self.wait_for(lambda: self._node_state(node) not in ("unknown", "unk*", "down*"), f"slurmd {node}")
-        if self._node_state(node).startswith("down"):
-            self.run("scontrol", "update", f"nodename={node}", "state=resume")
+        self.wait_for(lambda: not self._node_state(node).startswith(("unk", "down")), f"slurmd {node}")
 
     def _node_state(self, node: str) -> str:
         return self.run("sinfo", "-h", "-N", f"--nodes={node}", "--partition=low", "--format=%T").strip()
