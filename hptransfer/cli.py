@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from hptransfer.core.files import RunFolder
     from hptransfer.sweep.driver import Report
+    from hptransfer.sweep.plan import Plan
 
 EPILOG = """\
 SWEEP is a name in sweeps/ or a path to a YAML file; overrides are KEY=VALUE, such as
@@ -158,6 +159,37 @@ def _plan(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_sweep(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print what launcher=slurm would submit, and return")
+
+
+def _dry_run(plan: Plan) -> int:
+    from hptransfer.sweep.launchers._slurm_config import SlurmConfig
+    from hptransfer.sweep.launchers._slurm_preview import preview
+
+    launcher = plan.config.launcher
+    if not isinstance(launcher, SlurmConfig):
+        raise ConfigError(
+            f"--dry-run prints what launcher=slurm would submit, launcher={launcher.name} submits nothing; "
+            "see `hptransfer plan`"
+        )
+    for part in preview(plan, launcher):
+        print(part)
+    return EXIT_DONE
+
+
+def _submit_driver(args: argparse.Namespace, plan: Plan) -> int:
+    from hptransfer.sweep.launchers._slurm_driver import submit_driver
+
+    folder = plan.config.folder
+    folder.create()
+    number = submit_driver(plan.config.launcher, folder, args.sweep, args.overrides)
+    print(f"SLURM job {number} drives {folder.path}; what it says goes to {folder.path / 'driver.log'}")
+    print(f"watch: hptransfer status {folder.path} --watch; end the driver alone: scancel {number}")
+    return EXIT_DONE
+
+
 def _sweep(args: argparse.Namespace) -> int:
     from hptransfer.analysis.pipeline import analyze_run
     from hptransfer.config import compose
@@ -166,6 +198,10 @@ def _sweep(args: argparse.Namespace) -> int:
     from hptransfer.sweep.session import session
 
     plan = make_plan(compose(args.sweep, args.overrides))
+    if args.dry_run:
+        return _dry_run(plan)
+    if plan.config.driver == "slurm":
+        return _submit_driver(args, plan)
     console = _console()
     with session(plan, console) as open_session:
         report = open_session.train(Campaign.sweep(plan))
@@ -433,7 +469,7 @@ def _first_comment(path: Path) -> str:
 
 VERBS = {
     "plan": Verb("what a sweep would train, and what that costs; starts nothing", _takes_sweep, _plan),
-    "sweep": Verb("train a sweep, or go on with it; ends with the recommendation", _takes_sweep, _sweep),
+    "sweep": Verb("train a sweep, or go on with it; ends with the recommendation", _sweep_arguments, _sweep),
     "status": Verb("trials of a run by state, and what failed", _takes_run, _status),
     "analyze": Verb("fit the law, predict for the target, write the report", _analyze_arguments, _analyze),
     "verify": Verb("train the target around the prediction and measure the regret", _takes_run_and_overrides, _verify),

@@ -21,6 +21,7 @@ from hptransfer.sweep.samplers._base import SAMPLERS
 from hptransfer.sweep.trackers._base import TRACKERS
 
 SCALES = ("product", "plus")
+DRIVERS = ("local", "slurm")
 
 
 @dataclass(kw_only=True)
@@ -129,6 +130,8 @@ class SweepConfig:
     launcher: Any
     tracker: Any
     budget: Budget = field(default_factory=Budget)
+    driver: str = "local"
+    """local, the driver is this process; or slurm, it is a job of its own (launcher=slurm says which)."""
 
     @property
     def folder(self) -> RunFolder:
@@ -181,6 +184,10 @@ class SweepConfig:
         for key, limit in dataclasses.asdict(self.budget).items():
             if limit is not None and not limit > 0:  # NaN is not
                 raise ConfigError(f"budget.{key} must be above 0, got {limit}; leave it out for no limit")
+        if self.driver not in DRIVERS:
+            raise ConfigError(f"driver: {unknown('choice', self.driver, DRIVERS)}")
+        if self.driver == "slurm" and self.launcher.name != "slurm":
+            raise ConfigError(f"driver=slurm needs launcher=slurm, which says how, got launcher={self.launcher.name}")
         self.sampler.check("sampler")
         self.launcher.check("launcher")
 

@@ -364,7 +364,8 @@ class Slurm(Launcher):
             self.calls.run("scancel", *(str(out.job.scheduler) for out in outs))
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Notes what is still out."""
+        self._write_states()
 
     def _write_states(self) -> None:
         states = {
