@@ -29,7 +29,7 @@ def driver_script(config: SlurmConfig, folder: RunFolder, sweep: str, overrides:
     setup = [
         # The shell hears of the time limit, as does nobody else: the driver is then told to end, and the job goes
         # back into the queue. All that it knows can be read again.
-        f"trap 'scontrol requeue \"$SLURM_JOB_ID\"' USR1",
+        "trap 'scontrol requeue \"$SLURM_JOB_ID\"' USR1",
         "trap 'kill -TERM $driver 2>/dev/null' TERM",
         *config.setup,
         f"{config.wrapper} {interpreter(config.python)} -u -m hptransfer.cli {words} &".strip(),

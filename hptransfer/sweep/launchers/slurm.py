@@ -264,7 +264,7 @@ class Slurm(Launcher):
         accounts = ask_accounting(self.calls, arrays)
         # An end has to be confirmed: what is requeued ends in accounting, and is in the queue again.
         plain = accounts is not None and all(
-            self._goes_on(accounts.get(o.job.scheduler or "")) for o in self._out.values()
+            out.missing is None and self._goes_on(accounts.get(out.job.scheduler or "")) for out in self._out.values()
         )
         ask = not plain or self._polls % QUEUE_EVERY == 0
         queue = ask_queue(self.calls, arrays) if ask else None
@@ -292,7 +292,7 @@ class Slurm(Launcher):
         elif queue is not None:
             self._miss(out, account)
         elif account is not None:
-            out.seen, out.missing = account, None
+            out.seen = account
         if out.seen is not None and out.seen.state == "RUNNING" and out.seen.seconds > self._config.fast_failure_s:
             self._nodes.worked(out.seen.node)
 
