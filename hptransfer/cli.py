@@ -164,32 +164,6 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what launcher=slurm would submit, and return")
 
 
-def _dry_run(plan: Plan) -> int:
-    from hptransfer.sweep.launchers._slurm_config import SlurmConfig
-    from hptransfer.sweep.launchers._slurm_preview import preview
-
-    launcher = plan.config.launcher
-    if not isinstance(launcher, SlurmConfig):
-        raise ConfigError(
-            f"--dry-run prints what launcher=slurm would submit, launcher={launcher.name} submits nothing; "
-            "see `hptransfer plan`"
-        )
-    for part in preview(plan, launcher):
-        print(part)
-    return EXIT_DONE
-
-
-def _submit_driver(args: argparse.Namespace, plan: Plan) -> int:
-    from hptransfer.sweep.launchers._slurm_driver import submit_driver
-
-    folder = plan.config.folder
-    folder.create()
-    number = submit_driver(plan.config.launcher, folder, args.sweep, args.overrides)
-    print(f"SLURM job {number} drives {folder.path}; what it says goes to {folder.path / 'driver.log'}")
-    print(f"watch: hptransfer status {folder.path} --watch; end the driver alone: scancel {number}")
-    return EXIT_DONE
-
-
 def _sweep(args: argparse.Namespace) -> int:
     from hptransfer.analysis.pipeline import analyze_run
     from hptransfer.config import compose
@@ -236,6 +210,32 @@ def _tell_report(report: Report) -> int:
     if failed:
         print(f"{failed} trials failed; `hptransfer logs RUN TRIAL` shows why")
         return EXIT_TRIALS_FAILED
+    return EXIT_DONE
+
+
+def _dry_run(plan: Plan) -> int:
+    from hptransfer.sweep.launchers._slurm_config import SlurmConfig
+    from hptransfer.sweep.launchers._slurm_preview import preview
+
+    launcher = plan.config.launcher
+    if not isinstance(launcher, SlurmConfig):
+        raise ConfigError(
+            f"--dry-run prints what launcher=slurm would submit, launcher={launcher.name} submits nothing; "
+            "see `hptransfer plan`"
+        )
+    for part in preview(plan, launcher):
+        print(part)
+    return EXIT_DONE
+
+
+def _submit_driver(args: argparse.Namespace, plan: Plan) -> int:
+    from hptransfer.sweep.launchers._slurm_driver import submit_driver
+
+    folder = plan.config.folder
+    folder.create()
+    number = submit_driver(plan.config.launcher, folder, args.sweep, args.overrides)
+    print(f"SLURM job {number} drives {folder.path}; what it says goes to {folder.path / 'driver.log'}")
+    print(f"watch: hptransfer status {folder.path} --watch; end the driver alone: scancel {number}")
     return EXIT_DONE
 
 
