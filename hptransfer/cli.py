@@ -233,6 +233,7 @@ def _submit_driver(args: argparse.Namespace, plan: Plan) -> int:
 
     folder = plan.config.folder
     folder.create()
+    folder.driver_lock.touch()  # by which a folder is known as a run's
     number = submit_driver(plan.config.launcher, folder, args.sweep, args.overrides)
     print(f"SLURM job {number} drives {folder.path}; what it says goes to {folder.path / 'driver.log'}")
     print(f"watch: hptransfer status {folder.path} --watch; end the driver alone: scancel {number}")

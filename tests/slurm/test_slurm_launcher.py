@@ -4,6 +4,7 @@ Most of these have workers that are shell scripts, put in by `wrapper`: what a w
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,10 @@ class Bench:
             assert time.monotonic() < deadline
             assert self.launcher.wait(0.25) == []
 
+    def said(self, job: str = "job0") -> str:
+        log = self.folder.jobs / f"{job}.log"
+        return log.read_text() if log.exists() else ""
+
     def state(self, job: str = "job0") -> dict[str, str]:
         path = self.folder.jobs / "states.json"
         return json.loads(path.read_text())["jobs"].get(job, {}) if path.exists() else {}
@@ -91,6 +96,14 @@ class Bench:
 OUTCOME = json.dumps({"schema": 1, **Outcome(state=DONE, loss=1.0, loss_se=0.1).to_json()})
 OUTCOMES = f"""trial="$4/trials/trial${{5#job}}"
 echo '{OUTCOME}' > "$trial/.new" && mv "$trial/.new" "$trial/outcome.json" """
+
+
+LISTENER = """
+import signal, sys
+signal.signal(signal.SIGUSR2, lambda *_: sys.exit(print(f"job {sys.argv[1]} stops: time limit", flush=True) or 75))
+print("listens", flush=True)
+signal.pause()
+"""
 
 
 def test_a_sweep_is_trained_and_its_folder_has_few_files(here, tmp_path):
@@ -131,7 +144,7 @@ def test_the_user_s_submit_limit_is_known_and_what_exceeds_it_waits(here, tmp_pa
 
 
 def test_a_partition_that_there_is_not_is_said_in_one_line(here, tmp_path):
-    with pytest.raises(StoppedError, match="invalid partition specified: lwo") as caught:
+    with pytest.raises(StoppedError, match="Invalid partition name specified") as caught:
         Bench(tmp_path, partition="lwo").submit()
     assert "\n" not in str(caught.value)
 
@@ -147,12 +160,12 @@ def test_a_process_that_fails_is_told_from_one_that_is_cancelled(here, tmp_path)
     assert bench.ends()["job2"].cause == CANCELLED
 
 
-def test_the_end_of_a_time_limit_is_announced_to_the_worker_itself(here, tmp_path):
-    """The worker ends by the signal that its deadline is tried with here; the limit itself takes a minute."""
-    worker = 'trap "echo job $5 stops: time limit; exit 75" USR2; for i in {1..600}; do sleep 0.1; done'
+def test_the_warning_before_a_time_limit_reaches_the_worker_itself(here, tmp_path):
+    """Sent by hand as the scheduler sends it: the limit itself would take minutes."""
+    worker = f"exec {sys.executable} -c '{LISTENER}' $5"
     bench = Bench(tmp_path, worker)
     (number,) = bench.submit()
-    bench.until(lambda: bench.state().get("state") == "RUNNING")
+    bench.until(lambda: bench.said() == "listens\n")
     here.run("scancel", "--batch", "--signal=USR2", number)
     assert bench.ends()["job0"].cause == TIME_LIMIT
 
@@ -199,12 +212,12 @@ def test_jobs_outlive_the_controller_and_the_driver(here, tmp_path):
     job = bench.job(0, scheduler=number)
     bench.until(lambda: bench.state().get("state") == "RUNNING")
     here.stop_controller()
-    time.sleep(1)
-    bench.launcher.close()
-    bench.launcher = bench.open()  # another driver
-    assert bench.launcher.adopt([job]) == {"job0"}
-    assert bench.launcher.wait(1) == []
-    here.start_controller()
+    try:
+        bench.launcher.close()
+        bench.launcher = bench.open()  # another driver
+        assert bench.launcher.adopt([job]) == {"job0"}
+    finally:
+        here.start_controller()
     assert bench.ends()["job0"].cause is None
 
 
@@ -222,7 +235,7 @@ def test_set_up_lines_flags_and_gpus_reach_the_worker(here, tmp_path):
     bench.config.sbatch = {"partition": "grace"}
     bench.submit()
     bench.ends()
-    assert (bench.folder.jobs / "job0.log").read_text() == "vanilla $HOME 0,1 2 grace\n"
+    assert bench.said() == "vanilla $HOME 0,1 2 grace\n"
 
 
 def test_the_driver_itself_can_be_a_job(here, tmp_path):

@@ -7,6 +7,7 @@ The scheduler is asked about the others, at intervals that grow while nothing ch
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 from collections import defaultdict
@@ -30,6 +31,8 @@ LAUNCHERS.register("slurm")(SlurmConfig)
 LOOK_S = 1.0
 """Seconds between two looks at the outcomes of the jobs that are out."""
 NAP_S = 0.1
+BEHIND_S, RECHECK_S = 10.0, 3.0
+"""Accounting, which alone knows the exit code, may be so many seconds behind the queue; it is asked again that soon."""
 QUEUE_EVERY = 4
 """Every so many polls the queue is asked too: why jobs wait, and whether accounting calls running what is gone."""
 GROWTH = 1.5
@@ -77,6 +80,7 @@ class Slurm(Launcher):
         self._polls = 0
         self._pause = config.poll_min_s
         self._next_poll = self._next_look = time.monotonic()
+        self._recheck = math.inf
         self._unsure = False
 
     @property
@@ -241,6 +245,7 @@ class Slurm(Launcher):
 
     def _poll(self) -> None:
         """Asks the scheduler about all jobs at once, and notes what it says."""
+        self._recheck = math.inf
         before = {job: out.seen and out.seen.state for job, out in self._out.items()}
         if self._held:
             for job_id, number in self._submit_held().items():
@@ -252,7 +257,7 @@ class Slurm(Launcher):
         after = {job: out.seen and out.seen.state for job, out in self._out.items()}
         grown = min(self._pause * GROWTH, self._config.poll_max_s)
         self._pause = grown if before == after else self._config.poll_min_s
-        self._next_poll = time.monotonic() + self._pause
+        self._next_poll = min(time.monotonic() + self._pause, self._recheck)
 
     def _hurry(self, *, at_once: bool = False) -> None:
         """Something has changed: the next poll comes after the shortest pause."""
@@ -270,7 +275,8 @@ class Slurm(Launcher):
         queue = ask_queue(self.calls, arrays) if ask else None
         self._polls += 1
         for out in list(self._out.values()):
-            self._judge(out, (accounts or {}).get(out.job.scheduler or ""), queue)
+            account = None if accounts is None else accounts.get(out.job.scheduler or "", Seen("UNKNOWN"))
+            self._judge(out, account, queue)
         stubborn = [o for o in self._out.values() if o.cancelled and not (o.seen and o.seen.state == "COMPLETING")]
         if stubborn and queue is not None:
             self._scancel(stubborn)
@@ -288,7 +294,7 @@ class Slurm(Launcher):
             if queue is not None or account.state == "COMPLETED":
                 self._settle(out, account)
         elif queued is not None:
-            self._settle(out, queued)
+            self._settle(out, queued, behind_s=0.0 if account is None or queued.state == "COMPLETED" else BEHIND_S)
         elif queue is not None:
             self._miss(out, account)
         elif account is not None:
@@ -296,7 +302,7 @@ class Slurm(Launcher):
         if out.seen is not None and out.seen.state == "RUNNING" and out.seen.seconds > self._config.fast_failure_s:
             self._nodes.worked(out.seen.node)
 
-    def _settle(self, out: Out, seen: Seen) -> None:
+    def _settle(self, out: Out, seen: Seen, behind_s: float = 0.0) -> None:
         """A job that the scheduler calls ended; its outcomes may take a moment to be seen from here."""
         now = time.monotonic()
         out.seen = seen
@@ -305,8 +311,9 @@ class Slurm(Launcher):
             self._end(out, Ended(out.job.id, node=seen.node or None))
             return
         out.missing = out.missing or now
-        if now < out.missing + self._config.grace_s:
-            self._next_poll = min(self._next_poll, now + self._config.grace_s)
+        until = out.missing + max(behind_s, self._config.grace_s)
+        if now < until:
+            self._recheck = min(self._recheck, until, now + RECHECK_S)
             return
         ended = self._why(out, seen)
         if ended.cause not in (None, CANCELLED) and not out.cancelled:
@@ -338,10 +345,8 @@ class Slurm(Launcher):
         out.missing = out.missing or now
         out.seen = account or Seen("UNKNOWN")
         if now >= out.missing + self._config.lost_after_s:
-            where = f"accounting calls it {account.state}, the queue" if account else "neither accounting nor the queue"
-            detail = f"{where} does not know" if account else f"{where} knows"
-            detail += f" SLURM job {out.job.scheduler} for {self._config.lost_after_s:.0f} s"
-            self._end(out, Ended(out.job.id, KILLED, detail))
+            gone = f"SLURM job {out.job.scheduler} has been in no queue for {self._config.lost_after_s:.0f} s"
+            self._end(out, Ended(out.job.id, KILLED, f"{gone}; accounting calls it {out.seen.state}"))
 
     # --- the rest ---
 
