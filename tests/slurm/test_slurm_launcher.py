@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hptransfer.core.errors import StoppedError
-from hptransfer.core.files import RunFolder, write_json
+from hptransfer.core.files import RunFolder, locked_by, write_json
 from hptransfer.core.records import CANCELLED, DONE, KILLED, NODE_FAILURE, PREEMPTED, TIME_LIMIT, Job, Outcome, Scale
 from hptransfer.sweep.launchers._base import Ended
 from hptransfer.sweep.launchers._slurm_config import SlurmConfig
@@ -238,7 +238,7 @@ def test_set_up_lines_flags_and_gpus_reach_the_worker(here, tmp_path):
     assert bench.said() == "vanilla $HOME 0,1 2 grace\n"
 
 
-def test_the_driver_itself_can_be_a_job(here, tmp_path):
+def test_the_driver_itself_can_be_a_job_and_is_queued_again_when_its_time_is_over(here, tmp_path):
     arguments = (
         *("sweep", "quickstart", *TINY, f"runs={tmp_path}", "launcher=slurm", "tracker=none", "driver=slurm"),
         *("launcher.poll_min_s=1", "launcher.driver_time=10", "launcher.driver_memory=1"),
@@ -250,5 +250,9 @@ def test_the_driver_itself_can_be_a_job(here, tmp_path):
     assert "a driver in the queue" in second.stderr or "is being driven" in second.stderr
     folder = RunFolder(tmp_path / "quickstart")
     number = first.stdout.split()[2]
-    here.wait_for(lambda: here.state(number) not in ("PENDING", "RUNNING", "COMPLETING"), "the driver's end", 60)
+    here.wait_for(lambda: bool(locked_by(folder.driver_lock)), "a driver that drives", 60)
+    here.run("scancel", "--batch", "--signal=USR1", number)  # as the scheduler does before the time limit
+    here.wait_for(lambda: here.state(number) == "PENDING", "the driver's place in the queue", 30)
+    here.release(number)
+    here.wait_for(lambda: here.state(number) in ("COMPLETED", "FAILED"), "the driver's end", 90)
     assert set(outcomes(folder).values()) == {"done"}, (folder.path / "driver.log").read_text()
