@@ -16,7 +16,7 @@ from hptransfer.core.files import RunFolder, locked_by, write_json
 from hptransfer.core.records import CANCELLED, DONE, KILLED, NODE_FAILURE, PREEMPTED, TIME_LIMIT, Job, Outcome, Scale
 from hptransfer.sweep.launchers._base import Ended
 from hptransfer.sweep.launchers._slurm_config import SlurmConfig
-from hptransfer.sweep.launchers._slurm_limits import read_limits
+from hptransfer.sweep.launchers._slurm_limits import Limits, read_limits
 from hptransfer.sweep.launchers.slurm import Slurm
 from tests.helpers import ROOT, TINY, command, outcomes
 from tests.slurm.cluster import Cluster
@@ -122,7 +122,7 @@ def test_a_sweep_is_trained_and_its_folder_has_few_files(here, tmp_path):
 def test_jobs_go_into_arrays_no_larger_than_the_cluster_takes(here, tmp_path):
     bench = Bench(tmp_path)
     assert read_limits(bench.launcher.calls, [], []).array == 1001
-    bench.launcher._limits = type(bench.launcher._known_limits())(array=2)
+    bench.launcher._submission._limits = Limits(array=2)
     numbers = bench.submit(5)
     assert len({number.partition("_")[0] for number in numbers}) == 3
     ended = bench.ends(5)

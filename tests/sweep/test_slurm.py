@@ -26,12 +26,13 @@ from hptransfer.core.records import (
 from hptransfer.sweep.launchers import _slurm_submit
 from hptransfer.sweep.launchers._slurm_calls import CallError, Calls, scrubbed
 from hptransfer.sweep.launchers._slurm_config import SlurmConfig
-from hptransfer.sweep.launchers._slurm_limits import chunks, read_limits, shares
+from hptransfer.sweep.launchers._slurm_limits import Limits, chunks, read_limits, shares
 from hptransfer.sweep.launchers._slurm_nodes import Nodes
 from hptransfer.sweep.launchers._slurm_resources import Resources
 from hptransfer.sweep.launchers._slurm_script import array_script, clean_name
 from hptransfer.sweep.launchers._slurm_states import ENDS, expand, how, read_accounting, whole_state
-from hptransfer.sweep.launchers.slurm import Slurm, script_form
+from hptransfer.sweep.launchers._slurm_submission import at_limit, script_form
+from hptransfer.sweep.launchers.slurm import Slurm
 from tests.helpers import command
 
 
@@ -316,7 +317,9 @@ def launcher(folder, monkeypatch):
     numbers = iter(range(1, 100))
     monkeypatch.setattr(_slurm_submit, "submit", lambda calls, text, keep: str(next(numbers)))
     launcher = Slurm(folder, settings(poll_min_s=0.01, poll_max_s=0.02, lost_after_s=0.3, grace_s=0.05))
-    launcher.calls = Answers(sacct="", squeue="", scancel="", scontrol="MaxArraySize = 1001", sacctmgr="")
+    launcher.calls = launcher._submission.calls = Answers(
+        sacct="", squeue="", scancel="", scontrol="MaxArraySize = 1001", sacctmgr=""
+    )
     jobs = [job(0), job(1)]
     for one in jobs:
         folder.write_job(one)
@@ -430,7 +433,7 @@ def test_cancelled_jobs_are_reported_so_after_one_call(launcher):
 
 def test_a_later_driver_takes_up_what_has_a_number_and_cancels_what_nobody_wrote_down(folder):
     launcher = Slurm(folder, settings(poll_min_s=0.01, poll_max_s=0.02))
-    launcher.calls = Answers(
+    launcher.calls = launcher._submission.calls = Answers(
         sacct="1_0|RUNNING|0:0|n1|7\n", squeue="1_0|RUNNING|n1|None\n9_0|RUNNING|n1|None\n", scancel=""
     )
     known = job(0, scheduler="1_0")
@@ -459,7 +462,7 @@ def refusing(monkeypatch, *messages: str | None) -> list[str]:
 
 def bare(folder, **values) -> Slurm:
     launcher = Slurm(folder, settings(poll_min_s=0.01, poll_max_s=0.02, **values))
-    launcher.calls = Answers(squeue="", sacct="", scancel="")
+    launcher.calls = launcher._submission.calls = Answers(squeue="", sacct="", scancel="")
     return launcher
 
 
@@ -501,7 +504,7 @@ def test_an_answer_that_was_lost_does_not_leave_two_of_a_job(folder, monkeypatch
 def test_no_more_run_than_may(folder, monkeypatch):
     scripts = refusing(monkeypatch)
     launcher = bare(folder, max_running=3)
-    launcher._limits = replace(launcher._known_limits(), array=4)
+    launcher._submission._limits = Limits(array=4)
     launcher.submit([job(number) for number in range(10)])
     assert [flag.rpartition("%")[2] for text in scripts for flag in flags(text) if "--array" in flag] == ["1", "1", "1"]
     launcher.submit([job(10)])
@@ -537,3 +540,22 @@ def test_the_next_driver_knows_which_nodes_are_excluded(folder):
     first._nodes.excluded["n3"] = "it failed"
     first.close()
     assert bare(folder)._nodes.excluded == {"n3": "it failed"}
+
+
+@pytest.mark.parametrize(
+    ("message", "limit"),
+    [
+        (
+            "sbatch: error: AssocMaxSubmitJobLimit sbatch: error: Job violates accounting/QOS policy",
+            1,
+        ),
+        (
+            "sbatch: error: QOSMaxWallDurationPerJobLimit sbatch: error: Job violates accounting/QOS policy",
+            0,
+        ),
+        ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, ...)", 1),
+        ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified", 0),
+    ],
+)
+def test_too_many_jobs_are_told_from_a_job_that_asks_for_too_much(message, limit):
+    assert at_limit(message) == bool(limit)

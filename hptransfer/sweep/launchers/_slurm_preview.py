@@ -11,7 +11,7 @@ from hptransfer.sweep.launchers._slurm_config import SlurmConfig
 from hptransfer.sweep.launchers._slurm_limits import chunks, read_limits, shares
 from hptransfer.sweep.launchers._slurm_resources import Resources
 from hptransfer.sweep.launchers._slurm_script import array_script
-from hptransfer.sweep.launchers.slurm import script_form
+from hptransfer.sweep.launchers._slurm_submission import script_form
 from hptransfer.sweep.plan import Plan
 
 

@@ -21,7 +21,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
 from hptransfer.core.files import write_text
-from hptransfer.sweep.launchers._slurm_calls import CallError, Calls, one_line, scrubbed
+from hptransfer.sweep.launchers._slurm_calls import CallError, Calls, scrubbed
 from hptransfer.sweep.launchers._slurm_resources import Resources
 
 SUBMIT_TIMEOUT_S = 120
@@ -112,6 +112,6 @@ def submit(calls: Calls, text: str, keep: Path) -> str:
         try:
             number = str(_Executor(place, text)._submit_command("").job_id)
         except (FailedJobError, FailedSubmissionError, RuntimeError, OSError) as error:
-            raise CallError(one_line(str(error)) or "sbatch did not answer") from None
+            raise CallError(" ".join(str(error).split()) or "sbatch did not answer") from None
     write_text(keep, text)
     return number

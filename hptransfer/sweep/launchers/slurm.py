@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import time
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hptransfer.core.errors import EXIT_STOPPED, EXIT_UNFINISHED, RunFolderError, StoppedError
+from hptransfer.core.errors import EXIT_STOPPED, EXIT_UNFINISHED
 from hptransfer.core.files import RunFolder, read_json, write_json
-from hptransfer.core.records import CANCELLED, CAUSES, KILLED, Job, Number, Scale, digest
+from hptransfer.core.records import CANCELLED, CAUSES, KILLED, Job
 from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher
 from hptransfer.sweep.launchers._slurm_calls import CallError, Calls
 from hptransfer.sweep.launchers._slurm_config import SlurmConfig
-from hptransfer.sweep.launchers._slurm_limits import Limits, chunks, read_limits, shares, taken
 from hptransfer.sweep.launchers._slurm_nodes import Nodes
-from hptransfer.sweep.launchers._slurm_resources import Resources
-from hptransfer.sweep.launchers._slurm_script import Form, array_script, interpreter, sweep_name
 from hptransfer.sweep.launchers._slurm_states import ENDS, Seen, array_of, ask_accounting, ask_queue, how
+from hptransfer.sweep.launchers._slurm_submission import STATES, Submission
 
 LAUNCHERS.register("slurm")(SlurmConfig)
 
@@ -36,16 +32,6 @@ BEHIND_S, RECHECK_S = 10.0, 3.0
 QUEUE_EVERY = 4
 """Every so many polls the queue is asked too: why jobs wait, and whether accounting calls running what is gone."""
 GROWTH = 1.5
-
-# What sbatch says when it would take the same script later.
-LATER = re.compile(
-    r"submit ?(job)?s? ?limit|job violates accounting/qos policy|timed out|timeout|unable to contact|"
-    r"connection refused|connection reset|zero bytes|temporarily|try again|did not answer|communication|"
-    r"controller|transport|at the max job count",
-    re.IGNORECASE,
-)
-# Of those, what leaves open whether the script was taken.
-UNSURE = re.compile(r"timed out|timeout|zero bytes|connection reset|did not answer|communication|transport", re.I)
 
 
 @dataclass
@@ -69,141 +55,50 @@ class Slurm(Launcher):
     def __init__(self, folder: RunFolder, config: SlurmConfig) -> None:
         self._folder, self._config = folder, config
         self.calls = Calls()
-        self._limits: Limits | None = None
+        self._submission = Submission(folder, config, self.calls)
         self._nodes = Nodes(config.fast_failure_s, config.exclude_after, config.max_excluded, _excluded(folder))
         self._out: dict[str, Out] = {}
-        self._held: dict[str, Job] = {}
-        self._why_held = ""
-        self._share: dict[str, int] = {}
         self._ended: list[Ended] = []
-        self._tokens: dict[Scale, Number | None] = {}
         self._polls = 0
         self._pause = config.poll_min_s
         self._next_poll = self._next_look = time.monotonic()
         self._recheck = math.inf
-        self._unsure = False
 
     @property
     def slots(self) -> int:
-        submit = self._known_limits().submit
+        submit = self._submission.limits.submit
         return self._config.max_jobs if submit is None else max(1, min(submit, self._config.max_jobs))
 
-    def _known_limits(self) -> Limits:
-        if self._limits is None:
-            self._limits = read_limits(self.calls, self._config.named("account"), self._config.named("qos"))
-        return self._limits
-
-    # --- submission ---
+    @property
+    def _numbers(self) -> dict[str, str]:
+        """What SLURM calls the jobs that are out."""
+        return {job_id: str(out.job.scheduler) for job_id, out in self._out.items()}
 
     def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
         """What is refused for now stays here and is submitted later; its file is then written anew.
 
         Raises:
-            StoppedError: the scheduler refuses the jobs for good, such as for a partition that there is not.
+            StoppedError: the scheduler refuses a job for good, such as for a partition that there is not.
             ConfigError: a rule has no value for one of them.
         """
-        self._held |= {job.id: job for job in jobs}
+        self._submission.held |= {job.id: job for job in jobs}
         return self._submit_held()
 
     def _submit_held(self) -> dict[str, str]:
-        classes: dict[Resources, list[Job]] = defaultdict(list)
-        for job in self._held.values():
-            classes[self._config.resources(job, self._known_tokens(job))].append(job)
-        numbers: dict[str, str] = {}
-        for resources, jobs in classes.items():
-            parts = chunks(jobs, self._known_limits().array)
-            for part, share in zip(parts, shares(self._room(), [len(part) for part in parts]), strict=True):
-                if share:
-                    numbers |= self._submit_part(part, resources, share)
+        held = dict(self._submission.held)
+        numbers = self._submission.submit(self._numbers, self._nodes.excluded)
+        self._out |= {job_id: Out(replace(held[job_id], scheduler=number)) for job_id, number in numbers.items()}
         if numbers:
             self._hurry()
         return numbers
-
-    def _room(self) -> int:
-        """Jobs that may run beside what may run already."""
-        if not self._config.max_running:
-            return len(self._held)
-        open_jobs: dict[str, int] = defaultdict(int)
-        for out in self._out.values():
-            open_jobs[array_of(out.job.scheduler or "")] += 1
-        running = taken((self._share.get(array, count), count) for array, count in open_jobs.items())
-        return max(0, self._config.max_running - running)
-
-    def _submit_part(self, jobs: Sequence[Job], resources: Resources, share: int) -> dict[str, str]:
-        """Submits an array; less of it while that goes against a limit."""
-        from hptransfer.sweep.launchers._slurm_submit import submit
-
-        if self._unsure and not self._cancel_strangers(sweep_name(self._folder)):
-            return {}
-        form = script_form(self._config, self._folder)
-        keep = self._folder.jobs / f"last-{digest(str(resources))[:6]}.sh"
-        while jobs:
-            text = array_script(form, self._folder, jobs, resources, share=share, exclude=sorted(self._nodes.excluded))
-            try:
-                array = submit(self.calls, text, keep)
-            except CallError as error:
-                self._why_held = str(error)
-                if not LATER.search(self._why_held):
-                    raise StoppedError(
-                        f"stopped: sbatch refused a job ({self._why_held}); correct the settings under launcher, "
-                        f"then run the same command again (the script is what --dry-run prints)"
-                    ) from None
-                self._unsure = bool(UNSURE.search(self._why_held))
-                if "limit" not in self._why_held.lower() and "policy" not in self._why_held.lower():
-                    return {}
-                jobs = jobs[: len(jobs) // 2]
-                continue
-            self._share[array] = min(share, len(jobs))
-            return {job.id: self._take(job, f"{array}_{index}") for index, job in enumerate(jobs)}
-        return {}
-
-    def _take(self, job: Job, number: str) -> str:
-        del self._held[job.id]
-        self._out[job.id] = Out(replace(job, scheduler=number))
-        return number
-
-    def _known_tokens(self, job: Job) -> Number | None:
-        """Training tokens of a trial, for rules: an axis of the scale, or in the run itself."""
-        if job.scale not in self._tokens:
-            run = {} if "tokens" in job.scale.axes else self._folder.read_trial(job.trials[0]).run
-            tokens = run.get("tokens")
-            self._tokens[job.scale] = tokens if isinstance(tokens, Number) else None
-        return self._tokens[job.scale]
-
-    # --- what an earlier driver, or an answer that was lost, left in the queue ---
 
     def adopt(self, jobs: Sequence[Job]) -> set[str]:
         """All that have a number; `wait` soon tells which of them ended meanwhile, and by what cause."""
         known = {job.id: Out(job) for job in jobs if job.scheduler is not None}
         self._out |= known
-        self._unsure = not self._cancel_strangers(sweep_name(self._folder))
+        self._submission.unsure = not self._submission.cancel_strangers(self._numbers.values())
         self._hurry(at_once=True)
         return set(known)
-
-    def _cancel_strangers(self, name: str) -> bool:
-        """Cancels jobs of the sweep's name whose numbers nobody wrote down; False if that cannot be done now.
-
-        Their driver ended, or sbatch's answer was lost, between submission and note. Their jobs are submitted again.
-        """
-        try:
-            text = self.calls.run("squeue", "--me", "--noheader", "--array", f"--name={name}", "--format=%i")
-            strangers = set(text.split()) - {out.job.scheduler for out in self._out.values()}
-            if strangers:
-                strangers -= self._written_numbers()
-            if strangers:
-                self.calls.run("scancel", *sorted(strangers))
-        except CallError:
-            return False
-        self._unsure = False
-        return True
-
-    def _written_numbers(self) -> set[str]:
-        numbers = set()
-        for path in self._folder.jobs.glob("*.json"):
-            if path.suffixes == [".json"] and path.name != STATES:
-                with contextlib.suppress(RunFolderError):
-                    numbers.add(str(read_json(path).get("scheduler")))
-        return numbers
 
     # --- ends ---
 
@@ -237,20 +132,16 @@ class Slurm(Launcher):
     def _end(self, out: Out, ended: Ended) -> None:
         del self._out[out.job.id]
         self._ended.append(replace(ended, cause=CANCELLED) if out.cancelled and ended.cause else ended)
-        array = array_of(out.job.scheduler or "")
-        if not any(array_of(other.job.scheduler or "") == array for other in self._out.values()):
-            self._share.pop(array, None)
-        if self._held and self._config.max_running:
+        if self._submission.held and self._config.max_running:
             self._hurry()
 
     def _poll(self) -> None:
         """Asks the scheduler about all jobs at once, and notes what it says."""
         self._recheck = math.inf
         before = {job: out.seen and out.seen.state for job, out in self._out.items()}
-        if self._held:
-            for job_id, number in self._submit_held().items():
+        if self._submission.held:
+            for job_id in self._submit_held():
                 self._folder.write_job(self._out[job_id].job)
-                assert self._out[job_id].job.scheduler == number
         if self._out:
             self._judge_all()
         self._write_states()
@@ -277,7 +168,7 @@ class Slurm(Launcher):
         for out in list(self._out.values()):
             account = None if accounts is None else accounts.get(out.job.scheduler or "", Seen("UNKNOWN"))
             self._judge(out, account, queue)
-        stubborn = [o for o in self._out.values() if o.cancelled and not (o.seen and o.seen.state == "COMPLETING")]
+        stubborn = [out for out in self._out.values() if out.cancelled and self._goes_on(out.seen)]
         if stubborn and queue is not None:
             self._scancel(stubborn)
 
@@ -351,8 +242,8 @@ class Slurm(Launcher):
     # --- the rest ---
 
     def cancel(self, jobs: Collection[str]) -> None:
-        for job_id in [job_id for job_id in self._held if job_id in jobs]:
-            del self._held[job_id]
+        for job_id in [job_id for job_id in self._submission.held if job_id in jobs]:
+            del self._submission.held[job_id]
             self._ended.append(Ended(job_id, CANCELLED, "before it was submitted"))
         chosen = [out for job_id, out in self._out.items() if job_id in jobs]
         if not chosen:
@@ -382,25 +273,11 @@ class Slurm(Launcher):
             }
             for job_id, out in self._out.items()
         }
-        for job_id in self._held:
-            states[job_id] = {"state": "HELD", "reason": self._why_held or "max_running", "node": "", "scheduler": None}
+        why = self._submission.why_held or "max_running"
+        for job_id in self._submission.held:
+            states[job_id] = {"state": "HELD", "reason": why, "node": "", "scheduler": None}
         values = {"jobs": states, "checked": time.time(), "excluded": self._nodes.excluded, "calls": self.calls.counts}
         write_json(self._folder.jobs / STATES, values)
-
-
-STATES = "states.json"
-
-
-def script_form(config: SlurmConfig, folder: RunFolder) -> Form:
-    """What all scripts of a run folder have in common."""
-    return Form(
-        name=sweep_name(folder),
-        flags=config.flags,
-        setup=config.setup,
-        python=interpreter(config.python),
-        wrapper=config.wrapper,
-        signal_s=config.signal_s,
-    )
 
 
 def _excluded(folder: RunFolder) -> dict[str, str]:
