@@ -169,6 +169,7 @@ def _plan(args: argparse.Namespace) -> int:
 def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     _takes_sweep(parser)
     parser.add_argument("--detach", action="store_true", help="leave it running when this terminal closes, and return")
+    parser.add_argument("--dry-run", action="store_true", help="print what launcher=slurm would submit, and return")
 
 
 def _detach(args: argparse.Namespace, plan: Plan) -> int:
@@ -195,6 +196,10 @@ def _sweep(args: argparse.Namespace) -> int:
     from hptransfer.sweep.session import session
 
     plan = make_plan(compose(args.sweep, args.overrides))
+    if args.dry_run:
+        return _dry_run(plan)
+    if plan.config.driver == "slurm":
+        return _submit_driver(args, plan)
     if args.detach:
         return _detach(args, plan)
     console = _console()
@@ -233,6 +238,33 @@ def _tell_report(report: Report) -> int:
     if failed:
         print(f"{failed} trials failed; `hptransfer logs RUN TRIAL` shows why")
         return EXIT_TRIALS_FAILED
+    return EXIT_DONE
+
+
+def _dry_run(plan: Plan) -> int:
+    from hptransfer.sweep.launchers._slurm_config import SlurmConfig
+    from hptransfer.sweep.launchers._slurm_preview import preview
+
+    launcher = plan.config.launcher
+    if not isinstance(launcher, SlurmConfig):
+        raise ConfigError(
+            f"--dry-run prints what launcher=slurm would submit, launcher={launcher.name} submits nothing; "
+            "see `hptransfer plan`"
+        )
+    for part in preview(plan, launcher):
+        print(part)
+    return EXIT_DONE
+
+
+def _submit_driver(args: argparse.Namespace, plan: Plan) -> int:
+    from hptransfer.sweep.launchers._slurm_driver import submit_driver
+
+    folder = plan.config.folder
+    folder.create()
+    folder.driver_lock.touch()  # by which a folder is known as a run's
+    number = submit_driver(plan.config.launcher, folder, args.sweep, args.overrides)
+    print(f"SLURM job {number} drives {folder.path}; what it says goes to {folder.path / 'driver.log'}")
+    print(f"watch: hptransfer status {folder.path} --watch; end the driver alone: scancel {number}")
     return EXIT_DONE
 
 

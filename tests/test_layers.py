@@ -27,6 +27,7 @@ ONLY = {
         "sweep/runners/builtin.py",
         *(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("training/**/*.py")),
     },
+    "submitit": {"sweep/launchers/_slurm_submit.py"},
     "matplotlib": {"analysis/plots.py"},
     "rich": {"sweep/display.py", "sweep/session.py", "cli.py"},
 }

@@ -29,6 +29,7 @@ ALL, FIRST = STAGES = ("all", "first")
 # What becomes a folder, a file or a job's name.
 NAME = re.compile(r"\w([\w .,=+-]{0,118}[\w.,=+-])?")
 KEY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
+DRIVERS = ("local", "slurm")
 
 
 @dataclass(kw_only=True)
@@ -147,6 +148,8 @@ class SweepConfig:
     """Group of users that may read and write the run's folder; null: its owner alone."""
     snapshot: bool = False
     """Trials train from a copy of the source tree (what git tracks) that the run's folder holds."""
+    driver: str = "local"
+    """local, the driver is this process; or slurm, it is a job of its own (launcher=slurm says which)."""
 
     @property
     def folder(self) -> RunFolder:
@@ -215,6 +218,10 @@ class SweepConfig:
         self._refuse_passwords()
         if self.snapshot and "cwd" not in self.run:
             raise ConfigError("snapshot: only run=script trains from a source tree; leave it out")
+        if self.driver not in DRIVERS:
+            raise ConfigError(f"driver: {unknown('choice', self.driver, DRIVERS)}")
+        if self.driver == "slurm" and self.launcher.name != "slurm":
+            raise ConfigError(f"driver=slurm needs launcher=slurm, which says how, got launcher={self.launcher.name}")
         self.sampler.check("sampler")
         self.launcher.check("launcher")
 

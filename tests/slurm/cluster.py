@@ -227,8 +227,9 @@ class Cluster:
         daemon = self._daemons.pop(node)
         daemon.kill()
         daemon.wait()
-        _kill(lambda environment: f"SLURMD_NODENAME={node}" in environment and self._conf in environment)
+        # First what watches over the jobs, or it would still tell the controller how they ended.
         _kill(lambda environment: f"HPTRANSFER_TEST_NODE={node}" in environment and self._conf in environment)
+        _kill(lambda environment: f"SLURMD_NODENAME={node}" in environment and self._conf in environment)
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def start_node(self, node: str) -> None:

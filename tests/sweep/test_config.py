@@ -24,7 +24,7 @@ BAD = [
     (["run.data=stdlib"], "run.data has keys of its own; choose it as run/data=stdlib"),
     (["run.optimizer=lion"], "run.optimizer has keys of its own; choose it as run/optimizer=lion"),
     (["run/modle=moe"], "unknown choice of a run 'modle'. Did you mean 'model'? Known: data, model, optimizer"),
-    (["model=moe"], "unknown key 'model'. Known: budget, grid"),
+    (["model=moe"], "unknown key 'model'. Known: budget, driver, grid"),
     (["model=moe"], "tracker (in the file); there is run/model"),
     (["lr=0.1"], "(in the file); there is space.lr and run.optimizer.lr and run.constants."),
     (["hydra.run.dir=x"], "override 'hydra.run.dir=x' would do nothing"),

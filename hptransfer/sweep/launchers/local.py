@@ -136,7 +136,11 @@ class Local(Launcher):
             environment[name] = str(self._threads)
         if slot.gpu is not None:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            names = visible.split(",") if visible else [str(index) for index in range(slot.gpu + 1)]
+            names = (
+                [name.strip() for name in visible.split(",")]
+                if visible
+                else [str(index) for index in range(slot.gpu + 1)]
+            )
             environment["CUDA_VISIBLE_DEVICES"] = names[slot.gpu]
         return subprocess.Popen(
             [sys.executable, "-m", "hptransfer.sweep.worker", str(self._folder)],
