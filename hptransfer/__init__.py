@@ -1,17 +1,20 @@
 """hptransfer: find a large model's hyperparameters by sweeping small proxies.
 
 For your own nn.Module: `parameterize` and `coord_check`. They import torch, and so only when they are asked for.
+For your own training script: `report`, which imports nothing.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hptransfer.core.reporting import report as report
     from hptransfer.training.foreign.check import coord_check as coord_check
     from hptransfer.training.foreign.parameterize import parameterize as parameterize
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "report": "hptransfer.core.reporting",
     "parameterize": "hptransfer.training.foreign.parameterize",
     "coord_check": "hptransfer.training.foreign.check",
 }

@@ -11,6 +11,7 @@ import json
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from hptransfer import __version__
 from hptransfer.core.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUDGET_SPENT,
+    EXIT_BUG,
     EXIT_CHECK_FAILED,
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -30,12 +32,14 @@ from hptransfer.core.errors import (
     HptransferError,
     unknown,
 )
+from hptransfer.core.redact import redacted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from hptransfer.core.files import RunFolder
     from hptransfer.sweep.driver import Report
+    from hptransfer.sweep.plan import Plan
 
 EPILOG = """\
 SWEEP is a name in sweeps/ or a path to a YAML file; overrides are KEY=VALUE, such as
@@ -43,7 +47,8 @@ run.parameterization=sp name=quickstart-sp. RUN is a run's folder, or its name u
 
 exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was written; 3 done, but trials failed;
 4 the budget was spent first; 5 stopped by the machine or another driver; 6 no law could be
-fitted; 130 interrupted. After 3, 4, 5 and 130 the same command goes on where it stopped; a check starts again."""
+fitted; 75 a job's worker was asked to stop; 130 interrupted. After 3, 4, 5 and 130 the same
+command goes on where it stopped; a check starts again."""
 
 FAMILIES = {
     "estimator": "hptransfer.analysis.estimators",
@@ -77,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = _run(arguments)
     except HptransferError as error:
-        print(f"hptransfer: {error}", file=sys.stderr)
+        print(f"hptransfer: {redacted(str(error))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         print(f"hptransfer: interrupted; {_left_of(arguments)}", file=sys.stderr)
@@ -85,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output (head, say) has had enough
         code = EXIT_DONE
+    except Exception:  # a bug: its traceback, as Python would show it, but without passwords
+        print(redacted(traceback.format_exc()), file=sys.stderr, end="")
+        code = EXIT_BUG
     sys.exit(code)
 
 
@@ -160,18 +168,46 @@ def _plan(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_sweep(parser)
+    parser.add_argument("--detach", action="store_true", help="leave it running when this terminal closes, and return")
+    parser.add_argument("--dry-run", action="store_true", help="print what launcher=slurm would submit, and return")
+
+
+def _detach(args: argparse.Namespace, plan: Plan) -> int:
+    from hptransfer.sweep.detach import detach
+    from hptransfer.sweep.session import check_folder
+
+    check_folder(plan)
+    folder = plan.config.folder
+    pid, code, said = detach(["sweep", args.sweep, *args.overrides], folder)
+    if code is not None:
+        print(said, end="", file=sys.stdout if code in (EXIT_DONE, EXIT_TRIALS_FAILED) else sys.stderr)
+        return code
+    print(f"process {pid} drives {folder.path}; what it says goes to {folder.path / 'driver.log'}")
+    print(f"watch: hptransfer status {folder.path} --watch")
+    print(f"cancel its trials: hptransfer cancel {folder.path}; end the driver alone: kill {pid}")
+    return EXIT_DONE
+
+
 def _sweep(args: argparse.Namespace) -> int:
-    from hptransfer.analysis.pipeline import analyze_run
+    from hptransfer.analysis.pipeline import analysis_files, analyze_run
     from hptransfer.config import compose
     from hptransfer.sweep.driver import Campaign
     from hptransfer.sweep.plan import make_plan
     from hptransfer.sweep.session import session
 
     plan = make_plan(compose(args.sweep, args.overrides))
+    if args.dry_run:
+        return _dry_run(plan)
+    if plan.config.driver == "slurm":
+        return _submit_driver(args, plan)
+    if args.detach:
+        return _detach(args, plan)
     console = _console()
     with session(plan, console) as open_session:
         report = open_session.train(Campaign.sweep(plan))
-        code = _tell_report(report)
+        code = open_session.announcer.code = _tell_report(report)
         try:
             analysis = analyze_run(open_session.folder)
         except FitError as error:
@@ -179,7 +215,7 @@ def _sweep(args: argparse.Namespace) -> int:
                 raise
             print(f"no recommendation yet: {error}")
             return code
-        open_session.tracker.summarize(analysis.metrics(), [plan.config.folder.report, plan.config.folder.prediction])
+        open_session.tracker.summarize(analysis.metrics(), analysis_files(open_session.folder), analysis.summary())
     print(analysis.summary())
     print(f"report: {plan.config.folder.report}")
     return code
@@ -191,8 +227,10 @@ def _tell_report(report: Report) -> int:
 
     for line in report.unbracketed:
         print(f"not bracketed: {line}; nothing beyond is tried (space.*.extend)")
-    for trial, error in report.progress.failures[:5]:
-        print(f"failed: {trial.id} {trial.name}: {error}")
+    for trial, outcome in report.progress.failures[:5]:
+        print(f"failed: {trial.id} {trial.name}: {outcome.error}")
+    for line in report.held:
+        print(f"held back: {line}")
     if report.missing:
         print("the budget is spent; missing:")
         for line in report.missing:
@@ -202,6 +240,33 @@ def _tell_report(report: Report) -> int:
     if failed:
         print(f"{failed} trials failed; `hptransfer logs RUN TRIAL` shows why")
         return EXIT_TRIALS_FAILED
+    return EXIT_DONE
+
+
+def _dry_run(plan: Plan) -> int:
+    from hptransfer.sweep.launchers._slurm_config import SlurmConfig
+    from hptransfer.sweep.launchers._slurm_preview import preview
+
+    launcher = plan.config.launcher
+    if not isinstance(launcher, SlurmConfig):
+        raise ConfigError(
+            f"--dry-run prints what launcher=slurm would submit, launcher={launcher.name} submits nothing; "
+            "see `hptransfer plan`"
+        )
+    for part in preview(plan, launcher):
+        print(part)
+    return EXIT_DONE
+
+
+def _submit_driver(args: argparse.Namespace, plan: Plan) -> int:
+    from hptransfer.sweep.launchers._slurm_driver import submit_driver
+
+    folder = plan.config.folder
+    folder.create()
+    folder.driver_lock.touch()  # by which a folder is known as a run's
+    number = submit_driver(plan.config.launcher, folder, args.sweep, args.overrides)
+    print(f"SLURM job {number} drives {folder.path}; what it says goes to {folder.path / 'driver.log'}")
+    print(f"watch: hptransfer status {folder.path} --watch; end the driver alone: scancel {number}")
     return EXIT_DONE
 
 
@@ -222,7 +287,7 @@ def _verify(args: argparse.Namespace) -> int:
     console = _console()
     with session(plan, console) as open_session:
         report, verification = verify(open_session, scale)
-        code = _tell_report(report)
+        code = open_session.announcer.code = _tell_report(report)
     print(verification.summary())
     print(f"report: {folder.report}")
     return code
@@ -302,30 +367,88 @@ def _folder(run: str) -> RunFolder:
         RunFolderError: there is none.
     """
     from hptransfer.core.errors import RunFolderError
-    from hptransfer.core.files import RunFolder
+    from hptransfer.core.files import RunFolder, guard
 
     for path in (Path(run), Path("runs") / run):
         if (path / "sweep.yaml").is_file():
+            guard(path)
             return RunFolder(path)
     known = [path.parent.name for path in Path("runs").glob("*/sweep.yaml")]
     raise RunFolderError(f"{unknown('run', run, known)} (folders under runs/, or a path)")
 
 
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_run(parser)
+    parser.add_argument("--watch", action="store_true", help="again and again, until nothing runs any more")
+    parser.add_argument("--all", action="store_true", help="every trial that failed or waits, not one a reason")
+
+
 def _status(args: argparse.Namespace) -> int:
-    from hptransfer.core.files import locked_by
-    from hptransfer.sweep.display import headline, table
-    from hptransfer.sweep.progress import read_progress
+    from hptransfer.sweep.display import print_status, watch
+    from hptransfer.sweep.status import read_status
+
+    folder, console = _folder(args.run), _console()
+    if args.watch:
+        watch(console, lambda: read_status(folder), every=args.all)
+    else:
+        print_status(console, read_status(folder), every=args.all)
+    return EXIT_DONE
+
+
+def _choice_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_run(parser)
+    parser.add_argument("--scale", nargs="+", default=[], metavar="AXIS=VALUE", help="trials of these scales alone")
+    parser.add_argument("--trial", nargs="+", default=[], metavar="ID", help="these trials alone; or beginnings of ids")
+
+
+def _cancel_arguments(parser: argparse.ArgumentParser) -> None:
+    _choice_arguments(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _retry_arguments(parser: argparse.ArgumentParser) -> None:
+    _choice_arguments(parser)
+    parser.add_argument("--cause", nargs="+", default=[], metavar="CAUSE", help="what failed by these alone")
+
+
+def _ask(args: argparse.Namespace, verb: str, causes: Sequence[str]) -> int:
+    """Has trials cancelled or taken back, by the run's driver or here."""
+    from hptransfer.sweep.asking import ask, chosen
+    from hptransfer.sweep.config import load
+    from hptransfer.sweep.requests import CANCEL, make_request
 
     folder = _folder(args.run)
-    progress = read_progress(folder)
-    console = _console()
-    driver = locked_by(folder.driver_lock)
-    state = f"driven by process {driver['pid']} on {driver['host']}" if driver else "no driver runs"
-    console.print(f"{folder.path}: {headline(progress)}; {state}", highlight=False)
-    console.print(table(progress))
-    for trial, error in progress.failures:
-        console.print(f"failed: {trial.id} {trial.name}: {error}", highlight=False, markup=False)
+    axes = load(folder).grid
+    request = make_request(verb, axes, scale=args.scale, trials=args.trial, causes=causes)
+    trials = chosen(folder, request)
+    cancels = verb == CANCEL
+    if not trials:
+        print(f"{folder.path}: nothing to {verb}: no such trial {'is unfinished' if cancels else 'failed'}")
+        return EXIT_DONE
+    if cancels and not args.yes and sys.stdin.isatty():
+        question = f"cancel {len(trials)} unfinished trials of {folder.path}, such as {trials[0].name}? [y/N] "
+        if input(question).strip().lower() not in ("y", "yes"):
+            print("nothing was cancelled")
+            return EXIT_DONE
+    done, driven = ask(folder, request)
+    number = f"{len(trials)} trial{'s' if len(trials) > 1 else ''}"
+    if not done:
+        print(f"{folder.path}: asked the driver to {verb} {number}; `hptransfer status` shows when it has")
+    elif cancels:
+        print(f"{folder.path}: {number} cancelled; `hptransfer retry --cause cancelled` takes them back")
+    elif driven:
+        print(f"{folder.path}: {number} taken back; its driver trains them again")
+    else:
+        print(f"{folder.path}: {number} taken back; run `hptransfer sweep` again to train them")
     return EXIT_DONE
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    return _ask(args, "cancel", [])
+
+
+def _retry(args: argparse.Namespace) -> int:
+    return _ask(args, "retry", args.cause)
 
 
 def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
@@ -413,6 +536,100 @@ def _export(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _clean_arguments(parser: argparse.ArgumentParser) -> None:
+    _takes_run(parser)
+    parser.add_argument("--logs", action="store_true", help="also what finished jobs printed")
+    parser.add_argument("--yes", action="store_true", help="without asking")
+
+
+def _clean(args: argparse.Namespace) -> int:
+    from hptransfer.sweep.clean import waste
+    from hptransfer.sweep.driver import driving
+
+    folder = _folder(args.run)
+    with driving(folder):
+        found = waste(folder, logs=args.logs)
+        for one in found:
+            print(f"{one.files:>7,} files {one.bytes / 1e6:>10,.2f} MB  {one.kind}")
+        if not found:
+            print(f"{folder.path}: nothing to remove")
+        elif args.yes or _confirmed(f"remove them from {folder.path}?"):
+            for one in found:
+                one.remove()
+            print("removed")
+        else:
+            print("nothing was removed")
+    return EXIT_DONE
+
+
+def _confirmed(question: str) -> bool:
+    """Asks a person.
+
+    Raises:
+        ConfigError: there is none at the terminal.
+    """
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{question} Nobody can be asked here; nothing was removed, --yes removes without asking")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+# --- what a sweep begins with ---------------------------------------------------------------------
+
+
+def _init_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", metavar="KIND", nargs="?", help="what to start from; without it they are listed")
+    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, default=Path("my_sweep.yaml"))
+
+
+def _init(args: argparse.Namespace) -> int:
+    from hptransfer.core.share import starts
+
+    known = starts()
+    if args.kind is None:
+        for kind, path in known.items():
+            print(f"{kind:<10} {_first_comment(path)}")
+        return EXIT_DONE
+    if args.kind not in known:
+        raise ConfigError(unknown("kind", args.kind, known))
+    try:
+        with args.file.open("x", encoding="utf-8") as file:
+            file.write(known[args.kind].read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise ConfigError(f"{args.file} exists, and is not overwritten; give another FILE") from None
+    except OSError as error:
+        raise ConfigError(f"{args.file} cannot be written ({error.strerror}); give another FILE") from None
+    print(f"written: {args.file}; edit its command, costs, grid and space, then `hptransfer plan {args.file}`")
+    return EXIT_DONE
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's folder or name, or a sweep file, whose run is then begun")
+    parser.add_argument("table", metavar="TABLE", type=Path, help="runs made before, as CSV or parquet")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help="where names differ")
+    parser.add_argument("--loss", metavar="NAME", default="loss", help="column of what a trial is judged by")
+    parser.add_argument(
+        "--trust", action="store_true", help="the runs had this sweep's settings; nothing can check that"
+    )
+
+
+def _import(args: argparse.Namespace) -> int:
+    from hptransfer.config import compose
+    from hptransfer.imports import import_table
+    from hptransfer.sweep import config as sweep_config
+    from hptransfer.sweep.plan import make_plan
+    from hptransfer.sweep.session import session
+
+    columns = dict(pair.partition("=")[::2] for pair in args.columns)
+    if not all(columns.values()):
+        raise ConfigError(f"--columns takes NAME=COLUMN, such as lr=learning_rate, got {' '.join(args.columns)}")
+    is_file = Path(args.run).suffix in (".yaml", ".yml")
+    plan = make_plan(compose(args.run) if is_file else sweep_config.load(_folder(args.run)))
+    with session(plan, _console()) as open_session:
+        found = import_table(plan, open_session.folder, args.table, columns=columns, loss=args.loss, trust=args.trust)
+    print(f"{found.summary()}; `hptransfer sweep` trains what is missing")
+    return EXIT_DONE
+
+
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("family", nargs="?", metavar="FAMILY", help=f"sweep, {', '.join(FAMILIES)}; or all of them")
 
@@ -448,8 +665,15 @@ def _first_comment(path: Path) -> str:
 
 VERBS = {
     "plan": Verb("what a sweep would train, and what that costs; starts nothing", _takes_sweep, _plan),
-    "sweep": Verb("train a sweep, or go on with it; ends with the recommendation", _takes_sweep, _sweep),
-    "status": Verb("trials of a run by state, and what failed", _takes_run, _status),
+    "sweep": Verb("train a sweep, or go on with it; ends with the recommendation", _sweep_arguments, _sweep),
+    "status": Verb(
+        "trials of a run by state, and why what failed or waits does so",
+        _status_arguments,
+        _status,
+        interrupted="it only looked",
+    ),
+    "cancel": Verb("end trials of a run, whether they train or wait", _cancel_arguments, _cancel),
+    "retry": Verb("take failed trials back, so that they are trained again", _retry_arguments, _retry),
     "analyze": Verb("fit the law, predict for the target, write the report", _analyze_arguments, _analyze),
     "verify": Verb("train the target around the prediction and measure the regret", _takes_run_and_overrides, _verify),
     "coord-check": Verb(
@@ -460,6 +684,14 @@ VERBS = {
     ),
     "logs": Verb("what a trial printed", _logs_arguments, _logs),
     "export": Verb("the answer, as JSON or YAML for a trainer's configuration", _export_arguments, _export),
+    "clean": Verb(
+        "remove what a run no longer needs, after asking",
+        _clean_arguments,
+        _clean,
+        interrupted="what is removed is removed, the same command goes on",
+    ),
+    "init": Verb("a commented sweep file to start from", _init_arguments, _init),
+    "import": Verb("results of runs made before, as finished trials of a run", _import_arguments, _import),
     "list": Verb("what sweeps can be made of", _list_arguments, _list),
 }
 

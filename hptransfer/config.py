@@ -25,6 +25,7 @@ from hptransfer.core.share import share
 from hptransfer.sweep import config as sweep_config
 from hptransfer.sweep.check_settings import WHOLE, check_settings, refuse_unread
 from hptransfer.sweep.config import SweepConfig
+from hptransfer.sweep.runners._script_config import ScriptConfig
 
 
 def sweep_names() -> list[str]:
@@ -39,6 +40,10 @@ def find_sweep(sweep: str) -> Path:
         ConfigError: there is no such file.
     """
     path = Path(sweep)
+    if path.stem == "sweep" and path.suffix:
+        raise ConfigError(
+            f"{sweep}: a sweep file cannot be called sweep, which its defaults call the schema; rename it"
+        )
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ConfigError(f"no sweep file {sweep!r}; give a path that exists, or one of {', '.join(sweep_names())}")
@@ -218,6 +223,7 @@ def _register() -> None:
     store.store(name="sweep", node=SweepConfig)
     store.store(name="check", node=CheckConfig)
     store.store(group="run", name="builtin", node=RunConfig)
+    store.store(group="run", name="script", node=ScriptConfig)
     groups: dict[str, Registry[Any]] = {f"run/{key}": family for key, family in FAMILIES.items()}
     for group, family in {**groups, **sweep_config.FAMILIES}.items():
         for name in family.names():
@@ -241,11 +247,22 @@ def _explain(error: Exception, composed: Callable[[], dict[str, Any]]) -> str:
     if "appears more than once" in message:
         return f"{message}; give it once, without a +"
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", message):
-        return f"{missing.group(1)} must be given"
+        return f"{getattr(error, 'full_key', None) or missing.group(1)} must be given"
+    if inside := re.search(r"raised while composing config: (.+?) full_key: (\S+)", message):
+        return _plainly_in_file(*inside.groups())
     if bad := re.search(r"Error merging override (.+)", message):
         reason = str(error.__cause__).partition("\n")[0]
         return f"override {bad.group(1)}: {_plainly(bad.group(1), reason)}"
     return message
+
+
+def _plainly_in_file(reason: str, key: str) -> str:
+    """Why OmegaConf refuses what a sweep file says, with the key."""
+    if re.match(r"Key '.+' not in '", reason):
+        return f"{key}: there is no such key"
+    given = re.match(r"Value '(.*)' of type", reason)
+    told = _plainly(f"{key}={given.group(1) if given else ''}", reason)
+    return told if told.startswith(key) else f"{key}: {told}"
 
 
 def _plainly(override: str, reason: str) -> str:

@@ -95,13 +95,12 @@ def verify(open_session: Session, scale: Scale) -> tuple[Report, Verification]:
     report = open_session.train(campaign)
     verification = measure(folder, plan.tuned, scale, predicted, unmoved)
     verification.warnings.extend(f"not bracketed: {line}" for line in report.unbracketed)
-    path = folder.verification
-    if scale != plan.target:
-        path = path.with_name(f"verification-{scale.name}.json")
+    path = folder.verification if scale == plan.target else folder.verification_of(scale)
     write_json(path, asdict(verification))
     open_session.tracker.summarize(
         {"verified_regret_nats": verification.regret_nats, "verified_regret_percent": verification.regret_percent},
         [_again(folder), path],
+        f"{analysis.summary()}\n{verification.summary()}",
     )
     return report, verification
 

@@ -5,11 +5,14 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, command, environment
+from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
+from hptransfer.core.files import RunFolder, read_jsonl
+from tests.helpers import ROOT, command, environment, outcomes
 
 SCRIPT = ROOT / "examples" / "sweep_plain_transformer.py"
 
@@ -82,3 +85,75 @@ def test_a_billion_parameters_are_resolved_in_little_memory() -> None:
     assert peak is not None
     assert float(billions[1]) > 1
     assert int(peak[1]) < 500
+
+
+# --- trainers that sweeps run as they are ----------------------------------------------------------
+
+
+def sweep_example(name: str, runs: Path, *overrides: str) -> RunFolder:
+    """An example's own sweep file, run from the checkout as its page says; "python" is this one."""
+    path = f"{Path(sys.executable).parent}:{environment()['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-m", "hptransfer.cli", "sweep", f"examples/{name}.yaml", f"runs={runs}", *overrides],
+        cwd=ROOT,
+        env={**environment(), "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # Three values may not bracket an optimum, and then no law is fitted.
+    assert done.returncode in (EXIT_DONE, EXIT_NO_LAW), done.stdout + done.stderr
+    folder = RunFolder(runs / name.replace("_", "-"))
+    assert set(outcomes(folder).values()) == {"done"}
+    return folder
+
+
+def test_a_plain_trainer_is_swept(tmp_path: Path) -> None:
+    folder = sweep_example("plain_trainer", tmp_path, "tracker=none")
+    low, high = (json.loads(folder.prediction.read_text())["hyperparameters"]["lr"][key] for key in ("low", "high"))
+    assert 0.001 < low < high < 0.3
+    for trial in folder.read_trials():
+        left = {path.name for path in folder.trial(trial.id).iterdir()}
+        assert left == {"trial.json", "settings.json", "lease", "metrics.jsonl", "outcome.json"}
+
+
+def test_a_plain_trainer_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    """Stopped in the middle and started again, it ends with the same losses as one that was left alone."""
+    curves = []
+    for stops in (0, 1):
+        folder = tmp_path / str(stops)
+        folder.mkdir()
+        metrics = folder / "metrics"
+        own = {"HPTRANSFER_TRIAL_DIR": str(folder), "HPTRANSFER_METRICS": str(metrics)}
+        for attempt in range(stops + 1):
+            script = subprocess.Popen(
+                [sys.executable, ROOT / "examples" / "plain_trainer.py", "--width=64", "--lr=0.01", "--steps=2000"],
+                env={**environment(), **own},
+                stdout=subprocess.DEVNULL,
+            )
+            while attempt < stops and not (metrics.exists() and metrics.stat().st_size):
+                time.sleep(0.01)
+            if attempt < stops:
+                script.terminate()
+            assert script.wait() == (1 if attempt < stops else 0)
+        rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+        curves.append([(row["step"], row["loss"]) for row in rows])
+    assert curves[0] == curves[1]
+    assert len(curves[0]) == 200
+
+
+def test_a_hydra_application_is_swept_without_knowing_of_it(tmp_path: Path) -> None:
+    source = (ROOT / "examples" / "hydra_app" / "train.py").read_text()
+    assert "import hptransfer" not in source
+    folder = sweep_example("hydra_app", tmp_path, "tracker=none")
+    assert len(outcomes(folder)) == 21
+    assert folder.prediction.exists()
+
+
+def test_a_trainer_on_two_processes_is_swept(tmp_path: Path) -> None:
+    one = ("grid.width.values=[32]", "target.width=32", "space.lr.count=3", "space.lr.extend=0", "tracker=none")
+    folder = sweep_example("ddp_trainer", tmp_path, *one)
+    for trial in folder.read_trials():
+        curve = read_jsonl(folder.curve_path(trial.id))
+        assert [point["processes"] for point in curve] == [2.0] * 10
+        assert [point["step"] for point in curve] == list(range(10, 101, 10))

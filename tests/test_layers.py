@@ -14,6 +14,7 @@ LAYERS = {
     "sweep": 3,
     "config": 4,
     "verify": 4,
+    "imports": 4,
     "cli": 5,
 }
 # Who may import a library of its own; everything else uses what stands below it.
@@ -26,6 +27,7 @@ ONLY = {
         "sweep/runners/builtin.py",
         *(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("training/**/*.py")),
     },
+    "submitit": {"sweep/launchers/_slurm_submit.py"},
     "matplotlib": {"analysis/plots.py"},
     "rich": {"sweep/display.py", "sweep/session.py", "cli.py"},
 }

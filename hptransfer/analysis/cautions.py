@@ -26,7 +26,8 @@ def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> 
     far = float(predictions["distance"].max())
     if far > FAR_OCTAVES:
         notes.append(f"the target lies {far:.1f} octaves beyond the largest scale: any law is a leap there")
-    steps = table.loc[np.isfinite(table[fit.columns.loss]), "steps"].min() if "steps" in table else FEW_STEPS
+    trained = table[np.isfinite(table[fit.columns.loss])]
+    steps = trained.loc[trained["steps"] > 0, "steps"].min() if "steps" in table else FEW_STEPS  # 0: imported without
     if steps < FEW_STEPS:
         notes.append(f"some runs have only {int(steps)} steps: their optimum says little of long training")
     return [*notes, *_mixed_schedules(table, fit), *_confounded(table, fit), *_units(table, fit)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hptransfer.core.templates import fill, names_in
+
 # What the constants of a role are called among a group's settings.
 CONSTANTS = {"lr": "lr", "init": "init_std", "multiplier": "output_multiplier"}
 
@@ -22,6 +24,23 @@ def predicted_settings(target: Mapping[str, Any], predicted: Mapping[str, float]
         path: 1 - predicted[key] if key in target["complement"] else predicted[key]
         for key, path in target["tuned"].items()
     }
+
+
+def predicted_command(target: Mapping[str, Any], settings: Mapping[str, float]) -> dict[str, Any]:
+    """A script's values by their names, and its command with them; what only a trial has stays in braces.
+
+    Args:
+        target: content of target.json.
+        settings: as predicted, by path.
+    """
+    names = target["run"]["names"] | {path.rpartition(".")[2]: value for path, value in settings.items()}
+    costs = {key: target[key] for key in ("params", "flops") if key not in names}
+    known = {name: value for template in target["command"] for name, value in _braces(template).items()} | costs | names
+    return {"values": names, "command": [fill(template, known) for template in target["command"]]}
+
+
+def _braces(template: str) -> dict[str, str]:
+    return {name: f"{{{name}}}" for name in names_in(template, "run.command")}
 
 
 def resolved_branch(target: Mapping[str, Any], settings: Mapping[str, float]) -> float:

@@ -14,9 +14,10 @@ from hptransfer.analysis.cautions import table_warnings
 from hptransfer.analysis.estimators._base import ESTIMATORS
 from hptransfer.analysis.fit import ESTIMATOR, LAWS, describe, fit_table
 from hptransfer.analysis.formats import FORMATS, write_formats
-from hptransfer.analysis.groups import predicted_settings, resolved_branch, resolved_groups
+from hptransfer.analysis.groups import predicted_command, predicted_settings, resolved_branch, resolved_groups
 from hptransfer.analysis.laws._base import LAWS as LAW_FAMILY
 from hptransfer.analysis.next_runs import next_runs, next_table
+from hptransfer.analysis.plots import curves_figure
 from hptransfer.analysis.predict import predict_table
 from hptransfer.analysis.records import WAITING, Columns, check_table, run_records
 from hptransfer.analysis.report import Context, render
@@ -27,6 +28,16 @@ from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknow
 from hptransfer.core.files import RunFolder, make_writable, read_json, write_json, write_text
 from hptransfer.core.records import DIVERGED, DONE, FAILED
 
+FILES = (
+    "report.html",
+    "loss_curves.svg",
+    "prediction.json",
+    "predictions.csv",
+    "next.csv",
+    "fit.json",
+    "optima.csv",
+    "records.csv",
+)
 # What target.json must hold for an analysis; the driver writes it.
 TARGET_KEYS = (
     "name",
@@ -89,7 +100,7 @@ def analyze_table(
     options: Options = DEFAULT,
     against: Analysis | None = None,
 ) -> Analysis:
-    """Fits a checked table and writes optima.csv, fit.json, prediction(s).json and .csv, next.csv, report.html.
+    """Fits a checked table and writes FILES but for records.csv.
 
     Raises:
         FitError: no law can be fitted.
@@ -102,6 +113,7 @@ def analyze_table(
     write_json(out / "fit.json", fit_json(analysis))
     write_json(out / "prediction.json", prediction_json(analysis))
     write_text(out / "report.html", page)
+    write_text(out / "loss_curves.svg", curves_figure(analysis.fit))
     write_formats(analysis, out, options.formats)
     return analysis
 
@@ -114,6 +126,11 @@ def _analysis(
     warnings = [*notes, *table_warnings(table, fit, predictions), *fit.warnings]
     first = {axis: float(predictions.iloc[0][axis]) for axis in columns.scales}
     return Analysis(fit, leave_one_out(fit), larger_from_smaller(fit), predictions, next_runs(fit, first), warnings)
+
+
+def analysis_files(folder: RunFolder) -> list[Path]:
+    """What analyze wrote, for a tracker: the page and the figure first."""
+    return [folder.path / name for name in FILES if (folder.path / name).exists()]
 
 
 def analyze_source(
@@ -227,9 +244,11 @@ def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], M
         target = describe_target(prediction["target"])
     values = {name: found["value"] for name, found in prediction["hyperparameters"].items()}
     settings = predicted_settings(target, values)
+    answer = {"target": prediction["target"], "hyperparameters": prediction["hyperparameters"]}
+    if "command" in target:  # a script's: its names, and the command that they make
+        return answer | predicted_command(target, settings)
     return {
-        "target": prediction["target"],
-        "hyperparameters": prediction["hyperparameters"],
+        **answer,
         "parameterization": target["parameterization"],
         "decay": target["decay"],
         "branch_multiplier": resolved_branch(target, settings),

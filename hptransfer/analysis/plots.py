@@ -282,6 +282,18 @@ def _powers(axis: Any, values: Sequence[float]) -> None:
     axis.set_ticks(np.log2(seen), [compact(value) for value in seen])
 
 
+def curves_figure(fit: Fit) -> str:
+    """All curve panels as one SVG file."""
+    panels = curve_panels(fit)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    with rc_context(STYLE):
+        made = Figure(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows), layout="constrained")
+        for place, panel in enumerate(panels):
+            panel.draw(made.add_subplot(rows, columns, place + 1))
+        return _svg(made)
+
+
 def figures(fit: Fit, target: Mapping[str, float], ahead: Sequence[HeldOut]) -> dict[str, Figure]:
     """Every figure of the page, by name, for a notebook or a file."""
     panels = [*law_panels(fit, target, None), *ahead_panels(ahead), *curve_panels(fit), *heat_panels(fit)]

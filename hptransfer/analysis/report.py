@@ -217,6 +217,6 @@ def _facts(context: Context) -> list[tuple[str, str]]:
         ("trials", ", ".join(states)),
         ("training FLOPs of the sweep", f"{context.flops:.3g}"),
         *of_target,
-        ("parameterization", str(target["parameterization"])),
-        ("data fingerprint", target["fingerprint"]),
+        *([("parameterization", target["parameterization"])] if target["parameterization"] else []),
+        ("script fingerprint" if "command" in target else "data fingerprint", target["fingerprint"]),
     ]

@@ -208,6 +208,15 @@ def load_table(path: Path, columns: Columns) -> pd.DataFrame:
     return check_table(Source(path).read(columns), columns, str(path))
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """All columns of a CSV or parquet file as they are.
+
+    Raises:
+        ConfigError: it is missing, empty, no table or too large.
+    """
+    return _rows(path, _header(path))
+
+
 def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
     """The scales to predict for, one row each.
 

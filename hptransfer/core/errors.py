@@ -8,6 +8,10 @@
     `-- StoppedError    the machine stopped the run: disk full, driver already running     exit 5
 
 A message is one line: the place, the value, the rule, the way out.
+
+The worker of a job (`python -m hptransfer.sweep.worker RUN JOB ATTEMPT`) ends with 0 when every trial has an outcome
+and none failed, 3 when some failed, 5 when the machine would not let it go on, 2 when the job's file names another
+attempt, and 75 when it was asked to stop: the same attempt, or the next one, goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ EXIT_TRIALS_FAILED = 3
 EXIT_BUDGET_SPENT = 4
 EXIT_STOPPED = 5
 EXIT_NO_LAW = 6
+EXIT_UNFINISHED = 75
 EXIT_INTERRUPTED = 130
 
 
@@ -54,6 +59,22 @@ class StoppedError(HptransferError):
     """The machine stopped the run; what was finished is kept, and the same command goes on."""
 
     exit_code = EXIT_STOPPED
+
+
+class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
+    """Training was asked to stop, and has saved what it needs to go on.
+
+    Attributes:
+        cause: one of records.CAUSES.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+class Superseded(Exception):  # noqa: N818
+    """Another attempt of the same job has taken over; this one writes nothing any more."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -2,56 +2,80 @@
 
     runs/<name>/
       sweep.yaml  target.json  environment.json   the sweep, its target, where it ran     (driver)
-      driver.lock  driver.log                     who drives this run; warnings           (driver)
+      snapshots/<n>/                              code, packages, settings at a start     (driver)
+      source/  source.json                        what trials train from, if snapshot     (driver)
+      driver.lock  driver.log  driver.json        who drives this run; what it says       (driver)
+      finished.jsonl                              a line a finished trial                 (driver)
+      requests/                                   what is asked of the driver             (cancel, retry)
       study.journal  mlflow.db  mlflow-artifacts/ views of the trial folders              (driver)
       jobs/<id>.json, <id>.stacks.json, <id>.log  trials of one worker, their split       (driver; job)
-      trials/<id>/trial.json                      what to train                           (driver)
+      jobs/<id>.<stack>.checkpoint                where the training of a stack is        (job)
+      trials/<id>/trial.json, attempts.json       what to train; what ended early         (driver)
       trials/<id>/lease, metrics.jsonl, outcome.json, traceback.txt                       (job)
       records.csv optima.csv fit.json prediction.json predictions.csv report.html         (analyze)
       verification.json                                                                   (verify)
 
 The trial folders are the truth; everything else can be made again from them.
+
+A run folder is its owner's alone, or a group's too (`protect`); every process that writes into it
+makes files that are no more open than the folder (`guarded`). No file made by `write_text` holds a password.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
+import grp
+import hashlib
 import json
 import os
+import re
+import secrets
 import socket
+import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from hptransfer.core.errors import ConfigError, RunFolderError, StoppedError
-from hptransfer.core.records import Job, Outcome, Trial
+from hptransfer.core.records import Job, Outcome, Scale, Trial
+from hptransfer.core.redact import redacted
 
 SCHEMA = 1
+# Some network file systems have no locks. There a job's attempt, which its file names, keeps workers apart.
+LOCKLESS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+PRIVATE = 0o700
+SHARED = stat.S_ISGID | 0o770
+NAME_CHARS = 120
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one step: a reader sees the old text or the new one, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Replaces a file in one step: a reader sees the old text or the new one, never a part, and no password."""
+    temporary = path.with_name(f".{path.name[:NAME_CHARS]}.{secrets.token_hex(4)}")
+    # Its mode is the umask's. No file of another's is opened, nor a link followed.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.write(redacted(text))
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def file_name(text: str) -> str:
+    """A name for one file that text from outside makes: no separators, of bounded length, different for other text."""
+    plain = re.sub(r"[^\w=.,+-]", "_", text, flags=re.ASCII)[:NAME_CHARS]
+    if plain == text and not text.startswith("."):
+        return text
+    return f"{plain.lstrip('.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -117,6 +141,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
+
+
+def cut_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Leaves, or makes, a JSON-lines file with those of its rows that are to be kept, in one step."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in read_jsonl(path) if keep(row)))
 
 
 @contextmanager
@@ -195,6 +224,9 @@ def _try(file: IO[str], kind: int) -> bool:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in LOCKLESS:
+            raise
     return True
 
 
@@ -204,6 +236,50 @@ def _holder(file: IO[str]) -> dict[str, Any]:
         return dict(json.load(file))
     except ValueError:
         return {}
+
+
+def protect(folder: Path, share: str | None) -> None:
+    """Makes a folder and all in it its owner's alone, or a group's too; what belongs to other users is left to them.
+
+    Raises:
+        RunFolderError: there is no such group, or the user is not in it.
+    """
+    mode, group = (SHARED, _group(share)) if share else (PRIVATE, -1)
+    there = folder.stat()
+    if stat.S_IMODE(there.st_mode) == mode and group in (-1, there.st_gid):
+        return
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink():
+            continue
+        with contextlib.suppress(PermissionError, FileNotFoundError):
+            os.chown(path, -1, group)
+            runs = path.stat().st_mode & stat.S_IXUSR
+            path.chmod(mode if path.is_dir() else mode & (0o777 if runs else 0o666))
+
+
+def _group(name: str) -> int:
+    try:
+        number = grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise RunFolderError(f"share: there is no group {name!r} on this machine; `id -Gn` lists yours") from None
+    if os.geteuid() and number not in {os.getegid(), *os.getgroups()}:
+        raise RunFolderError(f"share: you are not in the group {name!r}; `id -Gn` lists yours")
+    return number
+
+
+def guard(folder: Path) -> int:
+    """Has this process make files that are no more open than a run folder; returns the umask that it had before."""
+    return os.umask(~folder.stat().st_mode & 0o077)
+
+
+@contextmanager
+def guarded(folder: Path) -> Iterator[None]:
+    """`guard` for a while."""
+    before = guard(folder)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 @dataclass(frozen=True)
@@ -244,6 +320,32 @@ class RunFolder:
     def verification(self) -> Path:
         return self.path / "verification.json"
 
+    def verification_of(self, scale: Scale) -> Path:
+        """Of another scale than the target."""
+        return self.path / file_name(f"verification-{scale.name}.json")
+
+    @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
+    def source(self) -> Path:
+        return self.path / "source"
+
+    @property
+    def source_origin(self) -> Path:
+        return self.path / "source.json"
+
+    def working_directory(self, cwd: str) -> Path:
+        """Where a script that is configured to run in `cwd` runs: in the run's copy of the source tree, if it has one.
+
+        Raises:
+            RunFolderError: what says where the copy is from is damaged.
+        """
+        if not self.source.exists():
+            return Path(cwd)
+        return (self.source / str(read_json(self.source_origin, "cwd")["cwd"])).resolve()
+
     @property
     def report(self) -> Path:
         return self.path / "report.html"
@@ -264,15 +366,22 @@ class RunFolder:
     def lease(self, trial_id: str) -> Path:
         return self.trial(trial_id) / "lease"
 
-    def create(self) -> None:
-        """Makes the folder.
+    def create(self, share: str | None = None) -> None:
+        """Makes the folder, its owner's alone or a group's too.
+
+        Args:
+            share: name of the group.
 
         Raises:
-            RunFolderError: it cannot be written.
+            RunFolderError: it cannot be written, or given to the group.
         """
         try:
-            self.jobs.mkdir(parents=True, exist_ok=True)
-            (self.path / "trials").mkdir(exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(exist_ok=True, mode=PRIVATE)
+            protect(self.path, share)
+            with guarded(self.path):
+                self.jobs.mkdir(exist_ok=True)
+                (self.path / "trials").mkdir(exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
         except OSError as error:
             raise RunFolderError(
@@ -303,6 +412,12 @@ class RunFolder:
 
     def job_path(self, job_id: str) -> Path:
         return self.jobs / f"{job_id}.json"
+
+    def stacks_path(self, job_id: str) -> Path:
+        return self.jobs / f"{job_id}.stacks.json"
+
+    def checkpoint_path(self, job_id: str, stack: int) -> Path:
+        return self.jobs / f"{job_id}.{stack}.checkpoint"
 
     def write_job(self, job: Job) -> None:
         write_json(self.job_path(job.id), job.to_json())

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from hptransfer.core.errors import ConfigError
@@ -44,7 +45,7 @@ class Scale:
 
     axes: Mapping[str, Number]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Such as "width=32,depth=2,tokens=32768"."""
         return ",".join(f"{axis}={short(value)}" for axis, value in self.axes.items())
@@ -99,6 +100,7 @@ class Outcome:
         seconds: wall time that the trial occupied its device for: a stack's time, shared equally.
         error: one line, if failed.
         cause: one of CAUSES, if failed.
+        imported: table and row that the trial was taken from; None if it was trained here.
         groups: what each group of parameters trained with: role, learning rate at the peak and all else that the
             optimizer was given; under `parameters` by name the first values' spread, multiplier, branch factor.
     """
@@ -114,6 +116,7 @@ class Outcome:
     attempts: int = 1
     error: str | None = None
     cause: str | None = None
+    imported: str | None = None
     groups: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:

@@ -15,3 +15,8 @@ def share(kind: str) -> list[Path]:
     shipped = inside if inside.is_dir() else package.parent / kind
     here = Path.cwd() / kind
     return [here, shipped] if here.is_dir() and here.resolve() != shipped.resolve() else [shipped]
+
+
+def starts() -> dict[str, Path]:
+    """Sweep files to start from, by kind."""
+    return {path.stem: path for path in sorted((Path(__file__).parents[1] / "starts").glob("*.yaml"))}

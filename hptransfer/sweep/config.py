@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,20 +16,28 @@ from hptransfer.core.bracket import tidy
 from hptransfer.core.errors import ConfigError, RunFolderError, unknown
 from hptransfer.core.files import RunFolder, damage
 from hptransfer.core.records import Number
+from hptransfer.core.redact import passwords
 from hptransfer.core.registry import Registry
+from hptransfer.sweep.hooks import Hooks
 from hptransfer.sweep.launchers._base import LAUNCHERS
+from hptransfer.sweep.retries import Retry, Rule
 from hptransfer.sweep.samplers._base import SAMPLERS
 from hptransfer.sweep.trackers._base import TRACKERS
 
 SCALES = ("product", "plus")
+ALL, FIRST = STAGES = ("all", "first")
+# What becomes a folder, a file or a job's name.
+NAME = re.compile(r"\w([\w .,=+-]{0,118}[\w.,=+-])?")
+KEY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
+DRIVERS = ("local", "slurm")
 
 
 @dataclass(kw_only=True)
 class Axis:
     """One axis of the proxy grid."""
 
-    path: str
-    """Where the value goes in the configuration, such as run.model.width."""
+    path: str = ""
+    """Where the value goes in the configuration, such as run.model.width; of a script, its own name if left out."""
     values: list[Any]
     """Numbers above 0."""
     center: Any = None
@@ -39,8 +48,8 @@ class Axis:
 class Tuned:
     """One tuned hyperparameter: `values`, or `count` values from `low` to `high`."""
 
-    path: str
-    """Where the value goes in the configuration, such as run.optimizer.lr."""
+    path: str = ""
+    """Where the value goes in the configuration, such as run.optimizer.lr; of a script, its own name if left out."""
     values: list[float] | None = None
     low: float | None = None
     high: float | None = None
@@ -129,6 +138,18 @@ class SweepConfig:
     launcher: Any
     tracker: Any
     budget: Budget = field(default_factory=Budget)
+    retry: Retry = field(default_factory=Retry)
+    """By cause, when a trial that did not come to its end is trained again."""
+    stage: str = ALL
+    """all; or first: of every scale one trial, its middle value, and the others once that one has trained."""
+    hooks: Hooks = field(default_factory=Hooks)
+    """What is told how the sweep ended, or that it needs a person."""
+    share: str | None = None
+    """Group of users that may read and write the run's folder; null: its owner alone."""
+    snapshot: bool = False
+    """Trials train from a copy of the source tree (what git tracks) that the run's folder holds."""
+    driver: str = "local"
+    """local, the driver is this process; or slurm, it is a job of its own (launcher=slurm says which)."""
 
     @property
     def folder(self) -> RunFolder:
@@ -149,8 +170,17 @@ class SweepConfig:
 
     def check(self) -> None:
         """What can be said without looking at the runs themselves; raises ConfigError."""
-        if not self.name or self.name != self.name.strip() or "/" in self.name or self.name.startswith("."):
-            raise ConfigError(f"name must be a plain folder name, got {self.name!r}")
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(
+                "name must be a plain folder name (letters, digits and _ . , = + - or blanks inside, at most 120), "
+                f"got {self.name!r}"
+            )
+        for place, keys in (("grid", self.grid), ("space", self.space)):
+            for key in keys:
+                if not KEY.fullmatch(key):
+                    raise ConfigError(
+                        f"{place}: a name must be letters, digits and _ . - alone, got {key!r}; rename it"
+                    )
         if len(self.space) != 1:
             raise ConfigError(
                 f"space must have exactly one tuned hyperparameter for now, got {len(self.space)} "
@@ -181,8 +211,27 @@ class SweepConfig:
         for key, limit in dataclasses.asdict(self.budget).items():
             if limit is not None and not limit > 0:  # NaN is not
                 raise ConfigError(f"budget.{key} must be above 0, got {limit}; leave it out for no limit")
+        if self.stage not in STAGES:
+            raise ConfigError(f"stage: {unknown('choice', self.stage, STAGES)}")
+        self.retry.check("retry")
+        self.hooks.check("hooks")
+        self._refuse_passwords()
+        if self.snapshot and "cwd" not in self.run:
+            raise ConfigError("snapshot: only run=script trains from a source tree; leave it out")
+        if self.driver not in DRIVERS:
+            raise ConfigError(f"driver: {unknown('choice', self.driver, DRIVERS)}")
+        if self.driver == "slurm" and self.launcher.name != "slurm":
+            raise ConfigError(f"driver=slurm needs launcher=slurm, which says how, got launcher={self.launcher.name}")
         self.sampler.check("sampler")
         self.launcher.check("launcher")
+
+    def _refuse_passwords(self) -> None:
+        """Raises ConfigError for a password anywhere but in the tracker's address, which is stored without it."""
+        for place in passwords({**dataclasses.asdict(self), "tracker": None}, ""):
+            raise ConfigError(
+                f"{place} holds a password in a URI, which would be stored with every trial; leave it out there and "
+                "have the program read it from its environment"
+            )
 
 
 def check_axis(place: str, values: Sequence[Any]) -> None:
@@ -203,16 +252,54 @@ def from_json(values: Mapping[str, Any]) -> SweepConfig:
     Raises:
         ConfigError: a key that there is not, a missing one, or a value that breaks a rule.
     """
+    values = _placed(values)
     parts: dict[str, Any] = {
         "grid": {key: _build(Axis, axis, f"grid.{key}") for key, axis in values["grid"].items()},
         "space": {key: _build(Tuned, tuned, f"space.{key}") for key, tuned in values["space"].items()},
         "budget": _build(Budget, values["budget"], "budget"),
+        "retry": _build(Retry, _rules(values.get("retry", {})), "retry"),
+        "hooks": _build(Hooks, values.get("hooks", {}), "hooks"),
     }
     for key, family in FAMILIES.items():
         parts[key] = _build(family.get(values[key]["name"]), values[key], key)
     config: SweepConfig = _build(SweepConfig, {**values, **parts}, "sweep")
     config.check()
     return config
+
+
+def _rules(values: Mapping[str, Any]) -> dict[str, Rule]:
+    return {cause: _build(Rule, rule, f"retry.{cause}") for cause, rule in values.items()}
+
+
+def _placed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every axis and tuned hyperparameter has a path: of a run with names, its own, which is added to them."""
+    run = dict(values["run"])
+    placed: dict[str, dict[str, Any]] = {family: dict(values[family]) for family in ("grid", "space")}
+    for family, parts in placed.items():
+        for key, part in parts.items():
+            if not part.get("path"):
+                parts[key] = {**part, "path": _own_path(f"{family}.{key}", part, run)}
+            if "names" in run:
+                run["names"] = {_name(f"{family}.{key}", parts[key]["path"]): None} | run["names"]
+    return {**values, **placed, "run": run}
+
+
+NAMES = "run.names"
+
+
+def _name(place: str, path: str) -> str:
+    names, _, name = path.rpartition(".")
+    if names != NAMES:
+        raise ConfigError(f"{place}.path must be {NAMES}.NAME under run=script, got {path!r}; or leave it out")
+    return name
+
+
+def _own_path(place: str, part: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    if "names" not in run:
+        raise ConfigError(f"{place}.path must be given, such as run.model.width")
+    if part.get("complement"):
+        raise ConfigError(f"{place}.path must be given: {NAMES}.NAME, the name whose value is 1 minus it")
+    return f"{NAMES}.{place.partition('.')[2]}"
 
 
 def _build(cls: type[Any], values: Mapping[str, Any], place: str) -> Any:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from hptransfer.core.records import DIVERGED, DONE, FAILED, VERIFY, Scale, short
 from hptransfer.sweep.plan import Plan
 from hptransfer.sweep.progress import RUNNING, WAITING, Progress, ScaleProgress
+from hptransfer.sweep.status import Status, explain
 
 PLAIN_INTERVAL_S = 10.0
+WATCH_S, WATCH_SHARE = 1.0, 4
 
 
-def clock(seconds: float) -> str:
-    """Seconds as people read them: 45s, 3m20s, 2h05m."""
+def clock(seconds: float | None) -> str:
+    """Seconds as people read them: 45s, 3m20s, 2h05m; "unknown" if nobody knows."""
+    if seconds is None:
+        return "unknown"
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -63,6 +69,56 @@ def _best(scale: ScaleProgress) -> tuple[str, str]:
     if scale.best is None or scale.best_loss is None:
         return "-", "-"
     return f"{scale.best_loss:.4f}", ", ".join(f"{key}={short(value)}" for key, value in scale.best.items())
+
+
+def status_line(status: Status) -> str:
+    """One line: the run, its trials by state, who drives it."""
+    driver = status.driver
+    driven = f"driven by process {driver['pid']} on {driver['host']}" if driver else "no driver runs"
+    return f"{status.folder.path}: {headline(status.progress)}; {driven}"
+
+
+def print_status(console: Console, status: Status, *, every: bool) -> None:
+    """The line, a table of the scales, and why trials failed or wait."""
+    console.print(status_line(status), highlight=False, markup=False, soft_wrap=True)
+    console.print(table(status.progress))
+    for line in _lines(status, every=every):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _lines(status: Status, *, every: bool) -> list[str]:
+    return [*([f"blocked: {status.blocked}"] if status.blocked else []), *explain(status, every=every)]
+
+
+def _page(status: Status, *, every: bool, height: int | None = None) -> Group:
+    """
+    Args:
+        height: lines that there is room for; None for all of them.
+    """
+    lines = _lines(status, every=every)
+    if height is not None and len(lines) > height:
+        lines = [*lines[: max(0, height - 1)], f"and {len(lines) - height + 1} lines more"]
+    return Group(Text(status_line(status)), table(status.progress), *map(Text, lines))
+
+
+def watch(console: Console, read: Callable[[], Status], *, every: bool) -> None:
+    """Shows a status until nothing will change by itself: in place on a terminal, as lines elsewhere."""
+    last = ""
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
+        while True:
+            began = time.monotonic()
+            status = read()
+            if live is not None:
+                room = console.height - len(status.progress.scales) - 4
+                live.update(_page(status, every=every, height=None if status.over else room), refresh=True)
+            elif (line := status_line(status)) != last:
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                last = line
+            if status.over:
+                break
+            time.sleep(max(WATCH_S, WATCH_SHARE * (time.monotonic() - began)))
+    if live is None:
+        print_status(console, status, every=every)
 
 
 class Display:
@@ -117,22 +173,32 @@ def check_table(check: Any) -> list[Table | str]:
     return [title, grid]
 
 
-def plan_table(plan: Plan, seconds: Mapping[Scale, float]) -> list[Table | str]:
+def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table | str]:
     """What a sweep costs: a row a scale, the target, and the totals."""
     grid = _grid([plan.target], ["parameters", "FLOPs a trial", "trials", "FLOPs", "time"])
     for scale in plan.scales:
         size, trials = plan.sizes[scale], plan.num_trials(scale)
-        costs = [f"{size.flops:.3g}", str(trials), f"{size.flops * trials:.3g}", clock(seconds[scale] * trials)]
+        costs = [f"{size.flops:.3g}", str(trials), f"{size.flops * trials:.3g}", clock(_times(trials, seconds[scale]))]
         grid.add_row("", *map(short, scale.axes.values()), f"{size.params:,}", *costs)
     target = plan.sizes[plan.target]
     costs = [f"{target.params:,}", f"{target.flops:.3g}", "", "", clock(seconds[plan.target])]
     grid.add_row("target", *map(short, plan.target.axes.values()), *costs)
     slots = plan.config.launcher.num_slots(plan.runner.gpus())
-    device_s = sum(seconds[scale] * plan.num_trials(scale) for scale in plan.scales)
+    measured = [time for scale in plan.scales if (time := _times(plan.num_trials(scale), seconds[scale])) is not None]
+    took = "device-hours unknown, as nothing was measured yet"
+    if len(measured) == len(plan.scales):
+        device_s = sum(measured)
+        took = (
+            f"{device_s / 3600:.3g} device-hours; about {clock(device_s / slots)} on {slots} "
+            f"worker{'s' if slots > 1 else ''} of this machine"
+        )
     trials = sum(plan.num_trials(scale) for scale in plan.scales)
     return [
         grid,
-        f"total: {trials} trials, {plan.flops():.3g} FLOPs, {device_s / 3600:.3g} device-hours; about "
-        f"{clock(device_s / slots)} on {slots} worker{'s' if slots > 1 else ''} of this machine",
+        f"total: {trials} trials, {plan.flops():.3g} FLOPs, {took}",
         f"share of the target's own training FLOPs: {plan.flops() / target.flops:.1%}",
     ]
+
+
+def _times(count: int, seconds: float | None) -> float | None:
+    return None if seconds is None else count * seconds

@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from statistics import fmean
+from typing import Any
 
 from hptransfer.core.bracket import next_value
 from hptransfer.core.errors import StoppedError
-from hptransfer.core.files import LockedError, RunFolder, disk_errors, lock, locked_by, write_json
-from hptransfer.core.records import DIVERGED, DONE, FAILED, KILLED, SWEEP, Job, Outcome, Scale, Trial, digest, short
-from hptransfer.sweep.config import Budget
-from hptransfer.sweep.launchers._base import Ended, Launcher
+from hptransfer.core.files import LockedError, RunFolder, disk_errors, lock
+from hptransfer.core.records import SWEEP, Job, Outcome, Scale, Trial, digest, short
+from hptransfer.sweep.book import Book
+from hptransfer.sweep.config import FIRST, Budget
+from hptransfer.sweep.flight import Flight, side_by_side
+from hptransfer.sweep.launchers._base import Launcher
+from hptransfer.sweep.notes import PENDING, Notes, read_states
 from hptransfer.sweep.plan import Plan
 from hptransfer.sweep.progress import Progress, progress
+from hptransfer.sweep.requests import carry_out, read_requests
 from hptransfer.sweep.study import Studies
 from hptransfer.sweep.trackers._base import Background
-from hptransfer.sweep.worker import count_attempt
 
 WAIT_S = 0.25
 SHOW_S = 0.5
+# Counting thousands of trials takes longer: at most a twentieth of the time goes into it.
+SHOW_SHARE = 20
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,13 @@ class Report:
     Attributes:
         missing: what the budget left out, one line a scale.
         unbracketed: scales whose best value is still at an edge.
+        held: scales whose first trial failed, which holds back their others.
     """
 
     progress: Progress
     missing: list[str] = field(default_factory=list)
     unbracketed: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
     tracker_problem: str | None = None
 
 
@@ -85,19 +92,22 @@ class Driver:
         tracker: Background,
         show: Callable[[Progress], None],
         interrupted: Callable[[], bool] = lambda: False,
+        blocked: Callable[[str, Progress], None] = lambda why, progress: None,
     ) -> None:
         self._plan, self._campaign, self._folder = plan, campaign, folder
         self._launcher, self._tracker, self._show = launcher, tracker, show
         self._interrupted = interrupted
         self._budget: Budget = plan.config.budget
-        self._trials: dict[str, Trial] = {}
-        self._outcomes: dict[str, Outcome] = {}
-        self._jobs: dict[str, list[str]] = {}
-        self._foreign: set[str] = set()
+        self._book = Book(folder, plan.tuned)
+        retry, attempts = plan.config.retry, plan.config.launcher.max_attempts
+        self._flight = Flight(folder, launcher, self._book, retry, attempts, self._took)
         self._repeats: Counter[Scale] = Counter()
-        self._shown = -math.inf
+        self._show_at = -math.inf
+        self._notes = Notes(folder, plan.config.hooks.blocked_after_s, blocked)
         self._flops = {scale: plan.runner.size(plan.run(scale)).flops for scale in campaign.scales}
-        self._waiting: dict[Scale, deque[str]] = {scale: deque() for scale in self._order()}
+        self._stack_sizes: dict[Scale, int] = {}
+        for scale in self._order():
+            self._book.at(scale)
         low, high = min(plan.values), max(plan.values)
         log = {plan.tuned: plan.config.space[plan.tuned].log}
         self._studies = Studies(folder.journal, plan.config.sampler, {plan.tuned: (low, high)}, log)
@@ -116,133 +126,201 @@ class Driver:
             self._recover()
             while not self._tick():
                 pass
+            self._notes.write(self._holds(), self._flight.due)
         return self._report()
 
     def _recover(self) -> None:
-        """Takes up what is on disk: outcomes, trials that were never finished, workers that live on."""
+        """Takes up what is on disk: outcomes, trials that were never finished, jobs that live on."""
         for trial in self._folder.read_trials():
             if trial.purpose == self._campaign.purpose:
-                self._trials[trial.id] = trial
-        for trial in list(self._trials.values()):
-            outcome = self._folder.read_outcome(trial.id)
-            if outcome:
-                self._outcomes[trial.id] = outcome
-                self._tracker.log(trial, outcome)
-        self._studies.sync((trial, self._outcomes.get(trial.id)) for trial in self._trials.values())
-        for trial in self._trials.values():
-            if trial.id not in self._outcomes:
-                self._queue(trial.id)
+                self._book.add(trial)
+        self._studies.sync((trial, self._folder.read_outcome(trial.id)) for trial in self._book.trials.values())
+        self._flight.take_up()
+        for trial in self._book.trials.values():
+            if trial.id in self._book.outcomes:
+                continue
+            if self._flight.job_of(trial.id):
+                self._tracker.started(trial.id)
+            else:
+                self._book.at(trial.scale).waiting.append(trial.id)
         for scale in self._campaign.scales:
-            for value in self._campaign.values:
-                self._add(scale, value)
+            self._add(scale, self._campaign.values)
         if not self._campaign.values:
             self._repeat_known_values()
 
-    def _queue(self, trial_id: str) -> None:
-        """Puts an unfinished trial where it belongs: waiting, or with the worker that holds it."""
-        if locked_by(self._folder.lease(trial_id)):
-            self._foreign.add(trial_id)
-        else:
-            self._waiting.setdefault(self._trials[trial_id].scale, deque()).append(trial_id)
+    def _took(self, trial: Trial, outcome: Outcome) -> None:
+        self._studies.tell(trial, outcome)
+        self._tracker.log(trial, outcome)
 
-    def _add(self, scale: Scale, value: float) -> None:
-        """Makes the trials of one value at a scale, one a seed, unless there are."""
-        for seed in self._plan.seeds:
-            trial = self._plan.trial(scale, {self._plan.tuned: value}, seed, self._campaign.purpose)
-            if trial.id not in self._trials:
-                self._folder.write_trial(trial)
-                self._trials[trial.id] = trial
-                self._studies.enqueue(trial)
-                self._queue(trial.id)
+    def _make(self, trials: Sequence[Trial]) -> None:
+        """Takes up new trials."""
+        side_by_side(self._folder.write_trial, trials)
+        for trial in trials:
+            self._book.add(trial)
+            self._book.at(trial.scale).waiting.append(trial.id)
+
+    def _add(self, scale: Scale, values: Iterable[float]) -> None:
+        """Makes the trials of some values at a scale, one a seed, unless there are."""
+        purpose, seeds = self._campaign.purpose, self._plan.seeds
+        trials = (
+            self._plan.trial(scale, {self._plan.tuned: value}, seed, purpose) for value in values for seed in seeds
+        )
+        self._make([trial for trial in trials if trial.id not in self._book.trials])
 
     def _repeat_known_values(self) -> None:
         """Gives values that a sampler chose earlier the seeds that the sweep has gained since."""
-        for trial in list(self._trials.values()):
+        for trial in list(self._book.trials.values()):
             if trial.scale in self._campaign.scales:
-                self._add(trial.scale, trial.tuned[self._plan.tuned])
+                self._add(trial.scale, [trial.tuned[self._plan.tuned]])
 
     def _tick(self) -> bool:
         """One round; True when there is nothing left to do."""
         if self._interrupted():
             raise KeyboardInterrupt
-        self._submit()
-        if time.monotonic() - self._shown > SHOW_S:
-            self._show(self._progress())
-            self._shown = time.monotonic()
-        if not self._jobs and not self._foreign:
-            return True
-        for ended in self._launcher.wait(WAIT_S):
-            self._end(ended)
-        self._look_at_foreign()
+        self._obey()
+        if self._affordable():
+            self._flight.submit_due()
+        self._flight.submit(self._new_jobs())
+        self._look()
+        if not self._flight.jobs and not self._flight.foreign:
+            if not self._flight.due or not self._affordable():
+                return True
+            time.sleep(WAIT_S)
+        else:
+            for ended in self._launcher.wait(WAIT_S):
+                self._flight.end(ended)
+        self._flight.look_at_foreign()
         return False
 
-    def _submit(self) -> None:
-        while len(self._jobs) < self._launcher.slots:
-            trials = self._next_trials()
-            if not trials:
+    def _obey(self) -> None:
+        """Takes up what other shells ask for; a request that takes longer keeps later ones waiting."""
+        for path, request in read_requests(self._folder):
+            if not carry_out(request, self._book, self._flight):
                 return
-            for trial_id in trials:
-                self._studies.start(self._trials[trial_id])
-            some = [self._trials[trial_id] for trial_id in trials]
-            job = Job(
-                id=digest({"trials": trials, "time": time.time()}),
-                trials=trials,
-                scale=some[0].scale,
-                params=some[0].params,
-                flops=sum(trial.flops for trial in some),
-                submitted=time.time(),
-            )
-            self._folder.write_job(job)
-            self._jobs[job.id] = trials
-            self._launcher.submit([job])
+            path.unlink(missing_ok=True)
 
-    def _next_trials(self) -> list[str]:
-        """The next stack of one scale, as far as the budget goes: waiting trials, then new values."""
-        for scale, waiting in self._waiting.items():
-            if scale in self._flops and self._affordable(self._flops[scale]):
-                self._ask(scale)
-            stack: list[str] = []
-            size = self._plan.runner.stack_size(self._trials[waiting[0]].run) if waiting else 0
-            while waiting and len(stack) < size:
-                flops = [self._trials[trial_id].flops for trial_id in (*stack, waiting[0])]
-                if not self._affordable(*flops):
+    def _look(self) -> None:
+        """Shows where things stand, and writes it down, every now and then."""
+        if time.monotonic() < self._show_at:
+            return
+        began = time.monotonic()
+        progress = self._progress()
+        self._show(progress)
+        self._notes.write(self._holds(), self._flight.due)
+        self._notes.look_for_blocks(self._flight.jobs, progress)
+        took = time.monotonic() - began
+        self._show_at = time.monotonic() + max(SHOW_S, SHOW_SHARE * took)
+
+    def _new_jobs(self) -> list[Job]:
+        """A job for every free slot, as far as the budget goes: waiting trials, then new values."""
+        jobs: list[Job] = []
+        now = time.time()
+        for scale in list(self._book.scales):
+            while len(jobs) < self._flight.free:
+                stack = self._next_stack(scale)
+                if not stack:
                     break
-                stack.append(waiting.popleft())
-            if stack:
-                return stack
-        return []
+                trials = [self._book.trials[trial_id] for trial_id in stack]
+                for trial in trials:
+                    self._studies.start(trial)
+                    self._tracker.started(trial.id)
+                self._book.start(stack)
+                job = Job(
+                    id=digest({"trials": stack, "time": now}),
+                    trials=stack,
+                    scale=scale,
+                    params=trials[0].params,
+                    flops=sum(trial.flops for trial in trials),
+                    seconds=self._book.seconds(trials),
+                    submitted=now,
+                )
+                jobs.append(job)
+        return jobs
+
+    def _next_stack(self, scale: Scale) -> list[str]:
+        """Trials of a scale that are trained together next; none if it has none, or may not go on."""
+        if scale in self._flops and self._affordable(self._flops[scale]):
+            self._ask(scale)
+        waiting = self._book.at(scale).waiting
+        size = self._stack_size(waiting[0]) if waiting else 0
+        if size and self._only_first(scale):
+            size = 0 if self._held(scale) else 1
+            self._put_middle_first(scale)
+        stack: list[str] = []
+        while waiting and len(stack) < size:
+            flops = [self._book.trials[trial_id].flops for trial_id in (*stack, waiting[0])]
+            if not self._affordable(*flops):
+                break
+            stack.append(waiting.popleft())
+        return stack
+
+    def _stack_size(self, trial_id: str) -> int:
+        trial = self._book.trials[trial_id]
+        if trial.scale not in self._stack_sizes:
+            self._stack_sizes[trial.scale] = self._plan.runner.stack_size(trial.run)
+        return self._stack_sizes[trial.scale]
+
+    def _only_first(self, scale: Scale) -> bool:
+        """Whether the scale's first trial has still to succeed before the others."""
+        return self._plan.config.stage == FIRST and not self._book.at(scale).succeeded
+
+    def _put_middle_first(self, scale: Scale) -> None:
+        """Moves a trial of the middle one of a scale's values to the front."""
+        waiting = self._book.at(scale).waiting
+        values = sorted({self._value(trial_id) for trial_id in waiting})
+        first = next(trial_id for trial_id in waiting if self._value(trial_id) == values[len(values) // 2])
+        waiting.remove(first)
+        waiting.appendleft(first)
+
+    def _value(self, trial_id: str) -> float:
+        return self._book.trials[trial_id].tuned[self._plan.tuned]
+
+    def _held_back(self) -> dict[str, str]:
+        """Scales whose first trial failed, with why: under stage=first their others are not trained."""
+        why = "its first trial failed, the others are held back (stage=first)"
+        found = {scale.name: at for scale, at in self._book.scales.items() if at.waiting and self._only_first(scale)}
+        return {name: why for name, at in found.items() if at.failed and not at.open}
+
+    def _holds(self) -> dict[str, str]:
+        """The same, and scales whose first trial is in a job."""
+        why = "waits for its scale's first trial (stage=first)"
+        running = {scale.name: why for scale, at in self._book.scales.items() if at.open and self._only_first(scale)}
+        return running | self._held_back()
 
     def _ask(self, scale: Scale) -> None:
         """Adds values to a scale that has nothing waiting: the sampler's, or beyond an edge."""
-        if self._waiting[scale]:
+        at = self._book.at(scale)
+        if at.waiting or at.curbed or self._held(scale):
             return
         if not self._campaign.values:
-            room = self._campaign.points - len(self._values(scale)) - self._repeats[scale]
-            size = self._plan.runner.stack_size(self._plan.run(scale))
-            for _ in range(min(room, size)):
+            room = self._campaign.points - len(at.values) - self._repeats[scale]
+            size = self._plan.runner.stack_size(self._plan.run(scale)) if room > 0 else 0
+            for _ in range(min(room, 1 if self._only_first(scale) else size)):
                 self._suggest(scale)
-        elif not self._busy(scale):
+        elif not at.open:
             value = self._extension(scale)
             if value is not None:
-                self._add(scale, value)
+                self._add(scale, [value])
+
+    def _held(self, scale: Scale) -> bool:
+        """Whether the scale's first trial runs, or has failed."""
+        return self._only_first(scale) and bool(self._book.at(scale).open or self._book.at(scale).failed)
 
     def _suggest(self, scale: Scale) -> None:
         """Makes trials of one value that the sampler chooses."""
         number, tuned = self._studies.ask(scale, self._campaign.purpose)
         trial = self._plan.trial(scale, tuned, self._plan.seeds[0], self._campaign.purpose)
-        if trial.id in self._trials:  # the bound of a range, say, which some samplers choose again
+        if trial.id in self._book.trials:  # the bound of a range, say, which some samplers choose again
             self._studies.discard(scale, self._campaign.purpose, number)
             self._repeats[scale] += 1
             return
         self._studies.bind(trial, number)
-        self._folder.write_trial(trial)
-        self._trials[trial.id] = trial
-        self._queue(trial.id)
-        self._add(scale, tuned[self._plan.tuned])
+        self._make([trial])
+        self._add(scale, [tuned[self._plan.tuned]])
 
     def _extension(self, scale: Scale) -> float | None:
         """The next value that would bracket the scale's optimum, within the bound on either side."""
-        losses = self._losses(scale)
+        losses = self._book.at(scale).mean_losses()
         value = next_value(losses) if len(losses) >= 3 else None
         low, high = min(self._campaign.values), max(self._campaign.values)
         beyond = [tried for tried in losses if (tried < low if value and value < low else tried > high)]
@@ -250,98 +328,42 @@ class Driver:
             return None
         return None if len(beyond) >= self._campaign.extend else value
 
-    def _values(self, scale: Scale) -> set[float]:
-        return {trial.tuned[self._plan.tuned] for trial in self._trials.values() if trial.scale == scale}
-
-    def _losses(self, scale: Scale) -> dict[float, float]:
-        """Mean loss over seeds by value; infinite where a seed diverged; failed trials left out."""
-        losses: dict[float, list[float]] = {}
-        for trial_id, outcome in self._outcomes.items():
-            trial = self._trials[trial_id]
-            if trial.scale == scale and outcome.state in (DONE, DIVERGED):
-                loss = math.inf if outcome.loss is None else outcome.loss
-                losses.setdefault(trial.tuned[self._plan.tuned], []).append(loss)
-        return {value: fmean(repeats) for value, repeats in losses.items()}
-
-    def _busy(self, scale: Scale) -> bool:
-        open_trials = [*self._foreign, *(trial for trials in self._jobs.values() for trial in trials)]
-        return any(self._trials[trial_id].scale == scale for trial_id in open_trials)
-
-    def _end(self, ended: Ended) -> None:
-        """Takes up what a job left behind, finished or not."""
-        for trial_id in self._jobs.pop(ended.job):
-            if not self._take_outcome(trial_id):
-                if ended.cause:
-                    self._count_death(trial_id, ended.detail)
-                if trial_id not in self._outcomes:
-                    self._queue(trial_id)
-        if ended.stopped:
-            raise StoppedError(
-                f"stopped: a worker could not write: {ended.stopped}; finished trials are kept: make room, "
-                "then run the same command again"
-            )
-
-    def _take_outcome(self, trial_id: str) -> bool:
-        outcome = self._folder.read_outcome(trial_id)
-        if outcome is None:
-            return False
-        self._outcomes[trial_id] = outcome
-        self._studies.tell(self._trials[trial_id], outcome)
-        self._tracker.log(self._trials[trial_id], outcome)
-        return True
-
-    def _count_death(self, trial_id: str, how: str) -> None:
-        deaths = count_attempt(self._folder, trial_id, add=1)
-        if deaths >= self._plan.config.launcher.max_attempts:
-            error = f"its worker died {deaths} times while training it, last {how}"
-            outcome = Outcome(state=FAILED, error=error, cause=KILLED, attempts=deaths)
-            write_json(self._folder.outcome_path(trial_id), outcome.to_json())
-            self._take_outcome(trial_id)
-
-    def _look_at_foreign(self) -> None:
-        """Trials that a worker of an earlier driver holds: done, still held, or free again."""
-        for trial_id in sorted(self._foreign):
-            if self._take_outcome(trial_id):
-                self._foreign.discard(trial_id)
-            elif not locked_by(self._folder.lease(trial_id)):
-                self._foreign.discard(trial_id)
-                self._queue(trial_id)
-
     def _affordable(self, *flops: float) -> bool:
         """Whether the budget allows trials of these costs to be started."""
-        if not self._bounded:
-            return True
-        started = [*self._outcomes, *self._foreign, *(t for trials in self._jobs.values() for t in trials)]
-        hours = sum(outcome.seconds for outcome in self._outcomes.values()) / 3600
-        spent = sum(self._trials[trial_id].flops for trial_id in started)
-        budget = self._budget
+        book, budget = self._book, self._budget
         return (
-            (budget.trials is None or len(started) + len(flops) <= budget.trials)
-            and (budget.flops is None or spent + sum(flops) <= budget.flops)
-            and (budget.device_hours is None or hours < budget.device_hours)
+            (budget.trials is None or book.started + len(flops) <= budget.trials)
+            and (budget.flops is None or book.started_flops + sum(flops) <= budget.flops)
+            and (budget.device_hours is None or book.device_s / 3600 < budget.device_hours)
         )
 
     def _progress(self) -> Progress:
-        running = {trial: True for trials in self._jobs.values() for trial in trials} | dict.fromkeys(self._foreign)
-        rows = ((trial, self._outcomes.get(trial.id)) for trial in self._trials.values())
+        waiting = {job for job, state in read_states(self._folder).items() if state["state"] == PENDING}
+        running = self._flight.open_trials(but=waiting)
+        rows = ((trial, self._book.outcomes.get(trial.id)) for trial in self._book.trials.values())
         return progress(rows, running, self._launcher.slots)
 
     def _report(self) -> Report:
-        report = Report(self._progress())
-        for scale, waiting in self._waiting.items():
-            short_of = max(0, self._campaign.points - len(self._values(scale))) if not self._campaign.values else 0
-            if waiting or short_of:
-                report.missing.append(f"{scale.name}: {len(waiting) + short_of * len(self._plan.seeds)} trials not run")
+        held = self._held_back()
+        report = Report(self._progress(), held=[f"{name}: {why}" for name, why in held.items()])
+        for scale, at in self._book.scales.items():
+            asked = not self._campaign.values and not at.curbed
+            short_of = max(0, self._campaign.points - len(at.values)) if asked else 0
+            left = len(at.waiting) + at.open + short_of * len(self._plan.seeds)
+            if scale.name in held:
+                continue
+            if left:
+                report.missing.append(f"{scale.name}: {left} trials not run")
             elif (edge := self._edge(scale)) is None:
                 continue
-            elif self._campaign.values and (value := self._extension(scale)) is not None:
+            elif self._campaign.values and not at.curbed and (value := self._extension(scale)) is not None:
                 report.missing.append(f"{edge}; {short(value)} was to be next")
             else:
                 report.unbracketed.append(edge)
         return report
 
     def _edge(self, scale: Scale) -> str | None:
-        losses = self._losses(scale)
+        losses = self._book.at(scale).mean_losses()
         if len(losses) < 3 or next_value(losses) is None:
             return None
         best = min(losses, key=lambda value: losses[value])
@@ -359,10 +381,15 @@ def driving(folder: RunFolder) -> Iterator[None]:
         try:
             held.enter_context(lock(folder.driver_lock, wait_s=0.5))
         except LockedError as error:
-            pid, host = error.holder["pid"], error.holder["host"]
-            since = time.strftime("%H:%M:%S", time.localtime(error.holder["since"]))
-            raise StoppedError(
-                f"{folder.path} is being driven by process {pid} on {host} since {since}; watch it with "
-                f"`hptransfer status {folder.path}`, or end that process first"
-            ) from None
+            raise driven_by(folder, error.holder) from None
         yield
+
+
+def driven_by(folder: RunFolder, holder: Mapping[str, Any]) -> StoppedError:
+    """The error that says who drives a run."""
+    pid, host = holder["pid"], holder["host"]
+    since = time.strftime("%H:%M:%S", time.localtime(holder["since"]))
+    return StoppedError(
+        f"{folder.path} is being driven by process {pid} on {host} since {since}; watch it with "
+        f"`hptransfer status {folder.path}`, or end that process first"
+    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from hptransfer.core.errors import RunFolderError
 from hptransfer.core.files import RunFolder, read_json
+
+TRIAL = re.compile(r"trial ([0-9a-f]{12})\b")
 
 
 def trial_log(folder: RunFolder, beginning: str) -> Iterator[str]:
@@ -47,4 +50,5 @@ def _lines(folder: RunFolder, trial_id: str) -> Iterator[str]:
 
 def _concerns(line: str, trial_id: str) -> bool:
     """Lines of other trials of the same stack begin with their ids."""
-    return not line.startswith("trial ") or line.startswith(f"trial {trial_id}")
+    found = TRIAL.match(line)
+    return found is None or found[1] == trial_id

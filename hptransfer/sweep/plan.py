@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.core.records import SWEEP, Number, Scale, Trial, digest, get_path, trial_id, with_path
+from hptransfer.core.records import DONE, SWEEP, Number, Scale, Trial, digest, get_path, trial_id, with_path
 from hptransfer.sweep.config import SweepConfig
 from hptransfer.sweep.runners._base import RUNNERS, Runner, Size
 
@@ -64,7 +64,7 @@ class Plan:
         run = self.run(scale, tuned)
         size = self.sizes[scale] if scale in self.sizes else self.runner.size(run)
         return Trial(
-            id=trial_id(run, seed, purpose),
+            id=trial_id(self.runner.decisive(run), seed, purpose),
             scale=scale,
             tuned=dict(tuned),
             seed=seed,
@@ -105,24 +105,39 @@ class Plan:
         }
 
 
-def seconds_by_scale(plan: Plan) -> dict[Scale, float]:
+def seconds_by_scale(plan: Plan) -> dict[Scale, float | None]:
     """Estimated seconds of one trial at every scale and at the target, by a few measured steps.
 
     A shape whose steps are too long to measure in passing is taken to be as fast as the largest
-    one that was measured.
+    one that was measured. A script is as fast as its trials were that the run folder has; None if there are none.
     """
     threads = plan.config.launcher.num_threads()
-    rates: dict[str, float] = {}
-    rate = math.nan
-    seconds = {}
+    rates: dict[str, float | None] = {}
+    rate: float | None = None
+    seconds: dict[Scale, float | None] = {}
     for scale in sorted((*plan.scales, plan.target), key=lambda scale: plan.sizes[scale].params):
         run = plan.run(scale)
         shape = digest([run.get("model"), run.get("batch"), run.get("sequence")])
         if shape not in rates:
             rates[shape] = plan.runner.flops_rate(run, threads) or rate
         rate = rates[shape]
-        seconds[scale] = plan.sizes[scale].flops / rate
-    return seconds
+        seconds[scale] = plan.sizes[scale].flops / rate if rate else None
+    return seconds if rate else _seen_seconds(plan)
+
+
+def _seen_seconds(plan: Plan) -> dict[Scale, float | None]:
+    """Seconds of finished trials of the same scale, or by the FLOPs of those of the largest scale that has some."""
+    seen: dict[Scale, list[float]] = {}
+    rates: list[tuple[float, float]] = []
+    for trial in plan.config.folder.read_trials():
+        outcome = plan.config.folder.read_outcome(trial.id)
+        if outcome and outcome.state == DONE and outcome.seconds > 0:
+            seen.setdefault(trial.scale, []).append(outcome.seconds)
+            rates.append((trial.flops, trial.flops / outcome.seconds))
+    rate = max(rates)[1] if rates else None
+    scales = (*plan.scales, plan.target)
+    guesses = {scale: plan.sizes[scale].flops / rate if rate else None for scale in scales}
+    return guesses | {scale: fmean(seen[scale]) for scale in scales if scale in seen}
 
 
 def make_plan(config: SweepConfig) -> Plan:
@@ -149,6 +164,8 @@ def make_plan(config: SweepConfig) -> Plan:
         fingerprint="",
     )
     _check_all(plan)
+    swept = [part.path.rpartition(".")[2] for parts in (config.grid, config.space) for part in parts.values()]
+    runner.check_swept(plan.run(target), [*swept, *(["seed"] if len(plan.seeds) > 1 else [])])
     for key, values in axes.items():
         if len(values) == 1 and target.axes[key] != values[0]:
             raise ConfigError(
@@ -181,6 +198,7 @@ def _check_all(plan: Plan) -> None:
 
 def _problem(plan: Plan, scale: Scale) -> str | None:
     try:
+        plan.runner.size(plan.run(scale))
         plan.runner.size(plan.run(scale, {plan.tuned: plan.values[0]}))
     except ConfigError as error:
         return str(error)
@@ -194,6 +212,8 @@ def _cast(plan: Plan, key: str, value: Any) -> Number:
 def _cast_to(config: SweepConfig, key: str, value: Any) -> Number:
     """The value as the configuration holds it: 64.0 for a whole number becomes 64."""
     current = get_path({"run": config.run}, config.grid[key].path)
+    if current is None:  # a name that has no value but the grid's, and is of their kind
+        current = config.grid[key].values[0]
     if isinstance(current, int) and not isinstance(current, bool):
         if value != int(value):
             raise ConfigError(f"grid.{key}: {config.grid[key].path} takes whole numbers, got {value}")
@@ -211,7 +231,8 @@ def _set(tree: dict[str, Any], path: str, value: Any, place: str) -> dict[str, A
 def identity(config: SweepConfig, fingerprint: str) -> dict[str, Any]:
     """What changes the numbers of a trial that a run already has, as flat keys."""
     swept = {axis.path for axis in config.grid.values()} | {tuned.path for tuned in config.space.values()}
-    flat = {path: value for path, value in _flatten("run", config.run) if path not in swept}
+    decisive = RUNNERS.get(config.run["runner"]).decisive(config.run)
+    flat = {path: value for path, value in _flatten("run", decisive) if path not in swept}
     flat |= {f"grid.{key}": axis.path for key, axis in config.grid.items()}
     flat |= {
         f"space.{key}": f"1 - {tuned.path}" if tuned.complement else tuned.path for key, tuned in config.space.items()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from statistics import fmean
 
-from hptransfer.core.files import RunFolder, locked_by
 from hptransfer.core.records import DIVERGED, DONE, FAILED, SWEEP, VERIFY, Outcome, Scale, Trial
 
 RUNNING = "running"
 WAITING = "waiting"
+STATES = (DONE, DIVERGED, FAILED, RUNNING, WAITING)
 
 
 @dataclass
@@ -35,15 +34,19 @@ class Progress:
 
     scales: list[ScaleProgress]
     seconds_left: float | None = None
-    failures: list[tuple[Trial, str]] = field(default_factory=list)
+    failures: list[tuple[Trial, Outcome]] = field(default_factory=list)
 
     def count(self, *states: str) -> int:
         """Trials in these states; all trials without any."""
-        wanted = states or (DONE, DIVERGED, FAILED, RUNNING, WAITING)
-        return sum(scale.states.get(state, 0) for scale in self.scales for state in wanted)
+        counts = self.counts()
+        return sum(counts[state] for state in states or STATES)
+
+    def counts(self) -> dict[str, int]:
+        """Trials by state."""
+        return {state: sum(scale.states.get(state, 0) for scale in self.scales) for state in STATES}
 
 
-def progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Mapping[str, object], slots: int) -> Progress:
+def progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Collection[str], slots: int) -> Progress:
     """
     Args:
         running: ids of trials that are being trained now.
@@ -51,38 +54,38 @@ def progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Mapping[st
     """
     rows = list(trials)
     scales: dict[tuple[str, Scale], ScaleProgress] = {}
+    flops: dict[tuple[str, Scale], float] = {}
     failures = []
-    for trial, outcome in sorted(rows, key=lambda row: (row[0].purpose == VERIFY, row[0].flops)):
-        entry = scales.setdefault((trial.purpose, trial.scale), ScaleProgress(trial.scale, trial.purpose))
+    for trial, outcome in rows:
+        key = trial.purpose, trial.scale
+        if key not in scales:
+            scales[key], flops[key] = ScaleProgress(trial.scale, trial.purpose), trial.flops
+        entry = scales[key]
         if outcome is None:
             entry.add(trial, RUNNING if trial.id in running else WAITING, None)
         else:
             entry.add(trial, outcome.state, outcome.loss)
             if outcome.error:
-                failures.append((trial, outcome.error))
-    return Progress(list(scales.values()), _seconds_left(rows, slots), failures)
+                failures.append((trial, outcome))
+    ordered = sorted(scales, key=lambda key: (key[0] == VERIFY, flops[key]))
+    return Progress([scales[key] for key in ordered], _seconds_left(rows, slots), failures)
 
 
 def _seconds_left(rows: Iterable[tuple[Trial, Outcome | None]], slots: int) -> float | None:
     """Time for what is open, at the speed of finished trials of the same scale, else of all."""
-    finished = [(trial, outcome) for trial, outcome in rows if outcome is not None and outcome.state == DONE]
-    if not finished:
+    done: dict[Scale, tuple[float, float]] = {}
+    open_flops: dict[Scale, float] = {}
+    for trial, outcome in rows:
+        if outcome is None:
+            open_flops[trial.scale] = open_flops.get(trial.scale, 0.0) + trial.flops
+        elif outcome.state == DONE and outcome.seconds:  # one that was imported took no time here
+            seconds, flops = done.get(trial.scale, (0.0, 0.0))
+            done[trial.scale] = seconds + outcome.seconds, flops + trial.flops
+    if not done:
         return None
-    speeds: dict[Scale, list[float]] = {}
-    for trial, outcome in finished:
-        speeds.setdefault(trial.scale, []).append(outcome.seconds / trial.flops)
-    overall = sum(outcome.seconds for _, outcome in finished) / sum(trial.flops for trial, _ in finished)
-    left = sum(
-        trial.flops * (fmean(speeds[trial.scale]) if trial.scale in speeds else overall)
-        for trial, outcome in rows
-        if outcome is None
-    )
+    overall = sum(seconds for seconds, _ in done.values()), sum(flops for _, flops in done.values())
+    left = 0.0
+    for scale, flops in open_flops.items():
+        seconds, measured = done.get(scale, overall)
+        left += flops * seconds / measured
     return left / slots
-
-
-def read_progress(folder: RunFolder) -> Progress:
-    """Where a run stands, from its folder."""
-    trials = folder.read_trials()
-    rows = [(trial, folder.read_outcome(trial.id)) for trial in trials]
-    running = {trial.id: True for trial, outcome in rows if outcome is None and locked_by(folder.lease(trial.id))}
-    return progress(rows, running, max(1, len(running)))

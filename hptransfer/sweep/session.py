@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import platform
 import signal
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from types import FrameType
 
 from rich.console import Console
 
 from hptransfer.core.errors import RunFolderError
-from hptransfer.core.files import RunFolder, disk_errors, read_json, write_json, write_text
+from hptransfer.core.files import RunFolder, disk_errors, guarded, locked_by, read_json, write_json, write_text
 from hptransfer.sweep import config as sweep_config
+from hptransfer.sweep import snapshot
 from hptransfer.sweep.display import Display
-from hptransfer.sweep.driver import Campaign, Driver, Report, driving
+from hptransfer.sweep.driver import Campaign, Driver, Report, driven_by, driving
+from hptransfer.sweep.hooks import Announcer, announcing
 from hptransfer.sweep.plan import Plan, differences, identity
 from hptransfer.sweep.trackers._base import Background
 
 INTERRUPT_PATIENCE_S = 5.0
-PACKAGES = ("hptransfer", "torch", "numpy", "optuna", "mlflow", "hydra-core", "submitit", "pandas", "scipy")
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,7 @@ class Session:
     folder: RunFolder
     tracker: Background
     console: Console
+    announcer: Announcer
 
     def train(self, campaign: Campaign) -> Report:
         """Has a campaign trained, showing progress."""
@@ -41,8 +39,18 @@ class Session:
         launcher = self.plan.config.launcher.open(self.folder.path, gpus)
         try:
             with Display(self.console) as display, polite_signals() as interrupted:
-                driver = Driver(self.plan, campaign, self.folder, launcher, self.tracker, display.show, interrupted)
+                driver = Driver(
+                    self.plan,
+                    campaign,
+                    self.folder,
+                    launcher,
+                    self.tracker,
+                    display.show,
+                    interrupted,
+                    self.announcer.blocked,
+                )
                 report = driver.run()
+                self.announcer.progress = report.progress
                 display.show(report.progress, last=True)
         finally:
             launcher.close()
@@ -83,28 +91,50 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
     """
     folder = plan.config.folder
     _refuse_strange_folder(folder)
-    folder.create()
-    with driving(folder):
+    folder.create(plan.config.share)
+    with guarded(folder.path), driving(folder):
         _refuse_other_identity(folder, plan)
-        with disk_errors(folder):
-            _describe(folder, plan)
-        settings = {"parameterization": plan.config.run.get("parameterization"), "data": plan.fingerprint}
-        tracker = Background(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
-        patience: float | None = None
-        try:
-            yield Session(plan, folder, tracker, console)
-        except KeyboardInterrupt:
-            patience = INTERRUPT_PATIENCE_S  # what is not written by then, the next run writes
-            raise
-        finally:
-            tracker.close(patience)
-            if tracker.problem:
-                console.print(
-                    f"note: the tracker failed ({tracker.problem}); the trials are safe in {folder.path}, and the "
-                    "same command writes to it again",
-                    soft_wrap=True,
-                    highlight=False,
-                )
+        with announcing(plan.config.hooks, folder, lambda text: _note(console, text)) as announcer:
+            with disk_errors(folder):
+                _describe(folder, plan)
+            with _tracking(plan, folder, console) as tracker:
+                yield Session(plan, folder, tracker, console, announcer)
+
+
+@contextmanager
+def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[Background]:
+    """The run's tracker, which has written what it can when the block ends."""
+    settings = {"parameterization": plan.config.run.get("parameterization"), "data": plan.fingerprint}
+    tracker = Background(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
+    if note := plan.config.tracker.note():
+        _note(console, note)
+    patience: float | None = None
+    try:
+        yield tracker
+    except KeyboardInterrupt:
+        patience = INTERRUPT_PATIENCE_S  # what is not written by then, the next run writes
+        raise
+    finally:
+        tracker.close(patience)
+        if tracker.missing:
+            _note(
+                console,
+                f"not in the tracker yet: {tracker.missing}; nothing is lost, all is in {folder.path}, and the same "
+                "command writes it",
+            )
+
+
+def _note(console: Console, text: str) -> None:
+    console.print(f"note: {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def check_folder(plan: Plan) -> None:
+    """Raises RunFolderError if the plan's folder is no place for it, StoppedError if it is being driven."""
+    folder = plan.config.folder
+    _refuse_strange_folder(folder)
+    if holder := locked_by(folder.driver_lock):
+        raise driven_by(folder, holder)
+    _refuse_other_identity(folder, plan)
 
 
 def _refuse_strange_folder(folder: RunFolder) -> None:
@@ -126,22 +156,7 @@ def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
 
 
 def _describe(folder: RunFolder, plan: Plan) -> None:
-    """Writes what the run is: the resolved sweep, its target, and where it ran."""
+    """Writes what the run is: the resolved sweep, its target, and what it is trained from."""
+    snapshot.take(folder, plan.config)
     write_text(folder.sweep, sweep_config.dump(plan.config))
     write_json(folder.target, plan.target_json())
-    environment = {
-        "time": time.time(),
-        "command": sys.argv,
-        "host": platform.node(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-    }
-    write_json(folder.environment, environment)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -11,18 +11,17 @@ import warnings
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from hptransfer.core.files import set_aside
 from hptransfer.core.records import DONE, FAILED, VERIFY, Outcome, Scale, Trial
 from hptransfer.sweep.samplers._base import SamplerConfig
-
-STATES = {DONE: TrialState.COMPLETE, FAILED: TrialState.FAIL}
 
 
 class Studies:
@@ -42,7 +41,7 @@ class Studies:
         self._ranges = dict(ranges)
         self._log = log
         self._studies: dict[str, optuna.Study] = {}
-        self._numbers: dict[str, int] = {}
+        self._ids: dict[str, int] = {}
         self._storage = self._open(journal)
 
     @staticmethod
@@ -52,54 +51,59 @@ class Studies:
             left_over.unlink(missing_ok=True)
         if journal.exists() and not _mend(journal):
             set_aside(journal)
-        return JournalStorage(JournalFileBackend(str(journal)))
+        return JournalStorage(SoleWriter(journal))
 
     def sync(self, trials: Iterable[tuple[Trial, Outcome | None]]) -> None:
         """Brings the studies up to the trial folders, and clears what was asked for but never made."""
         known = set()
         for trial, outcome in trials:
             known.add(trial.id)
-            if trial.id not in self._ids(trial.scale, trial.purpose):
-                self.enqueue(trial)
+            self._study(trial.scale, trial.purpose)
+            self._widen(trial)
             if outcome is not None:
                 self.tell(trial, outcome)
         for study in self._studies.values():
-            for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if frozen.user_attrs.get("trial") not in known:
-                    study.tell(frozen.number, state=TrialState.FAIL)
+            for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+                if frozen.state == TrialState.WAITING or frozen.user_attrs.get("trial") not in known:
+                    self._storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
 
-    def enqueue(self, trial: Trial) -> None:
-        """Puts a given trial into its study's queue, once."""
+    def start(self, trial: Trial) -> None:
+        """Makes a given trial one that runs; a second time does nothing.
+
+        A trial enters its study no sooner: a queue of ten thousand would take seconds to write, and Optuna
+        looks through all of it whenever it hands one out. One that failed and was taken back runs beside its
+        failed one.
+        """
         study = self._study(trial.scale, trial.purpose)
-        study.enqueue_trial(dict(trial.tuned), user_attrs={"trial": trial.id, "seed": trial.seed})
-        self._numbers[trial.id] = len(study.get_trials(deepcopy=False)) - 1
+        if trial.id in self._ids and self._frozen(trial).state != TrialState.FAIL:
+            return
+        self._widen(trial)
+        running = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=dict(trial.tuned),
+            distributions=self._distributions(),
+            user_attrs={"trial": trial.id, "seed": trial.seed},
+        )
+        self._ids[trial.id] = self._storage.create_new_trial(study._study_id, running)
+
+    def _widen(self, trial: Trial) -> None:
+        """Lets the range of what is tuned hold this trial's values."""
         for key, value in trial.tuned.items():
             low, high = self._ranges[key]
             self._ranges[key] = min(low, value), max(high, value)
 
-    def start(self, trial: Trial) -> None:
-        """Asks the study until it has handed out this trial; a second time does nothing.
-
-        A study hands out its queue in order, so others of the same scale may be handed out first;
-        the driver trains them next.
-        """
-        while self._frozen(trial).state == TrialState.WAITING:
-            self._study(trial.scale, trial.purpose).ask(self._distributions())
-
     def ask(self, scale: Scale, purpose: str) -> tuple[int, dict[str, float]]:
         """A value that the sampler chooses: Optuna's trial number and the tuned hyperparameters."""
-        study = self._study(scale, purpose)
-        while "trial" in (handle := study.ask(self._distributions())).user_attrs:
-            pass  # one of the queue's (a repeat, say), which the driver knows of
+        handle = self._study(scale, purpose).ask(self._distributions())
         return handle.number, dict(handle.params)
 
     def bind(self, trial: Trial, number: int) -> None:
         """Ties an asked trial to the one that was made of it."""
         study = self._study(trial.scale, trial.purpose)
-        storage_id = study.get_trials(deepcopy=False)[number]._trial_id
+        storage_id = self._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
         self._storage.set_trial_user_attr(storage_id, "trial", trial.id)
         self._storage.set_trial_user_attr(storage_id, "seed", trial.seed)
-        self._numbers[trial.id] = number
+        self._ids[trial.id] = storage_id
 
     def discard(self, scale: Scale, purpose: str, number: int) -> None:
         """Closes an asked trial that repeats a known one."""
@@ -111,26 +115,24 @@ class Studies:
         A diverged trial is told at the loss that it started from: Optuna's samplers need a finite
         value to keep away from, and training that ends above where it began is worth no less.
         """
+        value = outcome.loss if outcome.state == DONE else outcome.initial_loss
+        failed = outcome.state == FAILED or value is None
+        self._study(trial.scale, trial.purpose)
+        if failed and trial.id in self._ids and self._frozen(trial).state.is_finished():
+            return
+        self.start(trial)
         frozen = self._frozen(trial)
         if frozen.state.is_finished():
             return
-        self.start(trial)
-        study = self._study(trial.scale, trial.purpose)
         self._storage.set_trial_user_attr(frozen._trial_id, "state", outcome.state)
-        state = STATES.get(outcome.state, TrialState.COMPLETE)
-        value = outcome.loss if outcome.state == DONE else outcome.initial_loss
-        if state == TrialState.FAIL or value is None:
+        study = self._study(trial.scale, trial.purpose)
+        if failed:
             study.tell(frozen.number, state=TrialState.FAIL)
         else:
             study.tell(frozen.number, value)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
-        study = self._study(trial.scale, trial.purpose)
-        return study.get_trials(deepcopy=False)[self._numbers[trial.id]]
-
-    def _ids(self, scale: Scale, purpose: str) -> set[str]:
-        self._study(scale, purpose)
-        return set(self._numbers)
+        return self._storage.get_trial(self._ids[trial.id])
 
     def _study(self, scale: Scale, purpose: str) -> optuna.Study:
         name = f"verify {scale.name}" if purpose == VERIFY else scale.name
@@ -143,11 +145,29 @@ class Studies:
             self._studies[name] = study
             for frozen in study.get_trials(deepcopy=False):
                 if "trial" in frozen.user_attrs:
-                    self._numbers[frozen.user_attrs["trial"]] = frozen.number
+                    self._ids[frozen.user_attrs["trial"]] = frozen._trial_id
         return self._studies[name]
 
     def _distributions(self) -> dict[str, BaseDistribution]:
         return {key: FloatDistribution(low, high, log=self._log[key]) for key, (low, high) in self._ranges.items()}
+
+
+class SoleWriter(BaseJournalBackend):
+    """Optuna's journal without its lock and its wait for the disk, which ten thousand trials would take minutes for.
+
+    Nobody else writes, and what a crash of the machine tears off is told again from the trial folders.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        self._path = journal
+        self._reader = JournalFileBackend(str(journal))
+
+    def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+        return self._reader.read_logs(log_number_from)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        with self._path.open("ab") as file:
+            file.write("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode())
 
 
 def _mend(journal: Path) -> bool:

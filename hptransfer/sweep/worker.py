@@ -1,101 +1,228 @@
-"""What a job executes: take the trials' leases, train them, write their outcomes.
+"""What a job executes: take the trials' leases, train them stack by stack, write their outcomes.
+
+    python -m hptransfer.sweep.worker RUN_FOLDER JOB ATTEMPT
+
+runs one job; hptransfer/core/errors.py says with which codes it ends.
 
     python -m hptransfer.sweep.worker RUN_FOLDER
 
 reads job ids from standard input and answers each with a line, "<id>" or "<id> <why it must stop>".
+
+SIGTERM and SIGINT end it at the next step, with a checkpoint; so does SIGUSR2, the scheduler's warning before a time
+limit, and so does the end of its time. The scheduler is then asked to run the job again, but not after SIGTERM, which
+is also how a job is cancelled, and which a scheduler sends before a requeue of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from hptransfer.core.files import LockedError, RunFolder, lock, read_json, write_json, write_text
-from hptransfer.core.records import CODE_ERROR, FAILED, Outcome, Trial
-from hptransfer.sweep.runners._base import RUNNERS
+from hptransfer.core.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_STOPPED,
+    EXIT_TRIALS_FAILED,
+    EXIT_UNFINISHED,
+    HptransferError,
+    Interrupted,
+    Superseded,
+)
+from hptransfer.core.files import LockedError, RunFolder, guard, lock, read_json, write_json, write_text
+from hptransfer.core.records import CODE_ERROR, FAILED, OUT_OF_MEMORY, TIME_LIMIT, Job, Outcome, Trial
+from hptransfer.sweep.retries import read_history
+from hptransfer.sweep.runners._base import RUNNERS, Context
+from hptransfer.sweep.stop import Stop, end_of_time, requeued
 
-# A look at a lease (`hptransfer status`) holds it for a moment; who trains holds it for longer.
+# A look at a lease (`hptransfer status`) holds it for a moment; who trains holds it for longer. An attempt that is over
+# lets go within seconds; a file server takes up to 90 s to let go of the locks of a machine that is gone.
 LEASE_PATIENCE_S = 1.0
+SUPERSEDING_PATIENCE_S = 100.0
+CHECKPOINT_S = 300.0
 MACHINE_STOPS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
-def run_job(folder: RunFolder, job: str) -> str | None:
+def run_job(
+    folder: RunFolder,
+    job: str,
+    *,
+    attempt: int | None = None,
+    stop: Stop | None = None,
+    checkpoint_s: float = CHECKPOINT_S,
+) -> str | None:
     """Trains what is still to be trained of a job.
 
-    A trial that somebody else holds, or that has an outcome, is left alone: two workers never train
-    one trial, and none is trained twice.
+    A stack with a trial that somebody else holds is left alone, as is one whose trials all have outcomes: two
+    workers never train one trial. Where some of them have, all are trained again together, as they were at first,
+    but from the last checkpoint on, and no outcome is written twice.
+
+    Args:
+        attempt: that this is; None where the locks are enough to keep workers apart.
+        stop: when to end before the job is done.
 
     Returns:
         Why the machine would not let it go on, such as a full disk; None if all is well.
+
+    Raises:
+        Interrupted: it was to stop; checkpoints are written.
+        Superseded: the job's file names another attempt; nothing was touched since it does.
+        RunFolderError: a file of the job is missing or damaged.
     """
+    stop = stop or Stop()
     try:
+        fence = stop.guard(folder, job, attempt)
         with ExitStack() as leases:
-            mine = []
-            for trial_id in folder.read_job(job).trials:
-                try:
-                    leases.enter_context(lock(folder.lease(trial_id), wait_s=LEASE_PATIENCE_S))
-                except LockedError:
-                    continue
-                if not folder.outcome_path(trial_id).exists():
-                    mine.append(folder.read_trial(trial_id))
-            _train(folder, job, mine)
+            held = _take(folder, job, leases, LEASE_PATIENCE_S if attempt is None else SUPERSEDING_PATIENCE_S)
+            fence()  # it may have been superseded while it waited
+            _Job(folder, folder.read_job(job), stop, fence, checkpoint_s).run(held)
     except OSError as error:
         if error.errno not in MACHINE_STOPS:
             raise
         return f"{error.strerror} ({folder.path})"
+    finally:
+        stop.free()
     return None
 
 
-def _train(folder: RunFolder, job: str, trials: Sequence[Trial]) -> None:
-    stacks = [list(trials)] if trials else []
-    write_json(folder.jobs / f"{job}.stacks.json", {"stacks": [[t.id for t in stack] for stack in stacks]})
-    while stacks:
-        stack = stacks.pop(0)
+def _take(folder: RunFolder, job: str, leases: ExitStack, patience_s: float) -> set[str]:
+    """Takes the leases of a job's trials, as many as can be had."""
+    held = set()
+    until = time.monotonic() + patience_s
+    for trial_id in folder.read_job(job).trials:
+        wait_s = max(LEASE_PATIENCE_S, until - time.monotonic())
+        with contextlib.suppress(LockedError):
+            leases.enter_context(lock(folder.lease(trial_id), wait_s=wait_s))
+            held.add(trial_id)
+    return held
+
+
+class _Job:
+    """One job while it runs: its stacks, one after another."""
+
+    def __init__(self, folder: RunFolder, job: Job, stop: Stop, fence: Callable[[], None], checkpoint_s: float) -> None:
+        self._folder, self._job = folder, job
+        self._stop, self._fence, self._checkpoint_s = stop, fence, checkpoint_s
+        self._stacks = self._split()
+
+    def _split(self) -> list[list[str]]:
+        """The stacks, as an attempt before this one left them: who trains with whom is part of the numbers."""
+        trials, path = list(self._job.trials), self._folder.stacks_path(self._job.id)
+        stacks: list[list[str]] = read_json(path, "stacks")["stacks"] if path.exists() else []
+        return stacks if sorted(t for stack in stacks for t in stack) == sorted(trials) else [trials]
+
+    def run(self, held: set[str]) -> None:
+        self._write_split()
+        index = 0
+        while index < len(self._stacks):
+            stack = self._stacks[index]
+            pieces = self._train(index, stack) if held.issuperset(stack) else [stack]
+            if len(pieces) > 1:  # each is tried in turn, from its beginning
+                self._stacks[index : index + 1] = pieces
+                self._write_split()
+            else:
+                index += 1
+
+    def _write_split(self) -> None:
+        write_json(self._folder.stacks_path(self._job.id), {"stacks": self._stacks})
+
+    def _train(self, index: int, stack: list[str]) -> list[list[str]]:
+        """Trains a stack to its end, or says what to split it into: one that fails is told from the others so."""
+        checkpoint = self._folder.checkpoint_path(self._job.id, index)
+        if not self._open(stack):
+            checkpoint.unlink(missing_ok=True)
+            return [stack]
+        if cause := self._stop():
+            raise Interrupted(cause)
+        context = Context(
+            job=self._job.id,
+            attempt=self._job.attempt,
+            stack=index,
+            checkpoint=checkpoint,
+            checkpoint_s=self._checkpoint_s,
+            stop=self._stop,
+        )
+        trials = [self._folder.read_trial(trial_id) for trial_id in stack]
         started = time.monotonic()
         try:
-            RUNNERS.get(stack[0].run["runner"]).execute(stack, folder, lambda t, o: _finish(folder, t, o))
+            RUNNERS.get(trials[0].run["runner"]).execute(trials, self._folder, self._finish, context)
+            return [stack]
+        except (Interrupted, Superseded):
+            raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in MACHINE_STOPS:
                 raise
             traceback.print_exc()
-            unfinished = [trial for trial in stack if not folder.outcome_path(trial.id).exists()]
-            if len(stack) > 1:  # one of them is at fault: each alone shows which
-                stacks = [[trial] for trial in unfinished] + stacks
-            else:
-                for trial in unfinished:
-                    _fail(folder, trial, error, time.monotonic() - started)
+            memory = isinstance(error, MemoryError)
+            if len(stack) == 1:
+                self._fail(trials[0], error, OUT_OF_MEMORY if memory else CODE_ERROR, time.monotonic() - started)
+        self._fence()
+        checkpoint.unlink(missing_ok=True)
+        half = len(stack) // 2
+        return [stack[:half], stack[half:]] if memory and half else [[trial_id] for trial_id in stack]
 
+    def _open(self, stack: Sequence[str]) -> bool:
+        return any(not self._folder.outcome_path(trial_id).exists() for trial_id in stack)
 
-def _finish(folder: RunFolder, trial: Trial, outcome: Outcome) -> None:
-    attempts = count_attempt(folder, trial.id, add=0) + 1
-    write_json(folder.outcome_path(trial.id), replace(outcome, attempts=attempts).to_json())
+    def _finish(self, trial: Trial, outcome: Outcome) -> None:
+        self._fence()
+        if not self._folder.outcome_path(trial.id).exists():
+            attempts = len(read_history(self._folder, trial.id).attempts) + 1
+            write_json(self._folder.outcome_path(trial.id), replace(outcome, attempts=attempts).to_json())
 
-
-def _fail(folder: RunFolder, trial: Trial, error: Exception, seconds: float) -> None:
-    write_text(folder.trial(trial.id) / "traceback.txt", "".join(traceback.format_exception(error)))
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    _finish(folder, trial, Outcome(state=FAILED, error=reason, cause=CODE_ERROR, seconds=seconds))
-
-
-def count_attempt(folder: RunFolder, trial_id: str, *, add: int) -> int:
-    """Times that a worker died while training this trial, after adding to it."""
-    path = folder.trial(trial_id) / "deaths.json"
-    deaths = int(read_json(path)["deaths"]) if path.exists() else 0
-    if add:
-        write_json(path, {"deaths": deaths + add})
-    return deaths + add
+    def _fail(self, trial: Trial, error: Exception, cause: str, seconds: float) -> None:
+        self._fence()
+        write_text(self._folder.trial(trial.id) / "traceback.txt", "".join(traceback.format_exception(error)))
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        self._finish(trial, Outcome(state=FAILED, error=reason, cause=cause, seconds=seconds))
 
 
 def main() -> None:
-    """Serves jobs until standard input ends. What trials print goes to the job's log."""
+    """Runs the job that the arguments name, or serves jobs until standard input ends."""
+    stop = Stop(end_of_time())
+    stop.listen()
     folder = RunFolder(Path(sys.argv[1]))
+    guard(folder.path)
+    checkpoint_s = float(os.environ.get("HPTRANSFER_CHECKPOINT_S", CHECKPOINT_S))
+    if len(sys.argv) > 2:
+        sys.exit(run_one(folder, sys.argv[2], int(sys.argv[3]), stop, checkpoint_s))
+    _serve(folder, stop, checkpoint_s)
+
+
+def run_one(folder: RunFolder, job: str, attempt: int, stop: Stop, checkpoint_s: float) -> int:
+    """Runs one job; what trials print goes where the scheduler puts it. Returns the exit code."""
+    if not folder.job_path(job).exists():
+        print(f"{folder.path} has no job {job!r}; `hptransfer sweep` makes and submits them", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    try:
+        stopped = run_job(folder, job, attempt=attempt, stop=stop, checkpoint_s=checkpoint_s)
+    except Interrupted as interrupted:
+        print(f"job {job} stops: {interrupted.cause}", flush=True)
+        if interrupted.cause == TIME_LIMIT:
+            requeued()
+        return EXIT_UNFINISHED
+    except (Superseded, HptransferError) as error:
+        print(error, file=sys.stderr, flush=True)
+        return EXIT_BAD_INPUT
+    if stopped:
+        print(f"job {job} stops: {stopped}", file=sys.stderr, flush=True)
+        return EXIT_STOPPED
+    outcomes = [folder.read_outcome(trial_id) for trial_id in folder.read_job(job).trials]
+    if any(outcome is None for outcome in outcomes):
+        print(f"job {job}: another worker holds some of its trials", file=sys.stderr, flush=True)
+        return EXIT_UNFINISHED
+    return EXIT_TRIALS_FAILED if any(outcome and outcome.state == FAILED for outcome in outcomes) else EXIT_DONE
+
+
+def _serve(folder: RunFolder, stop: Stop, checkpoint_s: float) -> None:
+    """Runs jobs whose ids come from standard input. What trials print goes to the job's log."""
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         job = line.strip()
@@ -103,7 +230,11 @@ def main() -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-        stopped = run_job(folder, job)
+        try:
+            stopped = run_job(folder, job, stop=stop, checkpoint_s=checkpoint_s)
+        except Interrupted as interrupted:
+            print(f"job {job} stops: {interrupted.cause}", flush=True)
+            sys.exit(EXIT_UNFINISHED)
         try:
             answers.write(f"{job} {stopped}\n" if stopped else f"{job}\n")
             answers.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.parameterizations._unit import loss_gradient
+from hptransfer.training.checkpoint import Checkpoint, State
 from hptransfer.training.config import RunConfig
 from hptransfer.training.datasets._base import SQUARED, Dataset
 from hptransfer.training.groups import attach_gradients, groups_of, kinds, parameterize, settings, tensors
@@ -38,6 +39,9 @@ class Result:
 
 Report = Callable[[int, dict[str, Any]], None]
 """Called with a trial's index in the stack and a point of its curve: step, tokens, loss, time, the model's report."""
+
+End = Callable[[int, Result, float], None]
+"""Called with a trial's index as it ends, its result, and its share of the stack's wall time in seconds."""
 
 
 class Stack:
@@ -123,15 +127,33 @@ class Stack:
 
     def keep(self, positions: Sequence[int]) -> None:
         """Drops all trials of the stack but those at these positions; the others keep their state."""
-        owners = self._owners()
-        memory = []
-        for position in positions:
-            own = [(view, *owners[id(view)]) for view in self._views[position]]
-            # Some optimizers count their steps by group, not by tensor.
-            memory.append([(optimizer.state[view], group.get("step")) for view, optimizer, group in own])
+        memory = self._memory(positions)
         keep(self.model, positions)
         self.alive = [self.alive[position] for position in positions]
         self._bind()
+        self._remember(memory)
+
+    def state(self) -> State:
+        """What every further step depends on, between two steps."""
+        return {"alive": self.alive, "model": self.model.state_dict(), "memory": self._memory(range(len(self.alive)))}
+
+    def restore(self, state: State) -> None:
+        """Puts a stack that was just made where another one of the same trials was."""
+        if state["alive"] != self.alive:
+            self.keep(state["alive"])
+        self.model.load_state_dict(state["model"])
+        self._remember(state["memory"])
+
+    def _memory(self, positions: Iterable[int]) -> list[list[tuple[dict[str, Any], int | None]]]:
+        """What optimizers know of every view of these trials; some count their steps by group, not by tensor."""
+        owners = self._owners()
+        found = []
+        for position in positions:
+            own = [(view, *owners[id(view)]) for view in self._views[position]]
+            found.append([(dict(optimizer.state[view]), group.get("step")) for view, optimizer, group in own])
+        return found
+
+    def _remember(self, memory: Sequence[Sequence[tuple[dict[str, Any], int | None]]]) -> None:
         owners = self._owners()
         for views, remembered in zip(self._views, memory, strict=True):
             for view, (state, steps) in zip(views, remembered, strict=True):
@@ -164,8 +186,110 @@ class Stack:
         return found
 
 
+class Training:
+    """A stack somewhere in its training: what changes from step to step, and with it the results so far.
+
+    Attributes:
+        steps: trained so far.
+        results: of the trials that have ended, by index.
+    """
+
+    def __init__(self, runs: Sequence[RunConfig], seeds: Sequence[int], *, device: str, end: End | None) -> None:
+        self.run = runs[0]
+        self.stack = Stack(runs, seeds, device=device)
+        self.groups = [self.stack.groups(position) for position in range(len(runs))]
+        self.steps = 0
+        self.results: dict[int, Result] = {}
+        self._last_SK = torch.full((math.ceil(self.run.last * self.run.steps), len(runs)), math.nan, device=device)
+        self._first_losses: list[float] = []
+        self._end = end
+        self._share_s, self._since = 0.0, time.monotonic()
+
+    def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One update of every trial; returns the losses before it, shape (K,)."""
+        losses_K = self.stack.step(inputs, targets, self.steps)
+        self._last_SK[self.steps % len(self._last_SK), self.stack.alive] = losses_K.float()
+        self.steps += 1
+        return losses_K
+
+    def drop_diverged(self, losses: Sequence[float]) -> None:
+        """Ends the trials whose losses are not finite, or far above their first ones."""
+        self._first_losses = self._first_losses or list(losses)
+        stack = self.stack
+        limits = [self.run.diverged_above * self._first_losses[index] for index in stack.alive]
+        sound = [place for place, loss in enumerate(losses) if loss <= limits[place]]  # NaN is not
+        if len(sound) == len(losses):
+            return
+        share_s = self._share()
+        for place in sorted(set(range(len(losses))).difference(sound)):
+            self._finish(stack.alive[place], None, None, self.steps, share_s)
+        if sound:
+            stack.keep(sound)
+        else:
+            stack.alive = []
+
+    def finish(self, held_out: tuple[Tensor, Tensor]) -> None:
+        """Ends the trials that have come to their last step."""
+        stack = self.stack
+        ends = validate(stack, *held_out) if self.run.loss == "held-out" else means(self._last_SK[:, stack.alive].T)
+        share_s = self._share()
+        for index, (loss, error) in zip(stack.alive, ends, strict=True):
+            finite = math.isfinite(loss)
+            known, spread = (value if math.isfinite(value) and finite else None for value in (loss, error))
+            self._finish(index, known, spread, self.run.steps, share_s)
+
+    def _finish(self, index: int, loss: float | None, error: float | None, steps: int, share_s: float) -> None:
+        result = Result(loss, error, self._first_losses[index], steps, self.groups[index])
+        self.results[index] = result
+        if self._end:
+            self._end(index, result, share_s)
+
+    def _share(self) -> float:
+        """Seconds of wall time for each of the trials that are there; one that has left costs nothing any more."""
+        now = time.monotonic()
+        self._share_s += (now - self._since) / len(self.stack.alive)
+        self._since = now
+        return self._share_s
+
+    def state(self) -> State:
+        """What a checkpoint holds. Batches go by the step alone; torch's random numbers are for models that draw."""
+        return {
+            "step": self.steps,
+            "stack": self.stack.state(),
+            "left": {index: result.steps for index, result in self.results.items()},
+            "first_losses": self._first_losses,
+            "last_losses": self._last_SK,
+            "share_s": self._share(),
+            "random": _random_states(self._last_SK.device),
+        }
+
+    def restore(self, state: State) -> None:
+        """Goes on where another training of the same trials was, whose trials that had left end once more."""
+        self.steps = state["step"]
+        self._first_losses, self._last_SK = state["first_losses"], state["last_losses"]
+        self.stack.restore(state["stack"])
+        self._share_s, self._since = state["share_s"], time.monotonic()
+        for index, steps in state["left"].items():
+            self._finish(index, None, None, steps, self._share_s)
+        torch.set_rng_state(state["random"][0])
+        if self._last_SK.is_cuda:
+            torch.cuda.set_rng_state(state["random"][1])
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state()] if device.type == "cuda" else states
+
+
 def train(
-    runs: Sequence[RunConfig], seeds: Sequence[int], data: Dataset, *, device: str = "cpu", report: Report | None = None
+    runs: Sequence[RunConfig],
+    seeds: Sequence[int],
+    data: Dataset,
+    *,
+    device: str = "cpu",
+    report: Report | None = None,
+    end: End | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Result]:
     """Trains trials that differ in hyperparameters and seeds only, all at once.
 
@@ -176,45 +300,40 @@ def train(
         runs: settings of each trial; shapes, steps, batches and parameterization are equal.
         seeds: one a trial, for its initial weights.
         report: receives the points of the curves.
+        end: receives the results as trials end.
+        checkpoint: what an earlier call left, from which this one goes on, and where this one leaves what it did.
 
     Returns:
         One result a trial, in the given order.
+
+    Raises:
+        Interrupted: the checkpoint was asked to stop.
     """
-    run, steps = runs[0], runs[0].steps
+    run = runs[0]
     held_out = data.validation(windows=run.validation_windows, sequence=run.sequence)
-    last_SK = torch.full((math.ceil(run.last * steps), len(runs)), math.nan, device=device)
-    stack = Stack(runs, seeds, device=device)
-    groups = [stack.groups(position) for position in range(len(runs))]
-    results: dict[int, Result] = {}
-    first_losses: list[float] = []
-    every = math.ceil(steps / run.points)
-    for step in range(steps):
+    training = Training(runs, seeds, device=device, end=end)
+    if checkpoint and (state := checkpoint.take()):
+        training.restore(state)
+    every = math.ceil(run.steps / run.points)
+    while training.steps < run.steps:
+        step = training.steps
         inputs, targets = data.batch(seed=run.data_seed, step=step, batch=run.batch, sequence=run.sequence)
-        losses_K = stack.step(inputs.to(device), targets.to(device), step)
-        last_SK[step % len(last_SK), stack.alive] = losses_K.float()
-        if step % every and step != steps - 1:
-            continue
-        losses = losses_K.tolist()
-        first_losses = first_losses or losses
-        if report:
-            for index, loss, more in zip(stack.alive, losses, stack.report(), strict=True):
-                report(index, {**_point(run, step, loss), **more})
-        limits = [run.diverged_above * first_losses[index] for index in stack.alive]
-        sound = [place for place, loss in enumerate(losses) if loss <= limits[place]]  # NaN is not
-        for place in set(range(len(losses))).difference(sound):
-            index = stack.alive[place]
-            results[index] = Result(None, None, first_losses[index], step + 1, groups[index])
-        if not sound:
-            break
-        if len(sound) < len(losses):
-            stack.keep(sound)
+        losses_K = training.step(inputs.to(device), targets.to(device))
+        if step % every == 0 or training.steps == run.steps:
+            losses = losses_K.tolist()
+            if report:
+                for index, loss, more in zip(training.stack.alive, losses, training.stack.report(), strict=True):
+                    report(index, {**_point(run, step, loss), **more})
+            training.drop_diverged(losses)
+            if not training.stack.alive:
+                break
+        if checkpoint:
+            checkpoint.keep(training.state)
     else:
-        ends = validate(stack, *held_out) if run.loss == "held-out" else means(last_SK[:, stack.alive].T)
-        for index, (loss, error) in zip(stack.alive, ends, strict=True):
-            finite = math.isfinite(loss)
-            known, spread = (value if math.isfinite(value) and finite else None for value in (loss, error))
-            results[index] = Result(known, spread, first_losses[index], steps, groups[index])
-    return [results[index] for index in range(len(runs))]
+        training.finish(held_out)
+    if checkpoint:
+        checkpoint.remove()
+    return [training.results[index] for index in range(len(runs))]
 
 
 def _point(run: RunConfig, step: int, loss: float) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Files: whole or not at all; locks that die with their holder."""
 
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.files import (
     LockedError,
     RunFolder,
+    cut_jsonl,
     disk_errors,
     lock,
     locked_by,
@@ -84,6 +86,27 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
         assert locked_by(path) is not None
         holder.send_signal(signal.SIGKILL)
     assert locked_by(path) is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP])
+def test_where_there_are_no_locks_work_goes_on_without(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    with lock(tmp_path / "lock"):
+        assert locked_by(tmp_path / "lock") is None
+
+
+def test_what_is_cut_out_of_a_file_is_gone_and_a_torn_line_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "curve.jsonl"
+    cut_jsonl(path, lambda row: True)
+    assert path.read_text() == ""
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    cut_jsonl(path, lambda row: row["step"] <= 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ BAD = [
     (["run.data=stdlib"], "run.data has keys of its own; choose it as run/data=stdlib"),
     (["run.optimizer=lion"], "run.optimizer has keys of its own; choose it as run/optimizer=lion"),
     (["run/modle=moe"], "unknown choice of a run 'modle'. Did you mean 'model'? Known: data, model, optimizer"),
-    (["model=moe"], "unknown key 'model'. Known: budget, grid"),
+    (["model=moe"], "unknown key 'model'. Known: budget, driver, grid"),
     (["model=moe"], "tracker (in the file); there is run/model"),
     (["lr=0.1"], "(in the file); there is space.lr and run.optimizer.lr and run.constants."),
     (["hydra.run.dir=x"], "override 'hydra.run.dir=x' would do nothing"),
@@ -164,3 +164,10 @@ def test_local_workers_are_one_a_gpu_or_cores_by_threads() -> None:
     assert launcher.num_slots(gpus=3) == 3
     assert launcher.num_slots(gpus=0) == num_cores()
     assert compose("quickstart", ["launcher.workers=5"]).launcher.num_slots(gpus=3) == 5
+
+
+def test_a_sweep_file_called_sweep_is_refused(tmp_path: Path) -> None:
+    """Hydra would look for it in its own defaults, and again in those."""
+    (tmp_path / "sweep.yaml").write_text("defaults: [sweep, _self_]\n")
+    with pytest.raises(ConfigError, match="cannot be called sweep"):
+        compose(str(tmp_path / "sweep.yaml"))

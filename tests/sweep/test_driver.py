@@ -148,7 +148,7 @@ def test_a_trial_that_raises_fails_alone_with_its_traceback(tmp_path: Path, monk
     config = tiny(tmp_path)
     report = run(config)
     assert sorted(outcomes(config.folder).values()) == [DONE] * 4 + [FAILED] * 2
-    assert {error for _, error in report.progress.failures} == {"RuntimeError: out of luck"}
+    assert {outcome.error for _, outcome in report.progress.failures} == {"RuntimeError: out of luck"}
     failed = report.progress.failures[0][0]
     lines = list(trial_log(config.folder, failed.id[:8]))
     assert lines[0].endswith("failed")
@@ -254,7 +254,7 @@ def test_a_trial_that_kills_its_worker_again_and_again_is_failed(tmp_path: Path)
         patch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).parents[2]}")
         report = run(config)
     assert set(outcomes(config.folder).values()) == {FAILED}
-    errors = {error for _, error in report.progress.failures}
+    errors = {outcome.error for _, outcome in report.progress.failures}
     assert errors == {"its worker died 2 times while training it, last killed by signal 9"}
 
 

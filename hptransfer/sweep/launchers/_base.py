@@ -70,6 +70,8 @@ class LauncherConfig(ABC):
     name: str
     max_attempts: int = 5
     """Times that a trial's worker may die while training it, before the trial counts as failed."""
+    checkpoint_s: int = 300
+    """Seconds between two checkpoints of trials in training, beside those that a signal or a time limit asks for."""
 
     @abstractmethod
     def check(self, place: str) -> None:

@@ -27,7 +27,7 @@ class InlineConfig(LauncherConfig):
         return num_cores()
 
     def open(self, folder: Path, gpus: int) -> Launcher:
-        return Inline(RunFolder(folder))
+        return Inline(RunFolder(folder), self.checkpoint_s)
 
 
 class Inline(Launcher):
@@ -35,8 +35,8 @@ class Inline(Launcher):
 
     slots = 1
 
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: RunFolder, checkpoint_s: int) -> None:
+        self._folder, self._checkpoint_s = folder, checkpoint_s
         self._queue: list[str] = []
 
     def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
@@ -50,7 +50,7 @@ class Inline(Launcher):
         ended = []
         while self._queue:
             job = self._queue.pop(0)
-            ended.append(Ended(job, stopped=run_job(self._folder, job)))
+            ended.append(Ended(job, stopped=run_job(self._folder, job, checkpoint_s=self._checkpoint_s)))
         return ended
 
     def cancel(self, jobs: Collection[str]) -> None:

@@ -17,8 +17,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hptransfer.core.errors import ConfigError
-from hptransfer.core.records import CANCELLED, KILLED, Job
+from hptransfer.core.errors import EXIT_UNFINISHED, ConfigError
+from hptransfer.core.records import CANCELLED, KILLED, PREEMPTED, Job
 from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, num_cores
 
 GRACE_S = 5.0
@@ -40,6 +40,8 @@ class LocalConfig(LauncherConfig):
             raise ConfigError(f"{place}.threads must be 1 to {num_cores()} on this machine, got {self.threads}")
         if self.max_attempts < 1:
             raise ConfigError(f"{place}.max_attempts must be at least 1, got {self.max_attempts}")
+        if self.checkpoint_s < 1:
+            raise ConfigError(f"{place}.checkpoint_s must be at least 1, got {self.checkpoint_s}; 300 is usual")
 
     def num_slots(self, gpus: int) -> int:
         return self.workers or gpus or max(1, num_cores() // self.threads)
@@ -48,7 +50,8 @@ class LocalConfig(LauncherConfig):
         return self.threads
 
     def open(self, folder: Path, gpus: int) -> Launcher:
-        return Local(folder, slots=self.num_slots(gpus), threads=self.threads, gpus=gpus)
+        slots = self.num_slots(gpus)
+        return Local(folder, slots=slots, threads=self.threads, gpus=gpus, checkpoint_s=self.checkpoint_s)
 
 
 @dataclass
@@ -64,9 +67,10 @@ class Slot:
 class Local(Launcher):
     """A pool of workers. One that dies is replaced at its slot's next job."""
 
-    def __init__(self, folder: Path, *, slots: int, threads: int, gpus: int) -> None:
+    def __init__(self, folder: Path, *, slots: int, threads: int, gpus: int, checkpoint_s: int) -> None:
         self._folder = folder
         self._threads = threads
+        self._checkpoint_s = checkpoint_s
         self._slots = [Slot(gpu=index % gpus if gpus else None) for index in range(slots)]
 
     @property
@@ -117,7 +121,8 @@ class Local(Launcher):
         _close_pipes(slot.process)
         slot.process = None
         how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return Ended(job, CANCELLED if slot.cancelled else KILLED, how)
+        left = PREEMPTED if code == EXIT_UNFINISHED else KILLED
+        return Ended(job, CANCELLED if slot.cancelled else left, how)
 
     def cancel(self, jobs: Collection[str]) -> None:
         for slot in self._slots:
@@ -126,12 +131,16 @@ class Local(Launcher):
                 slot.process.terminate()
 
     def _start(self, slot: Slot) -> subprocess.Popen[str]:
-        environment = dict(os.environ)
+        environment = {**os.environ, "HPTRANSFER_CHECKPOINT_S": str(self._checkpoint_s)}
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(self._threads)
         if slot.gpu is not None:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            names = visible.split(",") if visible else [str(index) for index in range(slot.gpu + 1)]
+            names = (
+                [name.strip() for name in visible.split(",")]
+                if visible
+                else [str(index) for index in range(slot.gpu + 1)]
+            )
             environment["CUDA_VISIBLE_DEVICES"] = names[slot.gpu]
         return subprocess.Popen(
             [sys.executable, "-m", "hptransfer.sweep.worker", str(self._folder)],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hptransfer.core.files import RunFolder
@@ -13,6 +14,29 @@ from hptransfer.core.registry import Registry
 
 Finish = Callable[[Trial, Outcome], None]
 """Called by a runner as each trial ends, whichever way."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a runner is told of the stack that it trains, beside the trials themselves.
+
+    Attributes:
+        job, attempt: whose stack it is, and which submission of that job this is.
+        stack: its index in the job.
+        checkpoint: a file of this stack's own, in which the runner may keep what it needs to go on where it was. It
+            may be there from an earlier attempt. The runner removes it once all trials have ended.
+        checkpoint_s: seconds between two checkpoints that nothing asks for, as a node may vanish without a word.
+        stop: asked between any two steps, as it costs nothing: why training is to stop now, one of records.CAUSES,
+            or None. Where the answer is a cause, the runner saves its state and raises Interrupted(cause). It raises
+            Superseded itself where another attempt has taken over, after which nothing may be written.
+    """
+
+    job: str
+    attempt: int
+    stack: int
+    checkpoint: Path
+    checkpoint_s: float
+    stop: Callable[[], str | None]
 
 
 @dataclass(frozen=True)
@@ -34,8 +58,22 @@ class Runner(ABC):
         """
 
     @abstractmethod
+    def decisive(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of a run's configuration that its numbers hang on: what a trial's id is made of."""
+
+    @abstractmethod
+    def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
+        """
+        Args:
+            names: last parts of the paths that are swept, and "seed" if there are several.
+
+        Raises:
+            ConfigError: the run would not see one of them, and train the same at all of its values.
+        """
+
+    @abstractmethod
     def fingerprint(self, run: Mapping[str, Any]) -> str:
-        """Hash of the data; part of a run folder's identity.
+        """Hash of the data, or of the script; part of a run folder's identity.
 
         Raises:
             DataError: there is no such data, or too little.
@@ -61,8 +99,16 @@ class Runner(ABC):
         """
 
     @abstractmethod
-    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish) -> None:
-        """Trains trials of one shape together, appending their curves; calls `finish` for each."""
+    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
+        """Trains trials of one shape together, appending their curves; calls `finish` as each of them ends.
+
+        A stack is trained as it was first put together, also where an earlier attempt finished some of its trials:
+        those have outcomes already, and nothing of theirs is written again.
+
+        Raises:
+            Interrupted: `context.stop` gave a cause; what is needed to go on is saved.
+            MemoryError: the device's memory does not hold the stack; a smaller one might do.
+        """
 
 
 RUNNERS: Registry[Runner] = Registry("runner", "hptransfer.sweep.runners")

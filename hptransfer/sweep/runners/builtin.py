@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from hptransfer.core.files import RunFolder, append_jsonl
+from hptransfer.core.files import RunFolder, append_jsonl, cut_jsonl
 from hptransfer.core.records import DIVERGED, DONE, POINT, Outcome, Trial, short
 from hptransfer.sweep.check_settings import UNSTEPPED, axis_of
-from hptransfer.sweep.runners._base import RUNNERS, Finish, Runner, Size
+from hptransfer.sweep.runners._base import RUNNERS, Context, Finish, Runner, Size
 
 # Measured by benchmarks/throughput.py: what a CPU core gains from a stack goes by the FLOPs of one trial's step in one
 # block. Below the first number sixteen trials gain most, below the second four, above it none. A GPU is bound by
@@ -44,6 +43,12 @@ class Builtin(Runner):
         config = from_json(run)
         examples = config.steps * config.batch
         return Size(config.model.num_params(config.shape), examples * config.model.flops(config.shape))
+
+    def decisive(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(run)
+
+    def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
+        """Paths that there are not are refused by the plan, and what is set is used."""
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
         from hptransfer.training.config import from_json
@@ -91,25 +96,47 @@ class Builtin(Runner):
     def _device(self) -> str:
         return "cuda" if self.gpus() else "cpu"
 
-    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish) -> None:
-        from hptransfer.training.config import from_json
-        from hptransfer.training.loop import train
+    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
+        import torch
 
-        configs = [from_json(trial.run) for trial in trials]
+        try:
+            self._train(trials, folder, finish, context)
+            return
+        except torch.OutOfMemoryError as error:
+            reason = str(error)
+        # Outside of the handler, which holds on to every tensor of the stack.
+        torch.cuda.empty_cache()
+        raise MemoryError(reason)
+
+    def _train(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
+        from hptransfer.training.checkpoint import Checkpoint
+        from hptransfer.training.config import from_json
+        from hptransfer.training.loop import Result, train
+
+        configs, device = [from_json(trial.run) for trial in trials], self._device()
+        curves = {t.id: folder.curve_path(t.id) for t in trials if not folder.outcome_path(t.id).exists()}
+        checkpoint = Checkpoint(
+            context.checkpoint,
+            settings={"trials": [trial.id for trial in trials], "device": device},
+            every_s=context.checkpoint_s,
+            stop=context.stop,
+            curves=list(curves.values()),
+        )
         for trial in trials:
-            folder.curve_path(trial.id).write_text("", encoding="utf-8")  # of an attempt that was cut off
-            print(f"trial {trial.id} {trial.name}", flush=True)
+            if trial.id in curves:
+                cut_jsonl(curves[trial.id], lambda point: point["step"] <= checkpoint.step)
+            again = f" goes on after step {checkpoint.step}" if checkpoint.step else ""
+            print(f"trial {trial.id} {trial.name}{again}", flush=True)
 
         def report(index: int, point: dict[str, Any]) -> None:
-            append_jsonl(folder.curve_path(trials[index].id), [point])
+            trial = trials[index]
+            if trial.id in curves:
+                append_jsonl(curves[trial.id], [point])
             more = "".join(f" {key} {short(value)}" for key, value in point.items() if key not in POINT)
-            print(f"trial {trials[index].id} step {point['step']} loss {point['loss']}{more}", flush=True)
+            print(f"trial {trial.id} step {point['step']} loss {point['loss']}{more}", flush=True)
 
-        started = time.monotonic()
-        data = configs[0].data.load()
-        results = train(configs, [trial.seed for trial in trials], data, device=self._device(), report=report)
-        seconds = (time.monotonic() - started) / len(trials)
-        for trial, config, result in zip(trials, configs, results, strict=True):
+        def end(index: int, result: Result, seconds: float) -> None:
+            trial, config = trials[index], configs[index]
             state = DIVERGED if result.loss is None else DONE
             print(f"trial {trial.id} {state} loss {'-' if result.loss is None else short(result.loss)}", flush=True)
             outcome = Outcome(
@@ -124,6 +151,9 @@ class Builtin(Runner):
                 groups=result.groups,
             )
             finish(trial, outcome)
+
+        seeds, data = [trial.seed for trial in trials], configs[0].data.load()
+        train(configs, seeds, data, device=device, report=report, end=end, checkpoint=checkpoint)
 
 
 RUNNERS.register("builtin")(Builtin())

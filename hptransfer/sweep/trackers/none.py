@@ -15,5 +15,8 @@ from hptransfer.sweep.trackers._base import TRACKERS, Tracker, TrackerConfig
 class NoTracker(TrackerConfig):
     name: str = "none"
 
+    def note(self) -> str | None:
+        return None
+
     def open(self, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> Tracker | None:
         return None

@@ -1,0 +1,150 @@
+"""What a driver knows of its trials, kept by scale so that no question of one scale reads all of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+
+from hptransfer.core.files import RunFolder
+from hptransfer.core.records import CANCELLED, DIVERGED, DONE, FAILED, Outcome, Scale, Trial
+from hptransfer.sweep.finished import Finished
+
+
+@dataclass
+class AtScale:
+    """Trials of one scale.
+
+    Attributes:
+        waiting: trials that are in no job yet, in the order in which they are to be trained.
+        values: trials by what was tuned.
+        losses: of finished trials by what was tuned; infinite where one diverged.
+        open: trials that are in a job and have no outcome.
+        states: outcomes by state.
+        cancelled: of the failed ones.
+        stopped: nothing further is to be tried while this driver runs.
+        seconds, flops: of the trials that are done.
+    """
+
+    waiting: deque[str] = field(default_factory=deque)
+    values: Counter[float] = field(default_factory=Counter)
+    losses: dict[float, list[float]] = field(default_factory=dict)
+    open: int = 0
+    states: Counter[str] = field(default_factory=Counter)
+    cancelled: int = 0
+    stopped: bool = False
+    seconds: float = 0.0
+    flops: float = 0.0
+
+    @property
+    def failed(self) -> int:
+        """Trials that failed by themselves."""
+        return self.states[FAILED] - self.cancelled
+
+    @property
+    def curbed(self) -> bool:
+        """Whether it gets no new values: whoever cancels something of a scale wants less of it, not more."""
+        return self.stopped or self.cancelled > 0
+
+    @property
+    def succeeded(self) -> int:
+        """Trials that trained; one that diverged did."""
+        return self.states[DONE] + self.states[DIVERGED]
+
+    def mean_losses(self) -> dict[float, float]:
+        """Mean loss over seeds by value; infinite where a seed diverged; failed trials left out."""
+        return {value: fmean(repeats) for value, repeats in self.losses.items() if repeats}
+
+
+class Book:
+    """All trials of one campaign, with what has become of them.
+
+    Attributes:
+        attempts_s: seconds of devices that went into attempts without an outcome.
+    """
+
+    def __init__(self, folder: RunFolder, tuned: str) -> None:
+        self.trials: dict[str, Trial] = {}
+        self.outcomes: dict[str, Outcome] = {}
+        self.scales: dict[Scale, AtScale] = {}
+        self.attempts_s = 0.0
+        self.started = 0
+        self.started_flops = 0.0
+        self.folder, self._tuned = folder, tuned
+        self._finished = Finished(folder)
+        self._finished_s = 0.0
+        self._same: dict[Scale, Scale] = {}
+
+    def at(self, scale: Scale) -> AtScale:
+        return self.scales.setdefault(self._same.setdefault(scale, scale), AtScale())
+
+    def add(self, trial: Trial) -> None:
+        """Takes up a trial, which is in no job yet for all that is known here."""
+        scale = self._same.setdefault(trial.scale, trial.scale)
+        self.trials[trial.id] = replace(trial, scale=scale)
+        self.at(scale).values[trial.tuned[self._tuned]] += 1
+
+    def start(self, trial_ids: Iterable[str]) -> None:
+        """Counts trials as put into a job."""
+        for trial_id in trial_ids:
+            trial = self.trials[trial_id]
+            self.at(trial.scale).open += 1
+            self.started += 1
+            self.started_flops += trial.flops
+
+    def finish(self, trial_id: str, outcome: Outcome, *, was_open: bool, job: str) -> None:
+        """Takes up how a trial ended.
+
+        Args:
+            was_open: `start` has counted it.
+        """
+        trial = self.trials[trial_id]
+        scale = self.at(trial.scale)
+        if was_open:
+            scale.open -= 1
+        else:
+            self.started += 1
+            self.started_flops += trial.flops
+        self.outcomes[trial_id] = replace(outcome, groups=())  # thousands of them are in memory
+        self._finished_s += outcome.seconds
+        scale.states[outcome.state] += 1
+        scale.cancelled += outcome.cause == CANCELLED
+        if outcome.state != FAILED:
+            loss = math.inf if outcome.loss is None else outcome.loss
+            scale.losses.setdefault(trial.tuned[self._tuned], []).append(loss)
+        if outcome.state == DONE:
+            scale.seconds += outcome.seconds
+            scale.flops += trial.flops
+        written = self.folder.outcome_path(trial_id).stat().st_mtime_ns
+        self._finished.write(trial, outcome, written, job)
+
+    def reopen(self, trial_id: str) -> None:
+        """Forgets the failed outcome of a trial that was taken back; it is in no job then."""
+        trial, outcome = self.trials[trial_id], self.outcomes.pop(trial_id)
+        scale = self.at(trial.scale)
+        scale.states[outcome.state] -= 1
+        scale.cancelled -= outcome.cause == CANCELLED
+        self._finished_s -= outcome.seconds
+        self.started -= 1
+        self.started_flops -= trial.flops
+
+    def forget_waiting(self, trial_ids: Collection[str]) -> None:
+        """Takes trials out of the lists of those that are to be put into a job."""
+        gone = set(trial_ids)
+        for scale in {self.trials[trial_id].scale for trial_id in gone}:
+            waiting = self.at(scale).waiting
+            self.at(scale).waiting = deque(trial_id for trial_id in waiting if trial_id not in gone)
+
+    @property
+    def device_s(self) -> float:
+        """Seconds of devices, as measured so far."""
+        return self._finished_s + self.attempts_s
+
+    def seconds(self, trials: Iterable[Trial]) -> float | None:
+        """Time that trials of one scale will take on one worker, by those of the scale that are done."""
+        flops, scale = 0.0, None
+        for trial in trials:
+            flops, scale = flops + trial.flops, self.at(trial.scale)
+        return flops * scale.seconds / scale.flops if scale is not None and scale.flops else None

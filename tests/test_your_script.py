@@ -1,0 +1,45 @@
+"""docs/your-script.md is followed to the letter: its files are written, its commands run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from hptransfer.core.files import read_json
+from tests.helpers import ROOT, environment
+
+PYTHON = sys.executable
+PAGE = (ROOT / "docs" / "your-script.md").read_text()
+
+
+def blocks(*languages: str) -> list[str]:
+    return re.findall(rf"```(?:{'|'.join(languages)})\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+def test_the_page_goes_from_nothing_to_a_finished_sweep(tmp_path: Path) -> None:
+    for block in blocks("python", "yaml", "text"):
+        name, _, content = block.partition("\n")
+        (tmp_path / name.removeprefix("# ")).write_text(content)
+    assert {path.name for path in tmp_path.iterdir()} == {"train.py", "lr.yaml", "old.csv"}
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    assert len(lines) == 9
+    (tmp_path / "bin").mkdir()
+    for name, start in {"hptransfer": "python -m hptransfer.cli", "python": "python"}.items():
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {start.replace("python", PYTHON, 1)} "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{environment()['PATH']}"
+    for line in lines:
+        done = subprocess.run(
+            [str(tmp_path / "bin" / line.split()[0]), *line.split()[1:]],
+            cwd=tmp_path,
+            env=environment() | {"PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        if line.startswith("hptransfer import"):
+            assert "0 trials imported; 2 were there already" in done.stdout
+    run = tmp_path / "runs" / "my-script"
+    assert read_json(run / "verification.json")["regret_percent"] < 5
+    assert (run / "report.html").exists()
