@@ -172,6 +172,7 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     _takes_sweep(parser)
     parser.add_argument("--detach", action="store_true", help="leave it running when this terminal closes, and return")
     parser.add_argument("--dry-run", action="store_true", help="print what launcher=slurm would submit, and return")
+    parser.add_argument("--next", type=int, metavar="K", help="train the K settings that analyze ranks as worth most")
 
 
 def _detach(args: argparse.Namespace, plan: Plan) -> int:
@@ -180,7 +181,8 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
 
     check_folder(plan)
     folder = plan.config.folder
-    pid, code, said = detach(["sweep", args.sweep, *args.overrides], folder)
+    further = [] if args.next is None else ["--next", str(args.next)]
+    pid, code, said = detach(["sweep", args.sweep, *further, *args.overrides], folder)
     if code is not None:
         print(said, end="", file=sys.stdout if code in (EXIT_DONE, EXIT_TRIALS_FAILED) else sys.stderr)
         return code
@@ -193,6 +195,7 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
 def _sweep(args: argparse.Namespace) -> int:
     from hptransfer.analysis.pipeline import analysis_files, analyze_run
     from hptransfer.config import compose
+    from hptransfer.further import next_campaign
     from hptransfer.sweep.driver import Campaign
     from hptransfer.sweep.plan import make_plan
     from hptransfer.sweep.session import session
@@ -206,7 +209,7 @@ def _sweep(args: argparse.Namespace) -> int:
         return _detach(args, plan)
     console = _console()
     with session(plan, console) as open_session:
-        report = open_session.train(Campaign.sweep(plan))
+        report = open_session.train(Campaign.sweep(plan) if args.next is None else next_campaign(plan, args.next))
         code = open_session.announcer.code = _tell_report(report)
         try:
             analysis = analyze_run(open_session.folder)

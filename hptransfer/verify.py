@@ -6,8 +6,8 @@ Its trials carry the purpose "verify" and never enter the fit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -17,9 +17,10 @@ from hptransfer.core.bracket import tidy
 from hptransfer.core.errors import FitError
 from hptransfer.core.files import RunFolder, write_json
 from hptransfer.core.records import DIVERGED, DONE, VERIFY, Number, Scale, short
-from hptransfer.sweep.driver import Campaign, Report
+from hptransfer.sweep.driver import Campaign, Report, ranges
 from hptransfer.sweep.plan import Plan
 from hptransfer.sweep.session import Session
+from hptransfer.sweep.settings import FEWEST, Setting, plus
 
 # Points of the curve that the best loss is read off, the prediction in their middle.
 POINTS = 5
@@ -85,15 +86,12 @@ def verify(open_session: Session, scale: Scale) -> tuple[Report, Verification]:
     analysis = analyze_run(folder)
     predicted = analysis.predict(scale.axes)
     unmoved = analysis.smallest_optimum()
-    campaign = Campaign(
-        purpose=VERIFY,
-        scales=(scale,),
-        values=values_around(plan, predicted, unmoved),
-        points=POINTS,
-        extend=plan.config.space[plan.tuned].extend,
-    )
+    settings = settings_around(plan, predicted, unmoved)
+    columns = zip(*settings, strict=True)
+    extends = [replace(one, low=min(own), high=max(own)) for one, own in zip(ranges(plan), columns, strict=True)]
+    campaign = Campaign(VERIFY, {scale: settings}, len(settings), extends)
     report = open_session.train(campaign)
-    verification = measure(folder, plan.tuned, scale, predicted, unmoved)
+    verification = measure(folder, scale, predicted, unmoved)
     verification.warnings.extend(f"not bracketed: {line}" for line in report.unbracketed)
     path = folder.verification if scale == plan.target else folder.verification_of(scale)
     write_json(path, asdict(verification))
@@ -110,64 +108,92 @@ def _again(folder: RunFolder) -> Any:
     return folder.report
 
 
-def values_around(plan: Plan, predicted: float, unmoved: float) -> tuple[float, ...]:
-    """The prediction, two values on either side, and the unmoved optimum if it lies outside them."""
-    spacing = min(abs(math.log2(plan.values[1] / plan.values[0])), MAX_SPACING_OCTAVES)
-    largest = plan.config.space[plan.tuned].largest
-    steps = range(-(POINTS // 2), POINTS // 2 + 1)
-    values = [tidy(min(predicted * 2.0 ** (spacing * step), largest)) for step in steps]
-    if not values[0] <= unmoved <= values[-1]:
-        values.append(tidy(unmoved))
-    return tuple(sorted(set(values)))
+def settings_around(plan: Plan, predicted: Mapping[str, float], unmoved: Mapping[str, float]) -> list[Setting]:
+    """The prediction, two values on either side along each hyperparameter, and the unmoved optimum if it is farther."""
+    lines = []
+    for name in plan.tuned:
+        first, second, *_ = plan.grids[name]
+        spacing = min(abs(math.log2(second / first)), MAX_SPACING_OCTAVES)
+        steps = range(-(POINTS // 2), POINTS // 2 + 1)
+        largest = plan.config.space[name].largest
+        lines.append(sorted({tidy(min(predicted[name] * 2.0 ** (spacing * step), largest)) for step in steps}))
+    here = tuple(tidy(predicted[name]) for name in plan.tuned)
+    settings = plus(lines, here)
+    there = tuple(tidy(unmoved[name]) for name in plan.tuned)
+    if len(plan.tuned) > 1 or not lines[0][0] <= there[0] <= lines[0][-1]:
+        settings.append(there)
+    return sorted(set(settings))
 
 
-def measure(folder: RunFolder, tuned: str, scale: Scale, predicted: float, unmoved: float) -> Verification:
+def measure(
+    folder: RunFolder, scale: Scale, predicted: Mapping[str, float], unmoved: Mapping[str, float]
+) -> Verification:
     """Regret and error at a scale from its finished verification trials.
 
+    Of several hyperparameters each has a curve through the prediction, the others held there, and the best loss is
+    what all of their minima together gain: interactions are left out.
+
     Raises:
-        FitError: fewer than three values finished, or the prediction itself diverged.
+        FitError: fewer than three values of a hyperparameter finished, or the prediction itself diverged.
     """
-    points = _points(folder, tuned, scale)
-    losses = {point[tuned]: point["loss"] for point in points if point["loss"] is not None}
-    if len(losses) < 3 or tidy(predicted) not in losses:
+    points = _points(folder, scale, tuple(predicted))
+    losses = {tuple(point[name] for name in predicted): point["loss"] for point in points if point["loss"] is not None}
+    here = tuple(tidy(value) for value in predicted.values())
+    curves = [_curve(losses, here, k) for k in range(len(here))]
+    if here not in losses or any(curve is None for curve in curves):
         raise FitError(
-            f"verification at {scale.name}: only {len(losses)} of {len(points)} values trained without diverging; "
+            f"verification at {scale.name}: only {len(losses)} of {len(points)} settings trained without diverging; "
             "look at `hptransfer status`, then run verify again"
         )
-    curve = Curve(list(losses), list(losses.values()))
-    best_x, best_loss = curve.minimum()
-    regret = losses[tidy(predicted)] - best_loss
+    minima = [curve.minimum() for curve in curves if curve is not None]
+    best_loss = losses[here] - sum(losses[here] - loss for _, loss in minima)
+    regret = losses[here] - best_loss
+    best = {name: 2.0**x for name, (x, _) in zip(predicted, minima, strict=True)}
+    errors = {name: math.log2(predicted[name] / best[name]) for name in predicted}
     return Verification(
         scale=dict(scale.axes),
-        predicted={tuned: predicted},
-        best={tuned: 2.0**best_x, "loss": best_loss},
+        predicted=dict(predicted),
+        best={**best, "loss": best_loss},
         regret_nats=regret,
         regret_percent=100 * regret / best_loss,
-        error_octaves={tuned: math.log2(predicted) - best_x},
-        unmoved={tuned: unmoved, **_unmoved_regret(curve, losses, unmoved, best_loss)},
+        error_octaves=errors,
+        unmoved={**unmoved, **_unmoved_regret(curves, losses, unmoved, best_loss)},
         points=points,
     )
 
 
+def _curve(losses: Mapping[Setting, float], here: Setting, k: int) -> Curve | None:
+    """The curve along one hyperparameter through a setting; None through fewer than three points."""
+    others = here[:k] + here[k + 1 :]
+    line = {setting[k]: loss for setting, loss in losses.items() if setting[:k] + setting[k + 1 :] == others}
+    return Curve(list(line), list(line.values())) if len(line) >= FEWEST else None
+
+
 def _unmoved_regret(
-    curve: Curve, losses: Mapping[float, float], unmoved: float, best_loss: float
+    curves: Sequence[Curve | None], losses: Mapping[Setting, float], unmoved: Mapping[str, float], best_loss: float
 ) -> dict[str, float | None]:
-    if not min(losses) <= tidy(unmoved) <= max(losses):
+    """Of the unmoved setting, as it was trained, or as the one curve has it; None if it diverged."""
+    there = tuple(tidy(value) for value in unmoved.values())
+    loss = losses.get(there)
+    if loss is None and len(there) == 1 and curves[0] is not None:
+        x = math.log2(there[0])
+        loss = curves[0].at(x) if curves[0].x[0] <= x <= curves[0].x[-1] else None
+    if loss is None:
         return {"regret_nats": None, "regret_percent": None}
-    nats = curve.at(math.log2(tidy(unmoved))) - best_loss
-    return {"regret_nats": nats, "regret_percent": 100 * nats / best_loss}
+    return {"regret_nats": loss - best_loss, "regret_percent": 100 * (loss - best_loss) / best_loss}
 
 
-def _points(folder: RunFolder, tuned: str, scale: Scale) -> list[dict[str, Any]]:
-    """Mean loss over seeds of every value that was trained; None where a seed diverged."""
-    losses: dict[float, list[float | None]] = {}
+def _points(folder: RunFolder, scale: Scale, tuned: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Mean loss over seeds of every setting that was trained; None where a seed diverged."""
+    losses: dict[Setting, list[float | None]] = {}
     for trial in folder.read_trials():
         outcome = folder.read_outcome(trial.id)
         if trial.purpose == VERIFY and trial.scale == scale and outcome and outcome.state in (DONE, DIVERGED):
-            losses.setdefault(trial.tuned[tuned], []).append(outcome.loss)
+            losses.setdefault(tuple(trial.tuned[name] for name in tuned), []).append(outcome.loss)
     points = []
-    for value, repeats in sorted(losses.items()):
+    for setting, repeats in sorted(losses.items()):
         finite = [loss for loss in repeats if loss is not None]
         whole = len(finite) == len(repeats)
-        points.append({tuned: value, "loss": fmean(finite) if whole else None, "state": DONE if whole else DIVERGED})
+        values: dict[str, Any] = dict(zip(tuned, setting, strict=True))
+        points.append({**values, "loss": fmean(finite) if whole else None, "state": DONE if whole else DIVERGED})
     return points

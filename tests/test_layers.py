@@ -14,6 +14,7 @@ LAYERS = {
     "sweep": 3,
     "config": 4,
     "verify": 4,
+    "further": 4,
     "imports": 4,
     "cli": 5,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,13 @@ class Options:
     """How a table is analyzed.
 
     Attributes:
-        estimator: a member of analysis.estimators.
-        laws: members of analysis.laws.
+        estimator: a member of analysis.estimators; None: the run's own, or the surface.
+        laws: members of analysis.laws; none: the run's own, or all.
         formats: members of FORMATS, written beside the page.
     """
 
-    estimator: str = ESTIMATOR
-    laws: Sequence[str] = LAWS
+    estimator: str | None = None
+    laws: Sequence[str] = ()
     formats: Sequence[str] = ()
 
     @classmethod
@@ -77,15 +77,31 @@ class Options:
         Raises:
             ConfigError: there is no such estimator, law or format.
         """
-        chosen = tuple(laws.split(",")) if laws else LAWS
-        for name in chosen:
-            LAW_FAMILY.get(name)
-        ESTIMATORS.get(estimator or ESTIMATOR)
+        chosen = tuple(laws.split(",")) if laws else ()
         wanted = tuple(filter(None, formats.split(",")))
         for name in wanted:
             if name not in FORMATS:
                 raise ConfigError(f"--format: {unknown('format', name, FORMATS)}")
-        return cls(estimator=estimator or ESTIMATOR, laws=chosen, formats=wanted)
+        return cls(estimator=estimator, laws=chosen, formats=wanted).checked()
+
+    def checked(self) -> Options:
+        """
+        Raises:
+            ConfigError: there is no such estimator or law.
+        """
+        for name in self.laws:
+            LAW_FAMILY.get(name)
+        ESTIMATORS.get(self.estimator or ESTIMATOR)
+        return self
+
+    def of_run(self, target: Mapping[str, Any]) -> Options:
+        """What is not said here is as the sweep says it.
+
+        Args:
+            target: content of target.json.
+        """
+        estimator, laws = self.estimator or target.get("estimator"), self.laws or tuple(target.get("laws", ()))
+        return replace(self, estimator=estimator, laws=laws).checked()
 
 
 DEFAULT = Options()
@@ -121,7 +137,7 @@ def analyze_table(
 def _analysis(
     table: pd.DataFrame, columns: Columns, targets: pd.DataFrame, options: Options, notes: Sequence[str]
 ) -> Analysis:
-    fit = fit_table(table, columns, estimator=options.estimator, laws=options.laws)
+    fit = fit_table(table, columns, estimator=options.estimator or ESTIMATOR, laws=options.laws or LAWS)
     predictions = predict_table(fit, targets)
     warnings = [*notes, *table_warnings(table, fit, predictions), *fit.warnings]
     first = {axis: float(predictions.iloc[0][axis]) for axis in columns.scales}
@@ -189,6 +205,7 @@ def analyze_run(
         target = {**target, "groups": None, "flops": None}  # they are another target's
     context = _context(folder, target, records)
     table = load_table(path, columns)
+    options = options.of_run(target)
     return analyze_table(table, columns, wanted, folder.path, context, options, _fitted(against, wanted, options))
 
 

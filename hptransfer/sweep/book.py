@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from hptransfer.core.files import RunFolder
 from hptransfer.core.records import CANCELLED, DIVERGED, DONE, FAILED, Outcome, Scale, Trial
 from hptransfer.sweep.finished import Finished
+from hptransfer.sweep.settings import Setting
 
 
 @dataclass
@@ -29,8 +30,8 @@ class AtScale:
     """
 
     waiting: deque[str] = field(default_factory=deque)
-    values: Counter[float] = field(default_factory=Counter)
-    losses: dict[float, list[float]] = field(default_factory=dict)
+    values: Counter[Setting] = field(default_factory=Counter)
+    losses: dict[Setting, list[float]] = field(default_factory=dict)
     open: int = 0
     states: Counter[str] = field(default_factory=Counter)
     cancelled: int = 0
@@ -53,8 +54,8 @@ class AtScale:
         """Trials that trained; one that diverged did."""
         return self.states[DONE] + self.states[DIVERGED]
 
-    def mean_losses(self) -> dict[float, float]:
-        """Mean loss over seeds by value; infinite where a seed diverged; failed trials left out."""
+    def mean_losses(self) -> dict[Setting, float]:
+        """Mean loss over seeds by setting; infinite where a seed diverged; failed trials left out."""
         return {value: fmean(repeats) for value, repeats in self.losses.items() if repeats}
 
 
@@ -65,17 +66,21 @@ class Book:
         attempts_s: seconds of devices that went into attempts without an outcome.
     """
 
-    def __init__(self, folder: RunFolder, tuned: str) -> None:
+    def __init__(self, folder: RunFolder, tuned: Sequence[str]) -> None:
         self.trials: dict[str, Trial] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.scales: dict[Scale, AtScale] = {}
         self.attempts_s = 0.0
         self.started = 0
         self.started_flops = 0.0
-        self.folder, self._tuned = folder, tuned
+        self.folder, self._tuned = folder, tuple(tuned)
         self._finished = Finished(folder)
         self._finished_s = 0.0
         self._same: dict[Scale, Scale] = {}
+
+    def setting(self, trial: Trial) -> Setting:
+        """What was tuned, in the order of the sweep's space."""
+        return tuple(trial.tuned[name] for name in self._tuned)
 
     def at(self, scale: Scale) -> AtScale:
         return self.scales.setdefault(self._same.setdefault(scale, scale), AtScale())
@@ -84,7 +89,7 @@ class Book:
         """Takes up a trial, which is in no job yet for all that is known here."""
         scale = self._same.setdefault(trial.scale, trial.scale)
         self.trials[trial.id] = replace(trial, scale=scale)
-        self.at(scale).values[trial.tuned[self._tuned]] += 1
+        self.at(scale).values[self.setting(trial)] += 1
 
     def start(self, trial_ids: Iterable[str]) -> None:
         """Counts trials as put into a job."""
@@ -113,7 +118,7 @@ class Book:
         scale.cancelled += outcome.cause == CANCELLED
         if outcome.state != FAILED:
             loss = math.inf if outcome.loss is None else outcome.loss
-            scale.losses.setdefault(trial.tuned[self._tuned], []).append(loss)
+            scale.losses.setdefault(self.setting(trial), []).append(loss)
         if outcome.state == DONE:
             scale.seconds += outcome.seconds
             scale.flops += trial.flops

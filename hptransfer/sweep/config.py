@@ -58,6 +58,8 @@ class Tuned:
     """Equal ratios between values rather than equal steps."""
     complement: bool = False
     """The setting is 1 minus the value: for momentum and betas, which go by factors of what they lack to 1."""
+    center: float | None = None
+    """Under design=plus, the one of the values at which the others are swept; the middle one unless given."""
     extend: int = 6
     """Further values that a scale may get on one side while its best value is at that edge."""
 
@@ -85,6 +87,19 @@ class Tuned:
         if len(values) < 3 or len(set(values)) < len(values):
             raise ConfigError(f"{place} needs at least 3 different values to bracket an optimum, got {values}")
         return values
+
+    def middle(self, place: str) -> float:
+        """The value at which other hyperparameters are swept under design=plus.
+
+        Raises:
+            ConfigError: `center` is none of the values.
+        """
+        values = self.grid(place)
+        if self.center is None:
+            return values[len(values) // 2]
+        if self.center not in values:
+            raise ConfigError(f"{place}.center must be one of its values {values}, got {self.center}")
+        return self.center
 
     def _spaced(self, place: str) -> list[float]:
         assert self.low is not None
@@ -130,6 +145,12 @@ class SweepConfig:
     """product, every combination of the axes' values; or plus, one axis at a time, the others at their `center`."""
     space: dict[str, Tuned]
     """Tuned hyperparameters."""
+    design: str = "product"
+    """Of several tuned hyperparameters: product, every combination; or plus, one at a time around their `center`."""
+    estimator: str = "surface"
+    """How the optimum of every scale is found; `hptransfer list estimator`."""
+    laws: list[str] = field(default_factory=list)
+    """Forms of law that are weighed against each other; empty: all that apply. `hptransfer list law`."""
     target: dict[str, Any] = field(default_factory=dict)
     """The scale to predict for; an axis that is not named is the largest of the grid."""
     seeds: Any = 1
@@ -181,11 +202,10 @@ class SweepConfig:
                     raise ConfigError(
                         f"{place}: a name must be letters, digits and _ . - alone, got {key!r}; rename it"
                     )
-        if len(self.space) != 1:
-            raise ConfigError(
-                f"space must have exactly one tuned hyperparameter for now, got {len(self.space)} "
-                f"({', '.join(self.space) or 'none'}); sweep the others in runs of their own"
-            )
+        if not self.space:
+            raise ConfigError("space must have at least one tuned hyperparameter, such as lr")
+        if self.design not in SCALES:
+            raise ConfigError(f"design: {unknown('choice', self.design, SCALES)}")
         if not self.grid:
             raise ConfigError("grid must have at least one axis, such as width")
         if self.scales not in SCALES:
@@ -198,7 +218,7 @@ class SweepConfig:
                     f"got {axis.center}"
                 )
         for key, tuned in self.space.items():
-            tuned.grid(f"space.{key}")
+            tuned.middle(f"space.{key}")
             if key in self.grid:
                 raise ConfigError(f"{key!r} is under both grid and space; give one of them another name")
             if tuned.extend < 0:

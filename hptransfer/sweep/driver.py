@@ -11,10 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hptransfer.core.bracket import next_value
 from hptransfer.core.errors import StoppedError
 from hptransfer.core.files import LockedError, RunFolder, disk_errors, lock
 from hptransfer.core.records import SWEEP, Job, Outcome, Scale, Trial, digest, short
@@ -26,6 +25,7 @@ from hptransfer.sweep.notes import PENDING, Notes, read_states
 from hptransfer.sweep.plan import Plan
 from hptransfer.sweep.progress import Progress, progress
 from hptransfer.sweep.requests import carry_out, read_requests
+from hptransfer.sweep.settings import Range, Setting, edges, next_setting
 from hptransfer.sweep.study import Studies
 from hptransfer.sweep.trackers._base import Background
 
@@ -37,30 +37,45 @@ SHOW_SHARE = 20
 
 @dataclass(frozen=True)
 class Campaign:
-    """What a driver is to have trained: values at scales.
+    """What a driver is to have trained: settings at scales.
 
     Attributes:
-        values: tried at every scale; empty if the sampler chooses.
-        points: values a scale tries if the sampler chooses.
-        extend: further values on either side while the best is at that edge.
+        settings: tried at each scale; none if the sampler chooses.
+        points: settings a scale tries if the sampler chooses.
+        ranges: of each tuned hyperparameter, how far it is extended while its best value is at an edge.
     """
 
     purpose: str
-    scales: tuple[Scale, ...]
-    values: tuple[float, ...]
+    settings: Mapping[Scale, Sequence[Setting]]
     points: int
-    extend: int
+    ranges: Sequence[Range]
+
+    @property
+    def scales(self) -> tuple[Scale, ...]:
+        return tuple(self.settings)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the sampler chooses what is tried."""
+        return not any(self.settings.values())
 
     @classmethod
     def sweep(cls, plan: Plan) -> Campaign:
-        chosen = plan.config.sampler.points
-        return cls(
-            purpose=SWEEP,
-            scales=plan.scales,
-            values=() if chosen else plan.values,
-            points=plan.points,
-            extend=0 if chosen else plan.config.space[plan.tuned].extend,
-        )
+        settings = () if plan.config.sampler.points else plan.settings
+        return cls(SWEEP, dict.fromkeys(plan.scales, settings), plan.points, ranges(plan))
+
+    @classmethod
+    def of(cls, plan: Plan, settings: Mapping[Scale, Sequence[Setting]]) -> Campaign:
+        """These settings and nothing else."""
+        return cls(SWEEP, settings, 0, [replace(one, extend=0) for one in ranges(plan)])
+
+
+def ranges(plan: Plan) -> list[Range]:
+    """How far each tuned hyperparameter of a sweep may go."""
+    return [
+        Range(key, plan.grids[key][0], plan.grids[key][-1], tuned.extend, tuned.largest)
+        for key, tuned in plan.config.space.items()
+    ]
 
 
 @dataclass
@@ -108,9 +123,9 @@ class Driver:
         self._stack_sizes: dict[Scale, int] = {}
         for scale in self._order():
             self._book.at(scale)
-        low, high = min(plan.values), max(plan.values)
-        log = {plan.tuned: plan.config.space[plan.tuned].log}
-        self._studies = Studies(folder.journal, plan.config.sampler, {plan.tuned: (low, high)}, log)
+        tried = {one.name: (one.low, one.high) for one in ranges(plan)}
+        log = {key: tuned.log for key, tuned in plan.config.space.items()}
+        self._studies = Studies(folder.journal, plan.config.sampler, tried, log)
 
     def _order(self) -> list[Scale]:
         """Costly scales first, which ends soonest; under a budget cheap ones, which says most."""
@@ -143,10 +158,10 @@ class Driver:
                 self._tracker.started(trial.id)
             else:
                 self._book.at(trial.scale).waiting.append(trial.id)
-        for scale in self._campaign.scales:
-            self._add(scale, self._campaign.values)
-        if not self._campaign.values:
-            self._repeat_known_values()
+        for scale, settings in self._campaign.settings.items():
+            self._add(scale, settings)
+        if self._campaign.chosen:
+            self._repeat_known_settings()
 
     def _took(self, trial: Trial, outcome: Outcome) -> None:
         self._studies.tell(trial, outcome)
@@ -159,19 +174,18 @@ class Driver:
             self._book.add(trial)
             self._book.at(trial.scale).waiting.append(trial.id)
 
-    def _add(self, scale: Scale, values: Iterable[float]) -> None:
-        """Makes the trials of some values at a scale, one a seed, unless there are."""
+    def _add(self, scale: Scale, settings: Iterable[Setting]) -> None:
+        """Makes the trials of some settings at a scale, one a seed, unless there are."""
         purpose, seeds = self._campaign.purpose, self._plan.seeds
-        trials = (
-            self._plan.trial(scale, {self._plan.tuned: value}, seed, purpose) for value in values for seed in seeds
-        )
+        named = (dict(zip(self._plan.tuned, setting, strict=True)) for setting in settings)
+        trials = (self._plan.trial(scale, tuned, seed, purpose) for tuned in named for seed in seeds)
         self._make([trial for trial in trials if trial.id not in self._book.trials])
 
-    def _repeat_known_values(self) -> None:
-        """Gives values that a sampler chose earlier the seeds that the sweep has gained since."""
+    def _repeat_known_settings(self) -> None:
+        """Gives settings that a sampler chose earlier the seeds that the sweep has gained since."""
         for trial in list(self._book.trials.values()):
             if trial.scale in self._campaign.scales:
-                self._add(trial.scale, [trial.tuned[self._plan.tuned]])
+                self._add(trial.scale, [self._book.setting(trial)])
 
     def _tick(self) -> bool:
         """One round; True when there is nothing left to do."""
@@ -265,15 +279,15 @@ class Driver:
         return self._plan.config.stage == FIRST and not self._book.at(scale).succeeded
 
     def _put_middle_first(self, scale: Scale) -> None:
-        """Moves a trial of the middle one of a scale's values to the front."""
+        """Moves a trial of the middle one of a scale's settings to the front."""
         waiting = self._book.at(scale).waiting
-        values = sorted({self._value(trial_id) for trial_id in waiting})
-        first = next(trial_id for trial_id in waiting if self._value(trial_id) == values[len(values) // 2])
+        settings = sorted({self._setting(trial_id) for trial_id in waiting})
+        first = next(trial_id for trial_id in waiting if self._setting(trial_id) == settings[len(settings) // 2])
         waiting.remove(first)
         waiting.appendleft(first)
 
-    def _value(self, trial_id: str) -> float:
-        return self._book.trials[trial_id].tuned[self._plan.tuned]
+    def _setting(self, trial_id: str) -> Setting:
+        return self._book.setting(self._book.trials[trial_id])
 
     def _held_back(self) -> dict[str, str]:
         """Scales whose first trial failed, with why: under stage=first their others are not trained."""
@@ -288,19 +302,19 @@ class Driver:
         return running | self._held_back()
 
     def _ask(self, scale: Scale) -> None:
-        """Adds values to a scale that has nothing waiting: the sampler's, or beyond an edge."""
+        """Adds settings to a scale that has nothing waiting: the sampler's, or beyond an edge."""
         at = self._book.at(scale)
         if at.waiting or at.curbed or self._held(scale):
             return
-        if not self._campaign.values:
+        if self._campaign.chosen:
             room = self._campaign.points - len(at.values) - self._repeats[scale]
             size = self._plan.runner.stack_size(self._plan.run(scale)) if room > 0 else 0
             for _ in range(min(room, 1 if self._only_first(scale) else size)):
                 self._suggest(scale)
         elif not at.open:
-            value = self._extension(scale)
-            if value is not None:
-                self._add(scale, [value])
+            setting = self._extension(scale)
+            if setting is not None:
+                self._add(scale, [setting])
 
     def _held(self, scale: Scale) -> bool:
         """Whether the scale's first trial runs, or has failed."""
@@ -316,17 +330,11 @@ class Driver:
             return
         self._studies.bind(trial, number)
         self._make([trial])
-        self._add(scale, [tuned[self._plan.tuned]])
+        self._add(scale, [self._book.setting(trial)])
 
-    def _extension(self, scale: Scale) -> float | None:
-        """The next value that would bracket the scale's optimum, within the bound on either side."""
-        losses = self._book.at(scale).mean_losses()
-        value = next_value(losses) if len(losses) >= 3 else None
-        low, high = min(self._campaign.values), max(self._campaign.values)
-        beyond = [tried for tried in losses if (tried < low if value and value < low else tried > high)]
-        if value is None or value in losses or value > self._plan.config.space[self._plan.tuned].largest:
-            return None
-        return None if len(beyond) >= self._campaign.extend else value
+    def _extension(self, scale: Scale) -> Setting | None:
+        """The next setting that would bracket the scale's optimum, within the bounds on either side."""
+        return next_setting(self._book.at(scale).mean_losses(), self._campaign.ranges)
 
     def _affordable(self, *flops: float) -> bool:
         """Whether the budget allows trials of these costs to be started."""
@@ -347,7 +355,7 @@ class Driver:
         held = self._held_back()
         report = Report(self._progress(), held=[f"{name}: {why}" for name, why in held.items()])
         for scale, at in self._book.scales.items():
-            asked = not self._campaign.values and not at.curbed
+            asked = self._campaign.chosen and not at.curbed
             short_of = max(0, self._campaign.points - len(at.values)) if asked else 0
             left = len(at.waiting) + at.open + short_of * len(self._plan.seeds)
             if scale.name in held:
@@ -356,18 +364,15 @@ class Driver:
                 report.missing.append(f"{scale.name}: {left} trials not run")
             elif (edge := self._edge(scale)) is None:
                 continue
-            elif self._campaign.values and not at.curbed and (value := self._extension(scale)) is not None:
-                report.missing.append(f"{edge}; {short(value)} was to be next")
+            elif not self._campaign.chosen and not at.curbed and (setting := self._extension(scale)) is not None:
+                report.missing.append(f"{edge}; {', '.join(map(short, setting))} was to be next")
             else:
                 report.unbracketed.append(edge)
         return report
 
     def _edge(self, scale: Scale) -> str | None:
-        losses = self._book.at(scale).mean_losses()
-        if len(losses) < 3 or next_value(losses) is None:
-            return None
-        best = min(losses, key=lambda value: losses[value])
-        return f"{scale.name}: best {self._plan.tuned} {short(best)} of {short(min(losses))} to {short(max(losses))}"
+        found = edges(self._book.at(scale).mean_losses(), self._campaign.ranges)
+        return f"{scale.name}: {', '.join(found)}" if found else None
 
 
 @contextmanager

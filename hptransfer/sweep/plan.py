@@ -14,6 +14,7 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import DONE, SWEEP, Number, Scale, Trial, digest, get_path, trial_id, with_path
 from hptransfer.sweep.config import SweepConfig
 from hptransfer.sweep.runners._base import RUNNERS, Runner, Size
+from hptransfer.sweep.settings import Setting, plus, product
 
 
 @dataclass(frozen=True)
@@ -24,14 +25,19 @@ class Plan:
     runner: Runner
     scales: tuple[Scale, ...]
     target: Scale
-    values: tuple[float, ...]
+    settings: tuple[Setting, ...]
     seeds: tuple[int, ...]
     fingerprint: str
 
     @property
-    def tuned(self) -> str:
-        """Key of the tuned hyperparameter."""
-        return next(iter(self.config.space))
+    def tuned(self) -> tuple[str, ...]:
+        """Keys of the tuned hyperparameters."""
+        return tuple(self.config.space)
+
+    @cached_property
+    def grids(self) -> dict[str, list[float]]:
+        """Values of each tuned hyperparameter, ascending."""
+        return {key: tuned.grid(f"space.{key}") for key, tuned in self.config.space.items()}
 
     @cached_property
     def sizes(self) -> dict[Scale, Size]:
@@ -40,8 +46,8 @@ class Plan:
 
     @property
     def points(self) -> int:
-        """Values that every scale tries, before any extension."""
-        return self.config.sampler.points or len(self.values)
+        """Settings that every scale tries, before any extension."""
+        return self.config.sampler.points or len(self.settings)
 
     def num_trials(self, scale: Scale) -> int:
         return self.points * len(self.seeds) if scale in self.scales else 0
@@ -99,6 +105,8 @@ class Plan:
             "params": size.params,
             "flops": size.flops,
             **self.runner.groups(run),
+            "estimator": self.config.estimator,
+            "laws": self.config.laws,
             "parameterization": self.config.run.get("parameterization"),
             "fingerprint": self.fingerprint,
             "run": run,
@@ -159,7 +167,7 @@ def make_plan(config: SweepConfig) -> Plan:
         runner=runner,
         scales=scales,
         target=target,
-        values=tuple(next(iter(config.space.items()))[1].grid(f"space.{next(iter(config.space))}")),
+        settings=_settings(config),
         seeds=tuple(config.seed_list()),
         fingerprint="",
     )
@@ -173,6 +181,14 @@ def make_plan(config: SweepConfig) -> Plan:
                 f"the optimum moves with {key}; give the grid two values of it, or set target.{key}={values[0]}"
             )
     return dataclasses.replace(plan, fingerprint=runner.fingerprint(plan.run(target)))
+
+
+def _settings(config: SweepConfig) -> tuple[Setting, ...]:
+    """What every scale tries, unless the sampler chooses."""
+    grids = [tuned.grid(f"space.{key}") for key, tuned in config.space.items()]
+    if config.design == "plus":
+        return tuple(plus(grids, [tuned.middle(f"space.{key}") for key, tuned in config.space.items()]))
+    return tuple(product(grids))
 
 
 def _scales(config: SweepConfig, axes: Mapping[str, list[Number]]) -> tuple[Scale, ...]:
@@ -199,7 +215,7 @@ def _check_all(plan: Plan) -> None:
 def _problem(plan: Plan, scale: Scale) -> str | None:
     try:
         plan.runner.size(plan.run(scale))
-        plan.runner.size(plan.run(scale, {plan.tuned: plan.values[0]}))
+        plan.runner.size(plan.run(scale, dict(zip(plan.tuned, plan.settings[0], strict=True))))
     except ConfigError as error:
         return str(error)
     return None

@@ -24,7 +24,7 @@ BAD = [
     (["run.data=stdlib"], "run.data has keys of its own; choose it as run/data=stdlib"),
     (["run.optimizer=lion"], "run.optimizer has keys of its own; choose it as run/optimizer=lion"),
     (["run/modle=moe"], "unknown choice of a run 'modle'. Did you mean 'model'? Known: data, model, optimizer"),
-    (["model=moe"], "unknown key 'model'. Known: budget, driver, grid"),
+    (["model=moe"], "unknown key 'model'. Known: budget, design, driver"),
     (["model=moe"], "tracker (in the file); there is run/model"),
     (["lr=0.1"], "(in the file); there is space.lr and run.optimizer.lr and run.constants."),
     (["hydra.run.dir=x"], "override 'hydra.run.dir=x' would do nothing"),
@@ -136,12 +136,16 @@ def test_text_that_is_all_held_out_is_not_called_missing(tmp_path: Path) -> None
         make_plan(compose("quickstart", [f"run.data.path={tmp_path}"]))
 
 
-def test_two_tuned_hyperparameters_are_refused(tmp_path: Path) -> None:
-    source = (Path(__file__).parents[2] / "sweeps" / "quickstart.yaml").read_text()
-    second = "  wd: {path: run.optimizer.weight_decay, values: [0.1, 0.2, 0.3]}\n"
-    (tmp_path / "two.yaml").write_text(source.replace("\ntarget:", f"{second}\ntarget:"))
-    with pytest.raises(ConfigError, match=r"exactly one tuned hyperparameter for now, got 2 \(lr, wd\)"):
-        compose(str(tmp_path / "two.yaml"))
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["design=cross"], "design: unknown choice 'cross'"),
+        (["design=plus", "space.lr.center=0.3"], "space.lr.center must be one of its values"),
+    ],
+)
+def test_a_design_that_makes_no_sense_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose("quickstart", overrides)
 
 
 def test_presets_are_found() -> None:

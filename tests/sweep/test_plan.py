@@ -32,7 +32,7 @@ def test_a_plus_sweeps_one_axis_at_a_time() -> None:
 
 def test_a_complement_is_tuned_by_what_the_setting_lacks_to_one() -> None:
     plan = make_plan(compose("depthwise_transfer", ["space=momentum"]))
-    assert plan.tuned == "forgetting"
+    assert plan.tuned == ("forgetting",)
     assert plan.run(plan.target, {"forgetting": 0.25})["optimizer"]["momentum"] == 0.75
     assert plan.target_json()["complement"] == ["forgetting"]
 
