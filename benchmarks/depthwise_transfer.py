@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.fit import Exponent, Fit, fit_table
-from hptransfer.analysis.records import Columns, load_table
+from hptransfer.analysis.records import Columns
+from hptransfer.analysis.sources import load_table
 from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
 
 AXES = ("width", "depth")
@@ -113,7 +114,7 @@ def rows(claim: Claim, folder: Path) -> Iterator[dict[str, object]]:
         if not claimed:
             continue
         fit = fit_table(table[table[other] == CENTERS[claim.net][other]], columns)
-        exponent = fit.exponents[axis]
+        exponent = fit.exponents[tuned][axis]
         yield {
             "net": claim.net,
             "rule": claim.rule,
@@ -123,7 +124,7 @@ def rows(claim: Claim, folder: Path) -> Iterator[dict[str, object]]:
             "low": exponent.low,
             "high": exponent.high,
             "bound": (bound := bound_above(fit, axis)),
-            "unbracketed": len(fit.optima) - len(fit.bracketed),
+            "unbracketed": sum(not one.bracketed for one in fit.optima),
             "expected": claimed,
             "found": found(claimed, exponent, bound),
         }
@@ -135,10 +136,16 @@ def bound_above(fit: Fit, axis: str) -> float | None:
     The line through all scales, those with the smallest value that diverged, which their optimum is below. None if all
     optima are bracketed, or one that is not has nothing that diverged.
     """
-    if len(fit.bracketed) == len(fit.optima) or not all(one.bracketed or one.cell.diverged for one in fit.optima):
+    bracketed = [one.bracketed for one in fit.optima]
+    if all(bracketed) or not all(one.bracketed or one.diverged for one in fit.optima):
         return None
-    tops = [one.x if one.bracketed else one.cell.x[~np.isfinite(one.cell.y)][0] for one in fit.optima]
-    return float(np.polyfit(np.log2([one.cell.axes[axis] for one in fit.optima]), tops, 1)[0])
+    tops = [float(one.x[0]) if one.bracketed else _least_diverged(fit, place) for place, one in enumerate(fit.optima)]
+    return float(np.polyfit(np.log2([one.axes[axis] for one in fit.optima]), tops, 1)[0])
+
+
+def _least_diverged(fit: Fit, place: int) -> float:
+    """log2 of the smallest value of a scale that diverged."""
+    return float(fit.runs.x[fit.runs.of_scale(place) & ~np.isfinite(fit.runs.loss), 0].min())
 
 
 def shown(row: dict[str, object]) -> str:
@@ -177,7 +184,7 @@ def figure(claims: list[Claim], runs: Path, path: Path) -> None:
             line = optima[optima[other] == CENTERS[claim.net][other]].sort_values(axis)
             if len(line) == 1:
                 continue
-            held = line["status"] == "bracketed"
+            held = line["lr_status"] == "bracketed"
             plot.errorbar(
                 line[axis][held],
                 line["log2_lr"][held],

@@ -78,7 +78,7 @@ def finished_run(overrides: Sequence[str]) -> RunFolder:
     write_text(folder.sweep, dump(plan.config))
     write_json(folder.target, plan.target_json())
     for scale in plan.scales:
-        for value in plan.values:
+        for value in plan.grids["lr"]:
             trial = plan.trial(scale, {"lr": value}, 0)
             folder.write_trial(trial)
             outcome = Outcome(state=DONE, loss=3.0 + (math.log2(value) + 6) ** 2 / 20, loss_se=0.1, steps=64)

@@ -87,8 +87,8 @@ BAD = [
     (("verify", "quickstart", "width=wide"), "width must be a number, got 'wide'"),
     (("logs", "quickstart", "zzz"), "no trial whose id begins with 'zzz'"),
     (("list", "optimisers"), "unknown family 'optimisers'. Did you mean 'optimizer'?"),
-    (("analyze",), "analyze takes either a RUN or --table FILE"),
-    (("analyze", "--table", "x.csv"), "analyze --table needs --scale"),
+    (("analyze",), "analyze takes one of RUN, --table FILE and --mlflow URI"),
+    (("analyze", "--table", "x.csv"), "analyze of a table needs --scale"),
     (("swep", "quickstart"), "unknown verb 'swep'. Did you mean 'sweep'?"),
 ]
 

@@ -235,6 +235,7 @@ def fit_table(
     shapes = ESTIMATORS.get(ESTIMATOR).find(runs, guide.linear(guide.power()))
     found = shapes if estimator == ESTIMATOR else chosen.find(runs, problem.linear(problem.power()))
     optima = _optima(runs, found, shapes)
+    _placed(optima, problem.seen)
     if chosen.published:
         laws = ("power",)
     mixture = Mixture.of(weigh(problem, found, laws), draws, seed)
@@ -273,6 +274,19 @@ def _enough(runs: Runs) -> None:
     for k, name in enumerate(runs.columns.tuned):
         if len(np.unique(runs.x[:, k])) < 3:
             raise FitError(f"{name} was tried at fewer than 3 values; its optimum cannot be placed")
+
+
+def _placed(optima: Sequence[Optimum], seen: Seen) -> None:
+    """Raises FitError if the runs place the optimum of too few scales: the law would be made of what was assumed."""
+    placed = [one for one in optima if np.isfinite(one.se).all()]
+    wanted = 1 + len(seen.moving)
+    if len(placed) < wanted:
+        loose = [f"{name_of(one.axes)} ({', '.join(dict.fromkeys(one.status))})" for one in optima if one not in placed]
+        have = "1 scale has" if len(placed) == 1 else f"{len(placed)} scales have"
+        raise FitError(
+            f"{have} runs that place an optimum, a law over {', '.join(seen.moving)} needs {wanted}; "
+            f"{wanted - len(placed)} more needed: try values on both sides of the best of {'; '.join(loose)}"
+        )
 
 
 def name_of(axes: Mapping[str, float]) -> str:
@@ -317,14 +331,14 @@ def _status(runs: Runs, mask: Mask, finite: Mask, tight: Mask) -> tuple[str, ...
     found = []
     for k, placed in enumerate(tight):
         low, high = runs.x[finite, k].min(), runs.x[finite, k].max()
-        if not placed or low == high:
+        if low == high:
             found.append(TOO_FEW)
         elif runs.x[best, k] == low:
             found.append(EDGE_LOW)
         elif runs.x[best, k] == high:
             found.append(BOUNDED if runs.x[mask, k].max() > high else EDGE_HIGH)
         else:
-            found.append(BRACKETED)
+            found.append(BRACKETED if placed else TOO_FEW)
     return tuple(found)
 
 

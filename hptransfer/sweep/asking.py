@@ -60,7 +60,7 @@ def _without_driver(folder: RunFolder, config: SweepConfig, path: Path) -> None:
     from hptransfer.sweep.requests import carry_out, read_requests
 
     with driving(folder), disk_errors(folder):
-        book = Book(folder, next(iter(config.space)))
+        book = Book(folder, tuple(config.space))
         for trial in folder.read_trials():
             book.add(trial)
         launcher = config.launcher.open(folder.path, 0)

@@ -27,7 +27,7 @@ def write_job(runs: Path, *overrides: str) -> RunFolder:
     folder = plan.config.folder
     folder.create()
     folder.driver_lock.touch()
-    trials = [plan.trial(scale, {"lr": value}, 0) for scale in plan.scales for value in plan.values]
+    trials = [plan.trial(scale, {"lr": value}, 0) for scale in plan.scales for value in plan.grids["lr"]]
     for trial in trials:
         folder.write_trial(trial)
     job = Job(id=JOB, trials=[t.id for t in trials], scale=trials[0].scale, params=trials[0].params, flops=1.0)

@@ -175,7 +175,7 @@ def test_a_curve_that_began_anew_replaces_what_was_shown(server: Server, tmp_pat
     """As after a preemption between checkpoints: seen by the driver that wrote the old points, and by the next."""
     config = on(server, tmp_path)
     plan = make_plan(config)
-    trial: Trial = plan.trial(plan.scales[0], {"lr": plan.values[0]}, 0)
+    trial: Trial = plan.trial(plan.scales[0], {"lr": plan.grids["lr"][0]}, 0)
     config.folder.create()
     config.folder.write_trial(trial)
 
@@ -212,7 +212,7 @@ def steps(server: Server, folder: RunFolder) -> dict[str, list[int]]:
 def test_curves_are_shown_while_their_trials_train(server: Server, tmp_path: Path) -> None:
     config = on(server, tmp_path)
     plan = make_plan(config)
-    trial = plan.trial(plan.scales[0], {"lr": plan.values[0]}, 0)
+    trial = plan.trial(plan.scales[0], {"lr": plan.grids["lr"][0]}, 0)
     config.folder.create()
     config.folder.sweep.touch()
     with session(plan, Console(quiet=True)) as open_session:

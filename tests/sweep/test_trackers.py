@@ -140,7 +140,7 @@ def test_a_failed_trial_that_is_taken_back_and_trained_is_shown_as_done(tmp_path
     config.folder.create()
     config.folder.sweep.touch()
     plan = make_plan(config)
-    failed = plan.trial(plan.scales[0], {"lr": plan.values[0]}, 0)
+    failed = plan.trial(plan.scales[0], {"lr": plan.grids["lr"][0]}, 0)
     config.folder.write_trial(failed)
     write_json(config.folder.outcome_path(failed.id), Outcome(state=FAILED, error="bad luck").to_json())
     run(config)
