@@ -9,6 +9,7 @@ import pytest
 from hptransfer.core.records import Job, Scale
 from hptransfer.sweep.launchers.local import LocalConfig
 
+PYTHON = sys.executable
 WORKER = """
 import os, pathlib, sys
 for line in sys.stdin:
@@ -23,7 +24,7 @@ def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: LocalConfig
     """What each of the workers sees, in the order of the slots."""
     interpreter = tmp_path / "python"
     (tmp_path / "worker.py").write_text(WORKER)
-    interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/worker.py "$@"\n')
+    interpreter.write_text(f'#!/bin/sh\nexec {PYTHON} {tmp_path}/worker.py "$@"\n')
     interpreter.chmod(0o755)
     monkeypatch.setattr("hptransfer.sweep.launchers.local.sys.executable", str(interpreter))
     launcher = config.open(tmp_path, devices_there)
