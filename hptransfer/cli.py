@@ -263,9 +263,11 @@ def _dry_run(plan: Plan) -> int:
 
 def _submit_driver(args: argparse.Namespace, plan: Plan) -> int:
     from hptransfer.sweep.launchers._slurm_driver import submit_driver
+    from hptransfer.sweep.session import check_folder
 
+    check_folder(plan)
     folder = plan.config.folder
-    folder.create()
+    folder.create(plan.config.share)
     folder.driver_lock.touch()  # by which a folder is known as a run's
     number = submit_driver(plan.config.launcher, folder, args.sweep, args.overrides)
     print(f"SLURM job {number} drives {folder.path}; what it says goes to {folder.path / 'driver.log'}")

@@ -23,8 +23,11 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "
 README = (ROOT / "README.md").read_text()
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", README, flags=re.DOTALL)
+CLUSTERS = (ROOT / "docs" / "clusters.md").read_text()
+
+
+def commands(page: str = README) -> list[str]:
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", page, flags=re.DOTALL)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith("hptransfer ")]
 
@@ -45,8 +48,19 @@ def test_every_command_of_the_readme_is_one(line: str) -> None:
         compose(rest[0], [word for word in rest[1:] if not word.startswith("--")])
     if verb == "coord-check":
         compose_check([word for word in rest if "=" in word])
+    assert_options_exist(verb, rest)
+
+
+@pytest.mark.parametrize("line", commands(CLUSTERS))
+def test_every_command_of_the_cluster_page_is_one(line: str) -> None:
+    _, verb, *rest = shlex.split(line, comments=True)
+    assert verb in VERBS
+    assert_options_exist(verb, rest)
+
+
+def assert_options_exist(verb: str, words: list[str]) -> None:
     known = command(verb, "--help").stdout
-    for word in rest:
+    for word in words:
         if word.startswith("--"):
             assert word in known
 

@@ -92,7 +92,6 @@ class Report:
     missing: list[str] = field(default_factory=list)
     unbracketed: list[str] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
-    tracker_problem: str | None = None
 
 
 class Driver:
@@ -146,9 +145,8 @@ class Driver:
 
     def _recover(self) -> None:
         """Takes up what is on disk: outcomes, trials that were never finished, jobs that live on."""
-        for trial in self._folder.read_trials():
-            if trial.purpose == self._campaign.purpose:
-                self._book.add(trial)
+        for trial in self._renewed([t for t in self._folder.read_trials() if t.purpose == self._campaign.purpose]):
+            self._book.add(trial)
         self._studies.sync((trial, self._folder.read_outcome(trial.id)) for trial in self._book.trials.values())
         self._flight.take_up()
         for trial in self._book.trials.values():
@@ -162,6 +160,20 @@ class Driver:
             self._add(scale, settings)
         if self._campaign.chosen:
             self._repeat_known_settings()
+
+    def _renewed(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The trials, written anew where they have still to be trained and the sweep says otherwise now.
+
+        What changes no number of a trial, such as its time limit, changes no id either.
+        """
+        new = {}
+        for trial in trials:
+            if trial.scale in self._flops and not self._folder.outcome_path(trial.id).exists():
+                now = self._plan.trial(trial.scale, trial.tuned, trial.seed, trial.purpose)
+                if now.id == trial.id and now != trial:
+                    new[trial.id] = now
+        side_by_side(self._folder.write_trial, list(new.values()))
+        return [new.get(trial.id, trial) for trial in trials]
 
     def _took(self, trial: Trial, outcome: Outcome) -> None:
         self._studies.tell(trial, outcome)

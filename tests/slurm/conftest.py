@@ -1,22 +1,28 @@
 """The cluster that the tests of this folder share."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.slurm.cluster import Cluster, cluster, install, obstacle
+from tests.helpers import ROOT
+from tests.packages import needed
+from tests.slurm.cluster import PACKAGES, Cluster, cluster, obstacle
 
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Cluster]:
     """A real SLURM of four nodes. In continuous integration its packages are installed, and it is never left out."""
-    ci = os.environ.get("CI") == "true"
-    if ci and obstacle():
-        install()
-    if reason := obstacle():
-        if ci:
-            pytest.fail(reason)
-        pytest.skip(reason)
+    needed(PACKAGES, obstacle)
     with cluster() as running:
         yield running
+
+
+@pytest.fixture
+def here(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """This process as a client of the cluster, inside what looks like an allocation of it."""
+    for key in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(key, slurm.environment[key])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("SBATCH_PARTITION", "no-such-partition")
+    monkeypatch.setenv("SLURM_JOB_ID", "999999")
+    return slurm

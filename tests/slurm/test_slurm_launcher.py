@@ -18,23 +18,11 @@ from hptransfer.sweep.launchers._base import Ended
 from hptransfer.sweep.launchers._slurm_config import SlurmConfig
 from hptransfer.sweep.launchers._slurm_limits import Limits, read_limits
 from hptransfer.sweep.launchers.slurm import Slurm
-from tests.helpers import ROOT, TINY, command, outcomes
-from tests.slurm.cluster import Cluster
+from tests.helpers import TINY, command, outcomes
 
 pytestmark = pytest.mark.slurm
 
 PATIENCE_S = 40.0
-
-
-@pytest.fixture
-def here(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """This process as a client of the cluster, inside what looks like an allocation of it."""
-    for key in ("SLURM_CONF", "PATH"):
-        monkeypatch.setenv(key, slurm.environment[key])
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("SBATCH_PARTITION", "no-such-partition")
-    monkeypatch.setenv("SLURM_JOB_ID", "999999")
-    return slurm
 
 
 class Bench:

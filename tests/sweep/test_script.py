@@ -542,6 +542,16 @@ def test_what_changes_no_number_extends_a_run(here: Path) -> None:
     assert line == "run.metric.reduce is last there, minimum here"
 
 
+def test_a_new_time_limit_holds_for_trials_that_are_unfinished(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    words = ("sweep", "bowl.yaml", "grid.width.values=[32]", "target.width=32", "space.lr.count=3", "space.lr.extend=0")
+    command(*words, "budget.trials=1", cwd=tmp_path)
+    done = command(*words, "run.timeout_s=60", cwd=tmp_path)
+    folder = RunFolder(tmp_path / "runs" / "bowl")
+    assert list(outcomes(folder).values()) == [DONE] * 3, done.stdout + done.stderr
+    assert sorted(str(trial.run["timeout_s"]) for trial in folder.read_trials()) == ["60.0", "60.0", "None"]
+
+
 def test_a_plan_says_that_time_is_unknown_until_it_was_measured(tmp_path: Path) -> None:
     write_sweep(tmp_path)
     planned = command("plan", "bowl.yaml", cwd=tmp_path)

@@ -18,6 +18,7 @@ from hptransfer.core.records import (
     KILLED,
     NODE_FAILURE,
     OUT_OF_MEMORY,
+    PREEMPTED,
     TIME_LIMIT,
     Job,
     Outcome,
@@ -164,12 +165,13 @@ def test_the_warning_comes_late_in_the_time_limit(folder, minutes, signal):
     assert found == ([signal] if signal else [])
 
 
-def test_the_worker_knows_when_its_time_ends(folder):
-    config = settings(time=60, python="env ; true")
+def test_the_worker_knows_when_its_time_ends_and_how_often_to_save(folder):
+    config = settings(time=60, checkpoint_s=77, python="env ; true")
     text = script(folder, config).replace("exec env", "env")
     subprocess.run(["bash", "-c", text], env={**os.environ, "SLURM_ARRAY_TASK_ID": "0"}, check=True)
     values = dict(line.partition("=")[::2] for line in (folder.jobs / "job0.log").read_text().splitlines())
     assert abs(int(values["HPTRANSFER_DEADLINE"]) - time.time() - 3600) < 30
+    assert values["HPTRANSFER_CHECKPOINT_S"] == "77"
 
 
 @pytest.mark.parametrize(
@@ -411,10 +413,11 @@ def test_all_jobs_are_asked_about_at_once_and_ever_more_seldom(launcher):
 
 
 def test_a_worker_that_left_says_why(launcher, folder):
-    for number, why in enumerate(("time limit", "preempted")):
+    for number, why in enumerate(("time limit", "cancelled")):
         (folder.jobs / f"job{number}.log").write_text(f"step 1\njob job{number} stops: {why}\n")
     answer(launcher, sacct="1_0|FAILED|75:0|n1|70\n1_1|FAILED|75:0|n2|70\n")
-    assert ends(launcher) == {"job0": TIME_LIMIT, "job1": "preempted"}
+    # Nobody asked for the other to be cancelled: a signal came late, such as one meant for the run before.
+    assert ends(launcher) == {"job0": TIME_LIMIT, "job1": PREEMPTED}
 
 
 def test_a_full_disk_stops_the_sweep(launcher, folder):

@@ -34,6 +34,7 @@ RESERVED = {
 }
 POSITIVE = (
     "max_attempts",
+    "checkpoint_s",
     "max_jobs",
     "time_margin",
     "min_time",

@@ -30,6 +30,7 @@ class Form:
         setup: lines of shell before the command.
         python: shell text that starts the interpreter, around which `wrapper` is put.
         signal_s: at most so long before the time limit the job is told of it.
+        checkpoint_s: between two checkpoints that nothing asks for.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Form:
     python: str
     wrapper: str
     signal_s: int
+    checkpoint_s: int
 
 
 def clean_name(text: str) -> str:
@@ -62,7 +64,7 @@ def array_script(
         f"attempts=({' '.join(str(job.attempt) for job in jobs)})",
         'job="${jobs[$SLURM_ARRAY_TASK_ID]}"',
         f'exec >> {shlex.quote(str(place / "jobs"))}/"$job.log" 2>&1',
-        *_prologue(resources),
+        *_prologue(resources, form.checkpoint_s),
         *form.setup,
     ]
     worker = f'-m hptransfer.sweep.worker {shlex.quote(str(place))} "$job" "${{attempts[$SLURM_ARRAY_TASK_ID]}}"'
@@ -75,9 +77,9 @@ def array_script(
     return batch_script(form.name, resources, setup, command, flags, array=(len(jobs), share))
 
 
-def _prologue(resources: Resources) -> list[str]:
+def _prologue(resources: Resources, checkpoint_s: int) -> list[str]:
     """Lines before those of the user."""
-    lines = ["trap '' USR2  # until the worker listens"]
+    lines = ["trap '' USR2  # until the worker listens", f"export HPTRANSFER_CHECKPOINT_S={checkpoint_s}"]
     if resources.minutes is not None:
         lines.append(f"export HPTRANSFER_DEADLINE=$(( $(date +%s) + {60 * resources.minutes} ))")
     lines.append("export " + " ".join(f"{name}={resources.cpus}" for name in THREADS))

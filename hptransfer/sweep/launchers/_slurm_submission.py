@@ -40,6 +40,7 @@ def script_form(config: SlurmConfig, folder: RunFolder) -> Form:
         python=interpreter(config.python),
         wrapper=config.wrapper,
         signal_s=config.signal_s,
+        checkpoint_s=config.checkpoint_s,
     )
 
 

@@ -29,7 +29,9 @@ GRACE_S = 5.0
 class LocalConfig(LauncherConfig):
     name: str = "local"
     workers: int = 0
-    """Worker processes; 0: one a GPU, or else cores divided by threads."""
+    """Worker processes; 0: as many as the GPUs are enough for, or else cores divided by threads."""
+    gpus: int = 1
+    """GPUs that a worker sees, where there are any; a script under torchrun takes several."""
     threads: int = 1
     """Cores that a worker computes with. Several one-thread workers beat one with all cores."""
 
@@ -38,27 +40,42 @@ class LocalConfig(LauncherConfig):
             raise ConfigError(f"{place}.workers must be at least 0 (0 chooses), got {self.workers}")
         if not 1 <= self.threads <= num_cores():
             raise ConfigError(f"{place}.threads must be 1 to {num_cores()} on this machine, got {self.threads}")
+        if self.gpus < 1:
+            raise ConfigError(f"{place}.gpus must be at least 1, got {self.gpus}")
         if self.max_attempts < 1:
             raise ConfigError(f"{place}.max_attempts must be at least 1, got {self.max_attempts}")
         if self.checkpoint_s < 1:
             raise ConfigError(f"{place}.checkpoint_s must be at least 1, got {self.checkpoint_s}; 300 is usual")
 
     def num_slots(self, gpus: int) -> int:
-        return self.workers or gpus or max(1, num_cores() // self.threads)
+        return self.workers or gpus // self.gpus or max(1, 1 if gpus else num_cores() // self.threads)
 
     def num_threads(self) -> int:
         return self.threads
 
     def open(self, folder: Path, gpus: int) -> Launcher:
         slots = self.num_slots(gpus)
-        return Local(folder, slots=slots, threads=self.threads, gpus=gpus, checkpoint_s=self.checkpoint_s)
+        pinned = share_out(visible_gpus(gpus), self.gpus, slots)
+        return Local(folder, pinned, threads=self.threads, checkpoint_s=self.checkpoint_s)
+
+
+def visible_gpus(count: int) -> list[str]:
+    """Names of the GPUs that this process may use, of which there are so many."""
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (names or [str(index) for index in range(count)])[:count]
+
+
+def share_out(gpus: Sequence[str], size: int, slots: int) -> list[Sequence[str]]:
+    """So many GPUs for every slot, one slot after another, and from the first again where there are more slots."""
+    groups = [gpus[start : start + size] for start in range(0, max(1, len(gpus) - size + 1), size)]
+    return [groups[index % len(groups)] for index in range(slots)]
 
 
 @dataclass
 class Slot:
     """A place for one worker; the process is started when it first gets a job."""
 
-    gpu: int | None
+    gpus: Sequence[str]
     process: subprocess.Popen[str] | None = None
     job: str | None = None
     cancelled: bool = False
@@ -67,11 +84,15 @@ class Slot:
 class Local(Launcher):
     """A pool of workers. One that dies is replaced at its slot's next job."""
 
-    def __init__(self, folder: Path, *, slots: int, threads: int, gpus: int, checkpoint_s: int) -> None:
+    def __init__(self, folder: Path, pinned: Sequence[Sequence[str]], *, threads: int, checkpoint_s: int) -> None:
+        """
+        Args:
+            pinned: of each slot the GPUs that its worker sees; none where it trains on the CPU.
+        """
         self._folder = folder
         self._threads = threads
         self._checkpoint_s = checkpoint_s
-        self._slots = [Slot(gpu=index % gpus if gpus else None) for index in range(slots)]
+        self._slots = [Slot(gpus=gpus) for gpus in pinned]
 
     @property
     def slots(self) -> int:
@@ -134,14 +155,8 @@ class Local(Launcher):
         environment = {**os.environ, "HPTRANSFER_CHECKPOINT_S": str(self._checkpoint_s)}
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(self._threads)
-        if slot.gpu is not None:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            names = (
-                [name.strip() for name in visible.split(",")]
-                if visible
-                else [str(index) for index in range(slot.gpu + 1)]
-            )
-            environment["CUDA_VISIBLE_DEVICES"] = names[slot.gpu]
+        if slot.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
         return subprocess.Popen(
             [sys.executable, "-m", "hptransfer.sweep.worker", str(self._folder)],
             stdin=subprocess.PIPE,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from hptransfer.core.errors import EXIT_STOPPED, EXIT_UNFINISHED
 from hptransfer.core.files import RunFolder, read_json, write_json
-from hptransfer.core.records import CANCELLED, CAUSES, KILLED, Job
+from hptransfer.core.records import CANCELLED, KILLED, NODE_FAILURE, PREEMPTED, TIME_LIMIT, Job
 from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher
 from hptransfer.sweep.launchers._slurm_calls import CallError, Calls
 from hptransfer.sweep.launchers._slurm_config import SlurmConfig
@@ -207,7 +207,7 @@ class Slurm(Launcher):
             self._recheck = min(self._recheck, until, now + RECHECK_S)
             return
         ended = self._why(out, seen)
-        if ended.cause not in (None, CANCELLED) and not out.cancelled:
+        if ended.cause in (KILLED, NODE_FAILURE) and not out.cancelled:
             self._nodes.failed(seen.node, seen.seconds, ended.detail)
         self._end(out, ended)
 
@@ -215,8 +215,8 @@ class Slurm(Launcher):
         code = seen.code.partition(":")[0]
         last = self._last_line(out.job.id)
         cause, stopped = ENDS[seen.state], None
-        if cause == KILLED and code == str(EXIT_UNFINISHED):  # the worker says why it left
-            cause = next((cause for cause in CAUSES if last.endswith(f"stops: {cause}")), KILLED)
+        if cause == KILLED and code == str(EXIT_UNFINISHED):  # the worker left by itself, with a checkpoint
+            cause = TIME_LIMIT if last.endswith(f"stops: {TIME_LIMIT}") else PREEMPTED
         elif cause == KILLED and code == str(EXIT_STOPPED):
             stopped = last.partition("stops: ")[2] or "the run folder cannot be written"
         return Ended(out.job.id, cause, how(seen) if cause else "", seen.node or None, stopped)

@@ -1,0 +1,56 @@
+"""docs/clusters.md is followed to the letter: its files are written, its commands run on a cluster."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hptransfer.core.files import RunFolder, locked_by, read_json
+from tests.helpers import ROOT, environment
+from tests.slurm.cluster import Cluster
+
+pytestmark = pytest.mark.slurm
+
+PAGE = (ROOT / "docs" / "clusters.md").read_text()
+WALK = PAGE[: PAGE.index("## What is submitted")]
+PROGRAMS = {"hptransfer": f"{sys.executable} -m hptransfer.cli", "python": sys.executable}
+DETACHED_S = 150.0
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", WALK, flags=re.DOTALL)
+
+
+def test_the_page_goes_from_a_login_node_to_a_finished_sweep(
+    here: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for block in (*blocks("python"), *blocks("yaml")):
+        name, _, content = block.removeprefix("# ").partition("\n")
+        (tmp_path / name).write_text(content.replace("partition: gpu", "partition: low"))
+    assert {path.name for path in tmp_path.iterdir()} == {"train.py", "lr.yaml"}
+    (tmp_path / "bin").mkdir()
+    for name, start in PROGRAMS.items():
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {start} "$@"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    run = RunFolder(tmp_path / "runs" / "my-script")
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    assert len(lines) == 6
+    for line in lines:
+        done = subprocess.run(
+            shlex.split(line), cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        if line.endswith("--detach"):
+            deadline = time.monotonic() + DETACHED_S
+            while locked_by(run.driver_lock) and time.monotonic() < deadline:
+                time.sleep(0.2)
+    log = (run.path / "driver.log").read_text()
+    assert read_json(run.prediction), log
+    assert read_json(run.path / "verification.json")["regret_percent"] < 5, log
+    assert all(run.read_job(path.name.partition(".")[0]).scheduler for path in run.jobs.glob("*.stacks.json"))
