@@ -37,6 +37,8 @@ BOUNDED = "bounded by divergence"
 TOO_FEW = "too few runs"
 # A scale whose own runs place its optimum no better than this says next to nothing of it.
 LOOSE_OCTAVES = 1.5
+# Scales that an error names.
+NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -282,10 +284,11 @@ def _placed(optima: Sequence[Optimum], seen: Seen) -> None:
     wanted = 1 + len(seen.moving)
     if len(placed) < wanted:
         loose = [f"{name_of(one.axes)} ({', '.join(dict.fromkeys(one.status))})" for one in optima if one not in placed]
+        named = "; ".join(loose[:NAMED]) + (f" and {len(loose) - NAMED} more" if len(loose) > NAMED else "")
         have = "1 scale has" if len(placed) == 1 else f"{len(placed)} scales have"
         raise FitError(
             f"{have} runs that place an optimum, a law over {', '.join(seen.moving)} needs {wanted}; "
-            f"{wanted - len(placed)} more needed: try values on both sides of the best of {'; '.join(loose)}"
+            f"{wanted - len(placed)} more needed: try values on both sides of the best of {named}"
         )
 
 

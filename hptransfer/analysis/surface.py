@@ -33,6 +33,8 @@ FORMS = ("linear-exponential", "cubic")
 # for each tuned hyperparameter and so many more are kept in any case.
 FAR = 0.12
 KEPT = 2
+# Of so many runs of a scale one may be a stray.
+MANY = 6
 # The bowl's form is trusted until what it adds to the loss is as large as the noise, and less and less beyond.
 TRUST = 1.0
 FIRST_NOISE = 0.002
@@ -247,18 +249,30 @@ def fit_surface(runs: Runs, form: str, prior: ShapePrior, guide: Guide) -> Surfa
 def _near(runs: Runs) -> tuple[Index, _Data]:
     """The finite runs near the best of their scale, in log loss."""
     y = np.log(np.where(np.isfinite(runs.loss), runs.loss, np.nan))
-    best = np.full(runs.num_scales, np.inf)
-    np.fmin.at(best, runs.scale, y)
-    excess = y - best[runs.scale]
-    order = np.lexsort((excess, runs.scale))
-    place = np.empty_like(order)
-    first = np.searchsorted(runs.scale[order], runs.scale)
-    place[order] = np.arange(len(order))
-    rank = place - first
+    order = np.lexsort((y, runs.scale))
+    parts = []
     few = KEPT + runs.x.shape[1]
-    kept = np.flatnonzero(np.isfinite(excess) & ((excess < FAR) | (rank < few)))
+    for own in np.split(order, np.flatnonzero(np.diff(runs.scale[order])) + 1):
+        finite = own[np.isfinite(y[own])]
+        sound = finite[int(_stray(runs.x[finite], y[finite])) :]
+        near = y[sound] < y[sound].min(initial=np.inf) + FAR
+        near[:few] = True
+        parts.append(sound[near])
+    kept = np.sort(np.concatenate(parts))
     height = np.unique(runs.height[kept], return_inverse=True)[1].reshape(-1)
     return kept, _Data(runs.x[kept], y[kept], runs.scale[kept], height, middle_octaves(runs)[0])
+
+
+def _stray(x: Array, y: Array) -> bool:
+    """Whether a scale's lowest loss lies far below all others and away from the next best: a mistake, no optimum.
+
+    Args:
+        x, y: of the scale's runs, losses ascending.
+    """
+    if len(y) < MANY or y[1] - y[0] <= FAR:
+        return False
+    nearest = np.argsort(np.abs(x[1:] - x[0]).max(axis=1))[: 2 * x.shape[1]]
+    return 0 not in nearest
 
 
 def _start(data: _Data) -> tuple[Array, Array]:
@@ -456,6 +470,8 @@ def _leverage(data: _Data, weights: Array, by_x: Array, by_shape: Array, normal:
 
 # Degrees of freedom and standard deviation of what is assumed of the noise, in log loss, before any run.
 NOISE_FREEDOM, NOISE_ASSUMED = 3.0, 0.001
+# Of the residuals' distribution.
+STRAY_FREEDOM = 8.0
 _MISFITS = np.array([0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6])
 _NOISES = np.geomspace(1e-6, 0.3, 64)
 # Runs that the search for noise and misfit looks at, evenly spread over the excess: it is a grid of sums.
@@ -463,7 +479,10 @@ _LOOKED_AT = 4000
 
 
 def _noise(left: Array, excess: Array, leverage: Array) -> tuple[float, float]:
-    """Noise and misfit by maximum likelihood of residuals with variance noise^2 + (misfit excess)^2."""
+    """Noise and misfit by maximum likelihood of residuals with variance noise^2 + (misfit excess)^2.
+
+    Residuals are Student's t, so that a few strays do not pass for noise.
+    """
     squares = left**2 / (1 - leverage)
     order = np.argsort(excess)[:: max(1, len(excess) // _LOOKED_AT)]
     squares, above = squares[order], excess[order]
@@ -471,7 +490,8 @@ def _noise(left: Array, excess: Array, leverage: Array) -> tuple[float, float]:
     for misfit in _MISFITS:
         variance = _NOISES[:, None] ** 2 + (misfit * above) ** 2
         assumed = NOISE_FREEDOM * (2 * np.log(_NOISES) + (NOISE_ASSUMED / _NOISES) ** 2)
-        unlikely = (np.log(variance) + squares / variance).sum(axis=1) + assumed
+        tails = (STRAY_FREEDOM + 1) * np.log1p(squares / variance / STRAY_FREEDOM)
+        unlikely = (np.log(variance) + tails).sum(axis=1) + assumed
         place = int(np.argmin(unlikely))
         best = min(best, (float(unlikely[place]), float(_NOISES[place]), float(misfit)))
     return best[1], best[2]

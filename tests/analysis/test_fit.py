@@ -184,6 +184,13 @@ def test_stray_runs_hardly_move_the_answer() -> None:
     assert fit_table(stray, COLUMNS).predict(TARGET)[0][0] == pytest.approx(truth, abs=0.3)
 
 
+def test_a_loss_that_cannot_be_is_not_taken_for_an_optimum() -> None:
+    table, truth = draw(MUP, noise=2e-3)
+    wrong = (table["width"] == 128) & (table["lr"] == table["lr"].max())
+    table.loc[wrong, "loss"] = 0.1
+    assert fit_table(table, COLUMNS).predict(TARGET)[0][0] == pytest.approx(truth, abs=0.2)
+
+
 def test_too_few_scales_are_refused_with_how_many_more() -> None:
     table, _ = draw(MUP)
     few = table[(table["depth"] == 2) & (table["tokens"] == 2**15) & (table["width"] < 128)].copy()

@@ -106,7 +106,7 @@ def test_verification_trials_never_enter_the_fit(folder: RunFolder) -> None:
     add(folder, "f" * 12, wrong, purpose=VERIFY)
     analyze_run(folder)
     assert (folder.path / "fit.json").read_bytes() == before
-    add(folder, "e" * 12, wrong)  # the control: a sweep's trial would
+    add(folder, "e" * 12, {**wrong, "lr": 2.0**-6.5, "loss": 2.9})  # the control: a sweep's trial would
     analyze_run(folder)
     assert (folder.path / "fit.json").read_bytes() != before
 
