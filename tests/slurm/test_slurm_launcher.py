@@ -230,6 +230,7 @@ def test_the_driver_itself_can_be_a_job_and_is_queued_again_when_its_time_is_ove
     arguments = (
         *("sweep", "quickstart", *TINY, f"runs={tmp_path}", "launcher=slurm", "tracker=none", "driver=slurm"),
         *("launcher.poll_min_s=1", "launcher.driver_time=10", "launcher.driver_memory=1"),
+        "grid.tokens.values=[524288]",  # longer than it takes to be refused as a second driver
     )
     first = command(*arguments)
     assert first.returncode == 0, first.stderr
