@@ -407,8 +407,12 @@ class RunFolder:
 
     def read_trials(self) -> list[Trial]:
         """All trials, in a stable order. A folder whose trial.json was never finished is passed over."""
-        folders = sorted(self.path.glob("trials/*/trial.json"))
-        return [self.read_trial(path.parent.name) for path in folders]
+        return list(self.each_trial())
+
+    def each_trial(self) -> Iterator[Trial]:
+        """The same one after another, for who need not hold the configurations of thousands."""
+        for path in sorted(self.path.glob("trials/*/trial.json")):
+            yield self.read_trial(path.parent.name)
 
     def job_path(self, job_id: str) -> Path:
         return self.jobs / f"{job_id}.json"

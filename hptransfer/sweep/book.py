@@ -63,6 +63,7 @@ class Book:
     """All trials of one campaign, with what has become of them.
 
     Attributes:
+        trials: by id, without their configurations, which are in their folders.
         attempts_s: seconds of devices that went into attempts without an outcome.
     """
 
@@ -88,7 +89,7 @@ class Book:
     def add(self, trial: Trial) -> None:
         """Takes up a trial, which is in no job yet for all that is known here."""
         scale = self._same.setdefault(trial.scale, trial.scale)
-        self.trials[trial.id] = replace(trial, scale=scale)
+        self.trials[trial.id] = replace(trial, scale=scale, run={})  # thousands of them are in memory
         self.at(scale).values[self.setting(trial)] += 1
 
     def start(self, trial_ids: Iterable[str]) -> None:

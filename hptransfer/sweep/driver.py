@@ -145,8 +145,13 @@ class Driver:
 
     def _recover(self) -> None:
         """Takes up what is on disk: outcomes, trials that were never finished, jobs that live on."""
-        for trial in self._renewed([t for t in self._folder.read_trials() if t.purpose == self._campaign.purpose]):
-            self._book.add(trial)
+        changed = []
+        for trial in self._folder.each_trial():
+            if trial.purpose == self._campaign.purpose:
+                now = self._as_of_now(trial)
+                self._book.add(now)
+                changed += [now] if now != trial else []
+        side_by_side(self._folder.write_trial, changed)
         self._studies.sync((trial, self._folder.read_outcome(trial.id)) for trial in self._book.trials.values())
         self._flight.take_up()
         for trial in self._book.trials.values():
@@ -161,19 +166,15 @@ class Driver:
         if self._campaign.chosen:
             self._repeat_known_settings()
 
-    def _renewed(self, trials: Sequence[Trial]) -> list[Trial]:
-        """The trials, written anew where they have still to be trained and the sweep says otherwise now.
+    def _as_of_now(self, trial: Trial) -> Trial:
+        """A trial as the sweep says now, where it has still to be trained.
 
         What changes no number of a trial, such as its time limit, changes no id either.
         """
-        new = {}
-        for trial in trials:
-            if trial.scale in self._flops and not self._folder.outcome_path(trial.id).exists():
-                now = self._plan.trial(trial.scale, trial.tuned, trial.seed, trial.purpose)
-                if now.id == trial.id and now != trial:
-                    new[trial.id] = now
-        side_by_side(self._folder.write_trial, list(new.values()))
-        return [new.get(trial.id, trial) for trial in trials]
+        if trial.scale not in self._flops or self._folder.outcome_path(trial.id).exists():
+            return trial
+        now = self._plan.trial(trial.scale, trial.tuned, trial.seed, trial.purpose)
+        return now if now.id == trial.id else trial
 
     def _took(self, trial: Trial, outcome: Outcome) -> None:
         self._studies.tell(trial, outcome)
@@ -283,7 +284,7 @@ class Driver:
     def _stack_size(self, trial_id: str) -> int:
         trial = self._book.trials[trial_id]
         if trial.scale not in self._stack_sizes:
-            self._stack_sizes[trial.scale] = self._plan.runner.stack_size(trial.run)
+            self._stack_sizes[trial.scale] = self._plan.runner.stack_size(self._folder.read_trial(trial_id).run)
         return self._stack_sizes[trial.scale]
 
     def _only_first(self, scale: Scale) -> bool:
@@ -361,7 +362,8 @@ class Driver:
         waiting = {job for job, state in read_states(self._folder).items() if state["state"] == PENDING}
         running = self._flight.open_trials(but=waiting)
         rows = ((trial, self._book.outcomes.get(trial.id)) for trial in self._book.trials.values())
-        return progress(rows, running, self._launcher.slots)
+        at_a_time = len(self._flight.jobs.keys() - waiting)  # a scheduler has room for many more than run
+        return progress(rows, running, max(1, min(self._launcher.slots, at_a_time)))
 
     def _report(self) -> Report:
         held = self._held_back()
