@@ -20,6 +20,8 @@ SCHEDULE = ("schedule", "lr_schedule", "scheduler", "warmup", "warmup_steps", "d
 OTHER_UNIT = 8.0
 # Batch sizes are sequences up to here and tokens from there on.
 SEQUENCES, TOKENS = 2**14, 2**15
+# No sweep leaps by such a factor from one batch size to the next.
+GAP = 16
 
 
 def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> list[str]:
@@ -75,16 +77,19 @@ def _confounded(table: pd.DataFrame, fit: Fit) -> list[str]:
 
 
 def _units(table: pd.DataFrame, fit: Fit) -> list[str]:
-    """Batch sizes in sequences and in tokens in one table."""
+    """Batch sizes in sequences and in tokens in one table: small ones, large ones, and none between."""
     notes = []
     for name in (*fit.columns.scales, *fit.tuned):
-        if known.kind(name) == "batch" and (table[name] < SEQUENCES).any() and (table[name] >= TOKENS).any():
-            spread = table[name].max() / table[name].min()
-            if spread > TOKENS:
-                notes.append(
-                    f"{name} runs from {table[name].min():g} to {table[name].max():g}: in sequences in some rows and "
-                    "in tokens in others?"
-                )
+        if known.kind(name) != "batch":
+            continue
+        values = np.unique(table[name].to_numpy(dtype=float))
+        below, above = values[:-1], values[1:]
+        if ((below < SEQUENCES) & (above >= TOKENS) & (above / below >= GAP)).any():
+            ends = below[below < SEQUENCES][-1], above[above >= TOKENS][0]
+            notes.append(
+                f"{name} runs from {values[0]:g} to {values[-1]:g} with nothing between {ends[0]:g} and {ends[1]:g}: "
+                "in sequences in some rows and in tokens in others?"
+            )
     return notes
 
 

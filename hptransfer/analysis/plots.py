@@ -21,6 +21,8 @@ from hptransfer.analysis.runs import Array
 from hptransfer.analysis.surface import Surface
 from hptransfer.analysis.transfer import HeldOut
 
+# What a notebook shows and a file holds.
+Drawing = Figure
 # Dark to light, so that the order survives a grey printer; markers and dashes say it again.
 COLOURS = ("#1b3a5c", "#2f6f8f", "#3f9b8a", "#8fbc5a", "#d9a441", "#c8643c")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -61,9 +63,9 @@ PANEL_INCHES = (3.7, 2.9)
 # Height of a line of a legend below a panel, and how short names are that stand three abreast.
 LEGEND_INCHES, NARROW = 0.15, 14
 # Ticks nearer than this share of an axis run into each other.
-TICK_SHARE = 0.17
+TICK_SHARE = 0.2
 # An axis of so few octaves has its ticks at numbers of these digits.
-SHORT, ROUND = 3.0, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+SHORT, ROUND = 3.5, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 # Octaves beside the outermost runs of a map.
 MARGIN = 0.35
 

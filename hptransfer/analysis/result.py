@@ -14,7 +14,7 @@ from hptransfer.analysis.transfer import HeldOut, regret_per_octave
 from hptransfer.core.records import short
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from hptransfer.analysis.plots import Drawing
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Analysis:
         interval covers it, and the regret in nats and percent of the loss."""
         return held_out_table(self)
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Drawing]:
         """Every figure of the page by name, as matplotlib has it: a notebook shows what a cell ends with."""
         from hptransfer.analysis.plots import figures
 

@@ -25,7 +25,7 @@ from hptransfer.analysis.records import SEED, Columns, check_table, numbers, onc
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED
 
-# Rows that are read: more than any sweep has runs; the analysis of so many takes 1.5 GB.
+# Rows that are read: more than any sweep has runs; the analysis of so many takes 1 GB.
 MOST_ROWS = 1_000_000
 PART_ROWS = 200_000
 # A line longer than this, in bytes, is none of a table.
