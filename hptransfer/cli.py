@@ -464,11 +464,12 @@ def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--columns", metavar="A=B,...", help="what the table calls a column: learning_rate=config/lr")
     parser.add_argument("--scale", metavar="A,B", help="columns that say how large a run is")
     parser.add_argument("--tune", metavar="A,B", help="columns that were tuned")
-    parser.add_argument("--loss", metavar="NAME", default="loss", help="column with the loss, in nats")
+    parser.add_argument("--loss", metavar="NAME", help="column with the loss, in nats; without it `loss`")
     parser.add_argument("--targets", type=Path, metavar="FILE", help="CSV of the scales to predict for")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the results of a table go")
     parser.add_argument("--estimator", metavar="NAME", help="how optima are found; `hptransfer list estimator`")
     parser.add_argument("--laws", metavar="A,B", help="forms of law that are weighed; `hptransfer list law`")
+    parser.add_argument("--no-prior", action="store_true", help="know nothing of a column by its name")
     parser.add_argument("--against", metavar="RUN2", help="another run, compared on the page")
     parser.add_argument(
         "--format", metavar="A,B", default="", help="figures beside the page: svg, png; tables: csv, json"
@@ -481,7 +482,11 @@ def _analyze(args: argparse.Namespace) -> int:
 
     if sum(given is not None for given in (args.run, args.table, args.mlflow)) != 1:
         raise ConfigError("analyze takes one of RUN, --table FILE and --mlflow URI")
-    options = Options.of(args.estimator, args.laws, args.format)
+    if args.run is not None:
+        _refuse(args, ("experiment", "columns", "scale", "tune", "loss", "out"), "a run")
+    else:
+        _refuse(args, ("against",) if args.mlflow else ("against", "experiment"), "a table")
+    options = Options.of(args.estimator, args.laws, args.format, prior=not args.no_prior)
     against = _folder(args.against) if args.against else None
     if args.run is not None:
         folder = _folder(args.run)
@@ -491,14 +496,24 @@ def _analyze(args: argparse.Namespace) -> int:
             if getattr(args, option) is None:
                 raise ConfigError(f"analyze of a table needs --{option}; see `hptransfer analyze --help`")
         source = Source.of(args.table, args.mlflow, args.experiment, args.columns)
-        scales, tuned = tuple(args.scale.split(",")), tuple(args.tune.split(","))
+        scales, tuned = (tuple(name.strip() for name in given.split(",")) for given in (args.scale, args.tune))
+        loss, out = args.loss or "loss", args.out
         analysis = analyze_source(
-            source, scales=scales, tuned=tuned, loss=args.loss, targets=args.targets, out=args.out, options=options
+            source, scales=scales, tuned=tuned, loss=loss, targets=args.targets, out=out, options=options
         )
-        out = args.out
     print(analysis.summary())
     print(f"report: {out / 'report.html'}")
     return EXIT_DONE
+
+
+def _refuse(args: argparse.Namespace, options: Sequence[str], what: str) -> None:
+    """
+    Raises:
+        ConfigError: one of the options was given, where it would do nothing.
+    """
+    for option in options:
+        if getattr(args, option) is not None:
+            raise ConfigError(f"--{option} is not for an analysis of {what}; see `hptransfer analyze --help`")
 
 
 def _logs_arguments(parser: argparse.ArgumentParser) -> None:

@@ -45,6 +45,12 @@ def test_reading_a_run_imports_nothing_heavy(runs: Path, verb: str) -> None:
     assert heavy_imports([verb, "quickstart"], runs) == []
 
 
+def test_reading_a_table_imports_nothing_heavy(runs: Path) -> None:
+    (runs / "targets.csv").write_text("width,tokens\n64,16384\n")
+    files = ["--table", "runs/quickstart/records.csv", "--targets", "targets.csv", "--out", "out", "--format", "svg"]
+    assert heavy_imports(["analyze", "--scale", "width,tokens", "--tune", "lr", *files], runs) == []
+
+
 def test_they_do_when_they_train(tmp_path: Path) -> None:
     """The control: the check can see such an import."""
     assert "torch" in heavy_imports(["plan", "quickstart"], tmp_path)

@@ -4,7 +4,9 @@ import csv
 import math
 import re
 import shlex
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,3 +139,41 @@ def test_the_depthwise_page_shows_what_was_measured() -> None:
         assert row["found"] == "True"
         found += 1
     assert found == 20
+
+
+TABLES = ROOT / "docs" / "analyze-a-table.md"
+
+
+def without_numbers(text: str) -> str:
+    return re.sub(r"[-+]?\d[\d.]*(?:e[-+]\d+)?", "#", text)
+
+
+def test_the_page_about_tables_runs_from_start_to_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Block by block in one folder: commands print what the page shows, Python goes on where it stopped."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    names: dict[str, object] = {}
+    shown = ""
+    blocks = re.findall(r"```(bash|text|python)\n(.*?)```", TABLES.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for language, block in blocks:
+        if language == "python":
+            exec(block, names)
+        elif language == "text":
+            assert without_numbers(shown) == without_numbers(block)
+            numbers = [float(number) for text in (shown, block) for number in re.findall(r": (0\.00\d+) \(", text)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=0.02)
+        elif block.startswith("hptransfer "):
+            done = command(*shlex.split(block)[1:], cwd=tmp_path)
+            assert done.returncode == 0, done.stderr
+            shown = done.stdout
+        else:
+            subprocess.run(block, shell=True, check=True, cwd=tmp_path)
+    assert [language for language, _ in blocks].count("python") == 4
+    assert capsys.readouterr().out.count("\n") == 1  # the error that the page catches
+    assert (tmp_path / "report.html").stat().st_size < 5_000_000
+    assert (tmp_path / "bare" / "predictions.csv").exists()
+    answer = csv.DictReader((tmp_path / "out" / "predictions.csv").read_text().splitlines())
+    found: Any = names["found"]
+    assert float(next(answer)["learning_rate"]) == pytest.approx(found.predictions["learning_rate"][0], rel=1e-9)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis import known
-from hptransfer.analysis.fit import Fit
+from hptransfer.analysis.fit import Fit, brief, compact
 
 # Beyond so many octaves from the largest scale a law is a leap.
 FAR_OCTAVES = 4.0
@@ -16,27 +16,42 @@ FEW_STEPS = 50
 CONFOUNDED = 0.95
 # Settings on which the best learning rate depends (science notes C.8): a law across several values of one is of none.
 SCHEDULE = ("schedule", "lr_schedule", "scheduler", "warmup", "warmup_steps", "decay", "min_lr", "end_lr", "floor")
+# A target so many octaves outside what was swept of an axis may be in another unit: a sequence is 2^9 tokens or more.
+OTHER_UNIT = 8.0
 # Batch sizes are sequences up to here and tokens from there on.
 SEQUENCES, TOKENS = 2**14, 2**15
+# No sweep leaps by such a factor from one batch size to the next.
+GAP = 16
 
 
 def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> list[str]:
     """One line each."""
     notes = []
-    far = float(predictions["distance"].max())
-    if far > FAR_OCTAVES:
-        notes.append(f"the target lies {far:.1f} octaves beyond the largest scale: any law is a leap there")
+    far = predictions[predictions["distance"] > FAR_OCTAVES]
+    if len(far):
+        farthest = far.sort_values("distance").iloc[-1]
+        which = brief({axis: float(farthest[axis]) for axis in fit.columns.scales})
+        others = f" and {len(far) - 1} more" if len(far) > 1 else ""
+        notes.append(
+            f"target {which}{others} lies {farthest['distance']:.1f} octaves beyond the largest scale: any law is a "
+            "leap there"
+        )
     trained = table[np.isfinite(table[fit.columns.loss])]
     steps = trained.loc[trained["steps"] > 0, "steps"].min() if "steps" in table else FEW_STEPS  # 0: imported without
     if steps < FEW_STEPS:
         notes.append(f"some runs have only {int(steps)} steps: their optimum says little of long training")
-    return [*notes, *_mixed_schedules(table, fit), *_confounded(table, fit), *_units(table, fit)]
+    units = [*_units(table, fit), *_units_of_targets(predictions, fit)]
+    return [*notes, *_mixed_schedules(table, fit), *_confounded(table, fit), *units]
 
 
 def _mixed_schedules(table: pd.DataFrame, fit: Fit) -> list[str]:
     used = {*fit.columns.scales, *fit.tuned, fit.columns.loss}
-    mixed = [name for name in table if str(name).lower() in SCHEDULE and name not in used and table[name].nunique() > 1]
-    return [f"runs differ in {name}, on which the best value depends: fit one at a time" for name in mixed]
+    mixed = [
+        str(name) for name in table if str(name).lower() in SCHEDULE and name not in used and table[name].nunique() > 1
+    ]
+    if not mixed:
+        return []
+    return [f"runs differ in {' and '.join(mixed)}, on which the best value depends: fit one setting at a time"]
 
 
 def _confounded(table: pd.DataFrame, fit: Fit) -> list[str]:
@@ -63,14 +78,31 @@ def _confounded(table: pd.DataFrame, fit: Fit) -> list[str]:
 
 
 def _units(table: pd.DataFrame, fit: Fit) -> list[str]:
-    """Batch sizes in sequences and in tokens in one table."""
+    """Batch sizes in sequences and in tokens in one table: small ones, large ones, and none between."""
     notes = []
     for name in (*fit.columns.scales, *fit.tuned):
-        if known.kind(name) == "batch" and (table[name] < SEQUENCES).any() and (table[name] >= TOKENS).any():
-            spread = table[name].max() / table[name].min()
-            if spread > TOKENS:
-                notes.append(
-                    f"{name} runs from {table[name].min():g} to {table[name].max():g}: in sequences in some rows and "
-                    "in tokens in others?"
-                )
+        if known.kind(name) != "batch":
+            continue
+        values = np.unique(table[name].to_numpy(dtype=float))
+        below, above = values[:-1], values[1:]
+        if ((below < SEQUENCES) & (above >= TOKENS) & (above / below >= GAP)).any():
+            ends = below[below < SEQUENCES][-1], above[above >= TOKENS][0]
+            notes.append(
+                f"{name} runs from {values[0]:g} to {values[-1]:g} with nothing between {ends[0]:g} and {ends[1]:g}: "
+                "in sequences in some rows and in tokens in others?"
+            )
+    return notes
+
+
+def _units_of_targets(predictions: pd.DataFrame, fit: Fit) -> list[str]:
+    """Targets far above or below all that was swept of an axis: in thousands here and in ones there?"""
+    notes = []
+    for axis, values in fit.seen.values.items():
+        low, high = float(predictions[axis].min()), float(predictions[axis].max())
+        beyond = max(np.log2(high / values[-1]), np.log2(values[0] / low))
+        if len(values) > 1 and beyond > OTHER_UNIT:
+            notes.append(
+                f"{axis} of the targets runs from {compact(low)} to {compact(high)}, of the runs from "
+                f"{compact(values[0])} to {compact(values[-1])}: are both in the same unit?"
+            )
     return notes

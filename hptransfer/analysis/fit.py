@@ -35,6 +35,10 @@ EDGE_LOW = "edge, low"
 EDGE_HIGH = "edge, high"
 BOUNDED = "bounded by divergence"
 TOO_FEW = "too few runs"
+# Scales that a warning names.
+NAMED = 4
+# Fewer values than this have no inside.
+FEWEST_VALUES = 3
 # A scale whose own runs place its optimum no better than this says next to nothing of it.
 LOOSE_OCTAVES = 1.5
 # Scales that an error names.
@@ -132,7 +136,7 @@ class Fit:
         """What was expected of exponents before any run, where published studies say something."""
         if self.problem.vague:
             return []
-        pairs = [(name, axis) for name in self.tuned for axis in self.seen.moving]
+        pairs = [(name, axis) for name in self.columns.known for axis in self.seen.moving]
         known_pairs = [(pair, known.slope(*pair)) for pair in pairs if known.slope(*pair) != known.OTHER_SLOPE]
         return [f"{name} along {axis} {mean:+g} \u00b1 {sd:g}" for (name, axis), (mean, sd) in known_pairs]
 
@@ -232,8 +236,8 @@ def fit_table(
     _enough(runs)
     chosen = ESTIMATORS.get(estimator)
     centre = (runs.x.min(axis=0) + runs.x.max(axis=0)) / 2
-    problem = Problem(runs.scales, columns.tuned, centre, chosen.published)
-    guide = Problem(runs.scales, columns.tuned, centre, vague=False)
+    problem = Problem(runs.scales, columns.known, centre, chosen.published)
+    guide = Problem(runs.scales, columns.known, centre, vague=False)
     shapes = ESTIMATORS.get(ESTIMATOR).find(runs, guide.linear(guide.power()))
     found = shapes if estimator == ESTIMATOR else chosen.find(runs, problem.linear(problem.power()))
     optima = _optima(runs, found, shapes)
@@ -274,8 +278,11 @@ def _enough(runs: Runs) -> None:
             f"{wanted - len(usable)} more needed" + (f"; all diverged: {', '.join(without)}" if without else "")
         )
     for k, name in enumerate(runs.columns.tuned):
-        if len(np.unique(runs.x[:, k])) < 3:
-            raise FitError(f"{name} was tried at fewer than 3 values; its optimum cannot be placed")
+        if (tried := len(np.unique(runs.x[:, k]))) < FEWEST_VALUES:
+            raise FitError(
+                f"{name} was tried at {tried} value{'s' * (tried > 1)}, at least {FEWEST_VALUES} place an optimum; "
+                "leave it out of --tune, or run more"
+            )
 
 
 def _placed(optima: Sequence[Optimum], seen: Seen) -> None:
@@ -347,15 +354,15 @@ def _status(runs: Runs, mask: Mask, finite: Mask, tight: Mask) -> tuple[str, ...
 
 def _warnings(optima: Sequence[Optimum], problem: Problem, columns: Columns) -> list[str]:
     notes = []
-    for one in optima:
-        bad = [
-            f"{name} {status}" for name, status in zip(columns.tuned, one.status, strict=True) if status != BRACKETED
-        ]
-        if bad:
-            notes.append(
-                f"{name_of(one.axes)} has no bracketed optimum ({', '.join(bad)}): it counts by what its runs show of "
-                "the common shape"
-            )
+    for k, name in enumerate(columns.tuned):
+        for status in (EDGE_LOW, EDGE_HIGH, BOUNDED, TOO_FEW):
+            bad = [name_of(one.axes) for one in optima if one.status[k] == status]
+            if bad:
+                more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+                notes.append(
+                    f"no bracketed optimum of {name} ({status}) at {' '.join(bad[:NAMED])}{more}: counted by what the "
+                    "runs show of the common shape"
+                )
     seen = problem.seen
     if len(optima) <= 1 + len(seen.moving):
         notes.append(

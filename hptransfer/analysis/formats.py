@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hptransfer.analysis import plots
-from hptransfer.analysis.result import Analysis, exponents_table, held_out_table, optima_table
+from hptransfer.analysis.result import Analysis
 from hptransfer.core.files import write_text
 
 FORMATS = ("csv", "json", "png", "svg")
@@ -16,12 +15,10 @@ FORMATS = ("csv", "json", "png", "svg")
 
 def write_formats(analysis: Analysis, out: Path, formats: Sequence[str]) -> None:
     """Writes figures/NAME.svg or .png and tables/NAME.csv or .json, of those formats that are asked for."""
-    row = analysis.predictions.iloc[0]
-    target = {axis: float(row[axis]) for axis in analysis.fit.columns.scales}
     tables = {
-        "exponents": exponents_table(analysis),
-        "held_out": held_out_table(analysis),
-        "optima": optima_table(analysis.fit),
+        "exponents": analysis.exponents,
+        "held_out": analysis.held_out,
+        "optima": analysis.optima,
         "predictions": analysis.predictions,
     }
     for name in formats:
@@ -34,7 +31,7 @@ def write_formats(analysis: Analysis, out: Path, formats: Sequence[str]) -> None
             for key, table in tables.items():
                 write_text(folder / f"{key}.json", as_json(table))
         else:
-            for key, figure in plots.figures(analysis.fit, target, analysis.ahead).items():
+            for key, figure in analysis.figures().items():
                 figure.savefig(folder / f"{key}.{name}", dpi=200)
 
 

@@ -22,6 +22,8 @@ from hptransfer.analysis.runs import Array, Axes
 SCATTER, LEAST = 0.003, 1e-4
 # Logs of E and A about the smallest scale's loss, of the exponents about 0.3; standard deviations of a normal.
 LEVEL_SPREAD, EXPONENT, EXPONENT_SPREAD = 2.0, 0.3, 0.8
+# Log loss per octave, of axes that the scales cannot tell apart: a factor of e^2 an octave is no loss of anything.
+SLOPE_SPREAD = 2.0
 # Logs of an exponent and of a level beyond which a step of the fit is not followed.
 STEEPEST, HIGHEST = 2.0, 50.0
 # Of a parameter, for a slope by differences.
@@ -107,7 +109,7 @@ def _fit(octaves: Array, y: Array, *, floor: bool) -> tuple[Array, Array, Array]
     axes = octaves.shape[1]
     if not floor:
         columns = np.column_stack([np.ones(len(y)), octaves])
-        return np.linalg.lstsq(columns, y, rcond=None)[0], columns, np.zeros(1 + axes)
+        return np.linalg.lstsq(columns, y, rcond=None)[0], columns, np.append(0.0, np.full(axes, SLOPE_SPREAD**-2))
     level = float(y.max()) - np.log(2.0)
     start = np.concatenate([np.full(1 + axes, level), np.full(axes, np.log(EXPONENT))])
     spread = np.concatenate([np.full(1 + axes, LEVEL_SPREAD), np.full(axes, EXPONENT_SPREAD)])

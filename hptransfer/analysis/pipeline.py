@@ -25,7 +25,7 @@ from hptransfer.analysis.result import Analysis, fit_json, optima_table, predict
 from hptransfer.analysis.sources import Source, load_table, load_targets
 from hptransfer.analysis.transfer import larger_from_smaller, leave_one_out
 from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknown
-from hptransfer.core.files import RunFolder, make_writable, read_json, write_json, write_text
+from hptransfer.core.files import RunFolder, made_writable, read_json, write_json, write_text
 from hptransfer.core.records import DIVERGED, DONE, FAILED
 
 FILES = (
@@ -64,14 +64,16 @@ class Options:
         estimator: a member of analysis.estimators; None: the run's own, or the surface.
         laws: members of analysis.laws; none: the run's own, or all.
         formats: members of FORMATS, written beside the page.
+        prior: whether names of tuned columns bring in what published studies found (analysis.known).
     """
 
     estimator: str | None = None
     laws: Sequence[str] = ()
     formats: Sequence[str] = ()
+    prior: bool = True
 
     @classmethod
-    def of(cls, estimator: str | None, laws: str | None, formats: str) -> Options:
+    def of(cls, estimator: str | None, laws: str | None, formats: str, *, prior: bool) -> Options:
         """From the options of the command line.
 
         Raises:
@@ -82,7 +84,7 @@ class Options:
         for name in wanted:
             if name not in FORMATS:
                 raise ConfigError(f"--format: {unknown('format', name, FORMATS)}")
-        return cls(estimator=estimator, laws=chosen, formats=wanted).checked()
+        return cls(estimator=estimator, laws=chosen, formats=wanted, prior=prior).checked()
 
     def checked(self) -> Options:
         """
@@ -121,7 +123,7 @@ def analyze_table(
     Raises:
         FitError: no law can be fitted.
     """
-    analysis = _analysis(table, columns, targets, options, context.warnings)
+    analysis = analyzed(table, columns, targets, options, context.warnings)
     page = render(analysis, context, against)
     write_text(out / "optima.csv", optima_table(analysis.fit).to_csv(index=False))
     write_text(out / "next.csv", next_table(analysis.fit, analysis.next_runs).to_csv(index=False))
@@ -134,9 +136,18 @@ def analyze_table(
     return analysis
 
 
-def _analysis(
-    table: pd.DataFrame, columns: Columns, targets: pd.DataFrame, options: Options, notes: Sequence[str]
+def analyzed(
+    table: pd.DataFrame, columns: Columns, targets: pd.DataFrame, options: Options, notes: Sequence[str] = ()
 ) -> Analysis:
+    """Fits a checked table and predicts for checked targets; writes nothing.
+
+    Args:
+        notes: warnings to be shown before those of the fit.
+
+    Raises:
+        FitError: no law can be fitted.
+    """
+    columns = replace(columns, prior=options.prior)
     fit = fit_table(table, columns, estimator=options.estimator or ESTIMATOR, laws=options.laws or LAWS)
     predictions = predict_table(fit, targets)
     warnings = [*notes, *table_warnings(table, fit, predictions), *fit.warnings]
@@ -168,8 +179,8 @@ def analyze_source(
     columns = Columns(scales=scales, tuned=tuned, loss=loss)
     wanted = load_targets(targets, scales)
     table = check_table(source.read(columns), columns, source.place)
-    make_writable(out)
-    return analyze_table(table, columns, wanted, out, Context(title=source.title), options)
+    with made_writable(out):
+        return analyze_table(table, columns, wanted, out, Context(title=source.title), options)
 
 
 def analyze_file(
@@ -218,7 +229,7 @@ def _fitted(folder: RunFolder | None, wanted: pd.DataFrame, options: Options) ->
     if missing := [axis for axis in columns.scales if axis not in wanted]:
         raise FitError(f"{folder.path} has an axis {missing[0]} that this run has not; the two cannot be compared")
     table = check_table(run_records(folder, target), columns, str(folder.path))
-    return _analysis(table, columns, wanted, options, ())
+    return analyzed(table, columns, wanted, options)
 
 
 def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame) -> Context:

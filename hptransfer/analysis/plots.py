@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from hptransfer.analysis.runs import Array
 from hptransfer.analysis.surface import Surface
 from hptransfer.analysis.transfer import HeldOut
 
+# What a notebook shows and a file holds.
+Drawing = Figure
 # Dark to light, so that the order survives a grey printer; markers and dashes say it again.
 COLOURS = ("#1b3a5c", "#2f6f8f", "#3f9b8a", "#8fbc5a", "#d9a441", "#c8643c")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -46,6 +49,8 @@ OPTIMUM: Any = {
     "color": ACCENT, "marker": "|", "markersize": 13, "markeredgewidth": 1.4, "capsize": 2, "linewidth": 1.2,
     "zorder": 3,
 }  # fmt: skip
+# Dots that a panel shows, evenly picked: a page of very many runs stays small.
+DOTS = 2000
 # Panels of one kind on a page.
 PANELS, MAPS = 12, 6
 # Share of the runs whose losses a panel shows: the worst would flatten all others.
@@ -55,6 +60,14 @@ NAMED = 6
 # Height of a check's panel, at least: largest value over smallest.
 FLAT_SPAN = 8
 PANEL_INCHES = (3.7, 2.9)
+# Height of a line of a legend below a panel, and how short names are that stand three abreast.
+LEGEND_INCHES, NARROW = 0.15, 14
+# Ticks nearer than this share of an axis run into each other.
+TICK_SHARE = 0.2
+# An axis of so few octaves has its ticks at numbers of these digits.
+SHORT, ROUND = 3.5, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+# Octaves beside the outermost runs of a map.
+MARGIN = 0.35
 
 
 @dataclass(frozen=True)
@@ -94,21 +107,39 @@ def _curves(axes: Axes, *, fit: Fit, places: Sequence[int], k: int, title: str) 
     top = float(np.quantile(finite_losses, SHOWN)) if len(finite_losses) else 1.0
     for rank, place in enumerate(sorted(places, key=lambda place: fit.optima[place].axes[first])):
         one = fit.optima[place]
-        look = (sizes.index(one.axes[first]) if sizes else rank) % len(COLOURS)
+        turn, look = divmod(sizes.index(one.axes[first]) if sizes else rank, len(COLOURS))
         name = ", ".join(f"{axis} {compact(one.axes[axis])}" for axis in differ)
         style: dict[str, Any] = {"color": COLOURS[look], "linestyle": DASHES[look], "marker": MARKERS[look]}
+        style["markerfacecolor"] = "white" if turn % 2 else COLOURS[look]
         x, y = lower_envelope(fit, place, k)
         finite = np.isfinite(y)
-        axes.plot(x[finite], y[finite], markersize=4, linewidth=1.2, label=name if rank < NAMED else None, **style)
+        axes.plot(x[finite], y[finite], markersize=4, linewidth=1.2, label=name if rank < 2 * NAMED else None, **style)
         axes.plot(x[~finite], np.full((~finite).sum(), top), "x", color=COLOURS[look], markersize=6)
         if np.isfinite(one.se[k]):
             axes.errorbar(one.x[k], one.loss, xerr=1.645 * one.se[k], **OPTIMUM)
     room = 0.05 * (top - finite_losses.min(initial=top))
     axes.set_ylim(finite_losses.min(initial=top) - room, top + room)
-    axes.set_title(title)
+    axes.set_title(f"{title} against {fit.tuned[k]}" if title == fit.columns.loss else title)
     axes.set_ylabel("loss, nats")
     _value_axis(axes.xaxis, fit.tuned[k])
-    axes.legend(loc="upper center", fontsize=7)
+    _legend_below(axes, max(map(len, axes.get_legend_handles_labels()[1]), default=0))
+
+
+def _legend_below(axes: Axes, letters: int) -> None:
+    """A legend under the figure, which grows by it: lines of many scales leave no room among them.
+
+    Args:
+        letters: of the longest name.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    columns = 3 if letters < NARROW else 1
+    entries = len(axes.get_legend_handles_labels()[1])
+    width, height = PANEL_INCHES
+    room = LEGEND_INCHES * -(-entries // columns)
+    figure.set_size_inches(width, height + room)
+    figure.subplots_adjust(top=1 - 0.09 * height / (height + room), bottom=(0.16 * height + room) / (height + room))
+    figure.legend(loc="lower center", fontsize=7, ncol=columns, borderaxespad=0.2, labelspacing=0.3)
 
 
 def lower_envelope(fit: Fit, place: int, k: int) -> tuple[Array, Array]:
@@ -135,11 +166,12 @@ def _largest(fit: Fit) -> list[int]:
 
 def _heat(axes: Axes, *, fit: Fit, place: int) -> None:
     one, mask = fit.optima[place], fit.runs.of_scale(place) & np.isfinite(fit.runs.loss)
-    x, above = fit.runs.x[mask][:, :2], 100 * (fit.runs.loss[mask] / one.loss - 1)
+    shown_runs = np.flatnonzero(mask)[:: 1 + mask.sum() // DOTS]
+    x, above = fit.runs.x[shown_runs][:, :2], 100 * (fit.runs.loss[shown_runs] / one.loss - 1)
     shown = np.clip(above, 0.05, 20)
     shades = np.log10(shown)
     axes.scatter(x[:, 0], x[:, 1], c=shades, cmap="Greys_r", s=26, edgecolors=FAINT, linewidths=0.4, marker="s")
-    grid_x, grid_y = (np.linspace(low, high, 50) for low, high in one.tried[:2])
+    grid_x, grid_y = (np.linspace(low - MARGIN, high + MARGIN, 50) for low, high in one.tried[:2])
     middle = [one.x[2:]] * 2500
     mesh = np.column_stack([np.repeat(grid_x, 50), np.tile(grid_y, 50), np.array(middle)])
     excess = fit.lost(one.axes, mesh - one.x, one.loss).reshape(50, 50) / one.loss
@@ -182,10 +214,10 @@ def _law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, float]
     if verified is not None:
         own = np.log2(verified[fit.tuned[k]])
         axes.plot(place, own, "*", color=INK, markersize=10, markerfacecolor="white", label="verified")
-    axes.set_title(f"optimum against {axis}")
+    axes.set_title(f"{fit.tuned[k]} against {axis}")
     axes.set_xlabel(axis)
     _powers(axes.xaxis, [*values, target[axis]])
-    _value_axis(axes.yaxis, fit.tuned[k])
+    _value_axis(axes.yaxis, "")
     axes.legend(loc="best")
 
 
@@ -205,7 +237,8 @@ def residual_panels(fit: Fit) -> list[Panel]:
 
 def _residuals(axes: Axes, *, fit: Fit, surface: Surface) -> None:
     axes.axhline(0, color=FAINT, linewidth=0.8)
-    axes.plot(100 * surface.excess, 100 * surface.residuals, ".", color=COLOURS[1], markersize=3.5)
+    shown = slice(None, None, 1 + len(surface.excess) // DOTS)
+    axes.plot(100 * surface.excess[shown], 100 * surface.residuals[shown], ".", color=COLOURS[1], markersize=3.5)
     reach = np.linspace(0, 100 * surface.excess.max(), 50)
     band = 1.645 * np.hypot(100 * surface.noise, surface.misfit * reach)
     axes.plot(reach, band, color=INK, linewidth=0.9, linestyle="--", label="90% by the fit")
@@ -222,11 +255,13 @@ def ahead_panels(ahead: Sequence[HeldOut]) -> list[Panel]:
 
 
 def _ahead(axes: Axes, *, ahead: Sequence[HeldOut]) -> None:
-    axes.plot([one.distance for one in ahead], [one.regret_percent for one in ahead], "o", color=COLOURS[1], ms=4)
+    shown = ahead[:: 1 + len(ahead) // DOTS]
+    axes.plot([one.distance for one in shown], [one.regret_percent for one in shown], "o", color=COLOURS[1], ms=4)
     axes.set_title("larger scales from smaller ones")
     axes.set_xlabel("octaves beyond the largest scale used")
     axes.set_ylabel("regret, %")
     axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
 
 
 def verification_panels(verification: Mapping[str, Any]) -> list[Panel]:
@@ -265,21 +300,34 @@ def _verification(axes: Axes, *, verification: Mapping[str, Any], name: str) -> 
 
 
 def _value_axis(axis: Any, name: str) -> None:
-    """Ticks at (half) powers of two: as powers along the bottom, as values up the side."""
+    """Ticks at (half) powers of two: as powers along the bottom, as values up the side, round ones if it is short."""
     low, high = axis.get_view_interval()
+    axis.set_label_text(name)
+    if axis.axis_name == "y" and high - low < SHORT:
+        tens = range(math.floor(low * math.log10(2)), math.ceil(high * math.log10(2)) + 1)
+        values = [digits * 10.0**ten for ten in tens for digits in ROUND]
+        values = [value for value in values if low <= math.log2(value) <= high]
+        values = values[:: 1 + len(values) // 7]
+        axis.set_ticks(np.log2(values), [f"{value:.4g}" for value in values])
+        return
     step = 0.5 if high - low < 3 else max(1, round((high - low) / 6))
     ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
     vertical = axis.axis_name == "y"
-    labels = [f"{2.0**tick:.3g}" if vertical else f"$2^{{{tick:g}}}$" for tick in ticks]
+    shown = [f"{2.0**tick:.0f}" if tick >= 2 else f"{2.0**tick:.2g}" for tick in ticks]
+    labels = shown if vertical else [f"$2^{{{tick:g}}}$" for tick in ticks]
     axis.set_ticks(ticks, labels)
-    axis.set_label_text(name)
 
 
 def _powers(axis: Any, values: Sequence[float]) -> None:
-    seen = sorted(set(values))
-    if len(seen) > 6:
-        seen = [seen[0], seen[len(seen) // 2], seen[-1]]
-    axis.set_ticks(np.log2(seen), [compact(value) for value in seen])
+    """Ticks at what was swept and the target, but for those that would run into the next."""
+    low, *inner, high = sorted({float(value) for value in values})
+    apart = TICK_SHARE * np.log2(high / low)
+    shown = [low]
+    for value in inner:
+        if np.log2(value / shown[-1]) >= apart and np.log2(high / value) >= apart:
+            shown.append(value)
+    shown.append(high)
+    axis.set_ticks(np.log2(shown), [compact(float(f"{value:.3g}") if value >= 1e6 else value) for value in shown])
 
 
 def curves_figure(fit: Fit) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +23,16 @@ HUGE = 1e300
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table say what."""
+    """Which columns of a table say what.
+
+    Attributes:
+        prior: whether the names of the tuned columns bring in what published studies found (analysis.known).
+    """
 
     scales: tuple[str, ...]
     tuned: tuple[str, ...]
     loss: str = "loss"
+    prior: bool = True
 
     def __post_init__(self) -> None:
         for what, names, such in (("scale", self.scales, "width"), ("tuned", self.tuned, "lr")):
@@ -38,6 +43,11 @@ class Columns:
         both = {*self.scales} & {*self.tuned, self.loss} | {*self.tuned} & {self.loss}
         if both:
             raise ConfigError(f"column {min(both)!r} cannot be two of scale, tuned and loss; give one of them")
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Names under which something may be known of the tuned columns; blank without a prior."""
+        return self.tuned if self.prior else ("",) * len(self.tuned)
 
 
 def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:
@@ -80,9 +90,11 @@ def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFra
     Raises:
         ConfigError: a column is missing, not numeric, or has values that are not above 0.
     """
-    for name in (*columns.scales, *columns.tuned, columns.loss):
+    used = (*columns.scales, *columns.tuned, columns.loss)
+    for name in used:
         if name not in frame.columns:
             raise ConfigError(f"{place}: {unknown('column', name, map(str, frame.columns))}")
+    once(place, list(frame.columns), used)
     if "state" in frame.columns:
         frame = frame[frame["state"].isin([DONE, DIVERGED])]
     if frame.empty:
@@ -104,6 +116,16 @@ def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFra
     if "state" in clean.columns:
         clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf
     return clean.reset_index(drop=True)
+
+
+def once(place: str, header: Sequence[str], used: Iterable[str]) -> None:
+    """
+    Raises:
+        ConfigError: a used column is there twice.
+    """
+    for name in used:
+        if (times := header.count(name)) > 1:
+            raise ConfigError(f"{place}: {times} columns are called {name!r}; which one is meant? Rename the others")
 
 
 def numbers(column: pd.Series[Any], name: str, place: str) -> pd.Series[float]:

@@ -16,13 +16,15 @@ from hptransfer.analysis.fit import BOUNDED, EDGE_HIGH, EDGE_LOW, TOLERANCE, UND
 from hptransfer.analysis.groups import predicted_settings, resolved_groups
 from hptransfer.analysis.next_runs import NextRun
 from hptransfer.analysis.published import comparable, references
-from hptransfer.analysis.result import Analysis, held_out_sentence, unmoved_cost
+from hptransfer.analysis.result import Analysis, distance_sentence, held_out_sentence, unmoved_cost
 from hptransfer.analysis.transfer import HeldOut, regret_per_octave
 from hptransfer.core.records import DIVERGED, DONE, FAILED, short
 
 # Of what to run next.
 SHOWN_NEXT = 8
 DASH = "\N{EN DASH}"
+# Targets and scales that a table of the page shows; all are in the files beside it.
+TARGETS, ROWS = 40, 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,8 @@ def render(analysis: Analysis, context: Context, against: Analysis | None = None
         target_name=brief(scale),
         answers=[_answer(row, name) for name in fit.tuned],
         loss=_answer(row, "loss"),
-        distance_note=_distance_note(row["distance"]),
+        targets=_targets(analysis),
+        distance_note=distance_sentence(float(row["distance"])),
         warnings=analysis.warnings,
         verified=_verified(verification) if verification else None,
         verification_panels=_drawn(plots.verification_panels(verification)) if verification else [],
@@ -81,13 +84,15 @@ def render(analysis: Analysis, context: Context, against: Analysis | None = None
         estimator=fit.estimator,
         noise=f"{fit.noise:.4f}",
         next_runs=[_next(fit, one) for one in analysis.next_runs[:SHOWN_NEXT]],
-        held_out=held_out_sentence(fit, analysis.held_out),
-        left_out=[_left_out(one) for one in analysis.held_out],
+        held_out=held_out_sentence(fit, analysis.left_out),
+        left_out=[_left_out(one) for one in analysis.left_out[-ROWS:]],
         per_octave=regret_per_octave(analysis.ahead),
-        scales=[_scale_row(fit, one, context) for one in fit.optima],
+        scales=[_scale_row(fit, one, context) for one in fit.optima[-ROWS:]],
         references=_references(fit, scale),
         comparison=compared(analysis, against) if against else None,
         **_groups(context, {name: float(row[name]) for name in fit.tuned}),
+        cut=max(0, len(fit.optima) - ROWS),
+        of_run=context.target is not None,
         facts=_facts(context),
     )
 
@@ -101,10 +106,19 @@ def _answer(row: pd.Series[Any], name: str) -> dict[str, str]:
     return {"name": name, **{key: short(float(row[column])) for key, column in keys.items()}}
 
 
-def _distance_note(distance: float) -> str:
-    if distance <= 0:
-        return "The target lies inside the swept range: this is interpolation."
-    return f"The target lies {distance:.1f} octaves beyond the largest scale that was swept."
+def _targets(analysis: Analysis) -> list[dict[str, Any]]:
+    """All targets, if there are several."""
+    names = [*analysis.fit.tuned, "loss"]
+    if len(analysis.predictions) < 2:
+        return []
+    return [
+        {
+            "name": brief({axis: float(row[axis]) for axis in analysis.fit.columns.scales}),
+            "answers": [_answer(row, name) for name in names],
+            "distance": f"{row['distance']:.1f}",
+        }
+        for _, row in analysis.predictions.head(TARGETS).iterrows()
+    ]
 
 
 def _verified(verification: Mapping[str, Any]) -> dict[str, str]:

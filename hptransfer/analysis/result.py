@@ -4,33 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.fit import Fit, describe
+from hptransfer.analysis.fit import Fit, brief, describe
 from hptransfer.analysis.next_runs import NextRun
 from hptransfer.analysis.transfer import HeldOut, regret_per_octave
 from hptransfer.core.records import short
 
+if TYPE_CHECKING:
+    from hptransfer.analysis.plots import Drawing
+
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What analyze found.
+    """What analyze found. Tables are DataFrames, losses nats, errors and exponents octaves.
 
     Attributes:
-        held_out: every scale predicted from all others; `ahead`, larger scales from smaller ones.
-        predictions: one row a target, in order.
+        fit: every number behind the tables.
+        left_out: every scale predicted from all others; `ahead`, larger scales from smaller ones.
+        predictions: one row a target, in order: the scale columns; of each tuned column the value and its 90%
+            interval (`_low`, `_high`), in its own unit; `loss` with its interval, in nats; `distance`, octaves beyond
+            the largest scale that was seen, 0 inside.
         next_runs: what would narrow the first target's interval most for its cost, best first.
+        warnings: one line each.
     """
 
     fit: Fit
-    held_out: Sequence[HeldOut]
+    left_out: Sequence[HeldOut]
     ahead: Sequence[HeldOut]
     predictions: pd.DataFrame
     next_runs: Sequence[NextRun]
     warnings: list[str]
+
+    @property
+    def optima(self) -> pd.DataFrame:
+        """One row a scale, cheapest first: of each tuned column its optimum as `NAME`, log2 of it, the standard error
+        of that in octaves, the curvature in nats per octave squared and whether it is bracketed; the loss there in
+        nats; how many runs there are and how many of them diverged."""
+        return optima_table(self.fit)
+
+    @property
+    def exponents(self) -> pd.DataFrame:
+        """One row a tuned column and axis: octaves of the optimum per octave of the axis with the 90% interval and
+        the verdict; what the first target loses, in nats and percent, if that alone is not moved with it."""
+        return exponents_table(self)
+
+    @property
+    def held_out(self) -> pd.DataFrame:
+        """One row a scale that was predicted from all others: the error in octaves by tuned column, whether the 90%
+        interval covers it, and the regret in nats and percent of the loss."""
+        return held_out_table(self)
+
+    def figures(self) -> dict[str, Drawing]:
+        """Every figure of the page by name, as matplotlib has it: a notebook shows what a cell ends with."""
+        from hptransfer.analysis.plots import figures
+
+        row = self.predictions.iloc[0]
+        return figures(self.fit, {axis: float(row[axis]) for axis in self.fit.columns.scales}, self.ahead)
+
+    def report_html(self, title: str = "table") -> str:
+        """The page, self-contained: text to be written into a file."""
+        from hptransfer.analysis.report import Context, render
+
+        return render(self, Context(title=title))
 
     def predict(self, scale: Mapping[str, float]) -> dict[str, float]:
         """The tuned values to train a scale with."""
@@ -63,6 +102,11 @@ class Analysis:
             f"(90% interval {short(float(row[f'{name}_low']))} to {short(float(row[f'{name}_high']))})"
             for name in self.fit.tuned
         ]
+        lines.append(distance_sentence(float(row["distance"])))
+        if (others := len(self.predictions) - 1) > 0:
+            lines.append(f"{others} more target{'s' * (others > 1)} in predictions.csv")
+        if diverged := sum(one.diverged for one in self.fit.optima):
+            lines.append(f"{diverged} of {len(self.fit.runs.loss)} runs diverged: counted by scale in optima.csv")
         for name, exponents in self.fit.exponents.items():
             found = ", ".join(
                 f"{axis} {exponent.value:+.2f} [{exponent.low:+.2f}, {exponent.high:+.2f}] {exponent.verdict}"
@@ -73,9 +117,16 @@ class Analysis:
         lines += [
             f"the smallest scale's optimum unmoved ({unmoved}) would cost the target about {self.unmoved_nats():.3f} "
             "nats, by the shape of the scales' curves",
-            held_out_sentence(self.fit, self.held_out),
+            held_out_sentence(self.fit, self.left_out),
         ]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+def distance_sentence(distance: float) -> str:
+    """How far the target is from what was seen, in words."""
+    if distance <= 0:
+        return "The target lies inside the swept range: this is interpolation."
+    return f"The target lies {distance:.1f} octaves beyond the largest scale that was swept."
 
 
 def held_out_sentence(fit: Fit, held_out: Sequence[HeldOut]) -> str:
@@ -86,7 +137,7 @@ def held_out_sentence(fit: Fit, held_out: Sequence[HeldOut]) -> str:
     errors = " and ".join(f"{error:+.2f} octaves of {name}" for name, error in zip(fit.tuned, last.error, strict=True))
     inside = "holds" if all(last.covered) else "does not hold"
     return (
-        f"Predicted from all other scales, the optimum of the largest one ({describe(last.axes)}) is off by {errors}, "
+        f"Predicted from all other scales, the optimum of the largest one ({brief(last.axes)}) is off by {errors}, "
         f"{last.regret_nats:.4f} nats ({last.regret_percent:.2f}%) of regret; the 90% interval of that prediction "
         f"{inside} it."
     )
@@ -129,7 +180,7 @@ def exponents_table(analysis: Analysis) -> pd.DataFrame:
 def held_out_table(analysis: Analysis) -> pd.DataFrame:
     """A row a scale that was left out: its axes, the prediction's error by hyperparameter, and the regret."""
     rows = []
-    for one in analysis.held_out:
+    for one in analysis.left_out:
         row: dict[str, Any] = dict(one.axes)
         for k, name in enumerate(analysis.fit.tuned):
             row |= {f"{name}_error_octaves": one.error[k], f"{name}_covered": one.covered[k]}
@@ -152,7 +203,7 @@ def fit_json(analysis: Analysis) -> dict[str, Any]:
         "expected_before": fit.expected,
         "hyperparameters": hyperparameters,
         "noise_nats": fit.noise,
-        "held_out": [_held_json(fit, one) for one in analysis.held_out],
+        "held_out": [_held_json(fit, one) for one in analysis.left_out],
         "regret_percent_per_octave": regret_per_octave(analysis.ahead),
         "warnings": analysis.warnings,
     }

@@ -1,31 +1,37 @@
 """Runs from anywhere: CSV and parquet files, exports of W&B and Optuna, an MLflow experiment.
 
-Only columns that are used or warned about are read, in parts; a table of too many rows is refused
-rather than read.
+Only columns that are used or warned about are read, in parts; a table of too many rows, or of rows
+that do not end, is refused rather than read.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from hptransfer.analysis import known
 from hptransfer.analysis.cautions import SCHEDULE
-from hptransfer.analysis.records import SEED, Columns, check_table, numbers
+from hptransfer.analysis.records import SEED, Columns, check_table, numbers, once
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED
 
-# Rows that are read: with ten columns of numbers 400 MB.
-MOST_ROWS = 5_000_000
+# Rows that are read: more than any sweep has runs; the analysis of so many takes 1 GB.
+MOST_ROWS = 1_000_000
 PART_ROWS = 200_000
-# A first line longer than this is not that of a table.
+# A line longer than this, in bytes, is none of a table.
 LONGEST_LINE = 1_000_000
+# What separates columns in files that only call themselves comma-separated.
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 # Prefixes under which other tools export a column: Optuna, W&B, MLflow.
 PREFIXES = ("params_", "user_attrs_", "config/", "config.", "params.", "metrics.", "summary/", "summary.")
 # What else a loss, a seed or a state is called there.
@@ -88,11 +94,9 @@ class Source:
         else:
             header = _header(self.path)
             found = self._found(header, wanted)
+            once(self.place, header, found.values())
             frame = _rows(self.path, sorted(set(found.values())))
-        renamed = frame[list(found.values())].set_axis(list(found), axis=1)
-        if "state" in renamed:
-            renamed["state"] = [STATES.get(str(state).lower(), str(state).lower()) for state in renamed["state"]]
-        return renamed
+        return known_states(frame[list(found.values())].set_axis(list(found), axis=1))
 
     def _found(self, there: Iterable[str], wanted: list[str]) -> dict[str, str]:
         """The table's column of each name: as given, as it is, or as other tools export it."""
@@ -112,22 +116,37 @@ class Source:
         return found
 
 
+def known_states(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table whose `state` column, if it has one, says it in the words of a run folder."""
+    if "state" not in frame:
+        return frame
+    return frame.assign(state=[STATES.get(str(state).lower(), str(state).lower()) for state in frame["state"]])
+
+
 def _header(path: Path) -> list[str]:
-    if not path.is_file():
+    """The names of the columns, one that is there twice twice."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give the path of a CSV or parquet file")
+    if not path.exists():
         raise ConfigError(f"no table {str(path)!r}; give the path of a CSV or parquet file")
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
         with _as_table(path):
             return list(pyarrow.parquet.read_schema(path).names)
-    with path.open("rb") as file:
+    with _as_table(path), path.open("rb") as file:
         line = file.readline(LONGEST_LINE)
-    if not line.strip():
+        if len(line) == LONGEST_LINE:
+            raise ValueError(f"its first line is longer than {LONGEST_LINE:,} bytes")
+        text, first = line.decode("utf-8-sig"), file.readline(LONGEST_LINE).decode()
+    if not text.strip():
         raise ConfigError(f"{path} is empty; a table needs a header and rows")
-    if len(line) == LONGEST_LINE:
-        raise ConfigError(f"{path} is no CSV file: its first line is longer than {LONGEST_LINE:,} bytes")
-    with _as_table(path):
-        return [str(name) for name in pd.read_csv(path, nrows=0).columns]
+    if "," not in text and (used := next((one for one in SEPARATORS if one in text), None)):
+        raise ConfigError(f"{path} has its columns separated by {SEPARATORS[used]}; save it with commas, as CSV")
+    names, row = (next(csv.reader([one]), []) for one in (text, first))
+    if any(row[len(names) :]):  # 0,5 for 0.5, say: every column would be another one's
+        raise ConfigError(f"{path} cannot be read as a table: its first row has more values than the header")
+    return names
 
 
 def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
@@ -144,7 +163,13 @@ def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
                 raise ConfigError(_too_many(path, f"{rows:,}"))
             return pd.read_parquet(path, columns=columns)
     parts, rows = [], 0
-    with _as_table(path), pd.read_csv(path, usecols=columns, chunksize=PART_ROWS) as reader:
+    with (
+        _as_table(path),
+        warnings.catch_warnings(),
+        _Lines(path) as file,
+        pd.read_csv(file, usecols=columns, chunksize=PART_ROWS, index_col=False) as reader,
+    ):
+        warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # what is no number is named later
         for part in reader:
             rows += len(part)
             if rows > MOST_ROWS:
@@ -158,14 +183,45 @@ def _too_many(path: Path, rows: str) -> str:
     return f"{path} has {rows} rows ({size:.1f} GB), at most {MOST_ROWS:,} are read; keep one row a run, not its curve"
 
 
+class _Lines(io.RawIOBase):
+    """A file whose lines must end: a reader of tables would hold one that does not in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._length = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """
+        Raises:
+            ValueError: a line is too long.
+        """
+        count = self._file.readinto(buffer) or 0
+        end = bytes(buffer[:count]).rfind(b"\n")
+        self._length = self._length + count if end < 0 else count - end - 1
+        if self._length > LONGEST_LINE:
+            raise ValueError(f"a line is longer than {LONGEST_LINE:,} bytes")
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 @contextmanager
 def _as_table(path: Path) -> Iterator[None]:
     """Turns what a reader makes of a bad file into one line."""
     try:
         yield
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError(f"{path} cannot be read as a table ({reason}); save it as UTF-8 CSV") from None
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise ConfigError(f"{path} cannot be read ({reason})") from None
+    except (ValueError, pd.errors.ParserError, csv.Error) as error:  # of Unicode, too
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        kind = "parquet" if path.suffix == ".parquet" else "UTF-8 CSV"
+        raise ConfigError(f"{path} cannot be read as a table ({reason}); save it as {kind}") from None
 
 
 def _experiment(uri: str, name: str) -> pd.DataFrame:
@@ -179,12 +235,15 @@ def _experiment(uri: str, name: str) -> pd.DataFrame:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=uri)
+    store = uri.removeprefix("sqlite:///")
+    if store != uri and not Path(store).is_file():  # MLflow would make an empty one
+        raise ConfigError(f"--mlflow: no store {store!r}")
     try:
+        client = MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
             there = [one.name for one in client.search_experiments()]
-            raise ConfigError(unknown("experiment", name, there))
+            raise ConfigError(f"--mlflow: {unknown('experiment', name, there)}")
         rows: list[dict[str, object]] = []
         token: str | None = None
         while True:
@@ -195,6 +254,8 @@ def _experiment(uri: str, name: str) -> pd.DataFrame:
                 break
     except MlflowException as error:
         raise ConfigError(f"--mlflow: experiment {name!r} cannot be read ({str(error).splitlines()[0]})") from None
+    if not rows:
+        raise ConfigError(f"--mlflow: experiment {name!r} has no runs")
     frame = pd.DataFrame(rows)
     return frame.drop(columns=[column for column in frame if str(column).startswith("mlflow.")])
 
@@ -227,9 +288,24 @@ def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
     for name in scales:
         if name not in header:
             raise ConfigError(f"{path}: {unknown('column', name, header)}")
+    once(str(path), header, scales)
     frame = _rows(path, list(scales))
+    return check_targets(frame, scales, str(path))
+
+
+def check_targets(frame: pd.DataFrame, scales: Sequence[str], place: str) -> pd.DataFrame:
+    """The scale columns as numbers.
+
+    Raises:
+        ConfigError: a column is missing, or a value is not above 0.
+    """
     for name in scales:
-        values = numbers(frame[name], name, str(path))
+        if name not in frame:
+            raise ConfigError(f"{place}: {unknown('column', name, map(str, frame.columns))}")
+    checked = frame[list(scales)].copy()
+    for name in scales:
+        values = numbers(frame[name], name, place)
         if not len(values) or not ((values > 0) & (values < math.inf)).all():
-            raise ConfigError(f"{path}: column {name!r} must have numbers above 0 in every row")
-    return frame[list(scales)]
+            raise ConfigError(f"{place}: column {name!r} must have numbers above 0 in every row")
+        checked[name] = pd.to_numeric(checked[name])
+    return checked

@@ -78,7 +78,7 @@ def _predicted(fit: Fit, one: Optimum, rest: Sequence[int]) -> HeldOut | None:
     if not (one.se < JUDGE_OCTAVES).all():
         return None
     scales = [fit.runs.scales[place] for place in rest]
-    problem = Problem(scales, fit.tuned, fit.problem.centre, fit.problem.vague)
+    problem = Problem(scales, fit.columns.known, fit.problem.centre, fit.problem.vague)
     if any(len(problem.seen.values[axis]) == 1 for axis in fit.seen.moving):
         return None
     mixture = Mixture.of([_without(fit, part, rest) for part in _heaviest(fit)], len(fit.mixture.normals), 0)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.records import Columns, check_table
+from hptransfer.core.files import RunFolder, write_json, write_text
+from hptransfer.core.records import DONE, Outcome, Scale, Trial
 
 COLUMNS = Columns(scales=("width", "depth", "tokens"), tuned=("lr",))
 WIDTHS, DEPTHS, TOKENS = (32, 64, 128), (2, 4), (2**15, 2**16)
@@ -52,3 +57,47 @@ def draw(
             rows.append({**scale, "lr": lr, "seed": repeat, "loss": math.inf if x > diverges else loss})
     truth = optimum_at(TARGET, powers) + scatter * random.standard_normal()
     return check_table(pd.DataFrame(rows), COLUMNS, "test"), truth
+
+
+def write_run(
+    path: Path,
+    table: pd.DataFrame,
+    *,
+    name: str = "landscape",
+    tuned: Sequence[str] = ("lr",),
+    parameterization: str = "mup",
+) -> RunFolder:
+    """A run's folder with these outcomes, as a driver leaves it."""
+    folder = RunFolder(path)
+    folder.create()
+    target = {
+        "name": name,
+        "scales": ["width", "depth", "tokens"],
+        "tuned": {key: f"run.optimizer.{key}" for key in tuned},
+        "complement": [],
+        "target": TARGET,
+        "params": 3_000_000,
+        "flops": 2.6e12,
+        "base": {"lr": 0.5, "eps": 1e-8, "weight_decay": 0.1},
+        "groups": {"hidden": {"lr": 0.25, "eps": 0.25, "weight_decay": 4.0, "init_std": 0.5, "output_multiplier": 1.0}},
+        "parameterization": parameterization,
+        "decay": "coupled",
+        "branch_multiplier": 1.0,
+        "fingerprint": "abc",
+        "run": {},
+    }
+    write_json(folder.target, target)
+    write_text(folder.sweep, "name: landscape\n")
+    for index, row in table.iterrows():
+        add(folder, f"{index:012d}", row, tuned={key: row[key] for key in tuned})
+    return folder
+
+
+def add(folder: RunFolder, name: str, row: Any, **changes: Any) -> None:
+    """One finished trial."""
+    axes = {key: int(row[key]) for key in ("width", "depth", "tokens")}
+    cost = math.prod(axes.values())
+    values = {"scale": Scale(axes), "tuned": {"lr": row["lr"]}, "seed": 0, "run": {}, "flops": cost, "params": cost}
+    folder.write_trial(Trial(id=name, **{**values, **changes}))
+    outcome = Outcome(state=DONE, loss=row["loss"], loss_se=0.03, steps=128)
+    write_json(folder.outcome_path(name), outcome.to_json())

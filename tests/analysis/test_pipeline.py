@@ -1,20 +1,19 @@
 """The analyze stage: a run is analyzed exactly as its own records.csv is, and the page stands alone."""
 
 import json
-import math
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from hptransfer.analysis.pipeline import analyze_file, analyze_run, export
+from hptransfer.cli import main
 from hptransfer.core.errors import FitError
 from hptransfer.core.files import RunFolder, read_json, write_json
-from hptransfer.core.records import DONE, FAILED, VERIFY, Outcome, Scale, Trial
-from tests.analysis.landscape import TARGET, draw
+from hptransfer.core.records import FAILED, VERIFY, Outcome
+from tests.analysis.landscape import TARGET, add, draw, write_run
 
 FILES = ("optima.csv", "fit.json", "prediction.json", "predictions.csv")
 HOSTILE = '<script>alert("x")</script>'
@@ -23,48 +22,39 @@ HOSTILE = '<script>alert("x")</script>'
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
     """A run folder whose outcomes come from a known law."""
-    found = RunFolder(tmp_path / "run")
-    found.create()
-    target = {
-        "name": HOSTILE,
-        "scales": ["width", "depth", "tokens"],
-        "tuned": {"lr": "run.optimizer.lr"},
-        "complement": [],
-        "target": TARGET,
-        "params": 3_000_000,
-        "flops": 2.6e12,
-        "base": {"lr": 0.5, "eps": 1e-8, "weight_decay": 0.1},
-        "groups": {"hidden": {"lr": 0.25, "eps": 0.25, "weight_decay": 4.0, "init_std": 0.5, "output_multiplier": 1.0}},
-        "parameterization": "mup",
-        "decay": "coupled",
-        "branch_multiplier": 1.0,
-        "fingerprint": "abc",
-        "run": {},
-    }
-    write_json(found.target, target)
     table, _ = draw((-0.1, -0.2, -0.35), noise=0.003)
-    for index, row in table.iterrows():
-        add(found, f"{index:012d}", row)
-    return found
+    return write_run(tmp_path / "run", table, name=HOSTILE)
 
 
-def add(folder: RunFolder, name: str, row: Any, **changes: Any) -> None:
-    axes = {key: int(row[key]) for key in ("width", "depth", "tokens")}
-    cost = math.prod(axes.values())
-    values = {"scale": Scale(axes), "tuned": {"lr": row["lr"]}, "seed": 0, "run": {}, "flops": cost, "params": cost}
-    folder.write_trial(Trial(id=name, **{**values, **changes}))
-    outcome = Outcome(state=DONE, loss=row["loss"], loss_se=0.03, steps=128)
-    write_json(folder.outcome_path(name), outcome.to_json())
-
-
-def test_a_run_is_analyzed_as_its_records_are(folder: RunFolder, tmp_path: Path) -> None:
-    analyze_run(folder)
-    pd.DataFrame([TARGET]).to_csv(tmp_path / "targets.csv", index=False)
+@pytest.mark.parametrize("tuned", [("lr",), ("lr", "beta2")])
+def test_a_run_is_analyzed_as_its_records_are(tmp_path: Path, tuned: tuple[str, ...]) -> None:
+    table, _ = draw((-0.1, -0.2, -0.35), noise=0.003)
+    if "beta2" in tuned:  # best at 2^-5, and lower where lr is higher
+        moved = [table.assign(beta2=2.0**k, loss=table["loss"] + 0.01 * (k + 5) ** 2) for k in (-7, -6, -5, -4)]
+        table = pd.concat(moved, ignore_index=True)
+    folder = write_run(tmp_path / "run", table, tuned=tuned)
+    targets = pd.DataFrame([TARGET, {**TARGET, "width": 64}])
+    targets.to_csv(tmp_path / "targets.csv", index=False)
+    analyze_run(folder, targets=tmp_path / "targets.csv")
     out = tmp_path / "out"
-    columns = {"scales": ("width", "depth", "tokens"), "tuned": ("lr",), "loss": "loss"}
+    columns = {"scales": ("width", "depth", "tokens"), "tuned": tuned, "loss": "loss"}
     analyze_file(folder.path / "records.csv", **columns, targets=tmp_path / "targets.csv", out=out)
     for name in FILES:
         assert (out / name).read_text() == (folder.path / name).read_text(), name
+    predictions = pd.read_csv(out / "predictions.csv")
+    values = [f"{name}{end}" for name in (*tuned, "loss") for end in ("", "_low", "_high")]
+    assert list(predictions.columns) == ["width", "depth", "tokens", *values, "distance"]
+    assert list(predictions["width"]) == [256, 64]
+
+
+@pytest.mark.parametrize("option", ["--out", "--scale", "--tune", "--loss", "--columns", "--experiment"])
+def test_options_of_a_table_are_refused_for_a_run(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["analyze", str(folder.path), option, "lr"])
+    assert end.value.code == 2
+    assert f"{option} is not for an analysis of a run" in capsys.readouterr().err
 
 
 def test_the_same_records_give_the_same_files(folder: RunFolder) -> None:

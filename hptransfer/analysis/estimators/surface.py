@@ -45,7 +45,7 @@ class SurfaceEstimator(Estimator):
     published = False
 
     def find(self, runs: Runs, law: Linear) -> Sequence[Found]:
-        prior = known.shape(runs.columns.tuned)
+        prior = known.shape(runs.columns.known)
         return [_found(fit_surface(runs, form, prior, PowerGuide(law)), runs) for form in FORMS]
 
 
