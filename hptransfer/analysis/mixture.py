@@ -14,7 +14,7 @@ import numpy as np
 from hptransfer.analysis import known
 from hptransfer.analysis.estimators._base import Found
 from hptransfer.analysis.laws._base import LAWS, Seen, Variant
-from hptransfer.analysis.regression import Linear, Solved, foresight, log_prior, scatters, solve
+from hptransfer.analysis.regression import Linear, Solved, foresight, log_prior, scatters, solve_each
 from hptransfer.analysis.runs import Array, Axes
 from hptransfer.core.errors import FitError
 
@@ -146,7 +146,7 @@ def _components(problem: Problem, found: Found, index: int, variant: Variant, we
     if weight < LIGHT:
         return []
     law, grid = problem.linear(variant), scatters(found.told.tuned)
-    solved = [solve(found.told, law, scatter) for scatter in grid]
+    solved = solve_each(found.told, law, grid)
     logs = np.array([one.evidence + log_prior(scatter) for one, scatter in zip(solved, grid, strict=True)])
     shares = np.exp(logs - logs.max())
     shares *= weight / shares.sum()

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from hptransfer.analysis.runs import Array, Index
 
@@ -97,33 +96,49 @@ class Solved:
     optima: Array
 
 
+# Numbers in a stack of matrices that is solved at once: enough to spare calls, few enough for a hundred megabytes.
+_AT_ONCE = 2_000_000
+
+
 def solve(told: Told, law: Linear, scatter: Sequence[float]) -> Solved:
     """
     Args:
         scatter: octaves, by tuned hyperparameter.
     """
-    between = np.tile(1 / np.square(scatter), told.num_scales)
+    return solve_each(told, law, [tuple(scatter)])[0]
+
+
+def solve_each(told: Told, law: Linear, grid: Sequence[Sequence[float]]) -> list[Solved]:
+    """A law at each scatter of a grid."""
+    step = max(1, _AT_ONCE // told.information.size)
+    return [one for start in range(0, len(grid), step) for one in _stacked(told, law, grid[start : start + step])]
+
+
+def _stacked(told: Told, law: Linear, grid: Sequence[Sequence[float]]) -> list[Solved]:
+    between = np.tile(1 / np.square(grid), (1, told.num_scales))
     rows = law.whole(law.features)
     means, precision = law.means.reshape(-1), 1 / law.deviations.reshape(-1) ** 2
-    factor = cho_factor(told.information + np.diag(between + RIDGE), lower=True)
-
-    def divided(right: Array) -> Array:
-        found: Array = cho_solve(factor, right)
-        return found
-
-    weighed = between[:, None] * rows
-    known = weighed.T @ rows - weighed.T @ divided(weighed) + np.diag(precision)
-    towards = weighed.T @ divided(told.pull) + precision * means
+    weighed = between[:, :, None] * rows
+    whole = told.information + (between + RIDGE)[:, :, None] * np.eye(len(rows))
+    root = np.linalg.cholesky(whole)
+    pull = np.broadcast_to(told.pull[:, None], (len(grid), len(rows), 1))
+    divided = np.linalg.solve(whole, np.concatenate([weighed, pull], axis=2))
+    known = rows.T @ weighed - np.swapaxes(weighed, 1, 2) @ divided[:, :, :-1] + np.diag(precision)
+    towards = np.swapaxes(weighed, 1, 2) @ divided[:, :, -1:] + (precision * means)[:, None]
     covariance = np.linalg.inv(known)
-    coefficients = covariance @ towards
+    coefficients = (covariance @ towards)[:, :, 0]
     evidence = (
-        0.5 * (np.log(between).sum() + np.log(precision).sum() - np.linalg.slogdet(known)[1])
-        - np.log(np.diag(factor[0])).sum()
-        + 0.5 * (told.pull @ divided(told.pull) + towards @ coefficients - means @ (precision * means))
+        0.5 * (np.log(between).sum(axis=1) + np.log(precision).sum() - np.linalg.slogdet(known)[1])
+        - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
+        + 0.5 * (divided[:, :, -1] @ told.pull + (towards[:, :, 0] * coefficients).sum(axis=1))
+        - 0.5 * means @ (precision * means)
     )
-    optima = divided(told.pull + between * (rows @ coefficients))
+    optima = divided[:, :, -1] + (divided[:, :, :-1] @ coefficients[:, :, None])[:, :, 0]
     shape = law.means.shape
-    return Solved(float(evidence), coefficients.reshape(shape), covariance, optima.reshape(-1, told.tuned))
+    return [
+        Solved(float(evidence[g]), coefficients[g].reshape(shape), covariance[g], optima[g].reshape(-1, told.tuned))
+        for g in range(len(grid))
+    ]
 
 
 def scatters(tuned: int) -> list[tuple[float, ...]]:
@@ -140,7 +155,9 @@ def log_prior(scatter: Sequence[float]) -> float:
 
 def log_evidence(told: Told, law: Linear) -> float:
     """Log marginal likelihood, the scatter integrated out."""
-    found = [solve(told, law, scatter).evidence + log_prior(scatter) for scatter in scatters(told.tuned)]
+    grid = scatters(told.tuned)
+    solved = solve_each(told, law, grid)
+    found = [one.evidence + log_prior(scatter) for one, scatter in zip(solved, grid, strict=True)]
     return float(np.logaddexp.reduce(found))
 
 

@@ -141,23 +141,26 @@ def _exact(kind: str, setting: int) -> tuple[Exact, list[str], tuple[float, ...]
     return found, axes, target
 
 
-def simulate(kind: str, setting: int, seed: int, *, noise: float = 0.004) -> Sweep:
+def simulate(kind: str, setting: int, seed: int, *, noise: float = 0.004, scatter: float = 0.0) -> Sweep:
     """One sweep.
 
     Args:
         setting: which problem of its kind, and which grid.
         seed: of the noise of the losses.
         noise: standard deviation of a log loss.
+        scatter: octaves by which each scale's own optimum, the target's too, lies off the problem's.
     """
     exact, axes, target = _exact(kind, setting)
     random = np.random.default_rng([7, setting, seed])
     columns = Columns(scales=tuple(axes), tuned=("lr",))
+    off = dict(zip(exact, scatter * np.random.default_rng([8, setting, seed]).standard_normal(len(exact)), strict=True))
     rows = []
-    for scale, (rates, losses, _) in exact.items():
+    for scale, (centred, losses, _) in exact.items():
         if scale == target:
             continue
+        rates = centred * 2.0 ** off[scale]
         noisy = losses * np.exp(noise * random.standard_normal(len(losses)))
         place = dict(zip(axes, scale, strict=True))
         rows += [{**place, "lr": rate, "loss": loss} for rate, loss in zip(rates, noisy, strict=True)]
     table = check_table(pd.DataFrame(rows), columns, "simulated")
-    return Sweep(table, columns, dict(zip(axes, target, strict=True)), exact[target][2])
+    return Sweep(table, columns, dict(zip(axes, target, strict=True)), exact[target][2] + off[target])

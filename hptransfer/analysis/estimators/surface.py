@@ -9,7 +9,7 @@ import numpy as np
 
 from hptransfer.analysis import known
 from hptransfer.analysis.estimators._base import ESTIMATORS, Estimator, Found
-from hptransfer.analysis.regression import Linear, Told, log_prior, scatters, solve
+from hptransfer.analysis.regression import Linear, Told, log_prior, scatters, solve, solve_each
 from hptransfer.analysis.runs import Array, Runs
 from hptransfer.analysis.surface import FORMS, Surface, fit_surface, middle_octaves
 
@@ -32,7 +32,7 @@ class PowerGuide:
     def follow(self, information: Array, pull: Array) -> tuple[Array, Array]:
         told = Told(information, pull, len(self.law.means))
         grid = scatters(told.tuned)
-        found = [solve(told, self.law, scatter) for scatter in grid]
+        found = solve_each(told, self.law, grid)
         logs = np.array([one.evidence + log_prior(scatter) for one, scatter in zip(found, grid, strict=True)])
         weights = np.exp(logs - logs.max())
         weights /= weights.sum()

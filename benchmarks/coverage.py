@@ -1,0 +1,144 @@
+"""How often the 90% interval of the target's best learning rate holds the truth, on problems that have one.
+
+    python -m benchmarks.coverage [--sweeps 500] [--processes 2]
+
+Every sweep draws a problem of its kind, a grid of rates at every scale and the noise of the losses
+(tests/analysis/objectives.py). The target lies one to five octaves beyond the scales that are tried.
+"without": all forms of law but those that generated the data. "power": the power law alone.
+"scatter": each scale's own optimum lies off the problem's by a normal of 0.1 octaves, as those of nets
+do, and the truth is the target's own. Then exponents: in the limit that theory knows, of the exact
+optima of the scales that were tried, and as found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+import numpy as np
+import pandas as pd
+
+from hptransfer.analysis.fit import LAWS, fit_table
+from hptransfer.analysis.records import Columns, check_table
+from hptransfer.training.quadratics import best_rate, lms_loss, power_law, power_law_loss, sign_best_rate
+from tests.analysis.objectives import KINDS, simulate
+
+NOISE, SCATTER = 0.004, 0.1
+# Problems of a kind, which the sweeps are shared out over.
+SETTINGS = 50
+# Forms of law that generated the data, exactly or in the limit of large scales.
+GENERATING = {"H.1": ("drift", "saturating"), "H.2": ("power",), "H.3": ("saturating",), "H.6": ("power", "drift")}
+# Forms of law that are offered, and the scatter of scales.
+CASES = (("all", 0.0), ("without", 0.0), ("power", 0.0), ("all", SCATTER))
+# The prediction with its interval, and the truth.
+Row = tuple[float, float, float, float]
+Loss = Callable[[float], float]
+
+
+def laws_of(kind: str, offered: str) -> tuple[str, ...]:
+    if offered == "power":
+        return ("power",)
+    return tuple(law for law in LAWS if offered == "all" or law not in GENERATING[kind])
+
+
+def one_setting(kind: str, sweeps: int, setting: int) -> list[list[Row]]:
+    """Every case on the same sweeps of one problem."""
+    seeds = range(len(range(setting, sweeps, SETTINGS)))
+    return [[_row(kind, setting, seed, offered, scatter) for seed in seeds] for offered, scatter in CASES]
+
+
+def _row(kind: str, setting: int, seed: int, offered: str, scatter: float) -> Row:
+    sweep = simulate(kind, setting, seed, noise=NOISE, scatter=scatter)
+    fit = fit_table(sweep.table, sweep.columns, laws=laws_of(kind, offered), draws=500)
+    value, low, high = fit.predict(sweep.target)[0]
+    return value, low, high, sweep.truth
+
+
+def summary(rows: Sequence[Row]) -> str:
+    value, low, high, truth = np.array(rows).T
+    inside = (low <= truth) & (truth <= high)
+    error = math.sqrt(float(np.mean((value - truth) ** 2)))
+    return f"{inside.mean():.1%} | {error:.3f} | {np.median(high - low):.3f} | {len(rows)}"
+
+
+def known_exponents() -> Iterator[tuple[str, dict[str, float], dict[tuple[int, ...], Loss]]]:
+    """Problems whose exponents theory knows: a name, the exponents, and the loss of every scale."""
+    widths = {
+        (width, steps): partial(lms_loss, dimensions=width, batch=2, steps=steps, noise_variance=0.0)
+        for width in (64, 128, 256, 512)
+        for steps in (128, 256)
+    }
+    yield "H.1, noiseless, width far above batch", {"width": -1.0, "steps": 0.0}, widths
+    for target, steps_power, batch_power in ((0.5, -0.4, 0.6), (1.0, -0.5, 0.5)):
+        spectrum, start = power_law(1000, 1.5), power_law(1000, target)
+        quadratics = {
+            (steps, batch): partial(
+                power_law_loss, spectrum=spectrum, start=start, batch=batch, steps=steps, noise_variance=1.0
+            )
+            for steps in (512, 1024, 2048)
+            for batch in (1, 4, 16)
+        }
+        yield f"H.2, s = {target:g}", {"steps": steps_power, "batch": batch_power}, quadratics
+    theta = 0.1 * np.random.default_rng(0).standard_normal(400)
+    signs = {(batch,): _signed(theta, batch) for batch in (1, 2, 4, 8, 16, 32)}
+    yield "H.3, small batches", {"batch": 0.5}, signs
+    powers = {(width, tokens): _parabola(width, tokens) for width in (64, 128, 256, 512) for tokens in (1, 2, 4)}
+    yield "H.6", {"width": -0.6, "tokens": 0.2}, powers
+
+
+def _signed(theta: np.ndarray, batch: int) -> Loss:
+    best = sign_best_rate(theta, gradient_noise=9.0, batch=batch)
+    return lambda rate: float(np.mean(theta**2)) / 2 - rate * best + rate**2 / 2
+
+
+def _parabola(width: int, tokens: int) -> Loss:
+    best = -7 - 0.6 * math.log2(width / 64) + 0.2 * math.log2(tokens)
+    return lambda rate: 1.7 + 2 * (width / 64) ** -0.3 + tokens**-0.25 + 0.02 * (math.log2(rate) - best) ** 2
+
+
+def exponent_rows() -> Iterator[str]:
+    random = np.random.default_rng(0)
+    for name, theory, losses in known_exponents():
+        axes, rows, exact = list(theory), [], []
+        for scale, loss in losses.items():
+            best = math.log2(best_rate(loss, low=2.0**-16, high=4.0))
+            exact.append(best)
+            for x in best + random.uniform(-0.5, 0.5) + 0.5 * np.arange(-5, 6):
+                value = loss(2.0**x) * math.exp(NOISE * random.standard_normal())
+                rows.append({**dict(zip(axes, scale, strict=True)), "lr": 2.0**x, "loss": value})
+        columns = Columns(scales=tuple(axes), tuned=("lr",))
+        found = fit_table(check_table(pd.DataFrame(rows), columns, name), columns).exponents["lr"]
+        logs = np.column_stack([np.ones(len(losses)), np.log2(list(losses))])
+        slopes = np.linalg.lstsq(logs, np.array(exact), rcond=None)[0][1:]
+        for axis, slope in zip(axes, slopes, strict=True):
+            one = found[axis]
+            held = "yes" if one.low <= theory[axis] <= one.high else "no"
+            shown = f"{theory[axis]:+.2f} | {slope:+.3f} | {one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}] | {held}"
+            yield f"| {name} | {axis} | {shown} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sweeps", type=int, default=500)
+    parser.add_argument("--processes", type=int, default=2, choices=(1, 2))
+    arguments = parser.parse_args()
+    settings = range(min(arguments.sweeps, SETTINGS))
+    print("| problem | laws offered | scatter, octaves | coverage | RMSE, octaves | median width, octaves | sweeps |")
+    print("|---|---|---|---|---|---|---|")
+    with ProcessPoolExecutor(arguments.processes) as pool:
+        for kind in KINDS:
+            each = list(pool.map(partial(one_setting, kind, arguments.sweeps), settings))
+            for place, (offered, scatter) in enumerate(CASES):
+                rows = [row for one in each for row in one[place]]
+                print(f"| {kind} | {offered} | {scatter:g} | {summary(rows)} |", flush=True)
+    print("\n| problem | axis | theory | exact optima | found, 90% interval | holds theory |")
+    print("|---|---|---|---|---|---|")
+    for line in exponent_rows():
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
