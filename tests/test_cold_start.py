@@ -8,6 +8,14 @@ import pytest
 
 from tests.helpers import command, environment, finished_run, sweep_arguments
 
+SCRIPT = """\
+defaults: [sweep, run: script, sampler: grid, launcher: slurm, tracker: none, _self_]
+name: mine
+run: {command: [python, train.py, "{width}", "{lr}"], params: width, tokens: 100}
+grid: {width: {values: [8, 16, 32]}}
+space: {lr: {low: 0.01, high: 1.0, count: 3}}
+target: {width: 64}
+"""
 HEAVY = ("torch", "mlflow", "optuna", "hydra")
 
 
@@ -43,6 +51,13 @@ def test_help_and_list_import_nothing_heavy(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", ["status", "analyze", "export"])
 def test_reading_a_run_imports_nothing_heavy(runs: Path, verb: str) -> None:
     assert heavy_imports([verb, "quickstart"], runs) == []
+
+
+def test_a_sweep_of_a_script_opens_no_pytorch(tmp_path: Path) -> None:
+    (tmp_path / "train.py").touch()
+    (tmp_path / "mine.yaml").write_text(SCRIPT)
+    assert "torch" not in heavy_imports(["plan", "mine.yaml"], tmp_path)
+    assert "torch" not in heavy_imports(["sweep", "mine.yaml", "--dry-run"], tmp_path)
 
 
 def test_they_do_when_they_train(tmp_path: Path) -> None:
