@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -94,6 +95,7 @@ class Cost:
 
     Attributes:
         wall: of the command, from its start to its end, in seconds, as are all.
+        cpu: of the command and what it calls, but not of its jobs.
         before: from its start to the first submission.
         after: from the last job's end to the command's.
         training: of all trials together, by the script's own clock.
@@ -104,6 +106,7 @@ class Cost:
     """
 
     wall: float
+    cpu: float
     before: float
     after: float
     training: float
@@ -114,7 +117,12 @@ class Cost:
 
 
 def cost(
-    span: tuple[float, float], calls: Sequence[Call], jobs: Sequence[Call], trainings: Sequence[float], num_files: int
+    span: tuple[float, float],
+    cpu: float,
+    calls: Sequence[Call],
+    jobs: Sequence[Call],
+    trainings: Sequence[float],
+    num_files: int,
 ) -> Cost:
     """A sweep's cost from what was noted while it ran.
 
@@ -131,6 +139,7 @@ def cost(
     submitted = [call.time for call in calls if call.command == "sbatch"]
     return Cost(
         wall=span[1] - span[0],
+        cpu=cpu,
         before=submitted[0] - span[0],
         after=span[1] - max(ended),
         training=sum(trainings),
@@ -143,7 +152,7 @@ def cost(
 
 def median(costs: Sequence[Cost]) -> Cost:
     """Of every number by itself; calls as in the sweep that made the median number of them."""
-    numbers = ("wall", "before", "after", "training", "overhead", "queue", "files")
+    numbers = ("wall", "cpu", "before", "after", "training", "overhead", "queue", "files")
     found = {name: statistics.median(getattr(one, name) for one in costs) for name in numbers}
     middle = sorted(costs, key=lambda one: one.calls.total())[len(costs) // 2]
     return Cost(calls=middle.calls, **found)
@@ -173,19 +182,19 @@ class Bench:
             environment["PYTHONPATH"] = str(ROOT)
         log = jobs_log(self._place)
         log.write_text("")
-        start = time.time()
+        start, cpu = time.time(), children_s()
         with (folder / "printed").open("w") as printed:
             done = subprocess.run(
                 command, cwd=work, env=environment, stdout=printed, stderr=printed, timeout=SWEEP_S, check=False
             )
-        span = (start, time.time())
+        span, cpu = (start, time.time()), children_s() - cpu
         if done.returncode:
             raise SystemExit(f"{method}: exit code {done.returncode}\n{(folder / 'printed').read_text()[-3000:]}")
         self._slurm.wait_for(lambda: log.read_text().count("end") >= len(WIDTHS) * self._count, "epilogs", 30)
         values = [json.loads(path.read_text()) for path in marks.iterdir()]
         trainings = [mark["ended"] - mark["started"] for mark in values]
         files = sum(path.is_file() for path in (work / "out").rglob("*"))
-        return cost(span, read_calls(folder / "calls"), read_calls(log.parent), trainings, files)
+        return cost(span, cpu, read_calls(folder / "calls"), read_calls(log.parent), trainings, files)
 
     def _prepare(self, method: str, work: Path, marks: Path) -> list[str]:
         """Writes a method's files; returns its command."""
@@ -206,6 +215,12 @@ class Bench:
             + [f"+{word}" for word in swept]
             + launcher,
         }[method]
+
+
+def children_s() -> float:
+    """CPU time of the processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def jobs_log(place: Path) -> Path:
@@ -234,10 +249,10 @@ def install_hydra(place: Path) -> Path:
 
 def show(methods: dict[str, list[Cost]]) -> None:
     middle = {name: median(costs) for name, costs in methods.items()}
-    heads = ("wall s", "before", "after", "training", "node s", "queue s", "calls", "files")
+    heads = ("wall s", "CPU s", "before", "after", "training", "node s", "queue s", "calls", "files")
     print(f"{'':<11}" + "".join(f"{head:>10}" for head in heads))
     for name, one in middle.items():
-        numbers = (one.wall, one.before, one.after, one.training, one.overhead, one.queue)
+        numbers = (one.wall, one.cpu, one.before, one.after, one.training, one.overhead, one.queue)
         print(f"{name:<11}" + "".join(f"{number:>10.2f}" for number in numbers), end="")
         print(f"{one.calls.total():>10}{one.files:>10.2f}   {dict(sorted(one.calls.items()))}")
     ours = middle.pop("hptransfer")

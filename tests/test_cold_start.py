@@ -19,11 +19,11 @@ target: {width: 64}
 HEAVY = ("torch", "mlflow", "optuna", "hydra")
 
 
-def heavy_imports(arguments: list[str], cwd: Path) -> list[str]:
+def heavy_imports(arguments: list[str], cwd: Path, names: tuple[str, ...] = HEAVY) -> list[str]:
     code = (
         "import sys\nfrom hptransfer.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
-        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+        f"print([name for name in {names} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True, check=True
@@ -56,8 +56,13 @@ def test_reading_a_run_imports_nothing_heavy(runs: Path, verb: str) -> None:
 def test_a_sweep_of_a_script_opens_no_pytorch(tmp_path: Path) -> None:
     (tmp_path / "train.py").touch()
     (tmp_path / "mine.yaml").write_text(SCRIPT)
-    assert "torch" not in heavy_imports(["plan", "mine.yaml"], tmp_path)
-    assert "torch" not in heavy_imports(["sweep", "mine.yaml", "--dry-run"], tmp_path)
+    assert heavy_imports(["plan", "mine.yaml"], tmp_path, ("torch",)) == []
+
+
+def test_a_dry_run_opens_no_analysis(tmp_path: Path) -> None:
+    (tmp_path / "train.py").touch()
+    (tmp_path / "mine.yaml").write_text(SCRIPT)
+    assert heavy_imports(["sweep", "mine.yaml", "--dry-run"], tmp_path, ("torch", "pandas", "matplotlib")) == []
 
 
 def test_they_do_when_they_train(tmp_path: Path) -> None:
