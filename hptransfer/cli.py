@@ -193,12 +193,8 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    from hptransfer.analysis.pipeline import analysis_files, analyze_run
     from hptransfer.config import compose
-    from hptransfer.further import next_campaign
-    from hptransfer.sweep.driver import Campaign
     from hptransfer.sweep.plan import make_plan
-    from hptransfer.sweep.session import session
 
     plan = make_plan(compose(args.sweep, args.overrides))
     if args.dry_run:
@@ -207,9 +203,20 @@ def _sweep(args: argparse.Namespace) -> int:
         return _submit_driver(args, plan)
     if args.detach:
         return _detach(args, plan)
+    return _drive(plan, args.next)
+
+
+def _drive(plan: Plan, further: int | None) -> int:
+    """Has a sweep trained, or so many further settings of it, and analyzes it."""
+    # The analysis too is opened before the first trial: what is missing or broken shows now, not after days.
+    from hptransfer.analysis.pipeline import analysis_files, analyze_run
+    from hptransfer.further import next_campaign
+    from hptransfer.sweep.driver import Campaign
+    from hptransfer.sweep.session import session
+
     console = _console()
     with session(plan, console) as open_session:
-        report = open_session.train(Campaign.sweep(plan) if args.next is None else next_campaign(plan, args.next))
+        report = open_session.train(Campaign.sweep(plan) if further is None else next_campaign(plan, further))
         code = open_session.announcer.code = _tell_report(report)
         try:
             analysis = analyze_run(open_session.folder)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -62,7 +63,7 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     """
     path = find_sweep(sweep)
     _check_form(overrides)
-    _register()
+    _register(builtin=not _chooses_script(path, overrides))
     _check_groups(overrides)
     search = ",".join(f"file://{folder}" for folder in share("configs"))
 
@@ -120,7 +121,7 @@ def compose_check(overrides: Sequence[str]) -> CheckConfig:
         ConfigError: an unknown key or value, or one that breaks a rule.
     """
     _check_form(overrides)
-    _register()
+    _register(builtin=True)
     _check_groups(overrides)
     own = [f"{key}={value}" for key, value in own_settings(overrides).items()]
     # Hydra adds a member of a group that has none.
@@ -215,17 +216,36 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _register() -> None:
-    """Offers every member of every family to Hydra, as the schema that its values are checked by."""
-    from hptransfer.training.config import FAMILIES, RunConfig
+def _chooses_script(path: Path, overrides: Sequence[str]) -> bool:
+    """Whether a sweep says by itself that it trains a script; what Hydra would say of the file, it says later."""
+    chosen = [value for key, _, value in (word.lstrip("+").partition("=") for word in overrides) if key == "run"]
+    if chosen:
+        return chosen[-1] == "script"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    defaults = values.get("defaults") if isinstance(values, dict) else None
+    return isinstance(defaults, list) and {"run": "script"} in defaults
 
+
+def _register(*, builtin: bool) -> None:
+    """Offers every member of every family to Hydra, as the schema that its values are checked by.
+
+    Args:
+        builtin: with the families of the builtin trainer, which open PyTorch: seconds that a script's sweep saves.
+    """
     store = ConfigStore.instance()
     store.store(name="sweep", node=SweepConfig)
     store.store(name="check", node=CheckConfig)
-    store.store(group="run", name="builtin", node=RunConfig)
     store.store(group="run", name="script", node=ScriptConfig)
-    groups: dict[str, Registry[Any]] = {f"run/{key}": family for key, family in FAMILIES.items()}
-    for group, family in {**groups, **sweep_config.FAMILIES}.items():
+    groups: dict[str, Registry[Any]] = dict(sweep_config.FAMILIES)
+    if builtin:
+        from hptransfer.training.config import FAMILIES, RunConfig
+
+        store.store(group="run", name="builtin", node=RunConfig)
+        groups |= {f"run/{key}": family for key, family in FAMILIES.items()}
+    for group, family in groups.items():
         for name in family.names():
             store.store(group=group, name=name, node=family.get(name))
 

@@ -8,14 +8,22 @@ import pytest
 
 from tests.helpers import command, environment, finished_run, sweep_arguments
 
+SCRIPT = """\
+defaults: [sweep, run: script, sampler: grid, launcher: slurm, tracker: none, _self_]
+name: mine
+run: {command: [python, train.py, "{width}", "{lr}"], params: width, tokens: 100}
+grid: {width: {values: [8, 16, 32]}}
+space: {lr: {low: 0.01, high: 1.0, count: 3}}
+target: {width: 64}
+"""
 HEAVY = ("torch", "mlflow", "optuna", "hydra")
 
 
-def heavy_imports(arguments: list[str], cwd: Path) -> list[str]:
+def heavy_imports(arguments: list[str], cwd: Path, names: tuple[str, ...] = HEAVY) -> list[str]:
     code = (
         "import sys\nfrom hptransfer.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
-        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+        f"print([name for name in {names} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=cwd, env=environment(), capture_output=True, text=True, check=True
@@ -49,6 +57,18 @@ def test_reading_a_table_imports_nothing_heavy(runs: Path) -> None:
     (runs / "targets.csv").write_text("width,tokens\n64,16384\n")
     files = ["--table", "runs/quickstart/records.csv", "--targets", "targets.csv", "--out", "out", "--format", "svg"]
     assert heavy_imports(["analyze", "--scale", "width,tokens", "--tune", "lr", *files], runs) == []
+
+
+def test_a_sweep_of_a_script_opens_no_pytorch(tmp_path: Path) -> None:
+    (tmp_path / "train.py").touch()
+    (tmp_path / "mine.yaml").write_text(SCRIPT)
+    assert heavy_imports(["plan", "mine.yaml"], tmp_path, ("torch",)) == []
+
+
+def test_a_dry_run_opens_no_analysis(tmp_path: Path) -> None:
+    (tmp_path / "train.py").touch()
+    (tmp_path / "mine.yaml").write_text(SCRIPT)
+    assert heavy_imports(["sweep", "mine.yaml", "--dry-run"], tmp_path, ("torch", "pandas", "matplotlib")) == []
 
 
 def test_they_do_when_they_train(tmp_path: Path) -> None:

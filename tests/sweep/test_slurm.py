@@ -514,6 +514,35 @@ def test_no_more_run_than_may(folder, monkeypatch):
     assert len(scripts) == 3
 
 
+def test_a_few_more_behind_a_long_queue_are_gathered_until_the_next_poll(folder, monkeypatch):
+    scripts = refusing(monkeypatch)
+    launcher = bare(folder)
+    for number in range(70):
+        folder.write_job(job(number))
+    assert len(launcher.submit([job(number) for number in range(50)])) == 50
+    launcher.calls.answers["squeue"] = "".join(f"101_{number}|PENDING||Priority\n" for number in range(50))
+    launcher._poll()
+    for number in range(50, 54):
+        assert launcher.submit([job(number)]) == {}
+    assert len(scripts) == 1
+    assert json.loads((folder.jobs / "states.json").read_text())["jobs"].keys() == {f"job{n}" for n in range(50)}
+    launcher._poll()
+    assert [flag for flag in flags(scripts[1]) if "--array" in flag] == ["--array=0-3%4"]
+    assert len(launcher.submit([job(number) for number in range(54, 70)])) == 16  # many are not kept waiting
+
+
+def test_one_more_is_submitted_at_once_where_none_waits(folder, monkeypatch):
+    scripts = refusing(monkeypatch)
+    launcher = bare(folder)
+    for number in range(51):
+        folder.write_job(job(number))
+    launcher.submit([job(number) for number in range(50)])
+    launcher.calls.answers["squeue"] = "".join(f"101_{number}|RUNNING|n1|None\n" for number in range(50))
+    launcher._poll()
+    assert launcher.submit([job(50)]) == {"job50": "102_0"}
+    assert len(scripts) == 2
+
+
 # --- nodes ---
 
 

@@ -32,6 +32,8 @@ BEHIND_S, RECHECK_S = 10.0, 3.0
 QUEUE_EVERY = 4
 """Every so many polls the queue is asked too: why jobs wait, and whether accounting calls running what is gone."""
 GROWTH = 1.5
+FEW = 0.1
+"""Of the jobs that wait in the queue: fewer new ones than that are no hurry, they would come after all of those."""
 
 
 @dataclass
@@ -77,11 +79,17 @@ class Slurm(Launcher):
     def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
         """What is refused for now stays here and is submitted later; its file is then written anew.
 
+        So do a few behind a long queue, until the next poll: not each end of a job is to be a call of sbatch.
+
         Raises:
             StoppedError: the scheduler refuses a job for good, such as for a partition that there is not.
             ConfigError: a rule has no value for one of them.
         """
         self._submission.held |= {job.id: job for job in jobs}
+        waiting = sum(out.seen is not None and out.seen.state == "PENDING" for out in self._out.values())
+        if len(self._submission.held) < FEW * waiting:
+            self._hurry()
+            return {}
         return self._submit_held()
 
     def _submit_held(self) -> dict[str, str]:
@@ -273,7 +281,7 @@ class Slurm(Launcher):
             }
             for job_id, out in self._out.items()
         }
-        why = self._submission.why_held or "max_running"
+        why = self._submission.why_held or ("max_running" if self._config.max_running else "gathered")
         for job_id in self._submission.held:
             states[job_id] = {"state": "HELD", "reason": why, "node": "", "scheduler": None}
         values = {"jobs": states, "checked": time.time(), "excluded": self._nodes.excluded, "calls": self.calls.counts}
