@@ -51,7 +51,7 @@ class Setting:
         rounds: decks that are dealt; None for as long as there is something to strike.
         pause_s: bounds of the time between two faults.
         away_s: bounds of the time that a daemon is away.
-        limit_s: when to give up.
+        limit_s: when to give up. Nothing strikes in its last quarter.
     """
 
     trials: int
@@ -72,6 +72,7 @@ class Setting:
             "grid.depth.values=[1]",
             f"grid.tokens.values=[{self.tokens}]",
             f"space.lr.values=[{','.join(RATES)}]",
+            "space.lr.extend=0",
             "target.width=192",
             "~target.depth",
             "~target.tokens",
@@ -228,10 +229,11 @@ class Chaos:
     def _disturb(self, deadline: float) -> None:
         faults = self._deal()
         following = next(faults, None)
+        calm = deadline - self._setting.limit_s / 4
         due = time.monotonic() + self._draw.uniform(*self._setting.pause_s)
         while self._unfinished() and time.monotonic() < deadline and not self._errors:
             self._nurse()
-            if following and time.monotonic() >= due and self._strike(following):
+            if following and due <= time.monotonic() < calm and self._strike(following):
                 following = next(faults, None)
                 due = time.monotonic() + self._draw.uniform(*self._setting.pause_s)
             time.sleep(LOOK_S)

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.filterwarnings("ignore")]
 
 SMALL = Setting(
     trials=20,
-    tokens=49152,
+    tokens=32768,
     in_flight=6,
     deck={CANCEL: 2, REQUEUE: 2, PREEMPT: 2, DRIVER: 2, CONTROLLER: 1, ACCOUNTING: 1, MLFLOW: 1},
     rounds=1,
