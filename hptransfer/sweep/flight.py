@@ -85,7 +85,7 @@ class Flight:
             self._book.attempts_s += read_history(self._folder, trial_id).seconds
             self._take(trial_id, was_open=False)
         unfinished = [job for job in self._all.values() if self._unfinished(job)]
-        known = self._launcher.adopt(unfinished)
+        known = self._launcher.adopt([job for job in unfinished if not self._is_counted(job)])
         for job in unfinished:
             self._book.start(self._unfinished(job))
             if job.id in known:
@@ -114,6 +114,14 @@ class Flight:
 
     def _held(self, job: Job) -> bool:
         return any(locked_by(self._folder.lease(trial)) for trial in self._unfinished(job))
+
+    def _is_counted(self, job: Job) -> bool:
+        """Whether the end of its last attempt is in the history of all that it left: it is no news to this driver."""
+        return all(self._counts(job, trial) for trial in self._unfinished(job))
+
+    def _counts(self, job: Job, trial: str) -> bool:
+        attempts = read_history(self._folder, trial).attempts
+        return bool(attempts) and (attempts[-1].job, attempts[-1].number) == (job.id, job.attempt)
 
     @property
     def free(self) -> int:
@@ -245,7 +253,7 @@ class Flight:
         for trial in left:
             if trial in self._cancelling:
                 self._cancel([trial])
-            elif trial in self._spared:
+            elif trial in self._spared or self._counts(job, trial):
                 self._spared.discard(trial)
                 delays.append(self._last_delay(trial))
             elif share:

@@ -178,11 +178,12 @@ class Cluster:
     def cancel(self, *jobs: str) -> None:
         self.run("scancel", *jobs)
 
-    def preempt(self, *, nodes: int = 1, seconds: float = 5.0) -> str:
+    def preempt(self, *, nodes: int = 1, seconds: float = 5.0, node: str | None = None) -> str:
         """Submits a job of the upper partition that takes whole nodes, whatever runs there; returns its id."""
         script = f"#!/bin/sh\nsleep {seconds}\n"
         (self.folder / "preempt.sh").write_text(script)
-        options = ("--partition=high", f"--nodes={nodes}", "--exclusive", "--time=10", "--output=/dev/null")
+        where = f"--nodelist={node}" if node else f"--nodes={nodes}"
+        options = ("--partition=high", where, "--exclusive", "--time=10", "--output=/dev/null")
         return self.run("sbatch", "--parsable", *options, str(self.folder / "preempt.sh")).strip()
 
     def wait_for(self, question: Callable[[], bool], what: str, timeout: float = START_S) -> None:

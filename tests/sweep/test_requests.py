@@ -1,6 +1,6 @@
 """Cancel and retry, from any shell, whether a driver runs or not; and drivers that end in the middle."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -9,6 +9,7 @@ import pytest
 from hptransfer.cli import main
 from hptransfer.core.files import RunFolder, write_json
 from hptransfer.core.records import CANCELLED, CODE_ERROR, DONE, FAILED, KILLED, Job, Outcome
+from hptransfer.sweep.flight import Flight
 from hptransfer.sweep.launchers._base import Ended
 from hptransfer.sweep.requests import CANCEL, RETRY, Request, read_requests, write_request
 from hptransfer.sweep.retries import read_history
@@ -202,6 +203,48 @@ def test_a_running_driver_trains_again_what_is_taken_back(tmp_path: Path) -> Non
     drive(config, launcher)
     assert set(outcomes(config.folder).values()) == {DONE}
     assert [job.attempt for job in launcher.submitted] == [1, 1, 2]
+
+
+class Remembers(Scripted):
+    """Takes up every job that it ever knew, as a scheduler's records tell of jobs that ended long ago."""
+
+    def adopt(self, jobs: Sequence[Job]) -> set[str]:
+        self.running |= {job.id: job for job in jobs if job.scheduler}
+        return set(self.running)
+
+
+def test_a_cancelled_job_that_is_taken_back_without_a_driver_is_not_cancelled_again_by_its_old_record(
+    tmp_path: Path,
+) -> None:
+    config = tiny(tmp_path, *ONE_SCALE)
+    launcher = Remembers(lambda f, job: Ended(job.id, CANCELLED) if job.attempt == 1 else train(f, job))
+    drive(config, launcher)
+    assert set(outcomes(config.folder).values()) == {FAILED}
+    verb(launcher, "retry", str(config.folder.path), "--cause", CANCELLED)
+    drive(config, launcher)
+    assert set(outcomes(config.folder).values()) == {DONE}
+    (job,) = {job.id for job in launcher.submitted}
+    assert launcher.attempts(job) == [1, 2]
+
+
+def test_an_end_that_was_counted_before_the_driver_ended_is_not_counted_again(tmp_path: Path) -> None:
+    config = tiny(tmp_path, *ONE_SCALE)
+    launcher = Remembers(lambda f, job: Ended(job.id, KILLED) if job.attempt == 1 else train(f, job))
+    submit_due = Flight.submit_due
+
+    def end_before_it(self: Flight) -> None:
+        if self.due:
+            raise KeyboardInterrupt
+        submit_due(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flight, "submit_due", end_before_it)
+        with pytest.raises(KeyboardInterrupt):
+            drive(config, launcher)
+    drive(config, launcher)
+    histories = [read_history(config.folder, trial.id) for trial in config.folder.read_trials()]
+    assert [[attempt.number for attempt in history.attempts] for history in histories] == [[1]] * 3
+    assert set(outcomes(config.folder).values()) == {DONE}
 
 
 def test_a_taken_back_trial_has_all_its_attempts_again(tmp_path: Path) -> None:
