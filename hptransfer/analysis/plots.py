@@ -131,13 +131,14 @@ def _legend_below(axes: Axes, letters: int) -> None:
     Args:
         letters: of the longest name.
     """
-    figure = axes.get_figure(root=True)
+    figure = axes.get_figure(root=False)
     assert figure is not None
     columns = 3 if letters < NARROW else 1
     entries = len(axes.get_legend_handles_labels()[1])
     width, height = PANEL_INCHES
     room = LEGEND_INCHES * -(-entries // columns)
-    figure.set_size_inches(width, height + room)
+    if isinstance(figure, Figure):  # a part of a larger figure keeps its size
+        figure.set_size_inches(width, height + room)
     figure.subplots_adjust(top=1 - 0.09 * height / (height + room), bottom=(0.16 * height + room) / (height + room))
     figure.legend(loc="lower center", fontsize=7, ncol=columns, borderaxespad=0.2, labelspacing=0.3)
 
@@ -331,14 +332,16 @@ def _powers(axis: Any, values: Sequence[float]) -> None:
 
 
 def curves_figure(fit: Fit) -> str:
-    """All curve panels as one SVG file."""
+    """All curve panels as one SVG file, one beside the other."""
     panels = curve_panels(fit)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
+    width, height = PANEL_INCHES
     with rc_context(STYLE):
-        made = Figure(figsize=(PANEL_INCHES[0] * columns, PANEL_INCHES[1] * rows), layout="constrained")
-        for place, panel in enumerate(panels):
-            panel.draw(made.add_subplot(rows, columns, place + 1))
+        made = Figure(figsize=(width * columns, height * rows))
+        for place, part in enumerate(np.ravel(made.subfigures(rows, columns, squeeze=False))[: len(panels)]):
+            part.subplots_adjust(left=0.2, right=0.97, top=0.91, bottom=0.16)
+            panels[place].draw(part.add_subplot())
         return _svg(made)
 
 
