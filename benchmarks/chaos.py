@@ -1,6 +1,6 @@
 """A sweep on a cluster of four nodes while all that it stands on is struck at random: what is lost, doubled or damaged.
 
-    python -m benchmarks.chaos [--trials 300] [--minutes 60] [--in-flight 6] [--seed 0]
+    python -m benchmarks.chaos [--trials 300] [--minutes 60] [--in-flight 8] [--seed 0]
 
 brings up a real SLURM (tests/slurm/cluster.py), an MLflow server with PostgreSQL behind it, and strikes jobs in
 training, the driver, slurmctld, accounting and the server until all is trained; prints a table of what came of it.
@@ -41,7 +41,7 @@ def main() -> int:
     step = len(WIDTHS) * len(RATES)
     parser.add_argument("--trials", type=int, default=300, help=f"a multiple of {step}")
     parser.add_argument("--minutes", type=float, default=60.0, help="when to give up")
-    parser.add_argument("--in-flight", type=int, default=6, help="jobs that run at a time")
+    parser.add_argument("--in-flight", type=int, default=8, help="jobs that run at a time")
     parser.add_argument("--tokens", type=int, default=65536, help="of each trial: 128 a step")
     parser.add_argument("--pause", type=float, nargs=2, default=(2.0, 8.0), help="seconds between two faults, bounds")
     parser.add_argument("--seed", type=int, default=0)
@@ -76,9 +76,8 @@ def strike(setting: Setting, place: Path) -> int:
         chaos = Chaos(setting, slurm, server, place)
         chaos.run()
         found = tally(chaos, setting, server.uri)
-        print(found.markdown(), flush=True)
     compare(found, chaos, setting, place)
-    print(f"\ncompared with an undisturbed inline run: {found.compared}, of which differ: {len(found.different)}")
+    print(found.markdown())
     for problem in found.problems:
         print(problem, file=sys.stderr)
     return 1 if found.problems else 0
