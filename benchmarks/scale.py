@@ -223,7 +223,7 @@ def measure(place: Path, trials: int, in_flight: int) -> None:
     verb(place, in_flight, 10, "plan", "plan", "many.yaml")
     verb(place, in_flight, None, "sweep, all of it (with the outcomes' writing)", "sweep", "many.yaml")
     ticks = json.loads((place / "runs" / "ticks.json").read_text())
-    row("  first tick, after the start", ticks[0]["seconds"])
+    row("  start: folders of all trials made, the first jobs submitted", ticks[0]["seconds"])
     idle = [tick["seconds"] for tick in ticks[1:] if not tick["ended"]]
     busy = [tick["seconds"] for tick in ticks[1:] if tick["ended"]]
     row("  tick, nothing ended: median", statistics.median(idle), 2)

@@ -230,6 +230,7 @@ def test_the_driver_itself_can_be_a_job_and_is_queued_again_when_its_time_is_ove
     arguments = (
         *("sweep", "quickstart", *TINY, f"runs={tmp_path}", "launcher=slurm", "tracker=none", "driver=slurm"),
         *("launcher.poll_min_s=1", "launcher.driver_time=10", "launcher.driver_memory=1"),
+        "grid.tokens.values=[524288]",  # longer than it takes to be refused as a second driver
     )
     first = command(*arguments)
     assert first.returncode == 0, first.stderr
@@ -238,9 +239,9 @@ def test_the_driver_itself_can_be_a_job_and_is_queued_again_when_its_time_is_ove
     assert "a driver in the queue" in second.stderr or "is being driven" in second.stderr
     folder = RunFolder(tmp_path / "quickstart")
     number = first.stdout.split()[2]
-    here.wait_for(lambda: bool(locked_by(folder.driver_lock)), "a driver that drives", 60)
+    here.wait_for(lambda: bool(locked_by(folder.driver_lock)), "a driver that drives")
     here.run("scancel", "--batch", "--signal=USR1", number)  # as the scheduler does before the time limit
     here.wait_for(lambda: here.state(number) == "PENDING", "the driver's place in the queue", 30)
     here.release(number)
-    here.wait_for(lambda: here.state(number) in ("COMPLETED", "FAILED"), "the driver's end", 90)
+    here.wait_for(lambda: here.state(number) in ("COMPLETED", "FAILED"), "the driver's end")
     assert set(outcomes(folder).values()) == {"done"}, (folder.path / "driver.log").read_text()

@@ -25,10 +25,6 @@ def arguments(runs: Path, *overrides: str) -> list[str]:
     return [*sweep_arguments(runs, *SLOW, *overrides)]
 
 
-def finished(folder: RunFolder) -> int:
-    return len(list(folder.path.glob("trials/*/outcome.json")))
-
-
 def wait_for(condition: object, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -111,16 +107,23 @@ def test_a_worker_that_outlives_its_driver_keeps_its_trials(tmp_path: Path) -> N
     assert not Path(f"/proc/{worker}").exists()
 
 
-def test_ctrl_c_ends_everything_at_once_and_the_command_goes_on(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "quickstart")
-    driver = start(*arguments(tmp_path))
-    wait_for(lambda: finished(folder) > 0)
+def in_training(folder: RunFolder) -> list[Path]:
+    """Curves that have a point and no outcome beside them."""
+    curves = folder.path.glob("trials/*/metrics.jsonl")
+    return [path for path in curves if path.stat().st_size and not (path.parent / "outcome.json").exists()]
+
+
+def test_ctrl_c_ends_everything_at_once_and_the_command_goes_on_where_it_was(tmp_path: Path) -> None:
+    folder, longer = RunFolder(tmp_path / "quickstart"), "grid.tokens.values=[131072]"
+    driver = start(*arguments(tmp_path, longer))
+    wait_for(lambda: in_training(folder))
     driver.send_signal(signal.SIGINT)
     output, _ = driver.communicate(timeout=30)
     assert driver.returncode == 130
     assert "interrupted; finished trials are kept, the same command goes on" in output
     assert workers(folder.path) == []
-    complete(tmp_path)
+    complete(tmp_path, longer)
+    assert any("goes on after step" in path.read_text() for path in folder.jobs.glob("*.log"))
 
 
 def test_a_second_driver_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
