@@ -78,8 +78,9 @@ def strike(setting: Setting, place: Path) -> int:
         chaos = Chaos(setting, slurm, server, place)
         chaos.run()
         found = tally(chaos, setting, server.uri)
+        print(found.markdown(), flush=True)
     compare(found, chaos, setting, place)
-    print(found.markdown())
+    print(f"\n{found.compared} trials once more, undisturbed and inline: {len(found.different)} differ in a bit")
     for problem in found.problems:
         print(problem, file=sys.stderr)
     return 1 if found.problems else 0
