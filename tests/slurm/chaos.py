@@ -496,7 +496,8 @@ def compare(found: Tally, chaos: Chaos, setting: Setting, place: Path) -> None:
         done = command("sweep", "quickstart", *some, *words, timeout=900)
     calm = RunFolder(place / "calm")  # so few trials need not come to a prediction
     trials = calm.read_trials()
-    assert trials and all(calm.read_outcome(trial.id) for trial in trials), done.stdout + done.stderr
+    assert trials, done.stderr
+    assert all(calm.read_outcome(trial.id) for trial in trials), done.stdout + done.stderr
     for trial in trials:
         found.compared += 1
         if _numbers(calm, trial.id) != _numbers(chaos.folder, trial.id):
