@@ -1,6 +1,6 @@
 """A sweep on a cluster of four nodes while all that it stands on is struck at random: what is lost, doubled or damaged.
 
-    python -m benchmarks.chaos [--trials 300] [--minutes 60] [--in-flight 6] [--seed 0]
+    python -m benchmarks.chaos [--trials 300] [--minutes 90] [--in-flight 8] [--seed 0]
 
 brings up a real SLURM (tests/slurm/cluster.py), an MLflow server with PostgreSQL behind it, and strikes jobs in
 training, the driver, slurmctld, accounting and the server until all is trained; prints a table of what came of it.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -40,9 +41,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     step = len(WIDTHS) * len(RATES)
     parser.add_argument("--trials", type=int, default=300, help=f"a multiple of {step}")
-    parser.add_argument("--minutes", type=float, default=60.0, help="when to give up")
-    parser.add_argument("--in-flight", type=int, default=6, help="jobs that run at a time")
-    parser.add_argument("--tokens", type=int, default=65536, help="of each trial: 128 a step")
+    parser.add_argument("--minutes", type=float, default=90.0, help="when to give up")
+    parser.add_argument("--in-flight", type=int, default=8, help="jobs that run at a time")
+    parser.add_argument("--tokens", type=int, default=131072, help="of each trial: 128 a step")
     parser.add_argument("--pause", type=float, nargs=2, default=(2.0, 8.0), help="seconds between two faults, bounds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="works there and leaves it; else in a temporary folder")
@@ -52,6 +53,7 @@ def main() -> int:
     if reason := obstacle():
         print(reason, file=sys.stderr)
         return 1
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what was started is ended
     setting = Setting(
         trials=arguments.trials,
         tokens=arguments.tokens,
@@ -78,7 +80,7 @@ def strike(setting: Setting, place: Path) -> int:
         found = tally(chaos, setting, server.uri)
         print(found.markdown(), flush=True)
     compare(found, chaos, setting, place)
-    print(f"\ncompared with an undisturbed inline run: {found.compared}, of which differ: {len(found.different)}")
+    print(f"\n{found.compared} trials once more, undisturbed and inline: {len(found.different)} differ in a bit")
     for problem in found.problems:
         print(problem, file=sys.stderr)
     return 1 if found.problems else 0
