@@ -157,10 +157,12 @@ class Row:
     se: float
     answered: float
 
-    def markdown(self, goal: float | None) -> str:
-        ratio = "" if goal is None else f"{self.mean / goal:.2f}"
-        less = "" if self.name == ESTIMATOR else f"{self.less_default:+.3f} ± {self.se:.3f}"
-        shown = f"{self.mean:.3f} | {self.worst:.3f} | {less} | {ratio} | {self.answered:.0%}"
+    def markdown(self, goal: float) -> str:
+        if not self.answered:
+            return f"| {self.budget} | {self.name} | | | | | 0% |"
+        error = "" if math.isnan(self.se) else f" ± {self.se:.3f}"
+        less = "" if self.name == ESTIMATOR else f"{self.less_default:+.3f}{error}"
+        shown = f"{self.mean:.3f} | {self.worst:.3f} | {less} | {self.mean / goal:.2f} | {self.answered:.0%}"
         return f"| {self.budget} | {self.name} | {shown} |"
 
 
@@ -181,7 +183,7 @@ def rows(by: str, budget: float | str, found: Sequence[dict[str, list[float] | N
             mean=float(np.mean([own.mean() for own, _ in both])),
             worst=float(np.mean([own.max() for own, _ in both])),
             less_default=float(difference.mean()),
-            se=float(difference.std(ddof=1) / math.sqrt(len(both))) if len(both) > 1 else 0.0,
+            se=float(difference.std(ddof=1) / math.sqrt(len(both))) if len(both) > 1 else math.nan,
             answered=len(both) / len(found),
         )
 
