@@ -28,6 +28,8 @@ AWAY = (0.5, 1.0, 1.5, 2.0)
 TRIED = 0.2
 # Forms of the law that are counted, heaviest first, and scales that are considered, cheapest first.
 COMPONENTS, SCALES = 3, 60
+# Bound on all solves together, each as the square of the number of optima; but so much is looked at in any case.
+WORK, FEWEST_CANDIDATES, FEWEST_RUNS = 2e7, 24, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +83,9 @@ def next_runs(fit: Fit, target: Axes, *, count: int = 20) -> list[NextRun]:
     parts = normalized(fit.mixture.components[:COMPONENTS])
     state = _State(fit.runs.scales, surface.information)
     candidates = _candidates(fit, surface, target)
+    solves = WORK / len(state.information) ** 2 / len(parts)  # of many scales each takes long: fewer are looked at
+    candidates = candidates[: max(FEWEST_CANDIDATES, int(solves / FEWEST_RUNS))]
+    count = min(count, max(FEWEST_RUNS, int(solves / max(1, len(candidates)))))
     found: list[NextRun] = []
     while candidates and len(found) < count:
         before = _log_width(fit, parts, state, target)

@@ -15,6 +15,8 @@ from hptransfer.analysis.runs import Array, Axes
 # Components that scales are left out of, heaviest first, and the largest scales that are.
 COMPONENTS = 12
 SCALES = 40
+# Of many scales so many are predicted, from so many beginnings.
+STEPS = 12
 # A scale whose own optimum is known no better cannot judge a prediction, octaves.
 JUDGE_OCTAVES = 0.75
 
@@ -57,8 +59,8 @@ def larger_from_smaller(fit: Fit) -> list[HeldOut]:
     """Larger scales predicted from the cheapest few, from a few more, and so on: how regret grows with distance."""
     count, first = len(fit.optima), 1 + len(fit.seen.moving)
     found = []
-    for known in range(max(first, count - SCALES), count):
-        for place in range(known, min(count, known + SCALES)):
+    for known in range(first, count, -(-(count - first) // STEPS)):
+        for place in range(known, count, -(-(count - known) // STEPS)):
             held = _predicted(fit, fit.optima[place], list(range(known)))
             if held is not None and held.distance > 0:
                 found.append(held)
