@@ -288,7 +288,7 @@ def _enough(runs: Runs) -> None:
 def _placed(optima: Sequence[Optimum], seen: Seen) -> None:
     """Raises FitError if the runs place the optimum of too few scales: the law would be made of what was assumed."""
     placed = [one for one in optima if np.isfinite(one.se).all()]
-    wanted = 2  # with fewer nothing is seen to move; along an axis that they do not tell, the interval is wide
+    wanted = 1 + len(seen.moving)
     if len(placed) < wanted:
         loose = [f"{name_of(one.axes)} ({', '.join(dict.fromkeys(one.status))})" for one in optima if one not in placed]
         named = "; ".join(loose[:NAMED]) + (f" and {len(loose) - NAMED} more" if len(loose) > NAMED else "")

@@ -59,7 +59,7 @@ def larger_from_smaller(fit: Fit) -> list[HeldOut]:
     """Larger scales predicted from the cheapest few, from a few more, and so on: how regret grows with distance."""
     count, first = len(fit.optima), 1 + len(fit.seen.moving)
     found = []
-    for known in range(first, count, -(-(count - first) // STEPS)):
+    for known in range(first, count, max(1, -(-(count - first) // STEPS))):
         for place in range(known, count, -(-(count - known) // STEPS)):
             held = _predicted(fit, fit.optima[place], list(range(known)))
             if held is not None and held.distance > 0:
