@@ -44,7 +44,6 @@ def database() -> Iterator[str]:
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         account = pwd.getpwnam("postgres")
         who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-        os.chown(folder, account.pw_uid, account.pw_gid)
 
     def call(program: str, *arguments: str) -> None:
         subprocess.run(
@@ -60,6 +59,8 @@ def database() -> Iterator[str]:
     port, password = free_port(), secrets.token_hex(8)
     secret = folder / "password"
     secret.write_text(password)
+    for path in (folder, secret) if who else ():
+        os.chown(path, who["user"], who["group"])
     data = folder / "data"
     try:
         call("initdb", "-D", str(data), "-U", "mlflow", "-A", "scram-sha-256", "--pwfile", str(secret), "--no-sync")

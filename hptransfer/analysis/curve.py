@@ -37,7 +37,7 @@ class Curve:
 
     def minimum(self) -> tuple[float, float]:
         """log2 of the best value on the curve, and its loss."""
-        fine = np.linspace(self.x[0], self.x[-1], 2001)
+        fine = np.union1d(np.linspace(self.x[0], self.x[-1], 2001), self.x)  # never above a point
         losses = self._curve(fine)
         best = int(np.argmin(losses))
         return float(fine[best]), float(losses[best])

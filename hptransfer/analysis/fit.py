@@ -13,9 +13,10 @@ from hptransfer.analysis import known
 from hptransfer.analysis.estimators._base import ESTIMATORS, Found
 from hptransfer.analysis.laws._base import Seen
 from hptransfer.analysis.loss_law import LossLaw, fit_loss_law
-from hptransfer.analysis.mixture import Mixture, Problem, power_alone, weigh
+from hptransfer.analysis.mixture import LEVEL_OCTAVES, Mixture, Problem, power_alone, weigh
 from hptransfer.analysis.records import Columns
 from hptransfer.analysis.runs import Array, Axes, Mask, Runs
+from hptransfer.analysis.surface import Surface
 from hptransfer.core.errors import FitError
 
 DRAWS = 1000
@@ -35,14 +36,16 @@ EDGE_LOW = "edge, low"
 EDGE_HIGH = "edge, high"
 BOUNDED = "bounded by divergence"
 TOO_FEW = "too few runs"
-# Scales that a warning names.
+# Scales that a message names.
 NAMED = 4
 # Fewer values than this have no inside.
 FEWEST_VALUES = 3
 # A scale whose own runs place its optimum no better than this says next to nothing of it.
 LOOSE_OCTAVES = 1.5
-# Scales that an error names.
-NAMED = 3
+# All runs that place the optimum no better than this, half of what is assumed before any, place it nowhere.
+NOWHERE_OCTAVES = LEVEL_OCTAVES / 2
+# An exponent whose standard error is so large a share of what was assumed before any run is mostly assumed.
+ASSUMED = 0.8
 
 
 @dataclass(frozen=True)
@@ -148,19 +151,7 @@ class Fit:
     @cached_property
     def exponents(self) -> dict[str, dict[str, Exponent]]:
         """By tuned hyperparameter and axis."""
-        moving = self.seen.moving
-        ends = [{axis: values[0] for axis, values in self.seen.values.items()}]
-        ends += [{**ends[0], axis: self.seen.values[axis][-1]} for axis in moving]
-        span = [np.log2(self.seen.values[axis][-1] / self.seen.values[axis][0]) for axis in moving]
-        drawn, mean = self.power.draws(ends), self.power.mean(ends)
-        found: dict[str, dict[str, Exponent]] = {name: {} for name in self.tuned}
-        for place, (axis, octaves) in enumerate(zip(moving, span, strict=True), start=1):
-            moved = (drawn[:, place] - drawn[:, 0]) / octaves
-            for k, name in enumerate(self.tuned):
-                low, high = np.percentile(moved[:, k], INTERVAL)
-                value = float((mean[place, k] - mean[0, k]) / octaves)
-                found[name][axis] = Exponent(value, float(low), float(high))
-        return found
+        return _exponents(self.power, self.seen, self.tuned)
 
     def check(self, scale: Axes) -> None:
         """
@@ -230,7 +221,7 @@ def fit_table(
         laws: members of analysis.laws that are weighed against each other.
 
     Raises:
-        FitError: too few scales for the axes that were swept.
+        FitError: too few scales for the axes that were swept, or no optimum inside what was tried.
     """
     runs = Runs.of(table, columns)
     _enough(runs)
@@ -241,9 +232,13 @@ def fit_table(
     shapes = ESTIMATORS.get(ESTIMATOR).find(runs, guide.linear(guide.power()))
     found = shapes if estimator == ESTIMATOR else chosen.find(runs, problem.linear(problem.power()))
     optima = _optima(runs, found, shapes)
-    _placed(optima, problem.seen)
+    power = Mixture.of(power_alone(problem, found), draws, seed)
     if chosen.published:
         laws = ("power",)
+        badly = []
+        _placed_alone(optima, problem.seen)
+    else:
+        badly = _placed_together(runs, optima, shapes, power, problem.seen) + _assumed(power, problem, columns)
     mixture = Mixture.of(weigh(problem, found, laws), draws, seed)
     heights = np.array([np.log(one.loss) for one in optima])
     return Fit(
@@ -255,10 +250,10 @@ def fit_table(
         problem=problem,
         laws=laws,
         mixture=mixture,
-        power=Mixture.of(power_alone(problem, found), draws, seed),
+        power=power,
         loss_law=fit_loss_law(runs.scales, heights, draws=draws, seed=seed),
         noise=float(np.median([one.loss for one in optima]) * np.mean([one.noise for one in shapes])),
-        warnings=_warnings(optima, problem, columns),
+        warnings=[*badly, *_warnings(optima, problem, columns)],
     )
 
 
@@ -285,18 +280,54 @@ def _enough(runs: Runs) -> None:
             )
 
 
-def _placed(optima: Sequence[Optimum], seen: Seen) -> None:
-    """Raises FitError if the runs place the optimum of too few scales: the law would be made of what was assumed."""
+def _placed_alone(optima: Sequence[Optimum], seen: Seen) -> None:
+    """Raises FitError if a law through each scale's own optimum has too few of them."""
     placed = [one for one in optima if np.isfinite(one.se).all()]
     wanted = 1 + len(seen.moving)
     if len(placed) < wanted:
-        loose = [f"{name_of(one.axes)} ({', '.join(dict.fromkeys(one.status))})" for one in optima if one not in placed]
-        named = "; ".join(loose[:NAMED]) + (f" and {len(loose) - NAMED} more" if len(loose) > NAMED else "")
         have = "1 scale has" if len(placed) == 1 else f"{len(placed)} scales have"
+        others = _loose([one for one in optima if one not in placed])
         raise FitError(
             f"{have} runs that place an optimum, a law over {', '.join(seen.moving)} needs {wanted}; "
-            f"{wanted - len(placed)} more needed: try values on both sides of the best of {named}"
+            f"{wanted - len(placed)} more needed: try values on both sides of the best of {others}"
         )
+
+
+def _placed_together(
+    runs: Runs, optima: Sequence[Optimum], shapes: Sequence[Found], power: Mixture, seen: Seen
+) -> list[str]:
+    """Warnings of hyperparameters whose optimum lies beyond what was tried.
+
+    Raises:
+        FitError: all runs together place no optimum: the answer would be what was assumed before any run.
+    """
+    middle = {axis: float(np.sqrt(values[0] * values[-1])) for axis, values in seen.values.items()}
+    error = power.draws([middle])[:, 0].std(axis=0)
+    inside = np.mean([_turns(runs, one.surface) for one in shapes if one.surface], axis=0) > 0.5
+    nowhere = (error > NOWHERE_OCTAVES) | ~inside.any()
+    for name in np.array(runs.columns.tuned)[nowhere]:
+        raise FitError(
+            f"no optimum of {name} lies inside what was tried; try values on both sides of the best of {_loose(optima)}"
+        )
+    return [
+        f"the optimum of {name} lies beyond all values that were tried: a guess by the shape of the losses"
+        for name in np.array(runs.columns.tuned)[~inside]
+    ]
+
+
+def _turns(runs: Runs, surface: Surface) -> Mask:
+    """By tuned hyperparameter: whether on either side of an optimum some run is worse than it by more than noise."""
+    u, octaves = runs.x - surface.x[runs.scale], surface.octaves[runs.scale]
+    tuned = u.shape[1]
+    excess = np.stack([surface.bowl.excess(u * np.eye(tuned)[k], octaves) for k in range(tuned)], axis=1)
+    worse = ~np.isfinite(runs.loss)[:, None] | (excess > surface.noise)
+    found: Mask = (worse & (u < 0)).any(axis=0) & (worse & (u > 0)).any(axis=0)
+    return found
+
+
+def _loose(optima: Sequence[Optimum]) -> str:
+    named = [f"{name_of(one.axes)} ({', '.join(dict.fromkeys(one.status))})" for one in optima]
+    return "; ".join(named[:NAMED]) + (f" and {len(named) - NAMED} more" if len(named) > NAMED else "")
 
 
 def name_of(axes: Mapping[str, float]) -> str:
@@ -350,6 +381,39 @@ def _status(runs: Runs, mask: Mask, finite: Mask, tight: Mask) -> tuple[str, ...
         else:
             found.append(BRACKETED if placed else TOO_FEW)
     return tuple(found)
+
+
+def _exponents(power: Mixture, seen: Seen, tuned: Sequence[str]) -> dict[str, dict[str, Exponent]]:
+    ends = [{axis: values[0] for axis, values in seen.values.items()}]
+    ends += [{**ends[0], axis: seen.values[axis][-1]} for axis in seen.moving]
+    drawn, mean = power.draws(ends), power.mean(ends)
+    found: dict[str, dict[str, Exponent]] = {name: {} for name in tuned}
+    for place, axis in enumerate(seen.moving, start=1):
+        octaves = np.log2(seen.values[axis][-1] / seen.values[axis][0])
+        moved = (drawn[:, place] - drawn[:, 0]) / octaves
+        for k, name in enumerate(tuned):
+            low, high = np.percentile(moved[:, k], INTERVAL)
+            value = float((mean[place, k] - mean[0, k]) / octaves)
+            found[name][axis] = Exponent(value, float(low), float(high))
+    return found
+
+
+def _assumed(power: Mixture, problem: Problem, columns: Columns) -> list[str]:
+    """A warning of the exponents that the runs hardly show."""
+    found = _exponents(power, problem.seen, columns.tuned)
+    pairs = [
+        (name, axis, *known.slope(by, axis))
+        for name, by in zip(columns.tuned, problem.tuned, strict=True)
+        for axis in problem.seen.moving
+    ]
+    hardly = [
+        f"{name} along {axis} ({mean:g} ± {deviation:g})"
+        for name, axis, mean, deviation in pairs
+        if found[name][axis].se > ASSUMED * deviation
+    ]
+    if not hardly:
+        return []
+    return [f"the runs hardly show an exponent, which is mostly what was assumed before any run: {', '.join(hardly)}"]
 
 
 def _warnings(optima: Sequence[Optimum], problem: Problem, columns: Columns) -> list[str]:

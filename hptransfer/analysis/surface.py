@@ -9,8 +9,9 @@ The log of a run's loss is a height plus, for each tuned hyperparameter k, `A_k 
 
 Unequal sides matter most: the loss climbs faster at high learning rates, and a parabola is biased
 low (science notes C.2, D.2). Shape is shared, so that a handful of runs places a scale's optimum.
-What a bowl of any one form misses grows with the loss above the optimum, so a run counts by how near
-to it the run is; and the answer is the mean over two forms of the bowl.
+What a bowl of any one form misses grows with the loss above the optimum. How fast, the runs show; so
+a run counts by how near to the optimum it is, far runs hardly at all where the form is wrong and
+fully where it is right; and the answer is the mean over two forms of the bowl.
 
 The least squares are by damped Gauss-Newton steps. Heights are eliminated exactly and scales meet
 only in the shape, so the cost is linear in runs.
@@ -29,17 +30,19 @@ from hptransfer.analysis.runs import Array, Index, Runs
 
 FORMS = ("linear-exponential", "cubic")
 
-# Log loss above the scale's best beyond which a run says nothing of where the best is; but of every scale one run
-# for each tuned hyperparameter and so many more are kept in any case.
-FAR = 0.12
+# Log loss above the scale's best beyond which a setting says nothing of where the best is; but of every scale one
+# setting for each tuned hyperparameter and so many more are kept in any case.
+FAR = 0.4
 KEPT = 2
-# Of so many runs of a scale one may be a stray.
-MANY = 6
-# The bowl's form is trusted until what it adds to the loss is as large as the noise, and less and less beyond.
-TRUST = 1.0
+# Of so many settings of a scale one may be a stray, if its log loss is so far below all others.
+MANY, STRAY = 6, 0.12
+# Rounds that ask by what share of the excess the form is wrong, a run counting by what the round before found; then
+# rounds in which that share counts so many times, for a form is wrong alike in all runs: it does not average out.
+ASKING, DECIDING = 3, 2
+CAUTION = 8.0
+MISTRUST = (0.05, 1.0)
 FIRST_NOISE = 0.002
-CYCLES = 3
-REWEIGHTS = (4, 2, 2)
+FIRST_REWEIGHTS, REWEIGHTS = 4, 2
 STEPS = 25
 ENOUGH = 1e-7
 # Exponents beyond this go on as a straight line: a far run must not overflow.
@@ -232,44 +235,53 @@ def fit_surface(runs: Runs, form: str, prior: ShapePrior, guide: Guide) -> Surfa
     theta = means.copy()
     theta[:tuned] = np.clip(log_a, means[:tuned] - 2 * deviations[:tuned], means[:tuned] + 3 * deviations[:tuned])
     state = _State(Bowl(form, tuned, axes, theta), x)
-    noise, found = FIRST_NOISE, None
+    noise, mistrust, found = FIRST_NOISE, MISTRUST[1], None
     towards, scatter = guide.start(x)
-    for cycle in range(CYCLES):
-        for _ in range(REWEIGHTS[cycle]):
-            weights = _weights(data, state, noise)
+    for cycle in range(ASKING + DECIDING):
+        if found is not None:
+            noise = found.noise
+            if cycle <= ASKING:
+                mistrust = float(np.clip((CAUTION if cycle == ASKING else 1.0) * found.misfit, *MISTRUST))
+            towards, scatter = guide.follow(found.information, found.pull)
+        for _ in range(REWEIGHTS if cycle else FIRST_REWEIGHTS):
+            weights = _weights(data, state, noise, mistrust)
             state = _solve(data, weights, state, means, deviations, towards, 1 / scatter**2)
         found = _told(data, weights, state, means, deviations, 1 / scatter**2)
-        noise = found.noise
-        if cycle + 1 < CYCLES:
-            towards, scatter = guide.follow(found.information, found.pull)
     assert found is not None
     return replace(found, runs=kept)
 
 
 def _near(runs: Runs) -> tuple[Index, _Data]:
-    """The finite runs near the best of their scale, in log loss."""
-    y = np.log(np.where(np.isfinite(runs.loss), runs.loss, np.nan))
-    order = np.lexsort((y, runs.scale))
-    parts = []
+    """The finite runs near the best of their scale, in log loss; repeats of a setting together, by their mean.
+
+    Levels are taken over the least of what shares a height, so that a lucky seed does not pass for a better setting.
+    """
+    finite = np.flatnonzero(np.isfinite(runs.loss))
+    x, y, height = runs.x[finite], np.log(runs.loss[finite]), runs.height[finite]
+    least = np.full(runs.height.max() + 1, np.inf)
+    np.minimum.at(least, height, y)
+    settings, setting = np.unique(np.column_stack([runs.scale[finite], x]), axis=0, return_inverse=True)
+    setting = setting.reshape(-1)
+    level = np.bincount(setting, y - least[height]) / np.bincount(setting)
+    order = np.lexsort((level, settings[:, 0]))
     few = KEPT + runs.x.shape[1]
-    for own in np.split(order, np.flatnonzero(np.diff(runs.scale[order])) + 1):
-        finite = own[np.isfinite(y[own])]
-        sound = finite[int(_stray(runs.x[finite], y[finite])) :]
-        near = y[sound] < y[sound].min(initial=np.inf) + FAR
-        near[:few] = True
-        parts.append(sound[near])
-    kept = np.sort(np.concatenate(parts))
+    near = np.zeros(len(settings), dtype=bool)
+    for own in np.split(order, np.flatnonzero(np.diff(settings[order, 0])) + 1):
+        sound = own[int(_stray(settings[own, 1:], level[own])) :]
+        near[sound[level[sound] < level[sound[0]] + FAR]] = True
+        near[sound[:few]] = True
+    kept = finite[near[setting]]
     height = np.unique(runs.height[kept], return_inverse=True)[1].reshape(-1)
-    return kept, _Data(runs.x[kept], y[kept], runs.scale[kept], height, middle_octaves(runs)[0])
+    return kept, _Data(runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], height, middle_octaves(runs)[0])
 
 
 def _stray(x: Array, y: Array) -> bool:
     """Whether a scale's lowest loss lies far below all others and away from the next best: a mistake, no optimum.
 
     Args:
-        x, y: of the scale's runs, losses ascending.
+        x, y: of the scale's settings, losses ascending.
     """
-    if len(y) < MANY or y[1] - y[0] <= FAR:
+    if len(y) < MANY or y[1] - y[0] <= STRAY:
         return False
     nearest = np.argsort(np.abs(x[1:] - x[0]).max(axis=1))[: 2 * x.shape[1]]
     return 0 not in nearest
@@ -306,10 +318,10 @@ class _State:
         return data.x - self.x[data.scale], data.octaves[data.scale]
 
 
-def _weights(data: _Data, state: _State, noise: float) -> Array:
-    """By the noise and by how far the form is trusted; strays count less (a soft L1 loss)."""
+def _weights(data: _Data, state: _State, noise: float, mistrust: float) -> Array:
+    """By the noise and by the share of the excess that the form may miss; strays count less (a soft L1 loss)."""
     excess = state.bowl.excess(*state.from_optimum(data))
-    weights: Array = 1 / (noise**2 + (TRUST * excess) ** 2)
+    weights: Array = 1 / (noise**2 + (mistrust * excess) ** 2)
     left = data.centred(weights, (data.y - excess)[:, None])[:, 0]
     found: Array = weights / np.sqrt(1 + left**2 * weights)
     return found

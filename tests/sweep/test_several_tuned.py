@@ -40,7 +40,7 @@ def test_a_plan_counts_the_settings_of_its_design(tmp_path: Path, design: str, s
 
 
 def test_two_hyperparameters_are_swept_predicted_verified_and_swept_further(tmp_path: Path) -> None:
-    arguments = (str(written(tmp_path)), f"runs={tmp_path}")
+    arguments = (str(written(tmp_path)), f"runs={tmp_path}", "seeds=3")
     swept = command("sweep", *arguments)
     assert swept.returncode == 0, swept.stdout + swept.stderr
     run = tmp_path / "two"
