@@ -23,6 +23,7 @@ import pandas as pd
 
 from hptransfer.analysis.fit import LAWS, fit_table
 from hptransfer.analysis.records import Columns, check_table
+from hptransfer.core.errors import FitError
 from hptransfer.training.quadratics import best_rate, lms_loss, power_law, power_law_loss, sign_best_rate
 from tests.analysis.objectives import KINDS, simulate
 
@@ -51,17 +52,22 @@ def one_setting(kind: str, sweeps: int, setting: int) -> list[list[Row]]:
 
 
 def _row(kind: str, setting: int, seed: int, offered: str, scatter: float) -> Row:
+    """NaN for the prediction where the runs were too poor for one."""
     sweep = simulate(kind, setting, seed, noise=NOISE, scatter=scatter)
-    fit = fit_table(sweep.table, sweep.columns, laws=laws_of(kind, offered), draws=500)
+    try:
+        fit = fit_table(sweep.table, sweep.columns, laws=laws_of(kind, offered), draws=500)
+    except FitError:
+        return math.nan, math.nan, math.nan, sweep.truth
     value, low, high = fit.predict(sweep.target)[0]
     return value, low, high, sweep.truth
 
 
 def summary(rows: Sequence[Row]) -> str:
-    value, low, high, truth = np.array(rows).T
+    answered = [row for row in rows if math.isfinite(row[0])]
+    value, low, high, truth = np.array(answered).T
     inside = (low <= truth) & (truth <= high)
     error = math.sqrt(float(np.mean((value - truth) ** 2)))
-    return f"{inside.mean():.1%} | {error:.3f} | {np.median(high - low):.3f} | {len(rows)}"
+    return f"{inside.mean():.1%} | {error:.3f} | {np.median(high - low):.3f} | {len(answered)} of {len(rows)}"
 
 
 def known_exponents() -> Iterator[tuple[str, dict[str, float], dict[tuple[int, ...], Loss]]]:
@@ -126,7 +132,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, choices=(1, 2))
     arguments = parser.parse_args()
     settings = range(min(arguments.sweeps, SETTINGS))
-    print("| problem | laws offered | scatter, octaves | coverage | RMSE, octaves | median width, octaves | sweeps |")
+    print("| problem | laws offered | scatter, octaves | coverage | RMSE, octaves | median width, octaves | answered |")
     print("|---|---|---|---|---|---|---|")
     with ProcessPoolExecutor(arguments.processes) as pool:
         for kind in KINDS:

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.fit import Exponent, Fit, fit_table
+from hptransfer.analysis.exponents import Exponent
+from hptransfer.analysis.fit import Fit, fit_table
 from hptransfer.analysis.records import Columns
 from hptransfer.analysis.sources import load_table
 from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis import known
-from hptransfer.analysis.fit import Fit, brief, compact
+from hptransfer.analysis.fit import Fit
+from hptransfer.analysis.names import brief, compact
 
 # Beyond so many octaves from the largest scale a law is a leap.
 FAR_OCTAVES = 4.0

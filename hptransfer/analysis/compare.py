@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hptransfer.analysis.fit import describe
+from hptransfer.analysis.names import describe
 from hptransfer.analysis.result import Analysis
 from hptransfer.core.errors import FitError
 from hptransfer.core.records import short

@@ -141,7 +141,7 @@ def _candidates(fit: Fit, surface: Surface, target: Axes) -> list[_Candidate]:
     scales = sorted((axes for axes in scales if flops(axes) < flops(target)), key=flops)[:SCALES]
     found: list[_Candidate] = []
     for axes in scales:
-        octaves = _octaves(fit, axes)
+        octaves = fit.runs.octaves([axes])[0]
         optimum = fit.mixture.mean([axes])[0]
         around = [direction * away * sign for away in AWAY for direction in np.eye(len(fit.tuned)) for sign in (-1, 1)]
         if _key(axes) in seen:
@@ -172,12 +172,6 @@ def _added(surface: Surface, u: Array, octaves: Array, *, new: bool) -> Array:
     return added
 
 
-def _octaves(fit: Fit, axes: Axes) -> Array:
-    logs = np.log2([[one[axis] for axis in fit.columns.scales] for one in fit.runs.scales])
-    found: Array = np.log2([axes[axis] for axis in fit.columns.scales]) - (logs.min(axis=0) + logs.max(axis=0)) / 2
-    return found
-
-
 def _grid(fit: Fit, target: Axes) -> list[dict[str, float]]:
     """Combinations of the values that were seen, and of one octave more along each axis, up to the target's."""
     values = []
@@ -193,7 +187,7 @@ def _key(axes: Mapping[str, float]) -> tuple[float, ...]:
 
 def _flops_law(fit: Fit) -> Callable[[Axes], float]:
     """FLOPs of one run at any scale: a power law through those of the scales that were trained."""
-    octaves = np.array([_octaves(fit, axes) for axes in fit.runs.scales])
+    octaves = fit.runs.octaves(fit.runs.scales)
     columns = np.column_stack([np.ones(len(octaves)), octaves])
     powers = np.linalg.lstsq(columns, np.log2(fit.runs.flops), rcond=None)[0]
-    return lambda axes: float(2.0 ** (powers[0] + _octaves(fit, axes) @ powers[1:]))
+    return lambda axes: float(2.0 ** (powers[0] + fit.runs.octaves([axes])[0] @ powers[1:]))

@@ -12,10 +12,11 @@ import pandas as pd
 
 from hptransfer.analysis.cautions import table_warnings
 from hptransfer.analysis.estimators._base import ESTIMATORS
-from hptransfer.analysis.fit import ESTIMATOR, LAWS, describe, fit_table
+from hptransfer.analysis.fit import ESTIMATOR, LAWS, fit_table
 from hptransfer.analysis.formats import FORMATS, write_formats
 from hptransfer.analysis.groups import predicted_command, predicted_settings, resolved_branch, resolved_groups
 from hptransfer.analysis.laws._base import LAWS as LAW_FAMILY
+from hptransfer.analysis.names import describe
 from hptransfer.analysis.next_runs import next_runs, next_table
 from hptransfer.analysis.plots import curves_figure
 from hptransfer.analysis.predict import predict_table

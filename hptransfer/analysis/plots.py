@@ -16,7 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hptransfer.analysis.curve import Curve
-from hptransfer.analysis.fit import INTERVAL, Fit, brief, compact
+from hptransfer.analysis.exponents import INTERVAL
+from hptransfer.analysis.fit import Fit
+from hptransfer.analysis.names import brief, compact
 from hptransfer.analysis.runs import Array
 from hptransfer.analysis.surface import Surface
 from hptransfer.analysis.transfer import HeldOut

@@ -12,9 +12,12 @@ from jinja2 import Environment, PackageLoader
 
 from hptransfer.analysis import plots
 from hptransfer.analysis.compare import compared
-from hptransfer.analysis.fit import BOUNDED, EDGE_HIGH, EDGE_LOW, TOLERANCE, UNDECIDED, Fit, Optimum, brief, describe
+from hptransfer.analysis.exponents import TOLERANCE, UNDECIDED
+from hptransfer.analysis.fit import Fit
 from hptransfer.analysis.groups import predicted_settings, resolved_groups
+from hptransfer.analysis.names import brief, describe
 from hptransfer.analysis.next_runs import NextRun
+from hptransfer.analysis.optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
 from hptransfer.analysis.published import comparable, references
 from hptransfer.analysis.result import Analysis, distance_sentence, held_out_sentence, unmoved_cost
 from hptransfer.analysis.transfer import HeldOut, regret_per_octave

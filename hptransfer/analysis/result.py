@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.fit import Fit, brief, describe
+from hptransfer.analysis.fit import Fit
+from hptransfer.analysis.names import brief, describe
 from hptransfer.analysis.next_runs import NextRun
 from hptransfer.analysis.transfer import HeldOut, regret_per_octave
 from hptransfer.core.records import short

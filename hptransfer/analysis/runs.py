@@ -72,6 +72,14 @@ class Runs:
     def num_scales(self) -> int:
         return len(self.scales)
 
+    def octaves(self, scales: Sequence[Axes]) -> Array:
+        """log2 of scales' axes over the middle of those that were run, (scales, axes)."""
+        logs, seen = (
+            np.log2([[one[axis] for axis in self.columns.scales] for one in some]) for some in (scales, self.scales)
+        )
+        found: Array = logs - (seen.min(axis=0) + seen.max(axis=0)) / 2
+        return found
+
     def of_scale(self, place: int) -> Mask:
         """Which runs are of one scale."""
         mask: Mask = self.scale == place

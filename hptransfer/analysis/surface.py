@@ -219,13 +219,6 @@ class _Data:
         return found
 
 
-def middle_octaves(runs: Runs) -> tuple[Array, Array]:
-    """log2 of every scale's axes over their middle, (scales, axes), and log2 of the middle."""
-    logs = np.log2([[axes[name] for name in runs.columns.scales] for axes in runs.scales])
-    middle: Array = (logs.min(axis=0) + logs.max(axis=0)) / 2
-    return logs - middle, middle
-
-
 def fit_surface(runs: Runs, form: str, prior: ShapePrior, guide: Guide) -> Surface:
     """Fits one form of the bowl to all finite runs."""
     kept, data = _near(runs)
@@ -272,7 +265,7 @@ def _near(runs: Runs) -> tuple[Index, _Data]:
         near[sound[:few]] = True
     kept = finite[near[setting]]
     height = np.unique(runs.height[kept], return_inverse=True)[1].reshape(-1)
-    return kept, _Data(runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], height, middle_octaves(runs)[0])
+    return kept, _Data(runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], height, runs.octaves(runs.scales))
 
 
 def _stray(x: Array, y: Array) -> bool:

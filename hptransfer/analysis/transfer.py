@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.analysis.fit import INTERVAL, NORMAL_95, Fit, Optimum
+from hptransfer.analysis.exponents import INTERVAL, NORMAL_95
+from hptransfer.analysis.fit import Fit
 from hptransfer.analysis.mixture import Component, Mixture, Problem, normalized
+from hptransfer.analysis.optima import Optimum
 from hptransfer.analysis.regression import solve
 from hptransfer.analysis.runs import Array, Axes
 

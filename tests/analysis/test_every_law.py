@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hptransfer.analysis.estimators._base import Found
-from hptransfer.analysis.fit import INTERVAL
+from hptransfer.analysis.exponents import INTERVAL
 from hptransfer.analysis.fit import LAWS as DEFAULT
 from hptransfer.analysis.laws._base import LAWS, Seen, Variant
 from hptransfer.analysis.mixture import Mixture, Problem, weigh

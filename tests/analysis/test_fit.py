@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hptransfer.analysis.fit import DRIFTS, EDGE_LOW, TRANSFERS, UNDECIDED, Exponent, fit_table
+from hptransfer.analysis.exponents import DRIFTS, TRANSFERS, UNDECIDED, Exponent
+from hptransfer.analysis.fit import fit_table
+from hptransfer.analysis.optima import EDGE_LOW
 from hptransfer.analysis.predict import predict_table
 from hptransfer.analysis.records import Columns, check_table
 from hptransfer.analysis.transfer import larger_from_smaller, leave_one_out, regret_per_octave

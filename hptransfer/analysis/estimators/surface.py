@@ -11,7 +11,7 @@ from hptransfer.analysis import known
 from hptransfer.analysis.estimators._base import ESTIMATORS, Estimator, Found
 from hptransfer.analysis.regression import Linear, Told, log_prior, scatters, solve, solve_each
 from hptransfer.analysis.runs import Array, Runs
-from hptransfer.analysis.surface import FORMS, Surface, fit_surface, middle_octaves
+from hptransfer.analysis.surface import FORMS, Surface, fit_surface
 
 # Scatter about the law before a first fit has shown it, octaves.
 FIRST_SCATTER = 0.7
@@ -46,14 +46,13 @@ class SurfaceEstimator(Estimator):
 
     def find(self, runs: Runs, law: Linear) -> Sequence[Found]:
         prior = known.shape(runs.columns.known)
-        return [_found(fit_surface(runs, form, prior, PowerGuide(law)), runs) for form in FORMS]
+        return [_found(fit_surface(runs, form, prior, PowerGuide(law))) for form in FORMS]
 
 
-def _found(surface: Surface, runs: Runs) -> Found:
-    octaves, _ = middle_octaves(runs)
+def _found(surface: Surface) -> Found:
     return Found(
-        told=Told(surface.information, surface.pull, runs.x.shape[1]),
-        curvature=np.array([surface.bowl.hessian(row) for row in octaves]),
+        told=Told(surface.information, surface.pull, surface.x.shape[1]),
+        curvature=np.array([surface.bowl.hessian(row) for row in surface.octaves]),
         heights=surface.heights,
         noise=surface.noise,
         surface=surface,
