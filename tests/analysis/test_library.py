@@ -85,9 +85,9 @@ def test_states_are_known_in_the_words_of_other_tools(runs: pd.DataFrame) -> Non
 
 
 def few(name: str = "batch_size") -> pd.DataFrame:
-    """Four runs at each of two token budgets that hardly say where the optimum is."""
+    """Five runs at each of two token budgets that hardly say where the optimum is."""
     rows = [
-        {"tokens": d, name: 2.0**k, "loss": 3 - 0.02 * math.log2(d / 1e8) + 4e-4 * (k - 6) ** 2 + 2e-3 * (k % 2)}
+        {"tokens": d, name: 2.0**k, "loss": 3 - 0.02 * math.log2(d / 1e8) + 8e-4 * (k - 6) ** 2 + 1e-3 * (k % 2)}
         for d in (1e8, 4e8)
         for k in (4, 5, 6, 7, 8)
     ]
