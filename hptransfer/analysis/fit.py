@@ -102,7 +102,9 @@ class Fit:
         self.check(scale)
         value = self.mixture.mean([scale])[0]
         low, high = np.percentile(self.mixture.scattered(scale), INTERVAL, axis=0)
-        return np.stack([value, np.minimum(low, value), np.maximum(high, value)], axis=1)
+        found = np.stack([value, np.minimum(low, value), np.maximum(high, value)], axis=1)
+        bounded: Array = np.minimum(found, self.columns.upper[:, None])
+        return bounded
 
     def predict_loss(self, scale: Axes) -> tuple[float, float, float]:
         """Loss at the optimum of a scale with its 90% interval, nats."""

@@ -142,7 +142,7 @@ def _candidates(fit: Fit, surface: Surface, target: Axes) -> list[_Candidate]:
     found: list[_Candidate] = []
     for axes in scales:
         octaves = fit.runs.octaves([axes])[0]
-        optimum = fit.mixture.mean([axes])[0]
+        optimum = np.minimum(fit.mixture.mean([axes])[0], fit.columns.upper)
         around = [direction * away * sign for away in AWAY for direction in np.eye(len(fit.tuned)) for sign in (-1, 1)]
         if _key(axes) in seen:
             place = [_key(one) for one in fit.runs.scales].index(_key(axes))
@@ -156,7 +156,10 @@ def _candidates(fit: Fit, surface: Surface, target: Axes) -> list[_Candidate]:
                 for away in AWAY
             ]
         for u in sets:
-            new = len(u) > 1
+            u = u[(optimum + u <= fit.columns.upper).all(axis=1)]
+            new = _key(axes) not in seen
+            if len(u) <= new:
+                continue  # one run of a scale has no neighbour to be better or worse than
             cost = flops(axes) * len(u)
             found.append(_Candidate(axes, optimum + u, cost, _added(surface, u, octaves, new=new), new))
     return found

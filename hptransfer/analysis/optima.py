@@ -64,7 +64,7 @@ def find_optima(runs: Runs, found: Sequence[Found], shapes: Sequence[Found]) -> 
         optima.append(
             Optimum(
                 axes=axes,
-                x=np.where(tight, x[place], guided[place]),
+                x=np.minimum(np.where(tight, x[place], guided[place]), runs.columns.upper),
                 se=np.where(tight, se[place], np.inf),
                 curvature=loss * np.diag(bends[place]),
                 loss=loss,

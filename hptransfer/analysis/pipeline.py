@@ -20,7 +20,7 @@ from hptransfer.analysis.names import describe
 from hptransfer.analysis.next_runs import next_runs, next_table
 from hptransfer.analysis.plots import curves_figure
 from hptransfer.analysis.predict import predict_table
-from hptransfer.analysis.records import WAITING, Columns, check_table, run_records
+from hptransfer.analysis.records import WAITING, Columns, check_table, run_columns, run_records
 from hptransfer.analysis.report import Context, render
 from hptransfer.analysis.result import Analysis, fit_json, optima_table, prediction_json
 from hptransfer.analysis.sources import Source, load_table, load_targets
@@ -211,7 +211,7 @@ def analyze_run(
     write_text(path, records.to_csv(index=False))
     if records.empty or not records["state"].isin([DONE, DIVERGED]).any():
         raise FitError(f"{folder.path} has no finished trial; nothing can be fitted yet")
-    columns = Columns(scales=tuple(target["scales"]), tuned=tuple(target["tuned"]))
+    columns = run_columns(target)
     wanted = load_targets(targets, columns.scales) if targets else pd.DataFrame([target["target"]])
     if {axis: wanted.iloc[0][axis] for axis in columns.scales} != target["target"]:
         target = {**target, "groups": None, "flops": None}  # they are another target's
@@ -226,7 +226,7 @@ def _fitted(folder: RunFolder | None, wanted: pd.DataFrame, options: Options) ->
     if folder is None:
         return None
     target = read_json(folder.target, *TARGET_KEYS)
-    columns = Columns(scales=tuple(target["scales"]), tuned=tuple(target["tuned"]))
+    columns = run_columns(target)
     if missing := [axis for axis in columns.scales if axis not in wanted]:
         raise FitError(f"{folder.path} has an axis {missing[0]} that this run has not; the two cannot be compared")
     table = check_table(run_records(folder, target), columns, str(folder.path))

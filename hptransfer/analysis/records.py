@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.files import RunFolder
@@ -27,12 +28,14 @@ class Columns:
 
     Attributes:
         prior: whether the names of the tuned columns bring in what published studies found (analysis.known).
+        largest: the most that a tuned column can be, where there is such; no answer is above it.
     """
 
     scales: tuple[str, ...]
     tuned: tuple[str, ...]
     loss: str = "loss"
     prior: bool = True
+    largest: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for what, names, such in (("scale", self.scales, "width"), ("tuned", self.tuned, "lr")):
@@ -45,9 +48,20 @@ class Columns:
             raise ConfigError(f"column {min(both)!r} cannot be two of scale, tuned and loss; give one of them")
 
     @property
+    def upper(self) -> NDArray[np.float64]:
+        """log2 of the most that each tuned column can be, (tuned,)."""
+        return np.log2([self.largest.get(name, math.inf) for name in self.tuned])
+
+    @property
     def known(self) -> tuple[str, ...]:
         """Names under which something may be known of the tuned columns; blank without a prior."""
         return self.tuned if self.prior else ("",) * len(self.tuned)
+
+
+def run_columns(target: Mapping[str, Any]) -> Columns:
+    """The columns that a sweep declares in its target.json; one minus a momentum is at most 1."""
+    largest = dict.fromkeys(target["complement"], 1.0)
+    return Columns(scales=tuple(target["scales"]), tuned=tuple(target["tuned"]), largest=largest)
 
 
 def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:

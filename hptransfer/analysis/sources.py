@@ -41,6 +41,8 @@ STATES = {
     **dict.fromkeys(("diverged",), DIVERGED),
     **dict.fromkeys(("failed", "fail", "crashed", "killed", "pruned"), FAILED),
 }
+# MLflow would send telemetry, and try seven times over minutes.
+MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 USEFUL = ("flops", "steps", SEED, "state", *SCHEDULE)
 
 
@@ -230,30 +232,11 @@ def _experiment(uri: str, name: str) -> pd.DataFrame:
     Raises:
         ConfigError: the server does not answer, or has no such experiment.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     store = uri.removeprefix("sqlite:///")
     if store != uri and not Path(store).is_file():  # MLflow would make an empty one
         raise ConfigError(f"--mlflow: no store {store!r}")
-    try:
-        client = MlflowClient(tracking_uri=uri)
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            there = [one.name for one in client.search_experiments()]
-            raise ConfigError(f"--mlflow: {unknown('experiment', name, there)}")
-        rows: list[dict[str, object]] = []
-        token: str | None = None
-        while True:
-            page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
-            rows += [{**run.data.tags, **run.data.params, **run.data.metrics, "state": run.info.status} for run in page]
-            token = page.token
-            if not token:
-                break
-    except MlflowException as error:
-        raise ConfigError(f"--mlflow: experiment {name!r} cannot be read ({str(error).splitlines()[0]})") from None
+    with _variables(MLFLOW):
+        rows = _runs(uri, name)
     if not rows:
         raise ConfigError(f"--mlflow: experiment {name!r} has no runs")
     frame = pd.DataFrame(rows)
@@ -309,3 +292,38 @@ def check_targets(frame: pd.DataFrame, scales: Sequence[str], place: str) -> pd.
             raise ConfigError(f"{place}: column {name!r} must have numbers above 0 in every row")
         checked[name] = pd.to_numeric(checked[name])
     return checked
+
+
+def _runs(uri: str, name: str) -> list[dict[str, object]]:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            there = [one.name for one in client.search_experiments()]
+            raise ConfigError(f"--mlflow: {unknown('experiment', name, there)}")
+        rows: list[dict[str, object]] = []
+        token: str | None = None
+        while True:
+            page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
+            rows += [{**run.data.tags, **run.data.params, **run.data.metrics, "state": run.info.status} for run in page]
+            token = page.token
+            if not token:
+                break
+    except MlflowException as error:
+        raise ConfigError(f"--mlflow: experiment {name!r} cannot be read ({str(error).splitlines()[0]})") from None
+    return rows
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for a while; what the user has set counts."""
+    added = [name for name in values if name not in os.environ]
+    os.environ.update({name: values[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
