@@ -57,6 +57,8 @@ DOTS = 2000
 PANELS, MAPS = 12, 6
 # Share of the runs whose losses a panel shows: the worst would flatten all others.
 SHOWN = 0.85
+# Values of a hyperparameter that a curve goes through, at most.
+STRETCHES = 24
 # Lines of a check's panel that its legend names.
 NAMED = 6
 # Height of a check's panel, at least: largest value over smallest.
@@ -146,13 +148,20 @@ def _legend_below(axes: Axes, letters: int) -> None:
 
 
 def lower_envelope(fit: Fit, place: int, k: int) -> tuple[Array, Array]:
-    """log2 of the values of one hyperparameter that a scale tried, and the least mean loss at each, over the others."""
+    """log2 of the values of one hyperparameter that a scale tried, and the least mean loss at each, over the others.
+
+    Of many values, those on no grid, the best of every stretch is taken: a line through all would be a cloud.
+    """
     mask = fit.runs.of_scale(place)
     x, loss = fit.runs.x[mask], fit.runs.loss[mask]
     points, which = np.unique(x, axis=0, return_inverse=True)
     mean = np.bincount(which.reshape(-1), loss) / np.bincount(which.reshape(-1))
-    values = np.unique(points[:, k])
-    return values, np.array([mean[points[:, k] == value].min() for value in values])
+    values, stretch = np.unique(points[:, k], return_inverse=True)
+    if len(values) > STRETCHES:
+        stretch = ((points[:, k] - values[0]) / (values[-1] - values[0]) * (STRETCHES - 1e-9)).astype(int)
+    order = np.lexsort((mean, stretch))
+    best = order[np.unique(stretch[order], return_index=True)[1]]
+    return points[best, k], mean[best]
 
 
 def heat_panels(fit: Fit) -> list[Panel]:

@@ -70,7 +70,8 @@ def points(runs: Runs, x: Array, losses: Array) -> Found:
     precision = np.where(there, ALIKE_OCTAVES**-2, 0.0)
     told = Told(np.diag(precision), precision * np.nan_to_num(x.reshape(-1)), tuned)
     flat = np.full((runs.num_scales, tuned, tuned), np.nan)
-    return Found(told, flat, np.log(losses), np.nan)
+    positive = np.where(losses > 0, losses, np.nan)  # a vertex far outside may lie below 0
+    return Found(told, flat, np.log(positive), np.nan)
 
 
 def best_runs(runs: Runs) -> list[int | None]:
