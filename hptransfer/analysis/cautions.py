@@ -28,15 +28,15 @@ GAP = 16
 def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> list[str]:
     """One line each."""
     notes = []
-    far = predictions[predictions["distance"] > FAR_OCTAVES]
-    if len(far):
-        farthest = far.sort_values("distance").iloc[-1]
-        which = brief({axis: float(farthest[axis]) for axis in fit.columns.scales})
-        others = f" and {len(far) - 1} more" if len(far) > 1 else ""
-        notes.append(
-            f"target {which}{others} lies {farthest['distance']:.1f} octaves beyond the largest scale: any law is a "
-            "leap there"
-        )
+    targets = [{axis: float(row[axis]) for axis in fit.columns.scales} for _, row in predictions.iterrows()]
+    for far, where in ((fit.distance, "beyond the largest"), (fit.below, "below the smallest")):
+        octaves = np.array([far(target) for target in targets])
+        if far == fit.below:
+            octaves[octaves > OTHER_UNIT] = 0.0  # which is told of as another unit
+        leaps = int((octaves > FAR_OCTAVES).sum())
+        if leaps:
+            which = brief(targets[int(np.argmax(octaves))]) + (f" and {leaps - 1} more" if leaps > 1 else "")
+            notes.append(f"target {which} lies {octaves.max():.1f} octaves {where} scale: any law is a leap there")
     trained = table[np.isfinite(table[fit.columns.loss])]
     steps = trained.loc[trained["steps"] > 0, "steps"].min() if "steps" in table else FEW_STEPS  # 0: imported without
     if steps < FEW_STEPS:

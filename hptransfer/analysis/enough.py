@@ -24,6 +24,8 @@ NAMED = 4
 FEWEST_VALUES = 3
 # All runs that place the optimum no better than this, half of what is assumed before any, place it nowhere.
 NOWHERE_OCTAVES = LEVEL_OCTAVES / 2
+# A run is worse than the optimum if it is by so many standard deviations of noise.
+NOISES = 1.0
 # An exponent whose standard error is so large a share of what was assumed before any run is mostly assumed.
 ASSUMED = 0.8
 
@@ -78,11 +80,18 @@ def check_together(
     """
     middle = {axis: float(np.sqrt(values[0] * values[-1])) for axis, values in seen.values.items()}
     error = power.draws([middle])[:, 0].std(axis=0)
-    inside = np.mean([_turns(runs, one.surface) for one in shapes if one.surface], axis=0) > 0.5
+    surfaces = [one.surface for one in shapes if one.surface]
+    inside, shown = (np.mean([_turns(runs, one, by) for one in surfaces], axis=0) > 0.5 for by in (NOISES, 0.0))
     nowhere = (error > NOWHERE_OCTAVES) | ~inside.any()
-    for name in np.array(runs.columns.tuned)[nowhere]:
+    for k in np.flatnonzero(nowhere):
+        if shown[k]:
+            raise FitError(
+                f"the losses show no optimum of {runs.columns.tuned[k]}: along it they differ by little more than "
+                "noise; try values farther apart, or repeat them with other seeds"
+            )
         raise FitError(
-            f"no optimum of {name} lies inside what was tried; try values on both sides of the best of {_loose(optima)}"
+            f"no optimum of {runs.columns.tuned[k]} lies inside what was tried; "
+            f"try values on both sides of the best of {_loose(optima)}"
         )
     return [
         f"the optimum of {name} lies beyond all values that were tried: a guess by the shape of the losses"
@@ -90,12 +99,12 @@ def check_together(
     ]
 
 
-def _turns(runs: Runs, surface: Surface) -> Mask:
-    """By tuned hyperparameter: whether on either side of an optimum some run is worse than it by more than noise."""
+def _turns(runs: Runs, surface: Surface, noises: float) -> Mask:
+    """By tuned hyperparameter: whether on either side of an optimum some run is worse by more than so many noises."""
     u, octaves = runs.x - surface.x[runs.scale], surface.octaves[runs.scale]
     tuned = u.shape[1]
     excess = np.stack([surface.bowl.excess(u * np.eye(tuned)[k], octaves) for k in range(tuned)], axis=1)
-    worse = ~np.isfinite(runs.loss)[:, None] | (excess > surface.noise)
+    worse = ~np.isfinite(runs.loss)[:, None] | (excess > noises * surface.noise)
     below, above = worse & (u < 0), worse & (u > 0)
     return np.array([below[:, k].any() and above[:, k].any() for k in range(tuned)])
 

@@ -115,6 +115,10 @@ class Fit:
         """Octaves beyond the largest scale seen, the largest over the axes; 0 inside the seen range."""
         return max(0.0, *(float(np.log2(scale[axis] / values[-1])) for axis, values in self.seen.values.items()))
 
+    def below(self, scale: Axes) -> float:
+        """Octaves below the smallest scale seen, the most over the axes; 0 inside the seen range."""
+        return max(0.0, *(float(np.log2(values[0] / scale[axis])) for axis, values in self.seen.values.items()))
+
     def lost(self, scale: Axes, away: Array, loss: float) -> Array:
         """Nats lost at a scale by training so many octaves away from its optimum, by the bowl, (places,).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,7 +33,12 @@ def write_formats(analysis: Analysis, out: Path, formats: Sequence[str]) -> None
                 write_text(folder / f"{key}.json", as_json(table))
         else:
             for key, figure in analysis.figures().items():
-                figure.savefig(folder / f"{key}.{name}", dpi=200)
+                figure.savefig(folder / f"{file_name(key)}.{name}", dpi=200)
+
+
+def file_name(key: str) -> str:
+    """A figure's name as a file's: columns may be called anything, such as optim/lr."""
+    return re.sub(r"[^\w.-]+", "-", key)
 
 
 def as_json(table: pd.DataFrame) -> str:

@@ -1,10 +1,12 @@
-"""The loss at the optimum against scale: a power of every axis, alone or above a floor.
+"""The loss at the optimum against scale: powers above a floor that nobody knows, or one power of the whole loss.
 
-    log loss = b_0 + sum of b_axis log2(axis over its smallest)      a power law of the whole loss
     loss = E + sum of A_axis (axis over its smallest)^-a_axis        a floor, and powers of what is above it
+    log loss = b_0 + sum of b_axis log2(axis over its smallest)      a power law of the whole loss
 
-Both are weighed by how well each predicts the larger scales from the smaller ones. E, A and a are
-fitted by their logarithms with weak normals, so that a floor that nothing shows stays finite.
+A handful of scales hardly shows the floor, and the loss of a large target hangs on it. So the floor is
+integrated over a grid of shares of the least loss, and the scatter of scales about the law over another;
+every pair is a component, weighed by its evidence (by Laplace's method: the posterior of A and a is taken
+as normal about its mode).
 """
 
 from __future__ import annotations
@@ -13,43 +15,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from hptransfer.analysis.laws._base import Seen
 from hptransfer.analysis.runs import Array, Axes
 
-# Log losses scatter about a law by this before it is fitted, and by no less than LEAST after.
-SCATTER, LEAST = 0.003, 1e-4
-# Logs of E and A about the smallest scale's loss, of the exponents about 0.3; standard deviations of a normal.
-LEVEL_SPREAD, EXPONENT, EXPONENT_SPREAD = 2.0, 0.3, 0.8
-# Log loss per octave, of axes that the scales cannot tell apart: a factor of e^2 an octave is no loss of anything.
-SLOPE_SPREAD = 2.0
-# Logs of an exponent and of a level beyond which a step of the fit is not followed.
-STEEPEST, HIGHEST = 2.0, 50.0
-# Of a parameter, for a slope by differences.
-STEP = 1e-6
+# Shares of the least loss that was seen, all as likely before any run.
+FLOORS = tuple(k / 50 for k in range(50))
+# Log losses scatter about a law by one of these; before any run by a half-Cauchy about this scale.
+SCATTERS, SCATTER_SCALE = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032), 0.003
+# What the power of the whole loss weighs before any run, beside all floors.
+PLAIN = 0.2
+# Normals before any run, (mean, deviation): log of A about an axis's share of what is above the floor at the smallest
+# scale, log of a about 0.3, and log loss an octave in a power of the whole loss.
+LEVEL_SPREAD, EXPONENT, SLOPE = 1.0, (np.log(0.3), 0.6), (-0.05, 0.15)
+# Log of the loss at the smallest scale, about what was seen there.
+FIRST_SPREAD = 1.0
+# Logs of an exponent beyond which a step of the fit is not followed.
+STEEPEST = 2.0
+STEPS, DAMPING = 40, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class _Form:
-    """One form, fitted: parameters with their covariance, the scatter of scales about it, and its weight."""
+class _Components:
+    """One form at every floor and scatter of its grid.
 
-    floor: bool
+    Attributes:
+        floors: E in units of the loss, (components,); None for a power of the whole loss.
+        parameters: (components, parameters), with their `covariance`.
+        scatter: of log losses about the law, (components,).
+        log_weight: (components,).
+    """
+
+    floors: Array | None
     parameters: Array
     covariance: Array
-    scatter: float
-    weight: float
+    scatter: Array
+    log_weight: Array
 
-    def at(self, octaves: Array) -> tuple[float, float]:
-        """Log loss at one scale and its standard error, the scatter of scales included.
-
-        Linear in the parameters' errors: a floor's are large and cancel, and draws of them would not.
-        """
-        value = float(_curve(self.parameters, octaves, floor=self.floor)[0])
-        steps = np.eye(len(self.parameters)) * STEP
-        moved = np.array([_curve(self.parameters + step, octaves, floor=self.floor)[0] for step in steps])
-        slope = (moved - value) / STEP
-        return value, float(np.sqrt(slope @ self.covariance @ slope + self.scatter**2))
+    def at(self, octaves: Array) -> tuple[Array, Array]:
+        """Log loss at one scale and its standard error, the scatter of scales included, (components,)."""
+        value, slopes = _curve(self.parameters, octaves, self.floors)
+        variance = np.einsum("gp,gpq,gq->g", slopes[:, 0], self.covariance, slopes[:, 0])
+        return value[:, 0], np.sqrt(variance + self.scatter**2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,17 +65,21 @@ class LossLaw:
 
     seen: Seen
     normals: Array
-    forms: Sequence[_Form]
+    forms: Sequence[_Components]
 
     def at(self, scale: Axes) -> tuple[float, float, float]:
         """Loss with its 90% interval, nats."""
         octaves = _octaves(self.seen, [scale])
-        draws, middle = [], 0.0
-        for form in self.forms:
-            value, error = form.at(octaves)
-            draws.append(value + error * self.normals[: round(form.weight * len(self.normals))])
-            middle += form.weight * value
-        low, high = np.percentile(np.concatenate(draws), (5, 95))
+        values, errors = (
+            np.concatenate(parts) for parts in zip(*(form.at(octaves) for form in self.forms), strict=True)
+        )
+        logs = np.concatenate([form.log_weight for form in self.forms])
+        weights = np.exp(logs - logs.max())
+        weights /= weights.sum()
+        counts = np.diff(np.round(np.cumsum(weights) * len(self.normals)).astype(int), prepend=0)
+        draws = np.repeat(values, counts) + np.repeat(errors, counts) * self.normals[: counts.sum()]
+        middle = float(weights @ values)
+        low, high = np.percentile(draws, (5, 95))
         return float(np.exp(middle)), float(np.exp(min(low, middle))), float(np.exp(max(high, middle)))
 
 
@@ -79,64 +90,78 @@ def fit_loss_law(scales: Sequence[Axes], heights: Array, *, draws: int, seed: in
     """
     known, seen = np.isfinite(heights), Seen.of(scales)
     octaves, y = _octaves(seen, scales)[known], heights[known]
-    first = 2 + 2 * octaves.shape[1]
-    choices = (False, True) if octaves.shape[1] and len(y) > first else (False,)
-    logs = np.array([-max(1, len(y) - first) * np.log(_ahead(octaves, y, first, floor=floor)) for floor in choices])
-    weights = np.exp(logs - logs.max())
-    weights /= weights.sum()
-    forms = [_form(octaves, y, weight, floor=floor) for floor, weight in zip(choices, weights, strict=True)]
-    return LossLaw(seen, np.random.default_rng(seed).standard_normal(draws), forms)
+    return LossLaw(seen, np.random.default_rng(seed).standard_normal(draws), _forms(octaves, y))
 
 
 def _octaves(seen: Seen, scales: Sequence[Axes]) -> Array:
     return np.array([[seen.octaves(axis)(scale) for axis in seen.moving] for scale in scales]).reshape(len(scales), -1)
 
 
-def _curve(parameters: Array, octaves: Array, *, floor: bool) -> Array:
-    """Log loss at scales. Parameters: b_0 and b; or logs of E, of each A and of each exponent."""
+def _forms(octaves: Array, y: Array) -> list[_Components]:
     axes = octaves.shape[1]
-    if not floor:
-        plain: Array = parameters[0] + octaves @ parameters[1:]
-        return plain
-    powers = np.log(2.0) * octaves * np.exp(np.minimum(parameters[1 + axes :], STEEPEST))
-    above = np.exp(np.minimum(parameters[1 : 1 + axes], HIGHEST) - powers)
-    found: Array = np.log(np.exp(np.minimum(parameters[0], HIGHEST)) + above.sum(axis=1))
+    first = float(y[np.argmin(octaves.sum(axis=1))])
+    plain = np.array([[first, *np.full(axes, SLOPE[0])]]), np.array([FIRST_SPREAD, *np.full(axes, SLOPE[1])])
+    found = [_fitted(octaves, y, None, *plain, np.log([PLAIN if axes else 1.0]))]
+    if axes:
+        floors = np.array(FLOORS) * np.exp(y.min())
+        level = np.log((np.exp(first) - floors) / axes)
+        means = np.column_stack([*[level] * axes, *[np.full(len(floors), EXPONENT[0])] * axes])
+        deviations = np.repeat([LEVEL_SPREAD, EXPONENT[1]], axes)
+        share = np.full(len(floors), np.log((1 - PLAIN) / len(floors)))
+        found.append(_fitted(octaves, y, floors, means, deviations, share))
     return found
 
 
-def _fit(octaves: Array, y: Array, *, floor: bool) -> tuple[Array, Array, Array]:
-    """Parameters, the curve's derivatives by them, and the precision of what was known of them before."""
+def _curve(parameters: Array, octaves: Array, floors: Array | None) -> tuple[Array, Array]:
+    """Log loss at scales, (components, scales), and its slopes, (components, scales, parameters).
+
+    Parameters: b_0 and b; or the logs of each A and of each a.
+    """
     axes = octaves.shape[1]
-    if not floor:
-        columns = np.column_stack([np.ones(len(y)), octaves])
-        return np.linalg.lstsq(columns, y, rcond=None)[0], columns, np.append(0.0, np.full(axes, SLOPE_SPREAD**-2))
-    level = float(y.max()) - np.log(2.0)
-    start = np.concatenate([np.full(1 + axes, level), np.full(axes, np.log(EXPONENT))])
-    spread = np.concatenate([np.full(1 + axes, LEVEL_SPREAD), np.full(axes, EXPONENT_SPREAD)])
-
-    def misses(parameters: Array) -> Array:
-        missed = (y - _curve(parameters, octaves, floor=True)) / SCATTER
-        return np.concatenate([missed, (parameters - start) / spread])
-
-    found = least_squares(misses, start, method="lm", max_nfev=400)
-    slopes: Array = np.asarray(found.jac)[: len(y)] * SCATTER
-    return found.x, slopes, spread**-2
+    if floors is None:
+        columns = np.column_stack([np.ones(len(octaves)), octaves])
+        return parameters @ columns.T, np.broadcast_to(columns, (len(parameters), *columns.shape))
+    powers = np.log(2.0) * octaves * np.exp(np.minimum(parameters[:, None, axes:], STEEPEST))
+    above = np.exp(parameters[:, None, :axes] - powers)
+    loss = floors[:, None] + above.sum(axis=2)
+    share = above / loss[:, :, None]
+    return np.log(loss), np.concatenate([share, -share * powers], axis=2)
 
 
-def _form(octaves: Array, y: Array, weight: float, *, floor: bool) -> _Form:
-    parameters, slopes, precision = _fit(octaves, y, floor=floor)
-    left = y - _curve(parameters, octaves, floor=floor)
-    scatter = max(LEAST, float(np.sqrt((left**2).sum() / max(1, len(y) - len(parameters)))))
-    known = slopes.T @ slopes / scatter**2 + np.diag(precision + 1e-9)
-    return _Form(floor, parameters, np.linalg.inv(known), scatter, float(weight))
+def _fitted(
+    octaves: Array, y: Array, floors: Array | None, means: Array, deviations: Array, log_share: Array
+) -> _Components:
+    """The mode at every floor and scatter, by Gauss-Newton steps that are damped where the objective does not fall."""
+    scatter = np.tile(SCATTERS, len(means))
+    means = np.repeat(means, len(SCATTERS), axis=0)
+    floors = None if floors is None else np.repeat(floors, len(SCATTERS))
+    prior = np.diag(deviations**-2.0)
 
+    def linearized(parameters: Array) -> tuple[Array, Array, Array]:
+        value, slopes = _curve(parameters, octaves, floors)
+        left, off = (y - value) / scatter[:, None], (parameters - means) / deviations
+        return left, slopes / scatter[:, None, None], (left**2).sum(axis=1) + (off**2).sum(axis=1)
 
-def _ahead(octaves: Array, y: Array, first: int, *, floor: bool) -> float:
-    """Root mean square error of predicting each larger scale from those before it."""
-    if len(y) <= first:
-        return LEAST
-    errors = []
-    for k in range(first, len(y)):
-        parameters, _, _ = _fit(octaves[:k], y[:k], floor=floor)
-        errors.append(_curve(parameters, octaves[k : k + 1], floor=floor)[0] - y[k])
-    return max(LEAST, float(np.sqrt(np.mean(np.square(errors)))))
+    parameters, damping = means.copy(), np.full(len(means), DAMPING)
+    left, slopes, objective = linearized(parameters)
+    for _ in range(STEPS):
+        normal = np.swapaxes(slopes, 1, 2) @ slopes + prior
+        pull = np.einsum("gsp,gs->gp", slopes, left) - (parameters - means) * deviations**-2.0
+        damped = normal + damping[:, None, None] * normal * np.eye(len(prior))
+        tried = parameters + np.clip(np.linalg.solve(damped, pull[:, :, None])[:, :, 0], -1, 1)
+        left_tried, slopes_tried, reached = linearized(tried)
+        better = reached <= objective
+        damping = np.where(better, damping / 5, np.minimum(damping * 8, 1e8))
+        gained = np.where(better, objective - reached, 0.0)
+        parameters, left, slopes, objective = (
+            np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+            for new, old in ((tried, parameters), (left_tried, left), (slopes_tried, slopes), (reached, objective))
+        )
+        if better.all() and gained.max() < 1e-6:
+            break
+    normal = np.swapaxes(slopes, 1, 2) @ slopes + prior
+    evidence = -0.5 * objective - len(y) * np.log(scatter) - 0.5 * np.linalg.slogdet(normal)[1]
+    evidence -= np.log(deviations).sum()
+    scatters = np.log(scatter) - np.log1p((scatter / SCATTER_SCALE) ** 2)
+    log_weight = evidence + scatters + np.repeat(log_share, len(SCATTERS))
+    return _Components(floors, parameters, np.linalg.inv(normal), scatter, log_weight)

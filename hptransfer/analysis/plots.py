@@ -135,6 +135,8 @@ def _legend_below(axes: Axes, letters: int) -> None:
     Args:
         letters: of the longest name.
     """
+    if not letters:
+        return
     figure = axes.get_figure(root=False)
     assert figure is not None
     columns = 3 if letters < NARROW else 1

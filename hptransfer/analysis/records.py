@@ -43,6 +43,18 @@ class Columns:
                 raise ConfigError(
                     f"name at least one {what} column, such as {such}, each once; got {','.join(names)!r}"
                 )
+        ours = (
+            "loss",
+            "loss_low",
+            "loss_high",
+            "distance",
+            *(name + end for name in self.tuned for end in ("_low", "_high")),
+        )
+        for name in {*self.scales, *self.tuned} & {*ours}:
+            raise ConfigError(
+                f"column {name!r} would be there twice in predictions.csv, which has a column of that name; "
+                f"call it something else, such as {name}_, in the table or with --columns {name}_={name}"
+            )
         both = {*self.scales} & {*self.tuned, self.loss} | {*self.tuned} & {self.loss}
         if both:
             raise ConfigError(f"column {min(both)!r} cannot be two of scale, tuned and loss; give one of them")
@@ -118,14 +130,16 @@ def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFra
         clean[name] = numbers(clean[name], name, place)
         bad = clean[~((clean[name] > 0) & np.isfinite(clean[name]))]
         if len(bad):
-            raise ConfigError(f"{place}: column {name!r} must be above 0 and finite, got {bad[name].iloc[0]}")
+            raise ConfigError(
+                f"{place}: column {name!r} must be above 0 and finite, got {bad[name].iloc[0]:g} in {row_of(bad)}"
+            )
     loss = numbers(clean[columns.loss], columns.loss, place)
     clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
     low = clean[clean[columns.loss] <= 0]
     if len(low):
         raise ConfigError(
             f"{place}: column {columns.loss!r} must be above 0, as its logarithm is fitted, got "
-            f"{low[columns.loss].iloc[0]}"
+            f"{low[columns.loss].iloc[0]:g} in {row_of(low)}"
         )
     if "state" in clean.columns:
         clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf
@@ -142,6 +156,12 @@ def once(place: str, header: Sequence[str], used: Iterable[str]) -> None:
             raise ConfigError(f"{place}: {times} columns are called {name!r}; which one is meant? Rename the others")
 
 
+def row_of(rows: pd.DataFrame | pd.Series[Any]) -> str:
+    """The first of some rows, as a person counts them: row 1 is the first below the header."""
+    first = rows.index[0]
+    return f"row {first + 1}" if isinstance(first, int | np.integer) else f"row {first!r}"
+
+
 def numbers(column: pd.Series[Any], name: str, place: str) -> pd.Series[float]:
     """
     Raises:
@@ -150,5 +170,5 @@ def numbers(column: pd.Series[Any], name: str, place: str) -> pd.Series[float]:
     values = pd.to_numeric(column, errors="coerce")
     strange = column[values.isna() & column.notna()]
     if len(strange):
-        raise ConfigError(f"{place}: column {name!r} must be numbers, got {strange.iloc[0]!r}")
+        raise ConfigError(f"{place}: column {name!r} must be numbers, got {strange.iloc[0]!r} in {row_of(strange)}")
     return values.astype(float)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
-from hptransfer.analysis import plots
+from hptransfer.analysis import known, plots
 from hptransfer.analysis.compare import compared
 from hptransfer.analysis.exponents import TOLERANCE, UNDECIDED
 from hptransfer.analysis.fit import Fit
@@ -69,7 +69,7 @@ def render(analysis: Analysis, context: Context, against: Analysis | None = None
         answers=[_answer(row, name) for name in fit.tuned],
         loss=_answer(row, "loss"),
         targets=_targets(analysis),
-        distance_note=distance_sentence(float(row["distance"])),
+        distance_note=distance_sentence(fit, scale),
         warnings=analysis.warnings,
         verified=_verified(verification) if verification else None,
         verification_panels=_drawn(plots.verification_panels(verification)) if verification else [],
@@ -77,6 +77,7 @@ def render(analysis: Analysis, context: Context, against: Analysis | None = None
         curve_panels=_drawn(plots.curve_panels(fit)),
         heat_panels=_drawn(plots.heat_panels(fit)),
         residual_panels=_drawn(plots.residual_panels(fit)),
+        maps_note=f" The {plots.MAPS} largest of {len(fit.optima)} scales." if len(fit.optima) > plots.MAPS else "",
         ahead_panels=_drawn(plots.ahead_panels(analysis.ahead)),
         tolerance=TOLERANCE,
         exponents=_exponents(fit, scale, float(row["loss"])),
@@ -180,11 +181,20 @@ def _references(fit: Fit, scale: Mapping[str, float]) -> list[dict[str, str]]:
     """What published laws would train the target with, if the columns are theirs."""
     if not comparable(fit.columns):
         return []
-    rows = []
+    rows = [_own(fit, scale)]
     for name, answers in references(fit.columns, scale).items():
         shown = {key: short(float(f"{value:.4g}")) for key, value in answers.items()}
         rows.append({"name": name, "rate": shown.get("learning_rate", DASH), "batch": shown.get("batch_tokens", DASH)})
     return rows
+
+
+def _own(fit: Fit, scale: Mapping[str, float]) -> dict[str, str]:
+    """This fit's answer beside the published ones; its batch size in the table's own unit."""
+    answers = {
+        known.kind(name): short(float(2.0**x)) for name, (x, _, _) in zip(fit.tuned, fit.predict(scale), strict=True)
+    }
+    batch = f"{answers['batch']} as in the table" if "batch" in answers else DASH
+    return {"name": "this fit", "rate": answers.get("rate", DASH), "batch": batch}
 
 
 def _scale_row(fit: Fit, one: Optimum, context: Context) -> dict[str, str]:

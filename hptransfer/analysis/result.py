@@ -12,6 +12,7 @@ import pandas as pd
 from hptransfer.analysis.fit import Fit
 from hptransfer.analysis.names import brief, describe
 from hptransfer.analysis.next_runs import NextRun
+from hptransfer.analysis.runs import Axes
 from hptransfer.analysis.transfer import HeldOut, regret_per_octave
 from hptransfer.core.records import short
 
@@ -103,7 +104,7 @@ class Analysis:
             f"(90% interval {short(float(row[f'{name}_low']))} to {short(float(row[f'{name}_high']))})"
             for name in self.fit.tuned
         ]
-        lines.append(distance_sentence(float(row["distance"])))
+        lines.append(distance_sentence(self.fit, {axis: float(row[axis]) for axis in self.fit.columns.scales}))
         if (others := len(self.predictions) - 1) > 0:
             lines.append(f"{others} more target{'s' * (others > 1)} in predictions.csv")
         if diverged := sum(one.diverged for one in self.fit.optima):
@@ -123,11 +124,14 @@ class Analysis:
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
-def distance_sentence(distance: float) -> str:
+def distance_sentence(fit: Fit, scale: Axes) -> str:
     """How far the target is from what was seen, in words."""
-    if distance <= 0:
+    beyond, below = fit.distance(scale), fit.below(scale)
+    parts = [f"{beyond:.1f} octaves beyond the largest scale"] if beyond > 0 else []
+    parts += [f"{below:.1f} octaves below the smallest scale"] if below > 0 else []
+    if not parts:
         return "The target lies inside the swept range: this is interpolation."
-    return f"The target lies {distance:.1f} octaves beyond the largest scale that was swept."
+    return f"The target lies {' and '.join(parts)} that was swept."
 
 
 def held_out_sentence(fit: Fit, held_out: Sequence[HeldOut]) -> str:
