@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hptransfer.cli import FAMILIES, VERBS
+from hptransfer.cli import VERBS
 from hptransfer.config import compose, compose_check
 from hptransfer.core import errors
 from hptransfer.core.registry import Registry
@@ -19,6 +19,7 @@ from hptransfer.parameterizations._measured import measured_markdown, read_measu
 from hptransfer.parameterizations._table import markdown
 from hptransfer.sweep.plan import make_plan
 from hptransfer.sweep.runners.builtin import CPU_STACKS, Builtin
+from hptransfer.verbs.starting import FAMILIES
 from tests.helpers import ROOT, command
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
