@@ -87,12 +87,11 @@ class Runs:
 
 
 def _heights(table: pd.DataFrame, x: Array, scale: Index) -> Index:
-    """The scale, and within it the seed if all of the scale's seeds ran at several values."""
+    """The scale, and within it each seed that ran at several values; the others share one."""
     if SEED not in table:
         return scale
     frame = pd.DataFrame({"scale": scale, "seed": table[SEED].to_numpy()})
     frame["point"] = pd.DataFrame(x).groupby(list(range(x.shape[1]))).ngroup().to_numpy()
     values = frame.groupby(["scale", "seed"])["point"].transform("nunique")
-    whole = values.groupby(frame["scale"]).transform("min") >= OWN_HEIGHT
-    own = frame["seed"].where(whole, -1)
+    own = frame["seed"].where(values >= OWN_HEIGHT, -1)
     return pd.DataFrame({"scale": scale, "own": own}).groupby(["scale", "own"]).ngroup().to_numpy().astype(np.intp)
