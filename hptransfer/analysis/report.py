@@ -182,7 +182,7 @@ def _references(fit: Fit, scale: Mapping[str, float]) -> list[dict[str, str]]:
     if not comparable(fit.columns):
         return []
     rows = [_own(fit, scale)]
-    for name, answers in references(fit.columns, scale).items():
+    for name, answers in references(fit.columns, scale, fit.predict_loss(scale)[0]).items():
         shown = {key: short(float(f"{value:.4g}")) for key, value in answers.items()}
         rows.append({"name": name, "rate": shown.get("learning_rate", DASH), "batch": shown.get("batch_tokens", DASH)})
     return rows

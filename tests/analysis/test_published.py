@@ -27,12 +27,21 @@ def test_a_law_says_what_its_study_says(name: str, params: float, tokens: float,
 
 @pytest.mark.parametrize("law", PUBLISHED, ids=lambda law: law.name)
 def test_every_law_is_sane_at_a_common_size(law: Published) -> None:
-    found = references(COLUMNS, {"params": 1e9, "tokens": 2e10})[law.name]
+    found = references(COLUMNS, {"params": 1e9, "tokens": 2e10}, loss=2.5)[law.name]
     assert found
     if "learning_rate" in found:
         assert 1e-5 < found["learning_rate"] < 1e-2
     if "batch_tokens" in found:
         assert 2**17 < found["batch_tokens"] < 2**22
+
+
+def test_laws_in_the_loss_need_it() -> None:
+    place = {"params": 1e9, "tokens": 2e10}
+    assert "MiniCPM" not in references(COLUMNS, place)
+    assert set(references(COLUMNS, place)["Kaplan"]) == {"learning_rate"}
+    # the loss that a rise of the batch size by two is worth: 2^(-1/6.24) of it
+    larger = references(COLUMNS, place, loss=2.5 * 2 ** (-1 / 6.24))["MiniCPM"]["batch_tokens"]
+    assert larger == pytest.approx(2 * references(COLUMNS, place, loss=2.5)["MiniCPM"]["batch_tokens"])
 
 
 def test_columns_may_go_by_other_names() -> None:
