@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 from typing import Any
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.core.records import DONE, SWEEP, Number, Scale, Trial, digest, get_path, trial_id, with_path
+from hptransfer.core.records import DONE, SWEEP, Job, Number, Scale, Trial, digest, get_path, trial_id, with_path
 from hptransfer.sweep.config import SweepConfig
 from hptransfer.sweep.runners._base import RUNNERS, Runner, Size
 from hptransfer.sweep.settings import Setting, plus, product
@@ -180,7 +180,26 @@ def make_plan(config: SweepConfig) -> Plan:
                 f"target.{key} is {target.axes[key]}, but grid.{key}.values has {values[0]} alone: no law can say how "
                 f"the optimum moves with {key}; give the grid two values of it, or set target.{key}={values[0]}"
             )
+    config.launcher.check_jobs(job for scale in scales for job in itertools.islice(jobs_of(plan, scale), 1))
     return dataclasses.replace(plan, fingerprint=runner.fingerprint(plan.run(target)))
+
+
+def jobs_of(plan: Plan, scale: Scale) -> Iterator[tuple[Job, Number | None]]:
+    """The jobs of one scale, as large as its stacks, and the tokens of a trial; their ids and trials are stand-ins."""
+    left, stack = plan.num_trials(scale), plan.runner.stack_size(plan.run(scale))
+    size, tokens = plan.sizes[scale], plan.run(scale).get("tokens")
+    tokens = tokens if isinstance(tokens, Number) else None
+    while left > 0:
+        count = min(left, stack)
+        left -= count
+        job = Job(
+            id=f"{scale.name.replace('=', '').replace(',', '-')}-{left}",
+            trials=[""] * count,
+            scale=scale,
+            params=size.params,
+            flops=count * size.flops,
+        )
+        yield job, tokens
 
 
 def _settings(config: SweepConfig) -> tuple[Setting, ...]:

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,8 @@ from hptransfer.sweep.launchers._slurm_script import array_script, clean_name
 from hptransfer.sweep.launchers._slurm_states import ENDS, expand, how, read_accounting, whole_state
 from hptransfer.sweep.launchers._slurm_submission import at_limit, script_form
 from hptransfer.sweep.launchers.slurm import Slurm
-from tests.helpers import command
+from hptransfer.sweep.plan import make_plan
+from tests.helpers import command, tiny
 
 
 def job(number: int = 0, **values) -> Job:
@@ -115,6 +117,13 @@ def test_a_setting_that_no_job_could_have_is_refused(values, says):
     else:
         with pytest.raises(ConfigError, match=says):
             settings(**values)
+
+
+def test_a_rule_that_names_what_the_sweep_has_not_is_refused_by_its_plan(tmp_path: Path) -> None:
+    rules = ("launcher=slurm", "launcher.gpus='1 + widht // 64'")
+    with pytest.raises(ConfigError, match=r"launcher.gpus: unknown name 'widht'. Did you mean 'width'"):
+        make_plan(tiny(tmp_path, *rules))
+    make_plan(tiny(tmp_path, "launcher=slurm", "launcher.gpus='1 + width // 64'"))
 
 
 # --- the script ---

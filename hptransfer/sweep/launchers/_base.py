@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hptransfer.core.records import Job
+from hptransfer.core.records import Job, Number
 from hptransfer.core.registry import Registry
 
 
@@ -76,6 +76,15 @@ class LauncherConfig(ABC):
     @abstractmethod
     def check(self, place: str) -> None:
         """Raises ConfigError if a value breaks a rule."""
+
+    @abstractmethod
+    def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
+        """Raises ConfigError for the first job that could not be asked for.
+
+        Args:
+            jobs: of every scale, with the tokens of a trial. A launcher that asks nobody for anything looks at none:
+                what a job costs takes time to find out.
+        """
 
     @abstractmethod
     def num_slots(self, gpus: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,10 @@ class SlurmConfig(LauncherConfig):
         """All that is given as flags, with names as sbatch writes them."""
         image = {} if self.container_image is None else {"container-image": self.container_image}
         return image | {name.replace("_", "-"): value for name, value in self.sbatch.items()}
+
+    def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
+        for job, tokens in jobs:
+            self.resources(job, tokens)
 
     def resources(self, job: Job, tokens: Number | None) -> Resources:
         """What a job is to ask for.

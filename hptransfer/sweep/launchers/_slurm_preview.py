@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from hptransfer.core.records import Job, Number, Scale
+from hptransfer.core.records import Job
 from hptransfer.sweep.launchers._slurm_calls import Calls
 from hptransfer.sweep.launchers._slurm_config import SlurmConfig
 from hptransfer.sweep.launchers._slurm_limits import chunks, read_limits, shares
 from hptransfer.sweep.launchers._slurm_resources import Resources
 from hptransfer.sweep.launchers._slurm_script import array_script
 from hptransfer.sweep.launchers._slurm_submission import script_form
-from hptransfer.sweep.plan import Plan
+from hptransfer.sweep.plan import Plan, jobs_of
 
 
 def preview(plan: Plan, config: SlurmConfig) -> Iterator[str]:
@@ -25,8 +25,8 @@ def preview(plan: Plan, config: SlurmConfig) -> Iterator[str]:
     """
     classes: dict[Resources, list[Job]] = defaultdict(list)
     for scale in plan.scales:
-        for job in _jobs(plan, scale):
-            classes[config.resources(job, _tokens(plan, scale))].append(job)
+        for job, tokens in jobs_of(plan, scale):
+            classes[config.resources(job, tokens)].append(job)
     limits = read_limits(Calls(), config.named("account"), config.named("qos"))
     for resources, jobs in classes.items():
         parts = chunks(jobs, limits.array)
@@ -38,24 +38,3 @@ def preview(plan: Plan, config: SlurmConfig) -> Iterator[str]:
             yield array_script(
                 script_form(config, plan.config.folder), plan.config.folder, part, resources, share=share or 1
             )
-
-
-def _jobs(plan: Plan, scale: Scale) -> Iterator[Job]:
-    """The jobs of one scale, as large as their stacks."""
-    left, stack = plan.num_trials(scale), plan.runner.stack_size(plan.run(scale))
-    size = plan.sizes[scale]
-    while left > 0:
-        count = min(left, stack)
-        left -= count
-        yield Job(
-            id=f"{scale.name.replace('=', '').replace(',', '-')}-{left}",
-            trials=[""] * count,
-            scale=scale,
-            params=size.params,
-            flops=count * size.flops,
-        )
-
-
-def _tokens(plan: Plan, scale: Scale) -> Number | None:
-    tokens = plan.run(scale).get("tokens")
-    return tokens if isinstance(tokens, Number) else None

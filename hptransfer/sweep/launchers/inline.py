@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hptransfer.core.files import RunFolder
-from hptransfer.core.records import Job
+from hptransfer.core.records import Job, Number
 from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, num_cores
 from hptransfer.sweep.worker import run_job
 
@@ -19,6 +19,9 @@ class InlineConfig(LauncherConfig):
 
     def check(self, place: str) -> None:
         """Nothing to check."""
+
+    def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
+        """Nobody is asked for anything."""
 
     def num_slots(self, gpus: int) -> int:
         return 1

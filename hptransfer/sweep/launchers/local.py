@@ -13,12 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hptransfer.core.errors import EXIT_UNFINISHED, ConfigError
-from hptransfer.core.records import CANCELLED, KILLED, PREEMPTED, Job
+from hptransfer.core.records import CANCELLED, KILLED, PREEMPTED, Job, Number
 from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, num_cores
 
 GRACE_S = 5.0
@@ -46,6 +46,9 @@ class LocalConfig(LauncherConfig):
             raise ConfigError(f"{place}.max_attempts must be at least 1, got {self.max_attempts}")
         if self.checkpoint_s < 1:
             raise ConfigError(f"{place}.checkpoint_s must be at least 1, got {self.checkpoint_s}; 300 is usual")
+
+    def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
+        """Nobody is asked for anything."""
 
     def num_slots(self, gpus: int) -> int:
         return self.workers or gpus // self.gpus or max(1, 1 if gpus else num_cores() // self.threads)
