@@ -6,7 +6,7 @@ Hydra composes and nothing else: no main decorator, no multirun, no instantiatio
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     """
     path = find_sweep(sweep)
     _check_form(overrides)
-    _register(builtin=not _chooses_script(path, overrides))
+    _register(builtin=not _chooses_script(_read(path), overrides))
     _check_groups(overrides)
     search = ",".join(f"file://{folder}" for folder in share("configs"))
 
@@ -72,6 +72,8 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
 
     try:
         values = composed(*overrides)
+    except yaml.MarkedYAMLError as error:  # a key that is there twice, say, or a preset beside it
+        raise ConfigError(_no_yaml(error, path)) from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{_explain(error, composed)} ({_shown(path)})") from None
     try:
@@ -216,16 +218,47 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _chooses_script(path: Path, overrides: Sequence[str]) -> bool:
-    """Whether a sweep says by itself that it trains a script; what Hydra would say of the file, it says later."""
+def _read(path: Path) -> dict[str, Any]:
+    """A sweep file's own content; what Hydra would say of it, it says later.
+
+    Raises:
+        ConfigError: it is no YAML, or a part of its grid or space has no keys.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(_no_yaml(error, path)) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{_shown(path)} cannot be read: {str(error).partition(chr(10))[0]}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{_shown(path)} must have keys, such as name: and grid:, got {values!r}; {START}")
+    defaults = values.get("defaults")
+    if not isinstance(defaults, list) or "sweep" not in defaults or "_self_" not in defaults:
+        raise ConfigError(
+            f"{_shown(path)}: defaults must be a list from `sweep` to `_self_`, got {defaults!r}; {START}"
+        )
+    for family, such in (("grid", "{values: [32, 64]}"), ("space", "{low: 0.001, high: 0.1, count: 7}")):
+        for name, part in (values.get(family) or {}).items() if isinstance(values.get(family) or {}, dict) else ():
+            if not isinstance(part, dict):
+                raise ConfigError(f"{family}.{name} must have keys, such as {such}, got {part!r} ({_shown(path)})")
+    return values
+
+
+def _no_yaml(error: yaml.MarkedYAMLError, path: Path) -> str:
+    place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+    return f"{_shown(path)}{place} is no YAML that can be used: {error.problem}"
+
+
+# The way out for a file that is no sweep.
+START = "`hptransfer init` writes one to start from"
+
+
+def _chooses_script(values: Mapping[str, Any], overrides: Sequence[str]) -> bool:
+    """Whether a sweep says by itself that it trains a script."""
     chosen = [value for key, _, value in (word.lstrip("+").partition("=") for word in overrides) if key == "run"]
     if chosen:
         return chosen[-1] == "script"
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return False
-    defaults = values.get("defaults") if isinstance(values, dict) else None
+    defaults = values.get("defaults")
     return isinstance(defaults, list) and {"run": "script"} in defaults
 
 

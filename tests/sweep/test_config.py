@@ -175,3 +175,27 @@ def test_a_sweep_file_called_sweep_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("defaults: [sweep, _self_]\n")
     with pytest.raises(ConfigError, match="cannot be called sweep"):
         compose(str(tmp_path / "sweep.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("name: [a\n", "line 2 is no YAML that can be used: expected ',' or ']'"),
+        ("a: 1\n\tb: 2\n", "line 2 is no YAML that can be used: found character '\\t'"),
+        ("name: x\nname: y\n", "defaults must be a list from `sweep` to `_self_`, got None"),
+        ("defaults: [sweep, run: script, _self_]\nname: x\nname: y\n", "line 3 is no YAML that can be used: found dup"),
+        ("", "must have keys, such as name: and grid:, got None"),
+        ("hello\n", "must have keys, such as name: and grid:, got 'hello'"),
+        ("defaults: [sweep, run: script]\n", "defaults must be a list from `sweep` to `_self_`"),
+        (
+            "defaults: [sweep, run: script, _self_]\ngrid: {width: [8, 16]}\n",
+            "grid.width must have keys, such as {values: [32, 64]}, got [8, 16]",
+        ),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_one_line(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(says)) as caught:
+        compose(str(tmp_path / "bad.yaml"))
+    assert "bad.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)

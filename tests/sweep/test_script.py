@@ -451,6 +451,9 @@ BAD = [
     ({"processes": 2}, "run.processes must be at least 1, and 1 but for launch=torchrun, got 2"),
     ({"timeout_s": 0}, "run.timeout_s must be above 0, got 0"),
     ({"cwd": "/nowhere"}, "run.cwd: there is no folder '/nowhere'"),
+    ({"environment": {"A": [3]}}, "run.environment.A must be text or a number, got [3]"),
+    ({"environment": {"A=B": 3}}, "run.environment.A=B: 'A=B' is no name of a variable"),
+    ({"environment": {"HPTRANSFER_LR": 3}}, "run.environment.HPTRANSFER_LR: names that begin with HPTRANSFER_"),
 ]
 SIZES = """
 def count(width, depth=2): return 12 * depth * width**2

@@ -87,6 +87,7 @@ class ScriptConfig:
         if not self.command:
             raise ConfigError("run.command must be a list of arguments, such as [python, train.py], got none")
         self._check_names()
+        self._check_environment()
         known = dict.fromkeys([*self.names, *RUNTIME, "params", "flops", *(["tokens"] if self.has_tokens else [])])
         for place, template in self.templates().items():
             check_names(template, known, place)
@@ -101,6 +102,16 @@ class ScriptConfig:
             raise ConfigError(f"run.grace_s must be at least 0, got {self.grace_s}")
         if not Path(self.cwd).is_dir():
             raise ConfigError(f"run.cwd: there is no folder {self.cwd!r}")
+
+    def _check_environment(self) -> None:
+        for name, value in self.environment.items():
+            place = f"run.environment.{name}"
+            if not str(name).isidentifier() or not str(name).isascii():
+                raise ConfigError(f"{place}: {name!r} is no name of a variable; take letters, digits and _")
+            if str(name).startswith("HPTRANSFER_"):
+                raise ConfigError(f"{place}: names that begin with HPTRANSFER_ are the tool's own; take another name")
+            if not isinstance(value, str | int | float) or isinstance(value, bool):
+                raise ConfigError(f"{place} must be text or a number, got {value!r}")
 
     def _check_names(self) -> None:
         taken: dict[str, str] = {}
@@ -128,7 +139,7 @@ class ScriptConfig:
         """Everything that names are filled into, by place."""
         found = {f"run.command[{index}]": argument for index, argument in enumerate(self.command)}
         found |= {f"run.torchrun[{index}]": argument for index, argument in enumerate(self.torchrun)}
-        return found | {f"run.environment.{key}": value for key, value in self.environment.items()}
+        return found | {f"run.environment.{key}": str(value) for key, value in self.environment.items()}
 
     def read_names(self) -> set[str]:
         """Names that the script is given by its command or its environment."""

@@ -148,7 +148,7 @@ class _Attempt:
 
     def _environment(self, names: Mapping[str, Value]) -> dict[str, str]:
         own = {f"HPTRANSFER_{name.upper()}": text(value) for name, value in names.items()}
-        added = {key: fill(value, names) for key, value in self._config.environment.items()}
+        added = {key: fill(str(value), names) for key, value in self._config.environment.items()}
         return {**os.environ, **own, **added}
 
     def _watch(self, process: Process) -> Outcome:
