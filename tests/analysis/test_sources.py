@@ -277,6 +277,14 @@ def test_a_bad_table_is_refused_in_one_line(analyze: Analyze, case: str) -> None
     assert_refused(analyze(table), *words, code=code)
 
 
+@pytest.mark.parametrize("estimator", ["quadratic", "nested"])
+def test_published_estimators_that_place_no_optimum_at_all_say_so(analyze: Analyze, estimator: str) -> None:
+    falling = runs()  # every scale's best is its largest value
+    falling["loss"] = 3 - 0.1 * np.log2(falling["lr"])
+    words = ("0 scales have runs that place an optimum", "needs 2; 2 more needed: try values on both sides")
+    assert_refused(analyze(falling, "--estimator", estimator), *words, code=6)
+
+
 @pytest.mark.parametrize("content", [b"", b"PAR1 but no more", runs().to_csv().encode()])
 def test_a_parquet_file_that_is_none_is_refused(analyze: Analyze, content: bytes) -> None:
     assert_refused(analyze(content, name="runs.parquet"), "runs.parquet cannot be read", code=2)
