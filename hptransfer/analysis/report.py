@@ -39,6 +39,7 @@ class Context:
         verification: content of verification.json.
         states: trials of the sweep by state.
         failed: failed trials by scale name.
+        uncounted: rows that do not count, by their state.
         flops: training FLOPs that the sweep's finished trials cost.
         warnings: to be shown before those of the fit.
     """
@@ -48,6 +49,7 @@ class Context:
     verification: Mapping[str, Any] | None = None
     states: Mapping[str, int] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
+    uncounted: Mapping[str, int] = field(default_factory=dict)
     flops: float = 0.0
     warnings: Sequence[str] = ()
 

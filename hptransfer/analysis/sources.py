@@ -21,7 +21,7 @@ import pandas as pd
 
 from hptransfer.analysis import known
 from hptransfer.analysis.cautions import SCHEDULE
-from hptransfer.analysis.records import SEED, Columns, check_table, numbers, once
+from hptransfer.analysis.records import SEED, WAITING, Columns, check_table, numbers, once, row_of
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED
 
@@ -36,13 +36,17 @@ SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 PREFIXES = ("params_", "user_attrs_", "config/", "config.", "params.", "metrics.", "summary/", "summary.")
 # What else a loss, a seed or a state is called there.
 OTHER_NAMES = {"loss": ("value", "values_0"), "state": ("State", "status", "Status"), SEED: ("Seed",)}
+# What a state is called there, and here.
 STATES = {
     **dict.fromkeys(("done", "finished", "complete", "completed", "success"), DONE),
     **dict.fromkeys(("diverged",), DIVERGED),
-    **dict.fromkeys(("failed", "fail", "crashed", "killed", "pruned"), FAILED),
+    **dict.fromkeys(("failed", "fail", "crashed", "killed", "pruned", "preempted", "cancelled", "canceled"), FAILED),
+    **{word: word for word in (WAITING, "running", "pending", "queued", "scheduled", "preempting")},
 }
 # MLflow would send telemetry, and try seven times over minutes.
 MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+# Words that a message names.
+NAMED = 4
 USEFUL = ("flops", "steps", SEED, "state", *SCHEDULE)
 
 
@@ -98,7 +102,13 @@ class Source:
             found = self._found(header, wanted)
             once(self.place, header, found.values())
             frame = _rows(self.path, sorted(set(found.values())))
-        return known_states(frame[list(found.values())].set_axis(list(found), axis=1))
+        frame = frame[list(found.values())].set_axis(list(found), axis=1)
+        if "state" in self.names and not _has_words(frame["state"]):
+            raise ConfigError(
+                f"{self.place}: --columns state={self.names['state']}: a column of numbers does not say which runs "
+                f"finished; use words ({_known_words()}), or leave it out of --columns to count every row"
+            )
+        return known_states(frame, self.place, found.get("state", "state"))
 
     def _found(self, there: Iterable[str], wanted: list[str]) -> dict[str, str]:
         """The table's column of each name: as given, as it is, or as other tools export it."""
@@ -118,11 +128,38 @@ class Source:
         return found
 
 
-def known_states(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table whose `state` column, if it has one, says it in the words of a run folder."""
+def known_states(frame: pd.DataFrame, place: str, column: str = "state") -> pd.DataFrame:
+    """A table whose `state` column, if it has one, says it in the words of a run folder.
+
+    Numbers there are no states (exit codes, say): the table is as if it had no such column.
+
+    Args:
+        column: what the table itself calls it.
+
+    Raises:
+        ConfigError: the column has a word that is no known state.
+    """
     if "state" not in frame:
         return frame
-    return frame.assign(state=[STATES.get(str(state).lower(), str(state).lower()) for state in frame["state"]])
+    if not _has_words(frame["state"]):
+        return frame.drop(columns="state")
+    words = frame["state"].astype(object).fillna("").astype(str).str.strip().str.lower()
+    if strange := sorted({*words} - {*STATES}):
+        named = ", ".join(map(repr, strange[:NAMED])) + (f" and {len(strange) - NAMED} more" * (len(strange) > NAMED))
+        raise ConfigError(
+            f"{place}: column {column!r} says which runs finished, got {named} in "
+            f"{row_of(words[words == strange[0]])}; known: {_known_words()}; "
+            "write one of these there, or rename the column to count every row"
+        )
+    return frame.assign(state=words.map(STATES))
+
+
+def _has_words(column: pd.Series[Any]) -> bool:
+    return bool((pd.to_numeric(column, errors="coerce").isna() & column.notna()).any())
+
+
+def _known_words() -> str:
+    return ", ".join(sorted(STATES))
 
 
 def _header(path: Path) -> list[str]:

@@ -208,6 +208,28 @@ def test_losses_that_are_no_numbers_diverged_and_are_counted(analyze: Analyze) -
     assert list(pd.read_csv("out/optima.csv")["diverged"]) == [1, 2, 0, 0]
 
 
+def test_rows_that_do_not_count_are_counted(analyze: Analyze) -> None:
+    table = runs(State="finished")
+    table.loc[[3, 4, 20], "State"] = ["Preempted", "running", "crashed"]
+    result = analyze(table)
+    assert_found(result)
+    assert "rows that do not count, as their state says: 2 failed, 1 running\n" in result[1]
+    assert pd.read_csv("out/optima.csv")["runs"].sum() == 29
+    assert "do not count" not in analyze(runs(State="finished"))[1]
+
+
+def test_numbers_are_no_states(analyze: Analyze) -> None:
+    table = runs(status=1)
+    table.loc[3, "status"] = 0
+    result = analyze(table)
+    assert_found(result)
+    assert "do not count" not in result[1]
+    assert pd.read_csv("out/optima.csv")["runs"].sum() == len(table)
+    Path("out").rename("before")
+    words = ("--columns state=status: a column of numbers does not say which runs finished; use words (canceled,",)
+    assert_refused(analyze(table, "--columns", "state=status"), *words)
+
+
 def test_runs_that_repeat_a_value_are_seeds(analyze: Analyze) -> None:
     """More of them narrow the interval."""
     assert_found(analyze(runs()))
@@ -267,7 +289,13 @@ REFUSED: dict[str, tuple[str | bytes | pd.DataFrame, tuple[str, ...], int]] = {
     "one value": (runs().assign(lr=0.01), ("lr was tried at 1 value", "at least 3"), 6),
     "one scale": (runs((32,)), ("all runs are at one scale (width=32)", "1 more needed"), 6),
     "nothing but divergence": (runs().assign(loss=math.nan), ("0 scales have a run that did not diverge",), 6),
-    "nothing but failures": (runs(state="failed"), ("has no finished run",), 2),
+    "nothing but failures": (runs(state="failed"), ("has no finished run (32 failed)",), 2),
+    "states of another tool": (
+        runs(Status="ok"),
+        ("column 'Status' says which runs finished, got 'ok' in row 1; known: canceled,", "rename the column"),
+        2,
+    ),
+    "a state left empty": (runs().assign(state=["finished", None] * 16), ("got '' in row 2; known:",), 2),
 }
 
 
