@@ -132,8 +132,15 @@ def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFra
         clean[name] = numbers(clean[name], name, place)
         bad = clean[~((clean[name] > 0) & np.isfinite(clean[name]))]
         if len(bad):
+            way_out = ""
+            if name in columns.tuned and (bad[name] == 0).all():  # dropout and weight decay are often tried at 0
+                way_out = (
+                    "; its logarithm is fitted: leave these rows out, or tune a column that is above 0 instead, "
+                    f"such as 1 - {name}, or {name} plus a constant"
+                )
             raise ConfigError(
                 f"{place}: column {name!r} must be above 0 and finite, got {bad[name].iloc[0]:g} in {row_of(bad)}"
+                f"{way_out}"
             )
     loss = numbers(clean[columns.loss], columns.loss, place)
     clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)

@@ -274,6 +274,11 @@ REFUSED: dict[str, tuple[str | bytes | pd.DataFrame, tuple[str, ...], int]] = {
     "thousands": (runs().assign(width="1,024"), ("column 'width' must be numbers, got '1,024'",), 2),
     "no value": (runs().replace({"lr": {2.0**-5: None}}), ("column 'lr' must be above 0 and finite, got nan",), 2),
     "a scale of zero": (runs().assign(width=0), ("column 'width' must be above 0",), 2),
+    "a tuned zero": (
+        runs().replace({"lr": {2.0**-5: 0.0}}),
+        ("must be above 0 and finite, got 0 in row 7;", "leave these rows out, or tune a column that is above 0"),
+        2,
+    ),
     "losses below zero": (runs().assign(loss=-1.0), ("column 'loss' must be above 0",), 2),
     "an empty file": ("", ("runs.csv is empty; a table needs a header and rows",), 2),
     "blank lines": ("\n\n", ("runs.csv is empty",), 2),
