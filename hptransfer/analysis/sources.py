@@ -192,7 +192,7 @@ def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
     """These columns of a file.
 
     Raises:
-        ConfigError: it cannot be read as a table, or has too many rows.
+        ConfigError: it cannot be read as a table, has too many rows, or a row that is not as long as the header.
     """
     if path.suffix == ".parquet":
         import pyarrow.parquet
@@ -214,7 +214,28 @@ def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
             if rows > MOST_ROWS:
                 raise ConfigError(_too_many(path, f"more than {MOST_ROWS:,}"))
             parts.append(part)
+    _check_lengths(path)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def _check_lengths(path: Path) -> None:
+    """A reader of tables fills what is missing in a line and drops what is too much, without a word.
+
+    Raises:
+        ConfigError: a row of a CSV file has fewer or more values than its header.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))  # a cell may hold a whole configuration
+    with _as_table(path), io.TextIOWrapper(io.BufferedReader(_Lines(path)), "utf-8-sig", newline="") as file:
+        rows = (row for row in csv.reader(file) if len(row) > 1 or "".join(row).strip())
+        header = next(rows)
+        most, fewest = len(header), 1 + max(place for place, name in enumerate(header) if name)
+        for number, row in enumerate(rows, start=1):
+            if len(row) < fewest or any(row[most:]):
+                how = "fewer" if len(row) < fewest else "more"  # cut off, or 0,5 for 0.5, say
+                raise ConfigError(
+                    f"{path}: row {number} has {len(row)} values, {how} values than the header, which has {fewest}; "
+                    "complete the row or leave it out, and put a value that holds a comma in quotes"
+                )
 
 
 def _too_many(path: Path, rows: str) -> str:

@@ -92,6 +92,12 @@ def test_a_csv_file_with_a_byte_order_mark(analyze: Analyze) -> None:
     assert_found(analyze(runs().to_csv(index=False).encode("utf-8-sig")))
 
 
+def test_empty_names_and_values_at_the_end_of_lines(analyze: Analyze) -> None:
+    lines = runs(note="a, b").to_csv(index=False).splitlines()
+    assert lines[1].endswith(',"a, b"')
+    assert_found(analyze("\n".join([lines[0] + ",,", lines[1] + ",", lines[2] + ",,,,", "", " ", *lines[3:]])))
+
+
 def test_a_parquet_file(analyze: Analyze, tmp_path: Path) -> None:
     runs().to_parquet(tmp_path / "runs.parquet")
     assert_found(analyze(None, "--table", "runs.parquet"))
@@ -289,6 +295,12 @@ REFUSED: dict[str, tuple[str | bytes | pd.DataFrame, tuple[str, ...], int]] = {
     "bytes": (bytes(range(256)) * 9, ("cannot be read as a table",), 2),
     "semicolons": (runs().to_csv(index=False, sep=";"), ("separated by semicolons",), 2),
     "tabs": (runs().to_csv(index=False, sep="\t"), ("separated by tabs",), 2),
+    "a row cut off": (
+        runs().to_csv(index=False).strip().rpartition(",")[0],
+        ("row 32 has 2 values, fewer values than the header, which has 3; complete the row or leave it out",),
+        2,
+    ),
+    "a row too long": (f"{runs().to_csv(index=False)}\n64,0.01,3,4,5", ("row 33 has 5 values, more values than",), 2),
     "commas in numbers": ("width,lr,loss\n64,0,01,2,5\n", ("more values than the header",), 2),
     "a column twice": ("width,lr,loss,lr\n64,1,2,3\n", ("2 columns are called 'lr'",), 2),
     "one value": (runs().assign(lr=0.01), ("lr was tried at 1 value", "at least 3"), 6),
