@@ -13,7 +13,7 @@ import pandas as pd
 from hptransfer.analysis.cautions import table_warnings
 from hptransfer.analysis.estimators._base import ESTIMATORS
 from hptransfer.analysis.fit import ESTIMATOR, LAWS, fit_table
-from hptransfer.analysis.formats import FORMATS, write_formats
+from hptransfer.analysis.formats import FORMATS, earlier_files, remove_stale, write_formats
 from hptransfer.analysis.groups import predicted_command, predicted_settings, resolved_branch, resolved_groups
 from hptransfer.analysis.laws._base import LAWS as LAW_FAMILY
 from hptransfer.analysis.names import describe
@@ -119,7 +119,7 @@ def analyze_table(
     options: Options = DEFAULT,
     against: Analysis | None = None,
 ) -> Analysis:
-    """Fits a checked table and writes FILES but for records.csv.
+    """Fits a checked table and writes FILES but for records.csv, and what an earlier analysis left it takes away.
 
     Raises:
         FitError: no law can be fitted.
@@ -129,11 +129,12 @@ def analyze_table(
     write_text(out / "optima.csv", optima_table(analysis.fit).to_csv(index=False))
     write_text(out / "next.csv", next_table(analysis.fit, analysis.next_runs).to_csv(index=False))
     write_text(out / "predictions.csv", analysis.predictions.to_csv(index=False))
-    write_json(out / "fit.json", fit_json(analysis))
     write_json(out / "prediction.json", prediction_json(analysis))
     write_text(out / "report.html", page)
     write_text(out / "loss_curves.svg", curves_figure(analysis.fit))
-    write_formats(analysis, out, options.formats)
+    earlier, written = earlier_files(out), write_formats(analysis, out, options.formats)
+    remove_stale(out, earlier, written)
+    write_json(out / "fit.json", {**fit_json(analysis), "files": written})  # the last, or earlier ones were forgotten
     return analysis
 
 

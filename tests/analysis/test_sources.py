@@ -1,5 +1,6 @@
 """Any table in, as a user gives it: files and exports of other tools are read, what is wrong is one line."""
 
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -395,6 +396,32 @@ def test_wrong_options_are_refused(
 def test_bad_targets_are_refused(analyze: Analyze, text: str) -> None:
     Path("targets.csv").write_text(text)
     assert_refused(analyze(runs()), "targets.csv", "'width'")
+
+
+def test_figures_and_tables_of_an_earlier_analysis_do_not_stay(analyze: Analyze) -> None:
+    assert analyze(runs().rename(columns={"lr": "eta"}), "--tune", "eta", "--format", "svg,json")[0] == 0
+    mine = [Path("out/figures/law_mine.svg"), Path("out/figures/law_eta_width.png"), Path("out/tables/notes.json")]
+    for path in mine:
+        path.write_text("mine")
+    assert Path("out/figures/law_eta_width.svg").exists()
+    assert_found(analyze(runs(), "--format", "svg"))
+    there = {path.name for path in Path("out/figures").iterdir()}
+    assert {"law_lr_width.svg", "law_mine.svg", "law_eta_width.png"} <= there
+    assert not [name for name in there if "eta" in name and name.endswith(".svg")]
+    assert [path.name for path in Path("out/tables").iterdir()] == ["notes.json"]
+    assert_found(analyze(runs()))
+    assert sorted(Path("out/figures").iterdir()) == sorted(mine[:2])
+
+
+@pytest.mark.parametrize("files", [["figures/../mine.txt", "mine.txt", 3, "tables/there"], "mine.txt", None])
+def test_a_list_of_files_that_is_not_ours_takes_nothing_away(analyze: Analyze, files: object) -> None:
+    Path("out/tables/there").mkdir(parents=True)
+    Path("out/figures").mkdir()
+    Path("out/mine.txt").touch()
+    Path("out/fit.json").write_text(json.dumps({"schema": 1, "files": files}) if files else "no JSON")
+    assert_found(analyze(runs()))
+    assert Path("out/mine.txt").exists()
+    assert Path("out/tables/there").is_dir()
 
 
 def test_a_folder_of_results_that_was_there_stays(analyze: Analyze) -> None:
