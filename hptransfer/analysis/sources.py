@@ -10,6 +10,8 @@ import csv
 import io
 import math
 import os
+import re
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +32,7 @@ MOST_ROWS = 1_000_000
 PART_ROWS = 200_000
 # A line longer than this, in bytes, is none of a table.
 LONGEST_LINE = 1_000_000
+COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
 # What separates columns in files that only call themselves comma-separated.
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 # Prefixes under which other tools export a column: Optuna, W&B, MLflow.
@@ -47,6 +50,8 @@ STATES = {
 MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 # Words that a message names.
 NAMED = 4
+# Of what MLflow makes of an error, letters that are shown.
+LONGEST_REASON = 120
 USEFUL = ("flops", "steps", SEED, "state", *SCHEDULE)
 
 
@@ -75,7 +80,10 @@ class Source:
         for part in columns.split(",") if columns else ():
             name, equals, column = part.partition("=")
             if not (name and equals and column):
-                raise ConfigError(f"--columns must be NAME=COLUMN,..., such as lr=config/lr, got {part!r}")
+                raise ConfigError(
+                    f"--columns must be NAME=COLUMN,..., such as lr=config/lr, got {part!r}; a column with a comma in "
+                    "its name must be renamed in the table"
+                )
             names[name.strip()] = column.strip()
         return cls(path, mlflow, experiment, names)
 
@@ -124,8 +132,15 @@ class Source:
             if match is not None:
                 found[name] = match
             elif name in wanted:
-                raise ConfigError(f"{self.place}: {unknown('column', name, names)}")
+                raise ConfigError(f"{self.place}: {_unknown_column(name, names)}")
         return found
+
+
+def _unknown_column(name: str, names: Sequence[str]) -> str:
+    """One line; it says so if options cannot give the column's name, as commas stand between names there."""
+    whole = next((one for one in names if name in one.split(",")[:-1]), None)
+    hint = f"; column {whole!r} has a comma in its name, which must be renamed in the table" if whole else ""
+    return unknown("column", name, names) + hint
 
 
 def known_states(frame: pd.DataFrame, place: str, column: str = "state") -> pd.DataFrame:
@@ -168,6 +183,8 @@ def _header(path: Path) -> list[str]:
         raise ConfigError(f"{path} is a folder; give the path of a CSV or parquet file")
     if not path.exists():
         raise ConfigError(f"no table {str(path)!r}; give the path of a CSV or parquet file")
+    if path.suffix in COMPRESSED:
+        raise ConfigError(f"{path} is compressed; unpack it, and give the path of the file that was in it")
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
@@ -239,8 +256,9 @@ def _check_lengths(path: Path) -> None:
 
 
 def _too_many(path: Path, rows: str) -> str:
-    size = path.stat().st_size / 1e9
-    return f"{path} has {rows} rows ({size:.1f} GB), at most {MOST_ROWS:,} are read; keep one row a run, not its curve"
+    size = path.stat().st_size / 1e6
+    shown = f"{size / 1e3:.1f} GB" if size > 100 else f"{size:.3g} MB"
+    return f"{path} has {rows} rows ({shown}), at most {MOST_ROWS:,} are read; keep one row a run, not its curve"
 
 
 class _Lines(io.RawIOBase):
@@ -328,7 +346,7 @@ def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
     header = _header(path)
     for name in scales:
         if name not in header:
-            raise ConfigError(f"{path}: {unknown('column', name, header)}")
+            raise ConfigError(f"{path}: {_unknown_column(name, header)}")
     once(str(path), header, scales)
     frame = _rows(path, list(scales))
     return check_targets(frame, scales, str(path))
@@ -371,7 +389,14 @@ def _runs(uri: str, name: str) -> list[dict[str, object]]:
             if not token:
                 break
     except MlflowException as error:
-        raise ConfigError(f"--mlflow: experiment {name!r} cannot be read ({str(error).splitlines()[0]})") from None
+        reason = str(error).strip().splitlines()[0]
+        if "failed with exception" in reason:  # of the connection, in all its detail
+            cause = re.search(r"\[Errno -?\d+\] ([^'\")]+)|(timed out)", reason)
+            answer = f" ({cause.group(0)})" if cause else ""
+            message = f"--mlflow: no server answers at {uri}{answer}; start it, or give another URI"
+            raise ConfigError(message) from None
+        shown = textwrap.shorten(reason, LONGEST_REASON, placeholder=" ...")
+        raise ConfigError(f"--mlflow: experiment {name!r} cannot be read ({shown})") from None
     return rows
 
 

@@ -200,7 +200,18 @@ def test_what_mlflow_lacks_is_named(analyze: Analyze, store: str, experiment: st
 def test_a_store_that_is_not_there_is_not_made(analyze: Analyze) -> None:
     assert_refused(analyze(None, "--mlflow", "sqlite:///none.db", "--experiment", "scales"), "no store 'none.db'")
     assert not Path("none.db").exists()
-    assert_refused(analyze(None, "--mlflow", "odd://x", "--experiment", "scales"), "--mlflow", "cannot be read")
+    result = analyze(None, "--mlflow", "odd://x", "--experiment", "scales")
+    assert_refused(result, "--mlflow", "cannot be read (Model registry", "'odd://x'")
+    assert len(result[2]) < 200
+
+
+@THEIR_WARNINGS
+def test_a_server_that_does_not_answer_is_one_short_line(analyze: Analyze, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = "http://127.0.0.1:9"  # where nothing listens
+    _, _, complaint = result = analyze(None, "--mlflow", uri, "--experiment", "scales")
+    assert_refused(result, f"--mlflow: no server answers at {uri} (", "Connection refused); start it, or give another")
+    assert len(complaint) < 200
 
 
 # --- what runs and targets may look like ----------------------------------------------------------
@@ -341,6 +352,17 @@ def test_a_folder_and_nothing_at_all_are_refused(analyze: Analyze) -> None:
     assert_refused(analyze(None, "--table", "folder.csv"), "folder.csv is a folder")
     assert_refused(analyze(None, "--table", "none.csv"), "no table 'none.csv'")
     assert_refused(analyze(runs(), "--targets", "none.csv"), "no table 'none.csv'")
+    assert_refused(analyze("\x1f\x8b", name="runs.csv.gz"), "runs.csv.gz is compressed; unpack it")
+
+
+def test_a_comma_in_a_column_s_name_is_told_of(analyze: Analyze) -> None:
+    words = ("unknown column 'lr'.", "column 'lr,peak' has a comma in its name, which must be renamed in the table")
+    assert_refused(analyze(runs().rename(columns={"lr": "lr,peak"}), "--tune", "lr,peak"), *words)
+    Path("targets.csv").write_text('"width,d"\n512\n')
+    words = ("targets.csv: unknown column 'width'.", "column 'width,d' has a comma in its name")
+    assert_refused(analyze(runs().rename(columns={"width": "width,d"}), "--scale", "width,d"), *words)
+    Path("targets.csv").write_text("width\n512\n")
+    assert "comma" not in analyze(runs(), "--tune", "rate")[2]
 
 
 def test_a_file_that_cannot_be_read_is_refused(analyze: Analyze) -> None:
@@ -358,7 +380,7 @@ def test_a_table_of_too_many_rows_is_refused(analyze: Analyze, monkeypatch: pyte
     monkeypatch.setattr(sources, "MOST_ROWS", 31)
     words = ("at most 31 are read; keep one row a run",)
     Path("out").rename("before")
-    assert_refused(analyze(runs()), "runs.csv has more than 31 rows", *words)
+    assert_refused(analyze(runs()), "runs.csv has more than 31 rows (0.00", *words)
     runs().to_parquet("runs.parquet")
     assert_refused(analyze(None, "--table", "runs.parquet"), "runs.parquet has 32 rows", *words)
 
@@ -381,6 +403,7 @@ def test_a_line_without_end_is_refused(analyze: Analyze, monkeypatch: pytest.Mon
         (("--experiment", "scales"), ("--experiment is not for an analysis of a table",), 2),
         (("--format", "pdf"), ("--format: unknown format 'pdf'", "Known: csv, json, png, svg"), 2),
         (("--columns", "lr"), ("--columns must be NAME=COLUMN",), 2),
+        (("--columns", "lr=lr,peak"), ("got 'peak'; a column with a comma in its name must be renamed",), 2),
         (("--columns", "lr=rate"), ("--columns lr=rate: unknown column 'rate'",), 2),
         (("--tune", "lr,width"), ("'width' cannot be two of scale, tuned and loss",), 2),
         (("--out", "runs.csv"), ("--out runs.csv cannot be written",), 2),
