@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from hptransfer.analysis.cautions import table_warnings
+from hptransfer.analysis.compare import Other
 from hptransfer.analysis.estimators._base import ESTIMATORS
 from hptransfer.analysis.fit import ESTIMATOR, LAWS, fit_table
 from hptransfer.analysis.formats import FORMATS, earlier_files, remove_stale, write_formats
@@ -117,7 +118,7 @@ def analyze_table(
     out: Path,
     context: Context,
     options: Options = DEFAULT,
-    against: Analysis | None = None,
+    against: Other | None = None,
 ) -> Analysis:
     """Fits a checked table and writes FILES but for records.csv, and what an earlier analysis left it takes away.
 
@@ -235,13 +236,16 @@ def analyze_run(
     context = _context(folder, target, records)
     table = load_table(path, columns)
     options = options.of_run(target)
-    return analyze_table(table, columns, wanted, folder.path, context, options, _fitted(against, wanted, options))
+    other = None
+    if against:
+        here, there = folder.path.resolve(), against.path.resolve()
+        names = (here.name, there.name) if here.name != there.name else (str(here), str(there))
+        other = Other(*names, _fitted(against, wanted, options))
+    return analyze_table(table, columns, wanted, folder.path, context, options, other)
 
 
-def _fitted(folder: RunFolder | None, wanted: pd.DataFrame, options: Options) -> Analysis | None:
+def _fitted(folder: RunFolder, wanted: pd.DataFrame, options: Options) -> Analysis:
     """The analysis of a run that another one is compared with; writes nothing."""
-    if folder is None:
-        return None
     target = read_json(folder.target, *TARGET_KEYS)
     columns = run_columns(target)
     if missing := [axis for axis in columns.scales if axis not in wanted]:
