@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pandas as pd
 
@@ -21,6 +23,8 @@ SCHEDULE = ("schedule", "lr_schedule", "scheduler", "warmup", "warmup_steps", "d
 OTHER_UNIT = 8.0
 # Batch sizes are sequences up to here and tokens from there on.
 SEQUENCES, TOKENS = 2**14, 2**15
+# Sizes of one axis nearer than this are one size, measured or rounded: a grid has larger steps.
+SAME_SIZE = 1.02
 # No sweep leaps by such a factor from one batch size to the next.
 GAP = 16
 
@@ -42,7 +46,21 @@ def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> 
     if steps < FEW_STEPS:
         notes.append(f"some runs have only {int(steps)} steps: their optimum says little of long training")
     units = [*_units(table, fit), *_units_of_targets(predictions, fit)]
-    return [*notes, *_mixed_schedules(table, fit), *_confounded(table, fit), *units]
+    return [*notes, *_split_scales(fit), *_mixed_schedules(table, fit), *_confounded(table, fit), *units]
+
+
+def _split_scales(fit: Fit) -> list[str]:
+    """Axes with sizes that are all but the same, such as tokens that were rounded to whole steps."""
+    notes = []
+    for axis, values in fit.seen.values.items():
+        near = [(low, high) for low, high in itertools.pairwise(values) if high / low < SAME_SIZE]
+        if near:
+            low, high = (f"{value:.12g}" for value in near[0])
+            notes.append(
+                f"{axis} has values nearer than {SAME_SIZE - 1:.0%} to each other, such as {low} and {high}, and each "
+                f"counts as a scale of its own with few runs: round the column {axis} if they are meant to be the same"
+            )
+    return notes
 
 
 def _mixed_schedules(table: pd.DataFrame, fit: Fit) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,19 @@ from hptransfer.analysis.names import describe
 from hptransfer.analysis.result import Analysis
 from hptransfer.core.errors import FitError
 from hptransfer.core.records import short
+
+
+@dataclass(frozen=True, eq=False)
+class Other:
+    """The sweep that one is compared with.
+
+    Attributes:
+        here: name of the one, `name` of this.
+    """
+
+    here: str
+    name: str
+    analysis: Analysis
 
 
 def compared(one: Analysis, other: Analysis) -> dict[str, Any]:

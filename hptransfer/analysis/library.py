@@ -8,7 +8,7 @@ import pandas as pd
 
 from hptransfer.analysis.fit import ESTIMATOR, LAWS
 from hptransfer.analysis.pipeline import Options, analyzed
-from hptransfer.analysis.records import Columns, check_table
+from hptransfer.analysis.records import Columns, check_table, not_counted
 from hptransfer.analysis.result import Analysis
 from hptransfer.analysis.sources import check_targets, known_states
 
@@ -38,11 +38,13 @@ def analyze(
         prior: whether a tuned column's name brings in what published studies found of such (analysis.known).
 
     Raises:
-        ConfigError: a column is missing, not numeric, or has values that are not above 0; there is no such law.
+        ConfigError: a column is missing, not numeric, or has values that are not above 0; `state` has an unknown word;
+            there is no such law.
         FitError: no law can be fitted: too few scales or values, or a target on an axis that was not swept.
     """
     columns = Columns(scales=tuple(scale), tuned=tuple(tune), loss=loss)
     options = Options.of(estimator, ",".join(laws), "", prior=prior)
     wanted = check_targets(pd.DataFrame(targets).reset_index(drop=True), columns.scales, "targets")
-    table = check_table(known_states(frame), columns, "the table")
-    return analyzed(table, columns, wanted, options)
+    frame = known_states(frame, "the table")
+    table = check_table(frame, columns, "the table")
+    return analyzed(table, columns, wanted, options, not_counted(frame))

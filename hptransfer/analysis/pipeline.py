@@ -11,16 +11,17 @@ from typing import Any
 import pandas as pd
 
 from hptransfer.analysis.cautions import table_warnings
+from hptransfer.analysis.compare import Other
 from hptransfer.analysis.estimators._base import ESTIMATORS
 from hptransfer.analysis.fit import ESTIMATOR, LAWS, fit_table
-from hptransfer.analysis.formats import FORMATS, write_formats
+from hptransfer.analysis.formats import FORMATS, earlier_files, remove_stale, write_formats
 from hptransfer.analysis.groups import predicted_command, predicted_settings, resolved_branch, resolved_groups
 from hptransfer.analysis.laws._base import LAWS as LAW_FAMILY
 from hptransfer.analysis.names import describe
 from hptransfer.analysis.next_runs import next_runs, next_table
 from hptransfer.analysis.plots import curves_figure
 from hptransfer.analysis.predict import predict_table
-from hptransfer.analysis.records import WAITING, Columns, check_table, run_columns, run_records
+from hptransfer.analysis.records import WAITING, Columns, check_table, not_counted, run_columns, run_records
 from hptransfer.analysis.report import Context, render
 from hptransfer.analysis.result import Analysis, fit_json, optima_table, prediction_json
 from hptransfer.analysis.sources import Source, load_table, load_targets
@@ -117,32 +118,39 @@ def analyze_table(
     out: Path,
     context: Context,
     options: Options = DEFAULT,
-    against: Analysis | None = None,
+    against: Other | None = None,
 ) -> Analysis:
-    """Fits a checked table and writes FILES but for records.csv.
+    """Fits a checked table and writes FILES but for records.csv, and what an earlier analysis left it takes away.
 
     Raises:
         FitError: no law can be fitted.
     """
-    analysis = analyzed(table, columns, targets, options, context.warnings)
+    analysis = analyzed(table, columns, targets, options, context.uncounted, context.warnings)
     page = render(analysis, context, against)
     write_text(out / "optima.csv", optima_table(analysis.fit).to_csv(index=False))
     write_text(out / "next.csv", next_table(analysis.fit, analysis.next_runs).to_csv(index=False))
     write_text(out / "predictions.csv", analysis.predictions.to_csv(index=False))
-    write_json(out / "fit.json", fit_json(analysis))
     write_json(out / "prediction.json", prediction_json(analysis))
     write_text(out / "report.html", page)
     write_text(out / "loss_curves.svg", curves_figure(analysis.fit))
-    write_formats(analysis, out, options.formats)
+    earlier, written = earlier_files(out), write_formats(analysis, out, options.formats)
+    remove_stale(out, earlier, written)
+    write_json(out / "fit.json", {**fit_json(analysis), "files": written})  # the last, or earlier ones were forgotten
     return analysis
 
 
 def analyzed(
-    table: pd.DataFrame, columns: Columns, targets: pd.DataFrame, options: Options, notes: Sequence[str] = ()
+    table: pd.DataFrame,
+    columns: Columns,
+    targets: pd.DataFrame,
+    options: Options,
+    uncounted: Mapping[str, int],
+    notes: Sequence[str] = (),
 ) -> Analysis:
     """Fits a checked table and predicts for checked targets; writes nothing.
 
     Args:
+        uncounted: rows that do not count, by their state (records.not_counted).
         notes: warnings to be shown before those of the fit.
 
     Raises:
@@ -153,7 +161,15 @@ def analyzed(
     predictions = predict_table(fit, targets)
     warnings = [*notes, *table_warnings(table, fit, predictions), *fit.warnings]
     first = {axis: float(predictions.iloc[0][axis]) for axis in columns.scales}
-    return Analysis(fit, leave_one_out(fit), larger_from_smaller(fit), predictions, next_runs(fit, first), warnings)
+    return Analysis(
+        fit=fit,
+        left_out=leave_one_out(fit),
+        ahead=larger_from_smaller(fit),
+        predictions=predictions,
+        next_runs=next_runs(fit, first),
+        warnings=warnings,
+        uncounted=uncounted,
+    )
 
 
 def analysis_files(folder: RunFolder) -> list[Path]:
@@ -179,9 +195,11 @@ def analyze_source(
     """
     columns = Columns(scales=scales, tuned=tuned, loss=loss)
     wanted = load_targets(targets, scales)
-    table = check_table(source.read(columns), columns, source.place)
+    frame = source.read(columns)
+    table = check_table(frame, columns, source.place)
     with made_writable(out):
-        return analyze_table(table, columns, wanted, out, Context(title=source.title), options)
+        context = Context(title=source.title, uncounted=not_counted(frame))
+        return analyze_table(table, columns, wanted, out, context, options)
 
 
 def analyze_file(
@@ -218,19 +236,23 @@ def analyze_run(
     context = _context(folder, target, records)
     table = load_table(path, columns)
     options = options.of_run(target)
-    return analyze_table(table, columns, wanted, folder.path, context, options, _fitted(against, wanted, options))
+    other = None
+    if against:
+        here, there = folder.path.resolve(), against.path.resolve()
+        names = (here.name, there.name) if here.name != there.name else (str(here), str(there))
+        other = Other(*names, _fitted(against, wanted, options))
+    return analyze_table(table, columns, wanted, folder.path, context, options, other)
 
 
-def _fitted(folder: RunFolder | None, wanted: pd.DataFrame, options: Options) -> Analysis | None:
+def _fitted(folder: RunFolder, wanted: pd.DataFrame, options: Options) -> Analysis:
     """The analysis of a run that another one is compared with; writes nothing."""
-    if folder is None:
-        return None
     target = read_json(folder.target, *TARGET_KEYS)
     columns = run_columns(target)
     if missing := [axis for axis in columns.scales if axis not in wanted]:
         raise FitError(f"{folder.path} has an axis {missing[0]} that this run has not; the two cannot be compared")
-    table = check_table(run_records(folder, target), columns, str(folder.path))
-    return analyzed(table, columns, wanted, options)
+    records = run_records(folder, target)
+    table = check_table(records, columns, str(folder.path))
+    return analyzed(table, columns, wanted, options, not_counted(records))
 
 
 def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame) -> Context:
@@ -245,6 +267,7 @@ def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame
         verification=verification,
         states={str(state): int(count) for state, count in records["state"].value_counts().items()},
         failed=Counter(names),
+        uncounted=not_counted(records),
         warnings=_unfinished(records),
         flops=float(records.loc[records["state"] != "waiting", "flops"].sum()),
     )

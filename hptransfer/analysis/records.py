@@ -121,17 +121,26 @@ def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFra
         if name not in frame.columns:
             raise ConfigError(f"{place}: {unknown('column', name, map(str, frame.columns))}")
     once(place, list(frame.columns), used)
+    left_out = not_counted(frame)
     if "state" in frame.columns:
         frame = frame[frame["state"].isin([DONE, DIVERGED])]
     if frame.empty:
-        raise ConfigError(f"{place} has no finished run; nothing can be fitted")
+        states = f" ({in_words(left_out)})" if left_out else ""
+        raise ConfigError(f"{place} has no finished run{states}; nothing can be fitted")
     clean = frame.copy()
     for name in (*columns.scales, *columns.tuned):
         clean[name] = numbers(clean[name], name, place)
         bad = clean[~((clean[name] > 0) & np.isfinite(clean[name]))]
         if len(bad):
+            way_out = ""
+            if name in columns.tuned and (bad[name] == 0).all():  # dropout and weight decay are often tried at 0
+                way_out = (
+                    "; its logarithm is fitted: leave these rows out, or tune a column that is above 0 instead, "
+                    f"such as 1 - {name}, or {name} plus a constant"
+                )
             raise ConfigError(
                 f"{place}: column {name!r} must be above 0 and finite, got {bad[name].iloc[0]:g} in {row_of(bad)}"
+                f"{way_out}"
             )
     loss = numbers(clean[columns.loss], columns.loss, place)
     clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
@@ -144,6 +153,19 @@ def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFra
     if "state" in clean.columns:
         clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf
     return clean.reset_index(drop=True)
+
+
+def not_counted(frame: pd.DataFrame) -> dict[str, int]:
+    """How many rows check_table leaves out, by their state."""
+    if "state" not in frame.columns:
+        return {}
+    states = frame["state"].value_counts()
+    return {str(state): int(count) for state, count in states.items() if state not in (DONE, DIVERGED)}
+
+
+def in_words(states: Mapping[str, int]) -> str:
+    """Such as "5 failed, 4 running"."""
+    return ", ".join(f"{count} {state}" for state, count in states.items())
 
 
 def once(place: str, header: Sequence[str], used: Iterable[str]) -> None:

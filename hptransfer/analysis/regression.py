@@ -53,7 +53,7 @@ class Told:
 
     def own(self) -> tuple[Array, Array]:
         """Each scale's optimum by its own runs and its standard error, (scales, tuned); infinite where nothing is."""
-        scale = np.sqrt(np.diag(self.information)).max(initial=1e-300)
+        scale = np.sqrt(np.diag(self.information)).max() or 1.0  # 0: nothing is said of any scale
         cut = np.linalg.eigh(self.information / scale**2)
         good = cut.eigenvalues > 1e-10
         inverse = np.where(good, 1 / np.where(good, cut.eigenvalues, 1.0), 1e12)

@@ -11,7 +11,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from hptransfer.analysis import known, plots
-from hptransfer.analysis.compare import compared
+from hptransfer.analysis.compare import Other, compared
 from hptransfer.analysis.exponents import TOLERANCE, UNDECIDED
 from hptransfer.analysis.fit import Fit
 from hptransfer.analysis.groups import predicted_settings, resolved_groups
@@ -39,6 +39,7 @@ class Context:
         verification: content of verification.json.
         states: trials of the sweep by state.
         failed: failed trials by scale name.
+        uncounted: rows that do not count, by their state.
         flops: training FLOPs that the sweep's finished trials cost.
         warnings: to be shown before those of the fit.
     """
@@ -48,15 +49,16 @@ class Context:
     verification: Mapping[str, Any] | None = None
     states: Mapping[str, int] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
+    uncounted: Mapping[str, int] = field(default_factory=dict)
     flops: float = 0.0
     warnings: Sequence[str] = ()
 
 
-def render(analysis: Analysis, context: Context, against: Analysis | None = None) -> str:
+def render(analysis: Analysis, context: Context, against: Other | None = None) -> str:
     """The page as text.
 
     Args:
-        against: another sweep's analysis, compared with this one.
+        against: another sweep, compared with this one.
     """
     fit, row = analysis.fit, analysis.predictions.iloc[0]
     scale = {axis: float(row[axis]) for axis in fit.columns.scales}
@@ -93,7 +95,8 @@ def render(analysis: Analysis, context: Context, against: Analysis | None = None
         per_octave=regret_per_octave(analysis.ahead),
         scales=[_scale_row(fit, one, context) for one in fit.optima[-ROWS:]],
         references=_references(fit, scale),
-        comparison=compared(analysis, against) if against else None,
+        comparison=compared(analysis, against.analysis) if against else None,
+        against=against,
         **_groups(context, {name: float(row[name]) for name in fit.tuned}),
         cut=max(0, len(fit.optima) - ROWS),
         of_run=context.target is not None,

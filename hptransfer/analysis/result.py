@@ -12,6 +12,7 @@ import pandas as pd
 from hptransfer.analysis.fit import Fit
 from hptransfer.analysis.names import brief, describe
 from hptransfer.analysis.next_runs import NextRun
+from hptransfer.analysis.records import in_words
 from hptransfer.analysis.runs import Axes
 from hptransfer.analysis.transfer import HeldOut, regret_per_octave
 from hptransfer.core.records import short
@@ -32,6 +33,7 @@ class Analysis:
             the largest scale that was seen, 0 inside.
         next_runs: what would narrow the first target's interval most for its cost, best first.
         warnings: one line each.
+        uncounted: how many rows of the table do not count, by their state: failed, running and the like.
     """
 
     fit: Fit
@@ -40,6 +42,7 @@ class Analysis:
     predictions: pd.DataFrame
     next_runs: Sequence[NextRun]
     warnings: list[str]
+    uncounted: Mapping[str, int]
 
     @property
     def optima(self) -> pd.DataFrame:
@@ -109,6 +112,8 @@ class Analysis:
             lines.append(f"{others} more target{'s' * (others > 1)} in predictions.csv")
         if diverged := sum(one.diverged for one in self.fit.optima):
             lines.append(f"{diverged} of {len(self.fit.runs.loss)} runs diverged: counted by scale in optima.csv")
+        if self.uncounted:
+            lines.append(f"rows that do not count, as their state says: {in_words(self.uncounted)}")
         for name, exponents in self.fit.exponents.items():
             found = ", ".join(
                 f"{axis} {exponent.value:+.2f} [{exponent.low:+.2f}, {exponent.high:+.2f}] {exponent.verdict}"

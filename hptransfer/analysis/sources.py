@@ -10,6 +10,8 @@ import csv
 import io
 import math
 import os
+import re
+import textwrap
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ import pandas as pd
 
 from hptransfer.analysis import known
 from hptransfer.analysis.cautions import SCHEDULE
-from hptransfer.analysis.records import SEED, Columns, check_table, numbers, once
+from hptransfer.analysis.records import SEED, WAITING, Columns, check_table, numbers, once, row_of
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED
 
@@ -30,19 +32,26 @@ MOST_ROWS = 1_000_000
 PART_ROWS = 200_000
 # A line longer than this, in bytes, is none of a table.
 LONGEST_LINE = 1_000_000
+COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
 # What separates columns in files that only call themselves comma-separated.
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 # Prefixes under which other tools export a column: Optuna, W&B, MLflow.
 PREFIXES = ("params_", "user_attrs_", "config/", "config.", "params.", "metrics.", "summary/", "summary.")
 # What else a loss, a seed or a state is called there.
 OTHER_NAMES = {"loss": ("value", "values_0"), "state": ("State", "status", "Status"), SEED: ("Seed",)}
+# What a state is called there, and here.
 STATES = {
     **dict.fromkeys(("done", "finished", "complete", "completed", "success"), DONE),
     **dict.fromkeys(("diverged",), DIVERGED),
-    **dict.fromkeys(("failed", "fail", "crashed", "killed", "pruned"), FAILED),
+    **dict.fromkeys(("failed", "fail", "crashed", "killed", "pruned", "preempted", "cancelled", "canceled"), FAILED),
+    **{word: word for word in (WAITING, "running", "pending", "queued", "scheduled", "preempting")},
 }
 # MLflow would send telemetry, and try seven times over minutes.
 MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+# Words that a message names.
+NAMED = 4
+# Of what MLflow makes of an error, letters that are shown.
+LONGEST_REASON = 120
 USEFUL = ("flops", "steps", SEED, "state", *SCHEDULE)
 
 
@@ -71,7 +80,10 @@ class Source:
         for part in columns.split(",") if columns else ():
             name, equals, column = part.partition("=")
             if not (name and equals and column):
-                raise ConfigError(f"--columns must be NAME=COLUMN,..., such as lr=config/lr, got {part!r}")
+                raise ConfigError(
+                    f"--columns must be NAME=COLUMN,..., such as lr=config/lr, got {part!r}; a column with a comma in "
+                    "its name must be renamed in the table"
+                )
             names[name.strip()] = column.strip()
         return cls(path, mlflow, experiment, names)
 
@@ -98,7 +110,13 @@ class Source:
             found = self._found(header, wanted)
             once(self.place, header, found.values())
             frame = _rows(self.path, sorted(set(found.values())))
-        return known_states(frame[list(found.values())].set_axis(list(found), axis=1))
+        frame = frame[list(found.values())].set_axis(list(found), axis=1)
+        if "state" in self.names and not _has_words(frame["state"]):
+            raise ConfigError(
+                f"{self.place}: --columns state={self.names['state']}: a column of numbers does not say which runs "
+                f"finished; use words ({_known_words()}), or leave it out of --columns to count every row"
+            )
+        return known_states(frame, self.place, found.get("state", "state"))
 
     def _found(self, there: Iterable[str], wanted: list[str]) -> dict[str, str]:
         """The table's column of each name: as given, as it is, or as other tools export it."""
@@ -114,15 +132,49 @@ class Source:
             if match is not None:
                 found[name] = match
             elif name in wanted:
-                raise ConfigError(f"{self.place}: {unknown('column', name, names)}")
+                raise ConfigError(f"{self.place}: {_unknown_column(name, names)}")
         return found
 
 
-def known_states(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table whose `state` column, if it has one, says it in the words of a run folder."""
+def _unknown_column(name: str, names: Sequence[str]) -> str:
+    """One line; it says so if options cannot give the column's name, as commas stand between names there."""
+    whole = next((one for one in names if name in one.split(",")[:-1]), None)
+    hint = f"; column {whole!r} has a comma in its name, which must be renamed in the table" if whole else ""
+    return unknown("column", name, names) + hint
+
+
+def known_states(frame: pd.DataFrame, place: str, column: str = "state") -> pd.DataFrame:
+    """A table whose `state` column, if it has one, says it in the words of a run folder.
+
+    Numbers there are no states (exit codes, say): the table is as if it had no such column.
+
+    Args:
+        column: what the table itself calls it.
+
+    Raises:
+        ConfigError: the column has a word that is no known state.
+    """
     if "state" not in frame:
         return frame
-    return frame.assign(state=[STATES.get(str(state).lower(), str(state).lower()) for state in frame["state"]])
+    if not _has_words(frame["state"]):
+        return frame.drop(columns="state")
+    words = frame["state"].astype(object).fillna("").astype(str).str.strip().str.lower()
+    if strange := sorted({*words} - {*STATES}):
+        named = ", ".join(map(repr, strange[:NAMED])) + (f" and {len(strange) - NAMED} more" * (len(strange) > NAMED))
+        raise ConfigError(
+            f"{place}: column {column!r} says which runs finished, got {named} in "
+            f"{row_of(words[words == strange[0]])}; known: {_known_words()}; "
+            "write one of these there, or rename the column to count every row"
+        )
+    return frame.assign(state=words.map(STATES))
+
+
+def _has_words(column: pd.Series[Any]) -> bool:
+    return bool((pd.to_numeric(column, errors="coerce").isna() & column.notna()).any())
+
+
+def _known_words() -> str:
+    return ", ".join(sorted(STATES))
 
 
 def _header(path: Path) -> list[str]:
@@ -131,6 +183,8 @@ def _header(path: Path) -> list[str]:
         raise ConfigError(f"{path} is a folder; give the path of a CSV or parquet file")
     if not path.exists():
         raise ConfigError(f"no table {str(path)!r}; give the path of a CSV or parquet file")
+    if path.suffix in COMPRESSED:
+        raise ConfigError(f"{path} is compressed; unpack it, and give the path of the file that was in it")
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
@@ -155,7 +209,7 @@ def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
     """These columns of a file.
 
     Raises:
-        ConfigError: it cannot be read as a table, or has too many rows.
+        ConfigError: it cannot be read as a table, has too many rows, or a row that is not as long as the header.
     """
     if path.suffix == ".parquet":
         import pyarrow.parquet
@@ -177,12 +231,34 @@ def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
             if rows > MOST_ROWS:
                 raise ConfigError(_too_many(path, f"more than {MOST_ROWS:,}"))
             parts.append(part)
+    _check_lengths(path)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
+def _check_lengths(path: Path) -> None:
+    """A reader of tables fills what is missing in a line and drops what is too much, without a word.
+
+    Raises:
+        ConfigError: a row of a CSV file has fewer or more values than its header.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))  # a cell may hold a whole configuration
+    with _as_table(path), io.TextIOWrapper(io.BufferedReader(_Lines(path)), "utf-8-sig", newline="") as file:
+        rows = (row for row in csv.reader(file) if len(row) > 1 or "".join(row).strip())
+        header = next(rows)
+        most, fewest = len(header), 1 + max(place for place, name in enumerate(header) if name)
+        for number, row in enumerate(rows, start=1):
+            if len(row) < fewest or any(row[most:]):
+                how = "fewer" if len(row) < fewest else "more"  # cut off, or 0,5 for 0.5, say
+                raise ConfigError(
+                    f"{path}: row {number} has {len(row)} values, {how} values than the header, which has {fewest}; "
+                    "complete the row or leave it out, and put a value that holds a comma in quotes"
+                )
+
+
 def _too_many(path: Path, rows: str) -> str:
-    size = path.stat().st_size / 1e9
-    return f"{path} has {rows} rows ({size:.1f} GB), at most {MOST_ROWS:,} are read; keep one row a run, not its curve"
+    size = path.stat().st_size / 1e6
+    shown = f"{size / 1e3:.1f} GB" if size > 100 else f"{size:.3g} MB"
+    return f"{path} has {rows} rows ({shown}), at most {MOST_ROWS:,} are read; keep one row a run, not its curve"
 
 
 class _Lines(io.RawIOBase):
@@ -270,7 +346,7 @@ def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
     header = _header(path)
     for name in scales:
         if name not in header:
-            raise ConfigError(f"{path}: {unknown('column', name, header)}")
+            raise ConfigError(f"{path}: {_unknown_column(name, header)}")
     once(str(path), header, scales)
     frame = _rows(path, list(scales))
     return check_targets(frame, scales, str(path))
@@ -313,7 +389,14 @@ def _runs(uri: str, name: str) -> list[dict[str, object]]:
             if not token:
                 break
     except MlflowException as error:
-        raise ConfigError(f"--mlflow: experiment {name!r} cannot be read ({str(error).splitlines()[0]})") from None
+        reason = str(error).strip().splitlines()[0]
+        if "failed with exception" in reason:  # of the connection, in all its detail
+            cause = re.search(r"\[Errno -?\d+\] ([^'\")]+)|(timed out)", reason)
+            answer = f" ({cause.group(0)})" if cause else ""
+            message = f"--mlflow: no server answers at {uri}{answer}; start it, or give another URI"
+            raise ConfigError(message) from None
+        shown = textwrap.shorten(reason, LONGEST_REASON, placeholder=" ...")
+        raise ConfigError(f"--mlflow: experiment {name!r} cannot be read ({shown})") from None
     return rows
 
 

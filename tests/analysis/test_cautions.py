@@ -65,6 +65,18 @@ def test_mixed_schedules_are_one_line() -> None:
     one(found(frame), "runs differ in warmup and schedule")
 
 
+def test_sizes_that_are_all_but_the_same() -> None:
+    grid = table()
+    steps = 2.0 ** (np.arange(len(grid)) % 2)  # the batch of each run: tokens are whole steps of it
+    rounded = grid.assign(tokens=grid["tokens"] // (3e5 * steps) * 3e5 * steps)
+    lines = found(rounded).warnings
+    words = "tokens has values nearer than 2% to each other, such as 99600000 and 99900000, and each counts as a scale"
+    assert len([line for line in lines if words in line and "round the column tokens" in line]) == 1
+    assert not any("params has values" in line for line in lines)
+    by_percents = grid.assign(tokens=grid["tokens"] * 1.03 ** (np.arange(len(grid)) // 7 % 2))
+    assert not any("nearer than" in line for line in found(by_percents).warnings)
+
+
 def test_axes_that_grow_together() -> None:
     frame = table()
     diagonal = frame[np.isclose(frame["tokens"], 100 * frame["params"])]

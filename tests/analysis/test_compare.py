@@ -30,12 +30,22 @@ def test_a_run_against_another(runs: tuple[RunFolder, RunFolder], capsys: pytest
         main(["analyze", str(mup.path), "--against", str(sp.path)])
     assert end.value.code == 0
     page = mup.report.read_text()
-    assert "Against the other sweep" in page
+    assert "<h2>mup against sp</h2>" in page
+    assert "<th>along</th><th>mup</th><th>sp</th>" in page
+    assert "<th>loss, mup</th><th>loss, sp</th><th>sp minus mup</th><th>unmoved, mup</th><th>unmoved, sp</th>" in page
     row = next(line for line in re.findall(r"<tr>.*?</tr>", page) if "<td>width</td>" in line and "[" in line)
     assert re.search(r"] transfers</td>.*] does not transfer</td>", row)
     assert not sp.report.exists()  # the other is read, nothing is written there
     analyze_run(mup)
-    assert "Against the other sweep" not in mup.report.read_text()  # the control
+    assert "mup against" not in mup.report.read_text()  # the control
+
+
+def test_runs_whose_folders_are_called_alike_are_told_apart(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
+    table, _ = draw(MUP, noise=0.003)
+    (tmp_path / "before").mkdir()
+    other = write_run(tmp_path / "before" / "mup", table)
+    analyze_run(runs[0], against=other)
+    assert f"<h2>{runs[0].path} against {other.path}</h2>" in runs[0].report.read_text()
 
 
 def test_what_is_given_away(runs: tuple[RunFolder, RunFolder]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.coverage import laws_of
 from hptransfer.analysis.exponents import DRIFTS, TRANSFERS, UNDECIDED, Exponent
 from hptransfer.analysis.fit import fit_table
 from hptransfer.analysis.optima import EDGE_LOW
@@ -73,36 +74,47 @@ def test_the_interval_covers_the_target_where_seeds_have_levels_and_optima_of_th
     assert coverage(0.15, sweeps=40, repeats=5, by_seed=(0.05, 0.3)) >= 0.8
 
 
-def covered(kind: str, *, settings: int, seeds: int, noise: float) -> tuple[float, float]:
-    """Share of sweeps whose interval holds the truth, and the root mean square error in octaves.
+# Of a median 90% interval in root mean square errors, which of normal errors is 3.3, and what all may be wider by:
+# a sweep whose errors are small by chance does not know it.
+WIDEST, WIDEST_OCTAVES = 5.0, 0.4
+
+
+def covered(kind: str, offered: str, *, settings: int, seeds: int, noise: float) -> float:
+    """Share of sweeps whose interval holds the truth; intervals are not to be much wider than the errors ask for.
 
     A sweep that shows no optimum has no answer; few may be so.
+
+    Args:
+        offered: "all" forms of law, or all "without" those that generated the data.
     """
-    inside, errors = [], []
+    inside, errors, widths = [], [], []
     for setting in range(settings):
         for seed in range(seeds):
             sweep = simulate(kind, setting, seed, noise=noise)
             try:
-                x, low, high = fit_table(sweep.table, sweep.columns, draws=400).predict(sweep.target)[0]
+                fit = fit_table(sweep.table, sweep.columns, draws=400, laws=laws_of(kind, offered))
+                x, low, high = fit.predict(sweep.target)[0]
             except FitError:
                 continue
             inside.append(low <= sweep.truth <= high)
             errors.append(x - sweep.truth)
+            widths.append(high - low)
     assert len(inside) >= 0.9 * settings * seeds
-    return float(np.mean(inside)), float(np.sqrt(np.mean(np.square(errors))))
+    assert np.median(widths) <= WIDEST * np.sqrt(np.mean(np.square(errors))) + WIDEST_OCTAVES
+    return float(np.mean(inside))
 
 
+@pytest.mark.parametrize("offered", ["all", "without"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_interval_covers_the_best_rate_of_problems_with_known_ones(kind: str) -> None:
-    share, _ = covered(kind, settings=6, seeds=2, noise=0.004)
-    assert share >= 0.75
+def test_the_interval_covers_the_best_rate_of_problems_with_known_ones(kind: str, offered: str) -> None:
+    assert covered(kind, offered, settings=6, seeds=2, noise=0.004) >= 0.75
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("offered", ["all", "without"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_interval_covers_the_best_rate_over_many_sweeps(kind: str) -> None:
-    share, _ = covered(kind, settings=50, seeds=10, noise=0.004)
-    assert share >= 0.85
+def test_the_interval_covers_the_best_rate_over_many_sweeps(kind: str, offered: str) -> None:
+    assert covered(kind, offered, settings=50, seeds=10, noise=0.004) >= 0.85
 
 
 def test_the_prediction_is_the_law_at_the_target() -> None:

@@ -1,5 +1,6 @@
 """Any table in, as a user gives it: files and exports of other tools are read, what is wrong is one line."""
 
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -90,6 +91,12 @@ def test_a_csv_file(analyze: Analyze) -> None:
 
 def test_a_csv_file_with_a_byte_order_mark(analyze: Analyze) -> None:
     assert_found(analyze(runs().to_csv(index=False).encode("utf-8-sig")))
+
+
+def test_empty_names_and_values_at_the_end_of_lines(analyze: Analyze) -> None:
+    lines = runs(note="a, b").to_csv(index=False).splitlines()
+    assert lines[1].endswith(',"a, b"')
+    assert_found(analyze("\n".join([lines[0] + ",,", lines[1] + ",", lines[2] + ",,,,", "", " ", *lines[3:]])))
 
 
 def test_a_parquet_file(analyze: Analyze, tmp_path: Path) -> None:
@@ -193,7 +200,18 @@ def test_what_mlflow_lacks_is_named(analyze: Analyze, store: str, experiment: st
 def test_a_store_that_is_not_there_is_not_made(analyze: Analyze) -> None:
     assert_refused(analyze(None, "--mlflow", "sqlite:///none.db", "--experiment", "scales"), "no store 'none.db'")
     assert not Path("none.db").exists()
-    assert_refused(analyze(None, "--mlflow", "odd://x", "--experiment", "scales"), "--mlflow", "cannot be read")
+    result = analyze(None, "--mlflow", "odd://x", "--experiment", "scales")
+    assert_refused(result, "--mlflow", "cannot be read (Model registry", "'odd://x'")
+    assert len(result[2]) < 200
+
+
+@THEIR_WARNINGS
+def test_a_server_that_does_not_answer_is_one_short_line(analyze: Analyze, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = "http://127.0.0.1:9"  # where nothing listens
+    _, _, complaint = result = analyze(None, "--mlflow", uri, "--experiment", "scales")
+    assert_refused(result, f"--mlflow: no server answers at {uri} (", "Connection refused); start it, or give another")
+    assert len(complaint) < 200
 
 
 # --- what runs and targets may look like ----------------------------------------------------------
@@ -206,6 +224,28 @@ def test_losses_that_are_no_numbers_diverged_and_are_counted(analyze: Analyze) -
     assert_found(result)
     assert "3 of 32 runs diverged" in result[1]
     assert list(pd.read_csv("out/optima.csv")["diverged"]) == [1, 2, 0, 0]
+
+
+def test_rows_that_do_not_count_are_counted(analyze: Analyze) -> None:
+    table = runs(State="finished")
+    table.loc[[3, 4, 20], "State"] = ["Preempted", "running", "crashed"]
+    result = analyze(table)
+    assert_found(result)
+    assert "rows that do not count, as their state says: 2 failed, 1 running\n" in result[1]
+    assert pd.read_csv("out/optima.csv")["runs"].sum() == 29
+    assert "do not count" not in analyze(runs(State="finished"))[1]
+
+
+def test_numbers_are_no_states(analyze: Analyze) -> None:
+    table = runs(status=1)
+    table.loc[3, "status"] = 0
+    result = analyze(table)
+    assert_found(result)
+    assert "do not count" not in result[1]
+    assert pd.read_csv("out/optima.csv")["runs"].sum() == len(table)
+    Path("out").rename("before")
+    words = ("--columns state=status: a column of numbers does not say which runs finished; use words (canceled,",)
+    assert_refused(analyze(table, "--columns", "state=status"), *words)
 
 
 def test_runs_that_repeat_a_value_are_seeds(analyze: Analyze) -> None:
@@ -252,6 +292,11 @@ REFUSED: dict[str, tuple[str | bytes | pd.DataFrame, tuple[str, ...], int]] = {
     "thousands": (runs().assign(width="1,024"), ("column 'width' must be numbers, got '1,024'",), 2),
     "no value": (runs().replace({"lr": {2.0**-5: None}}), ("column 'lr' must be above 0 and finite, got nan",), 2),
     "a scale of zero": (runs().assign(width=0), ("column 'width' must be above 0",), 2),
+    "a tuned zero": (
+        runs().replace({"lr": {2.0**-5: 0.0}}),
+        ("must be above 0 and finite, got 0 in row 7;", "leave these rows out, or tune a column that is above 0"),
+        2,
+    ),
     "losses below zero": (runs().assign(loss=-1.0), ("column 'loss' must be above 0",), 2),
     "an empty file": ("", ("runs.csv is empty; a table needs a header and rows",), 2),
     "blank lines": ("\n\n", ("runs.csv is empty",), 2),
@@ -262,12 +307,24 @@ REFUSED: dict[str, tuple[str | bytes | pd.DataFrame, tuple[str, ...], int]] = {
     "bytes": (bytes(range(256)) * 9, ("cannot be read as a table",), 2),
     "semicolons": (runs().to_csv(index=False, sep=";"), ("separated by semicolons",), 2),
     "tabs": (runs().to_csv(index=False, sep="\t"), ("separated by tabs",), 2),
+    "a row cut off": (
+        runs().to_csv(index=False).strip().rpartition(",")[0],
+        ("row 32 has 2 values, fewer values than the header, which has 3; complete the row or leave it out",),
+        2,
+    ),
+    "a row too long": (f"{runs().to_csv(index=False)}\n64,0.01,3,4,5", ("row 33 has 5 values, more values than",), 2),
     "commas in numbers": ("width,lr,loss\n64,0,01,2,5\n", ("more values than the header",), 2),
     "a column twice": ("width,lr,loss,lr\n64,1,2,3\n", ("2 columns are called 'lr'",), 2),
     "one value": (runs().assign(lr=0.01), ("lr was tried at 1 value", "at least 3"), 6),
     "one scale": (runs((32,)), ("all runs are at one scale (width=32)", "1 more needed"), 6),
     "nothing but divergence": (runs().assign(loss=math.nan), ("0 scales have a run that did not diverge",), 6),
-    "nothing but failures": (runs(state="failed"), ("has no finished run",), 2),
+    "nothing but failures": (runs(state="failed"), ("has no finished run (32 failed)",), 2),
+    "states of another tool": (
+        runs(Status="ok"),
+        ("column 'Status' says which runs finished, got 'ok' in row 1; known: canceled,", "rename the column"),
+        2,
+    ),
+    "a state left empty": (runs().assign(state=["finished", None] * 16), ("got '' in row 2; known:",), 2),
 }
 
 
@@ -275,6 +332,14 @@ REFUSED: dict[str, tuple[str | bytes | pd.DataFrame, tuple[str, ...], int]] = {
 def test_a_bad_table_is_refused_in_one_line(analyze: Analyze, case: str) -> None:
     table, words, code = REFUSED[case]
     assert_refused(analyze(table), *words, code=code)
+
+
+@pytest.mark.parametrize("estimator", ["quadratic", "nested"])
+def test_published_estimators_that_place_no_optimum_at_all_say_so(analyze: Analyze, estimator: str) -> None:
+    falling = runs()  # every scale's best is its largest value
+    falling["loss"] = 3 - 0.1 * np.log2(falling["lr"])
+    words = ("0 scales have runs that place an optimum", "needs 2; 2 more needed: try values on both sides")
+    assert_refused(analyze(falling, "--estimator", estimator), *words, code=6)
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 but no more", runs().to_csv().encode()])
@@ -287,6 +352,17 @@ def test_a_folder_and_nothing_at_all_are_refused(analyze: Analyze) -> None:
     assert_refused(analyze(None, "--table", "folder.csv"), "folder.csv is a folder")
     assert_refused(analyze(None, "--table", "none.csv"), "no table 'none.csv'")
     assert_refused(analyze(runs(), "--targets", "none.csv"), "no table 'none.csv'")
+    assert_refused(analyze("\x1f\x8b", name="runs.csv.gz"), "runs.csv.gz is compressed; unpack it")
+
+
+def test_a_comma_in_a_column_s_name_is_told_of(analyze: Analyze) -> None:
+    words = ("unknown column 'lr'.", "column 'lr,peak' has a comma in its name, which must be renamed in the table")
+    assert_refused(analyze(runs().rename(columns={"lr": "lr,peak"}), "--tune", "lr,peak"), *words)
+    Path("targets.csv").write_text('"width,d"\n512\n')
+    words = ("targets.csv: unknown column 'width'.", "column 'width,d' has a comma in its name")
+    assert_refused(analyze(runs().rename(columns={"width": "width,d"}), "--scale", "width,d"), *words)
+    Path("targets.csv").write_text("width\n512\n")
+    assert "comma" not in analyze(runs(), "--tune", "rate")[2]
 
 
 def test_a_file_that_cannot_be_read_is_refused(analyze: Analyze) -> None:
@@ -304,7 +380,7 @@ def test_a_table_of_too_many_rows_is_refused(analyze: Analyze, monkeypatch: pyte
     monkeypatch.setattr(sources, "MOST_ROWS", 31)
     words = ("at most 31 are read; keep one row a run",)
     Path("out").rename("before")
-    assert_refused(analyze(runs()), "runs.csv has more than 31 rows", *words)
+    assert_refused(analyze(runs()), "runs.csv has more than 31 rows (0.00", *words)
     runs().to_parquet("runs.parquet")
     assert_refused(analyze(None, "--table", "runs.parquet"), "runs.parquet has 32 rows", *words)
 
@@ -327,6 +403,7 @@ def test_a_line_without_end_is_refused(analyze: Analyze, monkeypatch: pytest.Mon
         (("--experiment", "scales"), ("--experiment is not for an analysis of a table",), 2),
         (("--format", "pdf"), ("--format: unknown format 'pdf'", "Known: csv, json, png, svg"), 2),
         (("--columns", "lr"), ("--columns must be NAME=COLUMN",), 2),
+        (("--columns", "lr=lr,peak"), ("got 'peak'; a column with a comma in its name must be renamed",), 2),
         (("--columns", "lr=rate"), ("--columns lr=rate: unknown column 'rate'",), 2),
         (("--tune", "lr,width"), ("'width' cannot be two of scale, tuned and loss",), 2),
         (("--out", "runs.csv"), ("--out runs.csv cannot be written",), 2),
@@ -342,6 +419,32 @@ def test_wrong_options_are_refused(
 def test_bad_targets_are_refused(analyze: Analyze, text: str) -> None:
     Path("targets.csv").write_text(text)
     assert_refused(analyze(runs()), "targets.csv", "'width'")
+
+
+def test_figures_and_tables_of_an_earlier_analysis_do_not_stay(analyze: Analyze) -> None:
+    assert analyze(runs().rename(columns={"lr": "eta"}), "--tune", "eta", "--format", "svg,json")[0] == 0
+    mine = [Path("out/figures/law_mine.svg"), Path("out/figures/law_eta_width.png"), Path("out/tables/notes.json")]
+    for path in mine:
+        path.write_text("mine")
+    assert Path("out/figures/law_eta_width.svg").exists()
+    assert_found(analyze(runs(), "--format", "svg"))
+    there = {path.name for path in Path("out/figures").iterdir()}
+    assert {"law_lr_width.svg", "law_mine.svg", "law_eta_width.png"} <= there
+    assert not [name for name in there if "eta" in name and name.endswith(".svg")]
+    assert [path.name for path in Path("out/tables").iterdir()] == ["notes.json"]
+    assert_found(analyze(runs()))
+    assert sorted(Path("out/figures").iterdir()) == sorted(mine[:2])
+
+
+@pytest.mark.parametrize("files", [["figures/../mine.txt", "mine.txt", 3, "tables/there"], "mine.txt", None])
+def test_a_list_of_files_that_is_not_ours_takes_nothing_away(analyze: Analyze, files: object) -> None:
+    Path("out/tables/there").mkdir(parents=True)
+    Path("out/figures").mkdir()
+    Path("out/mine.txt").touch()
+    Path("out/fit.json").write_text(json.dumps({"schema": 1, "files": files}) if files else "no JSON")
+    assert_found(analyze(runs()))
+    assert Path("out/mine.txt").exists()
+    assert Path("out/tables/there").is_dir()
 
 
 def test_a_folder_of_results_that_was_there_stays(analyze: Analyze) -> None:
