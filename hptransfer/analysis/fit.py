@@ -101,7 +101,7 @@ class Fit:
         """
         self.check(scale)
         value = self.mixture.mean([scale])[0]
-        low, high = np.percentile(self.mixture.scattered(scale), INTERVAL, axis=0)
+        low, high = self.mixture.quantiles(scale, [percent / 100 for percent in INTERVAL]).T
         found = np.stack([value, np.minimum(low, value), np.maximum(high, value)], axis=1)
         bounded: Array = np.minimum(found, self.columns.upper[:, None])
         return bounded

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import ndtr
 
 from hptransfer.analysis import known
 from hptransfer.analysis.estimators._base import Found
@@ -50,6 +51,12 @@ class Component:
         """log2 of the optimum at scales, (scales, tuned)."""
         answer: Array = self.variant.matrix(scales) @ self.solved.coefficients.T
         return answer
+
+    def error(self, scale: Axes) -> Array:
+        """Standard error of the optimum of one more scale, octaves, (tuned,): of the law there, and its scatter."""
+        row = self.law.whole(self.variant.matrix([scale]))
+        variance: Array = np.einsum("kc,cd,kd->k", row, self.solved.covariance, row) + self.scatter**2
+        return np.sqrt(variance)
 
     def drawn(self, scales: Sequence[Axes], normals: Array) -> Array:
         """Draws of the law at scales, (draws, scales, tuned).
@@ -202,6 +209,24 @@ class Mixture:
                 parts.append(one.drawn(scales, self.normals[start : start + count]))
             start += count
         return np.concatenate(parts)
+
+    def quantiles(self, scale: Axes, shares: Sequence[float]) -> Array:
+        """Of the optimum of one more scale, which scatters about the law as the others do, exactly, (tuned, shares).
+
+        Args:
+            shares: below each quantile, between 0 and 1.
+        """
+        weights = np.array([one.weight for one in self.components])
+        means = np.array([one.mean([scale])[0] for one in self.components])
+        errors = np.array([one.error(scale) for one in self.components])
+        low, high = (means - 9 * errors).min(axis=0), (means + 9 * errors).max(axis=0)
+        low, high = (np.repeat(end[:, None], len(shares), axis=1) for end in (low, high))
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = np.einsum("c,cks->ks", weights, ndtr((middle - means[:, :, None]) / errors[:, :, None]))
+            low, high = np.where(below < shares, middle, low), np.where(below < shares, high, middle)
+        found: Array = (low + high) / 2
+        return found
 
     def scattered(self, scale: Axes) -> Array:
         """Draws of the optimum of one more scale, which scatters about the law as the others do, (draws, tuned)."""

@@ -418,6 +418,23 @@ def alive(pid: int) -> bool:
         return False
 
 
+def test_a_script_that_is_ended_with_its_worker_is_no_failure_of_its_own(here: Path) -> None:
+    """Who ends a job signals both at once; the script may be the faster."""
+    asked = iter([None, None, PREEMPTED])
+    with pytest.raises(Interrupted) as caught:
+        execute(plan_of(here, "import os; os.kill(os.getpid(), 15)"), stop=lambda: next(asked, PREEMPTED))
+    assert str(caught.value) == PREEMPTED
+
+
+def test_a_loss_too_long_for_a_number_is_unusable(here: Path) -> None:
+    huge = (
+        "import os; open(os.environ['HPTRANSFER_METRICS'], 'w').write('{\"step\": 1, \"loss\": 1' + '0' * 400 + '}\\n')"
+    )
+    _, outcome, _ = execute(plan_of(here, huge))
+    assert (outcome.state, outcome.cause) == (FAILED, CODE_ERROR)
+    assert "'loss' must be a number" in str(outcome.error)
+
+
 # --- what a sweep file can say ---------------------------------------------------------------------
 
 BAD = [
@@ -442,6 +459,7 @@ BAD = [
     ({"names": {"a-b": 1}}, "'a-b' is no name; take letters, digits and _"),
     ({"names": {"Width": 1}}, "both are HPTRANSFER_WIDTH; rename one"),
     ({"names": {"sizes": [1]}}, "run.names.sizes must be a number or text, got [1]"),
+    ({"names": {"mode": math.nan}}, "run.names.mode must be finite, got nan; quote it"),
     ({"names": {"tokens": 5}}, "run.tokens is given twice"),
     ({"metric": {"reduce": "men"}}, "run.metric.reduce: unknown reduction 'men'. Did you mean 'mean'?"),
     ({"metric": {"points": 0}}, "run.metric.points must be at least 1, got 0"),

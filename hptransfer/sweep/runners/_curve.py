@@ -6,6 +6,7 @@ import json
 import math
 import re
 import statistics
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -139,7 +140,9 @@ def _never_came(metric: Metric) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= sys.float_info.max  # a longer one is no loss, nor a float
+    return isinstance(value, float)
 
 
 class Reported:

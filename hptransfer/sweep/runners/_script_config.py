@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -123,6 +124,8 @@ class ScriptConfig:
                 raise ConfigError(f"{place}: {name!r} is the trial's own {name}; take another name")
             if not isinstance(value, int | float | str | None) or isinstance(value, bool):
                 raise ConfigError(f"{place} must be a number or text, got {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{place} must be finite, got {value}; quote it if the script is to read it as text")
             if (other := taken.setdefault(name.upper(), name)) != name:
                 raise ConfigError(
                     f"{place}: {other!r} is a name too, and both are HPTRANSFER_{name.upper()}; rename one"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,9 @@ from hptransfer.sweep.runners._process import Process, start
 from hptransfer.sweep.runners._script_config import from_json
 
 POLL_S = 0.1
+# Signals by which a scheduler ends a job, and how long its word may come after the script's end.
+ENDING = (signal.SIGTERM, signal.SIGKILL)
+ASKED_S = 1.0
 GIT_S = 10
 # Settings that change no number of a trial: what it costs by formula, and how long it may take.
 INDECISIVE = ("params", "flops", "tokens", "timeout_s", "grace_s")
@@ -167,6 +171,8 @@ class _Attempt:
                 self._take(process, last=True)
                 return self._judged()
             self._take_what_can_be(process)
+            if -code in ENDING and (cause := self._asked_soon()):
+                raise Interrupted(cause)
         except Diverged:
             process.stop(grace_s)
             return self._ended(state=DIVERGED)
@@ -174,6 +180,13 @@ class _Attempt:
             process.stop(grace_s)
             return self._failed(str(reason), CODE_ERROR)
         return self._failed(*process.failure(code))
+
+    def _asked_soon(self) -> str | None:
+        """Why it was asked to stop: who ends a job signals script and worker at once, and either may be the faster."""
+        until = time.monotonic() + ASKED_S
+        while (cause := self._context.stop()) is None and time.monotonic() < until:
+            time.sleep(POLL_S)
+        return cause
 
     def _take(self, process: Process, *, last: bool) -> None:
         """Adds to the curve what the script has said since."""
