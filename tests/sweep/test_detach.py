@@ -41,7 +41,9 @@ def test_it_lives_on_when_its_terminal_hangs_up(tmp_path: Path) -> None:
     os.close(leader)  # the terminal hangs up
     os.kill(holder["pid"], 0)
     assert os.getsid(holder["pid"]) == holder["pid"]
+    os.kill(holder["pid"], signal.SIGSTOP)  # it would be done before a slow machine has started another
     second = command(*sweep_arguments(tmp_path, *SLOW), "--detach")
+    os.kill(holder["pid"], signal.SIGCONT)
     assert (second.returncode, f"is being driven by process {holder['pid']}" in second.stderr) == (5, True)
     wait_for(lambda: locked_by(folder.driver_lock) is None, seconds=200)
     assert set(outcomes(folder).values()) == {DONE}
