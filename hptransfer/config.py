@@ -301,6 +301,9 @@ def _explain(error: Exception, composed: Callable[[], dict[str, Any]]) -> str:
         return f"{message}; give it once, without a +"
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", message):
         return f"{getattr(error, 'full_key', None) or missing.group(1)} must be given"
+    if gone := re.search(r"Interpolation key '([^']+)' not found", message):
+        place = getattr(error, "full_key", None) or "a value"
+        return f"{place} refers to ${{{gone.group(1)}}}, which is not there; quote it as '\\${{...}}' if it is text"
     if inside := re.search(r"raised while composing config: (.+?) full_key: (\S+)", message):
         return _plainly_in_file(*inside.groups())
     if bad := re.search(r"Error merging override (.+)", message):
@@ -313,7 +316,7 @@ def _plainly_in_file(reason: str, key: str) -> str:
     """Why OmegaConf refuses what a sweep file says, with the key."""
     if re.match(r"Key '.+' not in '", reason):
         return f"{key}: there is no such key"
-    given = re.match(r"Value '(.*)' of type", reason)
+    given = re.match(r"Value '(.*?)' (?:of type|is not a valid)", reason)
     told = _plainly(f"{key}={given.group(1) if given else ''}", reason)
     return told if told.startswith(key) else f"{key}: {told}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,10 @@ class Imported:
         return f"{self.taken} trials imported{kept}"
 
 
-def import_table(
-    plan: Plan, folder: RunFolder, path: Path, *, columns: Mapping[str, str], loss: str, trust: bool
-) -> Imported:
-    """Makes finished trials of a table's rows; all of them, or none if one cannot be used.
+def read_rows(
+    plan: Plan, path: Path, *, columns: Mapping[str, str], loss: str, trust: bool
+) -> list[tuple[Trial, Outcome]]:
+    """A table's rows as finished trials; all of them, or none if one cannot be used.
 
     Args:
         columns: the table's column for a name of the sweep, where it is called otherwise.
@@ -60,6 +60,11 @@ def import_table(
             raise ConfigError(
                 f"{outcome.imported}: {trial.name} is in the table {ids[trial.id]} times; leave one of them"
             )
+    return rows
+
+
+def import_rows(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome]]) -> Imported:
+    """Writes those trials that have no outcome yet."""
     new = [(trial, outcome) for trial, outcome in rows if not folder.outcome_path(trial.id).exists()]
     for trial, outcome in new:
         folder.write_trial(trial)

@@ -61,7 +61,7 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _import(args: argparse.Namespace) -> int:
     from hptransfer.config import compose
-    from hptransfer.imports import import_table
+    from hptransfer.imports import import_rows, read_rows
     from hptransfer.sweep import config as sweep_config
     from hptransfer.sweep.plan import make_plan
     from hptransfer.sweep.session import session
@@ -71,8 +71,9 @@ def _import(args: argparse.Namespace) -> int:
         raise ConfigError(f"--columns takes NAME=COLUMN, such as lr=learning_rate, got {' '.join(args.columns)}")
     is_file = Path(args.run).suffix in (".yaml", ".yml")
     plan = make_plan(compose(args.run) if is_file else sweep_config.load(run_folder(args.run)))
+    rows = read_rows(plan, args.table, columns=columns, loss=args.loss, trust=args.trust)
     with session(plan, make_console()) as open_session:
-        found = import_table(plan, open_session.folder, args.table, columns=columns, loss=args.loss, trust=args.trust)
+        found = import_rows(open_session.folder, rows)
     print(f"{found.summary()}; `hptransfer sweep` trains what is missing")
     return EXIT_DONE
 

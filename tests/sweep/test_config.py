@@ -185,6 +185,14 @@ def test_a_sweep_file_called_sweep_is_refused(tmp_path: Path) -> None:
         ("name: x\nname: y\n", "defaults must be a list from `sweep` to `_self_`, got None"),
         ("defaults: [sweep, run: script, _self_]\nname: x\nname: y\n", "line 3 is no YAML that can be used: found dup"),
         ("", "must have keys, such as name: and grid:, got None"),
+        (
+            "defaults: [sweep, run: script, sampler: grid, launcher: inline, tracker: none, _self_]\nname: ${foo}\n",
+            "name refers to ${foo}, which is not there",
+        ),
+        (
+            "defaults: [sweep, run: script, sampler: grid, launcher: inline, tracker: none, _self_]\nsnapshot: maybe\n",
+            "snapshot takes true or false, got 'maybe'",
+        ),
         ("hello\n", "must have keys, such as name: and grid:, got 'hello'"),
         ("defaults: [sweep, run: script]\n", "defaults must be a list from `sweep` to `_self_`"),
         (

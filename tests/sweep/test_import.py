@@ -9,7 +9,7 @@ import pytest
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.files import RunFolder, read_json, read_jsonl
 from hptransfer.core.records import DIVERGED, DONE
-from hptransfer.imports import Imported, import_table
+from hptransfer.imports import Imported, import_rows, read_rows
 from hptransfer.sweep.plan import Plan, make_plan
 from tests.helpers import command, outcomes, tiny
 from tests.sweep.test_script import plan_of, write_sweep
@@ -33,8 +33,9 @@ def rows(*widths: int, exponents: range = range(-9, -2)) -> list[str]:
 
 
 def taken(plan: Plan, path: Path, loss: str = "loss", trust: bool = False, **columns: str) -> Imported:
+    rows = read_rows(plan, path, columns=columns, loss=loss, trust=trust)
     plan.config.folder.create()
-    return import_table(plan, plan.config.folder, path, columns=columns, loss=loss, trust=trust)
+    return import_rows(plan.config.folder, rows)
 
 
 def test_a_sweep_trains_what_the_table_leaves_open(tmp_path: Path) -> None:
@@ -135,3 +136,11 @@ def test_runs_of_a_builtin_sweep_need_the_users_word(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing can check that these runs were trained with the settings"):
         taken(plan, path)
     assert taken(plan, path, trust=True) == Imported(1, 0)
+
+
+def test_a_refused_table_begins_no_run(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    table(tmp_path, "32,0.015625,wide")
+    refused = command("import", "bowl.yaml", "old.csv", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert not (tmp_path / "runs").exists()
