@@ -107,6 +107,7 @@ def test_without_a_time_or_an_estimate_the_partition_sets_the_limit(folder):
         ({"time": True}, "rule"),
         ({"by_scale": [{"when": "width", "gpus": 1}]}, "compare"),
         ({"by_scale": [{"gpu": 1}]}, "Did you mean 'gpus'"),
+        ({"sbatch": {"t": 3}}, "write its long name"),
         ({"poll_min_s": 60, "poll_max_s": 30}, "poll_max_s"),
     ],
 )

@@ -181,6 +181,8 @@ def _check_flags(flags: Mapping[str, Any], place: str) -> None:
         if not FLAG.fullmatch(str(name)):
             raise ConfigError(f"{place}: {name!r} is no flag of sbatch; write it as mail-type: END")
         plain = str(name).replace("_", "-")
+        if len(plain) == 1:
+            raise ConfigError(f"{place}: {name!r} is a short flag; write its long name, such as partition for p")
         if plain in RESERVED and not (plain == "time" and value is None):
             raise ConfigError(f"{place}.{name} cannot be set: {RESERVED[plain]}")
         check_line(value, f"{place}.{name}")
