@@ -176,25 +176,19 @@ class Mixture:
 
     Attributes:
         counts: draws from each component, in proportion to its weight.
-        normals, scatter_normals: standard normal numbers of each draw, for coefficients and for the scatter of a
-            scale about the law.
+        normals: standard normal numbers of each draw.
     """
 
     components: Sequence[Component]
     counts: Sequence[int]
     normals: Array
-    scatter_normals: Array
 
     @classmethod
     def of(cls, components: Sequence[Component], draws: int, seed: int) -> Mixture:
         ends = np.round(np.cumsum([one.weight for one in components]) * draws).astype(int)
         counts = np.diff(ends, prepend=0)
-        random = np.random.default_rng(seed)
         width = max(one.solved.covariance.shape[0] for one in components)
-        tuned = len(components[0].scatter)
-        return cls(
-            components, list(counts), random.standard_normal((draws, width)), random.standard_normal((draws, tuned))
-        )
+        return cls(components, list(counts), np.random.default_rng(seed).standard_normal((draws, width)))
 
     def mean(self, scales: Sequence[Axes]) -> Array:
         """log2 of the optimum at scales, (scales, tuned)."""
@@ -227,12 +221,6 @@ class Mixture:
             low, high = np.where(below < shares, middle, low), np.where(below < shares, high, middle)
         found: Array = (low + high) / 2
         return found
-
-    def scattered(self, scale: Axes) -> Array:
-        """Draws of the optimum of one more scale, which scatters about the law as the others do, (draws, tuned)."""
-        widths = np.repeat([one.scatter for one in self.components], self.counts, axis=0)
-        answer: Array = self.draws([scale])[:, 0] + widths * self.scatter_normals[: len(widths)]
-        return answer
 
     def shares(self) -> dict[str, float]:
         """Weight of each form of law."""

@@ -86,9 +86,8 @@ def _predicted(fit: Fit, one: Optimum, rest: Sequence[int]) -> HeldOut | None:
     if any(len(problem.seen.values[axis]) == 1 for axis in fit.seen.moving):
         return None
     mixture = Mixture.of([_without(fit, part, rest) for part in _heaviest(fit)], len(fit.mixture.normals), 0)
-    drawn = mixture.scattered(one.axes)
     value = mixture.mean([one.axes])[0]
-    low, high = np.percentile(drawn, INTERVAL, axis=0)
+    low, high = mixture.quantiles(one.axes, [percent / 100 for percent in INTERVAL]).T
     error = value - one.x
     slack = NORMAL_95 * one.se
     regret = float(fit.lost(one.axes, error, one.loss)[0])

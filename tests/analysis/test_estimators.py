@@ -39,7 +39,7 @@ def exponents(runs: Runs, x: Array) -> tuple[float, float, float]:
 def _powers(runs: Runs, x: Array, axes: tuple[str, ...]) -> list[float]:
     scales = [{axis: scale[axis] for axis in axes} for scale in runs.scales]
     problem = Problem(scales, ("tuned",), np.zeros(1), vague=True)
-    found = points(runs, x, np.ones(len(x)))
+    found = points(x, np.ones(len(x)))
     return list(solve(found.told, problem.linear(problem.power()), (1.0,)).coefficients[0, 1:])
 
 

@@ -104,7 +104,7 @@ def test_intervals_hold_the_target_where_the_law_is_one_of_those_weighed(name: s
         own = x + scatter * random.standard_normal(len(x))
         problem, found = problem_of(scales[:-1], own[:-1] + error * random.standard_normal(len(x) - 1), error)
         mixture = Mixture.of(weigh(problem, [found], DEFAULT), 300, seed)
-        low, high = np.percentile(mixture.scattered(scales[-1]), INTERVAL, axis=0)
+        low, high = mixture.quantiles(scales[-1], [percent / 100 for percent in INTERVAL]).T
         held += low[0] <= own[-1] <= high[0]
     assert held / sweeps >= 0.75
 

@@ -58,26 +58,40 @@ ESTIMATORS: Registry[Estimator] = Registry("estimator", "hptransfer.analysis.est
 ALIKE_OCTAVES = 0.1
 
 
-def points(runs: Runs, x: Array, losses: Array) -> Found:
-    """What an estimator without errors found.
+class ByScale(Estimator):
+    """A published estimator: each scale's optimum by its own runs that did not diverge."""
+
+    published = True
+
+    @abstractmethod
+    def optimum(self, x: Array, losses: Array) -> tuple[Array, float] | None:
+        """log2 of a scale's optimum, (tuned,), and the loss there, nats; None if its runs have none.
+
+        Args:
+            x: log2 of the tuned values, (runs, tuned), of one run or more.
+            losses: nats, (runs,).
+        """
+
+    def find(self, runs: Runs, law: Linear) -> Sequence[Found]:
+        tuned = runs.x.shape[1]
+        x, losses = np.full((runs.num_scales, tuned), np.nan), np.full(runs.num_scales, np.nan)
+        for place in range(runs.num_scales):
+            own = runs.of_scale(place) & np.isfinite(runs.loss)
+            found = self.optimum(runs.x[own], runs.loss[own]) if own.any() else None
+            if found is not None:
+                x[place], losses[place] = found
+        return [points(x, losses)]
+
+
+def points(x: Array, losses: Array) -> Found:
+    """What an estimator without errors found: all scales count alike.
 
     Args:
         x: log2 of each scale's optimum, (scales, tuned); NaN where there is none.
-        losses: at each scale's optimum.
+        losses: at each scale's optimum, nats.
     """
-    tuned = x.shape[1]
-    there = np.isfinite(x).reshape(-1)
-    precision = np.where(there, ALIKE_OCTAVES**-2, 0.0)
-    told = Told(np.diag(precision), precision * np.nan_to_num(x.reshape(-1)), tuned)
-    flat = np.full((runs.num_scales, tuned, tuned), np.nan)
+    precision = np.where(np.isfinite(x).reshape(-1), ALIKE_OCTAVES**-2, 0.0)
+    told = Told(np.diag(precision), precision * np.nan_to_num(x.reshape(-1)), x.shape[1])
+    flat = np.full((*x.shape, x.shape[1]), np.nan)
     positive = np.where(losses > 0, losses, np.nan)  # a vertex far outside may lie below 0
     return Found(told, flat, np.log(positive), np.nan)
-
-
-def best_runs(runs: Runs) -> list[int | None]:
-    """Position of the best finite run of every scale."""
-    found: list[int | None] = []
-    for place in range(runs.num_scales):
-        own = np.flatnonzero(runs.of_scale(place) & np.isfinite(runs.loss))
-        found.append(int(own[np.argmin(runs.loss[own])]) if len(own) else None)
-    return found

@@ -12,26 +12,17 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
-from hptransfer.analysis.estimators._base import ESTIMATORS, Estimator, Found, points
-from hptransfer.analysis.regression import Linear
-from hptransfer.analysis.runs import Array, Runs
+from hptransfer.analysis.estimators._base import ESTIMATORS, ByScale
+from hptransfer.analysis.runs import Array
 
 FINE = 100
 FEWEST = 3
 
 
-class Nested(Estimator):
-    published = True
-
-    def find(self, runs: Runs, law: Linear) -> Sequence[Found]:
-        x = np.full((runs.num_scales, runs.x.shape[1]), np.nan)
-        losses = np.full(runs.num_scales, np.nan)
-        for place in range(runs.num_scales):
-            own = runs.of_scale(place) & np.isfinite(runs.loss)
-            found = minimum(runs.x[own], np.log(runs.loss[own]))
-            if found is not None:
-                x[place], losses[place] = found[0], np.exp(found[1])
-        return [points(runs, x, losses)]
+class Nested(ByScale):
+    def optimum(self, x: Array, losses: Array) -> tuple[Array, float] | None:
+        found = minimum(x, np.log(losses))
+        return None if found is None else (found[0], float(np.exp(found[1])))
 
 
 def minimum(x: Array, y: Array) -> tuple[Array, float] | None:

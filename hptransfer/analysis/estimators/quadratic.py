@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from hptransfer.analysis.estimators._base import ESTIMATORS, Estimator, Found, best_runs, points
-from hptransfer.analysis.regression import Linear
-from hptransfer.analysis.runs import Array, Runs
+from hptransfer.analysis.estimators._base import ESTIMATORS, ByScale
+from hptransfer.analysis.runs import Array
 
 # Runs within so many nats of the best enter it, and so many for each of its coefficients at least.
 NEAR_NATS = 0.02
 PER_COEFFICIENT = 1.5
 
 
-class Quadratic(Estimator):
-    published = True
-
-    def find(self, runs: Runs, law: Linear) -> Sequence[Found]:
-        x = np.full((runs.num_scales, runs.x.shape[1]), np.nan)
-        losses = np.full(runs.num_scales, np.nan)
-        for place, best in enumerate(best_runs(runs)):
-            own = np.flatnonzero(runs.of_scale(place) & np.isfinite(runs.loss))
-            if best is not None:
-                x[place], losses[place] = vertex(runs.x[own], runs.loss[own])
-        return [points(runs, x, losses)]
+class Quadratic(ByScale):
+    def optimum(self, x: Array, losses: Array) -> tuple[Array, float] | None:
+        return vertex(x, losses)
 
 
-def vertex(x: Array, losses: Array) -> tuple[Array, float]:
+def vertex(x: Array, losses: Array) -> tuple[Array, float] | None:
     """Where a least-squares paraboloid through the runs near the best has its minimum, and the loss there.
 
-    NaN if it has none within the values that were tried, or there are too few runs.
+    None if it has none within the values that were tried, or there are too few runs.
     """
     tuned = x.shape[1]
     pairs = [(k, j) for k in range(tuned) for j in range(k, tuned)]
     wanted = int(np.ceil(PER_COEFFICIENT * (1 + tuned + len(pairs))))
     order = np.argsort(losses)
     near = order[: max(wanted, int((losses < losses.min() + NEAR_NATS).sum()))]
-    nowhere = np.full(tuned, np.nan), np.nan
     if len(near) < 1 + tuned + len(pairs):
-        return nowhere
+        return None
     centre = x[near].mean(axis=0)
     t = x[near] - centre
     columns = [np.ones(len(t)), *t.T, *(t[:, k] * t[:, j] for k, j in pairs)]
@@ -51,10 +39,10 @@ def vertex(x: Array, losses: Array) -> tuple[Array, float]:
         half[k, j] += bend / 2
         half[j, k] += bend / 2
     if np.linalg.eigvalsh(half).min() <= 0:
-        return nowhere
+        return None
     found = -np.linalg.solve(half, slope) / 2
     inside = (x.min(axis=0) <= centre + found) & (centre + found <= x.max(axis=0))
-    return (centre + found, float(level + slope @ found / 2)) if inside.all() else nowhere
+    return (centre + found, float(level + slope @ found / 2)) if inside.all() else None
 
 
 ESTIMATORS.register("quadratic")(Quadratic())
