@@ -70,12 +70,16 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     def composed(*overrides: str) -> dict[str, Any]:
         return _compose(path.parent, path.stem, [f"hydra.searchpath=[{search}]", *overrides])
 
+    def chosen() -> dict[str, Any]:
+        """The sweep with the members that were chosen, whose keys may be set."""
+        return composed(*(override for override in overrides if "." not in override.partition("=")[0]))
+
     try:
         values = composed(*overrides)
     except yaml.MarkedYAMLError as error:  # a key that is there twice, say, or a preset beside it
         raise ConfigError(_no_yaml(error, path)) from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{_explain(error, composed)} ({_shown(path)})") from None
+        raise ConfigError(f"{_explain(error, chosen)} ({_shown(path)})") from None
     try:
         config = sweep_config.from_json(values)
         _refuse_swept(config, overrides)
@@ -287,7 +291,7 @@ def _explain(error: Exception, composed: Callable[[], dict[str, Any]]) -> str:
     """Hydra's message as one line, with its cause, or with the nearest name that there is.
 
     Args:
-        composed: gives the configuration without overrides.
+        composed: gives the configuration that overrides of single keys are applied to.
     """
     message = " ".join(str(error).partition("\nSee http")[0].split())
     if option := re.search(r"Could not find '([\w/]+)/([^'/]+)'", message):
@@ -295,8 +299,12 @@ def _explain(error: Exception, composed: Callable[[], dict[str, Any]]) -> str:
         return unknown(group, name, _options(group))
     if key := re.search(r"Could not override '([^']+)'", message):
         return _unknown_key(key.group(1), composed())
-    if "no viable alternative at input" in message or "mismatched input" in message or "token recognition" in message:
-        return f"an override cannot be read: {message}; quote it for the shell, and lists as 'KEY=[1,2]'"
+    if any(sign in message for sign in UNREADABLE):
+        said = message.removeprefix("LexerNoViableAltException: ")
+        return (
+            f"an override cannot be read: {said}; quote it for the shell, lists as 'KEY=[1,2]' and in them text of "
+            "several words once more, as in '[{when: \"width >= 64\", gpus: 2}]'"
+        )
     if "appears more than once" in message:
         return f"{message}; give it once, without a +"
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", message):
@@ -310,6 +318,10 @@ def _explain(error: Exception, composed: Callable[[], dict[str, Any]]) -> str:
         reason = str(error.__cause__).partition("\n")[0]
         return f"override {bad.group(1)}: {_plainly(bad.group(1), reason)}"
     return message
+
+
+# What Hydra's reader says of an override that follows no rule of it.
+UNREADABLE = ("no viable alternative at input", "mismatched input", "token recognition", "LexerNoViableAlt")
 
 
 def _plainly_in_file(reason: str, key: str) -> str:
@@ -346,8 +358,16 @@ def _plainly(override: str, reason: str) -> str:
     return reason
 
 
+# Mappings whose keys are the user's.
+FREE = ("launcher.sbatch", "launcher.driver_sbatch", "run.environment", "run.names")
+
+
 def _unknown_key(key: str, tree: Any) -> str:
     """Which part of a dotted key is not there, and what there is in its place."""
+    free = next((one for one in FREE if f"{key}.".startswith(f"{one}.") and one in _paths(tree)), None)
+    if free is not None:
+        name = key.removeprefix(free).removeprefix(".") or "KEY"
+        return f"{key}: what is not in {free} yet is added with a +, as in '+{free}.{name}=VALUE'"
     node, place = tree, "the file"
     for part in key.split("."):
         if not isinstance(node, dict) or part not in node:

@@ -21,7 +21,7 @@ from hptransfer.sweep.book import Book
 from hptransfer.sweep.config import FIRST, Budget
 from hptransfer.sweep.flight import Flight, side_by_side
 from hptransfer.sweep.launchers._base import Launcher
-from hptransfer.sweep.notes import PENDING, Notes, read_states
+from hptransfer.sweep.notes import Notes, read_states
 from hptransfer.sweep.plan import Plan
 from hptransfer.sweep.progress import Progress, progress
 from hptransfer.sweep.requests import carry_out, read_requests
@@ -359,7 +359,7 @@ class Driver:
         )
 
     def _progress(self) -> Progress:
-        waiting = {job for job, state in read_states(self._folder).items() if state["state"] == PENDING}
+        waiting = self._flight.waiting(read_states(self._folder))
         running = self._flight.open_trials(but=waiting)
         rows = ((trial, self._book.outcomes.get(trial.id)) for trial in self._book.trials.values())
         at_a_time = len(self._flight.jobs.keys() - waiting)  # a scheduler has room for many more than run

@@ -21,6 +21,7 @@ from hptransfer.core.files import RunFolder, locked_by, write_json
 from hptransfer.core.records import CANCELLED, FAILED, KILLED, Job, Outcome, Trial
 from hptransfer.sweep.book import Book
 from hptransfer.sweep.launchers._base import Ended, Launcher
+from hptransfer.sweep.notes import RUNNING
 from hptransfer.sweep.retries import (
     Attempt,
     History,
@@ -103,6 +104,17 @@ class Flight:
         """Trials of all jobs but some that are with the launcher or with a worker of an earlier driver."""
         jobs = [job for job in (*self.jobs.values(), *self.foreign.values()) if job.id not in but]
         return {trial for job in jobs for trial in self._unfinished(job)}
+
+    def waiting(self, states: Mapping[str, Mapping[str, str]]) -> set[str]:
+        """Jobs of which neither the scheduler, asked now and then, nor a trial's lease says that they run.
+
+        Args:
+            states: the scheduler's, by job; empty where there is none, and all jobs run.
+        """
+        if not states:
+            return set()
+        quiet = [job for job in self.jobs.values() if states.get(job.id, {}).get("state") != RUNNING]
+        return {job.id for job in quiet if not self._held(job)}
 
     def _unfinished(self, job: Job) -> list[str]:
         book = self._book

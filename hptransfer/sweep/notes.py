@@ -11,7 +11,7 @@ from hptransfer.core.files import RunFolder, read_json, write_json
 from hptransfer.core.records import Job
 from hptransfer.sweep.progress import Progress
 
-PENDING = "PENDING"
+PENDING, RUNNING = "PENDING", "RUNNING"
 # Reasons for which a scheduler lets a job wait that end by themselves. Any other needs somebody.
 PASSING = frozenset({"", "None", "Priority", "Resources", "BeginTime", "Dependency", "Cleaning", "JobArrayTaskLimit"})
 

@@ -266,13 +266,14 @@ def _set(tree: dict[str, Any], path: str, value: Any, place: str) -> dict[str, A
 def identity(config: SweepConfig, fingerprint: str) -> dict[str, Any]:
     """What changes the numbers of a trial that a run already has, as flat keys."""
     swept = {axis.path for axis in config.grid.values()} | {tuned.path for tuned in config.space.values()}
-    decisive = RUNNERS.get(config.run["runner"]).decisive(config.run)
+    runner = RUNNERS.get(config.run["runner"])
+    decisive = runner.decisive(config.run)
     flat = {path: value for path, value in _flatten("run", decisive) if path not in swept}
     flat |= {f"grid.{key}": axis.path for key, axis in config.grid.items()}
     flat |= {
         f"space.{key}": f"1 - {tuned.path}" if tuned.complement else tuned.path for key, tuned in config.space.items()
     }
-    return {**flat, "data": fingerprint}
+    return {**flat, runner.source(config.run): fingerprint}
 
 
 def _flatten(prefix: str, node: Any) -> list[tuple[str, Any]]:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hptransfer.core.files import RunFolder, locked_by
@@ -121,6 +122,7 @@ class _Waiting:
     def __init__(self, folder: RunFolder, driven: bool, notes: Mapping[str, Any]) -> None:
         self._folder, self._driven = folder, driven
         self._states = read_states(folder)
+        self._refused = "" if driven else _last_refusal(folder)
         self._delayed: Mapping[str, float] = notes.get("delayed", {})
         self._held: Mapping[str, str] = notes.get("held", {})
         self._cancels = [request for _, request in read_requests(folder) if request.verb == CANCEL]
@@ -153,20 +155,32 @@ class _Waiting:
         if trial.scale.name in self._held:
             return self._held[trial.scale.name], ""
         if not self._driven:
-            return "no driver runs", "`hptransfer sweep` goes on with it"
+            return "no driver runs", f"`hptransfer sweep` goes on with it{self._refused}"
         return ("submitted", f"job {job.scheduler or job.id}") if job else ("waits for a free slot", "")
+
+
+def _last_refusal(folder: RunFolder) -> str:
+    """Why a driver that was left alone ended, if it said so."""
+    said = (_tail(folder.path / "driver.log") or [""])[-1]
+    return f"; the last one ended with: {said}" if said.startswith("hptransfer: ") else ""
 
 
 def last_line(folder: RunFolder, trouble: Trouble) -> str:
     """What a trial, or else its job, printed last; empty if nothing."""
-    path = folder.jobs / f"{trouble.job}.log"
-    if trouble.job is None or not path.exists():
+    if trouble.job is None:
         return ""
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    lines = _tail(folder.jobs / f"{trouble.job}.log")
     own = [line for line in lines if not line.startswith("trial ") or line.startswith(f"trial {trouble.trial.id}")]
     return (own or lines or [""])[-1]
+
+
+def _tail(path: Path) -> list[str]:
+    """The last lines of a log that are not empty; none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+        return [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
 
 
 def explain(status: Status, *, every: bool) -> Iterator[str]:

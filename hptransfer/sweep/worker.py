@@ -37,7 +37,17 @@ from hptransfer.core.errors import (
     Superseded,
 )
 from hptransfer.core.files import LockedError, RunFolder, guard, lock, read_json, write_json, write_text
-from hptransfer.core.records import CODE_ERROR, FAILED, OUT_OF_MEMORY, TIME_LIMIT, Job, Outcome, Trial
+from hptransfer.core.records import (
+    CANCELLED,
+    CODE_ERROR,
+    FAILED,
+    OUT_OF_MEMORY,
+    PREEMPTED,
+    TIME_LIMIT,
+    Job,
+    Outcome,
+    Trial,
+)
 from hptransfer.sweep.retries import read_history
 from hptransfer.sweep.runners._base import RUNNERS, Context
 from hptransfer.sweep.stop import Stop, end_of_time, requeued
@@ -48,6 +58,8 @@ LEASE_PATIENCE_S = 1.0
 SUPERSEDING_PATIENCE_S = 100.0
 CHECKPOINT_S = 300.0
 MACHINE_STOPS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+# SIGTERM alone does not say which of the two it was.
+SAID = {PREEMPTED: f"{PREEMPTED} or {CANCELLED}"}
 
 
 def run_job(
@@ -204,7 +216,7 @@ def run_one(folder: RunFolder, job: str, attempt: int, stop: Stop, checkpoint_s:
     try:
         stopped = run_job(folder, job, attempt=attempt, stop=stop, checkpoint_s=checkpoint_s)
     except Interrupted as interrupted:
-        print(f"job {job} stops: {interrupted.cause}", flush=True)
+        print(f"job {job} stops: {SAID.get(interrupted.cause, interrupted.cause)}", flush=True)
         if interrupted.cause == TIME_LIMIT:
             requeued()
         return EXIT_UNFINISHED
@@ -233,7 +245,7 @@ def _serve(folder: RunFolder, stop: Stop, checkpoint_s: float) -> None:
         try:
             stopped = run_job(folder, job, stop=stop, checkpoint_s=checkpoint_s)
         except Interrupted as interrupted:
-            print(f"job {job} stops: {interrupted.cause}", flush=True)
+            print(f"job {job} stops: {SAID.get(interrupted.cause, interrupted.cause)}", flush=True)
             sys.exit(EXIT_UNFINISHED)
         try:
             answers.write(f"{job} {stopped}\n" if stopped else f"{job}\n")

@@ -83,7 +83,8 @@ def test_what_changes_numbers_is(tmp_path: Path, override: str) -> None:
     plan, other = make_plan(tiny(tmp_path)), make_plan(tiny(tmp_path, override))
     (line,) = differences(identity(plan.config, "d"), identity(other.config, "d"))
     assert line.startswith(override.partition("=")[0])
-    assert differences(identity(plan.config, "d"), identity(plan.config, "e")) == ["data is d there, e here"]
+    changed = differences(identity(plan.config, "d"), identity(plan.config, "e"))
+    assert changed == ["the content of run.data is d there, e here"]
 
 
 def test_a_sweep_comes_back_from_its_yaml(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from hptransfer.config import compose
-from hptransfer.core.errors import ConfigError, Interrupted, Superseded
+from hptransfer.core.errors import ConfigError, DataError, Interrupted, Superseded
 from hptransfer.core.files import RunFolder, read_json, read_jsonl
 from hptransfer.core.records import (
     CODE_ERROR,
@@ -285,6 +285,18 @@ FAILURES = [
         CODE_ERROR,
         "came 2 times, and run.metric is the mean of the last 3",
     ),
+    (
+        "import os; os.remove(os.environ['HPTRANSFER_METRICS'])",
+        {},
+        CODE_ERROR,
+        "the file HPTRANSFER_METRICS was removed while the script ran",
+    ),
+    (
+        reports(*points(3, 2), then="import time; time.sleep(0.5); open(os.environ['HPTRANSFER_METRICS'], 'w')"),
+        {},
+        CODE_ERROR,
+        "the file HPTRANSFER_METRICS became shorter; open it to append to it",
+    ),
     ("import time; time.sleep(60)", {"timeout_s": 0.3}, TIME_LIMIT, "it ran longer than run.timeout_s (0.3 s)"),
     ("", {"command": ["no-such-program", "{width}{lr}"]}, CODE_ERROR, "exit code 127: cannot start 'no-such-program'"),
 ]
@@ -385,13 +397,7 @@ time.sleep(60)
 
 def test_a_script_and_its_children_end_with_their_worker(here: Path) -> None:
     """Killed without a word, as by an out-of-memory killer: its next attempt must not find it still training."""
-    script = """
-import os, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-open("pids", "w").write(f"{os.getpid()} {child.pid}")
-os.rename("pids", "ready")
-time.sleep(60)
-"""
+    script = SLEEPERS + "time.sleep(60)"
     plan_of(here, script)
     code = "from tests.sweep.test_script import *; execute(plan_of(Path(sys.argv[1]), sys.argv[2]))"
     worker = subprocess.Popen(
@@ -409,6 +415,27 @@ time.sleep(60)
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(alive(pid) for pid in pids)
+
+
+# Children as torchrun starts them, in sessions of their own, among them.
+SLEEPERS = """
+import os, subprocess, sys, time
+sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+children = [subprocess.Popen(sleep, start_new_session=own) for own in (False, True)]
+open("pids", "w").write(" ".join(map(str, [os.getpid(), *(child.pid for child in children)])))
+os.rename("pids", "ready")
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "state"),
+    [("", DONE), ("sys.exit(3)", FAILED), ("signal.signal(15, signal.SIG_IGN); time.sleep(60)", FAILED)],
+)
+def test_nothing_that_a_script_started_outlives_it(here: Path, last: str, state: str) -> None:
+    script = SLEEPERS + f"import signal, hptransfer; hptransfer.report(step=1, loss=2.0); {last}"
+    _, outcome, _ = execute(plan_of(here, script, timeout_s=3, grace_s=0.2))
+    assert outcome.state == state
+    assert not any(alive(int(pid)) for pid in (here / "ready").read_text().split())
 
 
 def alive(pid: int) -> bool:
@@ -469,6 +496,7 @@ BAD = [
     ({"processes": 2}, "run.processes must be at least 1, and 1 but for launch=torchrun, got 2"),
     ({"timeout_s": 0}, "run.timeout_s must be above 0, got 0"),
     ({"cwd": "/nowhere"}, "run.cwd: there is no folder '/nowhere'"),
+    ({"command": ["python", "trian.py", "{width}", "{lr}"]}, "run.command: there is no file 'trian.py' in "),
     ({"environment": {"A": [3]}}, "run.environment.A must be text or a number, got [3]"),
     ({"environment": {"A=B": 3}}, "run.environment.A=B: 'A=B' is no name of a variable"),
     ({"environment": {"HPTRANSFER_LR": 3}}, "run.environment.HPTRANSFER_LR: names that begin with HPTRANSFER_"),
@@ -484,7 +512,7 @@ def tuned(lr): return 1
 @pytest.mark.parametrize(("run", "message"), BAD)
 def test_bad_input_is_one_line_before_anything_runs(here: Path, run: dict[str, Any], message: str) -> None:
     (here / "sizes.py").write_text(SIZES)
-    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+    with pytest.raises((ConfigError, DataError), match=re.escape(message)) as caught:
         plan_of(here, BOWL, **run)
     assert "\n" not in str(caught.value)
 
@@ -553,7 +581,9 @@ def test_a_complement_has_a_name_of_its_own(here: Path) -> None:
 def test_another_script_is_another_sweep(here: Path) -> None:
     first = plan_of(here)
     assert plan_of(here).fingerprint == first.fingerprint
-    assert plan_of(here, BOWL + "\n# changed\n").fingerprint != first.fingerprint
+    other = plan_of(here, BOWL + "\n# changed\n")
+    (line,) = differences(identity(first.config, first.fingerprint), identity(other.config, other.fingerprint))
+    assert line == f"the content of train.py is {first.fingerprint} there, {other.fingerprint} here"
 
 
 def test_what_changes_no_number_extends_a_run(here: Path) -> None:

@@ -107,7 +107,11 @@ def test_without_a_time_or_an_estimate_the_partition_sets_the_limit(folder):
         ({"time": True}, "rule"),
         ({"by_scale": [{"when": "width", "gpus": 1}]}, "compare"),
         ({"by_scale": [{"gpu": 1}]}, "Did you mean 'gpus'"),
+        ({"gpus": 0.5}, "gpus must be a whole number, got 0.5"),
         ({"sbatch": {"t": 3}}, "write its long name"),
+        ({"sbatch": {"signal": "B:USR1@60"}}, "must leave USR2 to the worker, which other signals end, got 'B:USR1@60'"),
+        ({"sbatch": {"signal": "B:1@60"}}, "must leave USR2 to the worker"),
+        ({"driver_sbatch": {"signal": "BR:INT"}}, "must leave USR2 to the worker"),
         ({"poll_min_s": 60, "poll_max_s": 30}, "poll_max_s"),
     ],
 )
@@ -159,6 +163,11 @@ def test_any_flag_is_passed_on_and_null_removes_one(folder):
     found = flags(script(folder, settings(sbatch=given, time=60)))
     assert {"--mail-type=END", "--exclusive"} < set(found)
     assert not {flag.partition("=")[0] for flag in found} & {"--signal", "--open-mode", "--nodes", "--requeue"}
+
+
+@pytest.mark.parametrize("signal", ["B:USR2@60", "B:SIGUSR2@60", "B:12", "USR1@60", "R:USR1@60"])
+def test_a_signal_that_the_worker_lives_with_is_passed_on(folder, signal):
+    assert f"--signal={signal}" in flags(script(folder, settings(sbatch={"signal": signal}, time=60)))
 
 
 def test_a_flag_given_twice_stands_once(folder):

@@ -12,7 +12,10 @@ import pytest
 from hptransfer.cli import main
 from hptransfer.core.files import RunFolder, lock, write_json
 from hptransfer.core.records import CODE_ERROR, DONE, FAILED, OUT_OF_MEMORY, Job, Outcome
+from hptransfer.sweep.book import Book
+from hptransfer.sweep.flight import Flight
 from hptransfer.sweep.launchers._base import Ended
+from hptransfer.sweep.retries import Retry
 from hptransfer.sweep.status import read_status
 from tests.helpers import ONE_SCALE, environment, start, tiny
 from tests.sweep.scripted import Scripted, drive, train
@@ -70,7 +73,24 @@ def test_what_waits_is_shown_with_the_schedulers_state(tmp_path: Path, capsys: p
         out = said(capsys, str(folder.path))
         assert "again after an interruption, in 60 s" in out or "in 59 s" in out
         assert "blocked: all jobs wait: X" in out
-    assert "no driver runs" in said(capsys, str(folder.path))
+    (folder.path / "driver.log").write_text("hptransfer: stopped: sbatch refused a job\n")
+    out = said(capsys, str(folder.path))
+    assert "no driver runs" in out
+    assert "the last one ended with: hptransfer: stopped: sbatch refused a job" in out
+
+
+def test_a_job_that_trains_is_known_by_its_lease_before_the_scheduler_is_asked_again(tmp_path: Path) -> None:
+    folder, job = waiting(tmp_path)
+    book = Book(folder, ("lr",))
+    for trial in folder.each_trial():
+        book.add(trial)
+    flight = Flight(folder, Scripted(running={job.id: job}), book, Retry(), 5, lambda *_: None)
+    flight.take_up()
+    pending, running = {job.id: {"state": "PENDING"}}, {job.id: {"state": "RUNNING"}}
+    assert flight.waiting(pending) == flight.waiting({"other": {"state": "RUNNING"}}) == {job.id}
+    assert flight.waiting(running) == flight.waiting({}) == set()
+    with lock(folder.lease(job.trials[0])):
+        assert flight.waiting(pending) == set()
 
 
 def test_thousands_of_failures_are_a_line_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,8 @@ from hptransfer.sweep.launchers._slurm_resources import (
 )
 
 FLAG = re.compile(r"[a-z][a-z0-9_-]*")
+# A signal for the batch process, which is the worker, that is not the one it listens to.
+DEADLY = re.compile(r"[Rr]?B[Rr]?:(?!(SIG)?USR2\b|12\b)")
 RESERVED = {
     "array": "jobs are put into arrays; launcher.max_running bounds how many run at a time",
     "error": "what a job prints goes to jobs/<job>.log; set output for what SLURM itself says",
@@ -52,7 +54,7 @@ class SlurmConfig(LauncherConfig):
     name: str = "slurm"
     gpus: Any = 0
     """Of each node. A number, or a rule such as "1 + params // 1e9", as are nodes, tasks, cpus, memory and time: over
-    the scale's axes, params, tokens, flops, trials, seconds (as estimated) and attempt."""
+    the scale's axes, params, tokens, flops, trials, seconds (as estimated) and attempt; what it gives is rounded up."""
     nodes: Any = 1
     tasks: Any = 1
     """On each node. The worker runs once, on the first; a command that needs them all starts them by srun."""
@@ -186,3 +188,8 @@ def _check_flags(flags: Mapping[str, Any], place: str) -> None:
         if plain in RESERVED and not (plain == "time" and value is None):
             raise ConfigError(f"{place}.{name} cannot be set: {RESERVED[plain]}")
         check_line(value, f"{place}.{name}")
+        if plain == "signal" and DEADLY.match(str(value)):
+            raise ConfigError(
+                f"{place}.{name} must leave USR2 to the worker, which other signals end, got {value!r}; "
+                f"launcher.signal_s says how early it is told, and without B: a signal goes to what srun started"
+            )

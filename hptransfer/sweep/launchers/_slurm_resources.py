@@ -97,7 +97,8 @@ def _check_values(values: Mapping[str, Any], place: str) -> None:
         elif isinstance(value, bool) or not isinstance(value, int | float | None):
             raise ConfigError(f"{where} must be a number, or a rule such as '1 + params // 1e9', got {value!r}")
         elif key in COUNTS:
-            _count(value, COUNTS[key], {}, where)
+            if _count(value, COUNTS[key], {}, where) != value:
+                raise ConfigError(f"{where} must be a whole number, got {value}; only what a rule gives is rounded up")
         elif key == "memory":
             _amount(value, {}, where, memory_mib, "1.5 (GiB) or 1500M")
         else:

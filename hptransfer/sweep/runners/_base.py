@@ -72,6 +72,10 @@ class Runner(ABC):
         """
 
     @abstractmethod
+    def source(self, run: Mapping[str, Any]) -> str:
+        """What `fingerprint` is a hash of, as messages say it."""
+
+    @abstractmethod
     def fingerprint(self, run: Mapping[str, Any]) -> str:
         """Hash of the data, or of the script; part of a run folder's identity.
 

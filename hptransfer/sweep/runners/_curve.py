@@ -161,11 +161,16 @@ class Reported:
             last: nothing more is to come, so that a line without an end is one.
 
         Raises:
-            Unusable: a line is no JSON object.
+            Unusable: a line is no JSON object, or the file is not all there any more.
         """
-        with self._path.open("rb") as file:
-            file.seek(self._read)
-            content = file.read()
+        try:
+            with self._path.open("rb") as file:
+                if file.seek(0, 2) < self._read:
+                    raise Unusable("the file HPTRANSFER_METRICS became shorter; open it to append to it")
+                file.seek(self._read)
+                content = file.read()
+        except FileNotFoundError:
+            raise Unusable("the file HPTRANSFER_METRICS was removed while the script ran; leave it there") from None
         self._read += len(content)
         *whole, self._begun = (self._begun + content).split(b"\n")
         for line in [*whole, self._begun] if last else whole:

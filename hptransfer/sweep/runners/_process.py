@@ -31,8 +31,12 @@ MEMORY = re.compile(
 class Process:
     """One run of a script, in a session of its own (see `start`)."""
 
-    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
-        self._popen = popen
+    def __init__(self, popen: subprocess.Popen[bytes], lifeline: int) -> None:
+        """
+        Args:
+            lifeline: while it is open, the script may run.
+        """
+        self._popen, self._lifeline = popen, lifeline
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._last: deque[str] = deque(maxlen=KEPT_LINES)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -59,7 +63,12 @@ class Process:
             self.kill()
 
     def kill(self) -> None:
-        """Ends its group, and whatever children it left behind."""
+        """Ends it, and whatever processes it left behind."""
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(2 * _guard.PATIENCE_S)
         self._signal(signal.SIGKILL)
         self._popen.wait()
         self._reader.join(LAST_OUTPUT_S)
@@ -113,17 +122,19 @@ def start(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -
             pass_fds=[lifeline],
             start_new_session=True,
         )
-        os.close(lifeline)
-        process = Process(popen)
-        try:
-            yield process
-        finally:
-            process.kill()
-            if not process._reader.is_alive():
-                assert popen.stdout is not None
-                popen.stdout.close()
-    finally:
+    except BaseException:
         os.close(ours)
+        raise
+    finally:
+        os.close(lifeline)
+    process = Process(popen, ours)
+    try:
+        yield process
+    finally:
+        process.kill()
+        if not process._reader.is_alive():
+            assert popen.stdout is not None
+            popen.stdout.close()
 
 
 def _name(number: int) -> str:

@@ -50,6 +50,9 @@ class Builtin(Runner):
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
         """Paths that there are not are refused by the plan, and what is set is used."""
 
+    def source(self, run: Mapping[str, Any]) -> str:
+        return "the content of run.data"
+
     def fingerprint(self, run: Mapping[str, Any]) -> str:
         from hptransfer.training.config import from_json
 

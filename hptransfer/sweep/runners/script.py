@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hptransfer.core.errors import ConfigError, Interrupted
+from hptransfer.core.errors import ConfigError, DataError, Interrupted
 from hptransfer.core.files import RunFolder, write_text
 from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, TIME_LIMIT, Outcome, Trial, digest, short
 from hptransfer.core.templates import Value, fill, text
@@ -29,6 +30,8 @@ POLL_S = 0.1
 ENDING = (signal.SIGTERM, signal.SIGKILL)
 ASKED_S = 1.0
 GIT_S = 10
+# An argument that is a program's source, by a path from the working directory.
+PROGRAM = re.compile(r"(?!/)[\w./-]+\.(?:py|sh|R|jl|pl|lua)")
 # Settings that change no number of a trial: what it costs by formula, and how long it may take.
 INDECISIVE = ("params", "flops", "tokens", "timeout_s", "grace_s")
 
@@ -54,16 +57,17 @@ class Script(Runner):
                     "train the same at every value; give it there, or pass the path {settings} of a JSON file of all"
                 )
 
+    def source(self, run: Mapping[str, Any]) -> str:
+        files = _files(run)
+        return f"the content of {', '.join(files)}" if files else "the commit of run.cwd"
+
     def fingerprint(self, run: Mapping[str, Any]) -> str:
-        config = from_json(run)
-        folder = Path(config.cwd).resolve()
-        files = {argument: folder / argument for argument in config.command if "{" not in argument}
-        hashes = {
-            argument: hashlib.sha256(path.read_bytes()).hexdigest()
-            for argument, path in files.items()
-            if path.is_file() and path.resolve().is_relative_to(folder)
-        }
-        return digest(hashes or {"commit": _commit(folder)})
+        files = _files(run)
+        program = next((word for word in run["command"] if PROGRAM.fullmatch(word)), None)
+        if program is not None and not (Path(run["cwd"]) / program).is_file():
+            raise DataError(f"run.command: there is no file {program!r} in {Path(run['cwd']).absolute()}; see run.cwd")
+        hashes = {argument: hashlib.sha256(path.read_bytes()).hexdigest() for argument, path in files.items()}
+        return digest(hashes or {"commit": _commit(Path(run["cwd"]))})
 
     def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """No groups: the answer is the values by their names, and the command that they make."""
@@ -123,7 +127,7 @@ class _Attempt:
             outcome = self._watch(process)
         if outcome.state != FAILED:
             self._curve.thin()
-            self._reported_path.unlink()
+            self._reported_path.unlink(missing_ok=True)
         return outcome
 
     def _names(self) -> dict[str, Value]:
@@ -239,6 +243,17 @@ class _Attempt:
             error=error,
             cause=cause,
         )
+
+
+def _files(run: Mapping[str, Any]) -> dict[str, Path]:
+    """Arguments of the command that are files below its working directory."""
+    folder = Path(run["cwd"]).resolve()
+    paths = {argument: folder / argument for argument in run["command"] if "{" not in argument}
+    return {
+        argument: path
+        for argument, path in paths.items()
+        if path.is_file() and path.resolve().is_relative_to(folder)
+    }
 
 
 def _commit(folder: Path) -> str | None:
