@@ -250,9 +250,7 @@ def _files(run: Mapping[str, Any]) -> dict[str, Path]:
     folder = Path(run["cwd"]).resolve()
     paths = {argument: folder / argument for argument in run["command"] if "{" not in argument}
     return {
-        argument: path
-        for argument, path in paths.items()
-        if path.is_file() and path.resolve().is_relative_to(folder)
+        argument: path for argument, path in paths.items() if path.is_file() and path.resolve().is_relative_to(folder)
     }
 
 
