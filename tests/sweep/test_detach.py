@@ -84,8 +84,8 @@ def test_a_scheduler_that_refuses_the_first_job_is_said_in_the_foreground(
     for name in ("sbatch", "sacct", "sacctmgr", "scontrol", "squeue", "scancel"):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
-        said = "sbatch: error: invalid partition specified: gpuu" if name == "sbatch" else "away"
-        program.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+        said = "echo 'sbatch: error: invalid partition specified: gpuu' >&2; exit 1" if name == "sbatch" else "exit 0"
+        program.write_text(f"#!/bin/sh\n{said}\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     arguments = sweep_arguments(tmp_path / "runs", "launcher=slurm", "launcher.partition=gpuu", "tracker=none")
