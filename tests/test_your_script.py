@@ -41,5 +41,5 @@ def test_the_page_goes_from_nothing_to_a_finished_sweep(tmp_path: Path) -> None:
         if line.startswith("hptransfer import"):
             assert "0 trials imported; 2 were there already" in done.stdout
     run = tmp_path / "runs" / "my-script"
-    assert read_json(run / "verification.json")["regret_percent"] < 5
+    assert 0 <= read_json(run / "verification.json")["regret_percent"] < 5
     assert (run / "report.html").exists()

@@ -420,6 +420,10 @@ class RunFolder:
     def stacks_path(self, job_id: str) -> Path:
         return self.jobs / f"{job_id}.stacks.json"
 
+    def reached_path(self, job_id: str) -> Path:
+        """How far a job had come when its worker last asked to be run again at its time limit."""
+        return self.jobs / f"{job_id}.reached.json"
+
     def checkpoint_path(self, job_id: str, stack: int) -> Path:
         return self.jobs / f"{job_id}.{stack}.checkpoint"
 

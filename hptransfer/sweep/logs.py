@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from hptransfer.core.errors import RunFolderError
-from hptransfer.core.files import RunFolder, read_json
+from hptransfer.core.files import RunFolder
+from hptransfer.sweep.flight import read_jobs
 
 TRIAL = re.compile(r"trial ([0-9a-f]{12})\b")
 
@@ -37,15 +39,20 @@ def trial_log(folder: RunFolder, beginning: str) -> Iterator[str]:
 def _lines(folder: RunFolder, trial_id: str) -> Iterator[str]:
     trial, outcome = folder.read_trial(trial_id), folder.read_outcome(trial_id)
     yield f"{trial.id} {trial.name}: {outcome.state if outcome else 'not finished'}"
-    jobs = [(read_json(path), path.with_suffix(".log")) for path in folder.jobs.glob("*.json") if path.stem.isalnum()]
-    for job, log in sorted(jobs, key=lambda item: item[0]["submitted"]):
-        if trial_id in job["trials"] and log.exists():
+    for job in sorted(read_jobs(folder), key=lambda job: job.submitted):
+        log = folder.jobs / f"{job.id}.log"
+        if trial_id in job.trials and log.exists():
             yield f"-- {log}"
-            yield from (line for line in log.read_text(encoding="utf-8").splitlines() if _concerns(line, trial_id))
+            yield from (line for line in _printed(log) if _concerns(line, trial_id))
     traceback = folder.trial(trial_id) / "traceback.txt"
     if traceback.exists():
         yield f"-- {traceback}"
-        yield from traceback.read_text(encoding="utf-8").splitlines()
+        yield from _printed(traceback)
+
+
+def _printed(path: Path) -> list[str]:
+    """Lines of what a script may have printed any bytes to."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _concerns(line: str, trial_id: str) -> bool:

@@ -48,7 +48,7 @@ from hptransfer.core.records import (
     Outcome,
     Trial,
 )
-from hptransfer.sweep.retries import read_history
+from hptransfer.sweep.retries import reached, read_history
 from hptransfer.sweep.runners._base import RUNNERS, Context
 from hptransfer.sweep.stop import Stop, end_of_time, requeued
 
@@ -219,7 +219,7 @@ def run_one(folder: RunFolder, job: str, attempt: int, stop: Stop, checkpoint_s:
         stopped = run_job(folder, job, attempt=attempt, stop=stop, checkpoint_s=checkpoint_s)
     except Interrupted as interrupted:
         print(f"job {job} stops: {SAID.get(interrupted.cause, interrupted.cause)}", flush=True)
-        if interrupted.cause == TIME_LIMIT:
+        if interrupted.cause == TIME_LIMIT and _farther(folder, job):
             requeued()
         return EXIT_UNFINISHED
     except (Superseded, HptransferError) as error:
@@ -228,11 +228,25 @@ def run_one(folder: RunFolder, job: str, attempt: int, stop: Stop, checkpoint_s:
     if stopped:
         print(f"job {job} stops: {stopped}", file=sys.stderr, flush=True)
         return EXIT_STOPPED
+    folder.reached_path(job).unlink(missing_ok=True)
     outcomes = [folder.read_outcome(trial_id) for trial_id in folder.read_job(job).trials]
     if any(outcome is None for outcome in outcomes):
         print(f"job {job}: another worker holds some of its trials", file=sys.stderr, flush=True)
         return EXIT_UNFINISHED
     return EXIT_TRIALS_FAILED if any(outcome and outcome.state == FAILED for outcome in outcomes) else EXIT_DONE
+
+
+def _farther(folder: RunFolder, job: str) -> bool:
+    """Whether a trial of the job has come farther than at its time limit before; notes how far for the next time.
+
+    A script that begins anew each time would be run again for ever: it is left to the driver, which counts attempts.
+    """
+    path = folder.reached_path(job)
+    before = read_json(path, "trials")["trials"] if path.exists() else {}
+    left = [trial for trial in folder.read_job(job).trials if not folder.outcome_path(trial).exists()]
+    now = {trial: list(reached(folder, trial, job)) for trial in left}
+    write_json(path, {"trials": now})
+    return any(new > old for trial in left for new, old in zip(now[trial], before.get(trial, (-1, -1)), strict=True))
 
 
 def _serve(folder: RunFolder, stop: Stop, checkpoint_s: float) -> None:

@@ -141,7 +141,7 @@ def _tell_report(report: Report) -> int:
         return EXIT_BUDGET_SPENT
     failed = report.progress.count(FAILED)
     if failed:
-        print(f"{failed} trials failed; `hptransfer logs RUN TRIAL` shows why")
+        print(f"{failed} trial{'s' if failed > 1 else ''} failed; `hptransfer logs RUN TRIAL` shows why")
         return EXIT_TRIALS_FAILED
     return EXIT_DONE
 

@@ -52,5 +52,5 @@ def test_the_page_goes_from_a_login_node_to_a_finished_sweep(
                 time.sleep(0.2)
     log = (run.path / "driver.log").read_text()
     assert read_json(run.prediction), log
-    assert read_json(run.path / "verification.json")["regret_percent"] < 5, log
+    assert 0 <= read_json(run.path / "verification.json")["regret_percent"] < 5, log
     assert all(run.read_job(path.name.partition(".")[0]).scheduler for path in run.jobs.glob("*.stacks.json"))

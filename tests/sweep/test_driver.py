@@ -152,6 +152,7 @@ def test_a_trial_that_raises_fails_alone_with_its_traceback(tmp_path: Path, monk
     assert sorted(outcomes(config.folder).values()) == [DONE] * 4 + [FAILED] * 2
     assert {outcome.error for _, outcome in report.progress.failures} == {"RuntimeError: out of luck"}
     failed = report.progress.failures[0][0]
+    write_json(config.folder.jobs / "states.json", {"jobs": {}})  # beside the jobs, where there is a scheduler
     lines = list(trial_log(config.folder, failed.id[:8]))
     assert lines[0].endswith("failed")
     assert "RuntimeError: out of luck" in lines[-1]

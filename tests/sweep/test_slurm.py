@@ -456,6 +456,29 @@ def test_cancelled_jobs_are_reported_so_after_one_call(launcher):
     assert ends(launcher) == {"job0": CANCELLED, "job1": CANCELLED}
 
 
+def test_what_is_cancelled_before_it_ran_leaves_no_record_and_is_not_waited_for(folder):
+    launcher = Slurm(folder, settings(poll_min_s=0.01, poll_max_s=0.02, grace_s=0.05, lost_after_s=600))
+    launcher.calls = launcher._submission.calls = Answers(sacct="", squeue="", scancel="")
+    for number in (0, 1):
+        folder.write_job(job(number, scheduler=f"1_{number}"))
+    launcher.adopt([job(0, scheduler="1_0"), job(1, scheduler="1_1")])
+    launcher.cancel(["job0"])
+    assert ends(launcher, 3) == {"job0": CANCELLED}
+
+
+def test_why_a_job_waits_is_known_between_two_questions_to_the_queue(launcher):
+    answer(launcher, sacct="1_0|PENDING|0:0||0\n1_1|PENDING|0:0||0\n")
+    answer(launcher, squeue="1_0|PENDING||QOSMaxJobsPerUserLimit\n1_1|PENDING||Priority\n")
+    seen = []
+    for _ in range(12):
+        launcher._poll()
+        states = json.loads((launcher._folder.jobs / "states.json").read_text())["jobs"]
+        seen.append((states["job0"]["reason"], states["job1"]["reason"]))
+    assert set(seen[1:]) == {("QOSMaxJobsPerUserLimit", "Priority")}
+    asked = [call[0] for call in launcher.calls.made]
+    assert asked.count("squeue") < asked.count("sacct")
+
+
 def test_a_later_driver_takes_up_what_has_a_number_and_cancels_what_nobody_wrote_down(folder):
     launcher = Slurm(folder, settings(poll_min_s=0.01, poll_max_s=0.02))
     launcher.calls = launcher._submission.calls = Answers(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hptransfer.core.errors import Interrupted, Superseded
-from hptransfer.core.files import RunFolder, lock, read_json, read_jsonl, write_json
+from hptransfer.core.files import RunFolder, append_jsonl, lock, read_json, read_jsonl, write_json
 from hptransfer.core.records import (
     CODE_ERROR,
     DIVERGED,
@@ -500,6 +500,26 @@ def test_only_a_job_that_is_warned_asks_for_a_requeue(
     stop.cause = cause
     assert worker.run_one(write_job(tmp_path), JOB, 1, stop, 300.0) == 75
     assert (tmp_path / "asked").exists() == asked
+
+
+def test_a_job_that_comes_no_farther_does_not_ask_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a script without checkpoints that takes longer than its time limit."""
+    scontrol(tmp_path, monkeypatch, f"echo >> {tmp_path}/asked")
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    folder = write_job(tmp_path)
+
+    def ask() -> int:
+        stop = Stop()
+        stop.cause = TIME_LIMIT
+        assert worker.run_one(folder, JOB, 1, stop, 300.0) == 75
+        return len((tmp_path / "asked").read_text())
+
+    first, *_ = folder.read_job(JOB).trials
+    assert [ask(), ask()] == [1, 1]
+    append_jsonl(folder.curve_path(first), [{"step": 1, "tokens": 1, "loss": 3.0, "time": 0.0}])
+    assert [ask(), ask()] == [2, 2]
+    assert worker.run_one(folder, JOB, 1, Stop(), 300.0) == 0
+    assert not folder.reached_path(JOB).exists()
 
 
 @pytest.mark.parametrize(("once", "code"), [(True, 7), (False, 75)])

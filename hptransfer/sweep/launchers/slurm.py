@@ -199,7 +199,8 @@ class Slurm(Launcher):
         elif queue is not None:
             self._miss(out, account)
         elif account is not None:
-            out.seen = account
+            known = out.seen.reason if out.seen is not None and out.seen.state == account.state else ""
+            out.seen = replace(account, reason=account.reason or known)  # why it waits only the queue says
         if out.seen is not None and out.seen.state == "RUNNING" and out.seen.seconds > self._config.fast_failure_s:
             self._nodes.worked(out.seen.node)
 
@@ -241,11 +242,16 @@ class Slurm(Launcher):
         return next((line for line in reversed(lines) if "stops: " in line), "")
 
     def _miss(self, out: Out, account: Seen | None) -> None:
-        """A job that is not in the queue, and of whose end accounting knows nothing (yet)."""
+        """A job that is not in the queue, and of whose end accounting knows nothing (yet).
+
+        Of what is cancelled before it ran there is never a record.
+        """
         now = time.monotonic()
         out.missing = out.missing or now
         out.seen = account or Seen("UNKNOWN")
-        if now >= out.missing + self._config.lost_after_s:
+        until = out.missing + (self._config.grace_s if out.cancelled else self._config.lost_after_s)
+        self._recheck = min(self._recheck, max(until, now + NAP_S)) if out.cancelled else self._recheck
+        if now >= until:
             gone = f"SLURM job {out.job.scheduler} has been in no queue for {self._config.lost_after_s:.0f} s"
             self._end(out, Ended(out.job.id, KILLED, f"{gone}; accounting calls it {out.seen.state}"))
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from hptransfer.core.records import CODE_ERROR, KILLED, OUT_OF_MEMORY
 from hptransfer.sweep.runners import _guard
 
-KEPT_LINES = 60
+# Torchrun says sixty lines of its own after the lines of what failed, on every node.
+KEPT_LINES = 400
 CHUNK = 65536
 # Output that a grandchild still holds open after the script's end is not waited for.
 LAST_OUTPUT_S = 2.0
@@ -26,6 +27,17 @@ MEMORY = re.compile(
     r"out of memory|OutOfMemoryError|^MemoryError|std::bad_alloc|oom[-_ ]kill|Cannot allocate memory|ENOMEM",
     re.IGNORECASE,
 )
+
+
+# The last line of an exception's traceback, with the rank that torch puts in front; not those of torchrun itself.
+RAISED = re.compile(r"(?:\[rank\d+\]:\s*)?(?!.*\b(?:ChildFailed|Signal)\w*\b)(?:\w+\.)*\w*(?:Error|Exception)(?::|$)")
+# Lines that say no more than that something ended.
+WRAPPING = re.compile(r"[=\-*\s]+$|srun: |slurmstepd: |\[\d\]:$|<NO_OTHER_FAILURES>")
+
+
+def ended_by(code: int) -> int:
+    """The signal that ended a process, by its exit code or, as shells and launchers put it, 128 more; 0 if none did."""
+    return -code if code < 0 else code - 128 if code > 128 else 0
 
 
 class Process:
@@ -74,14 +86,19 @@ class Process:
         self._reader.join(LAST_OUTPUT_S)
 
     def failure(self, code: int) -> tuple[str, str]:
-        """One line on how it ended, and which of records.CAUSES that is."""
+        """One line on how it ended, and which of records.CAUSES that is.
+
+        A script of several processes is ended as a whole when one of them fails: its exception is the reason then.
+        """
         lines = [line.strip() for line in self._last if line.strip()]
-        said = f": {lines[-1][:300]}" if lines else ""
-        killer = -code if code < 0 else code - 128 if code > 128 else 0
+        raised = next((line for line in reversed(lines) if RAISED.match(line)), None)
+        telling = raised or next((line for line in reversed(lines) if not WRAPPING.match(line)), None)
+        said = f": {telling[:300]}" if telling else ""
+        killer = ended_by(code)
         how = f"killed by signal {killer} ({_name(killer)})" if killer else f"ended with exit code {code}"
         if told := next((line for line in reversed(lines) if MEMORY.search(line)), None):
             return f"the script {how}: {told[:300]}", OUT_OF_MEMORY
-        return f"the script {how}{said}", KILLED if killer else CODE_ERROR
+        return f"the script {how}{said}", KILLED if killer and not (killer == signal.SIGTERM and raised) else CODE_ERROR
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -22,7 +22,7 @@ from hptransfer.sweep.runners._base import RUNNERS, Context, Finish, Runner, Siz
 from hptransfer.sweep.runners._costs import costs
 from hptransfer.sweep.runners._curve import Curve, Diverged, Printed, Reported, Unusable
 from hptransfer.sweep.runners._launch import arguments
-from hptransfer.sweep.runners._process import Process, start
+from hptransfer.sweep.runners._process import Process, ended_by, start
 from hptransfer.sweep.runners._script_config import from_json
 
 POLL_S = 0.1
@@ -175,7 +175,7 @@ class _Attempt:
                 self._take(process, last=True)
                 return self._judged()
             self._take_what_can_be(process)
-            if -code in ENDING and (cause := self._asked_soon()):
+            if ended_by(code) in ENDING and (cause := self._asked_soon()):
                 raise Interrupted(cause)
         except Diverged:
             process.stop(grace_s)
