@@ -1,5 +1,6 @@
-"""The benchmarks' own arithmetic, on numbers that are written by hand."""
+"""The benchmarks' own arithmetic, on numbers that are written by hand; and that the peers train what we train."""
 
+import math
 import os
 import subprocess
 from collections import Counter
@@ -8,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.overhead import Cost, cost, median, total
+from benchmarks.peer_programs.train import train as plain_train
+from benchmarks.peers import Grid, batches, difference, trials_of
 from benchmarks.slurm_calls import COMMANDS, Call, counted, per_minute, read_calls
+from hptransfer.training.config import from_json
+from hptransfer.training.loop import train
 
 
 def stand_ins(folder: Path) -> dict[str, str]:
@@ -72,3 +77,29 @@ def test_the_middle_is_of_each_number_by_itself() -> None:
 
     found = median([one(1, 9, 3), one(2, 1, 1), one(5, 2, 2)])
     assert (found.wall, found.queue, found.calls) == (2, 2, Counter(sacct=2))
+
+
+def test_a_peer_s_plain_trainer_has_our_losses() -> None:
+    """At half and at twice the base width, so that every factor of the parameterization counts, in a stack of three."""
+    plan = Grid(widths=(32, 128), depths=(1,), tokens=(50 * 256,), rates=3, windows=64).plan()
+    for scale in plan.scales:
+        runs = [from_json(plan.run(scale, {"lr": lr})) for lr in plan.grids["lr"]]
+        ours = [result.loss for result in train(runs, [0, 0, 0], runs[0].data.load())]
+        width, handed = int(scale.axes["width"]), batches(runs[0])
+        theirs = [plain_train(width, 1, 50 * 256, lr, handed) for lr in plan.grids["lr"]]
+        assert theirs == pytest.approx(ours, rel=1e-5)
+        assert abs(theirs[0] / theirs[1] - 1) > 1e-2  # another rate is another loss
+
+
+def test_losses_of_two_methods_are_compared_trial_by_trial() -> None:
+    one, two = (32, 2, 4096, 0.01), (32, 2, 4096, 0.1)
+    assert difference({one: 2.0, two: None}, {two: None, one: 2.0}) == 0
+    assert difference({one: 2.0, two: 4.04}, {one: 2.0, two: 4.0}) == pytest.approx(0.01)
+    assert difference({one: 2.0, two: 4.0}, {one: 2.0, two: None}) == math.inf
+    assert difference({one: 2.0, two: 4.0}, {one: 2.0}) == math.inf
+
+
+def test_peers_train_the_quickstart_s_own_trials() -> None:
+    trials = trials_of(Grid().plan())
+    assert len(trials) == len(set(trials)) == 84
+    assert (trials[0], trials[-1]) == ((32, 2, 32_768, 2.0**-9), (128, 4, 65_536, 2.0**-3))
