@@ -6,9 +6,9 @@ All train the same trials on all cores of this machine: batches and initial weig
 compared. The peers train by benchmarks/peer_programs/train.py, which is PyTorch alone. Hydra with its plugins, and Ray,
 are installed into environments of their own, which share this one's PyTorch. Two tables are printed:
 
- - the whole quickstart, each method once, from the start of its command to its end. "training" is the time of all
-   trials together by the trainers' own clocks, over the number that train at a time; "rest" is the time beside it:
-   starts of processes, imports, waiting, records, and for hptransfer also the fit and the report;
+ - the whole quickstart, each method once, from the start of its command to its end. "training" is the CPU time of the
+   threads that train, over the number that train at a time; "rest" is the time beside it: starts of processes, imports,
+   waiting, records, and for hptransfer also the fit and the report;
  - by width, methods in turns: the time from the first trial's start to the last one's end, without the starts.
 """
 
@@ -111,7 +111,7 @@ class Cost:
 
     Attributes:
         wall: from its command's start to its end.
-        training: of all trials together.
+        training: CPU time of the threads that train, of all trials together.
         span: from the first trial's start to the last one's end.
         losses: None for a trial that diverged.
     """
@@ -209,6 +209,7 @@ def environment(method: str) -> dict[str, str]:
     """Of a method's command: as many threads a process as leave all cores busy; hptransfer sets its own."""
     found = {**os.environ, "PYTHONPATH": str(ROOT if method == HPTRANSFER else PROGRAMS)}
     found |= {"PYTHONWARNINGS": "ignore", "RAY_USAGE_STATS_ENABLED": "0"}
+    found["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # what has it listen on the loopback address alone
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         found[name] = str(num_cores() if method == LOOP else 1)
         if method == HPTRANSFER:
@@ -234,10 +235,13 @@ def batches(run: RunConfig) -> dict[str, torch.Tensor]:
 
 
 def our_cost(path: Path, wall: float) -> Cost:
-    """From a run folder. Training starts when a worker takes the first job, before it makes the first model."""
+    """From a run folder. A worker has a core to itself, and notes how long it trained by the clock.
+
+    Each of a stack's trials has an equal share of that, so that all shares together lie between its start and end.
+    """
     folder = RunFolder(path)
     losses: dict[Trial, float | None] = {}
-    training, ends = 0.0, []
+    training, starts, ends = 0.0, [], []
     for trial in folder.each_trial():
         outcome = folder.read_outcome(trial.id)
         assert outcome is not None
@@ -245,8 +249,8 @@ def our_cost(path: Path, wall: float) -> Cost:
         losses[int(axes["width"]), int(axes["depth"]), int(axes["tokens"]), float(trial.tuned["lr"])] = outcome.loss
         training += outcome.seconds
         ends.append(folder.outcome_path(trial.id).stat().st_mtime)
-    start = min(path.stat().st_mtime for path in folder.jobs.glob("*.stacks.json"))
-    return Cost(wall=wall, training=training, span=max(ends) - start, losses=losses)
+        starts.append(ends[-1] - outcome.stack * outcome.seconds)
+    return Cost(wall=wall, training=training, span=max(ends) - min(starts), losses=losses)
 
 
 def their_cost(folder: Path, wall: float) -> Cost:
@@ -255,7 +259,7 @@ def their_cost(folder: Path, wall: float) -> Cost:
     losses = {tuple(one["trial"]): None if math.isnan(one["loss"]) else one["loss"] for one in results}
     return Cost(
         wall=wall,
-        training=sum(one["ended"] - one["started"] for one in results),
+        training=sum(one["cpu_s"] for one in results),
         span=max(one["ended"] for one in results) - min(one["started"] for one in results),
         losses=losses,
     )
@@ -265,6 +269,7 @@ def install(folder: Path, packages: Sequence[str]) -> Path:
     """Makes an environment with packages, unless it is there; it shares this one's PyTorch. Returns its interpreter."""
     python = folder / "bin" / "python"
     if not python.exists():
+        print(f"  installing {' '.join(packages)}", flush=True)
         words = [sys.executable, "-m", "venv", str(folder)]
         subprocess.run(words, check=True, timeout=INSTALL_S, capture_output=True, text=True)
         words = [str(python), "-m", "pip", "install", "-q", *packages]
@@ -278,7 +283,6 @@ def install_all(folder: Path, methods: Sequence[str]) -> tuple[dict[str, Path], 
     """The interpreters of the environments that these methods need, and why one could not be made."""
     pythons, reasons = {}, {}
     for name in {method.partition("-")[0] for method in methods} & PACKAGES.keys():
-        print(f"  installing {' '.join(PACKAGES[name])}", flush=True)
         try:
             pythons[name] = install(folder / name, PACKAGES[name])
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
@@ -349,7 +353,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", choices=peers, default=peers, help="in the first table")
     parser.add_argument("--tokens", nargs="+", type=int, default=Grid.tokens, help="budgets of the first table")
     parser.add_argument("--rates", type=int, default=Grid.rates, help="learning rates a scale in the first table")
-    parser.add_argument("--batch", type=int, default=2 * num_cores(), help="jobs that Hydra launches at a time")
+    parser.add_argument("--batch", type=int, default=4 * num_cores(), help="jobs that Hydra launches at a time")
     parser.add_argument("--widths", nargs="*", type=int, default=[32, 64, 128, 256], help="of the second table")
     parser.add_argument("--repeats", type=int, default=3, help="of the second table")
     parser.add_argument("--environments", type=Path, help="makes them there and keeps them; else for this run alone")

@@ -1,7 +1,8 @@
-"""All trials under Ray Tune, one core each: python ray_tune.py FOLDER CORES. Ray is reached from this machine alone."""
+"""All trials under Ray Tune, one core each: python ray_tune.py FOLDER CORES."""
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import ray
@@ -16,13 +17,14 @@ def trainable(config: dict) -> None:
     tune.report({"loss": run(*config["trial"], folder)})
 
 
-ray.init(address="local", num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1")
-try:
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": 1}),
-        param_space={"trial": tune.grid_search(trials)},
-        run_config=tune.RunConfig(storage_path=str(Path(folder, "ray").resolve()), name="tune"),
-    )
-    tuner.fit()
-finally:
-    ray.shutdown()
+with tempfile.TemporaryDirectory(prefix="ray-") as place:  # a short path: Ray's sockets are below it
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, _temp_dir=place)
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": 1}),
+            param_space={"trial": tune.grid_search(trials)},
+            run_config=tune.RunConfig(storage_path=str(Path(folder, "ray").resolve()), name="tune"),
+        )
+        tuner.fit()
+    finally:
+        ray.shutdown()

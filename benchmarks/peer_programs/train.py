@@ -138,9 +138,13 @@ def train(width: int, depth: int, tokens: int, lr: float, batches: dict[str, Ten
 
 
 def run(width: int, depth: int, tokens: int, lr: float, folder: str) -> float:
-    """Trains a trial and leaves its loss with when it started and ended, in seconds since 1970; returns the loss."""
-    started = time.time()
+    """Trains a trial and leaves its loss, its start and end (seconds since 1970) and its thread's CPU time.
+
+    Returns the loss.
+    """
+    started, cpu_s = time.time(), time.thread_time()
     loss = train(width, depth, tokens, lr, torch.load(Path(folder, "batches.pt")))
-    result = {"trial": [width, depth, tokens, lr], "loss": loss, "started": started, "ended": time.time()}
+    times = {"started": started, "ended": time.time(), "cpu_s": time.thread_time() - cpu_s}
+    result = {"trial": [width, depth, tokens, lr], "loss": loss, **times}
     Path(folder, "results", f"{width}-{depth}-{tokens}-{lr}.json").write_text(json.dumps(result))
     return loss
