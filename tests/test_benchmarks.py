@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic, on numbers that are written by hand; and that the peers train what we train."""
 
+import json
 import math
 import os
 import subprocess
@@ -10,8 +11,10 @@ import pytest
 
 from benchmarks.overhead import Cost, cost, median, total
 from benchmarks.peer_programs.train import train as plain_train
-from benchmarks.peers import Grid, batches, difference, trials_of
+from benchmarks.peers import Grid, batches, difference, our_cost, their_cost, trials_of
 from benchmarks.slurm_calls import COMMANDS, Call, counted, per_minute, read_calls
+from hptransfer.core.files import RunFolder, write_json
+from hptransfer.core.records import DIVERGED, DONE, Outcome
 from hptransfer.training.config import from_json
 from hptransfer.training.loop import train
 
@@ -103,3 +106,31 @@ def test_peers_train_the_quickstart_s_own_trials() -> None:
     trials = trials_of(Grid().plan())
     assert len(trials) == len(set(trials)) == 84
     assert (trials[0], trials[-1]) == ((32, 2, 32_768, 2.0**-9), (128, 4, 65_536, 2.0**-3))
+
+
+def test_peers_times_are_those_of_their_training_threads(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    for lr, loss, started, ended in ((0.01, 2.5, 100.0, 103.0), (0.1, math.nan, 101.0, 104.5)):
+        result = {"trial": [32, 2, 4096, lr], "loss": loss, "started": started, "ended": ended, "cpu_s": 1.5}
+        (tmp_path / "results" / f"{lr}.json").write_text(json.dumps(result))
+    found = their_cost(tmp_path, 9.0)
+    assert (found.wall, found.training, found.span) == (9.0, 3.0, 4.5)
+    assert found.losses == {(32, 2, 4096, 0.01): 2.5, (32, 2, 4096, 0.1): None}
+
+
+def test_our_times_are_those_of_stacks(tmp_path: Path) -> None:
+    """Two stacks of two, side by side: one from 100 s to 104 s, the other from 101 s to 106 s."""
+    plan = Grid(widths=(32,), depths=(2,), tokens=(4096,), rates=4).plan()
+    folder = RunFolder(tmp_path)
+    folder.create()
+    places = zip(plan.grids["lr"], (2.5, 2.6, 2.7, None), (2.0, 2.0, 2.5, 2.5), (104, 104, 106, 106), strict=True)
+    for lr, loss, seconds, ended in places:
+        trial = plan.trial(plan.scales[0], {"lr": lr}, 0)
+        folder.write_trial(trial)
+        outcome = Outcome(state=DONE if loss else DIVERGED, loss=loss, seconds=seconds, stack=2)
+        write_json(folder.outcome_path(trial.id), outcome.to_json())
+        os.utime(folder.outcome_path(trial.id), (ended, ended))
+    found = our_cost(tmp_path, 9.0)
+    assert (found.wall, found.training, found.span) == (9.0, 9.0, 6.0)
+    assert sorted(map(str, found.losses.values())) == ["2.5", "2.6", "2.7", "None"]
+    assert found.losses.keys() == set(trials_of(plan))
