@@ -1,5 +1,7 @@
-"""The benchmarks' own arithmetic, on numbers that are written by hand."""
+"""The benchmarks' own arithmetic, on numbers that are written by hand; and that the peers train what we train."""
 
+import json
+import math
 import os
 import subprocess
 from collections import Counter
@@ -8,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.overhead import Cost, cost, median, total
+from benchmarks.peer_programs.train import train as plain_train
+from benchmarks.peers import Grid, batches, difference, our_cost, their_cost, trials_of
 from benchmarks.slurm_calls import COMMANDS, Call, counted, per_minute, read_calls
+from hptransfer.core.files import RunFolder, write_json
+from hptransfer.core.records import DIVERGED, DONE, Outcome
+from hptransfer.training.config import from_json
+from hptransfer.training.loop import train
 
 
 def stand_ins(folder: Path) -> dict[str, str]:
@@ -72,3 +80,57 @@ def test_the_middle_is_of_each_number_by_itself() -> None:
 
     found = median([one(1, 9, 3), one(2, 1, 1), one(5, 2, 2)])
     assert (found.wall, found.queue, found.calls) == (2, 2, Counter(sacct=2))
+
+
+def test_a_peer_s_plain_trainer_has_our_losses() -> None:
+    """At half and at twice the base width, so that every factor of the parameterization counts, in a stack of three."""
+    plan = Grid(widths=(32, 128), depths=(1,), tokens=(50 * 256,), rates=3, windows=64).plan()
+    for scale in plan.scales:
+        runs = [from_json(plan.run(scale, {"lr": lr})) for lr in plan.grids["lr"]]
+        ours = [result.loss for result in train(runs, [0, 0, 0], runs[0].data.load())]
+        width, handed = int(scale.axes["width"]), batches(runs[0])
+        theirs = [plain_train(width, 1, 50 * 256, lr, handed) for lr in plan.grids["lr"]]
+        assert theirs == pytest.approx(ours, rel=1e-5)
+        assert abs(theirs[0] / theirs[1] - 1) > 1e-2  # another rate is another loss
+
+
+def test_losses_of_two_methods_are_compared_trial_by_trial() -> None:
+    one, two = (32, 2, 4096, 0.01), (32, 2, 4096, 0.1)
+    assert difference({one: 2.0, two: None}, {two: None, one: 2.0}) == 0
+    assert difference({one: 2.0, two: 4.04}, {one: 2.0, two: 4.0}) == pytest.approx(0.01)
+    assert difference({one: 2.0, two: 4.0}, {one: 2.0, two: None}) == math.inf
+    assert difference({one: 2.0, two: 4.0}, {one: 2.0}) == math.inf
+
+
+def test_peers_train_the_quickstart_s_own_trials() -> None:
+    trials = trials_of(Grid().plan())
+    assert len(trials) == len(set(trials)) == 84
+    assert (trials[0], trials[-1]) == ((32, 2, 32_768, 2.0**-9), (128, 4, 65_536, 2.0**-3))
+
+
+def test_peers_times_are_those_of_their_training_threads(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    for lr, loss, started, ended in ((0.01, 2.5, 100.0, 103.0), (0.1, math.nan, 101.0, 104.5)):
+        result = {"trial": [32, 2, 4096, lr], "loss": loss, "started": started, "ended": ended, "cpu_s": 1.5}
+        (tmp_path / "results" / f"{lr}.json").write_text(json.dumps(result))
+    found = their_cost(tmp_path, 9.0)
+    assert (found.wall, found.training, found.span) == (9.0, 3.0, 4.5)
+    assert found.losses == {(32, 2, 4096, 0.01): 2.5, (32, 2, 4096, 0.1): None}
+
+
+def test_our_times_are_those_of_stacks(tmp_path: Path) -> None:
+    """Two stacks of two, side by side: one from 100 s to 104 s, the other from 101 s to 106 s."""
+    plan = Grid(widths=(32,), depths=(2,), tokens=(4096,), rates=4).plan()
+    folder = RunFolder(tmp_path)
+    folder.create()
+    places = zip(plan.grids["lr"], (2.5, 2.6, 2.7, None), (2.0, 2.0, 2.5, 2.5), (104, 104, 106, 106), strict=True)
+    for lr, loss, seconds, ended in places:
+        trial = plan.trial(plan.scales[0], {"lr": lr}, 0)
+        folder.write_trial(trial)
+        outcome = Outcome(state=DONE if loss else DIVERGED, loss=loss, seconds=seconds, stack=2)
+        write_json(folder.outcome_path(trial.id), outcome.to_json())
+        os.utime(folder.outcome_path(trial.id), (ended, ended))
+    found = our_cost(tmp_path, 9.0)
+    assert (found.wall, found.training, found.span) == (9.0, 9.0, 6.0)
+    assert sorted(map(str, found.losses.values())) == ["2.5", "2.6", "2.7", "None"]
+    assert found.losses.keys() == set(trials_of(plan))

@@ -139,7 +139,7 @@ class Group:
 
 
 def groups_of(model: nn.Module, found: Mapping[str, Kind], trial: int) -> list[Group]:
-    """One trial's tensors by kind, as 2-D (or smaller) views with gradients that are views too.
+    """One trial's tensors by kind, as 2-D (or smaller) views, whose gradients `hand_out_gradients` gives them.
 
     An ordinary optimizer sees ordinary matrices (a convolution as fan-out by fan-in, every expert by itself), and no
     trial's settings touch another's.
@@ -147,23 +147,28 @@ def groups_of(model: nn.Module, found: Mapping[str, Kind], trial: int) -> list[G
     by_kind: dict[Kind, Group] = {}
     for item in tagged(model):
         group = by_kind.setdefault(found[item.name], Group(found[item.name], [], [], []))
-        assert item.weight.grad is not None, "attach_gradients first"
         views = item.layer.matrices(item.weight.detach()[trial])
-        for view, gradient in zip(views, item.layer.matrices(item.weight.grad[trial]), strict=True):
-            view.grad = gradient
         group.names.append(item.name)
         group.params.extend(views)
         group.layers.extend([item.layer] * len(views))
     return list(by_kind.values())
 
 
-def attach_gradients(model: nn.Module) -> list[Tensor]:
-    """Gives every parameter a gradient that stays in place, so that views of it stay valid."""
-    gradients = []
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-        gradients.append(parameter.grad)
-    return gradients
+def hand_out_gradients(views: Mapping[Layer, Sequence[Sequence[Tensor]]]) -> None:
+    """Gives the views that optimizers train their parts of what a backward pass left at the layers' weights.
+
+    Nothing is copied: a gradient that stayed in place would have to be zeroed and added to in every step.
+
+    Args:
+        views: each trial's, in order, by layer.
+    """
+    for layer, views_K in views.items():
+        gradient = layer.weight.grad
+        if gradient is None:  # the loss does not depend on it
+            gradient = torch.zeros_like(layer.weight)
+        for own, part in zip(views_K, gradient, strict=True):
+            for view, matrix in zip(own, layer.matrices(part), strict=True):
+                view.grad = matrix
 
 
 def settings(run: RunConfig, kind: Kind) -> dict[str, float]:

@@ -166,7 +166,7 @@ def linear(x: Tensor, weight_KOI: Tensor) -> Tensor:
     """x_K...I times each trial's own matrix."""
     trials, fan_out, fan_in = weight_KOI.shape
     if trials == 1:
-        return F.linear(x, weight_KOI[0])
+        return F.linear(x, weight_KOI.squeeze(0))  # whose gradient is a view; that of an index is a copy into zeros
     return torch.bmm(x.reshape(trials, -1, fan_in), weight_KOI.mT).view(*x.shape[:-1], fan_out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,8 +17,8 @@ from hptransfer.parameterizations._unit import loss_gradient
 from hptransfer.training.checkpoint import Checkpoint, State
 from hptransfer.training.config import RunConfig
 from hptransfer.training.datasets._base import SQUARED, Dataset
-from hptransfer.training.groups import attach_gradients, groups_of, kinds, parameterize, settings, tensors
-from hptransfer.training.layers import keep, tilt, times
+from hptransfer.training.groups import groups_of, hand_out_gradients, kinds, parameterize, settings, tensors
+from hptransfer.training.layers import Layer, keep, tilt, times
 from hptransfer.training.unit import per_trial
 
 VALIDATION_BATCH = 64
@@ -68,13 +69,16 @@ class Stack:
     def _bind(self) -> None:
         """Optimizers over the trials that are there."""
         self._sharpness = per_trial([self._runs[index].unit.loss for index in self.alive])
-        self._gradients = attach_gradients(self.model)
         groups = []
         self._views: list[list[Tensor]] = []
+        self._views_by_layer: dict[Layer, list[list[Tensor]]] = {}
         for position, index in enumerate(self.alive):
             own = groups_of(self.model, self._kinds, position)
             self._views.append([view for group in own for view in group.params])
             for one in own:
+                for view, layer in zip(one.params, one.layers, strict=True):
+                    by_trial = self._views_by_layer.setdefault(layer, [[] for _ in self.alive])
+                    by_trial[position].append(view)
                 values = settings(self._runs[index], one.kind)
                 places = {"params": one.params, "layers": one.layers, "role": one.kind.role, "trial": position}
                 groups.append({**places, **values})
@@ -83,6 +87,7 @@ class Stack:
         for group in self._param_groups():
             group["peak"] = group["lr"]
             group["trial"] = trials[id(group["params"][0])]
+        self._weights = list(self.model.parameters())
 
     def _param_groups(self) -> Iterator[dict[str, Any]]:
         for optimizer in self.optimizers:
@@ -90,10 +95,12 @@ class Stack:
 
     def step(self, inputs: Tensor, targets: Tensor, at: int) -> Tensor:
         """One update of every trial, the one at step `at` of the schedule; returns the losses before it, shape (K,)."""
+        for tensor in itertools.chain(self._weights, *self._views):
+            tensor.grad = None
         losses_KBS = self.losses(inputs, targets)
         losses_K = losses_KBS.mean(dim=(1, 2))
-        torch._foreach_zero_(self._gradients)
         losses_K.sum().backward()  # type: ignore[no-untyped-call]
+        hand_out_gradients(self._views_by_layer)
         factors = [self._factor(self._runs[index], at) for index in self.alive]
         for group in self._param_groups():
             group["lr"] = group["peak"] * factors[group["trial"]]
@@ -107,7 +114,7 @@ class Stack:
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """What the model answers, shape (K, B, S, outputs)."""
-        found: Tensor = self.model(inputs.to(self._gradients[0].dtype) if inputs.is_floating_point() else inputs)
+        found: Tensor = self.model(inputs.to(self._weights[0].dtype) if inputs.is_floating_point() else inputs)
         return found
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:

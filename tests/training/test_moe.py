@@ -12,7 +12,7 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import PARAMETERIZATIONS
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.coordcheck import OUTPUTS, STREAM, Check, one_layer_check, scale_check
-from hptransfer.training.groups import attach_gradients, base_and_factors, groups_of, kinds
+from hptransfer.training.groups import base_and_factors, groups_of, kinds
 from hptransfer.training.loop import Stack, train
 from hptransfer.training.models._base import MODELS
 from hptransfer.training.models.moe import Mixture, MoeConfig, mixtures
@@ -135,7 +135,6 @@ def test_a_stack_in_single_precision_gives_each_trial_its_own_numbers() -> None:
 def test_optimizers_see_every_expert_as_a_matrix_of_its_own() -> None:
     run = run_of(width=32)
     model = stack_of(run).model
-    attach_gradients(model)
     groups = groups_of(model, kinds(run), 0)
     shapes = [tuple(view.shape) for group in groups for view in group.params]
     assert shapes.count((128, 32)) == shapes.count((32, 128)) == 2 * 8

@@ -40,7 +40,7 @@ class Shampoo(DecoupledPowers):
 
     def factors(self, view: Tensor, layer: Layer, group: dict[str, Any]) -> list[Tensor | None]:
         gradient = view.grad
-        assert gradient is not None, "attach_gradients first"
+        assert gradient is not None, "hand_out_gradients first"
         (rows, columns), longest = view.shape, group["largest_side"]
         left = gradient @ gradient.mT if rows <= max(columns, longest) else None
         right = gradient.mT @ gradient if left is None or columns <= max(rows, longest) else None
