@@ -40,7 +40,7 @@ def start_worker(folder: RunFolder, *, attempt: int = 1, **more: str) -> subproc
     with (folder.jobs / f"{JOB}.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "hptransfer.sweep.worker", str(folder.path), JOB, str(attempt)],
-            env={**environment(), "OMP_NUM_THREADS": "1", **more},
+            env={**environment(), "OMP_NUM_THREADS": "1", "HPTRANSFER_STACK": "16", **more},
             stdout=log,
             stderr=subprocess.STDOUT,
         )

@@ -235,7 +235,7 @@ def test_the_end_of_its_time_stops_a_worker_before(tmp_path: Path) -> None:
     folder = write_job(tmp_path, *SLOW)
     started = time.time()
     with pytest.raises(Interrupted) as interrupted:
-        run_job(folder, JOB, stop=Stop(ends=started + 1.0))
+        run_job(folder, JOB, stop=Stop(ends=started + 1.0), stack=3)
     assert interrupted.value.cause == TIME_LIMIT
     assert 0.9 <= time.time() - started < 5.0
     assert checkpoints(folder)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,14 @@ class Script(Runner):
             return len([name for name in visible.split(",") if name and name != "-1"])
         return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
-    def stack_size(self, run: Mapping[str, Any]) -> int:
+    def job_size(self, run: Mapping[str, Any], *, gpu: bool) -> int:
         return 1
+
+    def stack_size(self, trials: Sequence[Trial], stop: Callable[[], str | None]) -> int:
+        return 1
+
+    def too_many(self, trials: Sequence[Trial]) -> None:
+        """A script is never in a stack."""
 
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:
         """None: what a script does in a second shows only once it has run."""
@@ -250,9 +256,7 @@ def _files(run: Mapping[str, Any]) -> dict[str, Path]:
     folder = Path(run["cwd"]).resolve()
     paths = {argument: folder / argument for argument in run["command"] if "{" not in argument}
     return {
-        argument: path
-        for argument, path in paths.items()
-        if path.is_file() and path.resolve().is_relative_to(folder)
+        argument: path for argument, path in paths.items() if path.is_file() and path.resolve().is_relative_to(folder)
     }
 
 
