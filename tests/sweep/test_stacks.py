@@ -145,7 +145,7 @@ def test_the_shortest_job_that_is_measured_is_the_one_on_the_page() -> None:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "hptransfer" / "stacks"
 
@@ -173,11 +173,11 @@ def go_on() -> None:
     """No reason to stop."""
 
 
-def test_a_shape_is_measured_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shape_is_measured_once(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, stepping(4, 3, 2))
     assert Builtin().stack_size(of_one_scale(tmp_path, *LONG), go_on) == 4
     assert clock.measured == [1, 2, 4]
-    assert len(list(cache.iterdir())) == 1
+    assert len(list(own_cache.iterdir())) == 1
     other_rates = of_one_scale(tmp_path, *LONG, "space.lr.low=0.001", "run.optimizer.weight_decay=0.3", count=3)
     assert Builtin().stack_size(other_rates, go_on) == 3
     shorter = of_one_scale(tmp_path, *ONE_SCALE)
@@ -190,7 +190,7 @@ def test_a_shape_is_measured_once(tmp_path: Path, cache: Path, monkeypatch: pyte
     ["run.batch=8", "run.sequence=32", "run.model.mlp_ratio=2", "run/optimizer=lion", "run.parameterization=umup"],
 )
 def test_another_shape_is_measured_by_itself(
-    other: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    other: str, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch, stepping(4, 3, 2))
     tokens = ("grid.tokens.values=[262144]", *ONE_SCALE)
@@ -199,7 +199,9 @@ def test_another_shape_is_measured_by_itself(
     assert clock.measured == [1, 2, 4] * 2
 
 
-def test_other_threads_are_measured_by_themselves(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_threads_are_measured_by_themselves(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trials = of_one_scale(tmp_path, *LONG)
     for threads in (1, 2):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
@@ -208,11 +210,11 @@ def test_other_threads_are_measured_by_themselves(tmp_path: Path, cache: Path, m
 
 
 def test_a_job_too_short_to_measure_takes_the_usual_stack(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch, stepping(4, 5))
     assert Builtin().stack_size(of_one_scale(tmp_path, *ONE_SCALE), go_on) == 4
-    assert (clock.measured, cache.exists()) == ([], False)
+    assert (clock.measured, own_cache.exists()) == ([], False)
     assert Builtin().stack_size(of_one_scale(tmp_path, *LONG), go_on) == 1
     assert Builtin().stack_size(of_one_scale(tmp_path, *ONE_SCALE), go_on) == 1  # what the longer one found
 
@@ -236,11 +238,11 @@ def test_a_job_too_short_to_measure_takes_the_usual_stack(
     ],
 )
 def test_a_damaged_file_is_measured_again(
-    text: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials, clock = of_one_scale(tmp_path, *LONG), Clock(monkeypatch, stepping(4, 3, 2))
     Builtin().stack_size(trials, go_on)
-    (path,) = cache.iterdir()
+    (path,) = own_cache.iterdir()
     path.write_text(text)
     assert Builtin().stack_size(trials, go_on) == 4
     assert clock.measured == [1, 2, 4] * 2
@@ -249,7 +251,7 @@ def test_a_damaged_file_is_measured_again(
 
 
 def test_a_home_that_cannot_be_written_is_measured_without(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials, clock = of_one_scale(tmp_path, *LONG), Clock(monkeypatch, stepping(4, 3, 2))
     (tmp_path / "cache").write_text("no folder")
@@ -281,21 +283,21 @@ for number in range(1, 200):
 """
 
 
-def test_two_writers_leave_a_whole_file_at_every_moment(tmp_path: Path, cache: Path) -> None:
+def test_two_writers_leave_a_whole_file_at_every_moment(tmp_path: Path, own_cache: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER], env=environment()) for _ in range(2)]
     assert [writer.wait(120) for writer in writers] == [0, 0]
-    assert [path.name for path in cache.iterdir()] == [f"{_stacks.digest({'device': 'x'})}.json"]
+    assert [path.name for path in own_cache.iterdir()] == [f"{_stacks.digest({'device': 'x'})}.json"]
 
 
 # --- the measurement ---
 
 
-def test_a_calibration_stops_when_its_job_has_to(tmp_path: Path, cache: Path) -> None:
+def test_a_calibration_stops_when_its_job_has_to(tmp_path: Path, own_cache: Path) -> None:
     causes = iter([None, None, PREEMPTED])
     with pytest.raises(Interrupted) as interrupted:
         Builtin().stack_size(of_one_scale(tmp_path, *LONG), lambda: next(causes))
     assert interrupted.value.cause == PREEMPTED
-    assert not cache.exists()
+    assert not own_cache.exists()
 
 
 def test_real_steps_are_measured_and_the_question_is_asked_between_them(tmp_path: Path) -> None:
@@ -323,7 +325,9 @@ def test_a_stack_that_would_not_fit_is_not_built(monkeypatch: pytest.MonkeyPatch
     assert (taken, found.most) == ([1, 2, 4], 4)
 
 
-def test_a_device_that_runs_out_bounds_the_stack(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_runs_out_bounds_the_stack(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried = []
 
     def limited(run: Any, *, trials: int, **_: Any) -> float:
@@ -378,7 +382,7 @@ def stacks(folder: RunFolder, name: str) -> list[int]:
 
 
 def test_a_job_is_split_as_measured_and_its_next_attempt_keeps_that(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch, stepping(4, 3, 3))
     folder, trials = RunFolder(tmp_path / "run"), of_one_scale(tmp_path, *LONG, count=3)
@@ -386,7 +390,7 @@ def test_a_job_is_split_as_measured_and_its_next_attempt_keeps_that(
     with pytest.raises(Interrupted):
         run_job(folder, "job", stop=After(3))
     assert (stacks(folder, "job"), clock.measured) == ([1, 2], [1, 2, 4])
-    for path in cache.iterdir():
+    for path in own_cache.iterdir():
         path.unlink()
     clock.seconds = stepping(4, 5)
     run_job(folder, "job")
@@ -402,7 +406,7 @@ def trained_with(folder: RunFolder) -> list[int]:
 
 
 def test_where_stacks_do_not_pay_every_trial_trains_alone(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch, stepping(4, 4.1, 1))
     folder = RunFolder(tmp_path / "run")
@@ -412,7 +416,7 @@ def test_where_stacks_do_not_pay_every_trial_trains_alone(
 
 
 def test_memory_that_does_not_hold_a_stack_halves_it_and_the_next_job_knows(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, tried = loop.train, []
 
@@ -439,16 +443,18 @@ def test_memory_that_does_not_hold_a_stack_halves_it_and_the_next_job_knows(
     assert (clock.measured, tried) == ([1, 2], [2, 2])
 
 
-def test_a_setting_that_is_given_measures_nothing(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_that_is_given_measures_nothing(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock(monkeypatch, {})
     folder = RunFolder(tmp_path / "run")
     write_job(folder, "job", of_one_scale(tmp_path, *LONG, count=3))
     run_job(folder, "job", stack=2)
-    assert (clock.measured, stacks(folder, "job"), cache.exists()) == ([], [1, 2], False)
+    assert (clock.measured, stacks(folder, "job"), own_cache.exists()) == ([], [1, 2], False)
 
 
 def test_what_breaks_a_measurement_is_said_by_the_trials(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> float:
         raise RuntimeError("out of luck")
@@ -460,7 +466,7 @@ def test_what_breaks_a_measurement_is_said_by_the_trials(
     assert (stacks(folder, "job"), trained_with(folder)) == ([3], [3, 3, 3])
 
 
-def test_two_workers_measure_at_once_and_both_train(tmp_path: Path, cache: Path) -> None:
+def test_two_workers_measure_at_once_and_both_train(tmp_path: Path, own_cache: Path) -> None:
     """No clock is set here: whatever they choose, it is a split, and what they leave is a measurement."""
     folder = RunFolder(tmp_path / "run")
     names = ["first", "second"]
@@ -472,7 +478,7 @@ def test_two_workers_measure_at_once_and_both_train(tmp_path: Path, cache: Path)
     assert [worker.wait(120) for worker in workers] == [0, 0]
     assert len(trained_with(folder)) == 6
     assert {sum(stacks(folder, name)) for name in names} == {3}
-    (path,) = cache.iterdir()
+    (path,) = own_cache.iterdir()
     found = read_json(path)
     assert found["about"]["threads"] == 1
     assert {"1", "2"} <= found["seconds"].keys()
