@@ -364,7 +364,13 @@ def _pairs(inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def measure_step(
-    run: RunConfig, *, trials: int, device: str = "cpu", steps: int = 3, between: Callable[[], object] = lambda: None
+    run: RunConfig,
+    *,
+    trials: int,
+    device: str = "cpu",
+    steps: int = 3,
+    between: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Seconds of one training step of a stack, the best of several after one to warm up.
 
@@ -378,7 +384,7 @@ def measure_step(
     for step in range(steps):
         between()
         inputs, targets = data.batch(seed=0, step=step, batch=run.batch, sequence=run.sequence)
-        started = time.perf_counter()
+        started = clock()
         stack.step(inputs.to(device), targets.to(device), 0).tolist()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
     return min(seconds[1:])

@@ -21,7 +21,8 @@ from hptransfer.core.errors import RunFolderError
 from hptransfer.core.files import damage, read_json, write_json
 from hptransfer.core.records import digest
 
-# What a larger stack has to gain. Two measurements of one thing differ by less, the best of a few steps each.
+# What a larger stack has to gain to be taken, and to lose to be the last that is tried: two measurements of one thing
+# differ by less, each the best of a few steps.
 GAIN = 0.05
 # Of a job's training, what a calibration may cost.
 SHARE = 0.05
@@ -84,8 +85,8 @@ class Measured:
         return [size for size in sizes(trials) if self.most is None or size <= self.most]
 
     def pays(self, size: int) -> bool:
-        """Whether a trial's share of a step is smaller in a stack than in one of half its size."""
-        return size == 1 or self.seconds[size] < 2 * self.seconds[size // 2]
+        """Whether a trial's share of a step is not larger, for sure, in a stack than in one of half its size."""
+        return size == 1 or self.seconds[size] < (1 + GAIN) * 2 * self.seconds[size // 2]
 
     def best(self) -> int:
         """The size with the most trial-steps a second; a larger one counts only where it gains more than GAIN."""
@@ -101,7 +102,7 @@ class Measured:
 
 
 def calibrate(trials: int, known: Measured, measure: Callable[[int], float]) -> Measured:
-    """Measures ever larger stacks until one is no faster, by the trial, than the one before.
+    """Measures ever larger stacks until one is slower, by the trial, than the one before.
 
     Args:
         known: what memory is known not to hold is not tried.
