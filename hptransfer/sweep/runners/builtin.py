@@ -96,7 +96,10 @@ class Builtin(Runner):
         return next(trials for limit, trials in (GPU_JOBS if gpu else CPU_JOBS).items() if block < limit)
 
     def stack_size(self, trials: Sequence[Trial], stop: Callable[[], str | None]) -> int:
-        """Measured on this device, unless it was before; a job too short to be worth it is split as on most devices."""
+        """Measured on this device, in at most SHARE of the job's training (`steps_each`), unless it was before.
+
+        A job too short for that takes the usual stack, or what a longer one has found.
+        """
         from hptransfer.training.config import from_json
 
         config, count, about = from_json(trials[0].run), len(trials), self._about(trials[0].run)
@@ -139,6 +142,7 @@ class Builtin(Runner):
         from hptransfer.training.device import Memory
         from hptransfer.training.loop import measure_step
 
+        config.data.load()  # as training will: no cost of this
         device, started = self._device(), time.monotonic()
         memory = Memory(device)
         # Where one thread computes, its own time is the same whoever else has the core meanwhile.
