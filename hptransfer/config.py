@@ -72,7 +72,8 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
 
     def chosen() -> dict[str, Any]:
         """The sweep with the members that were chosen, whose keys may be set."""
-        return composed(*(override for override in overrides if "." not in override.partition("=")[0]))
+        groups = ("run", *CHOSEN.values(), *sweep_config.FAMILIES)
+        return composed(*(override for override in overrides if override.lstrip("+").partition("=")[0] in groups))
 
     try:
         values = composed(*overrides)

@@ -9,9 +9,13 @@ from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
 from hptransfer.analysis.runs import Array
 
+# A loss above the least by this factor belongs to no smooth bowl, and a curve through it would swing; but so many
+# points are kept in any case.
+FAR, FEWEST = 3.0, 3
+
 
 class Curve:
-    """A smooth curve through all finite points of one scale (Akima; PCHIP below five points).
+    """A smooth curve through the finite points of one scale (Akima; PCHIP below five points), far ones left out.
 
     Args:
         values: tuned values, above 0.
@@ -20,8 +24,10 @@ class Curve:
 
     def __init__(self, values: Sequence[float], losses: Sequence[float]) -> None:
         order = np.argsort(values)
-        self.x: Array = np.log2(np.asarray(values, dtype=float)[order])
-        self.y: Array = np.asarray(losses, dtype=float)[order]
+        x, y = np.log2(np.asarray(values, dtype=float)[order]), np.asarray(losses, dtype=float)[order]
+        near = (y <= y.min() + (FAR - 1) * abs(y.min())) | (y <= np.sort(y)[min(FEWEST, len(y)) - 1])
+        self.x: Array = x[near]
+        self.y: Array = y[near]
         kind = Akima1DInterpolator if len(self.x) >= 5 else PchipInterpolator
         self._curve = kind(self.x, self.y)
 
@@ -29,7 +35,7 @@ class Curve:
         """Loss at log2 of a value.
 
         Raises:
-            ValueError: x lies outside the points.
+            ValueError: x lies outside the points that it goes through.
         """
         if not self.x[0] - 1e-9 <= x <= self.x[-1] + 1e-9:
             raise ValueError(f"{x} lies outside the curve, {self.x[0]} to {self.x[-1]}")

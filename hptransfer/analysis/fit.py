@@ -185,7 +185,7 @@ def fit_table(
         laws=laws,
         mixture=mixture,
         power=power,
-        loss_law=fit_loss_law(runs.scales, heights, draws=draws, seed=seed),
+        loss_law=fit_loss_law(runs.scales, heights),
         noise=float(np.median([one.loss for one in optima]) * np.mean([one.noise for one in shapes])),
         warnings=[*doubts, *enough.unbracketed(optima, problem, columns)],
     )

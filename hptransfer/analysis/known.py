@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from hptransfer.analysis.bowl import ShapePrior
 from hptransfer.analysis.laws._base import BATCH, PARAMS, TOKENS
-from hptransfer.analysis.surface import ShapePrior
 
 LEARNING_RATE = ("lr", "learning_rate", "learningrate", "base_lr", "max_lr", "peak_lr", "eta")
 

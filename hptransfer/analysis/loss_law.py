@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.analysis.laws._base import Seen
+from hptransfer.analysis.quantiles import quantiles
 from hptransfer.analysis.runs import Array, Axes
 
 # Shares of the least loss that was seen, all as likely before any run.
@@ -64,7 +65,6 @@ class LossLaw:
     """The loss at the optimum of any scale."""
 
     seen: Seen
-    normals: Array
     forms: Sequence[_Components]
 
     def at(self, scale: Axes) -> tuple[float, float, float]:
@@ -76,21 +76,19 @@ class LossLaw:
         logs = np.concatenate([form.log_weight for form in self.forms])
         weights = np.exp(logs - logs.max())
         weights /= weights.sum()
-        counts = np.diff(np.round(np.cumsum(weights) * len(self.normals)).astype(int), prepend=0)
-        draws = np.repeat(values, counts) + np.repeat(errors, counts) * self.normals[: counts.sum()]
         middle = float(weights @ values)
-        low, high = np.percentile(draws, (5, 95))
+        low, high = quantiles(weights, values[:, None], errors[:, None], (0.05, 0.95))[0]
         return float(np.exp(middle)), float(np.exp(min(low, middle))), float(np.exp(max(high, middle)))
 
 
-def fit_loss_law(scales: Sequence[Axes], heights: Array, *, draws: int, seed: int) -> LossLaw:
+def fit_loss_law(scales: Sequence[Axes], heights: Array) -> LossLaw:
     """
     Args:
         heights: log loss at each scale's optimum; NaN where it is not known.
     """
     known, seen = np.isfinite(heights), Seen.of(scales)
     octaves, y = _octaves(seen, scales)[known], heights[known]
-    return LossLaw(seen, np.random.default_rng(seed).standard_normal(draws), _forms(octaves, y))
+    return LossLaw(seen, _forms(octaves, y))
 
 
 def _octaves(seen: Seen, scales: Sequence[Axes]) -> Array:

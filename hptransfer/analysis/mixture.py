@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtr
 
 from hptransfer.analysis import known
 from hptransfer.analysis.estimators._base import Found
 from hptransfer.analysis.laws._base import LAWS, Seen, Variant
+from hptransfer.analysis.quantiles import quantiles
 from hptransfer.analysis.regression import Linear, Solved, foresight, log_prior, scatters, solve_each
 from hptransfer.analysis.runs import Array, Axes
 from hptransfer.core.errors import FitError
@@ -213,14 +213,7 @@ class Mixture:
         weights = np.array([one.weight for one in self.components])
         means = np.array([one.mean([scale])[0] for one in self.components])
         errors = np.array([one.error(scale) for one in self.components])
-        low, high = (means - 9 * errors).min(axis=0), (means + 9 * errors).max(axis=0)
-        low, high = (np.repeat(end[:, None], len(shares), axis=1) for end in (low, high))
-        for _ in range(60):
-            middle = (low + high) / 2
-            below = np.einsum("c,cks->ks", weights, ndtr((middle - means[:, :, None]) / errors[:, :, None]))
-            low, high = np.where(below < shares, middle, low), np.where(below < shares, high, middle)
-        found: Array = (low + high) / 2
-        return found
+        return quantiles(weights, means, errors, shares)
 
     def shares(self) -> dict[str, float]:
         """Weight of each form of law."""

@@ -1,17 +1,10 @@
 """One surface over all runs: a bowl whose place is free by scale and whose shape is shared by all scales.
 
-The log of a run's loss is a height plus, for each tuned hyperparameter k, `A_k phi(kappa_k, p_k)`:
-
-    u = log2 of the tuned values minus the scale's optimum                      (octaves)
-    p_k = u_k - sum over j > k of gamma_kj u_j                                  (a ridge: tuned axes interact)
-    log A_k = a_k + sum over axes of t_k,axis log2(axis over its middle)        (curvature moves with scale)
-    phi = 2 (exp(kappa p) - 1 - kappa p) / kappa^2 or p^2 (1 + kappa p / 3)     (unequal sides; p^2 at kappa 0)
-
-Unequal sides matter most: the loss climbs faster at high learning rates, and a parabola is biased
-low (science notes C.2, D.2). Shape is shared, so that a handful of runs places a scale's optimum.
-What a bowl of any one form misses grows with the loss above the optimum. How fast, the runs show; so
-a run counts by how near to the optimum it is, far runs hardly at all where the form is wrong and
-fully where it is right; and the answer is the mean over two forms of the bowl.
+The log of a run's loss is a height plus the bowl (bowl.py) at its octaves from the scale's optimum. The shape
+is shared, so that a handful of runs places a scale's optimum. What a bowl of any one form misses grows with
+the loss above the optimum. How fast, the runs show; so a run counts by how near to the optimum it is, far runs
+hardly at all where the form is wrong and fully where it is right; and the answer is the mean over two forms of
+the bowl.
 
 The least squares are by damped Gauss-Newton steps. Heights are eliminated exactly and scales meet
 only in the shape, so the cost is linear in runs.
@@ -19,23 +12,17 @@ only in the shape, so the cost is linear in runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 from scipy.optimize import nnls
 
+from hptransfer.analysis.bowl import Bowl, ShapePrior
+from hptransfer.analysis.near import Near, near
+from hptransfer.analysis.residuals import noise_and_misfit, t_shrink, variances
 from hptransfer.analysis.runs import Array, Index, Runs
 
-FORMS = ("linear-exponential", "cubic")
-
-# Log loss above the scale's best beyond which a setting says nothing of where the best is; but of every scale one
-# setting for each tuned hyperparameter and so many more are kept in any case.
-FAR = 0.4
-KEPT = 2
-# Of so many settings of a scale one may be a stray, if its log loss is so far below all others.
-MANY, STRAY = 6, 0.12
 # Rounds that ask by what share of the excess the form is wrong, a run counting by what the round before found; then
 # rounds in which that share counts so many times, for a form is wrong alike in all runs: it does not average out.
 ASKING, DECIDING = 3, 2
@@ -45,32 +32,6 @@ FIRST_NOISE = 0.002
 FIRST_REWEIGHTS, REWEIGHTS = 4, 2
 STEPS = 25
 ENOUGH = 1e-7
-# Exponents beyond this go on as a straight line: a far run must not overflow.
-STEEP = 5.0
-# A cubic bowl's low side goes on as a parabola from where it would turn down.
-TURN = -2.0
-
-
-@dataclass(frozen=True, eq=False)
-class ShapePrior:
-    """What is known of the bowl before any run: independent normals, (mean, standard deviation).
-
-    Attributes:
-        curvature: of each a_k, log of log loss per octave squared.
-        trend: of every t_k,axis.
-        skew: of kappa_k, by tuned hyperparameter.
-        ridge: of gamma_kj, by pair k < j.
-    """
-
-    curvature: tuple[float, float]
-    trend: tuple[float, float]
-    skew: tuple[tuple[float, float], ...]
-    ridge: tuple[tuple[float, float], ...]
-
-    def rows(self, tuned: int, axes: int) -> Array:
-        """Means and deviations of all shape parameters, (2, parameters)."""
-        normals = [self.curvature] * tuned + [self.trend] * (tuned * axes) + [*self.skew, *self.ridge]
-        return np.array(normals, dtype=float).T
 
 
 class Guide(Protocol):
@@ -81,92 +42,6 @@ class Guide(Protocol):
 
     def follow(self, information: Array, pull: Array) -> tuple[Array, Array]:
         """The same from what a fit says of the optima."""
-
-
-@dataclass(frozen=True, eq=False)
-class Bowl:
-    """The shape: parameters in the order of ShapePrior.rows."""
-
-    form: str
-    tuned: int
-    axes: int
-    theta: Array
-
-    @property
-    def pairs(self) -> list[tuple[int, int]]:
-        return [(k, j) for k in range(self.tuned) for j in range(k + 1, self.tuned)]
-
-    @property
-    def _parts(self) -> tuple[Array, Array, Array, Array]:
-        k, a = self.tuned, self.axes
-        theta = self.theta
-        return theta[:k], theta[k : k + k * a].reshape(k, a), theta[k + k * a : 2 * k + k * a], theta[2 * k + k * a :]
-
-    def excess(self, u: Array, octaves: Array) -> Array:
-        """Log loss above the optimum, (runs,), at u octaves from it, (runs, tuned)."""
-        found: Array = self._terms(u, octaves)[0].sum(axis=1)
-        return found
-
-    def curvature(self, octaves: Array) -> Array:
-        """Log loss per octave squared along each p_k, (scales, tuned)."""
-        log_a, trend, _, _ = self._parts
-        found: Array = np.exp(log_a + octaves @ trend.T)
-        return found
-
-    def hessian(self, octaves: Array) -> Array:
-        """Half of the second derivatives of the log loss at the optimum of one scale, (tuned, tuned)."""
-        skewed = self._slanted(np.eye(self.tuned)).T
-        found: Array = skewed.T @ np.diag(self.curvature(octaves[None])[0]) @ skewed
-        return found
-
-    def _slanted(self, u: Array) -> Array:
-        p = u.copy()
-        for (k, j), gamma in zip(self.pairs, self._parts[3], strict=True):
-            p[:, k] -= gamma * u[:, j]
-        return p
-
-    def _terms(self, u: Array, octaves: Array) -> tuple[Array, Array, Array, Array]:
-        """By run and tuned hyperparameter: what is added to the log loss, its derivatives by p and by kappa; p."""
-        phi = _PHI[self.form]
-        p, scale, skew = self._slanted(u), self.curvature(octaves), self._parts[2]
-        parts = [np.stack(phi(skew[k], p[:, k])) for k in range(self.tuned)]
-        value, by_p, by_skew = (scale * np.stack([part[row] for part in parts], axis=1) for row in range(3))
-        return value, by_p, by_skew, p
-
-    def linearized(self, u: Array, octaves: Array) -> tuple[Array, Array, Array]:
-        """Excess, its derivatives by the scale's optimum, (runs, tuned), and by the shape, (runs, parameters)."""
-        value, by_p, by_skew, _ = self._terms(u, octaves)
-        by_x = -by_p
-        for (k, j), gamma in zip(self.pairs, self._parts[3], strict=True):
-            by_x[:, j] += gamma * by_p[:, k]
-        by_trend = [value[:, [k]] * octaves for k in range(self.tuned)]
-        by_ridge = [-by_p[:, [k]] * u[:, [j]] for k, j in self.pairs]
-        return value.sum(axis=1), by_x, np.concatenate([value, *by_trend, by_skew, *by_ridge], axis=1)
-
-
-def _linear_exponential(kappa: float, p: Array) -> tuple[Array, Array, Array]:
-    z = kappa * p
-    if abs(kappa) < 1e-2:
-        return p**2 * (1 + z / 3 + z**2 / 12), 2 * p * (1 + z / 2 + z**2 / 6), p**3 / 3 + kappa * p**4 / 6
-    inner = np.minimum(z, STEEP)
-    grown = np.expm1(inner)
-    value, slope = 2 * (grown - inner) / kappa**2, 2 * grown / kappa
-    beyond = (z - inner) / kappa
-    by_kappa = np.where(z > STEEP, 0.0, 2 * p * grown / kappa**2 - 2 * value / kappa)
-    return value + slope * beyond, slope, by_kappa
-
-
-def _cubic(kappa: float, p: Array) -> tuple[Array, Array, Array]:
-    z, turned = kappa * p, kappa * p < TURN
-    value = p**2 * (1 + np.maximum(z, TURN) / 3)
-    slope = np.where(turned, 2 * p * (1 + TURN / 3), 2 * p + kappa * p**2)
-    return value, slope, np.where(turned, 0.0, p**3 / 3)
-
-
-_PHI: dict[str, Callable[[float, Array], tuple[Array, Array, Array]]] = {
-    "linear-exponential": _linear_exponential,
-    "cubic": _cubic,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,28 +75,9 @@ class Surface:
     excess: Array
 
 
-@dataclass(frozen=True, eq=False)
-class _Data:
-    """The runs that are fitted; x, log losses, scale and height of each."""
-
-    x: Array
-    y: Array
-    scale: Index
-    height: Index
-    octaves: Array
-
-    def centred(self, weights: Array, columns: Array) -> Array:
-        """Columns less their weighted mean within each height: what is left of them once heights are free."""
-        total = np.bincount(self.height, weights)
-        found = np.empty_like(columns)
-        for place, column in enumerate(columns.T):
-            found[:, place] = column - (np.bincount(self.height, weights * column) / total)[self.height]
-        return found
-
-
 def fit_surface(runs: Runs, form: str, prior: ShapePrior, guide: Guide) -> Surface:
     """Fits one form of the bowl to all finite runs."""
-    kept, data = _near(runs)
+    kept, data = near(runs)
     tuned, axes = runs.x.shape[1], data.octaves.shape[1]
     means, deviations = prior.rows(tuned, axes)
     x, log_a = _start(data)
@@ -244,43 +100,7 @@ def fit_surface(runs: Runs, form: str, prior: ShapePrior, guide: Guide) -> Surfa
     return replace(found, runs=kept)
 
 
-def _near(runs: Runs) -> tuple[Index, _Data]:
-    """The finite runs near the best of their scale, in log loss; repeats of a setting together, by their mean.
-
-    Levels are taken over the least of what shares a height, so that a lucky seed does not pass for a better setting.
-    """
-    finite = np.flatnonzero(np.isfinite(runs.loss))
-    x, y, height = runs.x[finite], np.log(runs.loss[finite]), runs.height[finite]
-    least = np.full(runs.height.max() + 1, np.inf)
-    np.minimum.at(least, height, y)
-    settings, setting = np.unique(np.column_stack([runs.scale[finite], x]), axis=0, return_inverse=True)
-    setting = setting.reshape(-1)
-    level = np.bincount(setting, y - least[height]) / np.bincount(setting)
-    order = np.lexsort((level, settings[:, 0]))
-    few = KEPT + runs.x.shape[1]
-    near = np.zeros(len(settings), dtype=bool)
-    for own in np.split(order, np.flatnonzero(np.diff(settings[order, 0])) + 1):
-        sound = own[int(_stray(settings[own, 1:], level[own])) :]
-        near[sound[level[sound] < level[sound[0]] + FAR]] = True
-        near[sound[:few]] = True
-    kept = finite[near[setting]]
-    height = np.unique(runs.height[kept], return_inverse=True)[1].reshape(-1)
-    return kept, _Data(runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], height, runs.octaves(runs.scales))
-
-
-def _stray(x: Array, y: Array) -> bool:
-    """Whether a scale's lowest loss lies far below all others and away from the next best: a mistake, no optimum.
-
-    Args:
-        x, y: of the scale's settings, losses ascending.
-    """
-    if len(y) < MANY or y[1] - y[0] <= STRAY:
-        return False
-    nearest = np.argsort(np.abs(x[1:] - x[0]).max(axis=1))[: 2 * x.shape[1]]
-    return 0 not in nearest
-
-
-def _start(data: _Data) -> tuple[Array, Array]:
+def _start(data: Near) -> tuple[Array, Array]:
     """Rough optima, the runs' places weighted towards the best of each scale, and rough log curvatures."""
     scales, tuned = len(data.octaves), data.x.shape[1]
     best = np.full(scales, np.inf)
@@ -289,7 +109,7 @@ def _start(data: _Data) -> tuple[Array, Array]:
     soft = max(float(np.quantile(excess, 0.25)), 1e-6)
     weights = 1 / (soft + excess) ** 2
     total = np.bincount(data.scale, weights, scales)
-    x = _summed(data, data.x * weights[:, None])
+    x = data.summed(data.x * weights[:, None])
     x = np.where(total[:, None] > 0, x / np.maximum(total, 1e-300)[:, None], data.x.mean(axis=0))
     u = (data.x - x[data.scale]) ** 2 / (soft + excess)[:, None]
     curvature, _ = nnls(np.column_stack([u, 1 / (soft + excess)]), excess / (soft + excess))
@@ -306,12 +126,12 @@ class _State:
         theta = self.bowl.theta + np.clip(by_shape, -1, 1)
         return _State(replace(self.bowl, theta=theta), self.x + np.clip(by_x, -2, 2))
 
-    def from_optimum(self, data: _Data) -> tuple[Array, Array]:
+    def from_optimum(self, data: Near) -> tuple[Array, Array]:
         """Octaves of each run from its scale's optimum, and its scale's octaves."""
         return data.x - self.x[data.scale], data.octaves[data.scale]
 
 
-def _weights(data: _Data, state: _State, noise: float, mistrust: float) -> Array:
+def _weights(data: Near, state: _State, noise: float, mistrust: float) -> Array:
     """By the noise and by the share of the excess that the form may miss; strays count less (a soft L1 loss)."""
     excess = state.bowl.excess(*state.from_optimum(data))
     weights: Array = 1 / (noise**2 + (mistrust * excess) ** 2)
@@ -329,7 +149,7 @@ class _Normal:
     tt: Array
 
     @classmethod
-    def of(cls, data: _Data, weights: Array, by_x: Array, by_shape: Array) -> _Normal:
+    def of(cls, data: Near, weights: Array, by_x: Array, by_shape: Array) -> _Normal:
         scales, tuned, shape = len(data.octaves), by_x.shape[1], by_shape.shape[1]
 
         def summed(left: Array, right: Array) -> Array:
@@ -368,7 +188,7 @@ class _Normal:
         return found.reshape(scales * tuned, scales * tuned)
 
 
-def _linearized(data: _Data, weights: Array, state: _State) -> tuple[Array, Array, Array, Array]:
+def _linearized(data: Near, weights: Array, state: _State) -> tuple[Array, Array, Array, Array]:
     """Excess, then residuals and derivatives with the heights eliminated."""
     excess, by_x, by_shape = state.bowl.linearized(*state.from_optimum(data))
     all_columns = np.concatenate([(data.y - excess)[:, None], by_x, by_shape], axis=1)
@@ -378,7 +198,7 @@ def _linearized(data: _Data, weights: Array, state: _State) -> tuple[Array, Arra
 
 
 def _solve(
-    data: _Data, weights: Array, state: _State, means: Array, deviations: Array, towards: Array, on_x: Array
+    data: Near, weights: Array, state: _State, means: Array, deviations: Array, towards: Array, on_x: Array
 ) -> _State:
     """Least squares at fixed weights, by Gauss-Newton steps that are damped until the objective falls."""
     on_shape = 1 / deviations**2
@@ -391,7 +211,7 @@ def _solve(
     value, damping = objective(state, left), 1e-3
     for _ in range(STEPS):
         normal = _Normal.of(data, weights, by_x, by_shape).with_prior(on_x, on_shape)
-        pull_x = _summed(data, by_x * (weights * left)[:, None]) - (state.x - towards) * on_x
+        pull_x = data.summed(by_x * (weights * left)[:, None]) - (state.x - towards) * on_x
         pull_shape = by_shape.T @ (weights * left) - (state.bowl.theta - means) * on_shape
         while True:
             step_x, step_shape = normal.damped(damping).solve(pull_x, pull_shape)
@@ -411,13 +231,7 @@ def _solve(
     return state
 
 
-def _summed(data: _Data, rows: Array) -> Array:
-    """Sums of rows by scale."""
-    found: Array = np.stack([np.bincount(data.scale, column, len(data.octaves)) for column in rows.T], axis=1)
-    return found
-
-
-def _told(data: _Data, weights: Array, state: _State, means: Array, deviations: Array, on_x: Array) -> Surface:
+def _told(data: Near, weights: Array, state: _State, means: Array, deviations: Array, on_x: Array) -> Surface:
     """What the runs say of the optima, the shape being integrated out and the law's guidance left out.
 
     The weights say how far a run is trusted, not how noisy it is; so the precision is a sandwich, with
@@ -427,8 +241,8 @@ def _told(data: _Data, weights: Array, state: _State, means: Array, deviations: 
     excess, left, by_x, by_shape = _linearized(data, weights, state)
     plain = _Normal.of(data, weights, by_x, by_shape)
     leverage = _leverage(data, weights, by_x, by_shape, plain.with_prior(on_x, on_shape))
-    noise, misfit = _noise(left, excess, leverage)
-    variance = _by_scale(data, left, excess, leverage, noise**2 + (misfit * excess) ** 2)
+    noise, misfit = noise_and_misfit(left, excess, leverage)
+    variance = variances(data, left, excess, leverage, noise**2 + (misfit * excess) ** 2)
 
     prior = np.diag(on_shape)
     through = plain.border() @ np.linalg.inv(plain.tt + prior)
@@ -438,9 +252,9 @@ def _told(data: _Data, weights: Array, state: _State, means: Array, deviations: 
     scores = spread.whole_xx() - crossed - crossed.T + through @ (spread.tt + prior) @ through.T
     scores += np.eye(len(scores)) * (1e-6 * np.trace(scores) / len(scores) + 1e-12)
     freedom = max(1.0, float(len(left) - leverage.sum()))
-    sandwich = np.linalg.solve(scores, curved).T * _t_shrink(freedom)
+    sandwich = np.linalg.solve(scores, curved).T * t_shrink(freedom)
     pull_shape = by_shape.T @ (weights * left) - (state.bowl.theta - means) * on_shape
-    score = _summed(data, by_x * (weights * left)[:, None]).reshape(-1) - through @ pull_shape
+    score = data.summed(by_x * (weights * left)[:, None]).reshape(-1) - through @ pull_shape
     information = sandwich @ curved
     return Surface(
         bowl=state.bowl,
@@ -458,7 +272,7 @@ def _told(data: _Data, weights: Array, state: _State, means: Array, deviations: 
     )
 
 
-def _leverage(data: _Data, weights: Array, by_x: Array, by_shape: Array, normal: _Normal) -> Array:
+def _leverage(data: Near, weights: Array, by_x: Array, by_shape: Array, normal: _Normal) -> Array:
     """Share of each run in its own fitted value."""
     inverse = np.linalg.inv(normal.xx)
     across = inverse @ normal.xt
@@ -473,54 +287,7 @@ def _leverage(data: _Data, weights: Array, by_x: Array, by_shape: Array, normal:
     return np.clip(found, 0.0, 0.95)
 
 
-# Degrees of freedom and standard deviation of what is assumed of the noise, in log loss, before any run.
-NOISE_FREEDOM, NOISE_ASSUMED = 3.0, 0.001
-# Of the residuals' distribution.
-STRAY_FREEDOM = 8.0
-_MISFITS = np.array([0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6])
-_NOISES = np.geomspace(1e-6, 0.3, 64)
-# Runs that the search for noise and misfit looks at, evenly spread over the excess: it is a grid of sums.
-_LOOKED_AT = 4000
-
-
-def _noise(left: Array, excess: Array, leverage: Array) -> tuple[float, float]:
-    """Noise and misfit by maximum likelihood of residuals with variance noise^2 + (misfit excess)^2.
-
-    Residuals are Student's t, so that a few strays do not pass for noise.
-    """
-    squares = left**2 / (1 - leverage)
-    order = np.argsort(excess)[:: max(1, len(excess) // _LOOKED_AT)]
-    squares, above = squares[order], excess[order]
-    best = (np.inf, NOISE_ASSUMED, 0.0)
-    for misfit in _MISFITS:
-        variance = _NOISES[:, None] ** 2 + (misfit * above) ** 2
-        assumed = NOISE_FREEDOM * (2 * np.log(_NOISES) + (NOISE_ASSUMED / _NOISES) ** 2)
-        tails = (STRAY_FREEDOM + 1) * np.log1p(squares / variance / STRAY_FREEDOM)
-        unlikely = (np.log(variance) + tails).sum(axis=1) + assumed
-        place = int(np.argmin(unlikely))
-        best = min(best, (float(unlikely[place]), float(_NOISES[place]), float(misfit)))
-    return best[1], best[2]
-
-
-# Weight of the common noise against a scale's own, in runs.
-COMMON_NOISE = 10.0
-
-
-def _by_scale(data: _Data, left: Array, excess: Array, leverage: Array, variance: Array) -> Array:
-    """Variances with each scale's own noise, as far as its runs show it."""
-    scales = len(data.octaves)
-    ratio = np.bincount(data.scale, left**2 / variance, scales)
-    freedom = np.bincount(data.scale, 1 - leverage, scales)
-    own: Array = (COMMON_NOISE + ratio) / (COMMON_NOISE + freedom)
-    return variance * own[data.scale]
-
-
-def _t_shrink(freedom: float) -> float:
-    """Variance of a normal over that of Student's t: few degrees of freedom know less."""
-    return (freedom - 2) / freedom if freedom > 4 else 0.5
-
-
-def _heights(data: _Data, weights: Array, level: Array) -> Array:
+def _heights(data: Near, weights: Array, level: Array) -> Array:
     """Log loss at each scale's optimum, the mean over its seeds."""
     total = np.bincount(data.height, weights)
     by_height = np.bincount(data.height, weights * level) / total

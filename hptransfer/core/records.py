@@ -100,6 +100,7 @@ class Outcome:
         seconds: wall time that the trial occupied its device for: a stack's time, shared equally.
         error: one line, if failed.
         cause: one of CAUSES, if failed.
+        node: of a scheduler, on which it was trained.
         imported: table and row that the trial was taken from; None if it was trained here.
         groups: what each group of parameters trained with: role, learning rate at the peak and all else that the
             optimizer was given; under `parameters` by name the first values' spread, multiplier, branch factor.
@@ -116,6 +117,7 @@ class Outcome:
     attempts: int = 1
     error: str | None = None
     cause: str | None = None
+    node: str | None = None
     imported: str | None = None
     groups: Sequence[Mapping[str, Any]] = ()
 

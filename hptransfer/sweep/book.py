@@ -27,6 +27,7 @@ class AtScale:
         cancelled: of the failed ones.
         stopped: nothing further is to be tried while this driver runs.
         seconds, flops: of the trials that are done.
+        devices: that a trial of it holds while it trains.
     """
 
     waiting: deque[str] = field(default_factory=deque)
@@ -38,6 +39,7 @@ class AtScale:
     stopped: bool = False
     seconds: float = 0.0
     flops: float = 0.0
+    devices: int = 1
 
     @property
     def failed(self) -> int:
@@ -64,19 +66,18 @@ class Book:
 
     Attributes:
         trials: by id, without their configurations, which are in their folders.
-        attempts_s: seconds of devices that went into attempts without an outcome.
+        device_s: seconds of devices, as measured so far, of attempts without an outcome too.
     """
 
     def __init__(self, folder: RunFolder, tuned: Sequence[str]) -> None:
         self.trials: dict[str, Trial] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.scales: dict[Scale, AtScale] = {}
-        self.attempts_s = 0.0
+        self.device_s = 0.0
         self.started = 0
         self.started_flops = 0.0
         self.folder, self._tuned = folder, tuple(tuned)
         self._finished = Finished(folder)
-        self._finished_s = 0.0
         self._same: dict[Scale, Scale] = {}
 
     def setting(self, trial: Trial) -> Setting:
@@ -114,7 +115,7 @@ class Book:
             self.started += 1
             self.started_flops += trial.flops
         self.outcomes[trial_id] = replace(outcome, groups=())  # thousands of them are in memory
-        self._finished_s += outcome.seconds
+        self.spend(trial_id, outcome.seconds)
         scale.states[outcome.state] += 1
         scale.cancelled += outcome.cause == CANCELLED
         if outcome.state != FAILED:
@@ -132,7 +133,7 @@ class Book:
         scale = self.at(trial.scale)
         scale.states[outcome.state] -= 1
         scale.cancelled -= outcome.cause == CANCELLED
-        self._finished_s -= outcome.seconds
+        self.spend(trial_id, -outcome.seconds)
         self.started -= 1
         self.started_flops -= trial.flops
 
@@ -143,10 +144,9 @@ class Book:
             waiting = self.at(scale).waiting
             self.at(scale).waiting = deque(trial_id for trial_id in waiting if trial_id not in gone)
 
-    @property
-    def device_s(self) -> float:
-        """Seconds of devices, as measured so far."""
-        return self._finished_s + self.attempts_s
+    def spend(self, trial_id: str, seconds: float) -> None:
+        """Counts time that went into a trial."""
+        self.device_s += seconds * self.at(self.trials[trial_id].scale).devices
 
     def seconds(self, trials: Iterable[Trial]) -> float | None:
         """Time that trials of one scale will take on one worker, by those of the scale that are done."""

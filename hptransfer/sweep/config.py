@@ -126,7 +126,7 @@ class Budget:
     flops: float | None = None
     """Training FLOPs of the trials started."""
     device_hours: float | None = None
-    """Hours of workers (a GPU, or launcher.threads cores), as measured so far."""
+    """Hours of devices: GPUs, or workers where those have none. As measured so far; what runs counts as estimated."""
 
 
 @dataclass(kw_only=True)

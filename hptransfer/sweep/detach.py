@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hptransfer.core.files import RunFolder, locked_by
+from hptransfer.sweep.notes import written_since
 
 PATIENCE_S = 120.0
 LOOK_S = 0.1
 
 
 def detach(arguments: Sequence[str], folder: RunFolder, patience_s: float = PATIENCE_S) -> tuple[int, int | None, str]:
-    """Starts the command line in the background and waits until it drives the folder, or has ended.
+    """Starts the command line in the background and waits until it has submitted its first jobs, or has ended.
 
     Args:
         arguments: of `hptransfer`.
@@ -23,6 +24,7 @@ def detach(arguments: Sequence[str], folder: RunFolder, patience_s: float = PATI
     Returns:
         Its process id; its exit code, None while it runs; what it wrote to driver.log.
     """
+    began = time.time()
     folder.create()
     folder.driver_lock.touch()  # which makes it a run's folder
     log = folder.path / "driver.log"
@@ -38,7 +40,7 @@ def detach(arguments: Sequence[str], folder: RunFolder, patience_s: float = PATI
     deadline = time.monotonic() + patience_s
     while process.poll() is None and time.monotonic() < deadline:
         holder = locked_by(folder.driver_lock)
-        if holder and holder.get("pid") == process.pid:
+        if holder and holder.get("pid") == process.pid and written_since(folder, began):
             break
         time.sleep(LOOK_S)
     return process.pid, process.poll(), _since(log, begin)

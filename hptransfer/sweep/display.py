@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hptransfer.core.records import DIVERGED, DONE, FAILED, VERIFY, Scale, short
-from hptransfer.sweep.plan import Plan
+from hptransfer.sweep.plan import Plan, num_devices
 from hptransfer.sweep.progress import RUNNING, WAITING, Progress, ScaleProgress
 from hptransfer.sweep.status import Status, explain
 
@@ -183,21 +183,28 @@ def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table 
     target = plan.sizes[plan.target]
     costs = [f"{target.params:,}", f"{target.flops:.3g}", "", "", clock(seconds[plan.target])]
     grid.add_row("target", *map(short, plan.target.axes.values()), *costs)
-    slots = plan.config.launcher.num_slots(plan.runner.gpus())
-    measured = [time for scale in plan.scales if (time := _times(plan.num_trials(scale), seconds[scale])) is not None]
-    took = "device-hours unknown, as nothing was measured yet"
-    if len(measured) == len(plan.scales):
-        device_s = sum(measured)
-        took = (
-            f"{device_s / 3600:.3g} device-hours; about {clock(device_s / slots)} on {slots} "
-            f"worker{'s' if slots > 1 else ''} of this machine"
-        )
     trials = sum(plan.num_trials(scale) for scale in plan.scales)
     return [
         grid,
-        f"total: {trials} trials, {plan.flops():.3g} FLOPs, {took}",
+        f"total: {trials} trials, {plan.flops():.3g} FLOPs, {_took(plan, seconds)}",
         f"share of the target's own training FLOPs: {plan.flops() / target.flops:.1%}",
     ]
+
+
+def _took(plan: Plan, seconds: Mapping[Scale, float | None]) -> str:
+    """What all trials take, as far as it is known from this machine or from finished trials."""
+    known = {scale: one for scale in plan.scales if (one := seconds[scale]) is not None}
+    if len(known) < len(plan.scales):
+        return "device-hours unknown, as nothing was measured yet"
+    launcher = plan.config.launcher
+    busy_s = {scale: one * plan.num_trials(scale) for scale, one in known.items()}
+    hours = sum(one * num_devices(plan, scale) for scale, one in busy_s.items()) / 3600
+    slots = min(launcher.num_slots(plan.runner.gpus()), sum(plan.num_trials(scale) for scale in known))
+    lasts = clock(max(sum(busy_s.values()) / slots, *known.values()))
+    where = f"{slots} worker{'s' if slots > 1 else ''} of this machine"
+    if launcher.name == "slurm":
+        where = f"nodes as fast as this machine, if {slots} trials run at a time"
+    return f"{hours:.3g} device-hours; about {lasts} on {where}"
 
 
 def _times(count: int, seconds: float | None) -> float | None:

@@ -21,8 +21,8 @@ from hptransfer.sweep.book import Book
 from hptransfer.sweep.config import FIRST, Budget
 from hptransfer.sweep.flight import Flight, side_by_side
 from hptransfer.sweep.launchers._base import Launcher
-from hptransfer.sweep.notes import Notes, read_states
-from hptransfer.sweep.plan import Plan
+from hptransfer.sweep.notes import HELD_BACK, Notes, read_states
+from hptransfer.sweep.plan import Plan, num_devices
 from hptransfer.sweep.progress import Progress, progress
 from hptransfer.sweep.requests import carry_out, read_requests
 from hptransfer.sweep.settings import Range, Setting, edges, next_setting
@@ -122,8 +122,11 @@ class Driver:
         self._notes = Notes(folder, plan.config.hooks.blocked_after_s, blocked)
         self._flops = {scale: plan.runner.size(plan.run(scale)).flops for scale in campaign.scales}
         self._job_sizes: dict[Scale, int] = {}
+        self._committed_s = 0.0
         for scale in self._order():
-            self._book.at(scale)
+            at = self._book.at(scale)
+            if self._budget.device_hours is not None:
+                at.devices = num_devices(plan, scale)
         tried = {one.name: (one.low, one.high) for one in ranges(plan)}
         log = {key: tuned.log for key, tuned in plan.config.space.items()}
         self._studies = Studies(folder.journal, plan.config.sampler, tried, log)
@@ -244,6 +247,8 @@ class Driver:
         """A job for every free slot, as far as the budget goes: waiting trials, then new values."""
         jobs: list[Job] = []
         now = time.time()
+        if self._budget.device_hours is not None:
+            self._committed_s = self._flight.expected_s()
         for scale in list(self._book.scales):
             while len(jobs) < self._flight.free:
                 ids = self._next_trials(scale)
@@ -264,10 +269,13 @@ class Driver:
                     submitted=now,
                 )
                 jobs.append(job)
+                self._committed_s += (job.seconds or 0.0) * self._book.at(scale).devices
         return jobs
 
     def _next_trials(self, scale: Scale) -> list[str]:
         """Trials of a scale for its next job; none if it has none, or may not go on."""
+        if self._unmeasured(scale):
+            return []
         if scale in self._flops and self._affordable(self._flops[scale]):
             self._ask(scale)
         waiting = self._book.at(scale).waiting
@@ -278,10 +286,16 @@ class Driver:
         found: list[str] = []
         while waiting and len(found) < size:
             flops = [self._book.trials[trial_id].flops for trial_id in (*found, waiting[0])]
-            if not self._affordable(*flops):
+            began_s = self._book.seconds(self._book.trials[trial_id] for trial_id in found) or 0.0
+            if not self._affordable(*flops, began_s=began_s * self._book.at(scale).devices):
                 break
             found.append(waiting.popleft())
         return found
+
+    def _unmeasured(self, scale: Scale) -> bool:
+        """Whether a budget of time has to wait for a first job to tell what further ones of the scale take."""
+        at = self._book.at(scale)
+        return self._budget.device_hours is not None and at.open > 0 and not at.flops
 
     def _job_size(self, trial_id: str) -> int:
         trial = self._book.trials[trial_id]
@@ -306,9 +320,8 @@ class Driver:
 
     def _held_back(self) -> dict[str, str]:
         """Scales whose first trial failed, with why: under stage=first their others are not trained."""
-        why = "its first trial failed, the others are held back (stage=first)"
         found = {scale.name: at for scale, at in self._book.scales.items() if at.waiting and self._only_first(scale)}
-        return {name: why for name, at in found.items() if at.failed and not at.open}
+        return {name: HELD_BACK for name, at in found.items() if at.failed and not at.open}
 
     def _holds(self) -> dict[str, str]:
         """The same, and scales whose first trial is in a job."""
@@ -351,13 +364,18 @@ class Driver:
         """The next setting that would bracket the scale's optimum, within the bounds on either side."""
         return next_setting(self._book.at(scale).mean_losses(), self._campaign.ranges)
 
-    def _affordable(self, *flops: float) -> bool:
-        """Whether the budget allows trials of these costs to be started."""
+    def _affordable(self, *flops: float, began_s: float = 0.0) -> bool:
+        """Whether the budget allows trials of these costs to be started.
+
+        Args:
+            began_s: seconds of devices that all of them but the last will take.
+        """
         book, budget = self._book, self._budget
+        spent_s = book.device_s + self._committed_s + began_s
         return (
             (budget.trials is None or book.started + len(flops) <= budget.trials)
             and (budget.flops is None or book.started_flops + sum(flops) <= budget.flops)
-            and (budget.device_hours is None or book.device_s / 3600 < budget.device_hours)
+            and (budget.device_hours is None or spent_s < 3600 * budget.device_hours)
         )
 
     def _progress(self) -> Progress:

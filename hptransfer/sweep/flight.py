@@ -83,7 +83,7 @@ class Flight:
                 self._all[job.id] = job
                 self._job_of |= dict.fromkeys(job.trials, job.id)
         for trial_id in self._book.trials:
-            self._book.attempts_s += read_history(self._folder, trial_id).seconds
+            self._book.spend(trial_id, read_history(self._folder, trial_id).seconds)
             self._take(trial_id, was_open=False)
         unfinished = [job for job in self._all.values() if self._unfinished(job)]
         known = self._launcher.adopt([job for job in unfinished if not self._is_counted(job)])
@@ -104,6 +104,14 @@ class Flight:
         """Trials of all jobs but some that are with the launcher or with a worker of an earlier driver."""
         jobs = [job for job in (*self.jobs.values(), *self.foreign.values()) if job.id not in but]
         return {trial for job in jobs for trial in self._unfinished(job)}
+
+    def expected_s(self) -> float:
+        """Seconds of devices that what is being trained will take from its beginning, as far as that is known."""
+        total = 0.0
+        for job in (*self.jobs.values(), *self.foreign.values()):
+            left = [self._book.trials[trial] for trial in self._unfinished(job)]
+            total += (self._book.seconds(left) or 0.0) * self._book.at(job.scale).devices
+        return total
 
     def waiting(self, states: Mapping[str, Mapping[str, str]]) -> set[str]:
         """Jobs of which neither the scheduler, asked now and then, nor a trial's lease says that they run.
@@ -188,7 +196,7 @@ class Flight:
         if outcome.state == FAILED and outcome.cause and self._allows(trial_id, outcome, job):
             before = read_history(self._folder, trial_id).seconds
             history = take_back(self._folder, trial_id, outcome, job=job, forgive=False)
-            self._book.attempts_s += history.seconds - before
+            self._book.spend(trial_id, history.seconds - before)
             self._spared.add(trial_id)
             return False
         self._book.finish(trial_id, outcome, was_open=was_open, job=job)
@@ -290,7 +298,7 @@ class Flight:
         )
         history = read_history(self._folder, trial).plus(attempt)
         write_history(self._folder, trial, history)
-        self._book.attempts_s += seconds
+        self._book.spend(trial, seconds)
         return history
 
     def _share(self, job: Job, left: Sequence[str], finished_s: float) -> float:

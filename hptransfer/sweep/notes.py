@@ -11,6 +11,9 @@ from hptransfer.core.files import RunFolder, read_json, write_json
 from hptransfer.core.records import Job
 from hptransfer.sweep.progress import Progress
 
+# A file server's clock may be so much behind this machine's.
+CLOCKS_S = 1.0
+HELD_BACK = "its first trial failed, the others are held back (stage=first)"
 PENDING, RUNNING = "PENDING", "RUNNING"
 # Reasons for which a scheduler lets a job wait that end by themselves. Any other needs somebody.
 PASSING = frozenset({"", "None", "Priority", "Resources", "BeginTime", "Dependency", "Cleaning", "JobArrayTaskLimit"})
@@ -35,6 +38,12 @@ def read_notes(folder: RunFolder) -> dict[str, Any]:
         return read_json(path, "held", "delayed", "blocked") if path.exists() else {}
     except RunFolderError:
         return {}
+
+
+def written_since(folder: RunFolder, moment: float) -> bool:
+    """Whether a driver has come through its first tick since a moment, in seconds since 1970."""
+    path = folder.path / "driver.json"
+    return path.exists() and path.stat().st_mtime >= moment - CLOCKS_S
 
 
 class Notes:

@@ -191,19 +191,30 @@ def make_plan(config: SweepConfig) -> Plan:
 def jobs_of(plan: Plan, scale: Scale) -> Iterator[tuple[Job, Number | None]]:
     """The jobs of one scale, as large as they may be, and the tokens of a trial; their ids and trials are stand-ins."""
     left, most = plan.num_trials(scale), plan.job_size(plan.run(scale))
-    size, tokens = plan.sizes[scale], plan.run(scale).get("tokens")
-    tokens = tokens if isinstance(tokens, Number) else None
     while left > 0:
         count = min(left, most)
         left -= count
-        job = Job(
-            id=f"{scale.name.replace('=', '').replace(',', '-')}-{left}",
-            trials=[""] * count,
-            scale=scale,
-            params=size.params,
-            flops=count * size.flops,
-        )
-        yield job, tokens
+        yield _stand_in(plan, scale, count, left)
+
+
+def _stand_in(plan: Plan, scale: Scale, count: int, number: int) -> tuple[Job, Number | None]:
+    """A job of so many trials, and the tokens of one."""
+    run = plan.run(scale)
+    size, tokens = plan.sizes.get(scale) or plan.runner.size(run), run.get("tokens")
+    job = Job(
+        id=f"{scale.name.replace('=', '').replace(',', '-')}-{number}",
+        trials=[""] * count,
+        scale=scale,
+        params=size.params,
+        flops=count * size.flops,
+    )
+    return job, tokens if isinstance(tokens, Number) else None
+
+
+def num_devices(plan: Plan, scale: Scale) -> int:
+    """Devices that a trial of a scale holds while it trains."""
+    found: int = plan.config.launcher.num_devices(*_stand_in(plan, scale, 1, 0), plan.runner.gpus())
+    return found
 
 
 def _settings(config: SweepConfig) -> tuple[Setting, ...]:

@@ -13,7 +13,7 @@ from hptransfer.core.files import RunFolder, locked_by
 from hptransfer.core.records import CODE_ERROR, FAILED, Job, Outcome, Scale, Trial
 from hptransfer.sweep.finished import read_finished
 from hptransfer.sweep.flight import read_jobs
-from hptransfer.sweep.notes import read_notes, read_states
+from hptransfer.sweep.notes import HELD_BACK, read_notes, read_states
 from hptransfer.sweep.progress import RUNNING, WAITING, Progress, progress
 from hptransfer.sweep.requests import CANCEL, read_requests
 from hptransfer.sweep.retries import read_history
@@ -68,7 +68,7 @@ def read_status(folder: RunFolder) -> Status:
         RunFolderError: a file is damaged.
     """
     driver = locked_by(folder.driver_lock)
-    notes = read_notes(folder) if driver else {}
+    notes = read_notes(folder)
     rows, finished_jobs = read_rows(folder)
     held = {trial.id for trial, outcome in rows if outcome is None and locked_by(folder.lease(trial.id))}
     waiting = _Waiting(folder, driver is not None, notes)
@@ -79,7 +79,7 @@ def read_status(folder: RunFolder) -> Status:
         if (outcome is None and trial.id not in running) or (outcome is not None and outcome.state == FAILED)
     ]
     slots = max(1, len(running))
-    return Status(folder, progress(rows, running, slots), troubles, driver, notes.get("blocked"))
+    return Status(folder, progress(rows, running, slots), troubles, driver, notes.get("blocked") if driver else None)
 
 
 def read_rows(folder: RunFolder) -> tuple[list[tuple[Trial, Outcome | None]], dict[str, str]]:
@@ -112,7 +112,7 @@ def _written(path: str) -> int | None:
 def _failed(folder: RunFolder, trial: Trial, outcome: Outcome, job: str | None) -> Trouble:
     cause = outcome.cause or CODE_ERROR
     attempts = f" after {outcome.attempts} attempts" if outcome.attempts > 1 else ""
-    node = next((attempt.node for attempt in reversed(read_history(folder, trial.id).attempts)), None)
+    node = outcome.node or next((one.node for one in reversed(read_history(folder, trial.id).attempts)), None)
     return Trouble(trial, FAILED, cause, f"{outcome.error}{attempts if cause != 'killed' else ''}", node, job)
 
 
@@ -123,7 +123,7 @@ class _Waiting:
         self._folder, self._driven = folder, driven
         self._states = read_states(folder)
         self._refused = "" if driven else _last_refusal(folder)
-        self._delayed: Mapping[str, float] = notes.get("delayed", {})
+        self._delayed: Mapping[str, float] = notes.get("delayed", {}) if driven else {}
         self._held: Mapping[str, str] = notes.get("held", {})
         self._cancels = [request for _, request in read_requests(folder) if request.verb == CANCEL]
         self._jobs: dict[str, Job] = {}
@@ -152,8 +152,9 @@ class _Waiting:
         if state and self._driven:
             reason = f" ({state['reason']})" if state.get("reason") not in ("", "None", None) else ""
             return f"{state['state']}{reason}", f"job {state['scheduler']}" if state.get("scheduler") else ""
-        if trial.scale.name in self._held:
-            return self._held[trial.scale.name], ""
+        held = self._held.get(trial.scale.name)
+        if held is not None and (self._driven or held == HELD_BACK):
+            return held, ""
         if not self._driven:
             return "no driver runs", f"`hptransfer sweep` goes on with it{self._refused}"
         return ("submitted", f"job {job.scheduler or job.id}") if job else ("waits for a free slot", "")

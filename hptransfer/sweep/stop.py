@@ -28,17 +28,18 @@ class Stop:
         cause: why not to, once there is a reason; one of records.CAUSES.
     """
 
-    def __init__(self, ends: float | None = None) -> None:
+    def __init__(self, ends: float | None = None, *, once: bool = False) -> None:
         """
         Args:
             ends: when this process's time ends, in seconds since 1970.
+            once: there is one job: after it a signal, such as that of a requeue it asked for, changes nothing.
         """
         now = time.time()
         self.cause: str | None = None
         self._deadline = None if ends is None else ends - min(MARGIN_S, MARGIN_SHARE * max(0.0, ends - now))
         self._fence: Callable[[], None] = lambda: None
         self._look = now + LOOK_S
-        self._busy = False
+        self._busy, self._once = False, once
 
     def listen(self) -> None:
         """Takes the signals. Between jobs one ends the process; in a job it is noted, and nothing else.
@@ -68,7 +69,7 @@ class Stop:
 
     def free(self) -> None:
         """From now on between jobs."""
-        self._busy = False
+        self._busy = self._once
         self._fence = lambda: None
 
     def __call__(self) -> str | None:

@@ -210,7 +210,9 @@ class _Job:
         self._fence()
         if not self._folder.outcome_path(trial.id).exists():
             attempts = len(read_history(self._folder, trial.id).attempts) + 1
-            write_json(self._folder.outcome_path(trial.id), replace(outcome, attempts=attempts).to_json())
+            node = os.environ.get("SLURMD_NODENAME")
+            whole = replace(outcome, attempts=attempts, node=node)
+            write_json(self._folder.outcome_path(trial.id), whole.to_json())
 
     def _fail(self, trial: Trial, error: Exception, cause: str, seconds: float) -> None:
         self._fence()
@@ -221,7 +223,7 @@ class _Job:
 
 def main() -> None:
     """Runs the job that the arguments name, or serves jobs until standard input ends."""
-    stop = Stop(end_of_time())
+    stop = Stop(end_of_time(), once=len(sys.argv) > 2)
     stop.listen()
     folder = RunFolder(Path(sys.argv[1]))
     guard(folder.path)

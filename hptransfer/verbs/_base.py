@@ -48,13 +48,19 @@ def run_folder(run: str) -> RunFolder:
     """A run's folder by path or by name under runs/.
 
     Raises:
-        RunFolderError: there is none.
+        RunFolderError: there is none, or it is somebody else's.
     """
     from hptransfer.core.files import RunFolder, guard
 
     for path in (Path(run), Path("runs") / run):
-        if (path / "sweep.yaml").is_file():
-            guard(path)
-            return RunFolder(path)
+        try:
+            if (path / "sweep.yaml").is_file():
+                next(path.iterdir())
+                guard(path)
+                return RunFolder(path)
+        except PermissionError:
+            raise RunFolderError(
+                f"{path} may not be read by you; its owner can give it to a group of you both with share=GROUP"
+            ) from None
     known = [path.parent.name for path in Path("runs").glob("*/sweep.yaml")]
     raise RunFolderError(f"{unknown('run', run, known)} (folders under runs/, or a path)")

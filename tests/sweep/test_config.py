@@ -89,7 +89,10 @@ BAD = [
     (["space.lr.high=inf"], "needs 0 < low < high, both finite"),
     (["name=null"], "name must have a value, null is none"),
     (["run.batch=["], "an override cannot be read"),
-    (["launcher=slurm", "launcher.by_scale=[{when: width >= 64, gpus: 2}]"], "an override cannot be read: launcher.by_s"),
+    (
+        ["launcher=slurm", "launcher.by_scale=[{when: width >= 64, gpus: 2}]"],
+        "an override cannot be read: launcher.by_s",
+    ),
     (["launcher=slurm", "launcher.sbatch.nice=1"], "not in launcher.sbatch yet is added with a +, as in '+launcher.sb"),
     (["launcher=slurm", "launcher.sbatch={nice: 1}"], "is added with a +, as in '+launcher.sbatch.KEY=VALUE'"),
     (["launcher=slurm", "launcher.partitoin=gpu"], "unknown key 'partitoin'. Did you mean 'partition'?"),

@@ -78,6 +78,22 @@ def test_bad_input_is_said_in_the_foreground_and_nothing_is_left(tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_scheduler_that_refuses_the_first_job_is_said_in_the_foreground(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("sbatch", "sacct", "sacctmgr", "scontrol", "squeue", "scancel"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        said = "echo 'sbatch: error: invalid partition specified: gpuu' >&2; exit 1" if name == "sbatch" else "exit 0"
+        program.write_text(f"#!/bin/sh\n{said}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    arguments = sweep_arguments(tmp_path / "runs", "launcher=slurm", "launcher.partition=gpuu", "tracker=none")
+    done = command(*arguments, "--detach")
+    assert done.returncode == 5
+    assert "sbatch refused a job (sbatch: error: invalid partition specified: gpuu)" in done.stderr
+
+
 def test_a_strange_folder_is_refused_before(tmp_path: Path) -> None:
     (tmp_path / "quickstart").mkdir()
     (tmp_path / "quickstart" / "thesis.tex").write_text("")

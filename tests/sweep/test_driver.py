@@ -11,13 +11,15 @@ from rich.console import Console
 from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.files import RunFolder, read_json, read_jsonl, write_json
 from hptransfer.core.records import DIVERGED, DONE, FAILED
+from hptransfer.sweep.book import Book
 from hptransfer.sweep.config import SweepConfig
 from hptransfer.sweep.driver import Campaign, Report, driving
 from hptransfer.sweep.logs import trial_log
-from hptransfer.sweep.plan import make_plan
+from hptransfer.sweep.plan import make_plan, num_devices
 from hptransfer.sweep.runners.builtin import Builtin
 from hptransfer.sweep.session import session
 from tests.helpers import ONE_SCALE, outcomes, tiny
+from tests.sweep.scripted import Scripted, drive, train
 
 
 def run(config: SweepConfig) -> Report:
@@ -166,6 +168,32 @@ def test_a_budget_stops_asking_and_says_what_is_missing(tmp_path: Path, budget: 
     assert sum(int(line.rpartition(": ")[2].split()[0]) for line in report.missing) == 6 - trained
     run(tiny(tmp_path))
     assert set(outcomes(config.folder).values()) == {DONE}
+
+
+def test_a_budget_of_hours_keeps_what_is_in_flight_within_it(tmp_path: Path) -> None:
+    """A scheduler takes a thousand jobs at once, before any of them has cost anything."""
+    config = tiny(tmp_path, "seeds=20", "budget.device_hours=0.005", *ONE_SCALE)  # 18 s; a trial has 1 s
+    launcher = Scripted(train, slots=1000)
+    report = drive(config, launcher)
+    assert 18 <= list(outcomes(config.folder).values()).count(DONE) <= 21
+    assert len(launcher.calls[0]) == 1
+    assert report.missing
+    launcher = Scripted(train, slots=1000)
+    drive(tiny(tmp_path, "seeds=20", *ONE_SCALE), launcher)
+    assert len(launcher.calls[0]) > 1
+    assert set(outcomes(config.folder).values()) == {DONE}
+
+
+def test_a_trial_on_many_devices_costs_the_time_of_them_all(tmp_path: Path) -> None:
+    plan = make_plan(tiny(tmp_path, "launcher=slurm", "launcher.nodes=2", "launcher.gpus='width // 8'", inline=False))
+    assert [num_devices(plan, scale) for scale in (*plan.scales, plan.target)] == [4, 8, 16]
+    plan.config.folder.create()
+    book = Book(plan.config.folder, plan.tuned)
+    trial = plan.trial(plan.scales[1], {"lr": 0.01}, 0)
+    book.add(trial)
+    book.at(trial.scale).devices = 8
+    book.spend(trial.id, 3.0)
+    assert book.device_s == 24.0
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp", "cmaes"])

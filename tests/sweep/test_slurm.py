@@ -109,7 +109,10 @@ def test_without_a_time_or_an_estimate_the_partition_sets_the_limit(folder):
         ({"by_scale": [{"gpu": 1}]}, "Did you mean 'gpus'"),
         ({"gpus": 0.5}, "gpus must be a whole number, got 0.5"),
         ({"sbatch": {"t": 3}}, "write its long name"),
-        ({"sbatch": {"signal": "B:USR1@60"}}, "must leave USR2 to the worker, which other signals end, got 'B:USR1@60'"),
+        (
+            {"sbatch": {"signal": "B:USR1@60"}},
+            "must leave USR2 to the worker, which other signals end, got 'B:USR1@60'",
+        ),
         ({"sbatch": {"signal": "B:1@60"}}, "must leave USR2 to the worker"),
         ({"driver_sbatch": {"signal": "BR:INT"}}, "must leave USR2 to the worker"),
         ({"poll_min_s": 60, "poll_max_s": 30}, "poll_max_s"),

@@ -17,7 +17,7 @@ from hptransfer.sweep import snapshot
 from hptransfer.sweep.config import SweepConfig
 from hptransfer.sweep.trackers import _base
 from hptransfer.sweep.trackers import mlflow as mlflow_tracker
-from tests.helpers import INLINE, ONE_SCALE, command, sweep_arguments, tiny
+from tests.helpers import ONE_SCALE, command, sweep_arguments, tiny
 
 SECRET = "hunter2.very-secret"
 
@@ -147,10 +147,25 @@ def test_a_run_is_its_owners_alone(tmp_path: Path) -> None:
 def test_a_run_can_be_shared_with_a_group_and_taken_back(tmp_path: Path) -> None:
     group = grp.getgrgid(os.getgid())
     for share, mode in ((f"share={group.gr_name}", {"folder": {0o2770}, "file": {0o660}}), ("share=null", None)):
-        command(*sweep_arguments(tmp_path, *INLINE, *ONE_SCALE, share))
+        done = command(*sweep_arguments(tmp_path, "launcher=inline", "tracker=mlflow", share))
+        assert done.returncode == 0, done.stderr
         folder = RunFolder(tmp_path / "quickstart")
         assert modes(folder) == (mode or {"folder": {0o700}, "file": {0o600}})
         assert {path.stat().st_gid for path in folder.path.rglob("*")} == {group.gr_gid}
+
+
+def test_a_run_of_somebody_else_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(SystemExit) as end:
+        main(["status", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert (end.value.code, error.count("\n")) == (2, 1)
+    assert f"{tmp_path} may not be read by you; its owner can give it to a group" in error
 
 
 def test_a_group_that_there_is_not_is_one_line(tmp_path: Path) -> None:

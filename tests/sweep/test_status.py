@@ -93,6 +93,24 @@ def test_a_job_that_trains_is_known_by_its_lease_before_the_scheduler_is_asked_a
         assert flight.waiting(pending) == set()
 
 
+def test_what_is_held_back_is_said_after_the_driver_has_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(tmp_path, "stage=first", *ONE_SCALE)
+
+    def fate(folder: RunFolder, job: Job) -> Ended:
+        for trial_id in job.trials:
+            failed = Outcome(state=FAILED, error="bad", cause=CODE_ERROR, node="n3")
+            write_json(folder.outcome_path(trial_id), failed.to_json())
+        return Ended(job.id)
+
+    drive(config, Scripted(fate))
+    out = said(capsys, str(config.folder.path))
+    assert "its first trial failed, the others are held back (stage=first)" in out
+    assert "goes on with it" not in out
+    assert "bad on n3" in out
+
+
 def test_thousands_of_failures_are_a_line_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny(tmp_path, "seeds=3")
 

@@ -503,6 +503,22 @@ def test_only_a_job_that_is_warned_asks_for_a_requeue(
     assert (tmp_path / "asked").exists() == asked
 
 
+@pytest.mark.parametrize(("once", "code"), [(True, 7), (False, 75)])
+def test_a_signal_after_the_one_job_changes_nothing(once: bool, code: int, tmp_path: Path) -> None:
+    """Such as the SIGTERM of the requeue that it asked for; a worker that waits for further jobs ends by it."""
+    program = f"""
+import os, signal, sys
+from hptransfer.sweep.stop import Stop
+stop = Stop(once={once})
+stop.listen()
+stop.free()
+os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (code, b"")
+
+
 def test_a_curve_says_no_step_twice_when_a_job_is_stopped_again_and_again(tmp_path: Path, undisturbed: Any) -> None:
     folder = write_job(tmp_path)
     for _ in range(8):

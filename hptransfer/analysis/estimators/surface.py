@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.analysis import known
+from hptransfer.analysis.bowl import FORMS
 from hptransfer.analysis.estimators._base import ESTIMATORS, Estimator, Found
 from hptransfer.analysis.regression import Linear, Told, log_prior, scatters, solve, solve_each
 from hptransfer.analysis.runs import Array, Runs
-from hptransfer.analysis.surface import FORMS, Surface, fit_surface
+from hptransfer.analysis.surface import Surface, fit_surface
 
 # Scatter about the law before a first fit has shown it, octaves.
 FIRST_SCATTER = 0.7

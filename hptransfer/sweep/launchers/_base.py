@@ -95,6 +95,15 @@ class LauncherConfig(ABC):
         """Jobs that would run side by side on this machine."""
 
     @abstractmethod
+    def num_devices(self, job: Job, tokens: Number | None, gpus: int) -> int:
+        """What a job holds while it runs: GPUs, or 1 where it has none.
+
+        Args:
+            tokens: of one of its trials.
+            gpus: of this machine.
+        """
+
+    @abstractmethod
     def num_threads(self) -> int:
         """Cores that one job computes with."""
 

@@ -137,6 +137,10 @@ class SlurmConfig(LauncherConfig):
     def num_slots(self, gpus: int) -> int:
         return min(self.max_jobs, self.max_running or self.max_jobs)
 
+    def num_devices(self, job: Job, tokens: Number | None, gpus: int) -> int:
+        found = self.resources(job, tokens)
+        return found.nodes * max(1, found.gpus)
+
     def num_threads(self) -> int:
         return self.cpus if isinstance(self.cpus, int) else 1
 

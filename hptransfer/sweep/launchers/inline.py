@@ -26,6 +26,9 @@ class InlineConfig(LauncherConfig):
     def num_slots(self, gpus: int) -> int:
         return 1
 
+    def num_devices(self, job: Job, tokens: Number | None, gpus: int) -> int:
+        return 1
+
     def num_threads(self) -> int:
         return num_cores()
 

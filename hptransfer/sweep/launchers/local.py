@@ -54,6 +54,9 @@ class LocalConfig(LauncherConfig):
     def num_slots(self, gpus: int) -> int:
         return self.workers or gpus // self.gpus or max(1, 1 if gpus else num_cores() // self.threads)
 
+    def num_devices(self, job: Job, tokens: Number | None, gpus: int) -> int:
+        return min(self.gpus, gpus) or 1
+
     def num_threads(self) -> int:
         return self.threads
 

@@ -61,7 +61,7 @@ class Slurm(Launcher):
         self._nodes = Nodes(config.fast_failure_s, config.exclude_after, config.max_excluded, _excluded(folder))
         self._out: dict[str, Out] = {}
         self._ended: list[Ended] = []
-        self._polls = 0
+        self._polls, self._told = 0, False
         self._pause = config.poll_min_s
         self._next_poll = self._next_look = time.monotonic()
         self._recheck = math.inf
@@ -98,6 +98,8 @@ class Slurm(Launcher):
         self._out |= {job_id: Out(replace(held[job_id], scheduler=number)) for job_id, number in numbers.items()}
         if numbers:
             self._hurry()
+        if not self._told:
+            self._write_states()
         return numbers
 
     def adopt(self, jobs: Sequence[Job]) -> set[str]:
@@ -286,6 +288,7 @@ class Slurm(Launcher):
             states[job_id] = {"state": "HELD", "reason": why, "node": "", "scheduler": None}
         values = {"jobs": states, "checked": time.time(), "excluded": self._nodes.excluded, "calls": self.calls.counts}
         write_json(self._folder.jobs / STATES, values)
+        self._told = True
 
 
 def _excluded(folder: RunFolder) -> dict[str, str]:

@@ -6,6 +6,9 @@ is left when the command has ended. Torchrun, for one, starts each process in a 
 the group reaches. Ends as the command did. The standard library alone, and little of it: it starts with every trial.
 """
 
+# Without pathlib, whose import would be much of the time that this takes to start.
+# ruff: noqa: PTH112, PTH123, PTH208
+
 import contextlib
 import ctypes
 import os

@@ -103,6 +103,7 @@ def embedded_store(folder: RunFolder) -> str:
         return uri
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
+    unfinished.touch()  # SQLite's own mode would leave a group without writing
     client(f"sqlite:///{unfinished}").search_experiments(max_results=1)
     unfinished.replace(path)
     return uri
