@@ -72,7 +72,7 @@ class Nothing(Builtin):
     def gpus(self) -> int:
         return 0
 
-    def stack_size(self, run: Mapping[str, Any]) -> int:
+    def job_size(self, run: Mapping[str, Any], *, gpu: bool) -> int:
         return 1
 
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:

@@ -17,8 +17,10 @@ from hptransfer.sweep.plan import make_plan
 
 ROOT = Path(__file__).parents[1]
 
-# A sweep of 2 scales x 3 learning rates that trains in a second or two.
+# A sweep of 2 scales x 3 learning rates that trains in a second or two. A job is one stack: nothing is measured, and
+# numbers can be compared to the bit.
 TINY = (
+    "launcher.stack=16",
     "grid.width.values=[16,32]",
     "grid.depth.values=[1]",
     "grid.tokens.values=[4096]",

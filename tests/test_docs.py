@@ -18,7 +18,7 @@ from hptransfer.parameterizations._base import PARAMETERIZATIONS
 from hptransfer.parameterizations._measured import measured_markdown, read_measured
 from hptransfer.parameterizations._table import markdown
 from hptransfer.sweep.plan import make_plan
-from hptransfer.sweep.runners.builtin import CPU_STACKS, Builtin
+from hptransfer.sweep.runners.builtin import CPU_JOBS
 from hptransfer.verbs.starting import FAMILIES
 from tests.helpers import ROOT, command
 
@@ -96,14 +96,13 @@ def test_the_tables_of_parameterizations_are_the_codes() -> None:
     assert made.count("\n## ") + 1 == len(PARAMETERIZATIONS.names())
 
 
-def test_the_stacks_on_the_page_are_those_that_sweeps_take(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_jobs_on_the_page_are_those_that_sweeps_make() -> None:
     page = (ROOT / "docs" / "performance.md").read_text()
     rows = re.findall(r"^\| (below [0-9.e+]+|more) \| (\d+) \|", page, flags=re.MULTILINE)
     limits = {math.inf if limit == "more" else float(limit.removeprefix("below ")): int(size) for limit, size in rows}
-    assert limits == CPU_STACKS
-    monkeypatch.setattr(Builtin, "gpus", lambda self: 0)
+    assert limits == CPU_JOBS
     plan = make_plan(compose("quickstart", ["grid.width.values=[32,64,128,256]", "grid.depth.values=[4]"]))
-    found = {scale.axes["width"]: plan.runner.stack_size(plan.run(scale)) for scale in plan.scales}
+    found = {scale.axes["width"]: plan.runner.job_size(plan.run(scale), gpu=False) for scale in plan.scales}
     assert "the quickstart at widths 32 and 64" in page
     assert found == {32: 4, 64: 4, 128: 1, 256: 1}
 

@@ -16,7 +16,7 @@ from tests.helpers import INLINE
 
 def exponent(runs: Path, sweep: str, *overrides: str) -> dict[str, float]:
     """Exponent of the one tuned rate over the one axis, with its interval, as a finished sweep reports it."""
-    plan = make_plan(compose(sweep, [*overrides, *INLINE, f"runs={runs}"]))
+    plan = make_plan(compose(sweep, [*overrides, *INLINE, "launcher.stack=16", f"runs={runs}"]))
     with session(plan, Console(quiet=True)) as open_session:
         open_session.train(Campaign.sweep(plan))
     analyze_run(plan.config.folder)

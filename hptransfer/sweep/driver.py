@@ -33,6 +33,8 @@ WAIT_S = 0.25
 SHOW_S = 0.5
 # Counting thousands of trials takes longer: at most a twentieth of the time goes into it.
 SHOW_SHARE = 20
+# Settings that a sampler chooses at a time: of those that it chooses together none learns from another.
+ASKED = 16
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Driver:
         self._show_at = -math.inf
         self._notes = Notes(folder, plan.config.hooks.blocked_after_s, blocked)
         self._flops = {scale: plan.runner.size(plan.run(scale)).flops for scale in campaign.scales}
-        self._stack_sizes: dict[Scale, int] = {}
+        self._job_sizes: dict[Scale, int] = {}
         self._committed_s = 0.0
         for scale in self._order():
             at = self._book.at(scale)
@@ -249,17 +251,17 @@ class Driver:
             self._committed_s = self._flight.expected_s()
         for scale in list(self._book.scales):
             while len(jobs) < self._flight.free:
-                stack = self._next_stack(scale)
-                if not stack:
+                ids = self._next_trials(scale)
+                if not ids:
                     break
-                trials = [self._book.trials[trial_id] for trial_id in stack]
+                trials = [self._book.trials[trial_id] for trial_id in ids]
                 for trial in trials:
                     self._studies.start(trial)
                     self._tracker.started(trial.id)
-                self._book.start(stack)
+                self._book.start(ids)
                 job = Job(
-                    id=digest({"trials": stack, "time": now}),
-                    trials=stack,
+                    id=digest({"trials": ids, "time": now}),
+                    trials=ids,
                     scale=scale,
                     params=trials[0].params,
                     flops=sum(trial.flops for trial in trials),
@@ -270,36 +272,36 @@ class Driver:
                 self._committed_s += (job.seconds or 0.0) * self._book.at(scale).devices
         return jobs
 
-    def _next_stack(self, scale: Scale) -> list[str]:
-        """Trials of a scale that are trained together next; none if it has none, or may not go on."""
+    def _next_trials(self, scale: Scale) -> list[str]:
+        """Trials of a scale for its next job; none if it has none, or may not go on."""
         if self._unmeasured(scale):
             return []
         if scale in self._flops and self._affordable(self._flops[scale]):
             self._ask(scale)
         waiting = self._book.at(scale).waiting
-        size = self._stack_size(waiting[0]) if waiting else 0
+        size = self._job_size(waiting[0]) if waiting else 0
         if size and self._only_first(scale):
             size = 0 if self._held(scale) else 1
             self._put_middle_first(scale)
-        stack: list[str] = []
-        while waiting and len(stack) < size:
-            flops = [self._book.trials[trial_id].flops for trial_id in (*stack, waiting[0])]
-            began_s = self._book.seconds(self._book.trials[trial_id] for trial_id in stack) or 0.0
+        found: list[str] = []
+        while waiting and len(found) < size:
+            flops = [self._book.trials[trial_id].flops for trial_id in (*found, waiting[0])]
+            began_s = self._book.seconds(self._book.trials[trial_id] for trial_id in found) or 0.0
             if not self._affordable(*flops, began_s=began_s * self._book.at(scale).devices):
                 break
-            stack.append(waiting.popleft())
-        return stack
+            found.append(waiting.popleft())
+        return found
 
     def _unmeasured(self, scale: Scale) -> bool:
         """Whether a budget of time has to wait for a first job to tell what further ones of the scale take."""
         at = self._book.at(scale)
         return self._budget.device_hours is not None and at.open > 0 and not at.flops
 
-    def _stack_size(self, trial_id: str) -> int:
+    def _job_size(self, trial_id: str) -> int:
         trial = self._book.trials[trial_id]
-        if trial.scale not in self._stack_sizes:
-            self._stack_sizes[trial.scale] = self._plan.runner.stack_size(self._folder.read_trial(trial_id).run)
-        return self._stack_sizes[trial.scale]
+        if trial.scale not in self._job_sizes:
+            self._job_sizes[trial.scale] = self._plan.job_size(self._folder.read_trial(trial_id).run)
+        return self._job_sizes[trial.scale]
 
     def _only_first(self, scale: Scale) -> bool:
         """Whether the scale's first trial has still to succeed before the others."""
@@ -334,7 +336,7 @@ class Driver:
             return
         if self._campaign.chosen:
             room = self._campaign.points - len(at.values) - self._repeats[scale]
-            size = self._plan.runner.stack_size(self._plan.run(scale)) if room > 0 else 0
+            size = min(ASKED, self._plan.job_size(self._plan.run(scale))) if room > 0 else 0
             for _ in range(min(room, 1 if self._only_first(scale) else size)):
                 self._suggest(scale)
         elif not at.open:

@@ -52,6 +52,10 @@ class Plan:
     def num_trials(self, scale: Scale) -> int:
         return self.points * len(self.seeds) if scale in self.scales else 0
 
+    def job_size(self, run: Mapping[str, Any]) -> int:
+        """Trials of a run's shape that one job carries, at most."""
+        return self.runner.job_size(run, gpu=self.config.launcher.has_gpu(self.runner.gpus()))
+
     def flops(self) -> float:
         """Training FLOPs of the whole sweep, before any extension."""
         return sum(self.num_trials(scale) * self.sizes[scale].flops for scale in self.scales)
@@ -185,10 +189,10 @@ def make_plan(config: SweepConfig) -> Plan:
 
 
 def jobs_of(plan: Plan, scale: Scale) -> Iterator[tuple[Job, Number | None]]:
-    """The jobs of one scale, as large as its stacks, and the tokens of a trial; their ids and trials are stand-ins."""
-    left, stack = plan.num_trials(scale), plan.runner.stack_size(plan.run(scale))
+    """The jobs of one scale, as large as they may be, and the tokens of a trial; their ids and trials are stand-ins."""
+    left, most = plan.num_trials(scale), plan.job_size(plan.run(scale))
     while left > 0:
-        count = min(left, stack)
+        count = min(left, most)
         left -= count
         yield _stand_in(plan, scale, count, left)
 

@@ -50,6 +50,7 @@ from hptransfer.core.records import (
 )
 from hptransfer.sweep.retries import reached, read_history
 from hptransfer.sweep.runners._base import RUNNERS, Context
+from hptransfer.sweep.runners._stacks import split
 from hptransfer.sweep.stop import Stop, end_of_time, requeued
 
 # A look at a lease (`hptransfer status`) holds it for a moment; who trains holds it for longer. An attempt that is over
@@ -69,6 +70,7 @@ def run_job(
     attempt: int | None = None,
     stop: Stop | None = None,
     checkpoint_s: float = CHECKPOINT_S,
+    stack: int = 0,
 ) -> str | None:
     """Trains what is still to be trained of a job.
 
@@ -79,6 +81,7 @@ def run_job(
     Args:
         attempt: that this is; None where the locks are enough to keep workers apart.
         stop: when to end before the job is done.
+        stack: trials that train as one, at most; 0: the runner says.
 
     Returns:
         Why the machine would not let it go on, such as a full disk; None if all is well.
@@ -94,7 +97,7 @@ def run_job(
         with ExitStack() as leases:
             held = _take(folder, job, leases, LEASE_PATIENCE_S if attempt is None else SUPERSEDING_PATIENCE_S)
             fence()  # it may have been superseded while it waited
-            _Job(folder, folder.read_job(job), stop, fence, checkpoint_s).run(held)
+            _Job(folder, folder.read_job(job), stop, fence, checkpoint_s).run(held, stack)
     except OSError as error:
         if error.errno not in MACHINE_STOPS:
             raise
@@ -122,15 +125,31 @@ class _Job:
     def __init__(self, folder: RunFolder, job: Job, stop: Stop, fence: Callable[[], None], checkpoint_s: float) -> None:
         self._folder, self._job = folder, job
         self._stop, self._fence, self._checkpoint_s = stop, fence, checkpoint_s
-        self._stacks = self._split()
+        self._stacks: list[list[str]] = []
 
-    def _split(self) -> list[list[str]]:
+    def _split(self, most: int) -> list[list[str]]:
         """The stacks, as an attempt before this one left them: who trains with whom is part of the numbers."""
         trials, path = list(self._job.trials), self._folder.stacks_path(self._job.id)
         stacks: list[list[str]] = read_json(path, "stacks")["stacks"] if path.exists() else []
-        return stacks if sorted(t for stack in stacks for t in stack) == sorted(trials) else [trials]
+        if sorted(t for stack in stacks for t in stack) == sorted(trials):
+            return stacks
+        return split(trials, most or self._best_stack())
 
-    def run(self, held: set[str]) -> None:
+    def _best_stack(self) -> int:
+        """How many trials the runner would have train as one; all of them where it cannot tell."""
+        trials = [self._folder.read_trial(trial_id) for trial_id in self._job.trials]
+        try:
+            return RUNNERS.get(trials[0].run["runner"]).stack_size(trials, self._stop)
+        except (Interrupted, Superseded):
+            raise
+        except Exception:  # whatever it is that training runs into too, where it is said trial by trial
+            traceback.print_exc()
+            return len(trials)
+
+    def run(self, held: set[str], most: int) -> None:
+        if not held:
+            return
+        self._stacks = self._split(most)
         self._write_split()
         index = 0
         while index < len(self._stacks):
@@ -162,9 +181,10 @@ class _Job:
             stop=self._stop,
         )
         trials = [self._folder.read_trial(trial_id) for trial_id in stack]
+        runner = RUNNERS.get(trials[0].run["runner"])
         started = time.monotonic()
         try:
-            RUNNERS.get(trials[0].run["runner"]).execute(trials, self._folder, self._finish, context)
+            runner.execute(trials, self._folder, self._finish, context)
             return [stack]
         except (Interrupted, Superseded):
             raise
@@ -178,7 +198,10 @@ class _Job:
         self._fence()
         checkpoint.unlink(missing_ok=True)
         half = len(stack) // 2
-        return [stack[:half], stack[half:]] if memory and half else [[trial_id] for trial_id in stack]
+        if memory and half:
+            runner.too_many(trials)
+            return [stack[:half], stack[half:]]
+        return [[trial_id] for trial_id in stack]
 
     def _open(self, stack: Sequence[str]) -> bool:
         return any(not self._folder.outcome_path(trial_id).exists() for trial_id in stack)
@@ -205,18 +228,19 @@ def main() -> None:
     folder = RunFolder(Path(sys.argv[1]))
     guard(folder.path)
     checkpoint_s = float(os.environ.get("HPTRANSFER_CHECKPOINT_S", CHECKPOINT_S))
+    stack = int(os.environ.get("HPTRANSFER_STACK", "0"))
     if len(sys.argv) > 2:
-        sys.exit(run_one(folder, sys.argv[2], int(sys.argv[3]), stop, checkpoint_s))
-    _serve(folder, stop, checkpoint_s)
+        sys.exit(run_one(folder, sys.argv[2], int(sys.argv[3]), stop, checkpoint_s, stack))
+    _serve(folder, stop, checkpoint_s, stack)
 
 
-def run_one(folder: RunFolder, job: str, attempt: int, stop: Stop, checkpoint_s: float) -> int:
+def run_one(folder: RunFolder, job: str, attempt: int, stop: Stop, checkpoint_s: float, stack: int = 0) -> int:
     """Runs one job; what trials print goes where the scheduler puts it. Returns the exit code."""
     if not folder.job_path(job).exists():
         print(f"{folder.path} has no job {job!r}; `hptransfer sweep` makes and submits them", file=sys.stderr)
         return EXIT_BAD_INPUT
     try:
-        stopped = run_job(folder, job, attempt=attempt, stop=stop, checkpoint_s=checkpoint_s)
+        stopped = run_job(folder, job, attempt=attempt, stop=stop, checkpoint_s=checkpoint_s, stack=stack)
     except Interrupted as interrupted:
         print(f"job {job} stops: {SAID.get(interrupted.cause, interrupted.cause)}", flush=True)
         if interrupted.cause == TIME_LIMIT and _farther(folder, job):
@@ -249,7 +273,7 @@ def _farther(folder: RunFolder, job: str) -> bool:
     return any(new > old for trial in left for new, old in zip(now[trial], before.get(trial, (-1, -1)), strict=True))
 
 
-def _serve(folder: RunFolder, stop: Stop, checkpoint_s: float) -> None:
+def _serve(folder: RunFolder, stop: Stop, checkpoint_s: float, stack: int) -> None:
     """Runs jobs whose ids come from standard input. What trials print goes to the job's log."""
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
@@ -259,7 +283,7 @@ def _serve(folder: RunFolder, stop: Stop, checkpoint_s: float) -> None:
         os.dup2(log, 2)
         os.close(log)
         try:
-            stopped = run_job(folder, job, stop=stop, checkpoint_s=checkpoint_s)
+            stopped = run_job(folder, job, stop=stop, checkpoint_s=checkpoint_s, stack=stack)
         except Interrupted as interrupted:
             print(f"job {job} stops: {SAID.get(interrupted.cause, interrupted.cause)}", flush=True)
             sys.exit(EXIT_UNFINISHED)

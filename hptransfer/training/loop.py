@@ -370,14 +370,28 @@ def _pairs(inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield inputs[start : start + VALIDATION_BATCH], targets[start : start + VALIDATION_BATCH]
 
 
-def measure_step(run: RunConfig, *, trials: int, device: str = "cpu") -> float:
-    """Seconds of one training step of a stack, the better of two after one to warm up."""
+def measure_step(
+    run: RunConfig,
+    *,
+    trials: int,
+    device: str = "cpu",
+    steps: int = 3,
+    between: Callable[[], object] = lambda: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Seconds of one training step of a stack, the best of several after one to warm up.
+
+    Args:
+        steps: taken, with the one to warm up.
+        between: called before every step; what it raises ends the measurement.
+    """
     data = run.data.load()
     stack = Stack([run] * trials, [0] * trials, device=device)
     seconds = []
-    for step in range(3):
+    for step in range(steps):
+        between()
         inputs, targets = data.batch(seed=0, step=step, batch=run.batch, sequence=run.sequence)
-        started = time.perf_counter()
+        started = clock()
         stack.step(inputs.to(device), targets.to(device), 0).tolist()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(clock() - started)
     return min(seconds[1:])

@@ -32,7 +32,7 @@ DRIVER, CONTROLLER = "driver killed and started again", "slurmctld stopped and s
 ACCOUNTING, MLFLOW = "accounting stopped and started", "MLflow server killed and started"
 
 WIDTHS = (128, 144)
-"""Large enough that the trainer puts no two trials of them into one stack, so that a job is a trial."""
+"""Large enough that a job is a trial."""
 RATES = ("0.002", "0.004", "0.008", "0.016", "0.032")
 LOOK_S = 0.2
 FRESH_S = 6.0
@@ -90,6 +90,7 @@ class Setting:
             "time": 20,
             "max_running": self.in_flight,
             "checkpoint_s": 2,
+            "stack": 1,
             "poll_min_s": 1,
             "poll_max_s": 3,
             "lost_after_s": 60,
@@ -487,6 +488,7 @@ def compare(found: Tally, chaos: Chaos, setting: Setting, place: Path) -> None:
     some = [word for word in setting.training if not word.startswith("space.lr.values")]
     words = [
         "launcher=inline",
+        "launcher.stack=1",
         "tracker=none",
         "name=calm",
         f"runs={place}",

@@ -30,7 +30,7 @@ def submit(
     deadline = f"export HPTRANSFER_DEADLINE=$(($(date +%s) + {limit_s}))\n" if limit_s else ""
     script = folder.path.parent / "job.sh"
     script.write_text(
-        f"#!/bin/sh\nexport OMP_NUM_THREADS=1 HPTRANSFER_CHECKPOINT_S=0.5\n{deadline}"
+        f"#!/bin/sh\nexport OMP_NUM_THREADS=1 HPTRANSFER_CHECKPOINT_S=0.5 HPTRANSFER_STACK=16\n{deadline}"
         f"export PYTHONPATH={path}:{ROOT}\nexec {worker}\n"
     )
     words = ("--time=10", "--requeue", "--open-mode=append", f"--output={folder.jobs}/{JOB}.log", *options)

@@ -12,11 +12,14 @@ from typing import Any
 
 from hptransfer.core.files import RunFolder, read_json, read_jsonl
 from hptransfer.core.records import Job
+from hptransfer.sweep import worker
 from hptransfer.sweep.plan import make_plan
 from tests.helpers import ONE_SCALE, environment, tiny
 
 JOB = "job"
 TRIALS = ("space.lr.values=[0.004,0.015,1e5]", *ONE_SCALE)
+ONE_STACK = 16
+"""Jobs train as one stack, so that their numbers can be compared to the bit."""
 SLOW = ("grid.tokens.values=[262144]",)
 """Two seconds of training or more, so that it can be hit in the middle."""
 
@@ -35,12 +38,17 @@ def write_job(runs: Path, *overrides: str) -> RunFolder:
     return folder
 
 
+def run_job(folder: RunFolder, job: str, **more: Any) -> str | None:
+    """In this process."""
+    return worker.run_job(folder, job, **{"stack": ONE_STACK, **more})
+
+
 def start_worker(folder: RunFolder, *, attempt: int = 1, **more: str) -> subprocess.Popen[bytes]:
     """The job's worker, as a scheduler starts it; what it prints goes to the job's log."""
     with (folder.jobs / f"{JOB}.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "hptransfer.sweep.worker", str(folder.path), JOB, str(attempt)],
-            env={**environment(), "OMP_NUM_THREADS": "1", **more},
+            env={**environment(), "OMP_NUM_THREADS": "1", "HPTRANSFER_STACK": str(ONE_STACK), **more},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -74,6 +82,6 @@ def results(folder: RunFolder) -> dict[str, Any]:
         outcome = read_json(folder.outcome_path(trial.id))
         for point in curve:
             del point["time"]
-        del outcome["seconds"], outcome["attempts"]
+        del outcome["seconds"], outcome["attempts"], outcome["node"]
         found[trial.id] = (curve, outcome)
     return found

@@ -46,7 +46,7 @@ def test_a_cause_that_comes_again_and_again_fails_the_trial_alone(tmp_path: Path
 
     launcher = Scripted(fate)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hptransfer.sweep.runners.builtin.Builtin.stack_size", lambda *_: 1)
+        patch.setattr("hptransfer.sweep.runners.builtin.Builtin.job_size", lambda *_, **__: 1)
         report = drive(config, launcher)
     assert launcher.attempts(bad[0]) == list(range(1, attempts + 1))
     assert sorted(outcomes(config.folder).values()) == [DONE, DONE, FAILED]

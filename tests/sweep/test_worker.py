@@ -28,16 +28,17 @@ from hptransfer.sweep import stop as stop_module
 from hptransfer.sweep import worker
 from hptransfer.sweep.runners.builtin import Builtin
 from hptransfer.sweep.stop import Stop, end_of_time, requeued
-from hptransfer.sweep.worker import run_job
 from tests.helpers import environment, outcomes, tiny
 from tests.sweep.jobs import (
     JOB,
+    ONE_STACK,
     SLOW,
     TRIALS,
     checkpoints,
     log_of,
     points,
     results,
+    run_job,
     start_worker,
     wait_for,
     write_job,
@@ -270,7 +271,7 @@ def test_a_few_minutes_apart_checkpoints_are_written_unasked(tmp_path: Path, und
 
 
 def exit_code(folder: RunFolder, attempt: int) -> int:
-    return worker.run_one(folder, JOB, attempt, Stop(), 300.0)
+    return worker.run_one(folder, JOB, attempt, Stop(), 300.0, ONE_STACK)
 
 
 def everything(folder: RunFolder) -> dict[Path, int]:
@@ -439,7 +440,7 @@ def test_a_worker_that_serves_stops_with_a_checkpoint_too(tmp_path: Path) -> Non
     folder = write_job(tmp_path, *SLOW)
     process = subprocess.Popen(
         [sys.executable, "-m", "hptransfer.sweep.worker", str(folder.path)],
-        env=environment(),
+        env={**environment(), "HPTRANSFER_STACK": str(ONE_STACK)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

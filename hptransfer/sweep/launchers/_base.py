@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import Job, Number
 from hptransfer.core.registry import Registry
 
@@ -72,6 +73,9 @@ class LauncherConfig(ABC):
     """Times that a trial's worker may die while training it, before the trial counts as failed."""
     checkpoint_s: int = 300
     """Seconds between two checkpoints of trials in training, beside those that a signal or a time limit asks for."""
+    stack: int = 0
+    """Trials of a job that train as one model, at most; 0: as many as a short measurement on the job's device finds
+    fastest. No loss hangs on it beyond rounding; a number splits jobs alike on every machine."""
 
     @abstractmethod
     def check(self, place: str) -> None:
@@ -104,12 +108,24 @@ class LauncherConfig(ABC):
         """Cores that one job computes with."""
 
     @abstractmethod
+    def has_gpu(self, gpus: int) -> bool:
+        """Whether a job has a GPU, where this machine has so many."""
+
+    @abstractmethod
     def open(self, folder: Path, gpus: int) -> Launcher:
         """A launcher for one run folder.
 
         Args:
             gpus: devices that the runner can use; 0 means that it trains on the CPU.
         """
+
+
+def check_stack(stack: int, place: str) -> None:
+    """Raises ConfigError if it is no number of trials."""
+    if stack < 0:
+        raise ConfigError(
+            f"{place}.stack must be at least 0, got {stack}; 0 measures how many trials train best as one"
+        )
 
 
 def num_cores() -> int:

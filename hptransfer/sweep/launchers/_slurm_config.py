@@ -11,7 +11,7 @@ from typing import Any
 from hptransfer.core.errors import ConfigError, RunFolderError
 from hptransfer.core.files import RunFolder
 from hptransfer.core.records import Job, Number
-from hptransfer.sweep.launchers._base import Launcher, LauncherConfig
+from hptransfer.sweep.launchers._base import Launcher, LauncherConfig, check_stack
 from hptransfer.sweep.launchers._slurm_resources import (
     Resources,
     check_line,
@@ -130,6 +130,7 @@ class SlurmConfig(LauncherConfig):
                 raise ConfigError(f"{place}.setup[{number}]: flags go under {place}.sbatch, got {line!r}")
         for key in ("python", "wrapper", "container_image", "driver_partition"):
             check_line(getattr(self, key), f"{place}.{key}")
+        check_stack(self.stack, place)
         _check_flags(self.sbatch, f"{place}.sbatch")
         _check_flags(self.driver_sbatch, f"{place}.driver_sbatch")
 
@@ -142,6 +143,11 @@ class SlurmConfig(LauncherConfig):
 
     def num_threads(self) -> int:
         return self.cpus if isinstance(self.cpus, int) else 1
+
+    def has_gpu(self, gpus: int) -> bool:
+        """A rule asks for some, at some scale; so does a flag, whatever its value."""
+        asked = [self.gpus, *(row.get("gpus") for row in self.by_scale)]
+        return any(asked) or any(name == "gres" or name.startswith("gpus") for name in self.flags)
 
     def open(self, folder: Path, gpus: int) -> Launcher:
         from hptransfer.sweep.launchers.slurm import Slurm

@@ -31,6 +31,7 @@ class Form:
         python: shell text that starts the interpreter, around which `wrapper` is put.
         signal_s: at most so long before the time limit the job is told of it.
         checkpoint_s: between two checkpoints that nothing asks for.
+        stack: trials of a job that train as one, at most; 0: as measured.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Form:
     wrapper: str
     signal_s: int
     checkpoint_s: int
+    stack: int
 
 
 def clean_name(text: str) -> str:
@@ -64,7 +66,7 @@ def array_script(
         f"attempts=({' '.join(str(job.attempt) for job in jobs)})",
         'job="${jobs[$SLURM_ARRAY_TASK_ID]}"',
         f'exec >> {shlex.quote(str(place / "jobs"))}/"$job.log" 2>&1',
-        *_prologue(resources, form.checkpoint_s),
+        *_prologue(resources, form),
         *form.setup,
     ]
     worker = f'-m hptransfer.sweep.worker {shlex.quote(str(place))} "$job" "${{attempts[$SLURM_ARRAY_TASK_ID]}}"'
@@ -77,9 +79,12 @@ def array_script(
     return batch_script(form.name, resources, setup, command, flags, array=(len(jobs), share))
 
 
-def _prologue(resources: Resources, checkpoint_s: int) -> list[str]:
+def _prologue(resources: Resources, form: Form) -> list[str]:
     """Lines before those of the user."""
-    lines = ["trap '' USR2  # until the worker listens", f"export HPTRANSFER_CHECKPOINT_S={checkpoint_s}"]
+    lines = [
+        "trap '' USR2  # until the worker listens",
+        f"export HPTRANSFER_CHECKPOINT_S={form.checkpoint_s} HPTRANSFER_STACK={form.stack}",
+    ]
     if resources.minutes is not None:
         lines.append(f"export HPTRANSFER_DEADLINE=$(( $(date +%s) + {60 * resources.minutes} ))")
     lines.append("export " + " ".join(f"{name}={resources.cpus}" for name in THREADS))

@@ -41,6 +41,7 @@ def script_form(config: SlurmConfig, folder: RunFolder) -> Form:
         wrapper=config.wrapper,
         signal_s=config.signal_s,
         checkpoint_s=config.checkpoint_s,
+        stack=config.stack,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hptransfer.core.files import RunFolder
 from hptransfer.core.records import Job, Number
-from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, num_cores
+from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, check_stack, num_cores
 from hptransfer.sweep.worker import run_job
 
 
@@ -18,7 +18,7 @@ class InlineConfig(LauncherConfig):
     name: str = "inline"
 
     def check(self, place: str) -> None:
-        """Nothing to check."""
+        check_stack(self.stack, place)
 
     def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
         """Nobody is asked for anything."""
@@ -32,8 +32,11 @@ class InlineConfig(LauncherConfig):
     def num_threads(self) -> int:
         return num_cores()
 
+    def has_gpu(self, gpus: int) -> bool:
+        return gpus > 0
+
     def open(self, folder: Path, gpus: int) -> Launcher:
-        return Inline(RunFolder(folder), self.checkpoint_s)
+        return Inline(RunFolder(folder), self.checkpoint_s, self.stack)
 
 
 class Inline(Launcher):
@@ -41,8 +44,8 @@ class Inline(Launcher):
 
     slots = 1
 
-    def __init__(self, folder: RunFolder, checkpoint_s: int) -> None:
-        self._folder, self._checkpoint_s = folder, checkpoint_s
+    def __init__(self, folder: RunFolder, checkpoint_s: int, stack: int) -> None:
+        self._folder, self._checkpoint_s, self._stack = folder, checkpoint_s, stack
         self._queue: list[str] = []
 
     def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
@@ -56,7 +59,8 @@ class Inline(Launcher):
         ended = []
         while self._queue:
             job = self._queue.pop(0)
-            ended.append(Ended(job, stopped=run_job(self._folder, job, checkpoint_s=self._checkpoint_s)))
+            stopped = run_job(self._folder, job, checkpoint_s=self._checkpoint_s, stack=self._stack)
+            ended.append(Ended(job, stopped=stopped))
         return ended
 
     def cancel(self, jobs: Collection[str]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from hptransfer.core.errors import EXIT_UNFINISHED, ConfigError
 from hptransfer.core.records import CANCELLED, KILLED, PREEMPTED, Job, Number
-from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, num_cores
+from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, check_stack, num_cores
 
 GRACE_S = 5.0
 
@@ -46,6 +46,7 @@ class LocalConfig(LauncherConfig):
             raise ConfigError(f"{place}.max_attempts must be at least 1, got {self.max_attempts}")
         if self.checkpoint_s < 1:
             raise ConfigError(f"{place}.checkpoint_s must be at least 1, got {self.checkpoint_s}; 300 is usual")
+        check_stack(self.stack, place)
 
     def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
         """Nobody is asked for anything."""
@@ -59,10 +60,13 @@ class LocalConfig(LauncherConfig):
     def num_threads(self) -> int:
         return self.threads
 
+    def has_gpu(self, gpus: int) -> bool:
+        return gpus > 0
+
     def open(self, folder: Path, gpus: int) -> Launcher:
         slots = self.num_slots(gpus)
         pinned = share_out(visible_gpus(gpus), self.gpus, slots)
-        return Local(folder, pinned, threads=self.threads, checkpoint_s=self.checkpoint_s)
+        return Local(folder, pinned, threads=self.threads, checkpoint_s=self.checkpoint_s, stack=self.stack)
 
 
 def visible_gpus(count: int) -> list[str]:
@@ -90,7 +94,9 @@ class Slot:
 class Local(Launcher):
     """A pool of workers. One that dies is replaced at its slot's next job."""
 
-    def __init__(self, folder: Path, pinned: Sequence[Sequence[str]], *, threads: int, checkpoint_s: int) -> None:
+    def __init__(
+        self, folder: Path, pinned: Sequence[Sequence[str]], *, threads: int, checkpoint_s: int, stack: int
+    ) -> None:
         """
         Args:
             pinned: of each slot the GPUs that its worker sees; none where it trains on the CPU.
@@ -98,6 +104,7 @@ class Local(Launcher):
         self._folder = folder
         self._threads = threads
         self._checkpoint_s = checkpoint_s
+        self._stack = stack
         self._slots = [Slot(gpus=gpus) for gpus in pinned]
 
     @property
@@ -158,7 +165,11 @@ class Local(Launcher):
                 slot.process.terminate()
 
     def _start(self, slot: Slot) -> subprocess.Popen[str]:
-        environment = {**os.environ, "HPTRANSFER_CHECKPOINT_S": str(self._checkpoint_s)}
+        environment = {
+            **os.environ,
+            "HPTRANSFER_CHECKPOINT_S": str(self._checkpoint_s),
+            "HPTRANSFER_STACK": str(self._stack),
+        }
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(self._threads)
         if slot.gpus:

@@ -92,8 +92,27 @@ class Runner(ABC):
         """Devices that it can use; 0 if it trains on the CPU."""
 
     @abstractmethod
-    def stack_size(self, run: Mapping[str, Any]) -> int:
-        """Trials of this shape that are best trained together."""
+    def job_size(self, run: Mapping[str, Any], *, gpu: bool) -> int:
+        """Trials of this shape that one job carries, at most; how it splits them into stacks is the worker's to say.
+
+        Args:
+            gpu: whether jobs have one, which this machine need not.
+        """
+
+    @abstractmethod
+    def stack_size(self, trials: Sequence[Trial], stop: Callable[[], str | None]) -> int:
+        """Of a job's trials, how many are best trained as one stack: asked on the worker, as its first attempt starts.
+
+        Args:
+            stop: as in Context.
+
+        Raises:
+            Interrupted: `stop` gave a cause.
+        """
+
+    @abstractmethod
+    def too_many(self, trials: Sequence[Trial]) -> None:
+        """Takes note that memory did not hold these as one stack, and that it was halved."""
 
     @abstractmethod
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
+from hptransfer.core.errors import Interrupted
 from hptransfer.core.files import RunFolder, append_jsonl, cut_jsonl
 from hptransfer.core.records import DIVERGED, DONE, POINT, Outcome, Trial, short
 from hptransfer.sweep.check_settings import UNSTEPPED, axis_of
 from hptransfer.sweep.runners._base import RUNNERS, Context, Finish, Runner, Size
+from hptransfer.sweep.runners._stacks import Measured, calibrate, recall, remember, steps_each
 
-# Measured by benchmarks/throughput.py: what a CPU core gains from a stack goes by the FLOPs of one trial's step in one
-# block. Below the first number sixteen trials gain most, below the second four, above it none. A GPU is bound by
-# launches, not by arithmetic.
-CPU_STACKS = {1.5e7: 16, 1.5e8: 4, math.inf: 1}
+if TYPE_CHECKING:
+    from hptransfer.training.config import RunConfig
+
+# Trials that a job carries at most, by the FLOPs of one trial's step in one block. On a CPU core stacks of sixteen gain
+# most below the first number, stacks of four below the second, and none above it (benchmarks/throughput.py). A GPU is
+# bound by launches, not by arithmetic; its numbers are a guess.
+CPU_JOBS = {1.5e7: 16, 1.5e8: 4, math.inf: 1}
+GPU_JOBS = {1e10: 64, 1e11: 16, math.inf: 4}
+# Trials that train as one on a GPU while nothing is measured.
 GPU_STACK = 16
+# What of a run leaves the time of a step as it is, beside all numbers with a point of its optimizer.
+TIMELESS = (
+    *("tokens", "schedule", "data_seed", "loss", "last", "points", "validation_windows", "diverged_above"),
+    *("base", "branch", "budget", "constants", "unit", "alignment", "data", "runner"),
+)
 MEASURABLE_FLOPS = 5e10
 
 
@@ -73,14 +88,89 @@ class Builtin(Runner):
 
         return torch.cuda.device_count()
 
-    def stack_size(self, run: Mapping[str, Any]) -> int:
-        if self.gpus():
-            return GPU_STACK
+    def job_size(self, run: Mapping[str, Any], *, gpu: bool) -> int:
         from hptransfer.training.config import from_json
 
         config = from_json(run)
         block = config.batch * config.model.flops(config.shape) / config.model.depth
-        return next(stack for limit, stack in CPU_STACKS.items() if block < limit)
+        return next(trials for limit, trials in (GPU_JOBS if gpu else CPU_JOBS).items() if block < limit)
+
+    def stack_size(self, trials: Sequence[Trial], stop: Callable[[], str | None]) -> int:
+        """Measured on this device, in at most SHARE of the job's training (`steps_each`), unless it was before.
+
+        A job too short for that takes the usual stack, or what a longer one has found.
+        """
+        from hptransfer.training.config import from_json
+
+        config, count, about = from_json(trials[0].run), len(trials), self._about(trials[0].run)
+        known = recall(about)
+        if not known.answers(count) and (steps := steps_each(config.steps, count, gpu=bool(self.gpus()))):
+            known = self._calibrate(config, count, known, steps, stop)
+            remember(about, known)
+        best = known.best() if known.seconds else self._usual_stack(trials[0].run)
+        return min(best, count, known.most or count)
+
+    def too_many(self, trials: Sequence[Trial]) -> None:
+        about = self._about(trials[0].run)
+        remember(about, recall(about).but_most(len(trials) - len(trials) // 2))
+
+    def _usual_stack(self, run: Mapping[str, Any]) -> int:
+        return GPU_STACK if self.gpus() else self.job_size(run, gpu=False)
+
+    def _about(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """All that the time of a training step hangs on."""
+        import torch
+
+        from hptransfer.training.config import from_json
+        from hptransfer.training.device import device_name
+
+        optimizer = {key: value for key, value in run["optimizer"].items() if not isinstance(value, float)}
+        return {
+            "device": device_name(self._device()),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "data": asdict(from_json(run).shape),
+            **{key: value for key, value in run.items() if key not in TIMELESS},
+            "optimizer": optimizer,
+        }
+
+    def _calibrate(
+        self, config: RunConfig, trials: int, known: Measured, steps: int, stop: Callable[[], str | None]
+    ) -> Measured:
+        import torch
+
+        from hptransfer.training.device import Memory
+        from hptransfer.training.loop import measure_step
+
+        config.data.load()  # as training will: no cost of this
+        device, started = self._device(), time.monotonic()
+        memory = Memory(device)
+        # Where one thread computes, its own time is the same whoever else has the core meanwhile.
+        alone = device == "cpu" and torch.get_num_threads() == 1
+        clock = time.process_time if alone else time.perf_counter
+
+        def between() -> None:
+            if cause := stop():
+                raise Interrupted(cause)
+
+        step_s = partial(measure_step, config, device=device, steps=steps, between=between, clock=clock)
+
+        def measure(size: int) -> float:
+            memory.expect(size)
+            full = ""
+            try:
+                seconds = step_s(trials=size)
+            except torch.OutOfMemoryError as error:
+                full = str(error)
+            memory.note(size)  # outside of the handler, which holds on to every tensor of the stack
+            if full:
+                raise MemoryError(full)
+            return seconds
+
+        found = calibrate(trials, known, measure)
+        shares = ", ".join(f"{size}: {1e3 * seconds / size:.2f}" for size, seconds in found.seconds.items())
+        print(f"ms a step and trial by stack: {shares} (measured in {time.monotonic() - started:.2f} s)", flush=True)
+        return found
 
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:
         import torch
@@ -89,7 +179,7 @@ class Builtin(Runner):
         from hptransfer.training.loop import measure_step
 
         config = from_json(run)
-        stack = self.stack_size(run)
+        stack = self._usual_stack(run)
         flops = self.size(run).flops / config.steps * stack
         if flops > MEASURABLE_FLOPS and not self.gpus():
             return None

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,14 @@ class Script(Runner):
             return len([name for name in visible.split(",") if name and name != "-1"])
         return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
 
-    def stack_size(self, run: Mapping[str, Any]) -> int:
+    def job_size(self, run: Mapping[str, Any], *, gpu: bool) -> int:
         return 1
+
+    def stack_size(self, trials: Sequence[Trial], stop: Callable[[], str | None]) -> int:
+        return 1
+
+    def too_many(self, trials: Sequence[Trial]) -> None:
+        """A script is never in a stack."""
 
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:
         """None: what a script does in a second shows only once it has run."""
