@@ -3,10 +3,10 @@
     python -m benchmarks.driver_overhead [--trials 1000 4000] [--repeats 3]
 
 Trials train nothing (the runner of benchmarks/scale.py), in real worker processes on this machine, so that all that the
-driver's process does is overhead: trial folders, jobs, workers, outcomes, Optuna, the display, and MLflow from the opening of its
-library until its last run is written. "CPU" is that of all threads of the driver's process, and of no worker; "thread" is
-the time that the driver's own thread takes outside of its waits for workers. Growth is a trial of the largest sweep over
-one of the smallest, and the last quarter's trials over the first's within the largest.
+driver's process does is overhead: trial folders, jobs, workers, outcomes, Optuna, the display, and MLflow from opening
+its library until its last run is written. "CPU" is that of all threads of the driver's process, and of no worker;
+"thread" is what the driver's own thread takes outside of its waits for workers. Growth is a trial of the largest sweep
+over one of the smallest, and the last quarter's trials over the first's within the largest.
 
 The start is the quickstart's, with shorter trials: seconds after the command was called.
 """
@@ -88,9 +88,10 @@ def drive(words: Sequence[str]) -> None:
     """
     called = float(words[0])
     marks = {"Python, this program": time.time()}
-    import hptransfer.cli
+    from hptransfer.cli import main as command
     from hptransfer.config import compose
 
+    assert callable(command)
     marks["command line, Hydra"] = time.time()
     config = compose(words[1], words[2:])
     marks["sweep composed, PyTorch"] = time.time()
@@ -98,11 +99,12 @@ def drive(words: Sequence[str]) -> None:
 
     plan = make_plan(config)
     marks["planned, data read"] = time.time()
-    import hptransfer.analysis.pipeline  # as the command does before it trains
+    from hptransfer.analysis.pipeline import analyze_run  # the command opens it before it trains
     from hptransfer.sweep.driver import Campaign
     from hptransfer.sweep.session import session
     from hptransfer.verbs._base import make_console
 
+    assert callable(analyze_run)
     marks["analysis opened"] = time.time()
     started = time.process_time()
     with session(plan, make_console()) as open_session:
