@@ -131,6 +131,7 @@ class Driver:
         self._flops = {scale: plan.runner.size(plan.run(scale)).flops for scale in campaign.scales}
         self._stack_sizes: dict[Scale, int] = {}
         self._committed_s = 0.0
+        self._bracketed: dict[Scale, int] = {}
         for scale in self._order():
             at = self._book.at(scale)
             if self._budget.device_hours is not None:
@@ -408,7 +409,13 @@ class Driver:
 
     def _extension(self, scale: Scale) -> Setting | None:
         """The next setting that would bracket the scale's optimum, within the bounds on either side."""
-        return next_setting(self._book.at(scale).mean_losses(), self._campaign.ranges)
+        at = self._book.at(scale)
+        if self._bracketed.get(scale) == at.succeeded:  # nothing has come since: most scales, at most ticks
+            return None
+        setting = next_setting(at.mean_losses(), self._campaign.ranges)
+        if setting is None:
+            self._bracketed[scale] = at.succeeded
+        return setting
 
     def _affordable(self, *flops: float, began_s: float = 0.0) -> bool:
         """Whether the budget allows trials of these costs to be started.
