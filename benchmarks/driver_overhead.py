@@ -5,8 +5,8 @@
 Trials train nothing (the runner of benchmarks/scale.py), in real worker processes on this machine, so that all that the
 driver's process does is overhead: trial folders, jobs, workers, outcomes, Optuna, the display, and MLflow from opening
 its library until its last run is written. "CPU" is that of all threads of the driver's process, and of no worker;
-"thread" is what the driver's own thread takes outside of its waits for workers. Growth is a trial of the largest sweep
-over one of the smallest, and the last quarter's trials over the first's within the largest.
+"thread" is what the driver's own thread takes outside of its waits for workers, most of it for the disk to confirm what
+is written. Growth is the CPU of a trial of the largest sweep over that of one of the smallest.
 
 The start is the quickstart's, with shorter trials: seconds after the command was called.
 """
@@ -87,52 +87,57 @@ def drive(words: Sequence[str]) -> None:
         words: when the command was called, the sweep, overrides.
     """
     called = float(words[0])
-    marks = {"Python, this program": time.time()}
+    marks: dict[str, tuple[float, float]] = {}
+
+    def mark(name: str) -> None:
+        marks[name] = time.time() - called, time.process_time()
+
+    mark("Python, this program")
     from hptransfer.cli import main as command
     from hptransfer.config import compose
 
     assert callable(command)
-    marks["command line, Hydra"] = time.time()
+    mark("command line, Hydra")
     config = compose(words[1], words[2:])
-    marks["sweep composed, PyTorch"] = time.time()
+    mark("sweep composed, PyTorch")
     from hptransfer.sweep.plan import make_plan
 
     plan = make_plan(config)
-    marks["planned, data read"] = time.time()
+    mark("planned, data read")
     from hptransfer.analysis.pipeline import analyze_run  # the command opens it before it trains
     from hptransfer.sweep.driver import Campaign
     from hptransfer.sweep.session import session
     from hptransfer.verbs._base import make_console
 
     assert callable(analyze_run)
-    marks["analysis opened"] = time.time()
+    mark("analysis opened")
     started = time.process_time()
     with session(plan, make_console()) as open_session:
-        marks["folder taken, snapshot"] = time.time()
+        mark("folder taken, snapshot")
         report = open_session.train(Campaign.sweep(plan))
         trained = time.time()
     closed = time.time()
     (launcher,) = OPENED
     assert launcher.submitted is not None
-    marks["first jobs submitted"] = launcher.submitted
-    marks["first trial started"], marks["first point of a curve"] = first(plan.config.folder)
+    for name, when in first(plan.config.folder, launcher.submitted).items():
+        marks[name] = when - called, 0.0
     found = {
-        "marks": {name: when - called for name, when in marks.items()},
+        "marks": marks,
         "trials": report.progress.count(),
         "cpu_s": time.process_time() - started,
         "outside_s": launcher.waits[-1][1],
-        "wall_s": trained - marks["folder taken, snapshot"],
+        "wall_s": trained - called - marks["folder taken, snapshot"][0],
         "after_s": closed - trained,
         "waits": launcher.waits,
     }
     print(json.dumps(found))
 
 
-def first(folder: RunFolder) -> tuple[float, float]:
-    """When the first trial was taken by a worker, and when the first point of a curve was written."""
+def first(folder: RunFolder, submitted: float) -> dict[str, float]:
+    """When the first jobs were submitted, a worker took the first trial, and the first point of a curve was written."""
     leases = [json.loads(path.read_text())["since"] for path in folder.path.glob("trials/*/lease")]
     points = [read_jsonl(path)[0]["time"] for path in folder.path.glob("trials/*/metrics.jsonl")]
-    return min(leases), min(points)
+    return {"first jobs submitted": submitted, "first trial taken": min(leases), "first point": min(points)}
 
 
 def call(place: Path, *words: str) -> dict[str, Any]:
@@ -170,41 +175,51 @@ def a_trial(place: Path, sizes: Sequence[int]) -> None:
     """Prints what trials cost in sweeps of several sizes."""
     print("a trial, ms    trials   CPU  at most  thread   sweep   MLflow goes on for, s")
     for tracker, goal in GOALS_MS.items():
-        costs, ratio = [], 1.0
+        costs: list[tuple[int, float]] = []
         for size in sizes:
             inner = place / f"{tracker}-{size}"
             inner.mkdir()
             prepare(inner, size)
-            found = call(inner, "many.yaml", f"tracker={tracker}")
+            depths = list(range(1, size // 500 + 1))  # of five widths, ten rates and ten seeds
+            grid = "grid.width.values=[32,64,128,256,512]", f"grid.depth.values={depths}"
+            found = call(inner, "many.yaml", f"tracker={tracker}", *grid)
             trials = found["trials"]
             cpu, thread, wall = (1000 * found[key] / trials for key in ("cpu_s", "outside_s", "wall_s"))
-            costs.append(cpu)
+            costs.append((trials, 1000 * found["cpu_s"]))
             print(
                 f"  {tracker:<10}{trials:>10,}{cpu:>6.1f}{goal:>9g}{thread:>8.1f}{wall:>8.1f}{found['after_s']:>9.1f}",
                 flush=True,
             )
             early, late = quarters(found["waits"])
-            ratio = late / early
+            print(f"{'':<13}last quarter's trials over the first's, thread: {late / early:.2f}", flush=True)
             shutil.rmtree(inner)
-        print(f"  {tracker:<10} growth: {costs[-1] / costs[0]:.2f} from size to size, {ratio:.2f} within", flush=True)
+        (few, least), (many, most) = costs[0], costs[-1]
+        if many > few:
+            further = (most - least) / (many - few)
+            print(f"{'':<13}a further one: {further:.1f} ms of CPU; growth {most / many * few / least:.2f}", flush=True)
 
 
 def the_start(place: Path, repeats: int) -> None:
-    """Prints when each part of a sweep's start is over; medians."""
-    runs: dict[str, list[dict[str, float]]] = {tracker: [] for tracker in GOALS_MS}
+    """Prints when each part of a sweep's start is over, and the CPU time of the driver by then; medians."""
+    runs: dict[str, list[dict[str, list[float]]]] = {tracker: [] for tracker in GOALS_MS}
     for repeat in range(repeats):
         for tracker, marks in runs.items():
             where = f"runs={place / f'{tracker}-{repeat}'}"
             marks.append(call(place, "quickstart", *SHORT, f"tracker={tracker}", where)["marks"])
-    print(f"{'the start, s after the command':<34}" + "".join(f"{tracker:>10}" for tracker in runs))
+    print(f"{'the start, s after the command':<34}" + "".join(f"{tracker:>10}{'CPU':>6}" for tracker in runs))
     for name in runs["none"][0]:
-        middle = (statistics.median(mark[name] for mark in marks) for marks in runs.values())
-        print(f"  {name:<32}" + "".join(f"{seconds:>10.2f}" for seconds in middle))
+        line = f"  {name:<32}"
+        for marks in runs.values():
+            wall, cpu = (statistics.median(found[name][which] for found in marks) for which in (0, 1))
+            line += f"{wall:>10.2f}{f'{cpu:.2f}' if cpu else '':>6}"
+        print(line)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, nargs="+", default=[1000, 4000], help="10000 too, given the time")
+    parser.add_argument(
+        "--trials", type=int, nargs="+", default=[1000, 4000], help="multiples of 500; 10000 too, given the time"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="of the start")
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores with a load of {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
