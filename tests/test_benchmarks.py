@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.driver_overhead import quarters
 from benchmarks.overhead import Cost, cost, median, total
 from benchmarks.slurm_calls import COMMANDS, Call, counted, per_minute, read_calls
 
@@ -72,3 +73,9 @@ def test_the_middle_is_of_each_number_by_itself() -> None:
 
     found = median([one(1, 9, 3), one(2, 1, 1), one(5, 2, 2)])
     assert (found.wall, found.queue, found.calls) == (2, 2, Counter(sacct=2))
+
+
+def test_the_first_and_the_last_quarter_of_the_trials_are_told_apart() -> None:
+    waits = [(0, 1.0, 0.0), (1, 1.1, 0.0), (2, 1.2, 0.0), (4, 1.6, 0.0), (6, 2.6, 0.0), (8, 3.6, 0.0)]
+    early, late = quarters(waits)  # two trials each; what came before the first wait is no trial's
+    assert (early, late) == pytest.approx((0.1, 0.5))
