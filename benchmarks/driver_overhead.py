@@ -54,7 +54,7 @@ class Timed(Local):
 
     Attributes:
         submitted: when the first jobs were, in seconds since 1970.
-        waits: at each wait, jobs ended so far, seconds of the driver outside of waits so far, CPU seconds so far.
+        waits: at each wait, jobs ended so far, seconds of the driver's thread outside of waits, its CPU seconds.
     """
 
     def __init__(self, folder: Path, pinned: Sequence[Sequence[str]], *, threads: int, checkpoint_s: int) -> None:
@@ -70,7 +70,7 @@ class Timed(Local):
 
     def wait(self, timeout_s: float) -> list[Ended]:
         self._outside_s += time.perf_counter() - self._left
-        self.waits.append((self._ended_jobs, self._outside_s, time.process_time()))
+        self.waits.append((self._ended_jobs, self._outside_s, time.thread_time()))
         ended = super().wait(timeout_s)
         self._ended_jobs += len(ended)
         self._left = time.perf_counter()
@@ -159,14 +159,14 @@ def call(place: Path, *words: str) -> dict[str, Any]:
 
 
 def quarters(waits: Sequence[tuple[int, float, float]]) -> tuple[float, float]:
-    """Seconds of the driver's thread a trial, over the first and over the last quarter of the trials."""
+    """CPU seconds of the driver's thread a trial, over the first and over the last quarter of the trials."""
     most = waits[-1][0]
 
     def at(share: float) -> tuple[int, float, float]:
         return next(wait for wait in waits if wait[0] >= share * most)
 
     def cost(begin: tuple[int, float, float], end: tuple[int, float, float]) -> float:
-        return (end[1] - begin[1]) / (end[0] - begin[0])
+        return (end[2] - begin[2]) / (end[0] - begin[0])
 
     return cost(waits[0], at(0.25)), cost(at(0.75), waits[-1])
 
@@ -191,7 +191,7 @@ def a_trial(place: Path, sizes: Sequence[int]) -> None:
                 flush=True,
             )
             early, late = quarters(found["waits"])
-            print(f"{'':<13}last quarter's trials over the first's, thread: {late / early:.2f}", flush=True)
+            print(f"{'':<13}last quarter's trials over the first's, CPU of the thread: {late / early:.2f}", flush=True)
             shutil.rmtree(inner)
         (few, least), (many, most) = costs[0], costs[-1]
         if many > few:

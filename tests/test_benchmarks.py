@@ -76,6 +76,6 @@ def test_the_middle_is_of_each_number_by_itself() -> None:
 
 
 def test_the_first_and_the_last_quarter_of_the_trials_are_told_apart() -> None:
-    waits = [(0, 1.0, 0.0), (1, 1.1, 0.0), (2, 1.2, 0.0), (4, 1.6, 0.0), (6, 2.6, 0.0), (8, 3.6, 0.0)]
+    waits = [(0, 0.0, 1.0), (1, 0.0, 1.1), (2, 0.0, 1.2), (4, 0.0, 1.6), (6, 0.0, 2.6), (8, 0.0, 3.6)]
     early, late = quarters(waits)  # two trials each; what came before the first wait is no trial's
     assert (early, late) == pytest.approx((0.1, 0.5))

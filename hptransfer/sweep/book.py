@@ -92,6 +92,14 @@ class Book:
         """What was tuned, in the order of the sweep's space."""
         return tuple(trial.tuned[name] for name in self._tuned)
 
+    def steps(self, one: Trial, other: Trial) -> int:
+        """From one trial's setting to that of another of its scale, by the values that are tried there."""
+        settings = self.at(one.scale).values
+        count = 0
+        for place, ends in enumerate(zip(self.setting(one), self.setting(other), strict=True)):
+            count += len({tried[place] for tried in settings if min(ends) < tried[place] <= max(ends)})
+        return count
+
     def at(self, scale: Scale) -> AtScale:
         return self.scales.setdefault(self._same.setdefault(scale, scale), AtScale())
 

@@ -137,6 +137,8 @@ class Halving:
     """Share of a trial's tokens after which it is first compared; null: all are trained to their end."""
     factor: int = 3
     """Of so many trials one goes on, to be compared again after so many times the tokens."""
+    sides: int = 2
+    """Settings on either side of the one that leads are trained to their end all the same: the fit needs them."""
 
     def note(self) -> str | None:
         """What who asks for it should know."""
@@ -154,6 +156,8 @@ class Halving:
             )
         if self.factor < 2:
             raise ConfigError(f"{place}.factor must be at least 2, of which one goes on, got {self.factor}")
+        if self.sides < 0:
+            raise ConfigError(f"{place}.sides must be at least 0, got {self.sides}; 2 leaves the fit five settings")
 
 
 @dataclass(kw_only=True)

@@ -125,7 +125,7 @@ class Driver:
         self._rungs: Rungs | None = None
         if campaign.halving.share is not None:
             tokens = {scale: plan.run(scale)["tokens"] for scale in campaign.scales}
-            self._rungs = Rungs(folder, campaign.halving, tokens)
+            self._rungs = Rungs(folder, campaign.halving, tokens, self._book.steps)
         self._just_ended: list[Trial] = []
         self._notes = Notes(folder, plan.config.hooks.blocked_after_s, blocked)
         self._flops = {scale: plan.runner.size(plan.run(scale)).flops for scale in campaign.scales}

@@ -2,14 +2,17 @@
 
 Optuna's SuccessiveHalvingPruner decides (asynchronous successive halving, Li et al. 2018, arXiv:1810.05934). It
 compares trials of one scale and one seed, which see the same batches from the same first weights, at the same tokens.
-Its studies are in memory alone: a driver that starts anew reads the curves again, in the order in which their points
+One whose setting is next to that of the trial that leads there goes on whatever it decides, as the shape of the loss
+around the best is what the sweep is for.
+
+The studies are in memory alone: a driver that starts anew reads the curves again, in the order in which their points
 were written, and is where the one before it was.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import optuna
@@ -27,11 +30,18 @@ class Rungs:
     Args:
         halving: with a share.
         tokens: that a trial of a scale is trained on.
+        steps: how far the settings of two trials of a scale are from each other, in steps of its grid.
     """
 
-    def __init__(self, folder: RunFolder, halving: Halving, tokens: Mapping[Scale, Number]) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        halving: Halving,
+        tokens: Mapping[Scale, Number],
+        steps: Callable[[Trial, Trial], int],
+    ) -> None:
         assert halving.share is not None
-        self._folder, self._factor = folder, halving.factor
+        self._folder, self._factor, self._sides, self._steps = folder, halving.factor, halving.sides, steps
         self._first = {scale: max(1, math.ceil(halving.share * number)) for scale, number in tokens.items()}
         self._last = dict(tokens)
         self._studies: dict[tuple[Scale, int], optuna.Study] = {}
@@ -39,6 +49,7 @@ class Rungs:
         self._sizes: dict[str, int] = {}
         self._tokens: dict[str, int] = {}
         self._behind: set[str] = set()
+        self._leaders: dict[tuple[Scale, int, int], tuple[float, Trial]] = {}
 
     def behind(self, trials: Iterable[Trial]) -> dict[str, Point]:
         """Of these trials those that are to stop by what their curves say now, with the point that decided.
@@ -52,7 +63,8 @@ class Rungs:
                 continue
             shown = self._show(trial)
             shown.report(point["loss"], step=point["tokens"])
-            if shown.should_prune():
+            leader = self._leader(trial, point)
+            if shown.should_prune() and self._steps(trial, leader) > self._sides:
                 self._behind.add(trial.id)
                 found[trial.id] = point
         return found
@@ -69,6 +81,13 @@ class Rungs:
             for point in read_jsonl(path):
                 if seen < point["tokens"] < self._last[trial.scale] and point["loss"] is not None:
                     yield trial, point
+
+    def _leader(self, trial: Trial, point: Point) -> Trial:
+        """The trial of the lowest loss so far at this point of the curves."""
+        key = trial.scale, trial.seed, int(point["tokens"])
+        if key not in self._leaders or point["loss"] < self._leaders[key][0]:
+            self._leaders[key] = point["loss"], trial
+        return self._leaders[key][1]
 
     def _show(self, trial: Trial) -> optuna.Trial:
         """Optuna's trial for one of ours."""

@@ -8,7 +8,9 @@ from pathlib import Path
 import optuna
 import pytest
 
+from hptransfer.analysis.pipeline import analyze_run
 from hptransfer.analysis.records import check_table, not_counted, run_columns, run_records
+from hptransfer.core.errors import FitError
 from hptransfer.core.files import RunFolder, append_jsonl, read_json, read_jsonl, write_json
 from hptransfer.core.records import DIVERGED, DONE, KILLED, PRUNED, Job, Outcome, Scale, Trial
 from hptransfer.sweep import driver
@@ -24,7 +26,7 @@ from tests.sweep.scripted import Scripted, drive
 from tests.sweep.test_driver import studies
 
 STEPS = 12
-BEST = {16: 2.0**-6, 32: 2.0**-5}
+BEST = {16: 2.0**-6, 32: 2.0**-5, 64: 2.0**-5}
 LOW = 2.0**-8
 RATES = [2.0**power for power in range(-9, -2)]
 Loss = Callable[[Trial, float], float]
@@ -95,7 +97,7 @@ def best(folder: RunFolder) -> dict[int, float]:
     return {width: rate for width, (_, rate) in found.items()}
 
 
-HALVING = ("halving.share=0.25", "halving.factor=2")
+HALVING = ("halving.share=0.25", "halving.factor=2", "halving.sides=1")
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -105,7 +107,7 @@ def test_the_best_of_every_scale_is_found_in_fewer_steps(tmp_path: Path, seeds: 
     whole = seven_rates(tmp_path, f"seeds={seeds}", "name=whole")
     drive(halved, Scripted(with_it))
     drive(whole, Scripted(without))
-    assert best(halved.folder) == best(whole.folder) == BEST
+    assert best(halved.folder) == best(whole.folder) == {width: BEST[width] for width in (16, 32)}
     assert set(outcomes(halved.folder).values()) == {DONE, PRUNED}
     assert set(outcomes(whole.folder).values()) == {DONE}
     assert len(outcomes(halved.folder)) == len(outcomes(whole.folder)) == 14 * seeds  # none beyond an edge
@@ -161,7 +163,7 @@ def test_a_worker_that_is_killed_stops_them_all_the_same(tmp_path: Path) -> None
 
     drive(config, Scripted(fate))
     assert dead
-    assert best(config.folder) == BEST
+    assert best(config.folder) == {width: BEST[width] for width in (16, 32)}
     assert set(outcomes(config.folder).values()) == {DONE, PRUNED}
 
 
@@ -190,6 +192,21 @@ def test_pruned_trials_stay_out_of_the_fit_and_are_counted(tmp_path: Path) -> No
     assert set(check_table(records, run_columns(target), "records.csv")["state"]) == {DONE}
 
 
+def test_the_fit_finds_the_five_settings_around_the_best_that_it_needs(tmp_path: Path) -> None:
+    grid = ("grid.width.values=[16,32,64]", "target.width=128", "seeds=2")
+    predicted = {}
+    for name, more in {"whole": (), "halved": HALVING[:2], "bare": (*HALVING[:2], "halving.sides=0")}.items():
+        config = seven_rates(tmp_path, f"name={name}", *grid, *more)
+        drive(config, Scripted(Training(bowl)))
+        if name == "bare":
+            with pytest.raises(FitError, match="lr was tried at 2 values, at least 3 place an optimum"):
+                analyze_run(config.folder)
+        else:
+            predicted[name] = analyze_run(config.folder).predict({"width": 128, "depth": 1, "tokens": 4096})["lr"]
+    assert set(outcomes(RunFolder(tmp_path / "halved")).values()) == {DONE, PRUNED}
+    assert abs(math.log2(predicted["halved"] / predicted["whole"])) < 0.1
+
+
 def write_curve(folder: RunFolder, trial: Trial, losses: list[float], *, after: int = 0) -> None:
     """Adds points of ten tokens each; step n of any trial is written in second n."""
     folder.trial(trial.id).mkdir(parents=True, exist_ok=True)
@@ -203,7 +220,7 @@ def trial_of(name: str, seed: int = 0) -> Trial:
 
 
 def rungs(folder: RunFolder) -> Rungs:
-    return Rungs(folder, Halving(share=0.5, factor=2), {Scale({"width": 16}): 100})
+    return Rungs(folder, Halving(share=0.5, factor=2), {Scale({"width": 16}): 100}, lambda one, other: 3)
 
 
 def test_nobody_is_compared_before_the_first_rung_nor_with_another_seed(tmp_path: Path) -> None:
