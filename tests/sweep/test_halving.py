@@ -10,7 +10,7 @@ import pytest
 
 from hptransfer.analysis.pipeline import analyze_run
 from hptransfer.analysis.records import check_table, not_counted, run_columns, run_records
-from hptransfer.core.errors import FitError
+from hptransfer.core.errors import FitError, Interrupted
 from hptransfer.core.files import RunFolder, append_jsonl, read_json, read_jsonl, write_json
 from hptransfer.core.records import DIVERGED, DONE, KILLED, PRUNED, Job, Outcome, Scale, Trial
 from hptransfer.sweep import driver
@@ -21,9 +21,10 @@ from hptransfer.sweep.launchers._base import Ended
 from hptransfer.sweep.settings import Range, next_setting
 from hptransfer.sweep.worker import run_job
 from tests.helpers import outcomes, tiny
-from tests.sweep.jobs import JOB, write_job
+from tests.sweep.jobs import JOB, results, write_job
 from tests.sweep.scripted import Scripted, drive
 from tests.sweep.test_driver import studies
+from tests.sweep.test_worker import After
 
 STEPS = 12
 BEST = {16: 2.0**-6, 32: 2.0**-5, 64: 2.0**-5}
@@ -275,3 +276,16 @@ def test_a_worker_stops_one_trial_of_a_stack_and_the_others_end_as_ever(tmp_path
     assert other is not None
     assert before is not None
     assert other.loss == pytest.approx(before.loss, rel=1e-4)
+
+
+def test_a_stack_that_one_has_left_goes_on_after_a_preemption_to_the_same_bits(tmp_path: Path) -> None:
+    whole, cut = write_job(tmp_path / "whole"), write_job(tmp_path / "cut")
+    for folder in (whole, cut):
+        good = next(trial.id for trial in folder.read_trials() if trial.tuned["lr"] < 1)
+        write_json(folder.behind_path(good), {"tokens": 1, "loss": 9.0})
+    assert run_job(whole, JOB) is None
+    with pytest.raises(Interrupted):
+        run_job(cut, JOB, stop=After(9))
+    assert sorted(outcomes(cut).values()) == [DIVERGED, "open", PRUNED]
+    assert run_job(cut, JOB) is None
+    assert results(cut) == results(whole)
