@@ -4,7 +4,8 @@
 
 Trials train nothing: a launcher of this file's own writes their outcomes as the driver waits for them, all that are in
 flight at a time. A tick is what the driver does between two such waits. Verbs run as a user would run them, each in a
-process of its own; the launcher and the runner are found as those of any other package are, by entry points.
+process of its own; the launcher and the runner are found as those of any other package are, by entry points. The runner
+ends its trials at once on other launchers too (benchmarks/driver_overhead.py).
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.core.files import RunFolder, append_jsonl, write_json
-from hptransfer.core.records import DONE, Job, Outcome
+from hptransfer.core.records import DONE, Job, Outcome, Trial
 from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher
 from hptransfer.sweep.launchers.inline import InlineConfig
-from hptransfer.sweep.runners._base import RUNNERS, Size
+from hptransfer.sweep.runners._base import RUNNERS, Context, Finish, Size
 from hptransfer.sweep.runners.builtin import Builtin
 
 LIMIT_S = 540.0
@@ -57,7 +58,7 @@ scale = scale
 
 
 class Nothing(Builtin):
-    """Costs by a formula; trains nothing, as its launcher starts nobody."""
+    """Costs by a formula; trains nothing: a loss by another formula, at once."""
 
     def size(self, run: Mapping[str, Any]) -> Size:
         params = run["model"]["width"] ** 2 * run["model"]["depth"]
@@ -77,6 +78,19 @@ class Nothing(Builtin):
 
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:
         return 1e9
+
+    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
+        for trial in trials:
+            finish(trial, outcome_of(trial, folder))
+
+
+def outcome_of(trial: Trial, folder: RunFolder) -> Outcome:
+    """A loss that is a parabola and noise, after a curve of one point."""
+    noise = random.Random(trial.id).gauss(0, 0.003)
+    off = math.log2(trial.tuned["lr"] / 0.003) + 0.5 * math.log2(trial.scale.axes["width"] / 64)
+    loss = 2.0 + 0.02 * off**2 + noise
+    append_jsonl(folder.curve_path(trial.id), [{"step": 1, "tokens": 1, "loss": loss, "time": time.time()}])
+    return Outcome(state=DONE, loss=loss, loss_se=0.003, initial_loss=3.0, steps=100, seconds=10.0)
 
 
 @dataclass(kw_only=True)
@@ -126,14 +140,7 @@ class AtOnce(Launcher):
 
     def _finish(self, job: Job) -> None:
         for trial_id in job.trials:
-            trial = self._folder.read_trial(trial_id)
-            noise = random.Random(trial_id).gauss(0, 0.003)
-            off = math.log2(trial.tuned["lr"] / 0.003) + 0.5 * math.log2(trial.scale.axes["width"] / 64)
-            loss = 2.0 + 0.02 * off**2 + noise
-            append_jsonl(
-                self._folder.curve_path(trial_id), [{"step": 1, "tokens": 1, "loss": loss, "time": time.time()}]
-            )
-            outcome = Outcome(state=DONE, loss=loss, loss_se=0.003, initial_loss=3.0, steps=100, seconds=10.0)
+            outcome = outcome_of(self._folder.read_trial(trial_id), self._folder)
             write_json(self._folder.outcome_path(trial_id), outcome.to_json())
 
     def cancel(self, jobs: Collection[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.driver_overhead import quarters
 from benchmarks.overhead import Cost, cost, median, total
 from benchmarks.peer_programs.train import train as plain_train
 from benchmarks.peers import Grid, batches, difference, our_cost, their_cost, trials_of
@@ -134,3 +135,9 @@ def test_our_times_are_those_of_stacks(tmp_path: Path) -> None:
     assert (found.wall, found.training, found.span) == (9.0, 9.0, 6.0)
     assert sorted(map(str, found.losses.values())) == ["2.5", "2.6", "2.7", "None"]
     assert found.losses.keys() == set(trials_of(plan))
+
+
+def test_the_first_and_the_last_quarter_of_the_trials_are_told_apart() -> None:
+    waits = [(0, 0.0, 1.0), (1, 0.0, 1.1), (2, 0.0, 1.2), (4, 0.0, 1.6), (6, 0.0, 2.6), (8, 0.0, 3.6)]
+    early, late = quarters(waits)  # two trials each; what came before the first wait is no trial's
+    assert (early, late) == pytest.approx((0.1, 0.5))

@@ -23,7 +23,11 @@ LAYERS = {
 ONLY = {
     "hydra": {"config.py"},
     "omegaconf": {"config.py"},
-    "optuna": {"sweep/study.py", *(f"sweep/samplers/{p.name}" for p in (PACKAGE / "sweep/samplers").glob("*.py"))},
+    "optuna": {
+        "sweep/study.py",
+        "sweep/halving.py",
+        *(f"sweep/samplers/{p.name}" for p in (PACKAGE / "sweep/samplers").glob("*.py")),
+    },
     "mlflow": {"sweep/trackers/mlflow.py", "analysis/sources.py"},
     "torch": {
         "sweep/runners/builtin.py",

@@ -21,7 +21,7 @@ from hptransfer.analysis.optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
 from hptransfer.analysis.published import comparable, references
 from hptransfer.analysis.result import Analysis, distance_sentence, held_out_sentence, unmoved_cost
 from hptransfer.analysis.transfer import HeldOut, regret_per_octave
-from hptransfer.core.records import DIVERGED, DONE, FAILED, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, short
 
 # Of what to run next.
 SHOWN_NEXT = 8
@@ -234,7 +234,7 @@ def _facts(context: Context) -> list[tuple[str, str]]:
     if not target:
         return []
     states = [f"{count} {state}" for state, count in context.states.items() if count]
-    order = {state: rank for rank, state in enumerate((DONE, DIVERGED, FAILED))}
+    order = {state: rank for rank, state in enumerate((DONE, DIVERGED, PRUNED, FAILED))}
     states.sort(key=lambda text: order.get(text.split()[1], 9))
     of_target = []
     if target["flops"]:

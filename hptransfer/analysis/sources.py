@@ -25,7 +25,7 @@ from hptransfer.analysis import known
 from hptransfer.analysis.cautions import SCHEDULE
 from hptransfer.analysis.records import SEED, WAITING, Columns, check_table, numbers, once, row_of
 from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.core.records import DIVERGED, DONE, FAILED
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED
 
 # Rows that are read: more than any sweep has runs; the analysis of so many takes 1 GB.
 MOST_ROWS = 1_000_000
@@ -43,7 +43,8 @@ OTHER_NAMES = {"loss": ("value", "values_0"), "state": ("State", "status", "Stat
 STATES = {
     **dict.fromkeys(("done", "finished", "complete", "completed", "success"), DONE),
     **dict.fromkeys(("diverged",), DIVERGED),
-    **dict.fromkeys(("failed", "fail", "crashed", "killed", "pruned", "preempted", "cancelled", "canceled"), FAILED),
+    "pruned": PRUNED,
+    **dict.fromkeys(("failed", "fail", "crashed", "killed", "preempted", "cancelled", "canceled"), FAILED),
     **{word: word for word in (WAITING, "running", "pending", "queued", "scheduled", "preempting")},
 }
 # MLflow would send telemetry, and try seven times over minutes.

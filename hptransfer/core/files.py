@@ -11,6 +11,7 @@
       jobs/<id>.json, <id>.stacks.json, <id>.log  trials of one worker, their split       (driver; job)
       jobs/<id>.<stack>.checkpoint                where the training of a stack is        (job)
       trials/<id>/trial.json, attempts.json       what to train; what ended early         (driver)
+      trials/<id>/behind.json                     that it is to stop, if halving          (driver)
       trials/<id>/lease, metrics.jsonl, outcome.json, traceback.txt                       (job)
       records.csv optima.csv fit.json prediction.json predictions.csv report.html         (analyze)
       verification.json                                                                   (verify)
@@ -362,6 +363,10 @@ class RunFolder:
 
     def curve_path(self, trial_id: str) -> Path:
         return self.trial(trial_id) / "metrics.jsonl"
+
+    def behind_path(self, trial_id: str) -> Path:
+        """There if the trial is to stop before its end, as others of its scale are better."""
+        return self.trial(trial_id) / "behind.json"
 
     def lease(self, trial_id: str) -> Path:
         return self.trial(trial_id) / "lease"

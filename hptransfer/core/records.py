@@ -18,6 +18,7 @@ VERIFY = "verify"
 
 DONE = "done"
 DIVERGED = "diverged"
+PRUNED = "pruned"
 FAILED = "failed"
 
 # Why a trial failed, or a worker ended before its job did. Each has a rule of its own for another attempt.
@@ -93,7 +94,7 @@ class Outcome:
     """How a trial ended.
 
     Attributes:
-        state: DONE, DIVERGED or FAILED.
+        state: DONE, DIVERGED, PRUNED (stopped before its end, as others of its scale were better) or FAILED.
         loss: what the trial is judged by (run.loss), in nats; None unless done.
         loss_se: its standard error over the held-out windows, or steps, in nats; None unless done, or of one window.
         initial_loss: training loss at the first step, in nats.
@@ -122,7 +123,7 @@ class Outcome:
     groups: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
-        if self.state not in (DONE, DIVERGED, FAILED) or (self.state == DONE) != isinstance(self.loss, float):
+        if self.state not in (DONE, DIVERGED, PRUNED, FAILED) or (self.state == DONE) != isinstance(self.loss, float):
             raise ValueError(f"state {self.state!r} with loss {self.loss!r}")
 
     def to_json(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from hptransfer.core.files import RunFolder
-from hptransfer.core.records import CANCELLED, DIVERGED, DONE, FAILED, Outcome, Scale, Trial
+from hptransfer.core.records import CANCELLED, DIVERGED, DONE, FAILED, PRUNED, Outcome, Scale, Trial
 from hptransfer.sweep.finished import Finished
 from hptransfer.sweep.settings import Setting
 
@@ -22,6 +22,7 @@ class AtScale:
         waiting: trials that are in no job yet, in the order in which they are to be trained.
         values: trials by what was tuned.
         losses: of finished trials by what was tuned; infinite where one diverged.
+        pruned: settings of which a trial was stopped early.
         open: trials that are in a job and have no outcome.
         states: outcomes by state.
         cancelled: of the failed ones.
@@ -33,6 +34,7 @@ class AtScale:
     waiting: deque[str] = field(default_factory=deque)
     values: Counter[Setting] = field(default_factory=Counter)
     losses: dict[Setting, list[float]] = field(default_factory=dict)
+    pruned: set[Setting] = field(default_factory=set)
     open: int = 0
     states: Counter[str] = field(default_factory=Counter)
     cancelled: int = 0
@@ -53,12 +55,18 @@ class AtScale:
 
     @property
     def succeeded(self) -> int:
-        """Trials that trained; one that diverged did."""
-        return self.states[DONE] + self.states[DIVERGED]
+        """Trials that trained; one that diverged did, and one that was stopped as it was behind."""
+        return self.states[DONE] + self.states[DIVERGED] + self.states[PRUNED]
 
     def mean_losses(self) -> dict[Setting, float]:
-        """Mean loss over seeds by setting; infinite where a seed diverged; failed trials left out."""
-        return {value: fmean(repeats) for value, repeats in self.losses.items() if repeats}
+        """Mean loss over seeds by setting; infinite where a seed diverged; failed trials left out.
+
+        A setting of which a seed was pruned is worse than the best, nobody knows by how much: it counts as just worse
+        than the worst that was trained to its end.
+        """
+        means = {value: fmean(repeats) for value, repeats in self.losses.items() if value not in self.pruned}
+        worst = max((loss for loss in means.values() if math.isfinite(loss)), default=math.inf)
+        return means | dict.fromkeys(self.pruned, math.nextafter(worst, math.inf))
 
 
 class Book:
@@ -83,6 +91,14 @@ class Book:
     def setting(self, trial: Trial) -> Setting:
         """What was tuned, in the order of the sweep's space."""
         return tuple(trial.tuned[name] for name in self._tuned)
+
+    def steps(self, one: Trial, other: Trial) -> int:
+        """From one trial's setting to that of another of its scale, by the values that are tried there."""
+        settings = self.at(one.scale).values
+        count = 0
+        for place, ends in enumerate(zip(self.setting(one), self.setting(other), strict=True)):
+            count += len({tried[place] for tried in settings if min(ends) < tried[place] <= max(ends)})
+        return count
 
     def at(self, scale: Scale) -> AtScale:
         return self.scales.setdefault(self._same.setdefault(scale, scale), AtScale())
@@ -118,7 +134,9 @@ class Book:
         self.spend(trial_id, outcome.seconds)
         scale.states[outcome.state] += 1
         scale.cancelled += outcome.cause == CANCELLED
-        if outcome.state != FAILED:
+        if outcome.state == PRUNED:
+            scale.pruned.add(self.setting(trial))
+        elif outcome.state != FAILED:
             loss = math.inf if outcome.loss is None else outcome.loss
             scale.losses.setdefault(self.setting(trial), []).append(loss)
         if outcome.state == DONE:

@@ -130,6 +130,37 @@ class Budget:
 
 
 @dataclass(kw_only=True)
+class Halving:
+    """When trials that are behind others of their scale stop early; what is not set does not stop any."""
+
+    share: float | None = None
+    """Share of a trial's tokens after which it is first compared; null: all are trained to their end."""
+    factor: int = 3
+    """Of so many trials one goes on, to be compared again after so many times the tokens."""
+    sides: int = 2
+    """Settings on either side of the one that leads are trained to their end all the same: the fit needs them."""
+
+    def note(self) -> str | None:
+        """What who asks for it should know."""
+        if self.share is None:
+            return None
+        return (
+            "halving compares trials by their loss in mid-training: a high learning rate often leads there and loses "
+            "by the end, as a schedule that decays pays off last; what is stopped stays out of the fit"
+        )
+
+    def check(self, place: str) -> None:
+        if self.share is not None and not 0 < self.share < 1:  # NaN is not
+            raise ConfigError(
+                f"{place}.share must be above 0 and below 1, got {self.share}; null trains every trial to its end"
+            )
+        if self.factor < 2:
+            raise ConfigError(f"{place}.factor must be at least 2, of which one goes on, got {self.factor}")
+        if self.sides < 0:
+            raise ConfigError(f"{place}.sides must be at least 0, got {self.sides}; 2 leaves the fit five settings")
+
+
+@dataclass(kw_only=True)
 class SweepConfig:
     """A sweep: one run's configuration, the axes it is scaled along, what is tuned, and the target."""
 
@@ -159,6 +190,8 @@ class SweepConfig:
     launcher: Any
     tracker: Any
     budget: Budget = field(default_factory=Budget)
+    halving: Halving = field(default_factory=Halving)
+    """Optuna's successive halving, within a scale."""
     retry: Retry = field(default_factory=Retry)
     """By cause, when a trial that did not come to its end is trained again."""
     stage: str = ALL
@@ -233,6 +266,7 @@ class SweepConfig:
                 raise ConfigError(f"budget.{key} must be above 0, got {limit}; leave it out for no limit")
         if self.stage not in STAGES:
             raise ConfigError(f"stage: {unknown('choice', self.stage, STAGES)}")
+        self._check_halving()
         self.retry.check("retry")
         self.hooks.check("hooks")
         self._refuse_passwords()
@@ -244,6 +278,20 @@ class SweepConfig:
             raise ConfigError(f"driver=slurm needs launcher=slurm, which says how, got launcher={self.launcher.name}")
         self.sampler.check("sampler")
         self.launcher.check("launcher")
+
+    def _check_halving(self) -> None:
+        self.halving.check("halving")
+        if self.halving.share is None:
+            return
+        if "cwd" in self.run:
+            raise ConfigError(
+                f"halving.share is {self.halving.share:g}, but a script is not stopped from outside; leave it out"
+            )
+        if self.launcher.name == "inline":
+            raise ConfigError(
+                f"halving.share is {self.halving.share:g}, but launcher=inline trains in the driver's own process, "
+                "which cannot look at what it trains meanwhile; take launcher=local, or leave it out"
+            )
 
     def _refuse_passwords(self) -> None:
         """Raises ConfigError for a password anywhere but in the tracker's address, which is stored without it."""
@@ -277,6 +325,7 @@ def from_json(values: Mapping[str, Any]) -> SweepConfig:
         "grid": {key: _build(Axis, axis, f"grid.{key}") for key, axis in values["grid"].items()},
         "space": {key: _build(Tuned, tuned, f"space.{key}") for key, tuned in values["space"].items()},
         "budget": _build(Budget, values["budget"], "budget"),
+        "halving": _build(Halving, values.get("halving", {}), "halving"),
         "retry": _build(Retry, _rules(values.get("retry", {})), "retry"),
         "hooks": _build(Hooks, values.get("hooks", {}), "hooks"),
     }

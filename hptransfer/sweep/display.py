@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hptransfer.core.records import DIVERGED, DONE, FAILED, VERIFY, Scale, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Scale, short
 from hptransfer.sweep.plan import Plan, num_devices
 from hptransfer.sweep.progress import RUNNING, WAITING, Progress, ScaleProgress
 from hptransfer.sweep.status import Status, explain
@@ -36,9 +36,9 @@ def clock(seconds: float | None) -> str:
 
 def headline(progress: Progress) -> str:
     """One line: trials by state and the time left."""
-    finished = progress.count(DONE, DIVERGED, FAILED)
+    finished = progress.count(DONE, DIVERGED, PRUNED, FAILED)
     parts = [f"{finished}/{progress.count()} trials", f"{progress.count(RUNNING)} running"]
-    for state in (DIVERGED, FAILED):
+    for state in (DIVERGED, PRUNED, FAILED):
         if progress.count(state):
             parts.append(f"{progress.count(state)} {state}")
     if progress.seconds_left is not None and progress.count(RUNNING, WAITING):
@@ -48,9 +48,12 @@ def headline(progress: Progress) -> str:
 
 def table(progress: Progress) -> Table:
     """A row a scale."""
-    grid = _grid([scale.scale for scale in progress.scales], [DONE, "run", "wait", "div", "fail", "best loss", "at"])
+    columns = {DONE: DONE, RUNNING: "run", WAITING: "wait", DIVERGED: "div", PRUNED: PRUNED, FAILED: "fail"}
+    if not progress.count(PRUNED):  # most sweeps stop nothing early
+        del columns[PRUNED]
+    grid = _grid([scale.scale for scale in progress.scales], [*columns.values(), "best loss", "at"])
     for scale in progress.scales:
-        counts = [str(scale.states.get(state, 0) or "-") for state in (DONE, RUNNING, WAITING, DIVERGED, FAILED)]
+        counts = [str(scale.states.get(state, 0) or "-") for state in columns]
         label = "verify" if scale.purpose == VERIFY else ""
         grid.add_row(label, *map(short, scale.scale.axes.values()), *counts, *_best(scale))
     return grid

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hptransfer.core.errors import StoppedError
-from hptransfer.core.files import LockedError, RunFolder, disk_errors, lock
-from hptransfer.core.records import SWEEP, Job, Outcome, Scale, Trial, digest, short
+from hptransfer.core.files import LockedError, RunFolder, disk_errors, lock, read_jsonl, write_json
+from hptransfer.core.records import PRUNED, SWEEP, Job, Outcome, Scale, Trial, digest, short
 from hptransfer.sweep.book import Book
-from hptransfer.sweep.config import FIRST, Budget
+from hptransfer.sweep.config import FIRST, Budget, Halving
 from hptransfer.sweep.flight import Flight, side_by_side
+from hptransfer.sweep.halving import Rungs
 from hptransfer.sweep.launchers._base import Launcher
 from hptransfer.sweep.notes import HELD_BACK, Notes, read_states
 from hptransfer.sweep.plan import Plan, num_devices
 from hptransfer.sweep.progress import Progress, progress
 from hptransfer.sweep.requests import carry_out, read_requests
-from hptransfer.sweep.settings import Range, Setting, edges, next_setting
-from hptransfer.sweep.study import Studies
+from hptransfer.sweep.settings import Range, Setting, edges, middle_first, next_setting
+from hptransfer.sweep.study import Reached, Studies
 from hptransfer.sweep.trackers._base import Background
 
 WAIT_S = 0.25
@@ -45,12 +46,14 @@ class Campaign:
         settings: tried at each scale; none if the sampler chooses.
         points: settings a scale tries if the sampler chooses.
         ranges: of each tuned hyperparameter, how far it is extended while its best value is at an edge.
+        halving: which of its trials stop early.
     """
 
     purpose: str
     settings: Mapping[Scale, Sequence[Setting]]
     points: int
     ranges: Sequence[Range]
+    halving: Halving = field(default_factory=Halving)
 
     @property
     def scales(self) -> tuple[Scale, ...]:
@@ -63,8 +66,10 @@ class Campaign:
 
     @classmethod
     def sweep(cls, plan: Plan) -> Campaign:
-        settings = () if plan.config.sampler.points else plan.settings
-        return cls(SWEEP, dict.fromkeys(plan.scales, settings), plan.points, ranges(plan))
+        settings: Sequence[Setting] = () if plan.config.sampler.points else plan.settings
+        if plan.config.halving.share is not None:  # what comes early is passed until something better comes
+            settings = middle_first(settings, list(plan.grids.values()))
+        return cls(SWEEP, dict.fromkeys(plan.scales, settings), plan.points, ranges(plan), plan.config.halving)
 
     @classmethod
     def of(cls, plan: Plan, settings: Mapping[Scale, Sequence[Setting]]) -> Campaign:
@@ -119,10 +124,16 @@ class Driver:
         self._flight = Flight(folder, launcher, self._book, retry, attempts, self._took)
         self._repeats: Counter[Scale] = Counter()
         self._show_at = -math.inf
+        self._rungs: Rungs | None = None
+        if campaign.halving.share is not None:
+            tokens = {scale: plan.run(scale)["tokens"] for scale in campaign.scales}
+            self._rungs = Rungs(folder, campaign.halving, tokens, self._book.steps)
+        self._just_ended: list[Trial] = []
         self._notes = Notes(folder, plan.config.hooks.blocked_after_s, blocked)
         self._flops = {scale: plan.runner.size(plan.run(scale)).flops for scale in campaign.scales}
         self._job_sizes: dict[Scale, int] = {}
         self._committed_s = 0.0
+        self._bracketed: dict[Scale, int] = {}
         for scale in self._order():
             at = self._book.at(scale)
             if self._budget.device_hours is not None:
@@ -157,7 +168,7 @@ class Driver:
                 self._book.add(now)
                 changed += [now] if now != trial else []
         side_by_side(self._folder.write_trial, changed)
-        self._studies.sync((trial, self._folder.read_outcome(trial.id)) for trial in self._book.trials.values())
+        self._studies.sync(self._as_on_disk())
         self._flight.take_up()
         for trial in self._book.trials.values():
             if trial.id in self._book.outcomes:
@@ -168,8 +179,32 @@ class Driver:
                 self._book.at(trial.scale).waiting.append(trial.id)
         for scale, settings in self._campaign.settings.items():
             self._add(scale, settings)
+            self._put_in_order(scale, settings)
         if self._campaign.chosen:
             self._repeat_known_settings()
+
+    def _put_in_order(self, scale: Scale, settings: Sequence[Setting]) -> None:
+        """Has trials wait in the order of the settings and seeds, also those that an earlier driver made."""
+        at, seeds = self._book.at(scale), self._plan.seeds
+        places = {setting: place for place, setting in enumerate(settings)}
+
+        def place(trial_id: str) -> tuple[int, int]:
+            seed = self._book.trials[trial_id].seed
+            return places.get(self._setting(trial_id), len(places)), seeds.index(seed) if seed in seeds else len(seeds)
+
+        at.waiting = deque(sorted(at.waiting, key=place))
+
+    def _as_on_disk(self) -> Iterator[tuple[Trial, Outcome | None, Reached]]:
+        for trial in self._book.trials.values():
+            outcome = self._folder.read_outcome(trial.id)
+            yield trial, outcome, self._reached(trial, outcome)
+
+    def _reached(self, trial: Trial, outcome: Outcome | None) -> Reached:
+        """The last point of a pruned trial's curve."""
+        if outcome is None or outcome.state != PRUNED:
+            return None
+        points = [(point["step"], point["loss"]) for point in read_jsonl(self._folder.curve_path(trial.id))]
+        return points[-1] if points else None
 
     def _as_of_now(self, trial: Trial) -> Trial:
         """A trial as the sweep says now, where it has still to be trained.
@@ -182,8 +217,9 @@ class Driver:
         return now if now.id == trial.id else trial
 
     def _took(self, trial: Trial, outcome: Outcome) -> None:
-        self._studies.tell(trial, outcome)
+        self._studies.tell(trial, outcome, self._reached(trial, outcome))
         self._tracker.log(trial, outcome)
+        self._just_ended.append(trial)
 
     def _make(self, trials: Sequence[Trial]) -> None:
         """Takes up new trials."""
@@ -236,12 +272,25 @@ class Driver:
         if time.monotonic() < self._show_at:
             return
         began = time.monotonic()
+        self._stop_behind()
         progress = self._progress()
         self._show(progress)
         self._notes.write(self._holds(), self._flight.due)
         self._notes.look_for_blocks(self._flight.jobs, progress)
         took = time.monotonic() - began
         self._show_at = time.monotonic() + max(SHOW_S, SHOW_SHARE * took)
+
+    def _stop_behind(self) -> None:
+        """Has trials stop that are behind others of their scale; their workers see it at the next point of a curve."""
+        ended, self._just_ended = self._just_ended, []
+        if self._rungs is None:
+            return
+        running = [self._book.trials[trial_id] for trial_id in self._flight.open_trials(but=())]
+        of_scales = [trial for trial in (*ended, *running) if trial.scale in self._flops]
+        for trial_id, point in self._rungs.behind(of_scales).items():
+            path = self._folder.behind_path(trial_id)
+            if trial_id not in self._book.outcomes and not path.exists():
+                write_json(path, {"tokens": point["tokens"], "loss": point["loss"]})
 
     def _new_jobs(self) -> list[Job]:
         """A job for every free slot, as far as the budget goes: waiting trials, then new values."""
@@ -362,7 +411,13 @@ class Driver:
 
     def _extension(self, scale: Scale) -> Setting | None:
         """The next setting that would bracket the scale's optimum, within the bounds on either side."""
-        return next_setting(self._book.at(scale).mean_losses(), self._campaign.ranges)
+        at = self._book.at(scale)
+        if self._bracketed.get(scale) == at.succeeded:  # nothing has come since: most scales, at most ticks
+            return None
+        setting = next_setting(at.mean_losses(), self._campaign.ranges)
+        if setting is None:
+            self._bracketed[scale] = at.succeeded
+        return setting
 
     def _affordable(self, *flops: float, began_s: float = 0.0) -> bool:
         """Whether the budget allows trials of these costs to be started.

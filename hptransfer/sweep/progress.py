@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from hptransfer.core.records import DIVERGED, DONE, FAILED, SWEEP, VERIFY, Outcome, Scale, Trial
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, SWEEP, VERIFY, Outcome, Scale, Trial
 
 RUNNING = "running"
 WAITING = "waiting"
-STATES = (DONE, DIVERGED, FAILED, RUNNING, WAITING)
+STATES = (DONE, DIVERGED, PRUNED, FAILED, RUNNING, WAITING)
 
 
 @dataclass

@@ -35,6 +35,8 @@ class Session:
 
     def train(self, campaign: Campaign) -> Report:
         """Has a campaign trained, showing progress."""
+        if note := campaign.halving.note():
+            _note(self.console, note)
         gpus = self.plan.runner.gpus()
         launcher = self.plan.config.launcher.open(self.folder.path, gpus)
         try:

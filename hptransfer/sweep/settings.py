@@ -47,6 +47,15 @@ def plus(grids: Sequence[Sequence[float]], centers: Sequence[float]) -> list[Set
     ]
 
 
+def middle_first(settings: Sequence[Setting], grids: Sequence[Sequence[float]]) -> list[Setting]:
+    """The same, by how many steps of the grids they are from the middle of all."""
+
+    def steps(setting: Setting) -> int:
+        return sum(abs(grid.index(value) - len(grid) // 2) for grid, value in zip(grids, setting, strict=True))
+
+    return sorted(settings, key=steps)
+
+
 def lines(losses: Mapping[Setting, float]) -> list[dict[float, float]]:
     """Losses along each hyperparameter through the best setting, the others held at their best."""
     best = min(losses, key=lambda setting: losses[setting])

@@ -20,8 +20,11 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from hptransfer.core.files import set_aside
-from hptransfer.core.records import DONE, FAILED, VERIFY, Outcome, Scale, Trial
+from hptransfer.core.records import DONE, FAILED, PRUNED, VERIFY, Outcome, Scale, Trial
 from hptransfer.sweep.samplers._base import SamplerConfig
+
+Reached = tuple[int, float] | None
+"""A step and the training loss there, in nats."""
 
 
 class Studies:
@@ -53,15 +56,15 @@ class Studies:
             set_aside(journal)
         return JournalStorage(SoleWriter(journal))
 
-    def sync(self, trials: Iterable[tuple[Trial, Outcome | None]]) -> None:
+    def sync(self, trials: Iterable[tuple[Trial, Outcome | None, Reached]]) -> None:
         """Brings the studies up to the trial folders, and clears what was asked for but never made."""
         known = set()
-        for trial, outcome in trials:
+        for trial, outcome, reached in trials:
             known.add(trial.id)
             self._study(trial.scale, trial.purpose)
             self._widen(trial)
             if outcome is not None:
-                self.tell(trial, outcome)
+                self.tell(trial, outcome, reached)
         for study in self._studies.values():
             for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
                 if frozen.state == TrialState.WAITING or frozen.user_attrs.get("trial") not in known:
@@ -109,11 +112,14 @@ class Studies:
         """Closes an asked trial that repeats a known one."""
         self._study(scale, purpose).tell(number, state=TrialState.FAIL)
 
-    def tell(self, trial: Trial, outcome: Outcome) -> None:
+    def tell(self, trial: Trial, outcome: Outcome, reached: Reached = None) -> None:
         """Closes a trial; a second time does nothing.
 
         A diverged trial is told at the loss that it started from: Optuna's samplers need a finite
         value to keep away from, and training that ends above where it began is worth no less.
+
+        Args:
+            reached: the last point of a pruned trial's curve.
         """
         value = outcome.loss if outcome.state == DONE else outcome.initial_loss
         failed = outcome.state == FAILED or value is None
@@ -126,7 +132,11 @@ class Studies:
             return
         self._storage.set_trial_user_attr(frozen._trial_id, "state", outcome.state)
         study = self._study(trial.scale, trial.purpose)
-        if failed:
+        if outcome.state == PRUNED:
+            if reached is not None:
+                self._storage.set_trial_intermediate_value(frozen._trial_id, *reached)
+            study.tell(frozen.number, state=TrialState.PRUNED)
+        elif failed:
             study.tell(frozen.number, state=TrialState.FAIL)
         else:
             study.tell(frozen.number, value)

@@ -28,7 +28,7 @@ VALIDATION_BATCH = 64
 class Result:
     """How one trial of a stack ended. Losses in nats a token; `loss`, what it is judged by, is None if it diverged.
 
-    `groups` is what its parameters trained with.
+    `groups` is what its parameters trained with. One that was stopped before its end is `pruned`, and has no loss.
     """
 
     loss: float | None
@@ -36,6 +36,7 @@ class Result:
     initial_loss: float
     steps: int
     groups: list[dict[str, Any]]
+    pruned: bool = False
 
 
 Report = Callable[[int, dict[str, Any]], None]
@@ -43,6 +44,9 @@ Report = Callable[[int, dict[str, Any]], None]
 
 End = Callable[[int, Result, float], None]
 """Called with a trial's index as it ends, its result, and its share of the stack's wall time in seconds."""
+
+Behind = Callable[[int], bool]
+"""Asked of a trial's index, at every point of its curve but the last, whether it is to stop here."""
 
 
 class Stack:
@@ -201,7 +205,9 @@ class Training:
         results: of the trials that have ended, by index.
     """
 
-    def __init__(self, runs: Sequence[RunConfig], seeds: Sequence[int], *, device: str, end: End | None) -> None:
+    def __init__(
+        self, runs: Sequence[RunConfig], seeds: Sequence[int], *, device: str, end: End | None, behind: Behind
+    ) -> None:
         self.run = runs[0]
         self.stack = Stack(runs, seeds, device=device)
         self.groups = [self.stack.groups(position) for position in range(len(runs))]
@@ -209,7 +215,7 @@ class Training:
         self.results: dict[int, Result] = {}
         self._last_SK = torch.full((math.ceil(self.run.last * self.run.steps), len(runs)), math.nan, device=device)
         self._first_losses: list[float] = []
-        self._end = end
+        self._end, self._behind = end, behind
         self._share_s, self._since = 0.0, time.monotonic()
 
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -222,16 +228,26 @@ class Training:
     def drop_diverged(self, losses: Sequence[float]) -> None:
         """Ends the trials whose losses are not finite, or far above their first ones."""
         self._first_losses = self._first_losses or list(losses)
-        stack = self.stack
-        limits = [self.run.diverged_above * self._first_losses[index] for index in stack.alive]
-        sound = [place for place, loss in enumerate(losses) if loss <= limits[place]]  # NaN is not
-        if len(sound) == len(losses):
+        limits = [self.run.diverged_above * self._first_losses[index] for index in self.stack.alive]
+        self._drop([place for place, loss in enumerate(losses) if not loss <= limits[place]])  # NaN is not
+
+    def drop_broken(self, losses: Sequence[float]) -> None:
+        """Ends the trials whose losses are not finite, and never will be again."""
+        self._drop([place for place, loss in enumerate(losses) if not math.isfinite(loss)])
+
+    def drop_behind(self) -> None:
+        """Ends the trials that are to stop here."""
+        self._drop([place for place, index in enumerate(self.stack.alive) if self._behind(index)], pruned=True)
+
+    def _drop(self, places: Sequence[int], *, pruned: bool = False) -> None:
+        if not places:
             return
-        share_s = self._share()
-        for place in sorted(set(range(len(losses))).difference(sound)):
-            self._finish(stack.alive[place], None, None, self.steps, share_s)
-        if sound:
-            stack.keep(sound)
+        stack, share_s = self.stack, self._share()
+        rest = sorted(set(range(len(stack.alive))).difference(places))
+        for place in places:
+            self._finish(stack.alive[place], None, None, self.steps, share_s, pruned=pruned)
+        if rest:
+            stack.keep(rest)
         else:
             stack.alive = []
 
@@ -245,8 +261,10 @@ class Training:
             known, spread = (value if math.isfinite(value) and finite else None for value in (loss, error))
             self._finish(index, known, spread, self.run.steps, share_s)
 
-    def _finish(self, index: int, loss: float | None, error: float | None, steps: int, share_s: float) -> None:
-        result = Result(loss, error, self._first_losses[index], steps, self.groups[index])
+    def _finish(
+        self, index: int, loss: float | None, error: float | None, steps: int, share_s: float, *, pruned: bool = False
+    ) -> None:
+        result = Result(loss, error, self._first_losses[index], steps, self.groups[index], pruned)
         self.results[index] = result
         if self._end:
             self._end(index, result, share_s)
@@ -277,7 +295,7 @@ class Training:
         self.stack.restore(state["stack"])
         self._share_s, self._since = state["share_s"], time.monotonic()
         for index, steps in state["left"].items():
-            self._finish(index, None, None, steps, self._share_s)
+            self._finish(index, None, None, steps, self._share_s, pruned=self._behind(index))
         torch.set_rng_state(state["random"][0])
         if self._last_SK.is_cuda:
             torch.cuda.set_rng_state(state["random"][1])
@@ -296,18 +314,21 @@ def train(
     device: str = "cpu",
     report: Report | None = None,
     end: End | None = None,
+    behind: Behind = lambda index: False,
     checkpoint: Checkpoint | None = None,
 ) -> list[Result]:
     """Trains trials that differ in hyperparameters and seeds only, all at once.
 
-    A trial whose loss is not finite, or is above `diverged_above` times its first one, has diverged:
-    it leaves the stack at the next point of the curve and the others go on.
+    A trial whose loss is above `diverged_above` times its first one has diverged: it leaves the stack at the next point
+    of the curve and the others go on. One whose loss is not finite leaves at once; on a GPU too at the next point, as
+    reading a loss would have every step wait for the one before it.
 
     Args:
         runs: settings of each trial; shapes, steps, batches and parameterization are equal.
         seeds: one a trial, for its initial weights.
         report: receives the points of the curves.
         end: receives the results as trials end.
+        behind: which trials are to stop before their end, as others of their scale are better.
         checkpoint: what an earlier call left, from which this one goes on, and where this one leaves what it did.
 
     Returns:
@@ -318,7 +339,7 @@ def train(
     """
     run = runs[0]
     held_out = data.validation(windows=run.validation_windows, sequence=run.sequence)
-    training = Training(runs, seeds, device=device, end=end)
+    training = Training(runs, seeds, device=device, end=end, behind=behind)
     if checkpoint and (state := checkpoint.take()):
         training.restore(state)
     every = math.ceil(run.steps / run.points)
@@ -332,8 +353,16 @@ def train(
                 for index, loss, more in zip(training.stack.alive, losses, training.stack.report(), strict=True):
                     report(index, {**_point(run, step, loss), **more})
             training.drop_diverged(losses)
-            if not training.stack.alive:
-                break
+            if training.steps < run.steps:
+                training.drop_behind()
+        elif not losses_K.is_cuda and not losses_K.isfinite().all():
+            losses = losses_K.tolist()
+            for index, loss in zip(training.stack.alive, losses, strict=True):
+                if report and not math.isfinite(loss):
+                    report(index, _point(run, step, loss))
+            training.drop_broken(losses)
+        if not training.stack.alive:
+            break
         if checkpoint:
             checkpoint.keep(training.state)
     else:

@@ -14,8 +14,9 @@ from hptransfer.core.files import RunFolder, append_jsonl, write_json
 from hptransfer.core.records import CANCELLED, DONE, Job, Outcome
 from hptransfer.sweep.config import SweepConfig
 from hptransfer.sweep.driver import Campaign, Report
-from hptransfer.sweep.launchers._base import Ended, Launcher
+from hptransfer.sweep.launchers._base import Ended, Launcher, LauncherConfig
 from hptransfer.sweep.launchers.inline import InlineConfig
+from hptransfer.sweep.launchers.local import LocalConfig
 from hptransfer.sweep.plan import make_plan
 from hptransfer.sweep.session import session
 
@@ -94,14 +95,15 @@ class Scripted(Launcher):
 
 @contextmanager
 def playing(launcher: Scripted) -> Iterator[None]:
-    """Makes it the launcher of every sweep with launcher=inline."""
+    """Makes it the launcher of every sweep with launcher=inline, or local."""
 
-    def open_it(config: InlineConfig, folder: Path, gpus: int) -> Launcher:
+    def open_it(config: LauncherConfig, folder: Path, gpus: int) -> Launcher:
         launcher.folder = RunFolder(folder)
         return launcher
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(InlineConfig, "open", open_it)
+        for kind in (InlineConfig, LocalConfig):
+            patch.setattr(kind, "open", open_it)
         yield
 
 

@@ -3,7 +3,9 @@
 import contextlib
 import shutil
 import sqlite3
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -15,6 +17,7 @@ from hptransfer.sweep.driver import Campaign
 from hptransfer.sweep.plan import make_plan
 from hptransfer.sweep.session import session
 from hptransfer.sweep.trackers import _base
+from hptransfer.sweep.trackers.mlflow import Mlflow, Shown
 from tests.helpers import ONE_SCALE, command, sweep_arguments, tiny
 from tests.sweep.test_driver import studies
 
@@ -100,6 +103,45 @@ def test_a_write_that_was_cut_off_is_completed_without_doubled_points(tmp_path: 
             client.update_run(one.info.run_id, status="RUNNING")  # as if killed before the last call
     run(config)
     assert_mlflow_agrees(config.folder)
+
+
+def test_a_run_that_was_made_and_no_more_gets_all_that_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
+    write, cut_off = Mlflow._write_trial, []
+
+    def is_cut_off(tracker: Mlflow, shown: Shown, *rest: Any) -> None:
+        if not cut_off:
+            cut_off.append(shown.run_id)
+            raise OSError("no answer")
+        write(tracker, shown, *rest)
+
+    monkeypatch.setattr(Mlflow, "_write_trial", is_cut_off)
+    monkeypatch.setattr(_base, "RETRY_S", 0.05)
+    run(config)
+    assert_mlflow_agrees(config.folder)
+    assert cut_off[0] in {one.info.run_id for one in shown(config.folder)[1]}
+
+
+def test_a_trial_takes_three_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    calls: list[str] = []
+    for name in ("create_run", "get_run", "log_batch", "set_terminated", "set_tag", "set_experiment_tag"):
+        call = getattr(MlflowClient, name)
+
+        def counted(*given: Any, name: str = name, call: Any = call, **more: Any) -> Any:
+            calls.append(name)
+            return call(*given, **more)
+
+        monkeypatch.setattr(MlflowClient, name, counted)
+    config = tiny(tmp_path, "tracker=mlflow", "space.lr.count=7", *ONE_SCALE)
+    run(config)
+    trials = len(config.folder.read_trials())
+    of_the_sweep = {"create_run": 1, "get_run": 1, "log_batch": 2, "set_terminated": 1, "set_experiment_tag": 2}
+    of_trials = Counter(calls) - Counter(of_the_sweep)
+    assert of_trials == {"create_run": trials, "log_batch": trials, "set_terminated": trials}
 
 
 def test_a_lost_store_is_made_again(tmp_path: Path) -> None:

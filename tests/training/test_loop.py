@@ -1,11 +1,13 @@
 """Stacks: trials that leave, trials that repeat, and curves."""
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
+import torch
 
-from hptransfer.training.loop import train
+from hptransfer.training.loop import Stack, train
 from tests.training.settings import small
 
 
@@ -29,6 +31,44 @@ def test_a_trial_that_diverges_leaves_and_the_others_go_on() -> None:
     assert results[1].steps < good.steps
     alone = [train([good], [seed], data)[0].loss for seed in (0, 1)]
     assert [results[0].loss, results[2].loss] == pytest.approx(alone, rel=1e-4)
+
+
+def test_a_trial_that_is_behind_leaves_at_the_next_point_of_its_curve_and_the_others_go_on() -> None:
+    run = small(points=8)
+    data, curves = run.data.load(), [0, 0]
+
+    def report(index: int, point: dict[str, Any]) -> None:
+        curves[index] = point["step"]
+
+    def behind(index: int) -> bool:
+        return index == 0 and curves[0] > 10
+
+    first, second = train([run, run], [0, 1], data, report=report, behind=behind)
+    assert (first.pruned, first.loss, first.steps, curves[0]) == (True, None, 17, 17)
+    assert not second.pruned
+    assert second.loss == pytest.approx(train([run], [1], data)[0].loss, rel=1e-4)
+    (whole,) = train([run], [0], data, behind=lambda index: False)
+    assert whole.loss is not None
+
+
+def test_a_loss_that_is_not_finite_ends_its_trial_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, step, broken = small(points=2), Stack.step, 5
+    curves: list[list[int]] = [[], []]
+
+    def breaks(stack: Stack, *batch: Any) -> torch.Tensor:
+        losses_K = step(stack, *batch)
+        if stack.alive[0] == 0 and batch[-1] == broken:
+            losses_K[0] = math.nan
+        return losses_K
+
+    monkeypatch.setattr(Stack, "step", breaks)
+    results = train(
+        [run, run], [0, 1], run.data.load(), report=lambda index, point: curves[index].append(point["step"])
+    )
+    assert (results[0].loss, results[0].steps) == (None, broken + 1)
+    assert curves[0] == [1, broken + 1]
+    assert curves[1] == [1, 33, 64]  # no point more than without the other
+    assert results[1].loss is not None
 
 
 def test_a_curve_has_few_points_and_ends_with_the_last_step() -> None:

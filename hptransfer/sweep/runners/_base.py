@@ -125,6 +125,9 @@ class Runner(ABC):
     def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
         """Trains trials of one shape together, appending their curves; calls `finish` as each of them ends.
 
+        Where `folder.behind_path` of a trial is there at a point of its curve, it ends there, in state PRUNED; a runner
+        that does not look trains it to its end.
+
         A stack is trained as it was first put together, also where an earlier attempt finished some of its trials:
         those have outcomes already, and nothing of theirs is written again.
 

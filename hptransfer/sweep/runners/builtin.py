@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.errors import Interrupted
 from hptransfer.core.files import RunFolder, append_jsonl, cut_jsonl
-from hptransfer.core.records import DIVERGED, DONE, POINT, Outcome, Trial, short
+from hptransfer.core.records import DIVERGED, DONE, POINT, PRUNED, Outcome, Trial, short
 from hptransfer.sweep.check_settings import UNSTEPPED, axis_of
 from hptransfer.sweep.runners._base import RUNNERS, Context, Finish, Runner, Size
 from hptransfer.sweep.runners._stacks import Measured, calibrate, recall, remember, steps_each
@@ -230,7 +230,7 @@ class Builtin(Runner):
 
         def end(index: int, result: Result, seconds: float) -> None:
             trial, config = trials[index], configs[index]
-            state = DIVERGED if result.loss is None else DONE
+            state = PRUNED if result.pruned else DIVERGED if result.loss is None else DONE
             print(f"trial {trial.id} {state} loss {'-' if result.loss is None else short(result.loss)}", flush=True)
             outcome = Outcome(
                 state=state,
@@ -245,8 +245,11 @@ class Builtin(Runner):
             )
             finish(trial, outcome)
 
+        def behind(index: int) -> bool:
+            return folder.behind_path(trials[index].id).exists()
+
         seeds, data = [trial.seed for trial in trials], configs[0].data.load()
-        train(configs, seeds, data, device=device, report=report, end=end, checkpoint=checkpoint)
+        train(configs, seeds, data, device=device, report=report, end=end, behind=behind, checkpoint=checkpoint)
 
 
 RUNNERS.register("builtin")(Builtin())

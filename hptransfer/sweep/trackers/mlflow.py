@@ -131,11 +131,13 @@ class Shown:
 
     Attributes:
         points: of its curve that are written, by step and time; None if an earlier driver wrote them.
+        new: its settings may not be written yet.
     """
 
     run_id: str
     status: str
     points: set[tuple[int, int]] | None = None
+    new: bool = False
 
 
 class Mlflow(Tracker):
@@ -190,7 +192,7 @@ class Mlflow(Tracker):
             self._describe(f"sweep {self._name}, nothing is predicted yet")
         elif parent.status != "RUNNING":
             self._client.update_run(parent.run_id, status="RUNNING")
-        self._write(parent.run_id, params=self._settings)
+        self._write(parent.run_id, params=self._missing(parent.run_id, self._settings))
         return parent.run_id
 
     def _describe(self, text: str) -> None:
@@ -210,18 +212,35 @@ class Mlflow(Tracker):
     ) -> None:
         from mlflow.entities import Param, RunTag
 
-        have = self._client.get_run(run_id).data.params if params else {}  # MLflow refuses to change one
         self._client.log_batch(
             run_id,
             metrics=metrics or [],
-            params=[Param(key, value) for key, value in (params or {}).items() if key not in have],
+            params=[Param(key, value) for key, value in (params or {}).items()],
             tags=[RunTag(key, redacted(value)[:TAG_CHARS]) for key, value in (tags or {}).items()],
         )
+
+    def _missing(self, run_id: str, params: Mapping[str, str]) -> dict[str, str]:
+        """Those that a run does not have: MLflow refuses to change one."""
+        have = self._client.get_run(run_id).data.params
+        return {key: value for key, value in params.items() if key not in have}
+
+    def _write_trial(
+        self, shown: Shown, trial: Trial, curve: Curve, metrics: list[Metric], tags: Mapping[str, str]
+    ) -> None:
+        """Writes what a trial's run does not have yet, in one call."""
+        start = _time_ms(curve[0]) if curve else 0
+        params: dict[str, str] = {}
+        if shown.new:
+            values = {**trial.scale.axes, **trial.tuned, "seed": trial.seed}
+            params = {key: str(value) for key, value in values.items()}
+            metrics = [*_settings(trial, start), *metrics]
+        self._write(shown.run_id, metrics=[*_points(curve, shown.points), *metrics], params=params, tags=tags)
+        shown.new = False
 
     def follow(self, trial: Trial, curve: Curve) -> None:
         if curve:
             shown = self._fitting(trial, curve) or self._create(trial, curve)
-            self._write(shown.run_id, metrics=_points(curve, shown.points))
+            self._write_trial(shown, trial, curve, [], {})
             shown.points = {_key(row) for row in curve}
 
     def log(self, trial: Trial, outcome: Outcome, curve: Curve) -> None:
@@ -231,8 +250,7 @@ class Mlflow(Tracker):
             return
         shown = self._fitting(trial, curve) or self._create(trial, curve)
         end = _time_ms(curve[-1]) if curve else 0
-        metrics = _points(curve, shown.points) + _results(outcome, end)
-        self._write(shown.run_id, metrics=metrics, tags=_ending(outcome))
+        self._write_trial(shown, trial, curve, _results(outcome, end), _ending(outcome))
         self._client.set_terminated(shown.run_id, ended, end_time=end or None)
         shown.status, shown.points = ended, None
 
@@ -249,6 +267,7 @@ class Mlflow(Tracker):
             if shown.points is None:
                 history = self._client.get_metric_history(shown.run_id, "train_loss")
                 shown.points = {(point.step, point.timestamp) for point in history}
+                shown.new = not history  # what was cut off there is written whole
             if _agree(shown.points, {_key(row) for row in curve if row["loss"] is not None}):
                 return shown
         self._client.delete_run(self._runs.pop(trial.id).run_id)
@@ -259,14 +278,11 @@ class Mlflow(Tracker):
         tags |= {key: value for key, value in self._settings.items() if key == "parameterization"}
         start = round(curve[0]["time"] * 1000) if curve else None
         run = self._client.create_run(self._experiment, start, tags=tags, run_name=_run_name(trial))
-        shown = self._runs[trial.id] = Shown(run.info.run_id, run.info.status, points=set())
+        shown = self._runs[trial.id] = Shown(run.info.run_id, run.info.status, points=set(), new=True)
         if not self._viewed:
             view = trials_view(list(trial.scale.axes), list(trial.tuned))
             self._client.set_experiment_tag(self._experiment, f"{TAG}{TRIALS}", view)
             self._viewed = True
-        values = {**trial.scale.axes, **trial.tuned, "seed": trial.seed}
-        params = {key: str(value) for key, value in values.items()}
-        self._write(shown.run_id, metrics=_settings(trial, start or 0), params=params)
         return shown
 
     def summarize(self, summary: Summary) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import sysconfig
 import zlib
 from dataclasses import dataclass
@@ -35,6 +36,15 @@ class StdlibConfig(DataConfig):
         return _load(self.path or sysconfig.get_paths()["stdlib"], self.validation_percent)
 
 
+def _sources(root: Path) -> list[Path]:
+    """Sorted *.py files below a folder, relative to it. What is skipped, most of all often, is not looked into."""
+    found = []
+    for folder, inner, files in os.walk(root):
+        inner[:] = set(inner) - _SKIPPED
+        found += [Path(folder, file).relative_to(root) for file in files if file.endswith(".py")]
+    return sorted(found)
+
+
 @functools.cache
 def _load(folder: str, validation_percent: int) -> Stream:
     root = Path(folder)
@@ -42,13 +52,11 @@ def _load(folder: str, validation_percent: int) -> Stream:
         raise DataError(f"run.data.validation_percent must be between 0 and 100, got {validation_percent}")
     streams: tuple[list[bytes], list[bytes]] = ([], [])
     content_hash = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        if _SKIPPED.isdisjoint(name.split("/")):
-            text = path.read_bytes()
-            held_out = zlib.crc32(name.encode()) % 100 < validation_percent
-            streams[held_out].append(text)
-            content_hash.update(f"{name}\0{int(held_out)}{len(text)}\0".encode() + text)
+    for path in _sources(root):
+        name, text = path.as_posix(), (root / path).read_bytes()
+        held_out = zlib.crc32(name.encode()) % 100 < validation_percent
+        streams[held_out].append(text)
+        content_hash.update(f"{name}\0{int(held_out)}{len(text)}\0".encode() + text)
     if not streams[0] and not streams[1]:
         raise DataError(f"run.data: no *.py file under {root}; point run.data.path at a folder that has some")
     if not streams[0]:

@@ -1,0 +1,59 @@
+"""What a tick costs: nothing is asked again of which nothing new is known, and nothing is forgotten for it."""
+
+from pathlib import Path
+
+import pytest
+
+from hptransfer.core.files import RunFolder, write_json
+from hptransfer.core.records import CODE_ERROR, DONE, FAILED, Job, Outcome
+from hptransfer.sweep import driver
+from hptransfer.sweep.launchers._base import Ended
+from hptransfer.sweep.requests import RETRY, Request, write_request
+from hptransfer.sweep.settings import next_setting
+from tests.helpers import tiny
+from tests.sweep.scripted import Scripted, drive, train
+
+TICKS = 50
+
+
+def test_a_scale_that_is_bracketed_is_not_asked_again_while_others_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(driver, "next_setting", lambda *given: asked.append(given) or next_setting(*given))
+    left = list(range(TICKS))
+
+    def fate(folder: RunFolder, job: Job) -> Ended | None:
+        if job.scale.axes["width"] == 32 and left:
+            left.pop()
+            return None
+        return train(folder, job)
+
+    drive(tiny(tmp_path), Scripted(fate, slots=4))
+    assert not left
+    assert 2 <= len(asked) < TICKS / 5
+
+
+def test_a_bracketed_scale_whose_failed_trial_is_taken_back_is_asked_again(tmp_path: Path) -> None:
+    losses = {0.004: 4.0, 0.008: 3.0, 0.016: 4.0, 0.032: 5.0, 0.064: 1.0, 0.128: 6.0}
+    config = tiny(tmp_path, f"space.lr.values={list(losses)[:-1]}", "space.lr.extend=6")
+    left, failed = list(range(TICKS)), []
+
+    def fate(folder: RunFolder, job: Job) -> Ended | None:
+        if job.scale.axes["width"] == 32 and left:  # keeps the driver going
+            left.pop()
+            if len(left) == TICKS // 2:
+                write_request(folder, Request(verb=RETRY, trials=failed))
+            return None
+        for trial in map(folder.read_trial, job.trials):
+            outcome = Outcome(state=DONE, loss=losses[trial.tuned["lr"]], loss_se=0.1, seconds=1.0)
+            if trial.tuned["lr"] == 0.064 and not failed:
+                failed.append(trial.id)
+                outcome = Outcome(state=FAILED, error="so it is", cause=CODE_ERROR)
+            if not folder.outcome_path(trial.id).exists():
+                write_json(folder.outcome_path(trial.id), outcome.to_json())
+        return Ended(job.id)
+
+    drive(config, Scripted(fate, slots=4))
+    rates = {trial.tuned["lr"] for trial in config.folder.read_trials() if trial.scale.axes["width"] == 16}
+    assert rates == set(losses)
