@@ -1,14 +1,47 @@
-"""The benchmarks' own arithmetic, on numbers that are written by hand."""
+"""The benchmarks' own arithmetic, on numbers that are written by hand; those for a GPU, small and on a CPU."""
 
 import os
+import re
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu import verdict
 from benchmarks.overhead import Cost, cost, median, total
 from benchmarks.slurm_calls import COMMANDS, Call, counted, per_minute, read_calls
+from tests.helpers import ROOT
+
+# Runs a script where nothing is installed but PyTorch, what it brings, and numpy.
+BARE = """
+import runpy, sys
+
+ABSENT = {
+    "cmaes", "hydra", "matplotlib", "mlflow", "omegaconf", "optuna", "pandas", "pyarrow", "pytorch_optimizer", "rich",
+    "scipy", "sklearn", "submitit", "yaml",
+}
+
+class Bare:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ABSENT:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Bare())
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def bare(script: str, *options: str) -> list[str]:
+    """Lines that a benchmark prints on a machine with PyTorch alone."""
+    words = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{BARE}", str(ROOT / script)]
+    done = subprocess.run(
+        [*words, *options], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def stand_ins(folder: Path) -> dict[str, str]:
@@ -72,3 +105,47 @@ def test_the_middle_is_of_each_number_by_itself() -> None:
 
     found = median([one(1, 9, 3), one(2, 1, 1), one(5, 2, 2)])
     assert (found.wall, found.queue, found.calls) == (2, 2, Counter(sacct=2))
+
+
+def test_packs_are_measured_with_pytorch_alone() -> None:
+    lines = bare("benchmarks/gpu.py", "--device=cpu", "--widths", "32", "--packs", "1", "2", "--depth=1")
+    assert re.fullmatch(r"matrix products, TFLOP/s: float32 \d\.\d+, bf16 \d\.\d+", lines[1])
+    rows = [line.split() for line in lines if line.split()[:1] == ["32"]]
+    assert [row[:4] for row in rows] == [
+        ["32", precision, "eager", trials] for precision in ("float32", "bf16") for trials in ("1", "2")
+    ]
+    assert [float(row[6]) for row in rows[::2]] == [1.0, 1.0]
+    gain = max(float(row[6]) for row in rows)
+    said = re.fullmatch(r"goal: packs at least 8x .* up to 256: (met|not met) \((.*)x at 32\)", lines[-1])
+    assert said is not None
+    assert float(said[2]) == pytest.approx(gain, abs=0.06)
+    assert said[1] == ("met" if gain >= 8 else "not met")
+
+
+def test_what_there_is_no_time_for_is_said() -> None:
+    lines = bare("benchmarks/gpu.py", "--device=cpu", "--widths", "32", "--minutes=0")
+    assert lines[3:6] == [
+        "   32  float32    eager      1 not measured: 0 minutes are over",
+        "   32     bf16    eager      1 not measured: 0 minutes are over",
+        "",
+    ]
+    assert lines[-1].endswith("not known, as 32 were not measured")
+
+
+def test_the_goal_is_one_at_every_width_up_to_256() -> None:
+    assert "up to 256: met (8.0x at 64, 9.0x at 256)" in verdict({64: 8.0, 256: 9.0, 512: 1.0}, [64, 256, 512])
+    assert "up to 256: not met (12.0x at 64, 7.9x at 256)" in verdict({64: 12.0, 256: 7.9}, [64, 256])
+    assert verdict({64: 12.0}, [64, 128, 256]).endswith("not known, as 128, 256 were not measured")
+    assert verdict({512: 12.0}, [512]).endswith("not known, as no such width was asked for")
+
+
+def test_memory_of_a_pack_is_measured_against_its_parts() -> None:
+    lines = bare(
+        "benchmarks/memory.py", "--device=cpu", "--widths", "64", "--packs", "1", "4", "--batch=16", "--depth=2"
+    )
+    rows = [line.split() for line in lines if line.split()[:1] == ["64"]]
+    assert [row[1:4] for row in rows[::2]] == [["float32", "no", "1"], ["bf16", "no", "1"], ["float32", "yes", "1"]]
+    assert [float(row[5]) for row in rows[::2]] == [1.0] * 3
+    sizes = {tuple(row[1:4]): float(row[4]) for row in rows}
+    assert sizes["float32", "no", "4"] > sizes["float32", "no", "1"] > 0
+    assert sizes["float32", "yes", "4"] < sizes["float32", "no", "4"]

@@ -21,6 +21,7 @@ from hptransfer.training.schedules import Schedule
 from hptransfer.training.unit import UnitConfig, useless
 
 LOSSES = ("held-out", "training")
+PRECISIONS = ("float32", "bf16")
 LAST = 0.25
 
 
@@ -120,6 +121,15 @@ class RunConfig:
     """Points of the training curve that are written down, at most."""
     diverged_above: float = 1.5
     """A training loss above this multiple of the first one counts as diverged."""
+    precision: str = "float32"
+    """float32; or bf16, autocast: matrix products of the forward and backward pass in bfloat16, held-out loss included;
+    weights, their gradients, the optimizer, norms, the residual stream and the loss itself in float32."""
+    compile: bool = False
+    """torch.compile of the training steps' forward and backward pass. It takes many seconds, once a stack and again
+    when a trial leaves it, and changes numbers by rounding alone."""
+    activation_checkpointing: bool = False
+    """Residual branches keep their input alone and are computed again in the backward pass: the same numbers from less
+    memory, in up to a third more time. A trial that alone runs out of a GPU's memory is tried again with it anyway."""
     model: Any = None
     optimizer: Any = None
     data: Any = None
@@ -190,6 +200,8 @@ class RunConfig:
             )
         if self.loss not in LOSSES:
             raise ConfigError(f"{place}.loss: {unknown('loss', self.loss, LOSSES)}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"{place}.precision: {unknown('precision', self.precision, PRECISIONS)}")
         if not 0 < self.last <= 1:
             raise ConfigError(f"{place}.last must be above 0 and at most 1, got {self.last}; the default is {LAST}")
         if self.loss == "held-out" and self.last != LAST:
@@ -223,6 +235,11 @@ class RunConfig:
             raise ConfigError(
                 f"{place}.branch.alpha is {self.branch_rule().alpha:g}, but {place}/model={self.model.name} has no "
                 f"residual branches; set {place}.branch.alpha=0"
+            )
+        if self.activation_checkpointing and not self.model.residual:
+            raise ConfigError(
+                f"{place}.activation_checkpointing computes residual branches again, but {place}/model="
+                f"{self.model.name} has none; leave it out"
             )
         if self.alignment != "default" and table.unit:
             raise ConfigError(f"{place}.alignment: {self.parameterization} has rates of its own; leave it at default")

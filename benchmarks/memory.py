@@ -1,0 +1,97 @@
+"""Peak memory of a pack of trials against its parts, each trained alone.
+
+    PYTHONPATH=. python benchmarks/memory.py [--device cuda]
+
+A row is a few steps of a transformer at the quickstart's depth and batch under AdamW. On a CPU it is a process of its
+own, and the number is its peak resident memory over that of one which imports the same and trains nothing; on a GPU it
+is the most that tensors took. "ratio" is the pack's over as many times that of one trial: below 1 a pack needs less
+than its parts.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+
+import torch
+
+from hptransfer.training.config import Base, RunConfig
+from hptransfer.training.datasets.stdlib import StdlibConfig
+from hptransfer.training.loop import Stack
+from hptransfer.training.models.transformer import TransformerConfig
+from hptransfer.training.optimizers.adamw import AdamW
+
+STEPS = 3
+# Types and activation checkpointing.
+KINDS = (("float32", False), ("bf16", False), ("float32", True))
+
+
+def train(arguments: argparse.Namespace, width: int, trials: int, precision: str, checkpointing: bool) -> None:
+    """A few steps of a stack."""
+    run = RunConfig(
+        base=Base(width=64),
+        batch=arguments.batch,
+        sequence=arguments.sequence,
+        precision=precision,
+        activation_checkpointing=checkpointing,
+        model=TransformerConfig(width=width, depth=arguments.depth),
+        optimizer=AdamW(),
+        data=StdlibConfig(),
+    )
+    stack = Stack([run] * trials, range(trials), device=arguments.device)
+    inputs, targets = (torch.randint(256, (run.batch, run.sequence), device=arguments.device) for _ in range(2))
+    for step in range(STEPS):
+        stack.step(inputs, targets, step).tolist()
+
+
+def peak(arguments: argparse.Namespace, width: int, trials: int, precision: str, checkpointing: bool) -> float:
+    """Bytes that a stack takes at most; of none what a process takes without one, on a CPU."""
+    if arguments.device == "cpu":
+        own = [f"--{key}={getattr(arguments, key)}" for key in ("depth", "batch", "sequence")]
+        shape = [f"--child={width},{trials},{precision},{int(checkpointing)}"]
+        done = subprocess.run([sys.executable, __file__, *own, *shape], capture_output=True, text=True, check=True)
+        return float(done.stdout)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    train(arguments, width, trials, precision, checkpointing)
+    return float(torch.cuda.max_memory_allocated())
+
+
+def child(arguments: argparse.Namespace) -> None:
+    """One stack in a process of its own, whose peak it prints."""
+    torch.set_num_threads(1)
+    width, trials, precision, checkpointing = arguments.child.split(",")
+    if int(trials):
+        train(arguments, int(width), int(trials), precision, checkpointing == "1")
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(size * (1 if sys.platform == "darwin" else 1024))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--packs", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--sequence", type=int, default=64)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments)
+        return
+    print(f"{arguments.device}, torch {torch.__version__}, depth {arguments.depth}, batch {arguments.batch}")
+    nothing = peak(arguments, 0, 0, "float32", False) if arguments.device == "cpu" else 0.0
+    print(f"without a stack: {nothing / 2**20:.0f} MiB\n")
+    print(f"{'width':>5} {'type':>8} {'checkpointing':>13} {'trials':>6} {'MiB':>8} {'ratio':>6}")
+    for width in arguments.widths:
+        for precision, checkpointing in KINDS:
+            one = peak(arguments, width, 1, precision, checkpointing) - nothing
+            for trials in arguments.packs:
+                size = peak(arguments, width, trials, precision, checkpointing) - nothing if trials > 1 else one
+                kind = f"{precision:>8} {'yes' if checkpointing else 'no':>13}"
+                print(f"{width:>5} {kind} {trials:>6} {size / 2**20:>8.1f} {size / trials / one:>6.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
