@@ -30,8 +30,8 @@ def compiled(losses: Losses) -> Losses:
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = str(error.inner_exception).strip().partition("\n")[0]
             raise ConfigError(
-                f"run.compile is true, but nothing compiles here ({reason}); install a C++ compiler, and for a GPU "
-                "triton, or set run.compile=false"
+                f"run.compile is true, but torch.compile failed ({reason}); it needs a C++ compiler, and triton for a "
+                "GPU: install them, or set run.compile=false"
             ) from error
 
     return call

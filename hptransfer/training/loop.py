@@ -19,6 +19,7 @@ from hptransfer.training.config import RunConfig
 from hptransfer.training.datasets._base import SQUARED, Dataset
 from hptransfer.training.groups import attach_gradients, groups_of, kinds, parameterize, settings, tensors
 from hptransfer.training.layers import Residual, keep, tilt, times
+from hptransfer.training.models._base import BF16
 from hptransfer.training.unit import per_trial
 
 VALIDATION_BATCH = 64
@@ -113,7 +114,7 @@ class Stack:
     def outputs(self, inputs: Tensor) -> Tensor:
         """What the model answers, shape (K, B, S, outputs), as wide as its weights whatever it computes in."""
         weights = self._gradients[0]
-        with torch.autocast(weights.device.type, torch.bfloat16, enabled=self._runs[0].precision == "bf16"):
+        with torch.autocast(weights.device.type, torch.bfloat16, enabled=self._runs[0].precision == BF16):
             found: Tensor = self.model(inputs.to(weights.dtype) if inputs.is_floating_point() else inputs)
         return found.to(weights.dtype)
 

@@ -126,6 +126,12 @@ def test_a_block_keeps_two_activations_of_its_stream(name: str) -> None:
     assert less_deeper < 0.3 * whole_deeper
 
 
+def test_compilation_decides_itself_what_to_compute_again() -> None:
+    run = dataclasses.replace(of_model("transformer"), activation_checkpointing=True, compile=True)
+    with pytest.raises(ConfigError, match=r"does not go with run\.compile, which decides itself .*; set one of them"):
+        run.check()
+
+
 def test_a_model_without_branches_refuses_it() -> None:
     run = dataclasses.replace(of_model("mlp"), activation_checkpointing=True)
     with pytest.raises(ConfigError, match="computes residual branches again, but run/model=mlp has none; leave it out"):

@@ -14,11 +14,14 @@ from hptransfer.training.models._blocks import rotate
 from hptransfer.training.optimizers._base import OPTIMIZERS
 from tests.training.settings import small
 from tests.training.test_every_model import CASES, IDS
-from tests.training.test_same_numbers import SEEDS, alone, losses, trials
+from tests.training.test_same_numbers import alone, stacked, trials
 
-# A bfloat16 has eight significant bits: one rounding changes a number by up to 2e-3 of it.
-STACKED = 5e-3
-AGAINST_FLOAT32 = 2e-2
+# A bfloat16 has eight significant bits: one rounding changes a number by up to 4e-3 of it.
+STACKED = 4e-3
+# Of a loss against float32's: so many nats, and as much of it.
+AGAINST_FLOAT32 = 1e-2
+# Trials that learn a batch by heart, or are on the edge of stability, enlarge what rounding does to them.
+CALM = 0.25
 
 
 def in_bf16(runs: list[RunConfig]) -> list[RunConfig]:
@@ -26,13 +29,14 @@ def in_bf16(runs: list[RunConfig]) -> list[RunConfig]:
 
 
 def assert_close_curves(runs: list[RunConfig]) -> None:
-    """Stacked as alone, and near what float32 gives but not that, as mean distances over a trial's curve."""
-    together, apart, full = losses(in_bf16(runs), SEEDS), alone(in_bf16(runs)), losses(runs, SEEDS)
+    """Stacked as alone, and near what float32 gives but not that, at every step."""
+    for run in runs:
+        run.optimizer.lr *= CALM
+    together, apart, full = stacked(in_bf16(runs)), alone(in_bf16(runs)), stacked(runs)
     assert together.dtype == torch.float32
     assert ((together / apart - 1).abs().amax(dim=0) < STACKED).all()
-    distance = (together / full - 1).abs().amax(dim=0)
-    assert (distance < AGAINST_FLOAT32).all()
-    assert (distance > 1e-6).all()
+    torch.testing.assert_close(together, full, rtol=AGAINST_FLOAT32, atol=AGAINST_FLOAT32)
+    assert ((together / full - 1).abs().amax(dim=0) > 1e-6).all()
 
 
 @pytest.mark.parametrize(("model", "options"), CASES, ids=IDS)

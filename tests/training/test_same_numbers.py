@@ -6,7 +6,6 @@ optimizer that takes signs.
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -18,9 +17,8 @@ from hptransfer.training.config import Constants, RoleConstants, RunConfig
 from hptransfer.training.loop import Stack
 from hptransfer.training.optimizers._base import OPTIMIZERS
 from tests.training.settings import of_model
-from tests.training.test_every_model import CASES, IDS
+from tests.training.test_every_model import CASES, IDS, losses
 
-STEPS = 50
 SEEDS = (0, 1, 2)
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-10}
 # Muon's iteration runs in bfloat16, and inverse powers of a matrix enlarge what rounding does to it.
@@ -36,41 +34,41 @@ OWN: dict[str, tuple[float, float, float]] = {
     "damping": (1e-2, 3e-2, 1e-1),
 }
 RATES = (1.0, 0.5, 0.25)
+# At its optimizer's own rate a ResNet is chaotic: channels die, and whether one does goes by the last bit.
+CALM = {"resnet": 0.25}
 
 every_type = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "float64"])
 
 
-def trials(model: str, options: dict[str, Any], optimizer: str) -> list[RunConfig]:
+def trials(model: str, options: dict[str, Any], optimizer: str, *, width: int = 32) -> list[RunConfig]:
     """Three that differ in all that trials of a stack can differ in, their seeds apart."""
     base = OPTIMIZERS.get(optimizer)(name=optimizer)
     known = {field.name for field in dataclasses.fields(base)}
     runs = []
     for index in range(3):
         own = {key: values[index] for key, values in OWN.items() if key in known}
-        one = dataclasses.replace(base, lr=base.lr * RATES[index], **own)
+        one = dataclasses.replace(base, lr=base.lr * CALM.get(model, 1.0) * RATES[index], **own)
         constants = RoleConstants(
             hidden=Constants(multiplier=(1.0, 0.5, 0.75)[index], init=(1.0, 1.5, 0.5)[index]),
             output=Constants(lr=(1.0, 0.5, 0.25)[index]),
         )
-        runs.append(dataclasses.replace(of_model(model, **options), optimizer=one, constants=constants))
+        runs.append(dataclasses.replace(of_model(model, width=width, **options), optimizer=one, constants=constants))
     return runs
 
 
-def losses(runs: Sequence[RunConfig], seeds: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Of the first steps of a stack, (steps, trials)."""
-    run = runs[0]
-    data, stack = run.data.load(), Stack(runs, seeds, device="cpu", dtype=dtype)
-    batches = [data.batch(seed=0, step=step, batch=run.batch, sequence=run.sequence) for step in range(STEPS)]
-    return torch.stack([stack.step(*batch, step) for step, batch in enumerate(batches)])
+def stacked(runs: list[RunConfig], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Losses of a stack's first steps, (steps, trials)."""
+    return losses(runs, list(SEEDS), runs[0].data.load(), dtype)
 
 
-def alone(runs: Sequence[RunConfig], dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.cat([losses([run], [seed], dtype) for run, seed in zip(runs, SEEDS, strict=True)], dim=1)
+def alone(runs: list[RunConfig], dtype: torch.dtype = torch.float32) -> Tensor:
+    data = runs[0].data.load()
+    return torch.cat([losses([run], [seed], data, dtype) for run, seed in zip(runs, SEEDS, strict=True)], dim=1)
 
 
-def assert_same_numbers(runs: Sequence[RunConfig], dtype: torch.dtype, bound: float) -> None:
+def assert_same_numbers(runs: list[RunConfig], dtype: torch.dtype, bound: float) -> None:
     apart = alone(runs, dtype)
-    torch.testing.assert_close(losses(runs, SEEDS, dtype), apart, rtol=bound, atol=0)
+    torch.testing.assert_close(stacked(runs, dtype), apart, rtol=bound, atol=0)
     for first, second in itertools.combinations(range(3), 2):  # the control: the trials do differ
         assert (apart[-1, first] - apart[-1, second]).abs() > 100 * bound
 
@@ -115,6 +113,6 @@ def test_another_rate_in_a_stack_is_seen(optimizer: str) -> None:
     runs = trials("mlp", {}, optimizer)
     other = [*runs[:2], dataclasses.replace(runs[2], optimizer=dataclasses.replace(runs[2].optimizer))]
     other[2].optimizer.lr *= 1.01
-    off = (losses(other, SEEDS) / losses(runs, SEEDS) - 1).abs().amax(dim=0)
+    off = (stacked(other) / stacked(runs) - 1).abs().amax(dim=0)
     assert off[:2].tolist() == [0, 0]
     assert off[2] > bounds(optimizer)[torch.float32]

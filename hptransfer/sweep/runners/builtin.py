@@ -120,7 +120,7 @@ class Builtin(Runner):
         # Nothing is left to halve.
         if reason and len(trials) == 1 and configs[0].model.residual and not configs[0].activation_checkpointing:
             print(f"trial {trials[0].id} is out of memory; again with run.activation_checkpointing=true", flush=True)
-            frugal = [dataclasses.replace(configs[0], activation_checkpointing=True)]
+            frugal = [dataclasses.replace(configs[0], activation_checkpointing=True, compile=False)]
             reason = self._attempt(frugal, trials, folder, finish, context)
         if reason:
             raise MemoryError(reason)

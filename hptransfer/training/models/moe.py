@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hptransfer.core.errors import ConfigError, divisors, multiples
 from hptransfer.parameterizations._base import Role
 from hptransfer.training.layers import Layer, Linear, Norm, Residual, times
-from hptransfer.training.models._base import MODELS
+from hptransfer.training.models._base import BF16, MODELS
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.operations import Activation
 
@@ -33,6 +33,7 @@ class MoeConfig(TransformerConfig):
     """Three axes beside width and depth: `experts` at a fixed share of active ones, `sparsity`, and `granularity`."""
 
     unit: ClassVar[bool] = False
+    compiles: ClassVar[tuple[str, ...]] = (BF16,)  # torch compiles the product of all experts in no other type
 
     name: str = "moe"
     experts: int = 8
