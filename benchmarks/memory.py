@@ -5,13 +5,14 @@
 A row is a few steps of a transformer at the quickstart's depth and batch under AdamW. On a CPU it is a process of its
 own, and the number is its peak resident memory over that of one which imports the same and trains nothing; on a GPU it
 is the most that tensors took. "ratio" is the pack's over as many times that of one trial: below 1 a pack needs less
-than its parts.
+than its parts. Kinds: float32, bf16, and float32 with activation checkpointing.
 """
 
 import argparse
 import resource
 import subprocess
 import sys
+from typing import Any
 
 import torch
 
@@ -22,21 +23,23 @@ from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.optimizers.adamw import AdamW
 
 STEPS = 3
-# Types and activation checkpointing.
-KINDS = (("float32", False), ("bf16", False), ("float32", True))
+KINDS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "bf16": {"precision": "bf16"},
+    "checkpointing": {"activation_checkpointing": True},
+}
 
 
-def train(arguments: argparse.Namespace, width: int, trials: int, precision: str, checkpointing: bool) -> None:
+def train(arguments: argparse.Namespace, width: int, trials: int, kind: str) -> None:
     """A few steps of a stack."""
     run = RunConfig(
         base=Base(width=64),
         batch=arguments.batch,
         sequence=arguments.sequence,
-        precision=precision,
-        activation_checkpointing=checkpointing,
         model=TransformerConfig(width=width, depth=arguments.depth),
         optimizer=AdamW(),
         data=StdlibConfig(),
+        **KINDS[kind],
     )
     stack = Stack([run] * trials, range(trials), device=arguments.device)
     inputs, targets = (torch.randint(256, (run.batch, run.sequence), device=arguments.device) for _ in range(2))
@@ -44,25 +47,25 @@ def train(arguments: argparse.Namespace, width: int, trials: int, precision: str
         stack.step(inputs, targets, step).tolist()
 
 
-def peak(arguments: argparse.Namespace, width: int, trials: int, precision: str, checkpointing: bool) -> float:
+def peak(arguments: argparse.Namespace, width: int, trials: int, kind: str) -> float:
     """Bytes that a stack takes at most; of none what a process takes without one, on a CPU."""
     if arguments.device == "cpu":
         own = [f"--{key}={getattr(arguments, key)}" for key in ("depth", "batch", "sequence")]
-        shape = [f"--child={width},{trials},{precision},{int(checkpointing)}"]
+        shape = [f"--child={width},{trials},{kind}"]
         done = subprocess.run([sys.executable, __file__, *own, *shape], capture_output=True, text=True, check=True)
         return float(done.stdout)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    train(arguments, width, trials, precision, checkpointing)
+    train(arguments, width, trials, kind)
     return float(torch.cuda.max_memory_allocated())
 
 
 def child(arguments: argparse.Namespace) -> None:
     """One stack in a process of its own, whose peak it prints."""
     torch.set_num_threads(1)
-    width, trials, precision, checkpointing = arguments.child.split(",")
+    width, trials, kind = arguments.child.split(",")
     if int(trials):
-        train(arguments, int(width), int(trials), precision, checkpointing == "1")
+        train(arguments, int(width), int(trials), kind)
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(size * (1 if sys.platform == "darwin" else 1024))
 
@@ -72,6 +75,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--packs", type=int, nargs="+", default=[1, 4, 16])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--sequence", type=int, default=64)
@@ -81,16 +85,16 @@ def main() -> None:
         child(arguments)
         return
     print(f"{arguments.device}, torch {torch.__version__}, depth {arguments.depth}, batch {arguments.batch}")
-    nothing = peak(arguments, 0, 0, "float32", False) if arguments.device == "cpu" else 0.0
+    nothing = peak(arguments, 0, 0, "float32") if arguments.device == "cpu" else 0.0
     print(f"without a stack: {nothing / 2**20:.0f} MiB\n")
-    print(f"{'width':>5} {'type':>8} {'checkpointing':>13} {'trials':>6} {'MiB':>8} {'ratio':>6}")
+    print(f"{'width':>5} {'kind':>13} {'trials':>6} {'MiB':>8} {'ratio':>6}")
     for width in arguments.widths:
-        for precision, checkpointing in KINDS:
-            one = peak(arguments, width, 1, precision, checkpointing) - nothing
+        for kind in arguments.kinds:
+            one = peak(arguments, width, 1, kind) - nothing
             for trials in arguments.packs:
-                size = peak(arguments, width, trials, precision, checkpointing) - nothing if trials > 1 else one
-                kind = f"{precision:>8} {'yes' if checkpointing else 'no':>13}"
-                print(f"{width:>5} {kind} {trials:>6} {size / 2**20:>8.1f} {size / trials / one:>6.2f}", flush=True)
+                size = peak(arguments, width, trials, kind) - nothing if trials > 1 else one
+                place = f"{width:>5} {kind:>13} {trials:>6}"
+                print(f"{place} {size / 2**20:>8.1f} {size / trials / one:>6.2f}", flush=True)
 
 
 if __name__ == "__main__":

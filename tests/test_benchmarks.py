@@ -141,12 +141,11 @@ def test_the_goal_is_one_at_every_width_up_to_256() -> None:
 
 
 def test_memory_of_a_pack_is_measured_against_its_parts() -> None:
-    lines = bare(
-        "benchmarks/memory.py", "--device=cpu", "--widths", "64", "--packs", "1", "4", "--batch=16", "--depth=2"
-    )
+    kinds = ("--kinds", "float32", "checkpointing")
+    lines = bare("benchmarks/memory.py", "--device=cpu", "--widths", "64", "--packs", "1", "4", "--batch=32", *kinds)
     rows = [line.split() for line in lines if line.split()[:1] == ["64"]]
-    assert [row[1:4] for row in rows[::2]] == [["float32", "no", "1"], ["bf16", "no", "1"], ["float32", "yes", "1"]]
-    assert [float(row[5]) for row in rows[::2]] == [1.0] * 3
-    sizes = {tuple(row[1:4]): float(row[4]) for row in rows}
-    assert sizes["float32", "no", "4"] > sizes["float32", "no", "1"] > 0
-    assert sizes["float32", "yes", "4"] < sizes["float32", "no", "4"]
+    assert [row[1:3] for row in rows] == [[kind, trials] for kind in kinds[1:] for trials in ("1", "4")]
+    assert [float(row[4]) for row in rows[::2]] == [1.0, 1.0]
+    sizes = {(row[1], row[2]): float(row[3]) for row in rows}
+    assert sizes["float32", "4"] > sizes["float32", "1"] > 0
+    assert sizes["checkpointing", "4"] < sizes["float32", "4"]

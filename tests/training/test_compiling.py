@@ -1,6 +1,7 @@
 """torch.compile: eager training's losses but for rounding, also when a trial leaves; one line without a compiler."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,11 +81,11 @@ def test_a_precision_that_torch_does_not_compile_a_model_in_is_refused() -> None
     dataclasses.replace(run, precision="bf16").check()
 
 
-def test_without_a_compiler_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._inductor.config as inductor
 
     monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # what was compiled before would do
     (run, *_) = in_compiled(runs_of("mlp"))
     with pytest.raises(ConfigError, match=r"run\.compile is true, but torch\.compile failed \(.*\); it needs a C\+\+"):
         train([run], [0], run.data.load())
