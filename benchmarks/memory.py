@@ -3,8 +3,8 @@
     PYTHONPATH=. python benchmarks/memory.py [--device cuda]
 
 A row is a few steps of a transformer at the quickstart's depth and batch under AdamW. On a CPU it is a process of its
-own, and the number is its peak resident memory over that of one which imports the same and trains nothing; on a GPU it
-is the most that tensors took. "ratio" is the pack's over as many times that of one trial: below 1 a pack needs less
+own, and the number is its peak resident memory over that of one which trains the smallest model; on a GPU it is the
+most that tensors took. "ratio" is the pack's over as many times that of one trial: below 1 a pack needs less
 than its parts. Kinds: float32, bf16, and float32 with activation checkpointing.
 """
 
@@ -48,24 +48,28 @@ def train(arguments: argparse.Namespace, width: int, trials: int, kind: str) -> 
 
 
 def peak(arguments: argparse.Namespace, width: int, trials: int, kind: str) -> float:
-    """Bytes that a stack takes at most; of none what a process takes without one, on a CPU."""
+    """Bytes that a stack takes at most; on a CPU its process does."""
     if arguments.device == "cpu":
-        own = [f"--{key}={getattr(arguments, key)}" for key in ("depth", "batch", "sequence")]
-        shape = [f"--child={width},{trials},{kind}"]
-        done = subprocess.run([sys.executable, __file__, *own, *shape], capture_output=True, text=True, check=True)
-        return float(done.stdout)
+        return resident(width, trials, kind, depth=arguments.depth, batch=arguments.batch, sequence=arguments.sequence)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     train(arguments, width, trials, kind)
     return float(torch.cuda.max_memory_allocated())
 
 
+def resident(width: int, trials: int, kind: str, **sizes: int) -> float:
+    """Peak resident bytes of a process that trains a stack."""
+    own = [f"--{key}={value}" for key, value in sizes.items()]
+    words = [sys.executable, __file__, "--device=cpu", *own, f"--child={width},{trials},{kind}"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
 def child(arguments: argparse.Namespace) -> None:
     """One stack in a process of its own, whose peak it prints."""
     torch.set_num_threads(1)
     width, trials, kind = arguments.child.split(",")
-    if int(trials):
-        train(arguments, int(width), int(trials), kind)
+    train(arguments, int(width), int(trials), kind)
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(size * (1 if sys.platform == "darwin" else 1024))
 
@@ -85,14 +89,14 @@ def main() -> None:
         child(arguments)
         return
     print(f"{arguments.device}, torch {torch.__version__}, depth {arguments.depth}, batch {arguments.batch}")
-    nothing = peak(arguments, 0, 0, "float32") if arguments.device == "cpu" else 0.0
-    print(f"without a stack: {nothing / 2**20:.0f} MiB\n")
+    smallest = resident(16, 1, "float32", depth=1, batch=1, sequence=1) if arguments.device == "cpu" else 0.0
+    print(f"a process with the smallest model, which is taken off: {smallest / 2**20:.0f} MiB\n")
     print(f"{'width':>5} {'kind':>13} {'trials':>6} {'MiB':>8} {'ratio':>6}")
     for width in arguments.widths:
         for kind in arguments.kinds:
-            one = peak(arguments, width, 1, kind) - nothing
+            one = peak(arguments, width, 1, kind) - smallest
             for trials in arguments.packs:
-                size = peak(arguments, width, trials, kind) - nothing if trials > 1 else one
+                size = peak(arguments, width, trials, kind) - smallest if trials > 1 else one
                 place = f"{width:>5} {kind:>13} {trials:>6}"
                 print(f"{place} {size / 2**20:>8.1f} {size / trials / one:>6.2f}", flush=True)
 

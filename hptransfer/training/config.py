@@ -124,7 +124,7 @@ class RunConfig:
     """float32; or bf16, autocast: matrix products of the forward and backward pass in bfloat16, held-out loss included;
     weights, their gradients, the optimizer, norms, the residual stream and the loss itself in float32."""
     compile: bool = False
-    """torch.compile of the training steps' forward and backward pass. It takes up to a minute, once a stack and again
+    """torch.compile of the training steps' forward and backward pass. It takes tens of seconds, once a stack and again
     when a trial leaves it, and changes numbers by rounding alone."""
     activation_checkpointing: bool = False
     """Residual branches keep their input alone and are computed again in the backward pass: the same numbers from less

@@ -14,8 +14,11 @@ from hptransfer.training.models._base import MODELS
 from hptransfer.training.optimizers._base import OPTIMIZERS
 from tests.training.settings import of_model
 
-# PyTorch's own, as it imports its compiler.
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+# PyTorch's own, as it imports its compiler, and as it goes on behind what it does not compile.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+]
 
 BOUNDS = {"float32": 1e-5, "bf16": 4e-3}
 
