@@ -256,7 +256,9 @@ def test_a_trial_that_memory_does_not_hold_alone_is_trained_again_with_checkpoin
         [point["step"] for point in curve] for curve, _ in undisturbed.values()
     ]
     for (_, outcome), (_, whole) in zip(results(folder).values(), undisturbed.values(), strict=True):
-        assert outcome["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+        assert outcome["state"] == whole["state"]
+        if whole["state"] == DONE:
+            assert outcome["loss"] == pytest.approx(whole["loss"], rel=1e-4)
 
 
 def test_the_end_of_its_time_stops_a_worker_before(tmp_path: Path) -> None:
