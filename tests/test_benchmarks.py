@@ -1,15 +1,18 @@
-"""The benchmarks' own arithmetic, on numbers that are written by hand; and that the peers train what we train."""
+"""The benchmarks' own arithmetic, on numbers that are written by hand; peers and packs, small and on a CPU."""
 
 import json
 import math
 import os
+import re
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from benchmarks.driver_overhead import quarters
+from benchmarks.gpu import verdict
 from benchmarks.overhead import Cost, cost, median, total
 from benchmarks.peer_programs.train import train as plain_train
 from benchmarks.peers import Grid, batches, difference, our_cost, their_cost, trials_of
@@ -18,6 +21,37 @@ from hptransfer.core.files import RunFolder, write_json
 from hptransfer.core.records import DIVERGED, DONE, Outcome
 from hptransfer.training.config import from_json
 from hptransfer.training.loop import train
+from tests.helpers import ROOT
+
+# Runs a script where nothing is installed but PyTorch, what it brings, and numpy.
+BARE = """
+import runpy, sys
+from importlib.machinery import PathFinder
+
+ABSENT = {
+    "cmaes", "hydra", "matplotlib", "mlflow", "omegaconf", "optuna", "pandas", "pyarrow", "pytorch_optimizer", "rich",
+    "scipy", "sklearn", "submitit", "yaml",
+}
+
+class Bare(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in ABSENT else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def bare(script: str, *options: str) -> list[str]:
+    """Lines that a benchmark prints on a machine with PyTorch alone."""
+    words = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{BARE}", str(ROOT / script)]
+    done = subprocess.run(
+        [*words, *options], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def stand_ins(folder: Path) -> dict[str, str]:
@@ -141,3 +175,46 @@ def test_the_first_and_the_last_quarter_of_the_trials_are_told_apart() -> None:
     waits = [(0, 0.0, 1.0), (1, 0.0, 1.1), (2, 0.0, 1.2), (4, 0.0, 1.6), (6, 0.0, 2.6), (8, 0.0, 3.6)]
     early, late = quarters(waits)  # two trials each; what came before the first wait is no trial's
     assert (early, late) == pytest.approx((0.1, 0.5))
+
+
+def test_packs_are_measured_with_pytorch_alone() -> None:
+    lines = bare("benchmarks/gpu.py", "--device=cpu", "--widths", "32", "--packs", "1", "2", "--depth=1")
+    assert re.fullmatch(r"matrix products, TFLOP/s: float32 \d\.\d+, bf16 \d\.\d+", lines[1])
+    rows = [line.split() for line in lines if line.split()[:1] == ["32"]]
+    assert [row[:4] for row in rows] == [
+        ["32", precision, "eager", trials] for precision in ("float32", "bf16") for trials in ("1", "2")
+    ]
+    assert [float(row[6]) for row in rows[::2]] == [1.0, 1.0]
+    gain = max(float(row[6]) for row in rows)
+    said = re.fullmatch(r"goal: packs at least 8x .* up to 256: (met|not met) \((.*)x at 32\)", lines[-1])
+    assert said is not None
+    assert float(said[2]) == pytest.approx(gain, abs=0.06)
+    assert said[1] == ("met" if gain >= 8 else "not met")
+
+
+def test_what_there_is_no_time_for_is_said() -> None:
+    lines = bare("benchmarks/gpu.py", "--device=cpu", "--widths", "32", "--minutes=0")
+    assert lines[4:7] == [
+        "   32  float32    eager      1 not measured: 0 minutes are over",
+        "   32     bf16    eager      1 not measured: 0 minutes are over",
+        "",
+    ]
+    assert lines[-1].endswith("not known, as 32 were not measured")
+
+
+def test_the_goal_is_one_at_every_width_up_to_256() -> None:
+    assert "up to 256: met (8.0x at 64, 9.0x at 256)" in verdict({64: 8.0, 256: 9.0, 512: 1.0}, [64, 256, 512])
+    assert "up to 256: not met (12.0x at 64, 7.9x at 256)" in verdict({64: 12.0, 256: 7.9}, [64, 256])
+    assert verdict({64: 12.0}, [64, 128, 256]).endswith("not known, as 128, 256 were not measured")
+    assert verdict({512: 12.0}, [512]).endswith("not known, as no such width was asked for")
+
+
+def test_memory_of_a_pack_is_measured_against_its_parts() -> None:
+    kinds = ("--kinds", "float32", "checkpointing")
+    lines = bare("benchmarks/memory.py", "--device=cpu", "--widths", "64", "--packs", "1", "4", "--batch=32", *kinds)
+    rows = [line.split() for line in lines if line.split()[:1] == ["64"]]
+    assert [row[1:3] for row in rows] == [[kind, trials] for kind in kinds[1:] for trials in ("1", "4")]
+    assert [float(row[4]) for row in rows[::2]] == [1.0, 1.0]
+    sizes = {(row[1], row[2]): float(row[3]) for row in rows}
+    assert sizes["float32", "4"] > sizes["float32", "1"] > 0
+    assert sizes["checkpointing", "4"] < sizes["float32", "4"]

@@ -252,6 +252,7 @@ def test_bad_input_is_2_and_writes_nothing(tmp_path: Path) -> None:
         ),
         (("check=one-layer", "steps=5"), "override 'steps=5' would do nothing: check=one-layer takes one step"),
         (("run.loss=training",), "override 'run.loss=training' would do nothing: check=width judges activations"),
+        (("run.compile=true",), "override 'run.compile=true' would do nothing: check=width looks at numbers"),
         (("check=wider", "run.tokens=48"), "check=wider compares 8 windows of a run over seeds, got"),
         (("run.tokens=64",), "override 'run.tokens=64' would do nothing: check=width trains so many steps; set steps"),
         (("check=one_layer",), "check: unknown check 'one_layer'. Did you mean 'one-layer'?"),

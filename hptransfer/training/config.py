@@ -15,7 +15,7 @@ from hptransfer.core.registry import Registry
 from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role
 from hptransfer.parameterizations._rules import BUDGET_RULES, Branch, Budget, alignment_of
 from hptransfer.training.datasets._base import DATASETS, SQUARED, DataConfig, Shape
-from hptransfer.training.models._base import MODELS, ModelConfig
+from hptransfer.training.models._base import FLOAT32, MODELS, PRECISIONS, ModelConfig
 from hptransfer.training.optimizers._base import OPTIMIZERS, OptimizerConfig
 from hptransfer.training.schedules import Schedule
 from hptransfer.training.unit import UnitConfig, useless
@@ -120,6 +120,15 @@ class RunConfig:
     """Points of the training curve that are written down, at most."""
     diverged_above: float = 1.5
     """A training loss above this multiple of the first one counts as diverged."""
+    precision: str = FLOAT32
+    """float32; or bf16, autocast: matrix products of the forward and backward pass in bfloat16, held-out loss included;
+    weights, their gradients, the optimizer, norms, the residual stream and the loss itself in float32."""
+    compile: bool = False
+    """torch.compile of the training steps' forward and backward pass. It takes tens of seconds, once a stack and again
+    when a trial leaves it, and changes numbers by rounding alone."""
+    activation_checkpointing: bool = False
+    """Residual branches keep their input alone and are computed again in the backward pass: the same numbers from less
+    memory, in up to a third more time. A trial that alone runs out of a GPU's memory is tried again with it anyway."""
     model: Any = None
     optimizer: Any = None
     data: Any = None
@@ -190,6 +199,8 @@ class RunConfig:
             )
         if self.loss not in LOSSES:
             raise ConfigError(f"{place}.loss: {unknown('loss', self.loss, LOSSES)}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"{place}.precision: {unknown('precision', self.precision, PRECISIONS)}")
         if not 0 < self.last <= 1:
             raise ConfigError(f"{place}.last must be above 0 and at most 1, got {self.last}; the default is {LAST}")
         if self.loss == "held-out" and self.last != LAST:
@@ -223,6 +234,21 @@ class RunConfig:
             raise ConfigError(
                 f"{place}.branch.alpha is {self.branch_rule().alpha:g}, but {place}/model={self.model.name} has no "
                 f"residual branches; set {place}.branch.alpha=0"
+            )
+        if self.activation_checkpointing and not self.model.residual:
+            raise ConfigError(
+                f"{place}.activation_checkpointing computes residual branches again, but {place}/model="
+                f"{self.model.name} has none; leave it out"
+            )
+        if self.compile and self.precision not in self.model.compiles:
+            raise ConfigError(
+                f"{place}.compile: torch compiles no {self.precision} of {place}/model={self.model.name}; set "
+                f"{place}.precision={' or '.join(self.model.compiles)}, or {place}.compile=false"
+            )
+        if self.activation_checkpointing and self.compile:
+            raise ConfigError(
+                f"{place}.activation_checkpointing does not go with {place}.compile, which decides itself what to "
+                "compute again; set one of them to false"
             )
         if self.alignment != "default" and table.unit:
             raise ConfigError(f"{place}.alignment: {self.parameterization} has rates of its own; leave it at default")

@@ -11,12 +11,14 @@ import functools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
@@ -30,15 +32,21 @@ def times(x: Tensor, scalar: Scalar, axis: int = 0) -> Tensor:
     if isinstance(scalar, Tensor):
         shape = [1] * x.dim()
         shape[axis] = -1
-        return x * scalar.view(shape).to(x)
+        return (x * wide(scalar, x).view(shape)).to(x.dtype)
     return x if scalar == 1.0 else x * scalar
 
 
 def by_channel(x: Tensor, scalar: Scalar) -> Tensor:
     """x_B(KC)HW, each trial's channels multiplied by its own number."""
     if isinstance(scalar, Tensor):
-        return x * scalar.to(x).repeat_interleave(x.shape[1] // len(scalar)).view(1, -1, 1, 1)
+        numbers = wide(scalar, x).repeat_interleave(x.shape[1] // len(scalar)).view(1, -1, 1, 1)
+        return (x * numbers).to(x.dtype)
     return x if scalar == 1.0 else x * scalar
+
+
+def wide(numbers: Tensor, x: Tensor) -> Tensor:
+    """Numbers as x has them, but no narrower than float32: in bfloat16 one number for all trials is not rounded."""
+    return numbers.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
 
 Multiply = Callable[[Tensor, Scalar], Tensor]
@@ -131,7 +139,8 @@ class Layer(nn.Module):
 
     def _take(self, x: Tensor, gradient: Tensor) -> None:
         if self.moments is not None:
-            self.moments.add(self.input_moments(x), self.rows(gradient))
+            x = x.to(self.weight.dtype) if x.is_floating_point() else x  # autocast has them narrower
+            self.moments.add(self.input_moments(x), self.rows(gradient.to(self.weight.dtype)))
 
     def input_moments(self, x: Tensor) -> Tensor:
         """Sum over examples and positions of h h^T, as in `Moments.inputs`."""
@@ -262,6 +271,7 @@ class Residual(nn.Module):
 
     Attributes:
         gradient: what gradients within the branch are multiplied by, which is taken back where they leave it.
+        recomputed: whether the backward pass computes the branch again from its input, all that is kept of it.
     """
 
     attends: ClassVar[bool] = False
@@ -272,6 +282,7 @@ class Residual(nn.Module):
         self.factor: Scalar = 1.0
         self.skip: Scalar = 1.0
         self.gradient: Scalar = 1.0
+        self.recomputed = False
 
     def add(self, x: Tensor) -> Tensor:
         """x_K... with the branch added to it."""
@@ -279,8 +290,27 @@ class Residual(nn.Module):
 
     def share(self, x: Tensor, by: Multiply = times) -> Tensor:
         """What the branch adds."""
-        y = tilt(self(tilt(x, 1 / self.gradient, by)), self.gradient, by)
+        y = tilt(self._branch(tilt(x, 1 / self.gradient, by)), self.gradient, by)
         return by(y, self.factor)
+
+    def _branch(self, x: Tensor) -> Tensor:
+        if not (self.recomputed and torch.is_grad_enabled()):
+            return self(x)  # type: ignore[no-any-return]
+        return checkpoint(self, x, use_reentrant=False, context_fn=self._contexts)  # type: ignore[no-any-return]
+
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), self._unmoved()
+
+    @contextmanager
+    def _unmoved(self) -> Iterator[None]:
+        """Takes back what the second of two equal passes does to buffers, such as running means."""
+        before = [buffer.clone() for buffer in self.buffers()]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, old in zip(self.buffers(), before, strict=True):
+                    buffer.copy_(old)
 
 
 @dataclass(frozen=True)

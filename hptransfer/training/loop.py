@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from hptransfer.parameterizations._unit import loss_gradient
 from hptransfer.training.checkpoint import Checkpoint, State
+from hptransfer.training.compiling import compiled
 from hptransfer.training.config import RunConfig
 from hptransfer.training.datasets._base import SQUARED, Dataset
 from hptransfer.training.groups import groups_of, hand_out_gradients, kinds, parameterize, settings, tensors
-from hptransfer.training.layers import Layer, keep, tilt, times
+from hptransfer.training.layers import Layer, Residual, keep, tilt, times
+from hptransfer.training.models._base import BF16
 from hptransfer.training.unit import per_trial
 
 VALIDATION_BATCH = 64
@@ -68,10 +70,14 @@ class Stack:
         self._runs = list(runs)
         self._kinds = kinds(runs[0])
         self._warm = runs[0].schedule.warmup_steps(runs[0].steps, runs[0].tokens_a_step)
+        for module in self.model.modules():
+            if isinstance(module, Residual):
+                module.recomputed = runs[0].activation_checkpointing
         self._bind()
 
     def _bind(self) -> None:
-        """Optimizers over the trials that are there."""
+        """Optimizers over the trials that are there, and the forward pass that they train with."""
+        self._training_losses = compiled(self.losses) if self._runs[0].compile else self.losses
         self._sharpness = per_trial([self._runs[index].unit.loss for index in self.alive])
         groups = []
         self._views: list[list[Tensor]] = []
@@ -101,7 +107,7 @@ class Stack:
         """One update of every trial, the one at step `at` of the schedule; returns the losses before it, shape (K,)."""
         for tensor in itertools.chain(self._weights, *self._views):
             tensor.grad = None
-        losses_KBS = self.losses(inputs, targets)
+        losses_KBS = self._training_losses(inputs, targets)
         losses_K = losses_KBS.mean(dim=(1, 2))
         losses_K.sum().backward()  # type: ignore[no-untyped-call]
         hand_out_gradients(self._views_by_layer)
@@ -117,9 +123,11 @@ class Stack:
         return run.schedule.factor(at, run.steps, warm=self._warm, peak=run.optimizer.lr)
 
     def outputs(self, inputs: Tensor) -> Tensor:
-        """What the model answers, shape (K, B, S, outputs)."""
-        found: Tensor = self.model(inputs.to(self._weights[0].dtype) if inputs.is_floating_point() else inputs)
-        return found
+        """What the model answers, shape (K, B, S, outputs), as wide as its weights whatever it computes in."""
+        weights = self._weights[0]
+        with torch.autocast(weights.device.type, torch.bfloat16, enabled=self._runs[0].precision == BF16):
+            found: Tensor = self.model(inputs.to(weights.dtype) if inputs.is_floating_point() else inputs)
+        return found.to(weights.dtype)
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Loss of every prediction, shape (K, B, S): cross-entropy in nats, or half the squared error."""

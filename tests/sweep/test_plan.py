@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hptransfer.config import compose
+from hptransfer.core.errors import ConfigError
 from hptransfer.sweep import config as sweep_config
 from hptransfer.sweep.plan import differences, identity, make_plan
 from tests.helpers import tiny
@@ -78,7 +79,24 @@ def test_what_extends_a_run_is_not_part_of_its_identity(tmp_path: Path) -> None:
     assert differences(identity(plan.config, "d"), identity(other.config, "d")) == []
 
 
-@pytest.mark.parametrize("override", ["run.parameterization=sp", "run.batch=8", "run.optimizer.beta2=0.9"])
+@pytest.mark.parametrize("override", ["run.compile=true", "run.activation_checkpointing=true"])
+def test_how_the_same_numbers_are_computed_is_no_part_of_a_trial(tmp_path: Path, override: str) -> None:
+    plan, other = make_plan(tiny(tmp_path)), make_plan(tiny(tmp_path, override))
+    assert differences(identity(plan.config, "d"), identity(other.config, "d")) == []
+    first, second = (one.trial(one.scales[0], {"lr": 0.01}, 0) for one in (plan, other))
+    assert first.id == second.id
+    assert first.run != second.run
+
+
+def test_what_is_no_part_of_a_trial_cannot_be_swept(tmp_path: Path) -> None:
+    plan = make_plan(tiny(tmp_path))
+    with pytest.raises(ConfigError, match=r"run.compile is swept, but changes no loss: .*; set it once, in run"):
+        plan.runner.check_swept(plan.run(plan.target), ["width", "compile"])
+
+
+@pytest.mark.parametrize(
+    "override", ["run.parameterization=sp", "run.batch=8", "run.optimizer.beta2=0.9", "run.precision=bf16"]
+)
 def test_what_changes_numbers_is(tmp_path: Path, override: str) -> None:
     plan, other = make_plan(tiny(tmp_path)), make_plan(tiny(tmp_path, override))
     (line,) = differences(identity(plan.config, "d"), identity(other.config, "d"))

@@ -232,6 +232,36 @@ def test_memory_that_torch_cannot_have_is_no_error_of_the_code(tmp_path: Path, m
     assert len(read_json(folder.stacks_path(JOB))["stacks"]) == 3
 
 
+def test_a_trial_that_memory_does_not_hold_alone_is_trained_again_with_checkpointing(
+    tmp_path: Path, undisturbed: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that runs out after some steps, at any stack without checkpointing, and has nothing left to halve."""
+    import torch
+
+    import hptransfer.training.loop as loop
+
+    step, tried = loop.Training.step, []
+
+    def limited(self: loop.Training, *batch: Any) -> Any:
+        tried.append((len(self.groups), self.run.activation_checkpointing, self.steps))
+        if self.steps == 5 and not self.run.activation_checkpointing:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return step(self, *batch)
+
+    monkeypatch.setattr(loop.Training, "step", limited)
+    folder = write_job(tmp_path)
+    run_job(folder, JOB)
+    assert sorted(outcomes(folder).values()) == [DIVERGED, DONE, DONE]
+    assert {stack for stack, checkpointing, _ in tried if checkpointing} == {1}
+    assert [[point["step"] for point in curve] for curve, _ in results(folder).values()] == [
+        [point["step"] for point in curve] for curve, _ in undisturbed.values()
+    ]
+    for (_, outcome), (_, whole) in zip(results(folder).values(), undisturbed.values(), strict=True):
+        assert outcome["state"] == whole["state"]
+        if whole["state"] == DONE:
+            assert outcome["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+
+
 def test_the_end_of_its_time_stops_a_worker_before(tmp_path: Path) -> None:
     folder = write_job(tmp_path, *SLOW)
     started = time.time()

@@ -100,9 +100,10 @@ def test_a_stack_gives_each_trial_the_numbers_that_it_has_alone(name: str, optio
         assert (alone[-1, first] - alone[-1, second]).abs() > 1e-4
 
 
-def losses(runs: list[RunConfig], seeds: list[int], data: Dataset) -> torch.Tensor:
+def losses(runs: list[RunConfig], seeds: list[int], data: Dataset, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Of a stack's first fifty steps, (steps, trials)."""
     run = runs[0]
-    stack = Stack(runs, seeds, device="cpu", dtype=torch.float64)
+    stack = Stack(runs, seeds, device="cpu", dtype=dtype)
     batches = [data.batch(seed=0, step=step, batch=run.batch, sequence=run.sequence) for step in range(50)]
     return torch.stack([stack.step(*batch, step) for step, batch in enumerate(batches)])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -9,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hptransfer.core.errors import Interrupted
+from hptransfer.core.errors import ConfigError, Interrupted
 from hptransfer.core.files import RunFolder, append_jsonl, cut_jsonl
 from hptransfer.core.records import DIVERGED, DONE, POINT, PRUNED, Outcome, Trial, short
 from hptransfer.sweep.check_settings import UNSTEPPED, axis_of
@@ -32,6 +33,9 @@ TIMELESS = (
     *("base", "branch", "budget", "constants", "unit", "alignment", "data", "runner"),
 )
 MEASURABLE_FLOPS = 5e10
+# Settings of a run that ask for the same numbers in another way. Compilation rounds them otherwise, but so does the
+# size of the stack that a trial trains in, which is no part of what it is either.
+INDECISIVE = ("activation_checkpointing", "compile")
 
 
 def run_check(config: Any) -> Any:
@@ -60,10 +64,15 @@ class Builtin(Runner):
         return Size(config.model.num_params(config.shape), examples * config.model.flops(config.shape))
 
     def decisive(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        return dict(run)
+        return {key: value for key, value in run.items() if key not in INDECISIVE}
 
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
         """Paths that there are not are refused by the plan, and what is set is used."""
+        for name in INDECISIVE:
+            if name in names:
+                raise ConfigError(
+                    f"run.{name} is swept, but changes no loss: a trial is the same at every value; set it once, in run"
+                )
 
     def source(self, run: Mapping[str, Any]) -> str:
         return "the content of run.data"
@@ -143,6 +152,7 @@ class Builtin(Runner):
         from hptransfer.training.loop import measure_step
 
         config.data.load()  # as training will: no cost of this
+        config = dataclasses.replace(config, compile=False)  # each size would be compiled
         device, started = self._device(), time.monotonic()
         memory = Memory(device)
         # Where one thread computes, its own time is the same whoever else has the core meanwhile.
@@ -190,23 +200,50 @@ class Builtin(Runner):
         return "cuda" if self.gpus() else "cpu"
 
     def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
+        from hptransfer.training.config import from_json
+
+        configs = [from_json(trial.run) for trial in trials]
+        reason = self._attempt(configs, trials, folder, finish, context)
+        # Nothing is left to halve.
+        if reason and len(trials) == 1 and configs[0].model.residual and not configs[0].activation_checkpointing:
+            print(f"trial {trials[0].id} is out of memory; again with run.activation_checkpointing=true", flush=True)
+            frugal = [dataclasses.replace(configs[0], activation_checkpointing=True, compile=False)]
+            reason = self._attempt(frugal, trials, folder, finish, context)
+        if reason:
+            raise MemoryError(reason)
+
+    def _attempt(
+        self,
+        configs: Sequence[RunConfig],
+        trials: Sequence[Trial],
+        folder: RunFolder,
+        finish: Finish,
+        context: Context,
+    ) -> str | None:
+        """Trains, and says why if the device's memory did not do."""
         import torch
 
         try:
-            self._train(trials, folder, finish, context)
-            return
+            self._train(configs, trials, folder, finish, context)
+            return None
         except torch.OutOfMemoryError as error:
             reason = str(error)
         # Outside of the handler, which holds on to every tensor of the stack.
         torch.cuda.empty_cache()
-        raise MemoryError(reason)
+        return reason
 
-    def _train(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
+    def _train(
+        self,
+        configs: Sequence[RunConfig],
+        trials: Sequence[Trial],
+        folder: RunFolder,
+        finish: Finish,
+        context: Context,
+    ) -> None:
         from hptransfer.training.checkpoint import Checkpoint
-        from hptransfer.training.config import from_json
         from hptransfer.training.loop import Result, train
 
-        configs, device = [from_json(trial.run) for trial in trials], self._device()
+        device = self._device()
         curves = {t.id: folder.curve_path(t.id) for t in trials if not folder.outcome_path(t.id).exists()}
         checkpoint = Checkpoint(
             context.checkpoint,

@@ -12,6 +12,8 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.core.registry import Registry
 from hptransfer.training.datasets._base import Shape
 
+PRECISIONS = FLOAT32, BF16 = ("float32", "bf16")
+
 
 @dataclass(kw_only=True)
 class ModelConfig(ABC):
@@ -23,6 +25,8 @@ class ModelConfig(ABC):
     """Whether it has residual branches, for a depth rule."""
     unit: ClassVar[bool] = True
     """Whether u-muP's numbers are known for all its operations."""
+    compiles: ClassVar[tuple[str, ...]] = PRECISIONS
+    """Precisions in which torch.compile makes one piece of it."""
 
     name: str
     width: int

@@ -141,11 +141,12 @@ class Attention(Residual):
 def rotate(x_KBSHC: Tensor) -> Tensor:
     """Rotary positions (arXiv:2104.09864): pairs of channels turned by position times a frequency."""
     S, C = x_KBSHC.shape[2], x_KBSHC.shape[-1]
-    frequency = 10_000.0 ** (-torch.arange(0, C // 2, device=x_KBSHC.device, dtype=x_KBSHC.dtype) / (C // 2))
-    angle_SC = torch.arange(S, device=x_KBSHC.device, dtype=x_KBSHC.dtype)[:, None] * frequency
+    dtype = torch.promote_types(x_KBSHC.dtype, torch.float32)  # bfloat16 has no odd positions above 256
+    frequency = 10_000.0 ** (-torch.arange(0, C // 2, device=x_KBSHC.device, dtype=dtype) / (C // 2))
+    angle_SC = torch.arange(S, device=x_KBSHC.device, dtype=dtype)[:, None] * frequency
     cos, sin = angle_SC.cos()[:, None], angle_SC.sin()[:, None]
     first, second = x_KBSHC.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_KBSHC.dtype)
 
 
 class Mlp(Residual):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hptransfer.core.errors import ConfigError, divisors, multiples
 from hptransfer.parameterizations._base import Role
 from hptransfer.training.layers import Layer, Linear, Norm, Residual, times
-from hptransfer.training.models._base import MODELS
+from hptransfer.training.models._base import BF16, MODELS
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.operations import Activation
 
@@ -33,6 +33,7 @@ class MoeConfig(TransformerConfig):
     """Three axes beside width and depth: `experts` at a fixed share of active ones, `sparsity`, and `granularity`."""
 
     unit: ClassVar[bool] = False
+    compiles: ClassVar[tuple[str, ...]] = (BF16,)  # torch compiles the product of all experts in no other type
 
     name: str = "moe"
     experts: int = 8
@@ -148,6 +149,10 @@ def grouped(x_RI: Tensor, weight_GOI: Tensor, ends_G: Tensor) -> Tensor:
 
     One kernel for all groups, where torch has one: not for float64, nor sides that are no multiple of 16 bytes.
     """
+    device = x_RI.device.type
+    if torch.is_autocast_enabled(device) and weight_GOI.dtype == torch.float32:  # autocast does not know the kernel
+        narrow = torch.get_autocast_dtype(device)
+        x_RI, weight_GOI = x_RI.to(narrow), weight_GOI.to(narrow)
     sides = [side * x_RI.element_size() for side in weight_GOI.shape[1:]]
     if GROUPED_MM is not None and x_RI.dtype != torch.float64 and not any(side % 16 for side in sides):
         product: Tensor = GROUPED_MM(x_RI, weight_GOI.mT, offs=ends_G.int())
@@ -189,7 +194,10 @@ class Mixture(Residual):
 
     def forward(self, x_KBSD: Tensor) -> Tensor:
         h_KND = self.norm(x_KBSD).flatten(1, 2)
-        gates_KNE = self.router(h_KND).sigmoid()
+        with torch.autocast(
+            h_KND.device.type, enabled=False
+        ):  # the choice hangs on small differences (arXiv:2101.03961)
+            gates_KNE = self.router(h_KND).sigmoid()
         chosen_KNA = self._chosen(gates_KNE.detach())
         if gates_KNE.requires_grad:
             gates_KNE.register_hook(functools.partial(self._balance, chosen_KNA))
