@@ -35,6 +35,7 @@ from hptransfer.sweep.runners._launch import arguments
 from hptransfer.sweep.runners._script_config import from_json
 from hptransfer.sweep.runners.script import Script
 from tests.helpers import ROOT, command, environment, outcomes
+from tests.sweep.scripted import Scripted, drive
 
 # Its optimum falls with the square root of the width: 2^-6 at width 32.
 BOWL = """
@@ -515,7 +516,6 @@ BAD = [
     ({"processes": 2}, "run.processes must be at least 1, and 1 but for launch=torchrun, got 2"),
     ({"timeout_s": 0}, "run.timeout_s must be above 0, got 0"),
     ({"cwd": "/nowhere"}, "run.cwd: there is no folder '/nowhere'"),
-    ({"command": ["python", "trian.py", "{width}", "{lr}"]}, "run.command: there is no file 'trian.py' in "),
     ({"environment": {"A": [3]}}, "run.environment.A must be text or a number, got [3]"),
     ({"environment": {"A=B": 3}}, "run.environment.A=B: 'A=B' is no name of a variable"),
     ({"environment": {"HPTRANSFER_LR": 3}}, "run.environment.HPTRANSFER_LR: names that begin with HPTRANSFER_"),
@@ -531,7 +531,7 @@ def tuned(lr): return 1
 @pytest.mark.parametrize(("run", "message"), BAD)
 def test_bad_input_is_one_line_before_anything_runs(here: Path, run: dict[str, Any], message: str) -> None:
     (here / "sizes.py").write_text(SIZES)
-    with pytest.raises((ConfigError, DataError), match=re.escape(message)) as caught:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         plan_of(here, BOWL, **run)
     assert "\n" not in str(caught.value)
 
@@ -548,6 +548,15 @@ FILES = [
 def test_what_a_file_says_wrongly_is_named_by_its_key(here: Path, run: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match="^" + re.escape(message)):
         plan_of(here, BOWL, **run)
+
+
+def test_a_script_that_is_not_there_is_said_before_anything_runs(here: Path) -> None:
+    plan = plan_of(here, BOWL, command=["python", "trian.py", "{width}", "{lr}"])
+    with pytest.raises(DataError, match=re.escape(f"run.command: there is no file 'trian.py' in {here}")) as caught:
+        drive(plan.config, Scripted())
+    assert "\n" not in str(caught.value)
+    (here / "trian.py").write_text(BOWL)
+    drive(plan.config, Scripted())
 
 
 def test_only_names_are_swept(here: Path) -> None:

@@ -84,6 +84,13 @@ class Runner(ABC):
         """
 
     @abstractmethod
+    def check_there(self, run: Mapping[str, Any], folder: RunFolder) -> None:
+        """
+        Raises:
+            DataError: what the run folder's trials start is not where they look for it.
+        """
+
+    @abstractmethod
     def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """`base` settings and `groups` of factors on them, for the target's export."""
 

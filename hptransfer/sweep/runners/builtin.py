@@ -86,6 +86,9 @@ class Builtin(Runner):
         data.validation(windows=config.validation_windows, sequence=config.sequence)
         return str(data.fingerprint)
 
+    def check_there(self, run: Mapping[str, Any], folder: RunFolder) -> None:
+        """The trainer comes with the package."""
+
     def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
         from hptransfer.training.config import from_json
         from hptransfer.training.groups import base_and_factors

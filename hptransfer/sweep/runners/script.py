@@ -63,11 +63,17 @@ class Script(Runner):
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
         files = _files(run)
-        program = next((word for word in run["command"] if PROGRAM.fullmatch(word)), None)
-        if program is not None and not (Path(run["cwd"]) / program).is_file():
-            raise DataError(f"run.command: there is no file {program!r} in {Path(run['cwd']).absolute()}; see run.cwd")
         hashes = {argument: hashlib.sha256(path.read_bytes()).hexdigest() for argument, path in files.items()}
         return digest(hashes or {"commit": _commit(Path(run["cwd"]))})
+
+    def check_there(self, run: Mapping[str, Any], folder: RunFolder) -> None:
+        place = folder.working_directory(run["cwd"]).absolute()
+        program = next((word for word in run["command"] if PROGRAM.fullmatch(word)), None)
+        if program is not None and not (place / program).is_file():
+            raise DataError(
+                f"run.command: there is no file {program!r} in {place}; correct its name or run.cwd (snapshot=true "
+                "copies what git tracks)"
+            )
 
     def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """No groups: the answer is the values by their names, and the command that they make."""
