@@ -46,7 +46,8 @@ class TimedConfig(LocalConfig):
     name: str = "timed"
 
     def open(self, folder: Path, gpus: int) -> Launcher:
-        return Timed(folder, share_out([], 1, self.num_slots(gpus)), threads=1, checkpoint_s=self.checkpoint_s)
+        pinned = share_out([], 1, self.num_slots(gpus))
+        return Timed(folder, pinned, threads=1, checkpoint_s=self.checkpoint_s, stack=self.stack)
 
 
 class Timed(Local):
@@ -57,8 +58,10 @@ class Timed(Local):
         waits: at each wait, jobs ended so far, seconds of the driver's thread outside of waits, its CPU seconds.
     """
 
-    def __init__(self, folder: Path, pinned: Sequence[Sequence[str]], *, threads: int, checkpoint_s: int) -> None:
-        super().__init__(folder, pinned, threads=threads, checkpoint_s=checkpoint_s)
+    def __init__(
+        self, folder: Path, pinned: Sequence[Sequence[str]], *, threads: int, checkpoint_s: int, stack: int
+    ) -> None:
+        super().__init__(folder, pinned, threads=threads, checkpoint_s=checkpoint_s, stack=stack)
         self.submitted: float | None = None
         self.waits: list[tuple[int, float, float]] = []
         self._ended_jobs, self._outside_s, self._left = 0, 0.0, time.perf_counter()
