@@ -34,12 +34,7 @@ class Session:
     announcer: Announcer
 
     def train(self, campaign: Campaign) -> Report:
-        """Has a campaign trained, showing progress.
-
-        Raises:
-            DataError: what its trials start is not there.
-        """
-        self.plan.runner.check_there(self.plan.run(self.plan.target), self.folder)
+        """Has a campaign trained, showing progress."""
         if note := campaign.halving.note():
             _note(self.console, note)
         gpus = self.plan.runner.gpus()

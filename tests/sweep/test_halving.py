@@ -19,9 +19,8 @@ from hptransfer.sweep.config import Halving, SweepConfig
 from hptransfer.sweep.halving import Rungs
 from hptransfer.sweep.launchers._base import Ended
 from hptransfer.sweep.settings import Range, next_setting
-from hptransfer.sweep.worker import run_job
 from tests.helpers import outcomes, tiny
-from tests.sweep.jobs import JOB, results, write_job
+from tests.sweep.jobs import JOB, results, run_job, write_job
 from tests.sweep.scripted import Scripted, drive
 from tests.sweep.test_driver import studies
 from tests.sweep.test_worker import After

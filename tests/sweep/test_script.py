@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from hptransfer.cli import main
 from hptransfer.config import compose
-from hptransfer.core.errors import ConfigError, DataError, Interrupted, Superseded
+from hptransfer.core.errors import ConfigError, Interrupted, Superseded
 from hptransfer.core.files import RunFolder, read_json, read_jsonl
 from hptransfer.core.records import (
     CODE_ERROR,
@@ -35,7 +36,6 @@ from hptransfer.sweep.runners._launch import arguments
 from hptransfer.sweep.runners._script_config import from_json
 from hptransfer.sweep.runners.script import Script
 from tests.helpers import ROOT, command, environment, outcomes
-from tests.sweep.scripted import Scripted, drive
 
 # Its optimum falls with the square root of the width: 2^-6 at width 32.
 BOWL = """
@@ -550,13 +550,16 @@ def test_what_a_file_says_wrongly_is_named_by_its_key(here: Path, run: dict[str,
         plan_of(here, BOWL, **run)
 
 
-def test_a_script_that_is_not_there_is_said_before_anything_runs(here: Path) -> None:
-    plan = plan_of(here, BOWL, command=["python", "trian.py", "{width}", "{lr}"])
-    with pytest.raises(DataError, match=re.escape(f"run.command: there is no file 'trian.py' in {here}")) as caught:
-        drive(plan.config, Scripted())
-    assert "\n" not in str(caught.value)
-    (here / "trian.py").write_text(BOWL)
-    drive(plan.config, Scripted())
+def test_a_script_that_is_not_there_is_said_before_anything_runs(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_sweep(here, cwd=str(here), command=["python", "trian.py", "{width}", "{lr}"])
+    with pytest.raises(SystemExit) as end:
+        main(["sweep", str(path), f"runs={here / 'runs'}"])
+    error = capsys.readouterr().err
+    assert (end.value.code, error.count("\n")) == (2, 1)
+    assert f"run.command: there is no file 'trian.py' in {here}; correct its name" in error
+    assert not (here / "runs").exists()
 
 
 def test_only_names_are_swept(here: Path) -> None:
