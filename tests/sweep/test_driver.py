@@ -14,6 +14,7 @@ from hptransfer.core.records import DIVERGED, DONE, FAILED
 from hptransfer.sweep.book import Book
 from hptransfer.sweep.config import SweepConfig
 from hptransfer.sweep.driver import Campaign, Report, driving
+from hptransfer.sweep.flight import read_jobs
 from hptransfer.sweep.logs import trial_log
 from hptransfer.sweep.plan import make_plan, num_devices
 from hptransfer.sweep.runners.builtin import Builtin
@@ -153,7 +154,10 @@ def test_a_trial_that_raises_fails_alone_with_its_traceback(tmp_path: Path, monk
     assert {outcome.error for _, outcome in report.progress.failures} == {"RuntimeError: out of luck"}
     failed = report.progress.failures[0][0]
     write_json(config.folder.jobs / "states.json", {"jobs": {}})  # beside the jobs, where there is a scheduler
+    (job,) = (job for job in read_jobs(config.folder) if failed.id in job.trials)
+    (config.folder.jobs / f"{job.id}.log").write_bytes(b"80 \xb0C\n")  # a script prints what it likes
     lines = list(trial_log(config.folder, failed.id[:8]))
+    assert "80 \ufffdC" in lines
     assert lines[0].endswith("failed")
     assert "RuntimeError: out of luck" in lines[-1]
 

@@ -25,6 +25,7 @@ from hptransfer.core.records import (
     Outcome,
     Scale,
 )
+from hptransfer.sweep.display import plan_table
 from hptransfer.sweep.launchers import _slurm_submit
 from hptransfer.sweep.launchers._slurm_calls import CallError, Calls, scrubbed
 from hptransfer.sweep.launchers._slurm_config import SlurmConfig
@@ -132,6 +133,12 @@ def test_a_rule_that_names_what_the_sweep_has_not_is_refused_by_its_plan(tmp_pat
     with pytest.raises(ConfigError, match=r"launcher.gpus: unknown name 'widht'. Did you mean 'width'"):
         make_plan(tiny(tmp_path, *rules))
     make_plan(tiny(tmp_path, "launcher=slurm", "launcher.gpus='1 + width // 64'"))
+
+
+def test_a_plan_for_a_cluster_counts_its_trials_not_its_slots(tmp_path: Path) -> None:
+    plan = make_plan(tiny(tmp_path, "launcher=slurm", "launcher.gpus=2", inline=False))
+    *_, total, _ = plan_table(plan, dict.fromkeys((*plan.scales, plan.target), 600.0))
+    assert "2 device-hours; about 10m00s on nodes as fast as this machine, if 6 trials run at a time" in str(total)
 
 
 # --- the script ---

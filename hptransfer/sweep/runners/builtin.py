@@ -53,6 +53,20 @@ def run_check(config: Any) -> Any:
     return CHECKS[config.check](from_json(config.run), **{sizes: getattr(config, sizes)}, **steps, seeds=config.seeds)
 
 
+def _out_of_memory(train: Callable[[], None]) -> str | None:
+    """Trains, and says why if the device's memory did not do."""
+    import torch
+
+    try:
+        train()
+        return None
+    except torch.OutOfMemoryError as error:
+        reason = str(error)
+    # Outside of the handler, which holds on to every tensor of the stack.
+    torch.cuda.empty_cache()
+    return reason
+
+
 class Builtin(Runner):
     """PyTorch is imported only when a method is called."""
 
@@ -206,34 +220,14 @@ class Builtin(Runner):
         from hptransfer.training.config import from_json
 
         configs = [from_json(trial.run) for trial in trials]
-        reason = self._attempt(configs, trials, folder, finish, context)
+        reason = _out_of_memory(partial(self._train, configs, trials, folder, finish, context))
         # Nothing is left to halve.
         if reason and len(trials) == 1 and configs[0].model.residual and not configs[0].activation_checkpointing:
             print(f"trial {trials[0].id} is out of memory; again with run.activation_checkpointing=true", flush=True)
             frugal = [dataclasses.replace(configs[0], activation_checkpointing=True, compile=False)]
-            reason = self._attempt(frugal, trials, folder, finish, context)
+            reason = _out_of_memory(partial(self._train, frugal, trials, folder, finish, context))
         if reason:
             raise MemoryError(reason)
-
-    def _attempt(
-        self,
-        configs: Sequence[RunConfig],
-        trials: Sequence[Trial],
-        folder: RunFolder,
-        finish: Finish,
-        context: Context,
-    ) -> str | None:
-        """Trains, and says why if the device's memory did not do."""
-        import torch
-
-        try:
-            self._train(configs, trials, folder, finish, context)
-            return None
-        except torch.OutOfMemoryError as error:
-            reason = str(error)
-        # Outside of the handler, which holds on to every tensor of the stack.
-        torch.cuda.empty_cache()
-        return reason
 
     def _train(
         self,
