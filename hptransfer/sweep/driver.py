@@ -328,7 +328,7 @@ class Driver:
         if scale in self._flops and self._affordable(self._flops[scale]):
             self._ask(scale)
         waiting = self._book.at(scale).waiting
-        size = self._job_size(waiting[0]) if waiting else 0
+        size = min(self._job_size(waiting[0]), self._share()) if waiting else 0
         if size and self._only_first(scale):
             size = 0 if self._held(scale) else 1
             self._put_middle_first(scale)
@@ -351,6 +351,13 @@ class Driver:
         if trial.scale not in self._job_sizes:
             self._job_sizes[trial.scale] = self._plan.job_size(self._folder.read_trial(trial_id).run)
         return self._job_sizes[trial.scale]
+
+    def _share(self) -> int:
+        """Trials of a job, at most, that leave none of this machine's devices idle once few are left."""
+        left = sum(len(at.waiting) + at.open for at in self._book.scales.values())
+        if not self._launcher.dedicated or self._campaign.chosen:  # a sampler has more when it is asked
+            return left
+        return math.ceil(left / self._launcher.slots)
 
     def _only_first(self, scale: Scale) -> bool:
         """Whether the scale's first trial has still to succeed before the others."""

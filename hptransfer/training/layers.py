@@ -18,10 +18,13 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
+
+NORM_EPS = 1e-6
 
 Scalar = float | Tensor
 """One number for all trials, or a tensor of one a trial."""
@@ -176,7 +179,39 @@ def linear(x: Tensor, weight_KOI: Tensor) -> Tensor:
     trials, fan_out, fan_in = weight_KOI.shape
     if trials == 1:
         return F.linear(x, weight_KOI.squeeze(0))  # whose gradient is a view; that of an index is a copy into zeros
-    return torch.bmm(x.reshape(trials, -1, fan_in), weight_KOI.mT).view(*x.shape[:-1], fan_out)
+    return products(x.reshape(trials, -1, fan_in), weight_KOI).view(*x.shape[:-1], fan_out)
+
+
+def products(x_KNI: Tensor, weight_KOI: Tensor) -> Tensor:
+    """The rows of each matrix of x times the transposed one of the weight: (K, N, O)."""
+    return _Products.apply(*narrowed(x_KNI, weight_KOI))  # type: ignore[no-untyped-call, no-any-return]
+
+
+def narrowed(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the type that autocast, where it is on, has products in; for operations that it does not know."""
+    device = x.device.type
+    if not torch.is_autocast_enabled(device) or weight.dtype != torch.float32:
+        return x, weight
+    narrow = torch.get_autocast_dtype(device)
+    return x.to(narrow), weight.to(narrow)
+
+
+class _Products(torch.autograd.Function):
+    """x w^T, with a weight's gradient laid out as the weight: torch.bmm's is not, and is copied, all weights a step."""
+
+    @staticmethod
+    def forward(ctx: Any, x_KNI: Tensor, weight_KOI: Tensor) -> Tensor:
+        ctx.save_for_backward(x_KNI, weight_KOI)
+        return torch.bmm(x_KNI, weight_KOI.mT)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_KNO: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x_KNI, weight_KOI = ctx.saved_tensors
+        of_x, of_weight = ctx.needs_input_grad
+        return (
+            torch.bmm(gradient_KNO, weight_KOI) if of_x else None,
+            torch.bmm(gradient_KNO.mT, x_KNI) if of_weight else None,
+        )
 
 
 class Embedding(Layer):
@@ -260,8 +295,37 @@ class Norm(nn.Module):
         self.gain = Vector(trials, size, role=role, start="ones") if gain else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.rms_norm(x, x.shape[-1:], eps=1e-6)
+        y = rms_norm(x)
         return y if self.gain is None else self.gain(y)
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """x over its root mean square along the last axis.
+
+    On a CPU torch's own is made of single operations, each with one of its own on the way back.
+    """
+    if x.is_cuda or x.dtype not in (torch.float32, torch.float64):
+        return F.rms_norm(x, x.shape[-1:], eps=NORM_EPS)
+    return _RmsNorm.apply(x)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _RmsNorm(torch.autograd.Function):
+    """y = r x with r = (mean x^2 + eps)^-1/2, and so dL/dx = r (g - y mean(g y)), g = dL/dy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
+        factor: Tensor = square.div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
+        y = x * factor
+        ctx.save_for_backward(y, factor)
+        return y
+
+    @staticmethod
+    @once_differentiable  # as the factor is kept without what it was made of
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        y, factor = ctx.saved_tensors
+        along = (gradient * y).mean(dim=-1, keepdim=True)
+        return torch.addcmul(gradient, y, along, value=-1).mul_(factor)
 
 
 class Residual(nn.Module):

@@ -14,9 +14,10 @@ from hptransfer.training.models._base import MODELS
 from hptransfer.training.optimizers._base import OPTIMIZERS
 from tests.training.settings import of_model
 
-# PyTorch's own, as it imports its compiler, and as it goes on behind what it does not compile.
+# PyTorch's own, as it imports its compiler, traces an autograd.Function, and goes on behind what it does not compile.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
 ]
 

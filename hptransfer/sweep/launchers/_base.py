@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import Job, Number
@@ -32,7 +33,13 @@ class Ended:
 
 
 class Launcher(ABC):
-    """Runs jobs of one run folder. What a job did is in the trial folders, never in here."""
+    """Runs jobs of one run folder. What a job did is in the trial folders, never in here.
+
+    Attributes:
+        dedicated: whether its slots are devices that idle without a job; those of a scheduler others use.
+    """
+
+    dedicated: ClassVar[bool] = False
 
     @property
     @abstractmethod

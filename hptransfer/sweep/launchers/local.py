@@ -94,6 +94,8 @@ class Slot:
 class Local(Launcher):
     """A pool of workers. One that dies is replaced at its slot's next job."""
 
+    dedicated = True
+
     def __init__(
         self, folder: Path, pinned: Sequence[Sequence[str]], *, threads: int, checkpoint_s: int, stack: int
     ) -> None:

@@ -21,9 +21,10 @@ from hptransfer.core.errors import RunFolderError
 from hptransfer.core.files import damage, read_json, write_json
 from hptransfer.core.records import digest
 
-# What a larger stack has to gain to be taken, and to lose to be the last that is tried: two measurements of one thing
-# differ by less, each the best of a few steps.
+# What a stack has to gain on trials alone to be taken, and to lose on the one before to be the last that is tried: two
+# measurements of one thing differ by less, each the best of a few steps. Of two stacks that gain, which matters less.
 GAIN = 0.05
+GAIN_ON_STACK = 0.02
 # Of a job's training, what a calibration may cost.
 SHARE = 0.05
 STEPS = 8
@@ -89,10 +90,11 @@ class Measured:
         return size == 1 or self.seconds[size] < (1 + GAIN) * 2 * self.seconds[size // 2]
 
     def best(self) -> int:
-        """The size with the most trial-steps a second; a larger one counts only where it gains more than GAIN."""
+        """The size with the most trial-steps a second; a stack has to gain as said above."""
         chosen = 1
         for size, seconds in sorted(self.seconds.items()):
-            if seconds / size < (1 - GAIN) * self.seconds[chosen] / chosen:
+            gain = GAIN if chosen == 1 else GAIN_ON_STACK
+            if seconds / size < (1 - gain) * self.seconds[chosen] / chosen:
                 chosen = size
         return chosen
 

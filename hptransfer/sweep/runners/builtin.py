@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # Trials that a job carries at most, by the FLOPs of one trial's step in one block. On a CPU core stacks of sixteen gain
 # most below the first number, stacks of four below the second, and none above it (benchmarks/throughput.py). A GPU is
 # bound by launches, not by arithmetic; its numbers are a guess.
-CPU_JOBS = {1.5e7: 16, 1.5e8: 4, math.inf: 1}
+CPU_JOBS = {1.5e7: 16, 1e9: 4, math.inf: 1}
 GPU_JOBS = {1e10: 64, 1e11: 16, math.inf: 4}
 # Trials that train as one on a GPU while nothing is measured.
 GPU_STACK = 16

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, divisors, multiples
 from hptransfer.parameterizations._base import Role
-from hptransfer.training.layers import Layer, Linear, Norm, Residual, times
+from hptransfer.training.layers import Layer, Linear, Norm, Residual, narrowed, products, times
 from hptransfer.training.models._base import BF16, MODELS
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.operations import Activation
@@ -131,10 +131,8 @@ class ExpertLinear(Layer):
             ends_G: where the rows of each of all trials' K E experts end.
         """
         weight_GOI = self.weight.flatten(0, 1)
-        if ends_G is None:
-            y = torch.bmm(x.flatten(0, 1), weight_GOI.mT)
-        else:
-            y = grouped(x.flatten(0, 1), weight_GOI, ends_G)
+        rows = x.flatten(0, 1)
+        y = products(rows, weight_GOI) if ends_G is None else grouped(rows, weight_GOI, ends_G)
         return times(y.view(*x.shape[:-1], self.fan_out), self.multiplier)
 
     def matrices(self, tensor: Tensor) -> list[Tensor]:
@@ -149,10 +147,7 @@ def grouped(x_RI: Tensor, weight_GOI: Tensor, ends_G: Tensor) -> Tensor:
 
     One kernel for all groups, where torch has one: not for float64, nor sides that are no multiple of 16 bytes.
     """
-    device = x_RI.device.type
-    if torch.is_autocast_enabled(device) and weight_GOI.dtype == torch.float32:  # autocast does not know the kernel
-        narrow = torch.get_autocast_dtype(device)
-        x_RI, weight_GOI = x_RI.to(narrow), weight_GOI.to(narrow)
+    x_RI, weight_GOI = narrowed(x_RI, weight_GOI)
     sides = [side * x_RI.element_size() for side in weight_GOI.shape[1:]]
     if GROUPED_MM is not None and x_RI.dtype != torch.float64 and not any(side % 16 for side in sides):
         product: Tensor = GROUPED_MM(x_RI, weight_GOI.mT, offs=ends_G.int())

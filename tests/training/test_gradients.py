@@ -1,0 +1,75 @@
+"""Operations whose gradients are this package's own: against PyTorch's, and what they are for."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hptransfer.training.layers import NORM_EPS, products, rms_norm
+
+
+def torchs_products(x_KNI: Tensor, weight_KOI: Tensor) -> Tensor:
+    return torch.bmm(x_KNI, weight_KOI.mT)
+
+
+def torchs_norm(x: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], eps=NORM_EPS)
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(sum(shape))).requires_grad_()
+
+
+def both(operation: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Outputs, and the gradients of a loss that weighs every output otherwise."""
+    y = operation(*inputs)
+    return y, *torch.autograd.grad((y * torch.linspace(-1, 2, y.numel()).view(y.shape)).sum(), inputs)
+
+
+@pytest.mark.parametrize(
+    ("own", "torchs", "shapes"),
+    [(products, torchs_products, [(3, 5, 4), (3, 2, 4)]), (rms_norm, torchs_norm, [(2, 3, 5, 7)])],
+)
+def test_outputs_and_gradients_are_pytorchs(
+    own: Callable[..., Tensor], torchs: Callable[..., Tensor], shapes: list[tuple[int, ...]]
+) -> None:
+    inputs = [random(*shape) for shape in shapes]
+    for found, expected in zip(both(own, *inputs), both(torchs, *inputs), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(own, inputs)
+
+
+def test_a_norm_of_zeros_has_a_finite_gradient() -> None:
+    zeros = torch.zeros(2, 3, requires_grad=True)
+    y, gradient = both(rms_norm, zeros)
+    assert not y.any()
+    torch.testing.assert_close(gradient, both(torchs_norm, zeros)[1])
+    assert gradient.isfinite().all()
+
+
+def test_a_weights_gradient_lies_as_the_weight_does() -> None:
+    """PyTorch's own does not, and is copied into place."""
+    inputs = random(3, 5, 4), random(3, 2, 4)
+    assert both(products, *inputs)[2].is_contiguous()
+    assert not both(torchs_products, *inputs)[2].is_contiguous()
+
+
+def test_what_needs_no_gradient_gets_none() -> None:
+    x, weight = random(3, 5, 4).detach(), random(3, 2, 4)
+    products(x, weight).sum().backward()  # type: ignore[no-untyped-call]
+    assert weight.grad is not None
+    assert x.grad is None
+
+
+def test_under_autocast_products_are_as_narrow_as_pytorchs() -> None:
+    inputs = random(3, 5, 4, dtype=torch.float32), random(3, 2, 4, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = products(*inputs), torchs_products(*inputs)
+    assert y.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(y, expected, rtol=0, atol=0)
+    gradients = [torch.autograd.grad(one.float().square().sum(), inputs) for one in (y, expected)]
+    for found, wanted in zip(*gradients, strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)
