@@ -108,7 +108,7 @@ def drive(words: Sequence[str]) -> None:
     plan = make_plan(config)
     mark("planned, data read")
     from hptransfer.analysis.pipeline import analyze_run  # the command opens it before it trains
-    from hptransfer.sweep.driver import Campaign
+    from hptransfer.sweep.campaign import Campaign
     from hptransfer.sweep.session import session
     from hptransfer.verbs._base import make_console
 

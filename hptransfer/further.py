@@ -6,7 +6,7 @@ from hptransfer.analysis.pipeline import analyze_run
 from hptransfer.core.bracket import tidy
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import Scale
-from hptransfer.sweep.driver import Campaign
+from hptransfer.sweep.campaign import Campaign
 from hptransfer.sweep.plan import Plan
 from hptransfer.sweep.settings import Setting
 

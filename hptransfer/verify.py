@@ -17,7 +17,8 @@ from hptransfer.core.bracket import tidy
 from hptransfer.core.errors import FitError
 from hptransfer.core.files import RunFolder, write_json
 from hptransfer.core.records import DIVERGED, DONE, VERIFY, Number, Scale, short
-from hptransfer.sweep.driver import Campaign, Report, ranges
+from hptransfer.sweep.campaign import Campaign, ranges
+from hptransfer.sweep.driver import Report
 from hptransfer.sweep.plan import Plan
 from hptransfer.sweep.session import Session
 from hptransfer.sweep.settings import FEWEST, Setting, plus

@@ -8,7 +8,7 @@ from rich.console import Console
 from hptransfer.analysis.pipeline import analyze_run
 from hptransfer.config import compose
 from hptransfer.core.files import read_json
-from hptransfer.sweep.driver import Campaign
+from hptransfer.sweep.campaign import Campaign
 from hptransfer.sweep.plan import make_plan
 from hptransfer.sweep.session import session
 from tests.helpers import INLINE

@@ -11,14 +11,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from hptransfer.core.errors import StoppedError
 from hptransfer.core.files import LockedError, RunFolder, disk_errors, lock, read_jsonl, write_json
-from hptransfer.core.records import PRUNED, SWEEP, Job, Outcome, Scale, Trial, digest, short
+from hptransfer.core.records import PRUNED, Job, Outcome, Scale, Trial, digest, short
 from hptransfer.sweep.book import Book
-from hptransfer.sweep.config import FIRST, Budget, Halving
+from hptransfer.sweep.campaign import Campaign, ranges
+from hptransfer.sweep.config import FIRST
 from hptransfer.sweep.flight import Flight, side_by_side
 from hptransfer.sweep.halving import Rungs
 from hptransfer.sweep.launchers._base import Launcher
@@ -26,7 +27,8 @@ from hptransfer.sweep.notes import HELD_BACK, Notes, read_states
 from hptransfer.sweep.plan import Plan, num_devices
 from hptransfer.sweep.progress import Progress, progress
 from hptransfer.sweep.requests import carry_out, read_requests
-from hptransfer.sweep.settings import Range, Setting, edges, middle_first, next_setting
+from hptransfer.sweep.settings import Setting, edges, next_setting
+from hptransfer.sweep.spending import Spending
 from hptransfer.sweep.study import Reached, Studies
 from hptransfer.sweep.trackers._base import Background
 
@@ -36,53 +38,6 @@ SHOW_S = 0.5
 SHOW_SHARE = 20
 # Settings that a sampler chooses at a time: of those that it chooses together none learns from another.
 ASKED = 16
-
-
-@dataclass(frozen=True)
-class Campaign:
-    """What a driver is to have trained: settings at scales.
-
-    Attributes:
-        settings: tried at each scale; none if the sampler chooses.
-        points: settings a scale tries if the sampler chooses.
-        ranges: of each tuned hyperparameter, how far it is extended while its best value is at an edge.
-        halving: which of its trials stop early.
-    """
-
-    purpose: str
-    settings: Mapping[Scale, Sequence[Setting]]
-    points: int
-    ranges: Sequence[Range]
-    halving: Halving = field(default_factory=Halving)
-
-    @property
-    def scales(self) -> tuple[Scale, ...]:
-        return tuple(self.settings)
-
-    @property
-    def chosen(self) -> bool:
-        """Whether the sampler chooses what is tried."""
-        return not any(self.settings.values())
-
-    @classmethod
-    def sweep(cls, plan: Plan) -> Campaign:
-        settings: Sequence[Setting] = () if plan.config.sampler.points else plan.settings
-        if plan.config.halving.share is not None:  # what comes early is passed until something better comes
-            settings = middle_first(settings, list(plan.grids.values()))
-        return cls(SWEEP, dict.fromkeys(plan.scales, settings), plan.points, ranges(plan), plan.config.halving)
-
-    @classmethod
-    def of(cls, plan: Plan, settings: Mapping[Scale, Sequence[Setting]]) -> Campaign:
-        """These settings and nothing else."""
-        return cls(SWEEP, settings, 0, [replace(one, extend=0) for one in ranges(plan)])
-
-
-def ranges(plan: Plan) -> list[Range]:
-    """How far each tuned hyperparameter of a sweep may go."""
-    return [
-        Range(key, plan.grids[key][0], plan.grids[key][-1], tuned.extend, tuned.largest)
-        for key, tuned in plan.config.space.items()
-    ]
 
 
 @dataclass
@@ -118,8 +73,8 @@ class Driver:
         self._plan, self._campaign, self._folder = plan, campaign, folder
         self._launcher, self._tracker, self._show = launcher, tracker, show
         self._interrupted = interrupted
-        self._budget: Budget = plan.config.budget
         self._book = Book(folder, plan.tuned)
+        self._spending = Spending(plan.config.budget, self._book)
         retry, attempts = plan.config.retry, plan.config.launcher.max_attempts
         self._flight = Flight(folder, launcher, self._book, retry, attempts, self._took)
         self._repeats: Counter[Scale] = Counter()
@@ -132,11 +87,10 @@ class Driver:
         self._notes = Notes(folder, plan.config.hooks.blocked_after_s, blocked)
         self._flops = {scale: plan.runner.size(plan.run(scale)).flops for scale in campaign.scales}
         self._job_sizes: dict[Scale, int] = {}
-        self._committed_s = 0.0
         self._bracketed: dict[Scale, int] = {}
         for scale in self._order():
             at = self._book.at(scale)
-            if self._budget.device_hours is not None:
+            if self._spending.of_time:
                 at.devices = num_devices(plan, scale)
         tried = {one.name: (one.low, one.high) for one in ranges(plan)}
         log = {key: tuned.log for key, tuned in plan.config.space.items()}
@@ -144,11 +98,7 @@ class Driver:
 
     def _order(self) -> list[Scale]:
         """Costly scales first, which ends soonest; under a budget cheap ones, which says most."""
-        return sorted(self._flops, key=lambda scale: self._flops[scale], reverse=not self._bounded)
-
-    @property
-    def _bounded(self) -> bool:
-        return any(limit is not None for limit in vars(self._budget).values())
+        return sorted(self._flops, key=lambda scale: self._flops[scale], reverse=not self._spending.bounded)
 
     def run(self) -> Report:
         """Ticks until everything that was asked for is trained, or the budget is spent."""
@@ -246,12 +196,12 @@ class Driver:
         if self._interrupted():
             raise KeyboardInterrupt
         self._obey()
-        if self._affordable():
+        if self._spending.allows():
             self._flight.submit_due()
         self._flight.submit(self._new_jobs())
         self._look()
         if not self._flight.jobs and not self._flight.foreign:
-            if not self._flight.due or not self._affordable():
+            if not self._flight.due or not self._spending.allows():
                 return True
             time.sleep(WAIT_S)
         else:
@@ -296,8 +246,8 @@ class Driver:
         """A job for every free slot, as far as the budget goes: waiting trials, then new values."""
         jobs: list[Job] = []
         now = time.time()
-        if self._budget.device_hours is not None:
-            self._committed_s = self._flight.expected_s()
+        if self._spending.of_time:
+            self._spending.in_flight(self._flight.expected_s())
         for scale in list(self._book.scales):
             while len(jobs) < self._flight.free:
                 ids = self._next_trials(scale)
@@ -318,14 +268,14 @@ class Driver:
                     submitted=now,
                 )
                 jobs.append(job)
-                self._committed_s += (job.seconds or 0.0) * self._book.at(scale).devices
+                self._spending.commit(job)
         return jobs
 
     def _next_trials(self, scale: Scale) -> list[str]:
         """Trials of a scale for its next job; none if it has none, or may not go on."""
-        if self._unmeasured(scale):
+        if self._spending.unmeasured(scale):
             return []
-        if scale in self._flops and self._affordable(self._flops[scale]):
+        if scale in self._flops and self._spending.allows(self._flops[scale]):
             self._ask(scale)
         waiting = self._book.at(scale).waiting
         size = min(self._job_size(waiting[0]), self._share()) if waiting else 0
@@ -334,17 +284,11 @@ class Driver:
             self._put_middle_first(scale)
         found: list[str] = []
         while waiting and len(found) < size:
-            flops = [self._book.trials[trial_id].flops for trial_id in (*found, waiting[0])]
-            began_s = self._book.seconds(self._book.trials[trial_id] for trial_id in found) or 0.0
-            if not self._affordable(*flops, began_s=began_s * self._book.at(scale).devices):
+            *begun, last = (self._book.trials[trial_id] for trial_id in (*found, waiting[0]))
+            if not self._spending.allows(*(trial.flops for trial in (*begun, last)), begun=begun):
                 break
             found.append(waiting.popleft())
         return found
-
-    def _unmeasured(self, scale: Scale) -> bool:
-        """Whether a budget of time has to wait for a first job to tell what further ones of the scale take."""
-        at = self._book.at(scale)
-        return self._budget.device_hours is not None and at.open > 0 and not at.flops
 
     def _job_size(self, trial_id: str) -> int:
         trial = self._book.trials[trial_id]
@@ -425,20 +369,6 @@ class Driver:
         if setting is None:
             self._bracketed[scale] = at.succeeded
         return setting
-
-    def _affordable(self, *flops: float, began_s: float = 0.0) -> bool:
-        """Whether the budget allows trials of these costs to be started.
-
-        Args:
-            began_s: seconds of devices that all of them but the last will take.
-        """
-        book, budget = self._book, self._budget
-        spent_s = book.device_s + self._committed_s + began_s
-        return (
-            (budget.trials is None or book.started + len(flops) <= budget.trials)
-            and (budget.flops is None or book.started_flops + sum(flops) <= budget.flops)
-            and (budget.device_hours is None or spent_s < 3600 * budget.device_hours)
-        )
 
     def _progress(self) -> Progress:
         waiting = self._flight.waiting(read_states(self._folder))

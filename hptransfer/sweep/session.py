@@ -14,8 +14,9 @@ from hptransfer.core.errors import RunFolderError
 from hptransfer.core.files import RunFolder, disk_errors, guarded, locked_by, read_json, write_json, write_text
 from hptransfer.sweep import config as sweep_config
 from hptransfer.sweep import snapshot
+from hptransfer.sweep.campaign import Campaign
 from hptransfer.sweep.display import Display
-from hptransfer.sweep.driver import Campaign, Driver, Report, driven_by, driving
+from hptransfer.sweep.driver import Driver, Report, driven_by, driving
 from hptransfer.sweep.hooks import Announcer, announcing
 from hptransfer.sweep.plan import Plan, differences, identity
 from hptransfer.sweep.trackers._base import Background

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -15,6 +16,8 @@ CUDA = "cuda"
 # Of the memory that is free, what a stack may take: allocators leave gaps, and others want some too.
 ROOM = 0.8
 GROUPS = Path("/sys/fs/cgroup")
+# How torch says that a CPU's memory did not do, in an error of no type of its own.
+CPU_FULL = "DefaultCPUAllocator"
 
 
 def device_name(device: str) -> str:
@@ -25,6 +28,20 @@ def device_name(device: str) -> str:
         if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE):
             return found[1]
     return platform.processor() or platform.machine()
+
+
+def out_of_memory(work: Callable[[], object]) -> str | None:
+    """Does what may take more memory than the device has; returns why it did not do, if that was it."""
+    try:
+        work()
+        return None
+    except RuntimeError as error:
+        reason = str(error)
+        if not isinstance(error, torch.OutOfMemoryError) and CPU_FULL not in reason:
+            raise
+    # Outside of the handler, which holds on to every tensor of the work.
+    torch.cuda.empty_cache()
+    return reason
 
 
 class Memory:

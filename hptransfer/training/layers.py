@@ -18,13 +18,10 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Role
-
-NORM_EPS = 1e-6
 
 Scalar = float | Tensor
 """One number for all trials, or a tensor of one a trial."""
@@ -295,37 +292,8 @@ class Norm(nn.Module):
         self.gain = Vector(trials, size, role=role, start="ones") if gain else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = rms_norm(x)
+        y = F.rms_norm(x, x.shape[-1:], eps=1e-6)
         return y if self.gain is None else self.gain(y)
-
-
-def rms_norm(x: Tensor) -> Tensor:
-    """x over its root mean square along the last axis.
-
-    On a CPU torch's own is made of single operations, each with one of its own on the way back.
-    """
-    if x.is_cuda or x.dtype not in (torch.float32, torch.float64):
-        return F.rms_norm(x, x.shape[-1:], eps=NORM_EPS)
-    return _RmsNorm.apply(x)  # type: ignore[no-untyped-call, no-any-return]
-
-
-class _RmsNorm(torch.autograd.Function):
-    """y = r x with r = (mean x^2 + eps)^-1/2, and so dL/dx = r (g - y mean(g y)), g = dL/dy."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_()
-        factor: Tensor = square.div_(x.shape[-1]).add_(NORM_EPS).rsqrt_()
-        y = x * factor
-        ctx.save_for_backward(y, factor)
-        return y
-
-    @staticmethod
-    @once_differentiable  # as the factor is kept without what it was made of
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        y, factor = ctx.saved_tensors
-        along = (gradient * y).mean(dim=-1, keepdim=True)
-        return torch.addcmul(gradient, y, along, value=-1).mul_(factor)
 
 
 class Residual(nn.Module):

@@ -105,7 +105,7 @@ def _drive(plan: Plan, further: int | None) -> int:
     # The analysis too is opened before the first trial: what is missing or broken shows now, not after days.
     from hptransfer.analysis.pipeline import analysis_files, analyze_run
     from hptransfer.further import next_campaign
-    from hptransfer.sweep.driver import Campaign
+    from hptransfer.sweep.campaign import Campaign
     from hptransfer.sweep.session import session
 
     console = make_console()

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from hptransfer.core.files import RunFolder, append_jsonl, write_json
 from hptransfer.core.records import CANCELLED, DONE, Job, Outcome
+from hptransfer.sweep.campaign import Campaign
 from hptransfer.sweep.config import SweepConfig
-from hptransfer.sweep.driver import Campaign, Report
+from hptransfer.sweep.driver import Report
 from hptransfer.sweep.launchers._base import Ended, Launcher, LauncherConfig
 from hptransfer.sweep.launchers.inline import InlineConfig
 from hptransfer.sweep.launchers.local import LocalConfig

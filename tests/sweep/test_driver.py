@@ -12,8 +12,9 @@ from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.files import RunFolder, read_json, read_jsonl, write_json
 from hptransfer.core.records import DIVERGED, DONE, FAILED
 from hptransfer.sweep.book import Book
+from hptransfer.sweep.campaign import Campaign
 from hptransfer.sweep.config import SweepConfig
-from hptransfer.sweep.driver import Campaign, Report, driving
+from hptransfer.sweep.driver import Report, driving
 from hptransfer.sweep.flight import read_jobs
 from hptransfer.sweep.logs import trial_log
 from hptransfer.sweep.plan import make_plan, num_devices

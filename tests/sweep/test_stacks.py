@@ -328,15 +328,31 @@ def test_a_stack_that_would_not_fit_is_not_built(monkeypatch: pytest.MonkeyPatch
     assert (taken, found.most) == ([1, 2, 4], 4)
 
 
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+def test_torch_says_that_a_cpus_memory_did_not_do() -> None:
+    reason = device.out_of_memory(lambda: torch.empty(2**50))
+    assert reason is not None
+    assert device.CPU_FULL in reason
+    assert device.out_of_memory(lambda: torch.empty(2)) is None
+    with pytest.raises(RuntimeError, match="must match"):
+        device.out_of_memory(lambda: torch.ones(2) + torch.ones(3))
+
+
+@pytest.mark.parametrize("full", FULL)
 def test_a_device_that_runs_out_bounds_the_stack(
-    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    full: RuntimeError, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = []
 
     def limited(run: Any, *, trials: int, **_: Any) -> float:
         tried.append(trials)
         if trials > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            raise full
         return 1.0
 
     monkeypatch.setattr(loop, "measure_step", limited)
@@ -418,15 +434,16 @@ def test_where_stacks_do_not_pay_every_trial_trains_alone(
     assert (clock.measured, stacks(folder, "job"), trained_with(folder)) == ([1, 2], [1, 1, 1], [1, 1, 1])
 
 
+@pytest.mark.parametrize("full", FULL)
 def test_memory_that_does_not_hold_a_stack_halves_it_and_the_next_job_knows(
-    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+    full: RuntimeError, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, tried = loop.train, []
 
     def limited(runs: Any, *rest: Any, **more: Any) -> Any:
         tried.append(len(runs))
         if len(runs) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+            raise full
         return train(runs, *rest, **more)
 
     monkeypatch.setattr(loop, "train", limited)

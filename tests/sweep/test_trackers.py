@@ -12,8 +12,8 @@ from rich.console import Console
 
 from hptransfer.core.files import RunFolder, read_jsonl, write_json
 from hptransfer.core.records import DIVERGED, FAILED, Outcome, Trial
+from hptransfer.sweep.campaign import Campaign
 from hptransfer.sweep.config import SweepConfig
-from hptransfer.sweep.driver import Campaign
 from hptransfer.sweep.plan import make_plan
 from hptransfer.sweep.session import session
 from hptransfer.sweep.trackers import _base

@@ -53,20 +53,6 @@ def run_check(config: Any) -> Any:
     return CHECKS[config.check](from_json(config.run), **{sizes: getattr(config, sizes)}, **steps, seeds=config.seeds)
 
 
-def _out_of_memory(train: Callable[[], None]) -> str | None:
-    """Trains, and says why if the device's memory did not do."""
-    import torch
-
-    try:
-        train()
-        return None
-    except torch.OutOfMemoryError as error:
-        reason = str(error)
-    # Outside of the handler, which holds on to every tensor of the stack.
-    torch.cuda.empty_cache()
-    return reason
-
-
 class Builtin(Runner):
     """PyTorch is imported only when a method is called."""
 
@@ -165,7 +151,7 @@ class Builtin(Runner):
     ) -> Measured:
         import torch
 
-        from hptransfer.training.device import Memory
+        from hptransfer.training.device import Memory, out_of_memory
         from hptransfer.training.loop import measure_step
 
         config.data.load()  # as training will: no cost of this
@@ -184,15 +170,12 @@ class Builtin(Runner):
 
         def measure(size: int) -> float:
             memory.expect(size)
-            full = ""
-            try:
-                seconds = step_s(trials=size)
-            except torch.OutOfMemoryError as error:
-                full = str(error)
-            memory.note(size)  # outside of the handler, which holds on to every tensor of the stack
+            seconds: list[float] = []
+            full = out_of_memory(lambda: seconds.append(step_s(trials=size)))
+            memory.note(size)
             if full:
                 raise MemoryError(full)
-            return seconds
+            return seconds[0]
 
         found = calibrate(trials, known, measure)
         shares = ", ".join(f"{size}: {1e3 * seconds / size:.2f}" for size, seconds in found.seconds.items())
@@ -205,7 +188,7 @@ class Builtin(Runner):
         from hptransfer.training.config import from_json
         from hptransfer.training.loop import measure_step
 
-        config = from_json(run)
+        config = dataclasses.replace(from_json(run), compile=False)  # a plan waits for no compiler
         stack = self._usual_stack(run)
         flops = self.size(run).flops / config.steps * stack
         if flops > MEASURABLE_FLOPS and not self.gpus():
@@ -218,14 +201,15 @@ class Builtin(Runner):
 
     def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
         from hptransfer.training.config import from_json
+        from hptransfer.training.device import out_of_memory
 
         configs = [from_json(trial.run) for trial in trials]
-        reason = _out_of_memory(partial(self._train, configs, trials, folder, finish, context))
+        reason = out_of_memory(partial(self._train, configs, trials, folder, finish, context))
         # Nothing is left to halve.
         if reason and len(trials) == 1 and configs[0].model.residual and not configs[0].activation_checkpointing:
             print(f"trial {trials[0].id} is out of memory; again with run.activation_checkpointing=true", flush=True)
             frugal = [dataclasses.replace(configs[0], activation_checkpointing=True, compile=False)]
-            reason = _out_of_memory(partial(self._train, frugal, trials, folder, finish, context))
+            reason = out_of_memory(partial(self._train, frugal, trials, folder, finish, context))
         if reason:
             raise MemoryError(reason)
 
