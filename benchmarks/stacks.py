@@ -5,8 +5,8 @@
 Workers of one thread choose at the same time, as in a sweep, each for a job of the quickstart's deepest and longest
 trials, and with nothing remembered. Each then takes steps of every size in turn, so that ratios are of the same
 moments. Of a worker's steps the median counts, of the workers the mean. "of job" is the share of the training of all
-its trials in the chosen stacks, without what is held out. Sweeps make jobs of several trials at widths of 64 and less
-alone; here every width has one.
+its trials in the chosen stacks, without what is held out. Sweeps make jobs of one trial at width 256; here every width
+has one of several.
 """
 
 import argparse

@@ -27,6 +27,7 @@ from hptransfer.sweep.notes import HELD_BACK, Notes, read_states
 from hptransfer.sweep.plan import Plan, num_devices
 from hptransfer.sweep.progress import Progress, progress
 from hptransfer.sweep.requests import carry_out, read_requests
+from hptransfer.sweep.retries import take_back
 from hptransfer.sweep.settings import Setting, edges, next_setting
 from hptransfer.sweep.spending import Spending
 from hptransfer.sweep.study import Reached, Studies
@@ -114,6 +115,7 @@ class Driver:
         changed = []
         for trial in self._folder.each_trial():
             if trial.purpose == self._campaign.purpose:
+                self._take_back_pruned(trial)
                 now = self._as_of_now(trial)
                 self._book.add(now)
                 changed += [now] if now != trial else []
@@ -132,6 +134,16 @@ class Driver:
             self._put_in_order(scale, settings)
         if self._campaign.chosen:
             self._repeat_known_settings()
+
+    def _take_back_pruned(self, trial: Trial) -> None:
+        """Lets a trial that successive halving has stopped be trained to its end, if that is off now."""
+        behind = self._folder.behind_path(trial.id)
+        if self._plan.config.halving.share is not None or not behind.exists():
+            return
+        outcome = self._folder.read_outcome(trial.id)
+        if outcome is not None and outcome.state == PRUNED:
+            take_back(self._folder, trial.id, outcome, forgive=True)
+        behind.unlink(missing_ok=True)
 
     def _put_in_order(self, scale: Scale, settings: Sequence[Setting]) -> None:
         """Has trials wait in the order of the settings and seeds, also those that an earlier driver made."""
@@ -297,11 +309,14 @@ class Driver:
         return self._job_sizes[trial.scale]
 
     def _share(self) -> int:
-        """Trials of a job, at most, that leave none of this machine's devices idle once few are left."""
-        left = sum(len(at.waiting) + at.open for at in self._book.scales.values())
+        """Trials of a job, at most, that leave none of this machine's devices without one.
+
+        It goes by all trials that there are, whatever has become of them: the same sweep makes the same jobs.
+        """
+        trials = len(self._book.trials)
         if not self._launcher.dedicated or self._campaign.chosen:  # a sampler has more when it is asked
-            return left
-        return math.ceil(left / self._launcher.slots)
+            return trials
+        return math.ceil(trials / self._launcher.slots)
 
     def _only_first(self, scale: Scale) -> bool:
         """Whether the scale's first trial has still to succeed before the others."""

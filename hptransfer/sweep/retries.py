@@ -155,7 +155,7 @@ def write_history(folder: RunFolder, trial_id: str, history: History) -> None:
 
 
 def take_back(folder: RunFolder, trial_id: str, outcome: Outcome, *, job: str = "", forgive: bool) -> History:
-    """Makes a failed trial one that is still to be trained; how it failed becomes the end of its history.
+    """Makes a trial that ended without a loss one that is still to be trained; how it ended closes its history.
 
     Args:
         forgive: earlier attempts no longer count against it.

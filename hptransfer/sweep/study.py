@@ -74,11 +74,11 @@ class Studies:
         """Makes a given trial one that runs; a second time does nothing.
 
         A trial enters its study no sooner: a queue of ten thousand would take seconds to write, and Optuna
-        looks through all of it whenever it hands one out. One that failed and was taken back runs beside its
-        failed one.
+        looks through all of it whenever it hands one out. One that failed or was pruned and was taken back runs beside
+        the one that did.
         """
         study = self._study(trial.scale, trial.purpose)
-        if trial.id in self._ids and self._frozen(trial).state != TrialState.FAIL:
+        if trial.id in self._ids and self._frozen(trial).state not in (TrialState.FAIL, TrialState.PRUNED):
             return
         self._widen(trial)
         running = optuna.trial.create_trial(
@@ -124,7 +124,8 @@ class Studies:
         value = outcome.loss if outcome.state == DONE else outcome.initial_loss
         failed = outcome.state == FAILED or value is None
         self._study(trial.scale, trial.purpose)
-        if failed and trial.id in self._ids and self._frozen(trial).state.is_finished():
+        taken_back = failed or outcome.state == PRUNED  # what may be, so that `start` begins it anew
+        if taken_back and trial.id in self._ids and self._frozen(trial).state.is_finished():
             return
         self.start(trial)
         frozen = self._frozen(trial)

@@ -132,8 +132,29 @@ class _Job:
         trials, path = list(self._job.trials), self._folder.stacks_path(self._job.id)
         stacks: list[list[str]] = read_json(path, "stacks")["stacks"] if path.exists() else []
         if sorted(t for stack in stacks for t in stack) == sorted(trials):
-            return stacks
+            return self._apart_after_full_memory(stacks)
         return split(trials, most or self._best_stack())
+
+    def _apart_after_full_memory(self, stacks: list[list[str]]) -> list[list[str]]:
+        """The stacks, but trials alone where the worker before was ended, as memory was full, in one of them.
+
+        Alone at once, as few attempts may end so.
+        """
+        left = [stack for stack in stacks if self._open(stack)]
+        if not left or not all(self._out_of_memory(trial_id) for stack in left for trial_id in stack):
+            return stacks
+        if len(left[0]) > 1:
+            trials = [self._folder.read_trial(trial_id) for trial_id in left[0]]
+            RUNNERS.get(trials[0].run["runner"]).too_many(trials)
+            self._folder.checkpoint_path(self._job.id, stacks.index(left[0])).unlink(missing_ok=True)
+            print("memory was full in the attempt before this one: trials train alone", flush=True)
+        return [part for stack in stacks for part in ([[trial] for trial in stack] if stack in left else [stack])]
+
+    def _out_of_memory(self, trial_id: str) -> bool:
+        """Whether a trial has ended, or its last attempt did as memory was full."""
+        attempts = read_history(self._folder, trial_id).attempts
+        ended = self._folder.outcome_path(trial_id).exists()
+        return ended or bool(attempts and attempts[-1].cause == OUT_OF_MEMORY)
 
     def _best_stack(self) -> int:
         """How many trials the runner would have train as one; all of them where it cannot tell."""

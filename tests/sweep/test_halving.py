@@ -181,6 +181,24 @@ def test_optuna_has_them_pruned_where_their_curves_end(tmp_path: Path) -> None:
             assert shown[trial_id].intermediate_values == {last["step"]: last["loss"]}
 
 
+def test_what_it_stopped_is_trained_to_its_end_once_it_is_off(tmp_path: Path) -> None:
+    config = seven_rates(tmp_path, *HALVING)
+    drive(config, Scripted(Training(bowl)))
+    pruned = [trial_id for trial_id, state in outcomes(config.folder).items() if state == PRUNED]
+    assert pruned
+    drive(config, Scripted(lambda folder, job: pytest.fail("trained again")))
+    assert set(outcomes(config.folder).values()) == {DONE, PRUNED}
+    whole = seven_rates(tmp_path)
+    drive(whole, Scripted(Training(bowl)))
+    assert set(outcomes(whole.folder).values()) == {DONE}
+    assert not any(whole.folder.behind_path(trial_id).exists() for trial_id in pruned)
+    drive(whole, Scripted(lambda folder, job: pytest.fail("trained again")))
+    known = [t for study in studies(whole.folder).values() for t in study.trials]
+    assert len(known) == 14 + len(pruned)  # each of them beside the one that was stopped
+    last = {t.user_attrs["trial"]: t.state for t in known}
+    assert set(last.values()) == {optuna.trial.TrialState.COMPLETE}
+
+
 def test_pruned_trials_stay_out_of_the_fit_and_are_counted(tmp_path: Path) -> None:
     config = seven_rates(tmp_path, *HALVING)
     report = drive(config, Scripted(Training(bowl)))

@@ -12,7 +12,7 @@ from hptransfer.core.records import DIVERGED, DONE
 from hptransfer.imports import Imported, import_rows, read_rows
 from hptransfer.sweep.plan import Plan, make_plan
 from tests.helpers import command, outcomes, tiny
-from tests.sweep.test_script import plan_of, write_sweep
+from tests.sweep.scripts import plan_of, write_sweep
 
 HEADER = "width,lr,loss"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.core.records import Job, Scale
+from hptransfer.core.records import KILLED, OUT_OF_MEMORY, Job, Scale
 from hptransfer.sweep.launchers.local import LocalConfig
 
 PYTHON = sys.executable
@@ -20,16 +20,25 @@ for line in sys.stdin:
 """
 
 
-def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: LocalConfig, *, devices_there: int) -> list[str]:
-    """What each of the workers sees, in the order of the slots."""
+def job(number: int) -> Job:
+    return Job(id=f"job{number}", trials=[], scale=Scale({"width": 1}), params=1, flops=1.0)
+
+
+def interpreter_of(worker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has launchers start this program as their worker."""
     interpreter = tmp_path / "python"
-    (tmp_path / "worker.py").write_text(WORKER)
+    (tmp_path / "worker.py").write_text(worker)
     interpreter.write_text(f'#!/bin/sh\nexec {PYTHON} {tmp_path}/worker.py "$@"\n')
     interpreter.chmod(0o755)
     monkeypatch.setattr("hptransfer.sweep.launchers.local.sys.executable", str(interpreter))
+
+
+def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: LocalConfig, *, devices_there: int) -> list[str]:
+    """What each of the workers sees, in the order of the slots."""
+    interpreter_of(WORKER, tmp_path, monkeypatch)
     launcher = config.open(tmp_path, devices_there)
     slots = launcher.slots
-    jobs = [Job(id=f"job{n}", trials=[], scale=Scale({"width": 1}), params=1, flops=1.0) for n in range(slots)]
+    jobs = [job(number) for number in range(slots)]
     try:
         launcher.submit(jobs)
         ended, deadline = [], time.monotonic() + 30
@@ -75,3 +84,24 @@ def test_without_gpus_nothing_is_pinned(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("workers", "gpus", "slots"), [(0, 4, 4), (8, 4, 8), (2, 4, 2), (3, 0, 3)])
 def test_there_is_a_worker_for_every_gpu_unless_told_otherwise(workers, gpus, slots):
     assert LocalConfig(workers=workers).num_slots(gpus) == slots
+
+
+@pytest.mark.parametrize(
+    ("kills", "signal", "cause"), [(1, "KILL", OUT_OF_MEMORY), (0, "KILL", KILLED), (1, "SEGV", KILLED)]
+)
+def test_a_worker_that_the_kernel_ended_for_its_memory_is_told_from_others(
+    kills: int, signal: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel does: a count that is larger, and SIGKILL."""
+    counts = tmp_path / "vmstat"
+    counts.write_text("pgfault 9\noom_kill 3\nfoo 1\n")
+    monkeypatch.setattr("hptransfer.sweep.launchers.local.VMSTAT", counts)
+    later = f"import os, pathlib, signal; input(); pathlib.Path({str(counts)!r}).write_text('oom_kill {3 + kills}\\n')"
+    interpreter_of(f"{later}; os.kill(os.getpid(), signal.SIG{signal})", tmp_path, monkeypatch)
+    launcher = LocalConfig(workers=1).open(tmp_path, 0)
+    try:
+        launcher.submit([job(0)])
+        (ended,) = launcher.wait(30)
+    finally:
+        launcher.close()
+    assert ended.cause == cause

@@ -12,10 +12,11 @@ import torch
 
 from hptransfer.config import compose
 from hptransfer.core.errors import ConfigError, Interrupted
-from hptransfer.core.files import RunFolder, read_json
-from hptransfer.core.records import DONE, PREEMPTED, Job, Trial
+from hptransfer.core.files import RunFolder, read_json, read_jsonl
+from hptransfer.core.records import DONE, KILLED, OUT_OF_MEMORY, PREEMPTED, Job, Trial
 from hptransfer.sweep.launchers._slurm_config import SlurmConfig
 from hptransfer.sweep.plan import make_plan
+from hptransfer.sweep.retries import Attempt, History, write_history
 from hptransfer.sweep.runners import _stacks
 from hptransfer.sweep.runners._stacks import GAIN, SHARE, STEPS, Measured, calibrate, sizes, split, steps_each
 from hptransfer.sweep.runners.builtin import Builtin
@@ -461,6 +462,26 @@ def test_memory_that_does_not_hold_a_stack_halves_it_and_the_next_job_knows(
     write_job(folder, "long", of_one_scale(tmp_path, *LONG, count=4))
     run_job(folder, "long")
     assert (clock.measured, tried) == ([1, 2], [2, 2])
+
+
+@pytest.mark.parametrize(("cause", "split"), [(OUT_OF_MEMORY, [1, 1, 1]), (KILLED, [3])])
+def test_a_worker_that_was_ended_as_memory_was_full_leaves_its_trials_to_train_alone(
+    cause: str, split: list[int], tmp_path: Path, own_cache: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    trials = of_one_scale(tmp_path, *ONE_SCALE, count=3)
+    write_job(folder, "job", trials)
+    with pytest.raises(Interrupted):
+        run_job(folder, "job", stack=3, stop=After(3))
+    assert folder.checkpoint_path("job", 0).exists()
+    ended = History().plus(Attempt(time=0, cause=cause, job="job"))
+    for trial in trials:
+        write_history(folder, trial.id, ended)
+    run_job(folder, "job")
+    assert (stacks(folder, "job"), trained_with(folder)) == (split, sorted(n for n in split for _ in range(n)))
+    assert own_cache.exists() == (cause == OUT_OF_MEMORY)  # where jobs of the shape find that three are too many
+    log = [point["step"] for point in read_jsonl(folder.curve_path(trials[0].id))]
+    assert log == sorted(set(log))
 
 
 def test_a_setting_that_is_given_measures_nothing(

@@ -82,7 +82,7 @@ class LauncherConfig(ABC):
     """Seconds between two checkpoints of trials in training, beside those that a signal or a time limit asks for."""
     stack: int = 0
     """Trials of a job that train as one model, at most; 0: as many as a short measurement on the job's device finds
-    fastest. No loss hangs on it beyond rounding; a number splits jobs alike on every machine."""
+    fastest. No loss hangs on it beyond rounding; a number splits a job alike on every machine."""
 
     @abstractmethod
     def check(self, place: str) -> None:

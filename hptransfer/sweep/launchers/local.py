@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -18,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hptransfer.core.errors import EXIT_UNFINISHED, ConfigError
-from hptransfer.core.records import CANCELLED, KILLED, PREEMPTED, Job, Number
+from hptransfer.core.records import CANCELLED, KILLED, OUT_OF_MEMORY, PREEMPTED, Job, Number
 from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher, LauncherConfig, check_stack, num_cores
 
 GRACE_S = 5.0
+VMSTAT = Path("/proc/vmstat")
 
 
 @LAUNCHERS.register("local")
@@ -83,12 +85,17 @@ def share_out(gpus: Sequence[str], size: int, slots: int) -> list[Sequence[str]]
 
 @dataclass
 class Slot:
-    """A place for one worker; the process is started when it first gets a job."""
+    """A place for one worker; the process is started when it first gets a job.
+
+    Attributes:
+        killed_before: processes that this machine had ended for its memory when the worker was started.
+    """
 
     gpus: Sequence[str]
     process: subprocess.Popen[str] | None = None
     job: str | None = None
     cancelled: bool = False
+    killed_before: int = 0
 
 
 class Local(Launcher):
@@ -158,6 +165,8 @@ class Local(Launcher):
         slot.process = None
         how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         left = PREEMPTED if code == EXIT_UNFINISHED else KILLED
+        if code == -signal.SIGKILL and killed_for_memory() > slot.killed_before:
+            left, how = OUT_OF_MEMORY, "this machine's memory was full"
         return Ended(job, CANCELLED if slot.cancelled else left, how)
 
     def cancel(self, jobs: Collection[str]) -> None:
@@ -176,6 +185,7 @@ class Local(Launcher):
             environment[name] = str(self._threads)
         if slot.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
+        slot.killed_before = killed_for_memory()
         return subprocess.Popen(
             [sys.executable, "-m", "hptransfer.sweep.worker", str(self._folder)],
             stdin=subprocess.PIPE,
@@ -198,6 +208,14 @@ class Local(Launcher):
                 process.kill()
                 process.wait()
             _close_pipes(process)
+
+
+def killed_for_memory() -> int:
+    """Processes that the kernel ended since it started, as memory was full; 0 where nobody says."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), flags=re.MULTILINE):
+            return int(found[1])
+    return 0
 
 
 def _close_pipes(process: subprocess.Popen[str]) -> None:
