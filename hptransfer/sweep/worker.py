@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hptransfer.core.errors import (
     EXIT_BAD_INPUT,
@@ -133,7 +134,7 @@ class _Job:
         stacks: list[list[str]] = read_json(path, "stacks")["stacks"] if path.exists() else []
         if sorted(t for stack in stacks for t in stack) == sorted(trials):
             return self._apart_after_full_memory(stacks)
-        return split(trials, most or self._best_stack())
+        return self._chosen(most)
 
     def _apart_after_full_memory(self, stacks: list[list[str]]) -> list[list[str]]:
         """The stacks, but trials alone where the worker before was ended, as memory was full, in one of them.
@@ -156,16 +157,24 @@ class _Job:
         ended = self._folder.outcome_path(trial_id).exists()
         return ended or bool(attempts and attempts[-1].cause == OUT_OF_MEMORY)
 
-    def _best_stack(self) -> int:
-        """How many trials the runner would have train as one; all of them where it cannot tell."""
+    def _chosen(self, most: int) -> list[list[str]]:
+        """Stacks of trials that may train as one, as large as the runner would have them; one where it cannot tell."""
         trials = [self._folder.read_trial(trial_id) for trial_id in self._job.trials]
+        runner = RUNNERS.get(trials[0].run["runner"])
         try:
-            return RUNNERS.get(trials[0].run["runner"]).stack_size(trials, self._stop)
+            groups: list[tuple[Any, list[str]]] = []
+            for trial in trials:
+                shared = runner.shared(trial.run)
+                if not groups or groups[-1][0] != shared:
+                    groups.append((shared, []))
+                groups[-1][1].append(trial.id)
+            size = most or runner.stack_size(trials, self._stop)
         except (Interrupted, Superseded):
             raise
         except Exception:  # whatever it is that training runs into too, where it is said trial by trial
             traceback.print_exc()
-            return len(trials)
+            return [list(self._job.trials)]
+        return [stack for _, group in groups for stack in split(group, size)]
 
     def run(self, held: set[str], most: int) -> None:
         if not held:

@@ -159,6 +159,16 @@ class RunConfig:
         optimizer: OptimizerConfig = self.optimizer
         return dataclasses.replace(optimizer, decay=self.table.decay) if optimizer.decay == "default" else optimizer
 
+    def shared(self) -> dict[str, Any]:
+        """What trials that train as one model have in common: all but the numbers that a stack keeps for each."""
+        found = dataclasses.asdict(self)
+        for own in ("schedule", "branch", "constants", "unit"):
+            del found[own]
+        for item in dataclasses.fields(self.optimizer):
+            if item.type in (float, "float"):
+                del found["optimizer"][item.name]
+        return found
+
     def branch_rule(self) -> Branch:
         """How this run's residual branches go with its depth."""
         own = self.table.depth if self.model.residual else 0.0

@@ -35,7 +35,7 @@ class Result:
 
     loss: float | None
     loss_se: float | None
-    initial_loss: float
+    initial_loss: float | None
     steps: int
     groups: list[dict[str, Any]]
     pruned: bool = False
@@ -61,6 +61,8 @@ class Stack:
     def __init__(
         self, runs: Sequence[RunConfig], seeds: Sequence[int], *, device: str, dtype: torch.dtype = torch.float32
     ) -> None:
+        if any(run.shared() != runs[0].shared() for run in runs[1:]):
+            raise ValueError("the trials of a stack differ in what it has for all of them")
         self.alive = list(range(len(runs)))
         self.shape = runs[0].shape
         self.residual: bool = runs[0].model.residual
@@ -69,7 +71,6 @@ class Stack:
         self.model: nn.Module = model.to(device, dtype)
         self._runs = list(runs)
         self._kinds = kinds(runs[0])
-        self._warm = runs[0].schedule.warmup_steps(runs[0].steps, runs[0].tokens_a_step)
         for module in self.model.modules():
             if isinstance(module, Residual):
                 module.recomputed = runs[0].activation_checkpointing
@@ -120,7 +121,8 @@ class Stack:
         return losses_K.detach()
 
     def _factor(self, run: RunConfig, at: int) -> float:
-        return run.schedule.factor(at, run.steps, warm=self._warm, peak=run.optimizer.lr)
+        warm = run.schedule.warmup_steps(run.steps, run.tokens_a_step)
+        return run.schedule.factor(at, run.steps, warm=warm, peak=run.optimizer.lr)
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """What the model answers, shape (K, B, S, outputs), as wide as its weights whatever it computes in."""
@@ -272,7 +274,8 @@ class Training:
     def _finish(
         self, index: int, loss: float | None, error: float | None, steps: int, share_s: float, *, pruned: bool = False
     ) -> None:
-        result = Result(loss, error, self._first_losses[index], steps, self.groups[index], pruned)
+        first = self._first_losses[index]
+        result = Result(loss, error, first if math.isfinite(first) else None, steps, self.groups[index], pruned)
         self.results[index] = result
         if self._end:
             self._end(index, result, share_s)

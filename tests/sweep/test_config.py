@@ -55,6 +55,8 @@ BAD = [
         "grid.width.path: 'optimizer' has keys of its own; end the path in one of them",
     ),
     (["space.lr.path=run.optimizer"], "space.lr.path: 'optimizer' has keys of its own; end the path in one of them: "),
+    (["space.lr.path=run.batch"], "space.lr.path: run.batch is 4, which has no values in between; make it an axis"),
+    (["space.lr.path=run.schedule.shape"], "space.lr.path: run.schedule.shape is 'linear', which has no values in"),
     (["grid.width.path=run.model.width.x"], "grid.width.path: path 'x' does not exist"),
     (["run.optimizer.lr"], "must be KEY=VALUE"),
     (["+extra=1"], "unknown key 'extra'"),

@@ -4,6 +4,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from hptransfer.config import compose
 from hptransfer.core.errors import ConfigError, Interrupted
 from hptransfer.core.files import RunFolder, read_json, read_jsonl
-from hptransfer.core.records import DONE, KILLED, OUT_OF_MEMORY, PREEMPTED, Job, Trial
+from hptransfer.core.records import DONE, KILLED, OUT_OF_MEMORY, PREEMPTED, Job, Trial, with_path
 from hptransfer.sweep.launchers._slurm_config import SlurmConfig
 from hptransfer.sweep.plan import make_plan
 from hptransfer.sweep.retries import Attempt, History, write_history
@@ -482,6 +483,34 @@ def test_a_worker_that_was_ended_as_memory_was_full_leaves_its_trials_to_train_a
     assert own_cache.exists() == (cause == OUT_OF_MEMORY)  # where jobs of the shape find that three are too many
     log = [point["step"] for point in read_jsonl(folder.curve_path(trials[0].id))]
     assert log == sorted(set(log))
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "split"),
+    [
+        ("run.optimizer.weight_decay", (0.0, 0.1, 0.2), [3]),
+        ("run.schedule.warmup", (0.1, 0.3, 0.6), [3]),
+        ("run.diverged_above", (1.5, 2.0, 3.0), [1, 1, 1]),
+        ("run.diverged_above", (1.5, 1.5, 3.0), [1, 2]),
+    ],
+)
+def test_trials_that_differ_in_what_a_stack_has_for_all_train_apart(
+    path: str, values: tuple[float, ...], split: list[int], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    one = of_one_scale(tmp_path, *ONE_SCALE, count=3)[0]
+    trials = [
+        replace(one, id=f"trial{n}", run=with_path({"run": one.run}, path, v)["run"]) for n, v in enumerate(values)
+    ]
+    write_job(folder, "job", trials)
+    run_job(folder, "job", stack=3)
+    assert sorted(stacks(folder, "job")) == split
+    losses = {n: read_json(folder.outcome_path(f"trial{n}"))["loss"] for n in range(3)}
+    alone = RunFolder(tmp_path / "alone")
+    write_job(alone, "job", trials)
+    run_job(alone, "job", stack=1)
+    for number, loss in losses.items():
+        assert loss == pytest.approx(read_json(alone.outcome_path(f"trial{number}"))["loss"], rel=1e-5)
 
 
 def test_a_setting_that_is_given_measures_nothing(

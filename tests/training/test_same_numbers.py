@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.training.config import Constants, RoleConstants, RunConfig
+from hptransfer.training.config import Base, Constants, RoleConstants, RunConfig
 from hptransfer.training.loop import Stack
 from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.schedules import Schedule
 from tests.training.settings import of_model
 from tests.training.test_every_model import CASES, IDS, losses
 
@@ -54,7 +55,12 @@ def trials(model: str, options: dict[str, Any], optimizer: str, *, width: int = 
             hidden=Constants(multiplier=(1.0, 0.5, 0.75)[index], init=(1.0, 1.5, 0.5)[index]),
             output=Constants(lr=(1.0, 0.5, 0.25)[index]),
         )
-        runs.append(dataclasses.replace(of_model(model, width=width, **options), optimizer=one, constants=constants))
+        run = dataclasses.replace(of_model(model, width=width, **options), optimizer=one, constants=constants)
+        run.branch.multiplier = (1.0, 0.8, 1.2)[index]
+        run.schedule = Schedule(
+            warmup=(0.1, 0.2, 0.05)[index], end=(0.0, 0.2, 0.1)[index], floor=(0.0, 0.0, 1e-4)[index]
+        )
+        runs.append(run)
     return runs
 
 
@@ -118,3 +124,27 @@ def test_another_rate_in_a_stack_is_seen(optimizer: str) -> None:
     off = (stacked(other) / stacked(runs) - 1).abs().amax(dim=0)
     assert off[:2].tolist() == [0, 0]
     assert off[2] > bounds(optimizer)[torch.float32]
+
+
+def test_every_number_of_an_optimizer_is_a_trials_own() -> None:
+    """So that the contract above covers whatever `shared` leaves out."""
+    for name in OPTIMIZERS.names():
+        numbers = {item.name for item in dataclasses.fields(OPTIMIZERS.get(name)) if item.type in (float, "float")}
+        assert numbers <= OWN.keys() | {"lr"}, name
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"tokens": 4096},
+        {"data_seed": 1},
+        {"diverged_above": 3.0},
+        {"precision": "bf16"},
+        {"base": Base(width=48)},
+        {"parameterization": "sp"},
+    ],
+)
+def test_what_a_stack_has_for_all_may_not_differ_in_it(other: dict[str, Any]) -> None:
+    run = of_model("mlp")
+    with pytest.raises(ValueError, match="differ in what it has for all"):
+        Stack([run, dataclasses.replace(run, **other)], [0, 0], device="cpu")

@@ -31,8 +31,8 @@ VMSTAT = Path("/proc/vmstat")
 class LocalConfig(LauncherConfig):
     name: str = "local"
     workers: int = 0
-    """Worker processes; 0: as many as the GPUs are enough for, or else cores divided by threads. More than that slow each
-    other down, unless they wait for something else, as a script may."""
+    """Worker processes; 0: as many as the GPUs are enough for, or else cores divided by threads. More than that slow
+    each other down, unless they wait for something else, as a script may."""
     gpus: int = 1
     """GPUs that a worker sees, where there are any; a script under torchrun takes several."""
     threads: int = 1

@@ -117,6 +117,10 @@ class Runner(ABC):
             Interrupted: `stop` gave a cause.
         """
 
+    def shared(self, run: Mapping[str, Any]) -> Any:
+        """What runs have in common that may train as one stack, as something to compare; None: all may."""
+        return None
+
     @abstractmethod
     def too_many(self, trials: Sequence[Trial]) -> None:
         """Takes note that memory did not hold these as one stack, and that it was halved."""

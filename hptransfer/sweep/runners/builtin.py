@@ -122,6 +122,11 @@ class Builtin(Runner):
         best = known.best() if known.seconds else self._usual_stack(trials[0].run)
         return min(best, count, known.most or count)
 
+    def shared(self, run: Mapping[str, Any]) -> Any:
+        from hptransfer.training.config import from_json
+
+        return from_json(run).shared()
+
     def too_many(self, trials: Sequence[Trial]) -> None:
         about = self._about(trials[0].run)
         remember(about, recall(about).but_most(len(trials) - len(trials) // 2))
