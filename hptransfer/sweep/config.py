@@ -158,6 +158,8 @@ class Halving:
             raise ConfigError(f"{place}.factor must be at least 2, of which one goes on, got {self.factor}")
         if self.sides < 0:
             raise ConfigError(f"{place}.sides must be at least 0, got {self.sides}; 2 leaves the fit five settings")
+        if self.share is None and self != Halving():
+            raise ConfigError(f"{place}.share is null, and the rest of {place} does nothing then; set it, such as 0.25")
 
 
 @dataclass(kw_only=True)

@@ -166,8 +166,8 @@ def make_plan(config: SweepConfig) -> Plan:
         current = get_path({"run": config.run}, tuned.path)
         if isinstance(current, int | str):  # a truth, too
             raise ConfigError(
-                f"space.{key}.path: {tuned.path} is {current!r}, which has no values in between; make it an axis of the "
-                "grid, or set it for all trials"
+                f"space.{key}.path: {tuned.path} is {current!r}, which has no values in between; make it an axis of "
+                "the grid, or set it for all trials"
             )
     axes = {key: [_cast_to(config, key, value) for value in axis.values] for key, axis in config.grid.items()}
     scales = _scales(config, axes)
