@@ -189,7 +189,8 @@ def test_a_password_is_nowhere_even_when_its_server_cannot_be_reached(
     tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_base, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(_base, "QUIET_S", 5.0)  # MLflow itself tries a database for a minute
+    monkeypatch.setattr(_base, "QUIET_S", 5.0)
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # else it holds a lock for a minute and a half
     settings = ("launcher=inline", "tracker=mlflow", f"tracker.uri='{uri}'", *ONE_SCALE)
     arguments = sweep_arguments(tmp_path, *settings)
     monkeypatch.setattr("sys.argv", ["hptransfer", *arguments])
