@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=300, help=f"a multiple of {step}")
     parser.add_argument("--minutes", type=float, default=90.0, help="when to give up")
     parser.add_argument("--in-flight", type=int, default=8, help="jobs that run at a time")
-    parser.add_argument("--tokens", type=int, default=196608, help="of each trial: 128 a step")
+    parser.add_argument("--tokens", type=int, default=393216, help="of each trial: 1024 a step")
     parser.add_argument("--pause", type=float, nargs=2, default=(2.0, 8.0), help="seconds between two faults, bounds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="works there and leaves it; else in a temporary folder")

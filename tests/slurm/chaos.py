@@ -32,8 +32,8 @@ DRIVER, CONTROLLER = "driver killed and started again", "slurmctld stopped and s
 ACCOUNTING, MLFLOW = "accounting stopped and started", "MLflow server killed and started"
 
 WIDTHS = (128, 144)
-"""Large enough that a job is a trial."""
-RATES = ("0.002", "0.004", "0.008", "0.016", "0.032")
+"""With the batch below large enough that a job is a trial."""
+RATES = ("0.008", "0.016", "0.032", "0.064", "0.128")
 LOOK_S = 0.2
 FRESH_S = 6.0
 """A curve that got a point within so many seconds is one in training."""
@@ -76,7 +76,7 @@ class Setting:
             "target.width=192",
             "~target.depth",
             "~target.tokens",
-            "run.batch=2",
+            "run.batch=16",
             "run.validation_windows=16",
         )
 

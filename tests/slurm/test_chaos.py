@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800), pytest.mark.filterwa
 
 SMALL = Setting(
     trials=20,
-    tokens=32768,
+    tokens=98304,
     in_flight=6,
     deck={CANCEL: 2, REQUEUE: 2, PREEMPT: 2, DRIVER: 2, CONTROLLER: 1, ACCOUNTING: 1, MLFLOW: 1},
     rounds=1,
