@@ -164,9 +164,8 @@ class RunConfig:
         found = dataclasses.asdict(self)
         for own in ("schedule", "branch", "constants", "unit"):
             del found[own]
-        for item in dataclasses.fields(self.optimizer):
-            if item.type in (float, "float"):
-                del found["optimizer"][item.name]
+        kept = ("name", "decay", "width_rule", "nesterov")  # the rest goes into each trial's groups
+        found["optimizer"] = {key: value for key, value in found["optimizer"].items() if key in kept}
         return found
 
     def branch_rule(self) -> Branch:

@@ -30,10 +30,9 @@ def batches(run: RunConfig, steps: int = 3) -> list[tuple[Tensor, Tensor]]:
 
 def trained(run: RunConfig, *, checkpointing: bool) -> tuple[Stack, list[Tensor]]:
     """A stack of two after a few steps, and its losses."""
-    runs = [
-        dataclasses.replace(run, activation_checkpointing=checkpointing),
-        dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, lr=run.optimizer.lr / 2)),
-    ]
+    run = dataclasses.replace(run, activation_checkpointing=checkpointing)
+    slower = dataclasses.replace(run.optimizer, lr=run.optimizer.lr / 2)
+    runs = [run, dataclasses.replace(run, optimizer=slower)]
     stack = Stack(runs, [0, 1], device="cpu")
     return stack, [stack.step(*batch, step) for step, batch in enumerate(batches(run))]
 
