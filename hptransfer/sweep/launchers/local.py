@@ -89,7 +89,7 @@ class Slot:
     """A place for one worker; the process is started when it first gets a job.
 
     Attributes:
-        killed_before: processes that this machine had ended for its memory when the worker was started.
+        killed_before: processes that this machine had ended for its memory when the job was given.
     """
 
     gpus: Sequence[str]
@@ -128,7 +128,7 @@ class Local(Launcher):
 
     def _give(self, job: str) -> None:
         slot = next(slot for slot in self._slots if slot.job is None)
-        slot.job, slot.cancelled = job, False
+        slot.job, slot.cancelled, slot.killed_before = job, False, killed_for_memory()
         if slot.process is None:
             slot.process = self._start(slot)
         assert slot.process.stdin is not None
@@ -186,7 +186,6 @@ class Local(Launcher):
             environment[name] = str(self._threads)
         if slot.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
-        slot.killed_before = killed_for_memory()
         return subprocess.Popen(
             [sys.executable, "-m", "hptransfer.sweep.worker", str(self._folder)],
             stdin=subprocess.PIPE,
