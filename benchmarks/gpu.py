@@ -3,14 +3,17 @@
     PYTHONPATH=. python benchmarks/gpu.py [--minutes 10]
 
 Ends with whether packs train trials at least eight times as fast as one at a time at every width up to 256. A row is a
-transformer at the quickstart's depth and batch under AdamW: "gain" is its throughput in trial-steps a second over that
-of one trial at a time in the same type, eager or compiled too; "share" is its FLOPs a second over the largest matrix
-product's in that type, measured in the same run. What is compiled is one trial at a time and the pack that was fastest
-eagerly, as every shape takes a compiler many seconds; "start" is the seconds that the first step took.
+transformer at the quickstart's depth and batch under AdamW, its updates as they are ("eager"), recorded as a CUDA graph
+and replayed ("recorded"), or compiled and recorded ("compiled"). "gain" is its throughput in trial-steps a second over
+that of one trial at a time in the same type and mode, "of eager" over that of one trial at a time, eager, in the same
+type; "share" is its FLOPs a second over the largest matrix product's in that type, measured in the same run. Packs grow
+until one gains less than a twentieth on the one before. What is compiled is one trial at a time and the fastest pack
+that was recorded, as every shape takes a compiler many seconds; "start" is the seconds of the first three steps.
 """
 
 import argparse
 import dataclasses
+import math
 import platform
 import time
 from collections.abc import Iterator
@@ -26,14 +29,15 @@ from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.optimizers.adamw import AdamW
 
 GOAL, GOAL_WIDTH = 8.0, 256
-MEASURED_S = 0.5
-MODES = ("eager", "compiled")
+MEASURED_S = 0.3
+MODES = ("eager", "recorded", "compiled")
+LEAST_GAIN = 0.05
 PRECISIONS = ("float32", "bf16")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A pack as it was measured: seconds of a step of all its trials, and of the first one."""
+    """A pack as it was measured: seconds of a step of all its trials, and of the first three."""
 
     width: int
     precision: str
@@ -72,6 +76,7 @@ def run_of(arguments: argparse.Namespace, width: int, precision: str, mode: str)
         sequence=arguments.sequence,
         precision=precision,
         compile=mode == "compiled",
+        cuda_graph=mode != "eager",
         model=TransformerConfig(width=width, depth=arguments.depth),
         optimizer=AdamW(),
         data=StdlibConfig(),
@@ -79,7 +84,7 @@ def run_of(arguments: argparse.Namespace, width: int, precision: str, mode: str)
 
 
 def measure(run: RunConfig, trials: int, device: str) -> tuple[float, float]:
-    """Seconds of a step of a stack, batches brought to the device in each as in training; and of the first step."""
+    """Seconds of a step of a stack, batches brought to the device in each as in training; and of the first three."""
     runs = [dataclasses.replace(run, optimizer=AdamW(lr=2.0**-8 / (1 + index))) for index in range(trials)]
     stack = Stack(runs, range(trials), device=device)
     batch = [torch.randint(256, (run.batch, run.sequence)) for _ in range(2)]
@@ -92,7 +97,7 @@ def measure(run: RunConfig, trials: int, device: str) -> tuple[float, float]:
         losses_K.tolist()  # waits for the device
         return (time.perf_counter() - started) / count
 
-    start_s = steps(1)
+    start_s = 3 * steps(3)
     seconds = steps(2)
     count = max(1, round(MEASURED_S / seconds / 3))
     return min(steps(count) for _ in range(3)), start_s
@@ -104,7 +109,7 @@ def rows(arguments: argparse.Namespace, until: float) -> Iterator[Row]:
         for precision in PRECISIONS:
             best = 1
             for mode in arguments.modes:
-                packs = arguments.packs if mode == "eager" else sorted({1, best})
+                packs = sorted({1, best}) if mode == "compiled" else arguments.packs
                 found: list[Row] = []
                 for trials in packs:
                     row = attempt(arguments, until, width, precision, mode, trials)
@@ -112,6 +117,8 @@ def rows(arguments: argparse.Namespace, until: float) -> Iterator[Row]:
                         break
                     found.append(row)
                     yield row
+                    if len(found) > 1 and row.throughput < (1 + LEAST_GAIN) * found[-2].throughput:
+                        break
                 best = max(found, key=lambda row: row.throughput).trials if found else best
 
 
@@ -170,7 +177,8 @@ def main() -> None:
     kinds = ("float32", "tf32", "bf16") if on_gpu else PRECISIONS
     rates = {kind: matmul_rate(arguments.device, kind, 8192 if on_gpu else 512) for kind in kinds}
     print("matrix products, TFLOP/s:", ", ".join(f"{kind} {rate / 1e12:.3f}" for kind, rate in rates.items()))
-    print(f"\n{'width':>5} {'type':>8} {'mode':>8} {'trials':>6} {'ms/step':>9} {'share':>6} {'gain':>6} {'start':>6}")
+    names = f"{'width':>5} {'type':>8} {'mode':>8} {'trials':>6} {'ms/step':>9} {'share':>6} {'gain':>6}"
+    print(f"\n{names} {'of eager':>8} {'start':>6}")
     alone: dict[tuple[int, str, str], float] = {}
     gains: dict[int, float] = {}
     for row in rows(arguments, until):
@@ -178,9 +186,10 @@ def main() -> None:
         flops = run.batch * run.model.flops(run.shape)
         share = flops * row.throughput / rates[row.precision]
         gain = row.throughput / alone.setdefault((row.width, row.precision, row.mode), row.throughput)
+        of_eager = row.throughput / alone.get((row.width, row.precision, "eager"), math.nan)
         gains[row.width] = max(gains.get(row.width, 0.0), gain)
         place = f"{row.width:>5} {row.precision:>8} {row.mode:>8} {row.trials:>6} {row.seconds * 1e3:>9.2f}"
-        print(f"{place} {share:>6.1%} {gain:>6.2f} {row.start_s:>6.1f}", flush=True)
+        print(f"{place} {share:>6.1%} {gain:>6.2f} {of_eager:>8.2f} {row.start_s:>6.1f}", flush=True)
     print(f"\n{verdict(gains, arguments.widths)}")
 
 

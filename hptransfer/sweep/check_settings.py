@@ -89,7 +89,7 @@ def refuse_unread(check: str, overrides: Iterable[str]) -> None:
         )
     for key in ("loss", "last", "points", "diverged_above"):
         unread[f"run.{key}"] = "judges activations or curves of its own; leave it out"
-    for key in ("compile", "activation_checkpointing"):
+    for key in ("compile", "cuda_graph", "activation_checkpointing"):
         unread[f"run.{key}"] = "looks at numbers, which it leaves as they are; leave it out"
     if check != "convergence":
         unread["run.validation_windows"] = "looks at nothing held out; leave it out"

@@ -126,6 +126,9 @@ class RunConfig:
     compile: bool = False
     """torch.compile of the training steps' forward and backward pass. It takes tens of seconds, once a stack and again
     when a trial leaves it, and changes numbers by rounding alone."""
+    cuda_graph: bool = True
+    """On a GPU, an update is recorded as a CUDA graph and replayed: the same numbers without the time that it takes to
+    ask for every kernel. Not for every model and optimizer; where it is not, updates are as they are without."""
     activation_checkpointing: bool = False
     """Residual branches keep their input alone and are computed again in the backward pass: the same numbers from less
     memory, in up to a third more time. A trial that alone runs out of a GPU's memory is tried again with it anyway."""

@@ -389,6 +389,18 @@ def draw(weight: Tensor, *, name: str, start: str, stds: Sequence[float], seeds:
             weight[index] = values.to(weight)
 
 
+def to_device(model: nn.Module, device: str, dtype: torch.dtype) -> None:
+    """Moves a stack to a device, with the numbers of the parameterization, which keep their type."""
+    model.to(device, dtype)
+    for module in model.modules():
+        vars(module).update({name: value.to(device) for name, value in _numbers(module).items()})
+
+
+def _numbers(module: nn.Module) -> dict[str, Tensor]:
+    """A module's plain tensors: numbers of the parameterization, one a trial."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
+
+
 def keep(model: nn.Module, positions: Sequence[int]) -> None:
     """Drops all trials of a stack but those at these positions."""
     index = torch.tensor(list(positions))
@@ -401,6 +413,4 @@ def keep(model: nn.Module, positions: Sequence[int]) -> None:
             module.register_buffer(name, kept(buffer))
         if isinstance(module, Layer):
             module.weight = nn.Parameter(kept(module.weight.detach()))
-        # A module's plain tensors are numbers of the parameterization, one a trial.
-        numbers = {name: kept(value) for name, value in vars(module).items() if isinstance(value, Tensor)}
-        vars(module).update(numbers)
+        vars(module).update({name: kept(value) for name, value in _numbers(module).items()})

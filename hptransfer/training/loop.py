@@ -19,8 +19,9 @@ from hptransfer.training.compiling import compiled
 from hptransfer.training.config import RunConfig
 from hptransfer.training.datasets._base import SQUARED, Dataset
 from hptransfer.training.groups import groups_of, hand_out_gradients, kinds, parameterize, settings, tensors
-from hptransfer.training.layers import Layer, Residual, keep, tilt, times
+from hptransfer.training.layers import Layer, Residual, keep, tilt, times, to_device
 from hptransfer.training.models._base import BF16
+from hptransfer.training.recording import Recorded
 from hptransfer.training.unit import per_trial
 
 VALIDATION_BATCH = 64
@@ -66,9 +67,11 @@ class Stack:
         self.alive = list(range(len(runs)))
         self.shape = runs[0].shape
         self.residual: bool = runs[0].model.residual
-        model = runs[0].model.build(trials=len(runs), shape=self.shape)
-        parameterize(model, runs, seeds)
-        self.model: nn.Module = model.to(device, dtype)
+        self.model: nn.Module = runs[0].model.build(trials=len(runs), shape=self.shape)
+        parameterize(self.model, runs, seeds)
+        to_device(self.model, device, dtype)
+        # Unlike torch's defaults: float32 is what run.precision says, and a trial that goes on is the one that it was.
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
         self._runs = list(runs)
         self._kinds = kinds(runs[0])
         for module in self.model.modules():
@@ -79,7 +82,10 @@ class Stack:
     def _bind(self) -> None:
         """Optimizers over the trials that are there, and the forward pass that they train with."""
         self._training_losses = compiled(self.losses) if self._runs[0].compile else self.losses
-        self._sharpness = per_trial([self._runs[index].unit.loss for index in self.alive])
+        self._train = Recorded(self._update) if self._recordable() else self._update
+        sharpness = per_trial([self._runs[index].unit.loss for index in self.alive])
+        device = next(self.model.parameters()).device
+        self._sharpness = sharpness.to(device) if isinstance(sharpness, Tensor) else sharpness
         groups = []
         self._views: list[list[Tensor]] = []
         self._views_by_layer: dict[Layer, list[list[Tensor]]] = {}
@@ -99,6 +105,16 @@ class Stack:
             group["peak"] = group["lr"]
             group["trial"] = trials[id(group["params"][0])]
         self._weights = list(self.model.parameters())
+        # Rates that a recorded update finds where they were.
+        on_gpu = [group for group in self._param_groups() if group.get("capturable")]
+        self._rates = torch.empty(len(on_gpu), device=device)
+        for group, rate in zip(on_gpu, self._rates, strict=True):
+            group["lr"] = rate
+
+    def _recordable(self) -> bool:
+        run = self._runs[0]
+        wanted = run.cuda_graph and next(self.model.parameters()).is_cuda
+        return wanted and run.model.recordable and run.optimizer.recordable and not run.activation_checkpointing
 
     def _param_groups(self) -> Iterator[dict[str, Any]]:
         for optimizer in self.optimizers:
@@ -106,15 +122,29 @@ class Stack:
 
     def step(self, inputs: Tensor, targets: Tensor, at: int) -> Tensor:
         """One update of every trial, the one at step `at` of the schedule; returns the losses before it, shape (K,)."""
+        self._follow_schedules(at)
+        return self._train(inputs, targets)
+
+    def _follow_schedules(self, at: int) -> None:
+        factors = [self._factor(self._runs[index], at) for index in self.alive]
+        rates = []
+        for group in self._param_groups():
+            rate = group["peak"] * factors[group["trial"]]
+            if isinstance(group["lr"], Tensor):
+                rates.append(rate)
+            else:
+                group["lr"] = rate
+        if rates:
+            self._rates.copy_(torch.tensor(rates), non_blocking=True)
+
+    def _update(self, inputs: Tensor, targets: Tensor) -> Tensor:
         for tensor in itertools.chain(self._weights, *self._views):
             tensor.grad = None
         losses_KBS = self._training_losses(inputs, targets)
         losses_K = losses_KBS.mean(dim=(1, 2))
         losses_K.sum().backward()  # type: ignore[no-untyped-call]
         hand_out_gradients(self._views_by_layer)
-        factors = [self._factor(self._runs[index], at) for index in self.alive]
         for group in self._param_groups():
-            group["lr"] = group["peak"] * factors[group["trial"]]
             group["terms"] = losses_KBS[0].numel()  # that a trial's loss is the mean of
         for optimizer in self.optimizers:
             optimizer.step()
@@ -224,6 +254,7 @@ class Training:
         self.steps = 0
         self.results: dict[int, Result] = {}
         self._last_SK = torch.full((math.ceil(self.run.last * self.run.steps), len(runs)), math.nan, device=device)
+        self._places_K = torch.tensor(self.stack.alive, device=device)
         self._first_losses: list[float] = []
         self._end, self._behind = end, behind
         self._share_s, self._since = 0.0, time.monotonic()
@@ -231,7 +262,7 @@ class Training:
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One update of every trial; returns the losses before it, shape (K,)."""
         losses_K = self.stack.step(inputs, targets, self.steps)
-        self._last_SK[self.steps % len(self._last_SK), self.stack.alive] = losses_K.float()
+        self._last_SK[self.steps % len(self._last_SK)].index_copy_(0, self._places_K, losses_K.float())
         self.steps += 1
         return losses_K
 
@@ -258,6 +289,7 @@ class Training:
             self._finish(stack.alive[place], None, None, self.steps, share_s, pruned=pruned)
         if rest:
             stack.keep(rest)
+            self._places_K = self._places_K[torch.tensor(rest, device=self._places_K.device)]
         else:
             stack.alive = []
 
@@ -304,6 +336,7 @@ class Training:
         self.steps = state["step"]
         self._first_losses, self._last_SK = state["first_losses"], state["last_losses"]
         self.stack.restore(state["stack"])
+        self._places_K = torch.tensor(self.stack.alive, device=self._places_K.device)
         self._share_s, self._since = state["share_s"], time.monotonic()
         for index, steps in state["left"].items():
             self._finish(index, None, None, steps, self._share_s, pruned=self._behind(index))
@@ -357,7 +390,7 @@ def train(
     while training.steps < run.steps:
         step = training.steps
         inputs, targets = data.batch(seed=run.data_seed, step=step, batch=run.batch, sequence=run.sequence)
-        losses_K = training.step(inputs.to(device), targets.to(device))
+        losses_K = training.step(inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
         if step % every == 0 or training.steps == run.steps:
             losses = losses_K.tolist()
             if report:
@@ -415,14 +448,14 @@ def measure_step(
     *,
     trials: int,
     device: str = "cpu",
-    steps: int = 3,
+    steps: int = 4,
     between: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Seconds of one training step of a stack, the best of several after one to warm up.
 
     Args:
-        steps: taken, with the one to warm up.
+        steps: taken, with the one to warm up; a GPU's fourth is the first that is replayed.
         between: called before every step; what it raises ends the measurement.
     """
     data = run.data.load()

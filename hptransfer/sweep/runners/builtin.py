@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from hptransfer.training.config import RunConfig
 
 # Trials that a job carries at most, by the FLOPs of one trial's step in one block. On a CPU core stacks of sixteen gain
-# most below the first number, stacks of four below the second, and none above it (benchmarks/throughput.py). A GPU is
-# bound by launches, not by arithmetic; its numbers are a guess.
+# most below the first number, stacks of four below the second, and none above it (benchmarks/throughput.py). On a GPU
+# 64 gain on 16 up to 5e9 and 16 on 4 at 2e10, as measured by benchmarks/gpu.py; what is beyond is a guess.
 CPU_JOBS = {1.5e7: 16, 1e9: 4, math.inf: 1}
 GPU_JOBS = {1e10: 64, 1e11: 16, math.inf: 4}
-# Trials that train as one on a GPU while nothing is measured.
-GPU_STACK = 16
+# Trials at most by which a plan measures how fast a GPU is: more take long to build.
+RATED_STACK = 16
 # What of a run leaves the time of a step as it is, beside all numbers with a point of its optimizer.
 TIMELESS = (
     *("tokens", "schedule", "data_seed", "loss", "last", "points", "validation_windows", "diverged_above"),
@@ -35,7 +35,7 @@ TIMELESS = (
 MEASURABLE_FLOPS = 5e10
 # Settings of a run that ask for the same numbers in another way. Compilation rounds them otherwise, but so does the
 # size of the stack that a trial trains in, which is no part of what it is either.
-INDECISIVE = ("activation_checkpointing", "compile")
+INDECISIVE = ("activation_checkpointing", "compile", "cuda_graph")
 
 
 def run_check(config: Any) -> Any:
@@ -132,7 +132,7 @@ class Builtin(Runner):
         remember(about, recall(about).but_most(len(trials) - len(trials) // 2))
 
     def _usual_stack(self, run: Mapping[str, Any]) -> int:
-        return GPU_STACK if self.gpus() else self.job_size(run, gpu=False)
+        return self.job_size(run, gpu=bool(self.gpus()))
 
     def _about(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """All that the time of a training step hangs on."""
@@ -194,7 +194,7 @@ class Builtin(Runner):
         from hptransfer.training.loop import measure_step
 
         config = dataclasses.replace(from_json(run), compile=False)  # a plan waits for no compiler
-        stack = self._usual_stack(run)
+        stack = min(RATED_STACK, self._usual_stack(run))
         flops = self.size(run).flops / config.steps * stack
         if flops > MEASURABLE_FLOPS and not self.gpus():
             return None

@@ -27,6 +27,8 @@ class ModelConfig(ABC):
     """Whether u-muP's numbers are known for all its operations."""
     compiles: ClassVar[tuple[str, ...]] = PRECISIONS
     """Precisions in which torch.compile makes one piece of it."""
+    recordable: ClassVar[bool] = True
+    """Whether a GPU runs its forward and backward pass without asking the CPU, so that a CUDA graph can hold them."""
 
     name: str
     width: int

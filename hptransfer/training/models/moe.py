@@ -34,6 +34,7 @@ class MoeConfig(TransformerConfig):
 
     unit: ClassVar[bool] = False
     compiles: ClassVar[tuple[str, ...]] = (BF16,)  # torch compiles the product of all experts in no other type
+    recordable: ClassVar[bool] = False  # products of experts look at how many rows each has, but on the newest GPUs
 
     name: str = "moe"
     experts: int = 8

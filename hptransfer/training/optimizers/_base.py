@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -27,6 +27,9 @@ class OptimizerConfig(ABC):
     weights forget over weight_decay of the run's steps (arXiv:2405.13698), 0 for never; "default", as the
     parameterization means it: coupled, but independent for umup.
     """
+
+    recordable: ClassVar[bool] = False
+    """Whether what changes from step to step stands in tensors on the GPU, so that a CUDA graph can hold a step."""
 
     name: str
     lr: float

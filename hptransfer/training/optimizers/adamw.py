@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -35,7 +35,8 @@ class Adam(OptimizerConfig):
         }
 
     def adamw(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Torch's AdamW over groups."""
+        """Torch's AdamW over groups. On a GPU it takes learning rates that are tensors there (`capturable`)."""
+        on_gpu = any(view.is_cuda for group in groups for view in group["params"])
         torch_groups = [
             {
                 "params": group["params"],
@@ -46,12 +47,14 @@ class Adam(OptimizerConfig):
             }
             for group in groups
         ]
-        return torch.optim.AdamW(torch_groups, fused=True)
+        return torch.optim.AdamW(torch_groups, fused=True, capturable=on_gpu)
 
 
 @OPTIMIZERS.register("adamw")
 @dataclass(kw_only=True)
 class AdamW(Adam):
+    recordable: ClassVar[bool] = True
+
     name: str = "adamw"
     lr: float = 2.0**-6
     """Peak learning rate at the base; above 0."""
