@@ -29,6 +29,7 @@ class AtScale:
         stopped: nothing further is to be tried while this driver runs.
         seconds, flops: of the trials that are done.
         devices: that a trial of it holds while it trains.
+        bracketed_by: how many had succeeded when no further setting was wanted; None while one is, or nobody has asked.
     """
 
     waiting: deque[str] = field(default_factory=deque)
@@ -42,6 +43,12 @@ class AtScale:
     seconds: float = 0.0
     flops: float = 0.0
     devices: int = 1
+    bracketed_by: int | None = None
+
+    @property
+    def bracketed(self) -> bool:
+        """Whether nothing of it waits, and nothing has come since no further setting was wanted."""
+        return self.bracketed_by is not None and not self.waiting and self.bracketed_by == self.succeeded
 
     @property
     def failed(self) -> int:
@@ -101,7 +108,10 @@ class Book:
         return count
 
     def at(self, scale: Scale) -> AtScale:
-        return self.scales.setdefault(self._same.setdefault(scale, scale), AtScale())
+        found = self.scales.get(scale)
+        if found is None:
+            found = self.scales[self._same.setdefault(scale, scale)] = AtScale()
+        return found
 
     def add(self, trial: Trial) -> None:
         """Takes up a trial, which is in no job yet for all that is known here."""

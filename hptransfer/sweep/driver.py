@@ -88,7 +88,6 @@ class Driver:
         self._notes = Notes(folder, plan.config.hooks.blocked_after_s, blocked)
         self._flops = {scale: plan.runner.size(plan.run(scale)).flops for scale in campaign.scales}
         self._job_sizes: dict[Scale, int] = {}
-        self._bracketed: dict[Scale, int] = {}
         for scale in self._order():
             at = self._book.at(scale)
             if self._spending.of_time:
@@ -260,8 +259,11 @@ class Driver:
         now = time.time()
         if self._spending.of_time:
             self._spending.in_flight(self._flight.expected_s())
-        for scale in list(self._book.scales):
-            while len(jobs) < self._flight.free:
+        free = self._flight.free
+        for scale, at in list(self._book.scales.items()):
+            if at.bracketed:  # most scales, at most ticks
+                continue
+            while len(jobs) < free:
                 ids = self._next_trials(scale)
                 if not ids:
                     break
@@ -378,11 +380,8 @@ class Driver:
     def _extension(self, scale: Scale) -> Setting | None:
         """The next setting that would bracket the scale's optimum, within the bounds on either side."""
         at = self._book.at(scale)
-        if self._bracketed.get(scale) == at.succeeded:  # nothing has come since: most scales, at most ticks
-            return None
         setting = next_setting(at.mean_losses(), self._campaign.ranges)
-        if setting is None:
-            self._bracketed[scale] = at.succeeded
+        at.bracketed_by = at.succeeded if setting is None else None
         return setting
 
     def _progress(self) -> Progress:
