@@ -24,9 +24,9 @@ import torch
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.datasets.stdlib import StdlibConfig
-from hptransfer.training.loop import Stack
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.optimizers.adamw import AdamW
+from hptransfer.training.stack import Stack
 
 GOAL, GOAL_WIDTH = 8.0, 256
 MEASURED_S = 0.3

@@ -18,9 +18,9 @@ import torch
 
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.datasets.stdlib import StdlibConfig
-from hptransfer.training.loop import Stack
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.optimizers.adamw import AdamW
+from hptransfer.training.stack import Stack
 
 STEPS = 3
 KINDS: dict[str, dict[str, Any]] = {

@@ -70,7 +70,7 @@ def work(number: int, trials: int, together: Barrier, answers: Any) -> None:
 
 def alternating(run: Any, tried: list[int]) -> dict[int, float]:
     """Seconds of a step and trial by the size of the stack."""
-    from hptransfer.training.loop import Stack
+    from hptransfer.training.stack import Stack
 
     data, stacks = run.data.load(), {size: Stack([run] * size, [0] * size, device="cpu") for size in tried}
     seconds: dict[int, list[float]] = {size: [] for size in tried}

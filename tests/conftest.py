@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+# Before PyTorch is loaded, and for all that tests start: they run beside each other, and small models gain nothing from
+# a second thread, but lose much where four share two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -23,8 +23,8 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import MATRICES, Parameterization, Role
 from hptransfer.training.config import RunConfig
 from hptransfer.training.layers import Conv2d, Embedding, Layer, tagged, times
-from hptransfer.training.loop import Stack
 from hptransfer.training.models._base import MODELS
+from hptransfer.training.stack import Stack
 
 # An MLP wide enough is held to this, everything else to LOOSE: finite widths alone give slopes of up to 0.2.
 TIGHT, LOOSE = 0.1, 0.2

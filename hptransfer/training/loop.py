@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from hptransfer.parameterizations._unit import loss_gradient
 from hptransfer.training.checkpoint import Checkpoint, State
-from hptransfer.training.compiling import compiled
 from hptransfer.training.config import RunConfig
-from hptransfer.training.datasets._base import SQUARED, Dataset
-from hptransfer.training.groups import groups_of, hand_out_gradients, kinds, parameterize, settings, tensors
-from hptransfer.training.layers import Layer, Residual, keep, tilt, times, to_device
-from hptransfer.training.models._base import BF16
-from hptransfer.training.recording import Recorded
-from hptransfer.training.unit import per_trial
+from hptransfer.training.datasets._base import Dataset
+from hptransfer.training.stack import Stack
 
 VALIDATION_BATCH = 64
 
@@ -50,191 +42,6 @@ End = Callable[[int, Result, float], None]
 
 Behind = Callable[[int], bool]
 """Asked of a trial's index, at every point of its curve but the last, whether it is to stop here."""
-
-
-class Stack:
-    """A model of K trials with optimizers; trials can leave it while the rest go on.
-
-    Args:
-        runs, seeds: one a trial; the runs' shapes, batches and steps are equal.
-    """
-
-    def __init__(
-        self, runs: Sequence[RunConfig], seeds: Sequence[int], *, device: str, dtype: torch.dtype = torch.float32
-    ) -> None:
-        if any(run.shared() != runs[0].shared() for run in runs[1:]):
-            raise ValueError("the trials of a stack differ in what it has for all of them")
-        self.alive = list(range(len(runs)))
-        self.shape = runs[0].shape
-        self.residual: bool = runs[0].model.residual
-        self.model: nn.Module = runs[0].model.build(trials=len(runs), shape=self.shape)
-        parameterize(self.model, runs, seeds)
-        to_device(self.model, device, dtype)
-        # Unlike torch's defaults: float32 is what run.precision says, and a trial that goes on is the one that it was.
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
-        self._runs = list(runs)
-        self._kinds = kinds(runs[0])
-        for module in self.model.modules():
-            if isinstance(module, Residual):
-                module.recomputed = runs[0].activation_checkpointing
-        self._bind()
-
-    def _bind(self) -> None:
-        """Optimizers over the trials that are there, and the forward pass that they train with."""
-        self._training_losses = compiled(self.losses) if self._runs[0].compile else self.losses
-        self._train = Recorded(self._update) if self._recordable() else self._update
-        sharpness = per_trial([self._runs[index].unit.loss for index in self.alive])
-        device = next(self.model.parameters()).device
-        self._sharpness = sharpness.to(device) if isinstance(sharpness, Tensor) else sharpness
-        groups = []
-        self._views: list[list[Tensor]] = []
-        self._views_by_layer: dict[Layer, list[list[Tensor]]] = {}
-        for position, index in enumerate(self.alive):
-            own = groups_of(self.model, self._kinds, position)
-            self._views.append([view for group in own for view in group.params])
-            for one in own:
-                for view, layer in zip(one.params, one.layers, strict=True):
-                    by_trial = self._views_by_layer.setdefault(layer, [[] for _ in self.alive])
-                    by_trial[position].append(view)
-                values = settings(self._runs[index], one.kind)
-                places = {"params": one.params, "layers": one.layers, "role": one.kind.role, "trial": position}
-                groups.append({**places, **values})
-        self.optimizers: list[torch.optim.Optimizer] = self._runs[0].trainer.build(groups)
-        trials = {id(view): position for position, views in enumerate(self._views) for view in views}
-        for group in self._param_groups():
-            group["peak"] = group["lr"]
-            group["trial"] = trials[id(group["params"][0])]
-        self._weights = list(self.model.parameters())
-        # Rates that a recorded update finds where they were.
-        on_gpu = [group for group in self._param_groups() if group.get("capturable")]
-        self._rates = torch.empty(len(on_gpu), device=device)
-        for group, rate in zip(on_gpu, self._rates, strict=True):
-            group["lr"] = rate
-
-    def _recordable(self) -> bool:
-        run = self._runs[0]
-        wanted = run.cuda_graph and next(self.model.parameters()).is_cuda
-        return wanted and run.model.recordable and run.optimizer.recordable and not run.activation_checkpointing
-
-    def _param_groups(self) -> Iterator[dict[str, Any]]:
-        for optimizer in self.optimizers:
-            yield from optimizer.param_groups
-
-    def step(self, inputs: Tensor, targets: Tensor, at: int) -> Tensor:
-        """One update of every trial, the one at step `at` of the schedule; returns the losses before it, shape (K,)."""
-        self._follow_schedules(at)
-        return self._train(inputs, targets)
-
-    def _follow_schedules(self, at: int) -> None:
-        factors = [self._factor(self._runs[index], at) for index in self.alive]
-        rates = []
-        for group in self._param_groups():
-            rate = group["peak"] * factors[group["trial"]]
-            if isinstance(group["lr"], Tensor):
-                rates.append(rate)
-            else:
-                group["lr"] = rate
-        if rates:
-            self._rates.copy_(torch.tensor(rates), non_blocking=True)
-
-    def _update(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        for tensor in itertools.chain(self._weights, *self._views):
-            tensor.grad = None
-        losses_KBS = self._training_losses(inputs, targets)
-        losses_K = losses_KBS.mean(dim=(1, 2))
-        losses_K.sum().backward()  # type: ignore[no-untyped-call]
-        hand_out_gradients(self._views_by_layer)
-        for group in self._param_groups():
-            group["terms"] = losses_KBS[0].numel()  # that a trial's loss is the mean of
-        for optimizer in self.optimizers:
-            optimizer.step()
-        return losses_K.detach()
-
-    def _factor(self, run: RunConfig, at: int) -> float:
-        warm = run.schedule.warmup_steps(run.steps, run.tokens_a_step)
-        return run.schedule.factor(at, run.steps, warm=warm, peak=run.optimizer.lr)
-
-    def outputs(self, inputs: Tensor) -> Tensor:
-        """What the model answers, shape (K, B, S, outputs), as wide as its weights whatever it computes in."""
-        weights = self._weights[0]
-        with torch.autocast(weights.device.type, torch.bfloat16, enabled=self._runs[0].precision == BF16):
-            found: Tensor = self.model(inputs.to(weights.dtype) if inputs.is_floating_point() else inputs)
-        return found.to(weights.dtype)
-
-    def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss of every prediction, shape (K, B, S): cross-entropy in nats, or half the squared error."""
-        outputs_KBSO = self.outputs(inputs)
-        trials, batch, sequence, outputs = outputs_KBSO.shape
-        if self._runs[0].table.unit:
-            unit = loss_gradient(batch * sequence, outputs, squared=self.shape.loss == SQUARED)
-            outputs_KBSO = times(tilt(outputs_KBSO, unit / self._sharpness), self._sharpness)
-        if self.shape.loss == SQUARED:
-            error_KBSO = outputs_KBSO - targets.view(batch, sequence, outputs).to(outputs_KBSO.dtype)
-            halved: Tensor = 0.5 * error_KBSO.square().sum(dim=3)
-            return halved
-        targets_KBS = targets.expand(trials, batch, sequence)
-        flat = F.cross_entropy(outputs_KBSO.reshape(-1, outputs), targets_KBS.reshape(-1), reduction="none")
-        return flat.view(trials, batch, sequence)
-
-    def keep(self, positions: Sequence[int]) -> None:
-        """Drops all trials of the stack but those at these positions; the others keep their state."""
-        memory = self._memory(positions)
-        keep(self.model, positions)
-        self.alive = [self.alive[position] for position in positions]
-        self._bind()
-        self._remember(memory)
-
-    def state(self) -> State:
-        """What every further step depends on, between two steps."""
-        return {"alive": self.alive, "model": self.model.state_dict(), "memory": self._memory(range(len(self.alive)))}
-
-    def restore(self, state: State) -> None:
-        """Puts a stack that was just made where another one of the same trials was."""
-        if state["alive"] != self.alive:
-            self.keep(state["alive"])
-        self.model.load_state_dict(state["model"])
-        self._remember(state["memory"])
-
-    def _memory(self, positions: Iterable[int]) -> list[list[tuple[dict[str, Any], int | None]]]:
-        """What optimizers know of every view of these trials; some count their steps by group, not by tensor."""
-        owners = self._owners()
-        found = []
-        for position in positions:
-            own = [(view, *owners[id(view)]) for view in self._views[position]]
-            found.append([(dict(optimizer.state[view]), group.get("step")) for view, optimizer, group in own])
-        return found
-
-    def _remember(self, memory: Sequence[Sequence[tuple[dict[str, Any], int | None]]]) -> None:
-        owners = self._owners()
-        for views, remembered in zip(self._views, memory, strict=True):
-            for view, (state, steps) in zip(views, remembered, strict=True):
-                optimizer, group = owners[id(view)]
-                optimizer.state[view] = state
-                if steps is not None:
-                    group["step"] = steps
-
-    def _owners(self) -> dict[int, tuple[torch.optim.Optimizer, dict[str, Any]]]:
-        """The optimizer and the group that train a view, by its id."""
-        found: dict[int, tuple[torch.optim.Optimizer, dict[str, Any]]] = {}
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                found |= {id(view): (optimizer, group) for view in group["params"]}
-        return found
-
-    def report(self) -> list[dict[str, float]]:
-        """What the model says of every trial beside its loss, since the last call."""
-        found = {name: values.tolist() for name, values in self._runs[0].model.report(self.model).items()}
-        return [{name: values[position] for name, values in found.items()} for position in range(len(self.alive))]
-
-    def groups(self, position: int) -> list[dict[str, Any]]:
-        """What the tensors of a trial train with, as plain numbers: their optimizer's by group, the others by name."""
-        run = self._runs[self.alive[position]]
-        numbers = tensors(self.model, run, self._kinds, position)
-        found = []
-        for group in groups_of(self.model, self._kinds, position):
-            own = {name: numbers[name] for name in group.names}
-            found.append({"role": group.kind.role.value, "parameters": own, **settings(run, group.kind)})
-        return found
 
 
 class Training:

@@ -11,9 +11,9 @@ import torch
 
 from hptransfer.parameterizations._base import ZERO, Parameterization
 from hptransfer.training.config import Base
-from hptransfer.training.loop import Stack
 from hptransfer.training.models.mlp import MlpConfig
 from hptransfer.training.optimizers._base import OPTIMIZERS, OptimizerConfig
+from hptransfer.training.stack import Stack
 from tests.training.plain import batches, stack_losses
 from tests.training.settings import of_model
 

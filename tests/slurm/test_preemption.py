@@ -108,7 +108,7 @@ def test_a_job_that_nears_its_time_limit_is_warned_in_time(slurm: Cluster, tmp_p
     """Steps as slow as it takes to need more than the shortest limit that SLURM knows, a minute."""
     (tmp_path / "sitecustomize.py").write_text(
         "import time\n"
-        "from hptransfer.training.loop import Stack\n"
+        "from hptransfer.training.stack import Stack\n"
         "step = Stack.step\n"
         "Stack.step = lambda *args: (time.sleep(0.06), step(*args))[1]\n"
     )

@@ -3,7 +3,6 @@
 import random
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,31 +10,19 @@ from typing import Any
 import pytest
 import torch
 
-from hptransfer.config import compose
-from hptransfer.core.errors import ConfigError, Interrupted
-from hptransfer.core.files import RunFolder, read_json, read_jsonl
-from hptransfer.core.records import DONE, KILLED, OUT_OF_MEMORY, PREEMPTED, Job, Trial, with_path
-from hptransfer.sweep.launchers._slurm_config import SlurmConfig
-from hptransfer.sweep.plan import make_plan
-from hptransfer.sweep.retries import Attempt, History, write_history
+from hptransfer.core.errors import Interrupted
+from hptransfer.core.files import RunFolder, read_json
+from hptransfer.core.records import PREEMPTED, with_path
 from hptransfer.sweep.runners import _stacks
 from hptransfer.sweep.runners._stacks import GAIN, SHARE, STEPS, Measured, calibrate, sizes, split, steps_each
 from hptransfer.sweep.runners.builtin import Builtin
 from hptransfer.sweep.worker import run_job
-from hptransfer.training import device, loop
+from hptransfer.training import loop
 from hptransfer.training.config import from_json
-from tests.helpers import ONE_SCALE, ROOT, environment, outcomes, tiny
+from tests.helpers import ONE_SCALE, ROOT, environment, tiny
+from tests.sweep.stacked import LONG, Clock, go_on, of_one_scale, stacks, stepping, trained_with, write_job
 from tests.sweep.test_trackers import run as sweep
 from tests.sweep.test_worker import After
-
-LONG = ("grid.tokens.values=[131072]", *ONE_SCALE)
-"""512 steps: enough for a calibration."""
-
-
-def stepping(*shares: float) -> dict[int, float]:
-    """Seconds of a step by size, from a trial's share of it in stacks of 1, 2, 4 and so on."""
-    return {2**power: 2**power * share for power, share in enumerate(shares)}
-
 
 # --- the choice ---
 
@@ -147,35 +134,6 @@ def test_the_shortest_job_that_is_measured_is_the_one_on_the_page() -> None:
 
 
 # --- the file ---
-
-
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "hptransfer" / "stacks"
-
-
-class Clock:
-    """Steps that take what they are told to, and how often they were measured."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: Mapping[int, float]) -> None:
-        self.measured: list[int] = []
-        self.seconds = seconds
-        monkeypatch.setattr(loop, "measure_step", self.measure)
-
-    def measure(self, run: Any, *, trials: int, **_: Any) -> float:
-        self.measured.append(trials)
-        return self.seconds[trials]
-
-
-def of_one_scale(runs: Path, *overrides: str, count: int = 4, seed: int = 0) -> list[Trial]:
-    plan = make_plan(tiny(runs, f"space.lr.count={count}", *overrides))
-    (scale,) = plan.scales
-    return [plan.trial(scale, {"lr": value}, seed) for value in plan.grids["lr"]]
-
-
-def go_on() -> None:
-    """No reason to stop."""
 
 
 def test_a_shape_is_measured_once(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,94 +270,7 @@ def test_real_steps_are_measured_and_the_question_is_asked_between_them(tmp_path
     assert len(asked) == 4
 
 
-def test_a_stack_that_would_not_fit_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """100 MB and 30 a trial, in a room of 300."""
-    taken: list[int] = []
-    monkeypatch.setattr(device, "_room", lambda _: 300.0)
-    monkeypatch.setattr(device, "_forget_peak", lambda _: None)
-    monkeypatch.setattr(device, "_peak", lambda _: 100.0 + 30 * taken[-1])
-    memory = device.Memory("cpu")
-
-    def measure(size: int) -> float:
-        memory.expect(size)
-        taken.append(size)
-        memory.note(size)
-        return 1.0
-
-    found = calibrate(16, Measured(), measure)
-    assert (taken, found.most) == ([1, 2, 4], 4)
-
-
-FULL = [
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
-]
-
-
-def test_torch_says_that_a_cpus_memory_did_not_do() -> None:
-    reason = device.out_of_memory(lambda: torch.empty(2**50))
-    assert reason is not None
-    assert device.CPU_FULL in reason
-    assert device.out_of_memory(lambda: torch.empty(2)) is None
-    with pytest.raises(RuntimeError, match="must match"):
-        device.out_of_memory(lambda: torch.ones(2) + torch.ones(3))
-
-
-@pytest.mark.parametrize("full", FULL)
-def test_a_device_that_runs_out_bounds_the_stack(
-    full: RuntimeError, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried = []
-
-    def limited(run: Any, *, trials: int, **_: Any) -> float:
-        tried.append(trials)
-        if trials > 2:
-            raise full
-        return 1.0
-
-    monkeypatch.setattr(loop, "measure_step", limited)
-    trials = of_one_scale(tmp_path, *LONG)
-    assert [Builtin().stack_size(trials, go_on) for _ in range(2)] == [2, 2]
-    assert tried == [1, 2, 4]
-
-
-def test_the_peak_is_that_of_a_stack(tmp_path: Path) -> None:
-    memory = device.Memory("cpu")
-    for size, megabytes in ((1, 1), (2, 64), (4, 1)):
-        memory.expect(size)
-        assert torch.ones(megabytes * 2**18).sum() > 0
-        memory.note(size)
-    peaks = memory._peaks
-    assert peaks[2] - peaks[1] > 32 * 2**20
-    assert peaks[2] - peaks[4] > 32 * 2**20
-
-
-def test_a_control_group_bounds_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = device._available()
-    assert free > 2**20
-    monkeypatch.setattr(device, "GROUPS", tmp_path)
-    (tmp_path / "memory.max").write_text("max\n")
-    assert device._available() > 2**20
-    (tmp_path / "memory.max").write_text("1000000\n")
-    (tmp_path / "memory.current").write_text("700000\n")
-    (tmp_path / "memory.stat").write_text("anon 1\nactive_file 1000\ninactive_file 200\n")
-    assert device._available() == 301_200
-
-
 # --- jobs ---
-
-
-def write_job(folder: RunFolder, name: str, trials: list[Trial]) -> None:
-    folder.create()
-    folder.driver_lock.touch()
-    for trial in trials:
-        folder.write_trial(trial)
-    first = trials[0]
-    folder.write_job(Job(id=name, trials=[t.id for t in trials], scale=first.scale, params=first.params, flops=1.0))
-
-
-def stacks(folder: RunFolder, name: str) -> list[int]:
-    return [len(stack) for stack in read_json(folder.stacks_path(name))["stacks"]]
 
 
 def test_a_job_is_split_as_measured_and_its_next_attempt_keeps_that(
@@ -420,12 +291,6 @@ def test_a_job_is_split_as_measured_and_its_next_attempt_keeps_that(
     assert trained_with(folder) == [1, 2, 2]
 
 
-def trained_with(folder: RunFolder) -> list[int]:
-    """Of all trials, how many trained as one; all are done."""
-    assert set(outcomes(folder).values()) == {DONE}
-    return sorted(read_json(path)["stack"] for path in folder.path.glob("trials/*/outcome.json"))
-
-
 def test_where_stacks_do_not_pay_every_trial_trains_alone(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,55 +299,6 @@ def test_where_stacks_do_not_pay_every_trial_trains_alone(
     write_job(folder, "job", of_one_scale(tmp_path, *LONG, count=3))
     run_job(folder, "job")
     assert (clock.measured, stacks(folder, "job"), trained_with(folder)) == ([1, 2], [1, 1, 1], [1, 1, 1])
-
-
-@pytest.mark.parametrize("full", FULL)
-def test_memory_that_does_not_hold_a_stack_halves_it_and_the_next_job_knows(
-    full: RuntimeError, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train, tried = loop.train, []
-
-    def limited(runs: Any, *rest: Any, **more: Any) -> Any:
-        tried.append(len(runs))
-        if len(runs) > 2:
-            raise full
-        return train(runs, *rest, **more)
-
-    monkeypatch.setattr(loop, "train", limited)
-    folder = RunFolder(tmp_path / "run")
-    write_job(folder, "first", of_one_scale(tmp_path, *ONE_SCALE, count=7))
-    run_job(folder, "first")
-    assert (tried, stacks(folder, "first")) == ([7, 3, 1, 2, 4, 2, 2], [1, 2, 2, 2])
-    tried.clear()
-    write_job(folder, "second", of_one_scale(tmp_path, *ONE_SCALE, count=7, seed=1))
-    run_job(folder, "second")
-    assert (tried, stacks(folder, "second")) == ([1, 2, 2, 2], [1, 2, 2, 2])
-    assert trained_with(folder) == [1, 1, *[2] * 12]
-    tried.clear()
-    clock = Clock(monkeypatch, stepping(4, 3, 2, 1))
-    write_job(folder, "long", of_one_scale(tmp_path, *LONG, count=4))
-    run_job(folder, "long")
-    assert (clock.measured, tried) == ([1, 2], [2, 2])
-
-
-@pytest.mark.parametrize(("cause", "split"), [(OUT_OF_MEMORY, [1, 1, 1]), (KILLED, [3])])
-def test_a_worker_that_was_ended_as_memory_was_full_leaves_its_trials_to_train_alone(
-    cause: str, split: list[int], tmp_path: Path, own_cache: Path
-) -> None:
-    folder = RunFolder(tmp_path / "run")
-    trials = of_one_scale(tmp_path, *ONE_SCALE, count=3)
-    write_job(folder, "job", trials)
-    with pytest.raises(Interrupted):
-        run_job(folder, "job", stack=3, stop=After(3))
-    assert folder.checkpoint_path("job", 0).exists()
-    ended = History().plus(Attempt(time=0, cause=cause, job="job"))
-    for trial in trials:
-        write_history(folder, trial.id, ended)
-    run_job(folder, "job")
-    assert (stacks(folder, "job"), trained_with(folder)) == (split, sorted(n for n in split for _ in range(n)))
-    assert own_cache.exists() == (cause == OUT_OF_MEMORY)  # where jobs of the shape find that three are too many
-    log = [point["step"] for point in read_jsonl(folder.curve_path(trials[0].id))]
-    assert log == sorted(set(log))
 
 
 @pytest.mark.parametrize(
@@ -559,70 +375,3 @@ def test_the_launchers_tell_their_workers(launcher: str, tmp_path: Path) -> None
     config = tiny(tmp_path, f"launcher={launcher}", "launcher.stack=1", "tracker=none", *ONE_SCALE, inline=False)
     sweep(config)
     assert trained_with(config.folder) == [1, 1, 1]
-
-
-# --- the job's size ---
-
-
-def job_sizes(folder: RunFolder) -> list[int]:
-    files = (path for path in folder.jobs.glob("*.json") if path.stem.isalnum() and path.stem != "states")
-    return sorted(len(folder.read_job(path.stem).trials) for path in files)
-
-
-@pytest.mark.parametrize(("trials", "jobs"), [(3, [1, 2]), (4, [2, 2]), (7, [3, 4])])
-def test_no_core_of_this_machine_is_left_without_a_job(trials: int, jobs: list[int], tmp_path: Path) -> None:
-    rates = [f"space.lr.count={trials}", "launcher.workers=2", "launcher=local"]
-    config = tiny(tmp_path, *rates, "launcher.stack=4", "tracker=none", *ONE_SCALE, inline=False)
-    sweep(config)
-    assert job_sizes(config.folder) == jobs
-
-
-def test_one_worker_has_them_all_in_one_job(tmp_path: Path) -> None:
-    config = tiny(tmp_path, "launcher=local", "launcher.workers=1", "tracker=none", *ONE_SCALE, inline=False)
-    sweep(config)
-    assert job_sizes(config.folder) == [3]
-
-
-def test_a_gpu_gets_larger_jobs_wherever_the_driver_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Builtin, "gpus", lambda _: 0)
-
-    def largest(*overrides: str) -> dict[int, int]:
-        plan = make_plan(compose("quickstart", ["grid.width.values=[32,128,256]", *overrides]))
-        return {int(scale.axes["width"]): plan.job_size(plan.run(scale)) for scale in plan.scales}
-
-    assert largest() == largest("launcher=slurm") == {32: 4, 128: 4, 256: 1}
-    assert largest("launcher=slurm", "launcher.gpus=1") == {32: 64, 128: 64, 256: 64}
-    monkeypatch.setattr(Builtin, "gpus", lambda _: 1)
-    assert largest() == {32: 64, 128: 64, 256: 64}
-    assert largest("launcher=slurm") == {32: 4, 128: 4, 256: 1}
-
-
-@pytest.mark.parametrize(
-    ("values", "has"),
-    [
-        ({}, False),
-        ({"gpus": 2}, True),
-        ({"gpus": "width // 512"}, True),
-        ({"by_scale": [{"when": "width >= 512", "gpus": 1}]}, True),
-        ({"by_scale": [{"when": "width >= 512", "cpus": 2}]}, False),
-        ({"sbatch": {"gres": "gpu:1"}}, True),
-        ({"sbatch": {"gpus_per_task": 1}}, True),
-        ({"sbatch": {"exclusive": True}}, False),
-    ],
-)
-def test_a_cluster_s_jobs_have_a_gpu_where_they_ask_for_one(values: dict[str, Any], has: bool) -> None:
-    assert SlurmConfig(**values).has_gpu(0) == has
-
-
-@pytest.mark.parametrize("launcher", ["inline", "local", "slurm"])
-def test_a_stack_below_nothing_is_refused_in_one_line(launcher: str) -> None:
-    with pytest.raises(ConfigError, match=r"^launcher.stack must be at least 0, got -1; 0 measures .*$") as caught:
-        compose("quickstart", [f"launcher={launcher}", "launcher.stack=-1"])
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("value", ["two", "1.5", "null", "[1,2]"])
-def test_a_stack_that_is_no_number_is_refused_in_one_line(value: str) -> None:
-    with pytest.raises(ConfigError, match=r"launcher.stack") as caught:
-        compose("quickstart", [f"launcher.stack={value}"])
-    assert "\n" not in str(caught.value)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.training.config import RunConfig
-from hptransfer.training.loop import Stack
+from hptransfer.training.stack import Stack
 
 Readout = Callable[[int, int, bool], nn.Linear]
 """A last layer from its fan-in, its fan-out, and whether it has a bias."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import RunConfig
 from hptransfer.training.layers import Residual
-from hptransfer.training.loop import Stack
 from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.stack import Stack
 from tests.training.settings import of_model
 from tests.training.test_every_model import CASES, IDS
 

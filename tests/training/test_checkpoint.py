@@ -15,9 +15,10 @@ from hptransfer.core.records import PREEMPTED
 from hptransfer.sweep.stop import Stop
 from hptransfer.training.checkpoint import Checkpoint
 from hptransfer.training.config import RunConfig
-from hptransfer.training.loop import Result, Stack, train
+from hptransfer.training.loop import Result, train
 from hptransfer.training.models._base import MODELS
 from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.stack import Stack
 from hptransfer.training.unit import UnitConfig
 from tests.training.settings import of_model
 

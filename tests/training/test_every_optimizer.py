@@ -9,8 +9,9 @@ import torch
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import PARAMETERIZATIONS, Role, UpdateLaw
 from hptransfer.training.config import Base, RunConfig
-from hptransfer.training.loop import Stack, train
+from hptransfer.training.loop import train
 from hptransfer.training.optimizers._base import OPTIMIZERS, OptimizerConfig
+from hptransfer.training.stack import Stack
 from tests.training.settings import of_model
 from tests.training.test_every_model import losses
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from hptransfer.training.loop import Stack, train
+from hptransfer.training.loop import train
+from hptransfer.training.stack import Stack
 from tests.training.settings import small
 
 

@@ -13,10 +13,11 @@ from hptransfer.parameterizations._base import PARAMETERIZATIONS
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.coordcheck import OUTPUTS, STREAM, Check, one_layer_check, scale_check
 from hptransfer.training.groups import base_and_factors, groups_of, kinds
-from hptransfer.training.loop import Stack, train
+from hptransfer.training.loop import train
 from hptransfer.training.models._base import MODELS
 from hptransfer.training.models.moe import Mixture, MoeConfig, mixtures
 from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.stack import Stack
 from tests.helpers import ROOT
 from tests.training.settings import SHAPES, of_model, small
 

@@ -10,9 +10,9 @@ import torch
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import Base
 from hptransfer.training.groups import base_and_factors
-from hptransfer.training.loop import Stack
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.optimizers.adamw import AdamW
+from hptransfer.training.stack import Stack
 from tests.training.settings import of_model, small
 
 WIDTHS = (128, 256, 512)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from hptransfer.parameterizations._base import PARAMETERIZATIONS
 from hptransfer.training.config import Base, RunConfig
-from hptransfer.training.loop import Stack
 from hptransfer.training.optimizers._base import OPTIMIZERS
 from hptransfer.training.schedules import Schedule
+from hptransfer.training.stack import Stack
 from tests.training.plain import PlainMlp, PlainTransformer, batches, copy_weights, plain_losses, stack_losses
 from tests.training.settings import of_model
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.training.loop import Stack
 from hptransfer.training.schedules import SHAPES, Schedule
+from hptransfer.training.stack import Stack
 from tests.training.settings import small
 
 

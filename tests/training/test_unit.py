@@ -14,11 +14,11 @@ from hptransfer.training.config import BranchConfig, RunConfig, UnitConfig
 from hptransfer.training.coordcheck import coordinate_check, one_layer_check
 from hptransfer.training.groups import base_and_factors, parameterize
 from hptransfer.training.layers import Conv2d, Layer, Linear, Norm, Residual
-from hptransfer.training.loop import Stack
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.operations import Activation, Attend, Sum
 from hptransfer.training.optimizers._base import OPTIMIZERS
 from hptransfer.training.schedules import Schedule
+from hptransfer.training.stack import Stack
 from hptransfer.training.unit import scale_operations
 from tests.training.settings import of_model, small
 from tests.training.test_every_model import losses

@@ -14,8 +14,8 @@ from unit_scaling.optim import lr_scale_func_adam, lr_scale_func_sgd
 from hptransfer.parameterizations._base import Role
 from hptransfer.training.config import RunConfig, UnitConfig
 from hptransfer.training.layers import Linear, Residual
-from hptransfer.training.loop import Stack
 from hptransfer.training.operations import Activation, Attend
+from hptransfer.training.stack import Stack
 from hptransfer.training.unit import scale_operations
 from tests.training.test_unit import stacked, swiglu
 

@@ -18,10 +18,10 @@ from hptransfer.training.config import Base, BranchConfig, RunConfig
 from hptransfer.training.datasets import _base as datasets
 from hptransfer.training.datasets._base import Shape
 from hptransfer.training.layers import Layer
-from hptransfer.training.loop import Stack
 from hptransfer.training.models.mlp import MlpConfig
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.stack import Stack
 from tests.training.foreign.models import (
     POSITIONS,
     TOKENS,
