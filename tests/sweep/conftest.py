@@ -1,8 +1,16 @@
-"""A cache of stacks for each test that asks for it."""
+"""Places of a test's own: for a script that imports this checkout, for measurements of stacks."""
 
 from pathlib import Path
 
 import pytest
+
+from tests.helpers import ROOT
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path
 
 
 @pytest.fixture

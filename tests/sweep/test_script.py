@@ -11,15 +11,8 @@ import pytest
 
 from hptransfer.core.files import RunFolder, read_json, read_jsonl
 from hptransfer.core.records import DONE
-from tests.helpers import ROOT, command, environment, outcomes
+from tests.helpers import command, environment, outcomes
 from tests.sweep.scripts import execute, plan_of, points, reports, write_sweep
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return tmp_path
-
 
 # --- a whole sweep ---------------------------------------------------------------------------------
 

@@ -12,15 +12,8 @@ import pytest
 from hptransfer.core.errors import Interrupted, Superseded
 from hptransfer.core.files import read_jsonl
 from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, KILLED, OUT_OF_MEMORY, PREEMPTED, TIME_LIMIT
-from tests.helpers import ROOT, environment
+from tests.helpers import environment
 from tests.sweep.scripts import execute, plan_of, points, reports
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return tmp_path
-
 
 # --- how it can end --------------------------------------------------------------------------------
 

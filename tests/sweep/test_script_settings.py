@@ -18,13 +18,6 @@ from hptransfer.sweep.runners._script_config import from_json
 from tests.helpers import ROOT, command, outcomes
 from tests.sweep.scripts import BOWL, execute, plan_of, write_sweep
 
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return tmp_path
-
-
 # --- what a sweep file can say ---------------------------------------------------------------------
 
 BAD = [
