@@ -157,7 +157,10 @@ class Halving:
         if self.factor < 2:
             raise ConfigError(f"{place}.factor must be at least 2, of which one goes on, got {self.factor}")
         if self.sides < 0:
-            raise ConfigError(f"{place}.sides must be at least 0, got {self.sides}; 2 leaves the fit five settings")
+            raise ConfigError(
+                f"{place}.sides must be at least 0, got {self.sides}; 2 leaves the fit five settings where the same "
+                "one leads throughout"
+            )
         if self.share is None and self != Halving():
             raise ConfigError(f"{place}.share is null, and the rest of {place} does nothing then; set it, such as 0.25")
 

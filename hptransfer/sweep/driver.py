@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from hptransfer.core.errors import StoppedError
+from hptransfer.core.errors import ConfigError, StoppedError
 from hptransfer.core.files import LockedError, RunFolder, disk_errors, lock, read_jsonl, write_json
 from hptransfer.core.records import PRUNED, Job, Outcome, Scale, Trial, digest, short
 from hptransfer.sweep.book import Book
@@ -381,8 +381,18 @@ class Driver:
         """The next setting that would bracket the scale's optimum, within the bounds on either side."""
         at = self._book.at(scale)
         setting = next_setting(at.mean_losses(), self._campaign.ranges)
+        if setting is not None and (setting in at.values or self._refusal(scale, setting)):
+            setting = None  # its trials have failed, or would
         at.bracketed_by = at.succeeded if setting is None else None
         return setting
+
+    def _refusal(self, scale: Scale, setting: Setting) -> str | None:
+        """The rule that a setting breaks, such as one of the schedule that knows no value beyond 1."""
+        try:
+            self._plan.runner.size(self._plan.run(scale, dict(zip(self._plan.tuned, setting, strict=True))))
+        except ConfigError as error:
+            return str(error)
+        return None
 
     def _progress(self) -> Progress:
         waiting = self._flight.waiting(read_states(self._folder))
@@ -411,8 +421,13 @@ class Driver:
         return report
 
     def _edge(self, scale: Scale) -> str | None:
-        found = edges(self._book.at(scale).mean_losses(), self._campaign.ranges)
-        return f"{scale.name}: {', '.join(found)}" if found else None
+        losses = self._book.at(scale).mean_losses()
+        found = edges(losses, self._campaign.ranges)
+        if not found:
+            return None
+        further = next_setting(losses, self._campaign.ranges)
+        why = self._refusal(scale, further) if further is not None else None
+        return f"{scale.name}: {', '.join([*found, *([why] if why else [])])}"
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class Session:
 
     def train(self, campaign: Campaign) -> Report:
         """Has a campaign trained, showing progress."""
-        if note := campaign.halving.note():
+        for note in filter(None, (campaign.halving.note(), self.plan.config.launcher.note())):
             _note(self.console, note)
         gpus = self.plan.runner.gpus()
         launcher = self.plan.config.launcher.open(self.folder.path, gpus)

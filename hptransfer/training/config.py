@@ -125,7 +125,7 @@ class RunConfig:
     weights, their gradients, the optimizer, norms, the residual stream and the loss itself in float32."""
     compile: bool = False
     """torch.compile of the training steps' forward and backward pass. It takes tens of seconds, once a stack and again
-    when a trial leaves it, and changes numbers by rounding alone."""
+    when a trial leaves it, and changes numbers by rounding alone, which training near divergence enlarges."""
     cuda_graph: bool = True
     """On a GPU, an update is recorded as a CUDA graph and replayed: the same numbers without the time that it takes to
     ask for every kernel. Not for every model and optimizer; where it is not, updates are as they are without."""

@@ -105,7 +105,7 @@ BAD = [
     (["budget.trials=0"], "budget.trials must be above 0, got 0"),
     (["halving.share=1"], "halving.share must be above 0 and below 1, got 1.0; null trains every trial to its end"),
     (["halving.factor=1"], "halving.factor must be at least 2, of which one goes on, got 1"),
-    (["halving.sides=-1"], "halving.sides must be at least 0, got -1; 2 leaves the fit five settings"),
+    (["halving.sides=-1"], "halving.sides must be at least 0, got -1; 2 leaves the fit five settings where"),
     (["halving.share=0.25", "launcher=inline"], "launcher=inline trains in the driver's own process"),
     (["launcher.threads=1000"], "launcher.threads must be 1 to"),
     (["sampler=random", "sampler.trials=2"], "sampler.trials must be at least 3"),

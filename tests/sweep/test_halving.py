@@ -233,8 +233,8 @@ def write_curve(folder: RunFolder, trial: Trial, losses: list[float], *, after: 
     append_jsonl(folder.curve_path(trial.id), points)
 
 
-def trial_of(name: str, seed: int = 0) -> Trial:
-    return Trial(id=name, scale=Scale({"width": 16}), tuned={"lr": 1.0}, seed=seed, run={}, flops=1, params=1)
+def trial_of(name: str, seed: int = 0, lr: float = 1.0) -> Trial:
+    return Trial(id=name, scale=Scale({"width": 16}), tuned={"lr": lr}, seed=seed, run={}, flops=1, params=1)
 
 
 def rungs(folder: RunFolder) -> Rungs:
@@ -254,6 +254,20 @@ def test_nobody_is_compared_before_the_first_rung_nor_with_another_seed(tmp_path
     assert {name: point["tokens"] for name, point in found.items()} == {"worse": 50}
     assert looks.behind([first, worse, other]) == {}  # it is told once
     assert set(rungs(folder).behind([other, first, worse])) == {"worse"}  # and by whoever starts anew
+
+
+def test_who_is_near_the_leader_of_its_own_seed_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    other, leader = trial_of("other", lr=1.0), trial_of("leader", seed=1, lr=64.0)
+    near, far = trial_of("near", seed=1, lr=32.0), trial_of("far", seed=1, lr=1.0)
+    for trial, loss in ((other, 1.0), (leader, 5.0), (near, 6.0), (far, 6.0)):
+        write_curve(folder, trial, [loss] * 6)
+
+    def octaves(one: Trial, another: Trial) -> int:
+        return round(abs(math.log2(one.tuned["lr"] / another.tuned["lr"])))
+
+    looks = Rungs(folder, Halving(share=0.5, factor=2), {Scale({"width": 16}): 100}, octaves)
+    assert set(looks.behind([other, leader, near, far])) == {"far"}
 
 
 def test_a_trial_at_its_end_is_not_stopped(tmp_path: Path) -> None:

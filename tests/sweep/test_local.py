@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from hptransfer.core.records import KILLED, OUT_OF_MEMORY, Job, Scale
+from hptransfer.sweep.launchers._base import num_cores
 from hptransfer.sweep.launchers.local import LocalConfig
+from tests.helpers import ONE_SCALE, tiny
+from tests.sweep.test_trackers import run as sweep
 
 PYTHON = sys.executable
 WORKER = """
@@ -105,3 +108,13 @@ def test_a_worker_that_the_kernel_ended_for_its_memory_is_told_from_others(
     finally:
         launcher.close()
     assert ended.cause == cause
+
+
+def test_more_workers_than_cores_are_noted(tmp_path: Path) -> None:
+    """A script's may wait for something else, so they are not refused."""
+    assert LocalConfig(workers=num_cores()).note() is None
+    assert LocalConfig(threads=num_cores()).note() is None
+    more = num_cores() + 1
+    settings = ("launcher=local", f"launcher.workers={more}", "tracker=none", *ONE_SCALE)
+    said = sweep(tiny(tmp_path, *settings, inline=False))
+    assert f"x launcher.threads is {more}, but this machine has {num_cores()} cores" in " ".join(said.split())

@@ -57,3 +57,36 @@ def test_a_bracketed_scale_whose_failed_trial_is_taken_back_is_asked_again(tmp_p
     drive(config, Scripted(fate, slots=4))
     rates = {trial.tuned["lr"] for trial in config.folder.read_trials() if trial.scale.axes["width"] == 16}
     assert rates == set(losses)
+
+
+WARMUP = ("space.lr.low=null", "space.lr.high=null", "space.lr.count=null", "space.lr.path=run.schedule.warmup")
+
+
+@pytest.mark.parametrize(
+    ("values", "beyond", "why"),
+    [
+        ([0.05, 0.3, 0.6], 1.2, "run.schedule.warmup must be in [0, 1), a share of the steps, got 1.2"),
+        ([0.05, 0.1, 0.2], 0.4, None),
+    ],
+)
+def test_nothing_beyond_an_edge_is_tried_that_cannot_train_or_did_not(
+    values: list[float], beyond: float, why: str | None, tmp_path: Path
+) -> None:
+    """The first breaks a rule of the schedule; the second fails when it is tried. Neither is short of a budget."""
+    config = tiny(tmp_path, *WARMUP, f"space.lr.values={values}", "space.lr.extend=6")
+
+    def fate(folder: RunFolder, job: Job) -> Ended | None:
+        for trial in map(folder.read_trial, job.trials):
+            value = trial.tuned["lr"]
+            outcome = Outcome(state=DONE, loss=4.0 - value, loss_se=0.1, seconds=1.0)
+            if value not in values:
+                outcome = Outcome(state=FAILED, error="so it is", cause=CODE_ERROR)
+            write_json(folder.outcome_path(trial.id), outcome.to_json())
+        return Ended(job.id)
+
+    report = drive(config, Scripted(fate, slots=4))
+    tried = {trial.tuned["lr"] for trial in config.folder.read_trials()}
+    assert tried == {*values, *([] if why else [beyond])}
+    assert report.missing == []
+    assert len(report.unbracketed) == 2
+    assert all((why or f"best lr {values[-1]}") in line for line in report.unbracketed)

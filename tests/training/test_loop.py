@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from hptransfer.training.loop import train
+from hptransfer.training.loop import Training, means, train
 from hptransfer.training.stack import Stack
 from tests.training.settings import small
 
@@ -106,3 +106,56 @@ def test_the_training_loss_of_a_single_step_has_no_standard_error() -> None:
     (result,) = train([run], [0], run.data.load())
     assert result.loss == pytest.approx(result.initial_loss)
     assert result.loss_se is None
+
+
+def test_the_order_of_the_data_goes_by_its_seed() -> None:
+    run = small()
+    data, other = run.data.load(), dataclasses.replace(run, data_seed=1)
+    (one,), (another,) = train([run], [0], data), train([other], [0], data)
+    assert one.loss != another.loss
+    stack = Stack([other], [0], device="cpu")
+    curve: list[float] = []
+    train([other], [0], data, report=lambda index, point: curve.append(point["loss"]))
+    batches = (data.batch(seed=1, step=step, batch=run.batch, sequence=run.sequence) for step in range(run.steps))
+    expected = [stack.step(*batch, step).item() for step, batch in enumerate(batches)]
+    assert [curve[0], curve[-1]] == [expected[0], expected[-1]]
+
+
+def test_a_trial_diverges_by_its_own_first_loss_whoever_has_left() -> None:
+    training = Training([small()] * 3, [0, 1, 2], device="cpu", end=None, behind=lambda index: False)
+    training.drop_diverged([4.0, 2.0, 1.0])
+    training.drop_diverged([math.nan, 2.0, 1.0])
+    training.drop_diverged([3.5, 1.4])  # above 1.5 times 2.0, not 1.5 times 4.0; and below 1.5 times 1.0
+    assert training.stack.alive == [2]
+    assert [training.results[index].initial_loss for index in (0, 1)] == [4.0, 2.0]
+
+
+def test_nobody_is_stopped_as_behind_at_the_last_point() -> None:
+    run, seen = small(points=4), [0]
+    data = run.data.load()
+
+    def report(index: int, point: dict[str, Any]) -> None:
+        seen[0] = point["step"]
+
+    (result,) = train([run], [0], data, report=report, behind=lambda index: seen[0] == run.steps)
+    assert (result.pruned, result.steps) == (False, run.steps)
+    assert result.loss is not None
+
+
+def test_a_training_that_goes_on_counts_the_time_before() -> None:
+    run, seconds = small(tokens=64), []
+    data = run.data.load()
+    first = Training([run], [0], device="cpu", end=None, behind=lambda index: False)
+    state = {**first.state(), "share_s": 1000.0}
+    again = Training([run], [0], device="cpu", end=lambda *ended: seconds.append(ended[2]), behind=lambda index: False)
+    again.restore(state)
+    batch = data.batch(seed=0, step=0, batch=run.batch, sequence=run.sequence)
+    again.drop_diverged(again.step(*batch).tolist())
+    again.finish(data.validation(windows=run.validation_windows, sequence=run.sequence))
+    assert 1000 < seconds[0] < 1100
+
+
+def test_the_error_of_a_mean_falls_with_the_root_of_the_number() -> None:
+    windows = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    ((mean, error),) = means(windows)
+    assert (mean, error) == pytest.approx((2.5, windows.std().item() / 2))

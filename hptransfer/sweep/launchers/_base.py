@@ -88,6 +88,10 @@ class LauncherConfig(ABC):
     def check(self, place: str) -> None:
         """Raises ConfigError if a value breaks a rule."""
 
+    def note(self) -> str | None:
+        """What who asks for it should know."""
+        return None
+
     @abstractmethod
     def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
         """Raises ConfigError for the first job that could not be asked for.

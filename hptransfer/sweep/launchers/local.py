@@ -51,6 +51,15 @@ class LocalConfig(LauncherConfig):
             raise ConfigError(f"{place}.checkpoint_s must be at least 1, got {self.checkpoint_s}; 300 is usual")
         check_stack(self.stack, place)
 
+    def note(self) -> str | None:
+        wanted = self.workers * self.threads
+        if wanted <= num_cores():
+            return None
+        return (
+            f"launcher.workers x launcher.threads is {wanted}, but this machine has {num_cores()} cores: workers that "
+            "compute slow each other down; those that wait for something else, as a script's may, do not"
+        )
+
     def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
         """Nobody is asked for anything."""
 

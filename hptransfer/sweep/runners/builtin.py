@@ -155,6 +155,7 @@ class Builtin(Runner):
         self, config: RunConfig, trials: int, known: Measured, steps: int, stop: Callable[[], str | None]
     ) -> Measured:
         import torch
+        import torch._dynamo  # torch's optimizers open it, in a second: no cost of this
 
         from hptransfer.training.device import Memory, out_of_memory
         from hptransfer.training.loop import measure_step
