@@ -84,7 +84,7 @@ def run_of(arguments: argparse.Namespace, width: int, precision: str, mode: str)
 
 
 def measure(run: RunConfig, trials: int, device: str) -> tuple[float, float]:
-    """Seconds of a step of a stack, batches brought to the device in each as in training; and of the first three."""
+    """Seconds of a step of a stack, batches brought to the device in each; and of the first three."""
     runs = [dataclasses.replace(run, optimizer=AdamW(lr=2.0**-8 / (1 + index))) for index in range(trials)]
     stack = Stack(runs, range(trials), device=device)
     batch = [torch.randint(256, (run.batch, run.sequence)) for _ in range(2)]

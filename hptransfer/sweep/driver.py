@@ -417,17 +417,20 @@ class Driver:
             elif not self._campaign.chosen and not at.curbed and (setting := self._extension(scale)) is not None:
                 report.missing.append(f"{edge}; {', '.join(map(short, setting))} was to be next")
             else:
-                report.unbracketed.append(edge)
+                report.unbracketed.append(f"{edge}; {self._why_no_further(scale)}")
         return report
 
     def _edge(self, scale: Scale) -> str | None:
-        losses = self._book.at(scale).mean_losses()
-        found = edges(losses, self._campaign.ranges)
-        if not found:
-            return None
-        further = next_setting(losses, self._campaign.ranges)
-        why = self._refusal(scale, further) if further is not None else None
-        return f"{scale.name}: {', '.join([*found, *([why] if why else [])])}"
+        found = edges(self._book.at(scale).mean_losses(), self._campaign.ranges)
+        return f"{scale.name}: {', '.join(found)}" if found else None
+
+    def _why_no_further(self, scale: Scale) -> str:
+        at = self._book.at(scale)
+        setting = next_setting(at.mean_losses(), self._campaign.ranges)
+        if setting is not None and setting in at.values:
+            return f"{', '.join(map(short, setting))} failed"
+        why = self._refusal(scale, setting) if setting is not None else None
+        return why or "nothing beyond is tried (space.*.extend)"
 
 
 @contextmanager

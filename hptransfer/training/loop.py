@@ -61,7 +61,6 @@ class Training:
         self.steps = 0
         self.results: dict[int, Result] = {}
         self._last_SK = torch.full((math.ceil(self.run.last * self.run.steps), len(runs)), math.nan, device=device)
-        self._places_K = torch.tensor(self.stack.alive, device=device)
         self._first_losses: list[float] = []
         self._end, self._behind = end, behind
         self._share_s, self._since = 0.0, time.monotonic()
@@ -69,7 +68,7 @@ class Training:
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One update of every trial; returns the losses before it, shape (K,)."""
         losses_K = self.stack.step(inputs, targets, self.steps)
-        self._last_SK[self.steps % len(self._last_SK)].index_copy_(0, self._places_K, losses_K.float())
+        self._last_SK[self.steps % len(self._last_SK)].index_copy_(0, self.stack.alive_K, losses_K.float())
         self.steps += 1
         return losses_K
 
@@ -96,7 +95,6 @@ class Training:
             self._finish(stack.alive[place], None, None, self.steps, share_s, pruned=pruned)
         if rest:
             stack.keep(rest)
-            self._places_K = self._places_K[torch.tensor(rest, device=self._places_K.device)]
         else:
             stack.alive = []
 
@@ -143,7 +141,6 @@ class Training:
         self.steps = state["step"]
         self._first_losses, self._last_SK = state["first_losses"], state["last_losses"]
         self.stack.restore(state["stack"])
-        self._places_K = torch.tensor(self.stack.alive, device=self._places_K.device)
         self._share_s, self._since = state["share_s"], time.monotonic()
         for index, steps in state["left"].items():
             self._finish(index, None, None, steps, self._share_s, pruned=self._behind(index))

@@ -27,6 +27,9 @@ class Stack:
 
     Args:
         runs, seeds: one a trial; the runs' shapes, batches and steps are equal.
+
+    Attributes:
+        alive: places in `runs` of the trials that are there; `alive_K` has them on the stack's device.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Stack:
         self._train = Recorded(self._update) if self._recordable() else self._update
         sharpness = per_trial([self._runs[index].unit.loss for index in self.alive])
         device = next(self.model.parameters()).device
+        self.alive_K = torch.tensor(self.alive, device=device)
         self._sharpness = sharpness.to(device) if isinstance(sharpness, Tensor) else sharpness
         groups = []
         self._views: list[list[Tensor]] = []

@@ -130,7 +130,7 @@ def _tell_report(report: Report) -> int:
     from hptransfer.core.records import FAILED
 
     for line in report.unbracketed:
-        print(f"not bracketed: {line}; nothing beyond is tried (space.*.extend)")
+        print(f"not bracketed: {line}")
     for trial, outcome in report.progress.failures[:5]:
         print(f"failed: {trial.id} {trial.name}: {outcome.error}")
     for line in report.held:
