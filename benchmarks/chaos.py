@@ -16,7 +16,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.servers import mlflow_server
 from tests.slurm.chaos import (
     ACCOUNTING,
     CANCEL,
@@ -33,6 +32,7 @@ from tests.slurm.chaos import (
     tally,
 )
 from tests.slurm.cluster import cluster, obstacle
+from tests.support.servers import mlflow_server
 
 DECK = {CANCEL: 5, REQUEUE: 7, PREEMPT: 5, DRIVER: 3, CONTROLLER: 1, ACCOUNTING: 1, MLFLOW: 1}
 

@@ -10,11 +10,11 @@ import time
 
 import torch
 
-from hptransfer.config import compose_check
+from hptransfer.coordcheck.compose import compose_check
+from hptransfer.coordcheck.run import run_check
 from hptransfer.core.errors import ConfigError
-from hptransfer.sweep.runners.builtin import run_check
-from hptransfer.training.models._base import MODELS
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.models import MODELS
+from hptransfer.training.optimizers import OPTIMIZERS
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python benchmarks/coordinate_checks.py [--missing] [--model NAME ...] [--optimizer NAME ...] ...
 
 A row is what `hptransfer coord-check run/model=M run/optimizer=O run.parameterization=P` finds, with its own settings.
-The tables made of it: `python -m hptransfer.parameterizations._table docs/coordinate_checks.csv`.
+The tables made of it: `python -m docs.generators.parameterization_tables docs/coordinate_checks.csv`.
 """
 
 import argparse
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from hptransfer.config import compose_check
+from docs.generators.measured_checks import Measured, read_measured, write_measured
+from hptransfer.coordcheck.compose import compose_check
+from hptransfer.coordcheck.run import run_check
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import PARAMETERIZATIONS
-from hptransfer.parameterizations._measured import Measured, read_measured, write_measured
-from hptransfer.sweep.runners.builtin import run_check
-from hptransfer.training.models._base import MODELS
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.parameterizations import PARAMETERIZATIONS
+from hptransfer.training.models import MODELS
+from hptransfer.training.optimizers import OPTIMIZERS
 
 FILE = Path(__file__).parents[1] / "docs" / "coordinate_checks.csv"
 

@@ -3,7 +3,7 @@
     python -m benchmarks.coverage [--sweeps 500] [--processes 2]
 
 Every sweep draws a problem of its kind, a grid of rates at every scale and the noise of the losses
-(tests/analysis/objectives.py). The target lies one to five octaves beyond the scales that are tried.
+(tests/support/objectives.py). The target lies one to five octaves beyond the scales that are tried.
 "without": all forms of law but those that generated the data. "power": the power law alone.
 "scatter": each scale's own optimum lies off the problem's by a normal of 0.1 octaves, as those of nets
 do, and the truth is the target's own. These two are of a fifth of the sweeps. Then exponents: in the
@@ -21,11 +21,12 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.fit import LAWS, fit_table
-from hptransfer.analysis.records import Columns, check_table
+from hptransfer.analysis.laws.fit import LAWS, fit_table
+from hptransfer.analysis.tables.checks import check_table
+from hptransfer.analysis.tables.columns import Columns
 from hptransfer.core.errors import FitError
-from hptransfer.training.quadratics import best_rate, lms_loss, power_law, power_law_loss, sign_best_rate
-from tests.analysis.objectives import KINDS, simulate
+from tests.support.objectives import KINDS, simulate
+from tests.support.quadratics import best_rate, lms_loss, power_law, power_law_loss, sign_best_rate
 
 NOISE, SCATTER = 0.004, 0.1
 # Problems of a kind, which the sweeps are shared out over.

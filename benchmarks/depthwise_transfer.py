@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.exponents import Exponent
-from hptransfer.analysis.fit import Fit, fit_table
-from hptransfer.analysis.records import Columns
-from hptransfer.analysis.sources import load_table
+from hptransfer.analysis.laws.exponents import Exponent
+from hptransfer.analysis.laws.fit import Fit, fit_table
+from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.sources import load_table
 from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
 
 AXES = ("width", "depth")
@@ -100,7 +100,7 @@ def found(claimed: str, exponent: Exponent, bound: float | None) -> bool:
 def sweep(claim: Claim, runs: Path) -> Path:
     """Runs one sweep through the command line; returns its folder."""
     words = ["sweep", "depthwise_transfer", *claim.overrides(), f"name={claim.name}", f"runs={runs}", "tracker=none"]
-    done = subprocess.run([sys.executable, "-m", "hptransfer.cli", *words], check=False, stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "-m", "hptransfer.cli.main", *words], check=False, stdout=subprocess.DEVNULL)
     if done.returncode not in (EXIT_DONE, EXIT_NO_LAW):  # over both axes at once there may be none
         sys.exit(done.returncode)
     return runs / claim.name

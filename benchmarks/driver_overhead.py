@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scale import prepare
-from hptransfer.core.files import RunFolder, read_jsonl
+from hptransfer.core.io import read_jsonl
 from hptransfer.core.records import Job
-from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher
-from hptransfer.sweep.launchers.local import Local, LocalConfig, share_out
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.launchers import LAUNCHERS, Ended, Launcher
+from hptransfer.launchers.local import Local, LocalConfig, share_out
 
 ROOT = Path(__file__).parents[1]
 LIMIT_S = 1800
@@ -96,21 +97,21 @@ def drive(words: Sequence[str]) -> None:
         marks[name] = time.time() - called, time.process_time()
 
     mark("Python, this program")
-    from hptransfer.cli import main as command
-    from hptransfer.config import compose
+    from hptransfer.cli.main import main as command
+    from hptransfer.config.compose import compose
 
     assert callable(command)
     mark("command line, Hydra")
     config = compose(words[1], words[2:])
     mark("sweep composed, PyTorch")
-    from hptransfer.sweep.plan import make_plan
+    from hptransfer.planning.plan import make_plan
 
     plan = make_plan(config)
     mark("planned, data read")
     from hptransfer.analysis.pipeline import analyze_run  # the command opens it before it trains
-    from hptransfer.sweep.campaign import Campaign
-    from hptransfer.sweep.session import session
-    from hptransfer.verbs._base import make_console
+    from hptransfer.cli.verb import make_console
+    from hptransfer.planning.trial_set import Campaign
+    from hptransfer.session.session import session
 
     assert callable(analyze_run)
     mark("analysis opened")

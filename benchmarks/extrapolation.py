@@ -25,12 +25,13 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
-from hptransfer.analysis.estimators._base import ESTIMATORS
-from hptransfer.analysis.fit import ESTIMATOR, LAWS
-from hptransfer.analysis.mixture import Mixture, Problem, weigh
-from hptransfer.analysis.published import references
-from hptransfer.analysis.records import Columns, check_table
-from hptransfer.analysis.runs import Array, Axes, Runs
+from hptransfer.analysis.laws.fit import ESTIMATOR, LAWS
+from hptransfer.analysis.laws.model_averaging import Mixture, Problem, weigh
+from hptransfer.analysis.optima.estimators import ESTIMATORS
+from hptransfer.analysis.predict.published_laws import references
+from hptransfer.analysis.tables.arrays import Array, Axes, Runs
+from hptransfer.analysis.tables.checks import check_table
+from hptransfer.analysis.tables.columns import Columns
 
 DATA = Path(__file__).parent / "data" / "lm_lr_batch_sweep.csv"
 COLUMNS = Columns(scales=("params", "tokens"), tuned=("learning_rate", "batch_size"))

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
+from hptransfer.coordcheck.measurements import Check, one_layer_check, scale_check
 from hptransfer.training.config import Base, RunConfig
-from hptransfer.training.coordcheck import Check, one_layer_check, scale_check
 from hptransfer.training.datasets.stdlib import StdlibConfig
 from hptransfer.training.layers import Residual
 from hptransfer.training.models.moe import Mixture, MoeConfig
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.optimizers import OPTIMIZERS
 
 WIDTHS = (128, 256, 512)
 SIZES = {"experts": (4, 8, 16, 32), "granularity": (1, 2, 4, 8)}

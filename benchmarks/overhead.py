@@ -209,7 +209,7 @@ class Bench:
         launcher = [f"hydra.launcher.{setting}" for setting in ("timeout_min=10", "array_parallelism=1000")]
         swept = [f"width={','.join(map(str, widths))}", f"lr={','.join(map(str, self._rates))}"]
         return {
-            "hptransfer": [sys.executable, "-m", "hptransfer.cli", "sweep", "out.yaml"],
+            "hptransfer": [sys.executable, "-m", "hptransfer.cli.main", "sweep", "out.yaml"],
             "submitit": [sys.executable, "plain.py"],
             "hydra": [str(self._hydra), "app.py", "--multirun", "hydra/launcher=submitit_slurm", "hydra.sweep.dir=out"]
             + [f"+{word}" for word in swept]

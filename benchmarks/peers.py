@@ -32,11 +32,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.throughput import matmul_rate
-from hptransfer.config import compose
+from hptransfer.config.compose import compose
 from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
-from hptransfer.core.files import RunFolder
-from hptransfer.sweep.launchers._base import num_cores
-from hptransfer.sweep.plan import Plan, make_plan
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.launchers import num_cores
+from hptransfer.planning.plan import Plan, make_plan
 from hptransfer.training.config import RunConfig, from_json
 
 ROOT = Path(__file__).parents[1]
@@ -188,7 +188,15 @@ class Bench:
         python = str(self._pythons.get(method.partition("-")[0], sys.executable))
         program = {"optuna": "optuna_threads.py", "ray": "ray_tune.py"}.get(method, f"{method}.py")
         if method == HPTRANSFER:
-            return [python, "-m", "hptransfer.cli", "sweep", "quickstart", *grid.overrides(), f"runs={folder / 'runs'}"]
+            return [
+                python,
+                "-m",
+                "hptransfer.cli.main",
+                "sweep",
+                "quickstart",
+                *grid.overrides(),
+                f"runs={folder / 'runs'}",
+            ]
         if method == LOOP:
             return [python, str(PROGRAMS / program), str(folder)]
         if not method.startswith("hydra"):

@@ -26,12 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hptransfer.core.files import RunFolder, append_jsonl, write_json
+from hptransfer.core.io import append_jsonl, write_json
 from hptransfer.core.records import DONE, Job, Outcome, Trial
-from hptransfer.sweep.launchers._base import LAUNCHERS, Ended, Launcher
-from hptransfer.sweep.launchers.inline import InlineConfig
-from hptransfer.sweep.runners._base import RUNNERS, Context, Finish, Size
-from hptransfer.sweep.runners.builtin import Builtin
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.launchers import LAUNCHERS, Ended, Launcher
+from hptransfer.launchers.inline import InlineConfig
+from hptransfer.worker.runners import RUNNERS, Context, Finish, Size
+from hptransfer.worker.runners.builtin import Builtin
 
 LIMIT_S = 540.0
 IDLE_WAITS = 5
@@ -176,7 +177,11 @@ def call(place: Path, in_flight: int, *words: str) -> Call:
     started = time.perf_counter()
     with (place / "printed").open("w+") as printed:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hptransfer.cli", *words], cwd=place, env=environment, stdout=printed, stderr=printed
+            [sys.executable, "-m", "hptransfer.cli.main", *words],
+            cwd=place,
+            env=environment,
+            stdout=printed,
+            stderr=printed,
         )
         while True:
             done, status, usage = os.wait4(process.pid, os.WNOHANG)

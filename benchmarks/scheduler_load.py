@@ -77,7 +77,7 @@ def measure(slurm: Cluster, place: Path, jobs: int, trial_s: float, window_s: fl
     run = place / "runs" / "load"
     with (place / "printed").open("w") as printed:
         driver = subprocess.Popen(
-            [sys.executable, "-m", "hptransfer.cli", "sweep", "load.yaml"],
+            [sys.executable, "-m", "hptransfer.cli.main", "sweep", "load.yaml"],
             cwd=place,
             env=environment,
             stdout=printed,

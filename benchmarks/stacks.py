@@ -42,12 +42,12 @@ def work(number: int, trials: int, together: Barrier, answers: Any) -> None:
     """One worker."""
     import torch
 
-    from hptransfer.config import compose
-    from hptransfer.sweep.plan import make_plan
-    from hptransfer.sweep.runners._stacks import sizes
-    from hptransfer.sweep.runners.builtin import Builtin
+    from hptransfer.config.compose import compose
+    from hptransfer.planning.plan import make_plan
     from hptransfer.training.config import from_json
     from hptransfer.training.loop import measure_step
+    from hptransfer.worker.runners.builtin import Builtin
+    from hptransfer.worker.stack_sizes import sizes
 
     torch.set_num_threads(1)
     plan = make_plan(compose("quickstart", [f"grid.width.values=[{','.join(map(str, WIDTHS))}]"]))

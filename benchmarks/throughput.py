@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import torch
 
-from hptransfer.config import compose
-from hptransfer.sweep.plan import make_plan
+from hptransfer.config.compose import compose
+from hptransfer.planning.plan import make_plan
 from hptransfer.training.config import from_json
 from hptransfer.training.loop import measure_step
 

@@ -7,16 +7,16 @@ For your own training script: `report`, which imports nothing.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hptransfer.coordcheck.user_model import coord_check as coord_check
     from hptransfer.core.reporting import report as report
-    from hptransfer.training.foreign.check import coord_check as coord_check
-    from hptransfer.training.foreign.parameterize import parameterize as parameterize
+    from hptransfer.training.user_model.parameterize import parameterize as parameterize
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "report": "hptransfer.core.reporting",
-    "parameterize": "hptransfer.training.foreign.parameterize",
-    "coord_check": "hptransfer.training.foreign.check",
+    "parameterize": "hptransfer.training.user_model.parameterize",
+    "coord_check": "hptransfer.coordcheck.user_model",
 }
 
 

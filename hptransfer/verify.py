@@ -11,17 +11,18 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-from hptransfer.analysis.curve import Curve
+from hptransfer.analysis.optima.loss_curve import Curve
 from hptransfer.analysis.pipeline import analyze_run
-from hptransfer.core.bracket import tidy
+from hptransfer.core.bracketing import tidy
 from hptransfer.core.errors import FitError
-from hptransfer.core.files import RunFolder, write_json
+from hptransfer.core.io import write_json
 from hptransfer.core.records import DIVERGED, DONE, VERIFY, Number, Scale, short
-from hptransfer.sweep.campaign import Campaign, ranges
-from hptransfer.sweep.driver import Report
-from hptransfer.sweep.plan import Plan
-from hptransfer.sweep.session import Session
-from hptransfer.sweep.settings import FEWEST, Setting, plus
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.driver.driver import Report
+from hptransfer.planning.plan import Plan
+from hptransfer.planning.search_space import FEWEST, Setting, plus
+from hptransfer.planning.trial_set import Campaign, ranges
+from hptransfer.session.session import Session
 
 # Points of the curve that the best loss is read off, the prediction in their middle.
 POINTS = 5

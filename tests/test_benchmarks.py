@@ -17,11 +17,12 @@ from benchmarks.overhead import Cost, cost, median, total
 from benchmarks.peer_programs.train import train as plain_train
 from benchmarks.peers import Grid, batches, difference, our_cost, their_cost, trials_of
 from benchmarks.slurm_calls import COMMANDS, Call, counted, per_minute, read_calls
-from hptransfer.core.files import RunFolder, write_json
+from hptransfer.core.io import write_json
 from hptransfer.core.records import DIVERGED, DONE, Outcome
+from hptransfer.core.run_folder import RunFolder
 from hptransfer.training.config import from_json
 from hptransfer.training.loop import train
-from tests.helpers import ROOT
+from tests.support.helpers import ROOT
 
 # Runs a script where nothing is installed but PyTorch, what it brings, and numpy.
 BARE = """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import command, environment, finished_run, sweep_arguments
+from tests.support.helpers import command, environment, finished_run, sweep_arguments
 
 SCRIPT = """\
 defaults: [sweep, run: script, sampler: grid, launcher: slurm, tracker: none, _self_]
@@ -21,7 +21,7 @@ HEAVY = ("torch", "mlflow", "optuna", "hydra")
 
 def heavy_imports(arguments: list[str], cwd: Path, names: tuple[str, ...] = HEAVY) -> list[str]:
     code = (
-        "import sys\nfrom hptransfer.cli import main\n"
+        "import sys\nfrom hptransfer.cli.main import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n    assert end.code == 0, end.code\n"
         f"print([name for name in {names} if name in sys.modules], file=sys.stderr)"
     )

@@ -10,17 +10,18 @@ from typing import Any
 
 import pytest
 
-from hptransfer.cli import VERBS
-from hptransfer.config import compose, compose_check
+from docs.generators.measured_checks import measured_markdown, read_measured
+from docs.generators.parameterization_tables import markdown
+from hptransfer.cli.main import VERBS
+from hptransfer.cli.start import FAMILIES
+from hptransfer.config.compose import compose
+from hptransfer.coordcheck.compose import compose_check
 from hptransfer.core import errors
 from hptransfer.core.registry import Registry
-from hptransfer.parameterizations._base import PARAMETERIZATIONS
-from hptransfer.parameterizations._measured import measured_markdown, read_measured
-from hptransfer.parameterizations._table import markdown
-from hptransfer.sweep.plan import make_plan
-from hptransfer.sweep.runners.builtin import CPU_JOBS
-from hptransfer.verbs.starting import FAMILIES
-from tests.helpers import ROOT, command
+from hptransfer.parameterizations import PARAMETERIZATIONS
+from hptransfer.planning.plan import make_plan
+from hptransfer.worker.runners.builtin import CPU_JOBS
+from tests.support.helpers import ROOT, command
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
 README = (ROOT / "README.md").read_text()
@@ -91,7 +92,7 @@ def test_the_tables_of_parameterizations_are_the_codes() -> None:
     page = (ROOT / "docs" / "parameterizations.md").read_text()
     made = markdown()
     measured = measured_markdown(read_measured(ROOT / "docs" / "coordinate_checks.csv"))
-    command = "python -m hptransfer.parameterizations._table docs/coordinate_checks.csv"
+    command = "python -m docs.generators.parameterization_tables docs/coordinate_checks.csv"
     assert page[page.index("## ") :] == made + measured, f"run: {command}"
     assert made.count("\n## ") + 1 == len(PARAMETERIZATIONS.names())
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
-from hptransfer.core.files import RunFolder, read_jsonl
-from tests.helpers import ROOT, command, environment, outcomes
+from hptransfer.core.io import read_jsonl
+from hptransfer.core.run_folder import RunFolder
+from tests.support.helpers import ROOT, command, environment, outcomes
 
 SCRIPT = ROOT / "examples" / "sweep_plain_transformer.py"
 
@@ -94,7 +95,7 @@ def sweep_example(name: str, runs: Path, *overrides: str) -> RunFolder:
     """An example's own sweep file, run from the checkout as its page says; "python" is this one."""
     path = f"{Path(sys.executable).parent}:{environment()['PATH']}"
     done = subprocess.run(
-        [sys.executable, "-m", "hptransfer.cli", "sweep", f"examples/{name}.yaml", f"runs={runs}", *overrides],
+        [sys.executable, "-m", "hptransfer.cli.main", "sweep", f"examples/{name}.yaml", f"runs={runs}", *overrides],
         cwd=ROOT,
         env={**environment(), "PATH": path},
         capture_output=True,

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from hptransfer.cli import main
-from hptransfer.core.files import write_json
+from hptransfer.cli.main import main
+from hptransfer.core.io import write_json
 from hptransfer.core.records import DIVERGED, DONE, Outcome
-from hptransfer.sweep.runners.builtin import Builtin
-from tests.helpers import INLINE, ONE_SCALE, finished_run, start, sweep_arguments
+from hptransfer.worker.runners.builtin import Builtin
+from tests.support.helpers import INLINE, ONE_SCALE, finished_run, start, sweep_arguments
 
 VALUES = ("space.lr.low=0.001953125", "space.lr.high=0.125", "space.lr.count=7", "space.lr.extend=3")
 
@@ -293,7 +293,7 @@ def test_an_interrupted_check_says_that_nothing_is_kept(
     def interrupted(config: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hptransfer.sweep.runners.builtin.run_check", interrupted)
+    monkeypatch.setattr("hptransfer.worker.runners.builtin.run_check", interrupted)
     with pytest.raises(SystemExit) as end:
         main(["coord-check", "check=wider", "--out", str(tmp_path / "check")])
     assert end.value.code == 130

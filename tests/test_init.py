@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.helpers import command
+from tests.support.helpers import command
 
 
 def test_the_file_plans_as_it_is(tmp_path: Path) -> None:

@@ -11,31 +11,44 @@ LAYERS = {
     "parameterizations": 1,
     "analysis": 1,
     "training": 2,
-    "sweep": 3,
-    "config": 4,
-    "verify": 4,
-    "further": 4,
-    "imports": 4,
-    "verbs": 5,
-    "cli": 6,
+    "worker": 3,
+    "launchers": 4,
+    "samplers": 4,
+    "trackers": 4,
+    "config": 5,
+    "coordcheck": 6,
+    "planning": 6,
+    "driver": 7,
+    "monitor": 8,
+    "session": 9,
+    "verify": 10,
+    "next_trials": 10,
+    "import_runs": 10,
+    "cli": 11,
 }
+# The order inside analysis; pipeline and api use all of it.
+ANALYSIS = ["tables", "statistics", "optima", "laws", "predict", "report", "pipeline", "api"]
+# What may open the trainer, and what may use the analysis, besides themselves; nothing in between knows either.
+OPENS_TRAINING = ("training/", "coordcheck/", "config/compose.py", "worker/runners/builtin.py")
+USES_ANALYSIS = ("analysis/", "coordcheck/figure.py", "verify.py", "next_trials.py", "import_runs.py", "cli/")
 # Who may import a library of its own; everything else uses what stands below it.
 ONLY = {
-    "hydra": {"config.py"},
-    "omegaconf": {"config.py"},
+    "hydra": {"config/compose.py", "coordcheck/compose.py"},
+    "omegaconf": {"config/compose.py", "coordcheck/compose.py"},
     "optuna": {
-        "sweep/study.py",
-        "sweep/halving.py",
-        *(f"sweep/samplers/{p.name}" for p in (PACKAGE / "sweep/samplers").glob("*.py")),
+        "driver/optuna_studies.py",
+        "driver/halving.py",
+        *(f"samplers/{p.name}" for p in (PACKAGE / "samplers").glob("*.py")),
     },
-    "mlflow": {"sweep/trackers/mlflow.py", "analysis/sources.py"},
+    "mlflow": {"trackers/mlflow.py", "analysis/tables/sources.py"},
     "torch": {
-        "sweep/runners/builtin.py",
+        "worker/runners/builtin.py",
         *(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("training/**/*.py")),
+        *(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("coordcheck/*.py")),
     },
-    "submitit": {"sweep/launchers/_slurm_submit.py"},
-    "matplotlib": {"analysis/plots.py"},
-    "rich": {"sweep/display.py", "sweep/session.py", "verbs/_base.py"},
+    "submitit": {"launchers/slurm/submitit_adapter.py"},
+    "matplotlib": {"analysis/report/figures.py", "coordcheck/figure.py"},
+    "rich": {"monitor/tables.py", "coordcheck/table.py", "session/session.py", "cli/verb.py"},
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
@@ -61,12 +74,48 @@ def test_imports_point_down(file: str) -> None:
         if module.startswith("hptransfer.") and own in LAYERS:
             other = part(module)
             allowed = other == own or LAYERS[other] < LAYERS[own]
-            # The builtin runner is the one door from the sweep to the trainer.
-            if other == "training" and own == "sweep":
-                allowed = file == "sweep/runners/builtin.py"
-            if {other, own} == {"sweep", "analysis"}:
-                allowed = False
+            if other == "training":
+                allowed = file.startswith(OPENS_TRAINING)
+            if other == "analysis":
+                allowed = file.startswith(USES_ANALYSIS)
             assert allowed, f"{file} imports {module}"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("analysis/") and file.count("/") > 0])
+def test_imports_inside_analysis_point_down(file: str) -> None:
+    own = file.split("/")[1].removesuffix(".py")
+    for module in imports(file):
+        if module.startswith("hptransfer.analysis.") and own in ANALYSIS:
+            other = module.split(".")[2]
+            assert ANALYSIS.index(other) <= ANALYSIS.index(own), f"{file} imports {module}"
+
+
+def test_no_module_imports_another_in_a_circle() -> None:
+    """Neither at the top of a file nor inside a function; a package's own `__init__` stands for its contract."""
+    modules = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in FILES}
+    found = {
+        name: {part for module in imports(file) if (part := module.removeprefix("hptransfer.")) in modules} - {name}
+        for name, file in modules.items()
+        if not file.endswith("__init__.py")
+    }
+    state: dict[str, int] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert state.get(name) != 1, f"circle: {' -> '.join((*path[path.index(name) :], name))}"
+        if name not in state:
+            state[name] = 1
+            for other in found.get(name, ()):
+                visit(other, (*path, name))
+            state[name] = 2
+
+    for name in found:
+        visit(name, ())
+
+
+def test_no_folder_has_more_than_fourteen_modules() -> None:
+    for folder in sorted({(PACKAGE / file).parent for file in FILES} - {PACKAGE}):
+        modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(modules) <= 14, f"{folder.relative_to(PACKAGE)}: {', '.join(modules)}"
 
 
 @pytest.mark.parametrize("file", FILES)

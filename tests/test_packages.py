@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.packages import needed
+from tests.support.packages import needed
 
 MISSING = "PostgreSQL is not installed"
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hptransfer.core.files import RunFolder, read_json
+from hptransfer.core.io import read_json
 from hptransfer.core.records import VERIFY
-from tests.helpers import TINY, command
+from hptransfer.core.run_folder import RunFolder
+from tests.support.helpers import TINY, command
 
 SMALL = (*TINY, "space.lr.low=0.00048828125", "space.lr.high=0.25", "space.lr.count=10", "space.lr.extend=3")
 

@@ -6,12 +6,12 @@ import pytest
 from rich.console import Console
 
 from hptransfer.analysis.pipeline import analyze_run
-from hptransfer.config import compose
-from hptransfer.core.files import read_json
-from hptransfer.sweep.campaign import Campaign
-from hptransfer.sweep.plan import make_plan
-from hptransfer.sweep.session import session
-from tests.helpers import INLINE
+from hptransfer.config.compose import compose
+from hptransfer.core.io import read_json
+from hptransfer.planning.plan import make_plan
+from hptransfer.planning.trial_set import Campaign
+from hptransfer.session.session import session
+from tests.support.helpers import INLINE
 
 
 def exponent(runs: Path, sweep: str, *overrides: str) -> dict[str, float]:

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hptransfer.core.files import read_json
-from tests.helpers import ROOT, environment
+from hptransfer.core.io import read_json
+from tests.support.helpers import ROOT, environment
 
 PYTHON = sys.executable
 PAGE = (ROOT / "docs" / "your-script.md").read_text()
@@ -24,7 +24,7 @@ def test_the_page_goes_from_nothing_to_a_finished_sweep(tmp_path: Path) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     assert len(lines) == 9
     (tmp_path / "bin").mkdir()
-    for name, start in {"hptransfer": "python -m hptransfer.cli", "python": "python"}.items():
+    for name, start in {"hptransfer": "python -m hptransfer.cli.main", "python": "python"}.items():
         (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {start.replace("python", PYTHON, 1)} "$@"\n')
         (tmp_path / "bin" / name).chmod(0o755)
     path = f"{tmp_path / 'bin'}:{environment()['PATH']}"

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 from hptransfer.core.errors import ConfigError, FitError
 
 if TYPE_CHECKING:
-    from hptransfer.analysis.library import analyze
-    from hptransfer.analysis.result import Analysis
+    from hptransfer.analysis.api import analyze
+    from hptransfer.analysis.report.analysis import Analysis
 
 __all__ = ["Analysis", "ConfigError", "FitError", "analyze"]
 
 # What is imported when it is first asked for: the command line's help is not to wait for SciPy.
-_LATER = {"Analysis": "hptransfer.analysis.result", "analyze": "hptransfer.analysis.library"}
+_LATER = {"Analysis": "hptransfer.analysis.report.analysis", "analyze": "hptransfer.analysis.api"}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,25 +10,33 @@ from typing import Any
 
 import pandas as pd
 
-from hptransfer.analysis.cautions import table_warnings
-from hptransfer.analysis.compare import Other
-from hptransfer.analysis.estimators._base import ESTIMATORS
-from hptransfer.analysis.fit import ESTIMATOR, LAWS, fit_table
-from hptransfer.analysis.formats import FORMATS, earlier_files, remove_stale, write_formats
-from hptransfer.analysis.groups import predicted_command, predicted_settings, resolved_branch, resolved_groups
-from hptransfer.analysis.laws._base import LAWS as LAW_FAMILY
-from hptransfer.analysis.names import describe
-from hptransfer.analysis.next_runs import next_runs, next_table
-from hptransfer.analysis.plots import curves_figure
-from hptransfer.analysis.predict import predict_table
-from hptransfer.analysis.records import WAITING, Columns, check_table, not_counted, run_columns, run_records
-from hptransfer.analysis.report import Context, render
-from hptransfer.analysis.result import Analysis, fit_json, optima_table, prediction_json
-from hptransfer.analysis.sources import Source, load_table, load_targets
-from hptransfer.analysis.transfer import larger_from_smaller, leave_one_out
+from hptransfer.analysis.laws.fit import ESTIMATOR, LAWS, fit_table
+from hptransfer.analysis.laws.forms import LAWS as LAW_FAMILY
+from hptransfer.analysis.optima.estimators import ESTIMATORS
+from hptransfer.analysis.predict.data_warnings import table_warnings
+from hptransfer.analysis.predict.findings import fit_json, optima_table, prediction_json
+from hptransfer.analysis.predict.next_runs import next_runs, next_table
+from hptransfer.analysis.predict.predictions import predict_table
+from hptransfer.analysis.predict.validation import larger_from_smaller, leave_one_out
+from hptransfer.analysis.report.analysis import Analysis
+from hptransfer.analysis.report.comparison import Other
+from hptransfer.analysis.report.exports import FORMATS, earlier_files, remove_stale, write_formats
+from hptransfer.analysis.report.figures import curves_figure
+from hptransfer.analysis.report.page import Context, render
+from hptransfer.analysis.report.target_groups import (
+    predicted_command,
+    predicted_settings,
+    resolved_branch,
+    resolved_groups,
+)
+from hptransfer.analysis.tables.checks import WAITING, check_table, not_counted, run_records
+from hptransfer.analysis.tables.columns import Columns, run_columns
+from hptransfer.analysis.tables.scale_names import describe
+from hptransfer.analysis.tables.sources import Source, load_table, load_targets
 from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknown
-from hptransfer.core.files import RunFolder, made_writable, read_json, write_json, write_text
+from hptransfer.core.io import made_writable, read_json, write_json, write_text
 from hptransfer.core.records import DIVERGED, DONE, FAILED
+from hptransfer.core.run_folder import RunFolder
 
 FILES = (
     "report.html",

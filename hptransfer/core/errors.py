@@ -9,7 +9,7 @@
 
 A message is one line: the place, the value, the rule, the way out.
 
-The worker of a job (`python -m hptransfer.sweep.worker RUN JOB ATTEMPT`) ends with 0 when every trial has an outcome
+The worker of a job (`python -m hptransfer.worker RUN JOB ATTEMPT`) ends with 0 when every trial has an outcome
 and none failed, 3 when some failed, 5 when the machine would not let it go on, 2 when the job's file names another
 attempt, and 75 when it was asked to stop: the same attempt, or the next one, goes on from its checkpoint.
 """

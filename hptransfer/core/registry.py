@@ -1,4 +1,4 @@
-"""A family of things (models, optimizers, samplers, ...): one file each, found by name.
+"""A family of things (models, optimizers, samplers, ...): one file or package each, found by name.
 
 `ls` of the family's folder is the menu: a member's name is its file's stem, and files that start
 with an underscore are not members. Members of other packages come in through entry points of the
@@ -67,7 +67,8 @@ class Registry(Generic[T]):
         """First line of the member's module docstring, read without importing the module."""
         if name not in self._modules():
             return f"from {self._entry_points()[name].value}" if name in self._entry_points() else ""
-        source = self._folder() / f"{name}.py"
+        member = self._folder() / name
+        source = member / "__init__.py" if member.is_dir() else member.with_suffix(".py")
         docstring = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
         return docstring.partition("\n")[0]
 

@@ -1,1 +1,57 @@
 """Parameterizations: how init, multipliers and learning rates move with width. One file each."""
+
+from hptransfer.parameterizations import _unit_scaling as unit_scaling
+from hptransfer.parameterizations._base import (
+    CURVATURE,
+    ENTRYWISE,
+    FULL,
+    MATRICES,
+    NONE,
+    PARAMETERIZATIONS,
+    RAW,
+    RELATIVE,
+    SPECTRAL,
+    SPECTRAL_RMS,
+    ZERO,
+    Parameterization,
+    Power,
+    Role,
+    Row,
+    UpdateLaw,
+)
+from hptransfer.parameterizations._resolve import (
+    BUDGET_RULES,
+    Branch,
+    Budget,
+    Rule,
+    Sizes,
+    alignment_of,
+    resolve,
+)
+
+__all__ = [
+    "BUDGET_RULES",
+    "Branch",
+    "Budget",
+    "Rule",
+    "Sizes",
+    "alignment_of",
+    "resolve",
+    "unit_scaling",
+    "CURVATURE",
+    "ENTRYWISE",
+    "FULL",
+    "MATRICES",
+    "NONE",
+    "PARAMETERIZATIONS",
+    "Parameterization",
+    "Power",
+    "RAW",
+    "RELATIVE",
+    "Role",
+    "Row",
+    "SPECTRAL",
+    "SPECTRAL_RMS",
+    "UpdateLaw",
+    "ZERO",
+]

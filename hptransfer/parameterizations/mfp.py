@@ -1,6 +1,6 @@
 """MFP: mean-field parameterization, unit variances and a 1/fan-in readout."""
 
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role, Row
+from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, Row
 
 MFP = PARAMETERIZATIONS.register("mfp")(
     Parameterization(

@@ -1,6 +1,6 @@
 """muP, readout-multiplier form: what the mup package trains; embeddings may be tied."""
 
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role, Row
+from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, Row
 
 MUP = PARAMETERIZATIONS.register("mup")(
     Parameterization(

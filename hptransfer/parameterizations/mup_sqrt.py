@@ -1,6 +1,6 @@
 """muP, square-root form: one SGD rate for all matrices."""
 
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role, Row
+from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, Row
 
 MUP_SQRT = PARAMETERIZATIONS.register("mup_sqrt")(
     Parameterization(

@@ -1,6 +1,6 @@
 """muP, Table-3 form: no multipliers, a readout of variance 1/n^2."""
 
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role, Row
+from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, Row
 
 MUP_TABLE3 = PARAMETERIZATIONS.register("mup_table3")(
     Parameterization(

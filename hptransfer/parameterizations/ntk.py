@@ -1,6 +1,6 @@
 """NTK: neural tangent parameterization, unit variances and fan-in multipliers."""
 
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role, Row
+from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, Row
 
 NTK = PARAMETERIZATIONS.register("ntk")(
     Parameterization(

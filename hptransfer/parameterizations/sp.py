@@ -1,6 +1,6 @@
 """SP: standard parameterization; one learning rate for all, or by layer once an alignment is given."""
 
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role, Row
+from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, Row
 
 SP = PARAMETERIZATIONS.register("sp")(
     Parameterization(

@@ -5,7 +5,7 @@ Those of Adafactor and Muon are derived. There are none for an optimizer that tr
 their rule does not say how, or that divides by a curvature, which the operations change.
 """
 
-from hptransfer.parameterizations._base import (
+from hptransfer.parameterizations import (
     ENTRYWISE,
     PARAMETERIZATIONS,
     RAW,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hptransfer.core.errors import Interrupted
-from hptransfer.core.files import set_aside
+from hptransfer.core.io import set_aside
 from hptransfer.core.records import digest
 
 VERSION = 1

@@ -12,13 +12,20 @@ import torch
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Parameterization, Role
-from hptransfer.parameterizations._rules import BUDGET_RULES, Branch, Budget, alignment_of
-from hptransfer.training.datasets._base import DATASETS, SQUARED, DataConfig, Shape
-from hptransfer.training.models._base import FLOAT32, MODELS, PRECISIONS, ModelConfig
-from hptransfer.training.optimizers._base import OPTIMIZERS, OptimizerConfig
+from hptransfer.parameterizations import (
+    BUDGET_RULES,
+    PARAMETERIZATIONS,
+    Branch,
+    Budget,
+    Parameterization,
+    Role,
+    alignment_of,
+)
+from hptransfer.training.datasets import DATASETS, SQUARED, DataConfig, Shape
+from hptransfer.training.models import FLOAT32, MODELS, PRECISIONS, ModelConfig
+from hptransfer.training.optimizers import OPTIMIZERS, OptimizerConfig
 from hptransfer.training.schedules import Schedule
-from hptransfer.training.unit import UnitConfig, useless
+from hptransfer.training.unit_scaling import UnitConfig, useless
 
 LOSSES = ("held-out", "training")
 LAST = 0.25

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import Role
-from hptransfer.parameterizations._rules import Rule, Sizes, alignment_of, resolve
+from hptransfer.parameterizations import Role, Rule, Sizes, alignment_of, resolve
 from hptransfer.training.config import Constants, RunConfig
 from hptransfer.training.layers import Embedding, Layer, Linear, Residual, Scalar, TiedReadout, draw, tagged
-from hptransfer.training.unit import per_trial, scale_operations
+from hptransfer.training.unit_scaling import per_trial, scale_operations
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import Role
+from hptransfer.parameterizations import Role
 
 Scalar = float | Tensor
 """One number for all trials, or a tensor of one a trial."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hptransfer.training.checkpoint import Checkpoint, State
 from hptransfer.training.config import RunConfig
-from hptransfer.training.datasets._base import Dataset
+from hptransfer.training.datasets import Dataset
 from hptransfer.training.stack import Stack
 
 VALIDATION_BATCH = 64

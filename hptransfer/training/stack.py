@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hptransfer.parameterizations._unit import loss_gradient
+from hptransfer.parameterizations._unit_scaling import loss_gradient
 from hptransfer.training.checkpoint import State
 from hptransfer.training.compiling import compiled
 from hptransfer.training.config import RunConfig
-from hptransfer.training.datasets._base import SQUARED
+from hptransfer.training.cuda_graph import Recorded
+from hptransfer.training.datasets import SQUARED
 from hptransfer.training.groups import groups_of, hand_out_gradients, kinds, parameterize, settings, tensors
 from hptransfer.training.layers import Layer, Residual, keep, tilt, times, to_device
-from hptransfer.training.models._base import BF16
-from hptransfer.training.recording import Recorded
-from hptransfer.training.unit import per_trial
+from hptransfer.training.models import BF16
+from hptransfer.training.unit_scaling import per_trial
 
 
 class Stack:

@@ -15,8 +15,8 @@ from benchmarks.extrapolation import (
     split,
     subset,
 )
-from hptransfer.analysis.fit import ESTIMATOR
-from hptransfer.analysis.published import references
+from hptransfer.analysis.laws.fit import ESTIMATOR
+from hptransfer.analysis.predict.published_laws import references
 
 SUBSETS = 10
 

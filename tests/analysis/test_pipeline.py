@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 from hptransfer.analysis.pipeline import analyze_file, analyze_run, export
-from hptransfer.cli import main
+from hptransfer.cli.main import main
 from hptransfer.core.errors import FitError
-from hptransfer.core.files import RunFolder, read_json, write_json
+from hptransfer.core.io import read_json, write_json
 from hptransfer.core.records import FAILED, VERIFY, Outcome
-from tests.analysis.landscape import TARGET, add, draw, write_run
+from hptransfer.core.run_folder import RunFolder
+from tests.support.landscape import TARGET, add, draw, write_run
 
 FILES = ("optima.csv", "fit.json", "prediction.json", "predictions.csv")
 HOSTILE = '<script>alert("x")</script>'

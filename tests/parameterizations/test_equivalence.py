@@ -9,13 +9,13 @@ import dataclasses
 import pytest
 import torch
 
-from hptransfer.parameterizations._base import ZERO, Parameterization
+from hptransfer.parameterizations import ZERO, Parameterization
 from hptransfer.training.config import Base
 from hptransfer.training.models.mlp import MlpConfig
-from hptransfer.training.optimizers._base import OPTIMIZERS, OptimizerConfig
+from hptransfer.training.optimizers import OPTIMIZERS, OptimizerConfig
 from hptransfer.training.stack import Stack
-from tests.training.plain import batches, stack_losses
-from tests.training.settings import of_model
+from tests.support.plain import batches, stack_losses
+from tests.support.settings import of_model
 
 BASE = 16
 MUP = ("mup", "mup_table3", "mup_sqrt", "mfp")

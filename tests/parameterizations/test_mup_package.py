@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from hptransfer.training.config import Base, RunConfig
-from hptransfer.training.optimizers._base import OptimizerConfig
+from hptransfer.training.optimizers import OptimizerConfig
 from hptransfer.training.optimizers.adamw import AdamW
 from hptransfer.training.optimizers.sgd import SgdConfig
 from hptransfer.training.schedules import Schedule
 from hptransfer.training.stack import Stack
-from tests.training.plain import PlainMlp, PlainTransformer, batches, copy_weights, plain_losses, stack_losses
-from tests.training.settings import of_model
+from tests.support.plain import PlainMlp, PlainTransformer, batches, copy_weights, plain_losses, stack_losses
+from tests.support.settings import of_model
 
 BASE, WIDTH = 32, 128
 PLAIN = Schedule(shape="constant", warmup=0)

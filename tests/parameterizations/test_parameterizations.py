@@ -5,9 +5,19 @@ import itertools
 import pytest
 
 from hptransfer.core.errors import ConfigError
+from hptransfer.parameterizations import (
+    FULL,
+    NONE,
+    PARAMETERIZATIONS,
+    Branch,
+    Budget,
+    Role,
+    Rule,
+    Sizes,
+    alignment_of,
+    resolve,
+)
 from hptransfer.parameterizations import _base as laws
-from hptransfer.parameterizations._base import FULL, NONE, PARAMETERIZATIONS, Role
-from hptransfer.parameterizations._rules import Branch, Budget, Rule, Sizes, alignment_of, resolve
 
 IN, HID, OUT, VEC, FIX = Role
 LAWS = {

@@ -6,7 +6,7 @@ import pytest
 from scipy.integrate import quad
 from unit_scaling import transformer_residual_scaling_rule
 
-from hptransfer.parameterizations import _unit
+from hptransfer.parameterizations import unit_scaling
 
 EXACT = {"relu": lambda x: max(x, 0.0), "relu2": lambda x: max(x, 0.0) ** 2, "tanh": math.tanh}
 
@@ -20,14 +20,14 @@ def normal_mean(f: object) -> float:
 def test_activations_that_the_package_lacks_give_unit_variance(name: str) -> None:
     f = EXACT[name]
     variance = normal_mean(lambda x: f(x) ** 2) - normal_mean(f) ** 2
-    assert _unit.activation(name) == pytest.approx(variance**-0.5, rel=1e-9)
+    assert unit_scaling.activation(name) == pytest.approx(variance**-0.5, rel=1e-9)
 
 
 @pytest.mark.parametrize(("residual", "ratio"), [(1.0, 1.0), (0.5, 2.0), (2.0, 0.25)])
 def test_branches_are_weighed_as_the_package_does(residual: float, ratio: float) -> None:
     layers = 10  # branches: attention and MLP in turn
     theirs = transformer_residual_scaling_rule(residual, ratio)
-    ours = _unit.branches([True, False] * 5, residual=residual, attention_ratio=ratio)
+    ours = unit_scaling.branches([True, False] * 5, residual=residual, attention_ratio=ratio)
     assert ours == pytest.approx([theirs(index, layers) for index in range(layers)], rel=1e-12)
 
 
@@ -36,8 +36,8 @@ def test_branches_are_weighed_as_the_package_does(residual: float, ratio: float)
 def test_all_branches_of_a_kind_add_the_same_whatever_their_depth(attends: list[bool], residual: float) -> None:
     """Follows the share of the stream's variance that is the embedding's, and each branch's."""
     shares = [1.0]
-    for tau in _unit.branches(attends, residual=residual):
-        factor, skip = _unit.weighted(tau)
+    for tau in unit_scaling.branches(attends, residual=residual):
+        factor, skip = unit_scaling.weighted(tau)
         assert factor**2 + skip**2 == pytest.approx(1)
         shares = [*(share * skip**2 for share in shares), factor**2]
     assert shares[1:] == pytest.approx([shares[1]] * len(attends))
@@ -50,4 +50,4 @@ def test_the_losses_gradient_has_unit_size_at_the_start() -> None:
     p = 1 / outputs
     entries = [(1 - p) / terms, *[p / terms] * (outputs - 1)]
     size = (sum(entry**2 for entry in entries) / outputs) ** 0.5
-    assert size * _unit.loss_gradient(terms, outputs, squared=False) == pytest.approx(1)
+    assert size * unit_scaling.loss_gradient(terms, outputs, squared=False) == pytest.approx(1)

@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hptransfer.core.files import RunFolder, read_json, read_jsonl
+from hptransfer.core.io import read_json, read_jsonl
 from hptransfer.core.records import CANCELLED, FAILED
-from hptransfer.sweep.flight import read_jobs
-from tests.helpers import command, environment
-from tests.servers import Server
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.driver.jobs import read_jobs
 from tests.slurm.cluster import Cluster, ClusterError
+from tests.support.helpers import command, environment
+from tests.support.servers import Server
 
 CANCEL, REQUEUE, PREEMPT = "job cancelled", "job requeued", "node taken by a job of higher priority"
 DRIVER, CONTROLLER = "driver killed and started again", "slurmctld stopped and started"
@@ -167,7 +168,7 @@ class Driver:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "hptransfer.cli", *self._words],
+                [sys.executable, "-m", "hptransfer.cli.main", *self._words],
                 env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

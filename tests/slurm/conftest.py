@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.helpers import ROOT
-from tests.packages import needed
 from tests.slurm.cluster import PACKAGES, Cluster, cluster, obstacle
+from tests.support.helpers import ROOT
+from tests.support.packages import needed
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import mlflow_server
 from tests.slurm.chaos import (
     ACCOUNTING,
     CANCEL,
@@ -19,6 +18,7 @@ from tests.slurm.chaos import (
     tally,
 )
 from tests.slurm.cluster import Cluster
+from tests.support.servers import mlflow_server
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800), pytest.mark.filterwarnings("ignore")]
 

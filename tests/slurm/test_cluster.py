@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
 from tests.slurm.cluster import Cluster
+from tests.support.helpers import ROOT
 
 pytestmark = pytest.mark.slurm
 

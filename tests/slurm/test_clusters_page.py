@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.core.files import RunFolder, locked_by, read_json
-from tests.helpers import ROOT, environment
+from hptransfer.core.io import read_json
+from hptransfer.core.locks import locked_by
+from hptransfer.core.run_folder import RunFolder
 from tests.slurm.cluster import Cluster
+from tests.support.helpers import ROOT, environment
 
 pytestmark = pytest.mark.slurm
 
 PAGE = (ROOT / "docs" / "clusters.md").read_text()
 WALK = PAGE[: PAGE.index("## What is submitted")]
-PROGRAMS = {"hptransfer": f"{sys.executable} -m hptransfer.cli", "python": sys.executable}
+PROGRAMS = {"hptransfer": f"{sys.executable} -m hptransfer.cli.main", "python": sys.executable}
 DETACHED_S = 150.0
 
 

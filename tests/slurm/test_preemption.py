@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from hptransfer.core.files import RunFolder, read_json, write_json
-from tests.helpers import ROOT
+from hptransfer.core.io import read_json, write_json
+from hptransfer.core.run_folder import RunFolder
 from tests.slurm.cluster import Cluster
-from tests.sweep.jobs import JOB, SLOW, checkpoints, log_of, points, results, start_worker, wait_for, write_job
+from tests.support.helpers import ROOT
+from tests.support.jobs import JOB, SLOW, checkpoints, log_of, points, results, start_worker, wait_for, write_job
 
 pytestmark = pytest.mark.slurm
 
@@ -26,7 +27,7 @@ def submit(
     slurm: Cluster, folder: RunFolder, *options: str, limit_s: int | None = None, attempt: int = 1, path: str = ""
 ) -> str:
     """The worker as a batch job; the deadline is what the script says when the job has a limit of its own."""
-    worker = shlex.join([sys.executable, "-m", "hptransfer.sweep.worker", str(folder.path), JOB, str(attempt)])
+    worker = shlex.join([sys.executable, "-m", "hptransfer.worker.job", str(folder.path), JOB, str(attempt)])
     deadline = f"export HPTRANSFER_DEADLINE=$(($(date +%s) + {limit_s}))\n" if limit_s else ""
     script = folder.path.parent / "job.sh"
     script.write_text(

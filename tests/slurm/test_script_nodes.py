@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.config import compose
-from hptransfer.core.files import RunFolder, read_json, read_jsonl, write_json
-from hptransfer.sweep.plan import make_plan
-from hptransfer.sweep.runners._base import Context
-from hptransfer.sweep.runners.script import Script
-from tests.helpers import ROOT, environment
+from hptransfer.config.compose import compose
+from hptransfer.core.io import read_json, read_jsonl, write_json
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.planning.plan import make_plan
+from hptransfer.worker.runners import Context
+from hptransfer.worker.runners.script.runner import Script
 from tests.slurm.cluster import Cluster
+from tests.support.helpers import ROOT, environment
 
 pytestmark = pytest.mark.slurm
 

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from hptransfer.core.errors import StoppedError
-from hptransfer.core.files import RunFolder, locked_by, write_json
+from hptransfer.core.io import write_json
+from hptransfer.core.locks import locked_by
 from hptransfer.core.records import CANCELLED, DONE, KILLED, NODE_FAILURE, PREEMPTED, TIME_LIMIT, Job, Outcome, Scale
-from hptransfer.sweep.launchers._base import Ended
-from hptransfer.sweep.launchers._slurm_config import SlurmConfig
-from hptransfer.sweep.launchers._slurm_limits import Limits, read_limits
-from hptransfer.sweep.launchers.slurm import Slurm
-from tests.helpers import TINY, command, outcomes
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.launchers import Ended
+from hptransfer.launchers.slurm.config import SlurmConfig
+from hptransfer.launchers.slurm.launcher import Slurm
+from hptransfer.launchers.slurm.limits import Limits, read_limits
+from tests.support.helpers import TINY, command, outcomes
 
 pytestmark = pytest.mark.slurm
 
@@ -80,7 +82,7 @@ class Bench:
         return json.loads(path.read_text())["jobs"].get(job, {}) if path.exists() else {}
 
 
-# A worker is called as `worker.sh PYTHON -m hptransfer.sweep.worker RUN JOB ATTEMPT`.
+# A worker is called as `worker.sh PYTHON -m hptransfer.worker.job RUN JOB ATTEMPT`.
 OUTCOME = json.dumps({"schema": 1, **Outcome(state=DONE, loss=1.0, loss_se=0.1).to_json()})
 OUTCOMES = f"""trial="$4/trials/trial${{5#job}}"
 echo '{OUTCOME}' > "$trial/.new" && mv "$trial/.new" "$trial/outcome.json" """

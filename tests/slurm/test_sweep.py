@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.core.files import RunFolder, read_json
-from tests.helpers import TINY, command, start
+from hptransfer.core.io import read_json
+from hptransfer.core.run_folder import RunFolder
 from tests.slurm.cluster import Cluster, ClusterError
-from tests.sweep.jobs import results
+from tests.support.helpers import TINY, command, start
+from tests.support.jobs import results
 
 pytestmark = pytest.mark.slurm
 

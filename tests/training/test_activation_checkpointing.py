@@ -12,9 +12,9 @@ from torch import Tensor
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import RunConfig
 from hptransfer.training.layers import Residual
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
-from tests.training.settings import of_model
+from tests.support.settings import of_model
 from tests.training.test_every_model import CASES, IDS
 
 RESIDUAL = [(case, name) for case, name in zip(CASES, IDS, strict=True) if of_model(case[0]).model.residual]

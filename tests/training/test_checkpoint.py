@@ -12,15 +12,15 @@ import torch.nn.functional as F
 
 from hptransfer.core.errors import Interrupted
 from hptransfer.core.records import PREEMPTED
-from hptransfer.sweep.stop import Stop
 from hptransfer.training.checkpoint import Checkpoint
 from hptransfer.training.config import RunConfig
 from hptransfer.training.loop import Result, train
-from hptransfer.training.models._base import MODELS
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.models import MODELS
+from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
-from hptransfer.training.unit import UnitConfig
-from tests.training.settings import of_model
+from hptransfer.training.unit_scaling import UnitConfig
+from hptransfer.worker.interruption import Stop
+from tests.support.settings import of_model
 
 STEPS, POINTS = 24, 8
 SEEDS = (0, 1, 2)

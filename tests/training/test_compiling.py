@@ -10,10 +10,10 @@ from torch import Tensor
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import RunConfig
 from hptransfer.training.loop import train
-from hptransfer.training.models._base import MODELS
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.models import MODELS
+from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
-from tests.training.settings import of_model
+from tests.support.settings import of_model
 
 # PyTorch's own, as it imports its compiler, traces an autograd.Function, and goes on behind what it does not compile.
 pytestmark = [

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hptransfer.core.errors import ConfigError, DataError
-from hptransfer.training.datasets._base import DATASETS, SQUARED, TOKENS, DataConfig, Dataset
+from hptransfer.training.datasets import DATASETS, SQUARED, TOKENS, DataConfig, Dataset
 from hptransfer.training.datasets.cifar10 import RECORDS, TEST, TRAIN, Cifar10Config
 from hptransfer.training.datasets.digits import DigitsConfig
 from hptransfer.training.datasets.polynomial import PolynomialConfig
@@ -21,9 +21,9 @@ from hptransfer.training.datasets.stdlib import StdlibConfig
 from hptransfer.training.datasets.teacher import TeacherConfig
 from hptransfer.training.datasets.token_file import TokenFileConfig, _scan
 from hptransfer.training.loop import train
-from hptransfer.training.models._base import MODELS
-from hptransfer.training.quadratics import power_law, power_law_loss
-from tests.training.settings import small
+from hptransfer.training.models import MODELS
+from tests.support.quadratics import power_law, power_law_loss
+from tests.support.settings import small
 
 FIRST = {"stdlib": [50, 54, 56, 51, 49, 56, 54, 52, 49, 50, 49, 51, 48, 48, 54, 52], "digits": [4, 5, 2, 1, 1, 9, 6, 7]}
 

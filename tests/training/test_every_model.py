@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import RunConfig
-from hptransfer.training.datasets._base import TOKENS, Dataset, Shape
+from hptransfer.training.datasets import TOKENS, Dataset, Shape
 from hptransfer.training.layers import tagged
 from hptransfer.training.loop import train
-from hptransfer.training.models._base import MODELS
+from hptransfer.training.models import MODELS
 from hptransfer.training.stack import Stack
-from tests.training.settings import SHAPES, of_model, small
+from tests.support.settings import SHAPES, of_model, small
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "transformer": [

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import PARAMETERIZATIONS, Role, UpdateLaw
+from hptransfer.parameterizations import PARAMETERIZATIONS, Role, UpdateLaw
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.loop import train
-from hptransfer.training.optimizers._base import OPTIMIZERS, OptimizerConfig
+from hptransfer.training.optimizers import OPTIMIZERS, OptimizerConfig
 from hptransfer.training.stack import Stack
-from tests.training.settings import of_model
+from tests.support.settings import of_model
 from tests.training.test_every_model import losses
 
 NAMES = OPTIMIZERS.names()

@@ -13,10 +13,10 @@ from hptransfer.training.checkpoint import Checkpoint
 from hptransfer.training.config import RunConfig
 from hptransfer.training.device import ROOM, Memory, out_of_memory
 from hptransfer.training.loop import train
-from hptransfer.training.models._base import MODELS, PRECISIONS
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.models import MODELS, PRECISIONS
+from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
-from tests.training.settings import of_model
+from tests.support.settings import of_model
 from tests.training.test_every_model import CASES, IDS
 from tests.training.test_precision import CALM, STACKED
 from tests.training.test_same_numbers import trials

@@ -9,7 +9,7 @@ import torch
 
 from hptransfer.training.loop import Training, means, train
 from hptransfer.training.stack import Stack
-from tests.training.settings import small
+from tests.support.settings import small
 
 
 def test_the_same_trial_twice_is_the_same_to_the_bit() -> None:

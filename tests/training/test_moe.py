@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from benchmarks import mixture_of_experts as bench
+from hptransfer.coordcheck.measurements import OUTPUTS, STREAM, Check, one_layer_check, scale_check
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import PARAMETERIZATIONS
+from hptransfer.parameterizations import PARAMETERIZATIONS
 from hptransfer.training.config import Base, RunConfig
-from hptransfer.training.coordcheck import OUTPUTS, STREAM, Check, one_layer_check, scale_check
 from hptransfer.training.groups import base_and_factors, groups_of, kinds
 from hptransfer.training.loop import train
-from hptransfer.training.models._base import MODELS
+from hptransfer.training.models import MODELS
 from hptransfer.training.models.moe import Mixture, MoeConfig, mixtures
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
-from tests.helpers import ROOT
-from tests.training.settings import SHAPES, of_model, small
+from tests.support.helpers import ROOT
+from tests.support.settings import SHAPES, of_model, small
 
 OTHERS = [name for name in OPTIMIZERS.names() if name != "kfac"]
 

@@ -13,7 +13,7 @@ from hptransfer.training.groups import base_and_factors
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.optimizers.adamw import AdamW
 from hptransfer.training.stack import Stack
-from tests.training.settings import of_model, small
+from tests.support.settings import of_model, small
 
 WIDTHS = (128, 256, 512)
 

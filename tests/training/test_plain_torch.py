@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hptransfer.parameterizations._base import PARAMETERIZATIONS
+from hptransfer.parameterizations import PARAMETERIZATIONS
 from hptransfer.training.config import Base, RunConfig
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.schedules import Schedule
 from hptransfer.training.stack import Stack
-from tests.training.plain import PlainMlp, PlainTransformer, batches, copy_weights, plain_losses, stack_losses
-from tests.training.settings import of_model
+from tests.support.plain import PlainMlp, PlainTransformer, batches, copy_weights, plain_losses, stack_losses
+from tests.support.settings import of_model
 
 WIDTH, DECAY = 32, 0.1
 MODELS = ("mlp", "transformer")

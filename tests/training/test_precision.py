@@ -11,9 +11,9 @@ from hptransfer.training.config import RunConfig
 from hptransfer.training.layers import by_channel, times
 from hptransfer.training.loop import train
 from hptransfer.training.models._blocks import rotate
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
-from tests.training.settings import small
+from tests.support.settings import small
 from tests.training.test_every_model import CASES, IDS
 from tests.training.test_same_numbers import alone, stacked, trials
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from hptransfer.training import quadratics
-from hptransfer.training.quadratics import best_rate, lms_loss, power_law, power_law_loss, sign_best_rate
+from tests.support import quadratics
+from tests.support.quadratics import best_rate, lms_loss, power_law, power_law_loss, sign_best_rate
 
 
 @pytest.mark.parametrize(

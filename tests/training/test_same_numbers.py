@@ -14,10 +14,10 @@ from torch import Tensor
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import Base, Constants, RoleConstants, RunConfig
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.schedules import Schedule
 from hptransfer.training.stack import Stack
-from tests.training.settings import of_model
+from tests.support.settings import of_model
 from tests.training.test_every_model import CASES, IDS, losses
 
 SEEDS = (0, 1, 2)

@@ -7,7 +7,7 @@ import pytest
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.schedules import SHAPES, Schedule
 from hptransfer.training.stack import Stack
-from tests.training.settings import small
+from tests.support.settings import small
 
 
 def factors(schedule: Schedule, steps: int = 100, peak: float = 1.0) -> list[float]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import CURVATURE, ENTRYWISE, RAW, SPECTRAL, Role, UpdateLaw
+from hptransfer.parameterizations import CURVATURE, ENTRYWISE, RAW, SPECTRAL, Role, UpdateLaw
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.layers import Conv2d, Linear, Moments, tagged
 from hptransfer.training.loop import train
@@ -19,7 +19,7 @@ from hptransfer.training.optimizers._matrix import MatrixConfig, damped_power
 from hptransfer.training.optimizers.kfac import KfacConfig
 from hptransfer.training.optimizers.shampoo import ShampooConfig
 from hptransfer.training.stack import Stack
-from tests.training.settings import of_model
+from tests.support.settings import of_model
 
 CONFIGS = [ShampooConfig, KfacConfig]
 both = pytest.mark.parametrize("config", CONFIGS, ids=["shampoo", "kfac"])

@@ -6,21 +6,20 @@ from typing import Any
 import pytest
 import torch
 
+from hptransfer.coordcheck.measurements import coordinate_check, one_layer_check
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations import _unit
-from hptransfer.parameterizations._base import Role
+from hptransfer.parameterizations import Role, unit_scaling
 from hptransfer.parameterizations.umup import UMUP
 from hptransfer.training.config import BranchConfig, RunConfig, UnitConfig
-from hptransfer.training.coordcheck import coordinate_check, one_layer_check
 from hptransfer.training.groups import base_and_factors, parameterize
 from hptransfer.training.layers import Conv2d, Layer, Linear, Norm, Residual
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.operations import Activation, Attend, Sum
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.schedules import Schedule
 from hptransfer.training.stack import Stack
-from hptransfer.training.unit import scale_operations
-from tests.training.settings import of_model, small
+from hptransfer.training.unit_scaling import scale_operations
+from tests.support.settings import of_model, small
 from tests.training.test_every_model import losses
 
 RULES = ("adafactor", "adam_atan2", "adamw", "lion", "muon", "sgd")
@@ -115,7 +114,7 @@ def test_a_deep_transformer_starts_with_unit_variance_everywhere(activation: str
     )
     found = spreads(run)
     assert found.pop("readout") == pytest.approx(256**-0.5, rel=0.1)
-    equal = _unit.attention(64, run.model.head_dim, causal=True)
+    equal = unit_scaling.attention(64, run.model.head_dim, causal=True)
     for name, spread in found.items():
         alike = name.endswith(("attention", "attend", "attention.out")) and not name.startswith("blocks.0")
         stream = name.count(".") == 1

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from unit_scaling.core.functional import transformer_residual_scaling_rule
 from unit_scaling.optim import lr_scale_func_adam, lr_scale_func_sgd
 
-from hptransfer.parameterizations._base import Role
+from hptransfer.parameterizations import Role
 from hptransfer.training.config import RunConfig, UnitConfig
 from hptransfer.training.layers import Linear, Residual
 from hptransfer.training.operations import Activation, Attend
 from hptransfer.training.stack import Stack
-from hptransfer.training.unit import scale_operations
+from hptransfer.training.unit_scaling import scale_operations
 from tests.training.test_unit import stacked, swiglu
 
 BLOCKS, WIDTH, HEADS, POSITIONS, BATCH = 3, 64, 4, 32, 2

@@ -1,1 +1,1 @@
-"""Laws: forms in which the optimum may move with scale. One file each."""
+"""From optima to a fit: forms of law, model averaging, exponents, the loss law."""

@@ -1,1 +1,25 @@
 """Data of the builtin trainer. One file each; the file's name is the dataset's."""
+
+from hptransfer.training.datasets._base import (
+    DATASETS,
+    FEATURES,
+    IMAGES,
+    SQUARED,
+    TOKENS,
+    DataConfig,
+    Dataset,
+    Shape,
+    shuffled,
+)
+
+__all__ = [
+    "DATASETS",
+    "DataConfig",
+    "Dataset",
+    "FEATURES",
+    "IMAGES",
+    "SQUARED",
+    "Shape",
+    "TOKENS",
+    "shuffled",
+]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.core.errors import DataError
-from hptransfer.training.datasets._base import Dataset, shuffled
+from hptransfer.training.datasets import Dataset, shuffled
 
 
 class Images(Dataset):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.training.datasets._base import Dataset
+from hptransfer.training.datasets import Dataset
 
 Values = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], tuple[Values, Values | NDArray[np.int64]]]

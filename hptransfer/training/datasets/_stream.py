@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hptransfer.core.errors import DataError
-from hptransfer.training.datasets._base import Dataset
+from hptransfer.training.datasets import Dataset
 
 Tokens = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from hptransfer.core.errors import ConfigError, DataError
-from hptransfer.training.datasets._base import DATASETS, IMAGES, DataConfig, Dataset, Shape
+from hptransfer.training.datasets import DATASETS, IMAGES, DataConfig, Dataset, Shape
 from hptransfer.training.datasets._images import Images
 
 # https://www.cs.toronto.edu/~kriz/cifar.html: a label, then 1,024 bytes each of red, green and blue, row by row.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.core.errors import DataError
-from hptransfer.training.datasets._base import DATASETS, IMAGES, DataConfig, Dataset, Shape
+from hptransfer.training.datasets import DATASETS, IMAGES, DataConfig, Dataset, Shape
 from hptransfer.training.datasets._images import Images
 
 # Examples that are held out; the split is the same for everyone.

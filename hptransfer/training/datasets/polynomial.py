@@ -9,7 +9,7 @@ import numpy as np
 from numpy.polynomial import hermite_e
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.training.datasets._base import DATASETS, FEATURES, SQUARED, DataConfig, Dataset, Shape
+from hptransfer.training.datasets import DATASETS, FEATURES, SQUARED, DataConfig, Dataset, Shape
 from hptransfer.training.datasets._online import Task, Values, at_least, stream
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.training.datasets._base import DATASETS, FEATURES, SQUARED, DataConfig, Dataset, Shape
+from hptransfer.training.datasets import DATASETS, FEATURES, SQUARED, DataConfig, Dataset, Shape
 from hptransfer.training.datasets._online import Task, Values, at_least
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hptransfer.core.errors import DataError
-from hptransfer.training.datasets._base import DATASETS, TOKENS, DataConfig, Dataset, Shape
+from hptransfer.training.datasets import DATASETS, TOKENS, DataConfig, Dataset, Shape
 from hptransfer.training.datasets._stream import Stream
 
 # Directories that distributions leave out, or that hold what is no part of the standard library.

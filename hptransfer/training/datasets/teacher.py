@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hptransfer.training.datasets._base import DATASETS, FEATURES, DataConfig, Dataset, Shape
+from hptransfer.training.datasets import DATASETS, FEATURES, DataConfig, Dataset, Shape
 from hptransfer.training.datasets._online import Task, Values, at_least, stream
 
 

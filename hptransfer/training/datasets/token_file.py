@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hptransfer.core.errors import ConfigError, DataError, unknown
-from hptransfer.training.datasets._base import DATASETS, TOKENS, DataConfig, Dataset, Shape
+from hptransfer.training.datasets import DATASETS, TOKENS, DataConfig, Dataset, Shape
 from hptransfer.training.datasets._stream import Stream, Tokens
 
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.registry import Registry
-from hptransfer.training.datasets._base import Shape
+from hptransfer.training.datasets import Shape
 
 PRECISIONS = FLOAT32, BF16 = ("float32", "bf16")
 

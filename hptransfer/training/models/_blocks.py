@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, divisors, multiples, unknown
-from hptransfer.parameterizations._base import Role
+from hptransfer.parameterizations import Role
 from hptransfer.training.layers import Linear, Norm, Residual
-from hptransfer.training.models._base import ModelConfig
+from hptransfer.training.models import ModelConfig
 from hptransfer.training.operations import Activation, Attend
 
 CHOICES = ("gelu", "relu2", "swiglu")

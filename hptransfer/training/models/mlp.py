@@ -8,10 +8,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.parameterizations._base import Role
-from hptransfer.training.datasets._base import FEATURES, IMAGES, Shape
+from hptransfer.parameterizations import Role
+from hptransfer.training.datasets import FEATURES, IMAGES, Shape
 from hptransfer.training.layers import Linear, Vector
-from hptransfer.training.models._base import MODELS, ModelConfig
+from hptransfer.training.models import MODELS, ModelConfig
 from hptransfer.training.operations import Activation
 
 CHOICES = ("relu", "tanh", "gelu")

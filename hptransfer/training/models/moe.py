@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, divisors, multiples
-from hptransfer.parameterizations._base import Role
+from hptransfer.parameterizations import Role
 from hptransfer.training.layers import Layer, Linear, Norm, Residual, narrowed, products, times
-from hptransfer.training.models._base import BF16, MODELS
+from hptransfer.training.models import BF16, MODELS
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.operations import Activation
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import Role
-from hptransfer.training.datasets._base import FEATURES, IMAGES, Shape
+from hptransfer.parameterizations import Role
+from hptransfer.training.datasets import FEATURES, IMAGES, Shape
 from hptransfer.training.layers import Linear, Norm, Residual
-from hptransfer.training.models._base import MODELS, ModelConfig
+from hptransfer.training.models import MODELS, ModelConfig
 from hptransfer.training.models.mlp import inputs
 from hptransfer.training.operations import Activation
 

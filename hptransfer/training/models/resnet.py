@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, multiples, unknown
-from hptransfer.parameterizations._base import Role
-from hptransfer.training.datasets._base import IMAGES, Shape
+from hptransfer.parameterizations import Role
+from hptransfer.training.datasets import IMAGES, Shape
 from hptransfer.training.layers import Conv2d, Linear, Residual, Vector, by_channel
-from hptransfer.training.models._base import MODELS, ModelConfig
+from hptransfer.training.models import MODELS, ModelConfig
 from hptransfer.training.operations import Activation
 
 NORMS = ("none", "batch")

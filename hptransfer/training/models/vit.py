@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, divisors
-from hptransfer.parameterizations._base import Role
-from hptransfer.training.datasets._base import IMAGES, Shape
+from hptransfer.parameterizations import Role
+from hptransfer.training.datasets import IMAGES, Shape
 from hptransfer.training.layers import Embedding, Linear, Norm
-from hptransfer.training.models._base import MODELS
+from hptransfer.training.models import MODELS
 from hptransfer.training.models._blocks import Attention, Block, BlocksConfig, Mlp
 from hptransfer.training.operations import Sum
 

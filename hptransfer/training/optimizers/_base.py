@@ -11,8 +11,7 @@ import torch
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
-from hptransfer.parameterizations._base import ENTRYWISE, Role, UpdateLaw
-from hptransfer.parameterizations._rules import Rule
+from hptransfer.parameterizations import ENTRYWISE, Role, Rule, UpdateLaw
 
 DECAYS = ("default", "coupled", "independent", "timescale")
 COUPLED = ("default", "coupled")

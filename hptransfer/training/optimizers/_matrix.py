@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.parameterizations._base import ENTRYWISE, MATRICES, Role, UpdateLaw
-from hptransfer.parameterizations._rules import Rule
+from hptransfer.parameterizations import ENTRYWISE, MATRICES, Role, Rule, UpdateLaw
 from hptransfer.training.layers import Layer
-from hptransfer.training.optimizers._base import Decoupled
+from hptransfer.training.optimizers import Decoupled
 from hptransfer.training.optimizers.adamw import Adam
 
 CHOICES = {"all": MATRICES, "hidden": frozenset({Role.HIDDEN})}

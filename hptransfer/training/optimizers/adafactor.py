@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from hptransfer.parameterizations._base import RELATIVE, Role, UpdateLaw
-from hptransfer.parameterizations._rules import Rule
-from hptransfer.training.optimizers._base import OPTIMIZERS, Decoupled, OptimizerConfig
+from hptransfer.parameterizations import RELATIVE, Role, Rule, UpdateLaw
+from hptransfer.training.optimizers import OPTIMIZERS, Decoupled, OptimizerConfig
 
 
 @OPTIMIZERS.register("adafactor")

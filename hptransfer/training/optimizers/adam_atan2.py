@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hptransfer.training.optimizers._base import OPTIMIZERS, Decoupled, TwoMemories
+from hptransfer.training.optimizers import OPTIMIZERS, Decoupled, TwoMemories
 
 
 @OPTIMIZERS.register("adam_atan2")

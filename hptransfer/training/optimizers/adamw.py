@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from hptransfer.parameterizations._rules import Rule
-from hptransfer.training.optimizers._base import OPTIMIZERS, OptimizerConfig
+from hptransfer.parameterizations import Rule
+from hptransfer.training.optimizers import OPTIMIZERS, OptimizerConfig
 
 
 @dataclass(kw_only=True)

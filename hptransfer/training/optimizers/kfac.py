@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import CURVATURE, Role, UpdateLaw
+from hptransfer.parameterizations import CURVATURE, Role, UpdateLaw
 from hptransfer.training.layers import Conv2d, Embedding, Layer, Linear, Moments
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.optimizers._matrix import DecoupledPowers, MatrixConfig
 
 

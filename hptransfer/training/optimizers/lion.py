@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hptransfer.training.optimizers._base import OPTIMIZERS, TwoMemories
+from hptransfer.training.optimizers import OPTIMIZERS, TwoMemories
 
 
 @OPTIMIZERS.register("lion")

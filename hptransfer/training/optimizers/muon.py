@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.parameterizations._base import ENTRYWISE, SPECTRAL_RMS, Role, UpdateLaw
-from hptransfer.parameterizations._rules import Rule
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.parameterizations import ENTRYWISE, SPECTRAL_RMS, Role, Rule, UpdateLaw
+from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.optimizers.adamw import Adam
 
 WIDTH_RULES = {"spectral": SPECTRAL_RMS, "adamw": ENTRYWISE}

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from hptransfer.parameterizations._base import RAW, Role, UpdateLaw
-from hptransfer.parameterizations._rules import Rule
-from hptransfer.training.optimizers._base import OPTIMIZERS, Decoupled, OptimizerConfig
+from hptransfer.parameterizations import RAW, Role, Rule, UpdateLaw
+from hptransfer.training.optimizers import OPTIMIZERS, Decoupled, OptimizerConfig
 
 
 @OPTIMIZERS.register("sgd")

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hptransfer.parameterizations._base import SPECTRAL, UpdateLaw
+from hptransfer.parameterizations import SPECTRAL, UpdateLaw
 from hptransfer.training.layers import Layer
-from hptransfer.training.optimizers._base import OPTIMIZERS
+from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.optimizers._matrix import DecoupledPowers, MatrixConfig
 
 

@@ -1,0 +1,57 @@
+"""How the optimum moves with each axis: exponents of a power law, with a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hptransfer.analysis.laws.forms import Seen
+from hptransfer.analysis.laws.model_averaging import Mixture
+
+INTERVAL = (5, 95)
+NORMAL_95 = 1.645
+# An exponent whose interval lies within so many octaves per octave of zero counts as transfer.
+TOLERANCE = 0.25
+
+TRANSFERS = "transfers"
+DRIFTS = "does not transfer"
+UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """How the optimum moves with one axis, in octaves per octave, with its 90% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def se(self) -> float:
+        return (self.high - self.low) / (2 * NORMAL_95)
+
+    @property
+    def verdict(self) -> str:
+        if abs(self.low) <= TOLERANCE and abs(self.high) <= TOLERANCE:
+            return TRANSFERS
+        if self.low > TOLERANCE or self.high < -TOLERANCE:
+            return DRIFTS
+        return UNDECIDED
+
+
+def exponents(power: Mixture, seen: Seen, tuned: Sequence[str]) -> dict[str, dict[str, Exponent]]:
+    """By tuned hyperparameter and axis, between the axis's ends, the other axes at their smallest."""
+    ends = [{axis: values[0] for axis, values in seen.values.items()}]
+    ends += [{**ends[0], axis: seen.values[axis][-1]} for axis in seen.moving]
+    drawn, mean = power.draws(ends), power.mean(ends)
+    found: dict[str, dict[str, Exponent]] = {name: {} for name in tuned}
+    for place, axis in enumerate(seen.moving, start=1):
+        octaves = np.log2(seen.values[axis][-1] / seen.values[axis][0])
+        moved = (drawn[:, place] - drawn[:, 0]) / octaves
+        for k, name in enumerate(tuned):
+            low, high = np.percentile(moved[:, k], INTERVAL)
+            value = float((mean[place, k] - mean[0, k]) / octaves)
+            found[name][axis] = Exponent(value, float(low), float(high))
+    return found

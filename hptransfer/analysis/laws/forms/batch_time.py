@@ -1,0 +1,46 @@
+"""Batch and time: the optimum grows as sqrt(B/T) below a critical batch k T and falls as sqrt(T/B) above it.
+
+    eta*(B, T) = 2 eta_max / (sqrt(B/(k T)) + sqrt(k T/B))
+
+The form with the limits of Time Transfer (arXiv:2410.05838); it equals the surge law (arXiv:2405.14578)
+with a critical batch of k T. A hypothesis to test against the power law. For one tuned hyperparameter.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from hptransfer.analysis.laws.forms import LAWS, Feature, Law, Seen, Term, Variant, level, slopes
+from hptransfer.analysis.tables.arrays import Axes
+from hptransfer.analysis.tables.axis_roles import BATCH, TOKENS, named
+
+PLACES = 17
+
+
+class BatchTime(Law):
+    def variants(self, seen: Seen) -> list[Variant]:
+        batch, tokens = named(seen.moving, BATCH), named(seen.moving, TOKENS)
+        if batch is None or tokens is None:
+            return []
+        others = [axis for axis in seen.moving if axis not in (batch, tokens)]
+        low = math.log2(seen.values[batch][0] / seen.values[tokens][-1])
+        high = math.log2(seen.values[batch][-1] / seen.values[tokens][0])
+        found = []
+        for place in np.linspace(low - 3, high + 3, PLACES):
+            surge = Term(_surge(batch, tokens, float(place)), mean=1.0, deviation=0.01)
+            detail = f"critical {batch} {2.0**place:.3g} {tokens}"
+            found.append(Variant("batch_time", [level(), *slopes(seen, others), surge], detail))
+        return found
+
+
+def _surge(batch: str, tokens: str, critical: float) -> Feature:
+    def feature(scale: Axes) -> float:
+        half = (math.log2(scale[batch] / scale[tokens]) - critical) / 2
+        return 1 - math.log2(2.0**half + 2.0**-half)
+
+    return feature
+
+
+LAWS.register("batch_time")(BatchTime())

@@ -1,0 +1,22 @@
+"""Power with a drift in 1/width: what a finite width adds to a law that holds for wide nets.
+
+The optimum of a smooth loss moves as x(n) = x_inf - alpha/n + O(1/n^2) (arXiv:2505.02222, appendix H).
+"""
+
+from __future__ import annotations
+
+from hptransfer.analysis.laws.forms import LAWS, Law, Seen, Term, Variant, level, slopes
+from hptransfer.analysis.tables.axis_roles import WIDTH, named
+
+
+class Drift(Law):
+    def variants(self, seen: Seen) -> list[Variant]:
+        width = named(seen.moving, WIDTH)
+        if width is None or len(seen.values[width]) < 3:
+            return []
+        smallest = seen.values[width][0]
+        term = Term(lambda scale: smallest / scale[width] - 1.0, mean=0.0, deviation=1.0)
+        return [Variant("drift", [level(), *slopes(seen, seen.moving), term], f"in 1/{width}")]
+
+
+LAWS.register("drift")(Drift())

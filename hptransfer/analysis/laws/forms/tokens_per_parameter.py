@@ -1,0 +1,22 @@
+"""Tokens per parameter: size and budget matter through their ratio alone (Power Lines, arXiv:2505.13738)."""
+
+from __future__ import annotations
+
+import math
+
+from hptransfer.analysis.laws.forms import LAWS, Law, Seen, Term, Variant, level, slopes
+from hptransfer.analysis.tables.axis_roles import PARAMS, TOKENS, named
+
+
+class TokensPerParameter(Law):
+    def variants(self, seen: Seen) -> list[Variant]:
+        params, tokens = named(seen.moving, PARAMS), named(seen.moving, TOKENS)
+        if params is None or tokens is None:
+            return []
+        ratio = seen.values[tokens][0] / seen.values[params][0]
+        term = Term(lambda scale: math.log2(scale[tokens] / scale[params] / ratio), tokens)
+        others = [axis for axis in seen.moving if axis not in (params, tokens)]
+        return [Variant("tokens_per_parameter", [level(), *slopes(seen, others), term], f"{tokens}/{params}")]
+
+
+LAWS.register("tokens_per_parameter")(TokensPerParameter())

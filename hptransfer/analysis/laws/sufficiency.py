@@ -1,0 +1,156 @@
+"""Whether the runs are enough to say anything: what is refused, and what is warned of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hptransfer.analysis.laws.exponents import exponents
+from hptransfer.analysis.laws.forms import Seen
+from hptransfer.analysis.laws.model_averaging import LEVEL_OCTAVES, Mixture, Problem
+from hptransfer.analysis.optima.estimators import Found
+from hptransfer.analysis.optima.response_surface import Surface
+from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, TOO_FEW, Optimum
+from hptransfer.analysis.statistics import priors
+from hptransfer.analysis.tables.arrays import Mask, Runs
+from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.scale_names import name_of
+from hptransfer.core.errors import FitError
+
+# Scales that a message names.
+NAMED = 4
+# Fewer values than this have no inside.
+FEWEST_VALUES = 3
+# All runs that place the optimum no better than this, half of what is assumed before any, place it nowhere.
+NOWHERE_OCTAVES = LEVEL_OCTAVES / 2
+# A run is worse than the optimum if it is by so many standard deviations of noise.
+NOISES = 1.0
+# An exponent whose standard error is so large a share of what was assumed before any run is mostly assumed.
+ASSUMED = 0.8
+
+
+def check_runs(runs: Runs) -> None:
+    """
+    Raises:
+        FitError: too few scales or values for what was swept.
+    """
+    seen = Seen.of(runs.scales)
+    usable = [place for place in range(runs.num_scales) if np.isfinite(runs.loss[runs.of_scale(place)]).any()]
+    wanted = 1 + len(seen.moving)
+    if not seen.moving:
+        raise FitError(
+            f"all runs are at one scale ({name_of(runs.scales[0])}); a law needs at least two scales: 1 more needed"
+        )
+    if len(usable) < wanted:
+        without = [name_of(runs.scales[place]) for place in range(runs.num_scales) if place not in usable]
+        have = "1 scale has" if len(usable) == 1 else f"{len(usable)} scales have"
+        raise FitError(
+            f"{have} a run that did not diverge, a law over {', '.join(seen.moving)} needs {wanted}; "
+            f"{wanted - len(usable)} more needed" + (f"; all diverged: {', '.join(without)}" if without else "")
+        )
+    for k, name in enumerate(runs.columns.tuned):
+        if (tried := len(np.unique(runs.x[:, k]))) < FEWEST_VALUES:
+            raise FitError(
+                f"{name} was tried at {tried} value{'s' * (tried > 1)}, at least {FEWEST_VALUES} place an optimum; "
+                "leave it out of --tune, or run more"
+            )
+
+
+def check_alone(optima: Sequence[Optimum], seen: Seen) -> None:
+    """Raises FitError if a law through each scale's own optimum has too few of them."""
+    placed = [one for one in optima if np.isfinite(one.se).all()]
+    wanted = 1 + len(seen.moving)
+    if len(placed) < wanted:
+        have = "1 scale has" if len(placed) == 1 else f"{len(placed)} scales have"
+        others = _loose([one for one in optima if one not in placed])
+        raise FitError(
+            f"{have} runs that place an optimum, a law over {', '.join(seen.moving)} needs {wanted}; "
+            f"{wanted - len(placed)} more needed: try values on both sides of the best of {others}"
+        )
+
+
+def check_together(
+    runs: Runs, optima: Sequence[Optimum], shapes: Sequence[Found], power: Mixture, seen: Seen
+) -> list[str]:
+    """Warnings of hyperparameters whose optimum lies beyond what was tried.
+
+    Raises:
+        FitError: all runs together place no optimum: the answer would be what was assumed before any run.
+    """
+    middle = {axis: float(np.sqrt(values[0] * values[-1])) for axis, values in seen.values.items()}
+    error = power.draws([middle])[:, 0].std(axis=0)
+    surfaces = [one.surface for one in shapes if one.surface]
+    inside, shown = (np.mean([_turns(runs, one, by) for one in surfaces], axis=0) > 0.5 for by in (NOISES, 0.0))
+    nowhere = (error > NOWHERE_OCTAVES) | ~inside.any()
+    for k in np.flatnonzero(nowhere):
+        if shown[k]:
+            raise FitError(
+                f"the losses show no optimum of {runs.columns.tuned[k]}: along it they differ by little more than "
+                "noise; try values farther apart, or repeat them with other seeds"
+            )
+        raise FitError(
+            f"no optimum of {runs.columns.tuned[k]} lies inside what was tried; "
+            f"try values on both sides of the best of {_loose(optima)}"
+        )
+    return [
+        f"the optimum of {name} lies beyond all values that were tried: a guess by the shape of the losses"
+        for name in np.array(runs.columns.tuned)[~inside]
+    ]
+
+
+def _turns(runs: Runs, surface: Surface, noises: float) -> Mask:
+    """By tuned hyperparameter: whether on either side of an optimum some run is worse by more than so many noises."""
+    u, octaves = runs.x - surface.x[runs.scale], surface.octaves[runs.scale]
+    tuned = u.shape[1]
+    excess = np.stack([surface.bowl.excess(u * np.eye(tuned)[k], octaves) for k in range(tuned)], axis=1)
+    worse = ~np.isfinite(runs.loss)[:, None] | (excess > noises * surface.noise)
+    below, above = worse & (u < 0), worse & (u > 0)
+    return np.array([below[:, k].any() and above[:, k].any() for k in range(tuned)])
+
+
+def _loose(optima: Sequence[Optimum]) -> str:
+    named = [f"{name_of(one.axes)} ({', '.join(dict.fromkeys(one.status))})" for one in optima]
+    return "; ".join(named[:NAMED]) + (f" and {len(named) - NAMED} more" if len(named) > NAMED else "")
+
+
+def assumed(power: Mixture, problem: Problem, columns: Columns) -> list[str]:
+    """A warning of the exponents that the runs hardly show."""
+    found = exponents(power, problem.seen, columns.tuned)
+    pairs = [
+        (name, axis, *priors.slope(by, axis))
+        for name, by in zip(columns.tuned, problem.tuned, strict=True)
+        for axis in problem.seen.moving
+    ]
+    hardly = [
+        f"{name} along {axis} ({mean:g} ± {deviation:g})"
+        for name, axis, mean, deviation in pairs
+        if found[name][axis].se > ASSUMED * deviation
+    ]
+    if not hardly:
+        return []
+    return [f"the runs hardly show an exponent, which is mostly what was assumed before any run: {', '.join(hardly)}"]
+
+
+def unbracketed(optima: Sequence[Optimum], problem: Problem, columns: Columns) -> list[str]:
+    """Warnings of scales whose optimum is not bracketed, and of axes that too few scales tell of."""
+    notes = []
+    for k, name in enumerate(columns.tuned):
+        for status in (EDGE_LOW, EDGE_HIGH, BOUNDED, TOO_FEW):
+            bad = [name_of(one.axes) for one in optima if one.status[k] == status]
+            if bad:
+                more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+                notes.append(
+                    f"no bracketed optimum of {name} ({status}) at {' '.join(bad[:NAMED])}{more}: counted by what the "
+                    "runs show of the common shape"
+                )
+    seen = problem.seen
+    if len(optima) <= 1 + len(seen.moving):
+        notes.append(
+            "as many scales as a power law has parameters: the scatter about it is assumed, and no other "
+            "form of law can be told from it"
+        )
+    for axis, values in seen.values.items():
+        if len(values) == 1:
+            notes.append(f"only one value of {axis} was swept: its exponent is not measured")
+    return notes

@@ -1,0 +1,17 @@
+"""Estimators: how the optimum of every scale is read off its runs. One file each."""
+
+from hptransfer.analysis.optima.estimators._base import (
+    ESTIMATORS,
+    ByScale,
+    Estimator,
+    Found,
+    points,
+)
+
+__all__ = [
+    "ByScale",
+    "ESTIMATORS",
+    "Estimator",
+    "Found",
+    "points",
+]

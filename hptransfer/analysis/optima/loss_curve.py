@@ -1,0 +1,49 @@
+"""A smooth curve through the points of one scale: what a verification reads its regret off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
+
+from hptransfer.analysis.tables.arrays import Array
+
+# A loss above the least by this factor belongs to no smooth bowl, and a curve through it would swing; but so many
+# points are kept in any case.
+FAR, FEWEST = 3.0, 3
+
+
+class Curve:
+    """A smooth curve through the finite points of one scale (Akima; PCHIP below five points), far ones left out.
+
+    Args:
+        values: tuned values, above 0.
+        losses: nats, finite.
+    """
+
+    def __init__(self, values: Sequence[float], losses: Sequence[float]) -> None:
+        order = np.argsort(values)
+        x, y = np.log2(np.asarray(values, dtype=float)[order]), np.asarray(losses, dtype=float)[order]
+        near = (y <= y.min() + (FAR - 1) * abs(y.min())) | (y <= np.sort(y)[min(FEWEST, len(y)) - 1])
+        self.x: Array = x[near]
+        self.y: Array = y[near]
+        kind = Akima1DInterpolator if len(self.x) >= 5 else PchipInterpolator
+        self._curve = kind(self.x, self.y)
+
+    def at(self, x: float) -> float:
+        """Loss at log2 of a value.
+
+        Raises:
+            ValueError: x lies outside the points that it goes through.
+        """
+        if not self.x[0] - 1e-9 <= x <= self.x[-1] + 1e-9:
+            raise ValueError(f"{x} lies outside the curve, {self.x[0]} to {self.x[-1]}")
+        return float(self._curve(min(max(x, self.x[0]), self.x[-1])))
+
+    def minimum(self) -> tuple[float, float]:
+        """log2 of the best value on the curve, and its loss."""
+        fine = np.union1d(np.linspace(self.x[0], self.x[-1], 2001), self.x)  # never above a point
+        losses = self._curve(fine)
+        best = int(np.argmin(losses))
+        return float(fine[best]), float(losses[best])

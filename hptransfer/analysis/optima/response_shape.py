@@ -1,0 +1,112 @@
+"""The bowl: how the log loss rises above a scale's optimum, along the tuned hyperparameters and by scale.
+
+    u = log2 of the tuned values minus the scale's optimum                      (octaves)
+    p_k = u_k - sum over j > k of gamma_kj u_j                                  (a ridge: tuned axes interact)
+    log A_k = a_k + sum over axes of t_k,axis log2(axis over its middle)        (curvature moves with scale)
+    phi = 2 (exp(kappa p) - 1 - kappa p) / kappa^2 or p^2 (1 + kappa p / 3)     (unequal sides; p^2 at kappa 0)
+    excess = sum over k of A_k phi(kappa_k, p_k)                                (log loss above the optimum)
+
+Unequal sides matter most: the loss climbs faster at high learning rates, and a parabola is biased
+low (science notes C.2, D.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hptransfer.analysis.tables.arrays import Array
+
+FORMS = ("linear-exponential", "cubic")
+# Exponents beyond this go on as a straight line: a far run must not overflow.
+STEEP = 5.0
+# A cubic bowl's low side goes on as a parabola from where it would turn down.
+TURN = -2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Bowl:
+    """The shape: parameters in the order of ShapePrior.rows."""
+
+    form: str
+    tuned: int
+    axes: int
+    theta: Array
+
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        return [(k, j) for k in range(self.tuned) for j in range(k + 1, self.tuned)]
+
+    @property
+    def _parts(self) -> tuple[Array, Array, Array, Array]:
+        k, a = self.tuned, self.axes
+        theta = self.theta
+        return theta[:k], theta[k : k + k * a].reshape(k, a), theta[k + k * a : 2 * k + k * a], theta[2 * k + k * a :]
+
+    def excess(self, u: Array, octaves: Array) -> Array:
+        """Log loss above the optimum, (runs,), at u octaves from it, (runs, tuned)."""
+        found: Array = self._terms(u, octaves)[0].sum(axis=1)
+        return found
+
+    def curvature(self, octaves: Array) -> Array:
+        """Log loss per octave squared along each p_k, (scales, tuned)."""
+        log_a, trend, _, _ = self._parts
+        found: Array = np.exp(log_a + octaves @ trend.T)
+        return found
+
+    def hessian(self, octaves: Array) -> Array:
+        """Half of the second derivatives of the log loss at the optimum of one scale, (tuned, tuned)."""
+        skewed = self._slanted(np.eye(self.tuned)).T
+        found: Array = skewed.T @ np.diag(self.curvature(octaves[None])[0]) @ skewed
+        return found
+
+    def _slanted(self, u: Array) -> Array:
+        p = u.copy()
+        for (k, j), gamma in zip(self.pairs, self._parts[3], strict=True):
+            p[:, k] -= gamma * u[:, j]
+        return p
+
+    def _terms(self, u: Array, octaves: Array) -> tuple[Array, Array, Array, Array]:
+        """By run and tuned hyperparameter: what is added to the log loss, its derivatives by p and by kappa; p."""
+        phi = _PHI[self.form]
+        p, scale, skew = self._slanted(u), self.curvature(octaves), self._parts[2]
+        parts = [np.stack(phi(skew[k], p[:, k])) for k in range(self.tuned)]
+        value, by_p, by_skew = (scale * np.stack([part[row] for part in parts], axis=1) for row in range(3))
+        return value, by_p, by_skew, p
+
+    def linearized(self, u: Array, octaves: Array) -> tuple[Array, Array, Array]:
+        """Excess, its derivatives by the scale's optimum, (runs, tuned), and by the shape, (runs, parameters)."""
+        value, by_p, by_skew, _ = self._terms(u, octaves)
+        by_x = -by_p
+        for (k, j), gamma in zip(self.pairs, self._parts[3], strict=True):
+            by_x[:, j] += gamma * by_p[:, k]
+        by_trend = [value[:, [k]] * octaves for k in range(self.tuned)]
+        by_ridge = [-by_p[:, [k]] * u[:, [j]] for k, j in self.pairs]
+        return value.sum(axis=1), by_x, np.concatenate([value, *by_trend, by_skew, *by_ridge], axis=1)
+
+
+def _linear_exponential(kappa: float, p: Array) -> tuple[Array, Array, Array]:
+    z = kappa * p
+    if abs(kappa) < 1e-2:
+        return p**2 * (1 + z / 3 + z**2 / 12), 2 * p * (1 + z / 2 + z**2 / 6), p**3 / 3 + kappa * p**4 / 6
+    inner = np.minimum(z, STEEP)
+    grown = np.expm1(inner)
+    value, slope = 2 * (grown - inner) / kappa**2, 2 * grown / kappa
+    beyond = (z - inner) / kappa
+    by_kappa = np.where(z > STEEP, 0.0, 2 * p * grown / kappa**2 - 2 * value / kappa)
+    return value + slope * beyond, slope, by_kappa
+
+
+def _cubic(kappa: float, p: Array) -> tuple[Array, Array, Array]:
+    z, turned = kappa * p, kappa * p < TURN
+    value = p**2 * (1 + np.maximum(z, TURN) / 3)
+    slope = np.where(turned, 2 * p * (1 + TURN / 3), 2 * p + kappa * p**2)
+    return value, slope, np.where(turned, 0.0, p**3 / 3)
+
+
+_PHI: dict[str, Callable[[float, Array], tuple[Array, Array, Array]]] = {
+    "linear-exponential": _linear_exponential,
+    "cubic": _cubic,
+}

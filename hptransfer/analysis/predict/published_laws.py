@@ -1,0 +1,92 @@
+"""Published laws of the learning rate and the batch size of language models, as references.
+
+Units differ and are the source of most disagreement: N is non-embedding parameters (Porian: with the
+head), D tokens, C = 6 N D training FLOPs where a law is in FLOPs, B tokens, L the loss in nats. Sources
+and how sure each is: the science notes, C.1. The law of token horizons (arXiv:2409.19913) is left out:
+its exponents are known, its constant's units are not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hptransfer.analysis.tables.arrays import Axes
+from hptransfer.analysis.tables.axis_roles import kind
+from hptransfer.analysis.tables.columns import Columns
+
+Of = Callable[[float, float], float]
+
+
+@dataclass(frozen=True)
+class Published:
+    """One study's laws, functions of parameters and tokens; None where it has none.
+
+    Attributes:
+        batch_by_loss: batch size in tokens as a function of the loss, where the study has it so.
+    """
+
+    name: str
+    source: str
+    rate: Of | None = None
+    batch_tokens: Of | None = None
+    batch_by_loss: Callable[[float], float] | None = None
+
+
+PUBLISHED = (
+    Published(
+        "Step Law",
+        "arXiv:2503.04715",
+        lambda n, d: 1.79 * n**-0.713 * d**0.307,
+        lambda n, d: 0.58 * d**0.571,
+    ),
+    Published(
+        "DeepSeek LLM",
+        "arXiv:2401.02954",
+        lambda n, d: 0.3118 * (6 * n * d) ** -0.1250,
+        lambda n, d: 0.2920 * (6 * n * d) ** 0.3271,
+    ),
+    Published("Porian", "arXiv:2406.19146", lambda n, d: 3.7 * n**-0.36, lambda n, d: 0.7576 * n**0.703),
+    Published(
+        "Moonlight",
+        "arXiv:2502.16982",
+        lambda n, d: 0.0127339 * (6 * n * d) ** -0.0574752,
+        lambda n, d: 0.0065202 * (6 * n * d) ** 0.4137915,
+    ),
+    Published("Zhou", "arXiv:2601.05049", lambda n, d: 38.46 * n**-0.222 * d**-0.351),
+    Published(
+        "Kaplan",
+        "arXiv:2001.08361",
+        lambda n, d: 0.003239 - 0.0001395 * math.log(n),
+        batch_by_loss=lambda loss: 2e8 / loss**4.76,
+    ),
+    Published("MiniCPM", "arXiv:2404.06395", batch_by_loss=lambda loss: 1.21e9 / loss**6.24),
+    Published("Power Lines", "arXiv:2505.13738", None, lambda n, d: 2048 * 0.0306 * d**0.383),
+    Published("Critical batch (Zhang)", "arXiv:2410.21676", None, lambda n, d: 22.9 * d**0.47),
+)
+
+
+def comparable(columns: Columns) -> bool:
+    """Whether the columns say what the published laws are about."""
+    kinds = {kind(name) for name in columns.scales}
+    return {"params", "tokens"} <= kinds and any(kind(name) in ("rate", "batch") for name in columns.tuned)
+
+
+def references(columns: Columns, scale: Axes, loss: float | None = None) -> dict[str, dict[str, float]]:
+    """What each study would train a scale with: by its name and `learning_rate`, `batch_tokens`.
+
+    Args:
+        loss: nats at the optimum; without it, laws in the loss say nothing.
+    """
+    size = {kind(name): scale[name] for name in columns.scales}
+    n, d = size["params"], size["tokens"]
+    found = {}
+    for law in PUBLISHED:
+        answers = {"learning_rate": law.rate(n, d)} if law.rate else {}
+        if law.batch_tokens:
+            answers["batch_tokens"] = law.batch_tokens(n, d)
+        elif law.batch_by_loss and loss is not None:
+            answers["batch_tokens"] = law.batch_by_loss(loss)
+        found[law.name] = answers
+    return {name: answers for name, answers in found.items() if answers}

@@ -1,0 +1,1 @@
+"""From predictions to the page: HTML, figures, comparison, exports, target groups."""

@@ -1,0 +1,390 @@
+"""Figures as SVG text: small panels, told apart without colour, that a page can lay out in a grid."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hptransfer.analysis.laws.exponents import INTERVAL
+from hptransfer.analysis.laws.fit import Fit
+from hptransfer.analysis.optima.loss_curve import Curve
+from hptransfer.analysis.optima.response_surface import Surface
+from hptransfer.analysis.predict.validation import HeldOut
+from hptransfer.analysis.tables.arrays import Array
+from hptransfer.analysis.tables.scale_names import brief, compact
+
+# What a notebook shows and a file holds.
+Drawing = Figure
+# Dark to light, so that the order survives a grey printer; markers and dashes say it again.
+COLOURS = ("#1b3a5c", "#2f6f8f", "#3f9b8a", "#8fbc5a", "#d9a441", "#c8643c")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
+INK, FAINT, ACCENT = "#1f2933", "#9aa5b1", "#b3261e"
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hptransfer",
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+OPTIMUM: Any = {
+    "color": ACCENT, "marker": "|", "markersize": 13, "markeredgewidth": 1.4, "capsize": 2, "linewidth": 1.2,
+    "zorder": 3,
+}  # fmt: skip
+# Dots that a panel shows, evenly picked: a page of very many runs stays small.
+DOTS = 2000
+# Panels of one kind on a page.
+PANELS, MAPS = 12, 6
+# Share of the runs whose losses a panel shows: the worst would flatten all others.
+SHOWN = 0.85
+# Values of a hyperparameter that a curve goes through, at most.
+STRETCHES = 24
+# Lines of a check's panel that its legend names.
+NAMED = 6
+# Height of a check's panel, at least: largest value over smallest.
+FLAT_SPAN = 8
+PANEL_INCHES = (3.7, 2.9)
+# Height of a line of a legend below a panel, and how short names are that stand three abreast.
+LEGEND_INCHES, NARROW = 0.15, 14
+# Ticks nearer than this share of an axis run into each other.
+TICK_SHARE = 0.2
+# An axis of so few octaves has its ticks at numbers of these digits.
+SHORT, ROUND = 3.5, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+# Octaves beside the outermost runs of a map.
+MARGIN = 0.35
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure that is not drawn yet."""
+
+    name: str
+    draw: Callable[[Axes], None]
+
+
+def curve_panels(fit: Fit) -> list[Panel]:
+    """Loss against a tuned value: a panel for every setting of all axes but the first.
+
+    With several tuned hyperparameters, the best over the others at each value.
+    """
+    others = fit.columns.scales[1:]
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for place, one in enumerate(fit.optima):
+        groups.setdefault(tuple(one.axes[axis] for axis in others), []).append(place)
+    if len(groups) > len(fit.optima) / 2:  # scales that share no grid: all in one panel
+        titled = {fit.columns.loss: list(range(len(fit.optima)))}
+    else:
+        keys = sorted(groups)[-PANELS:]
+        titled = {brief(dict(zip(others, key, strict=True))) or fit.columns.loss: groups[key] for key in keys}
+    return [
+        Panel(f"loss_{number}_{fit.tuned[k]}", partial(_curves, fit=fit, places=places, k=k, title=title))
+        for number, (title, places) in enumerate(titled.items(), start=1)
+        for k in range(len(fit.tuned))
+    ]
+
+
+def _curves(axes: Axes, *, fit: Fit, places: Sequence[int], k: int, title: str) -> None:
+    differ = [axis for axis in fit.columns.scales if len({fit.optima[place].axes[axis] for place in places}) > 1]
+    first = fit.columns.scales[0]
+    sizes = sorted({one.axes[first] for one in fit.optima}) if len(differ) < 2 else []
+    finite_losses = fit.runs.loss[np.isin(fit.runs.scale, places) & np.isfinite(fit.runs.loss)]
+    top = float(np.quantile(finite_losses, SHOWN)) if len(finite_losses) else 1.0
+    for rank, place in enumerate(sorted(places, key=lambda place: fit.optima[place].axes[first])):
+        one = fit.optima[place]
+        turn, look = divmod(sizes.index(one.axes[first]) if sizes else rank, len(COLOURS))
+        name = ", ".join(f"{axis} {compact(one.axes[axis])}" for axis in differ)
+        style: dict[str, Any] = {"color": COLOURS[look], "linestyle": DASHES[look], "marker": MARKERS[look]}
+        style["markerfacecolor"] = "white" if turn % 2 else COLOURS[look]
+        x, y = lower_envelope(fit, place, k)
+        finite = np.isfinite(y)
+        axes.plot(x[finite], y[finite], markersize=4, linewidth=1.2, label=name if rank < 2 * NAMED else None, **style)
+        axes.plot(x[~finite], np.full((~finite).sum(), top), "x", color=COLOURS[look], markersize=6)
+        if np.isfinite(one.se[k]):
+            axes.errorbar(one.x[k], one.loss, xerr=1.645 * one.se[k], **OPTIMUM)
+    room = 0.05 * (top - finite_losses.min(initial=top))
+    axes.set_ylim(finite_losses.min(initial=top) - room, top + room)
+    axes.set_title(f"{title} against {fit.tuned[k]}" if title == fit.columns.loss else title)
+    axes.set_ylabel("loss, nats")
+    _value_axis(axes.xaxis, fit.tuned[k])
+    _legend_below(axes, max(map(len, axes.get_legend_handles_labels()[1]), default=0))
+
+
+def _legend_below(axes: Axes, letters: int) -> None:
+    """A legend under the figure, which grows by it: lines of many scales leave no room among them.
+
+    Args:
+        letters: of the longest name.
+    """
+    if not letters:
+        return
+    figure = axes.get_figure(root=False)
+    assert figure is not None
+    columns = 3 if letters < NARROW else 1
+    entries = len(axes.get_legend_handles_labels()[1])
+    width, height = PANEL_INCHES
+    room = LEGEND_INCHES * -(-entries // columns)
+    if isinstance(figure, Figure):  # a part of a larger figure keeps its size
+        figure.set_size_inches(width, height + room)
+    figure.subplots_adjust(top=1 - 0.09 * height / (height + room), bottom=(0.16 * height + room) / (height + room))
+    figure.legend(loc="lower center", fontsize=7, ncol=columns, borderaxespad=0.2, labelspacing=0.3)
+
+
+def lower_envelope(fit: Fit, place: int, k: int) -> tuple[Array, Array]:
+    """log2 of the values of one hyperparameter that a scale tried, and the least mean loss at each, over the others.
+
+    Of many values, those on no grid, the best of every stretch is taken: a line through all would be a cloud.
+    """
+    mask = fit.runs.of_scale(place)
+    x, loss = fit.runs.x[mask], fit.runs.loss[mask]
+    points, which = np.unique(x, axis=0, return_inverse=True)
+    mean = np.bincount(which.reshape(-1), loss) / np.bincount(which.reshape(-1))
+    values, stretch = np.unique(points[:, k], return_inverse=True)
+    if len(values) > STRETCHES:
+        stretch = ((points[:, k] - values[0]) / (values[-1] - values[0]) * (STRETCHES - 1e-9)).astype(int)
+    order = np.lexsort((mean, stretch))
+    best = order[np.unique(stretch[order], return_index=True)[1]]
+    return points[best, k], mean[best]
+
+
+def heat_panels(fit: Fit) -> list[Panel]:
+    """Loss over two tuned hyperparameters, a panel a scale, with the optimum and the contours of the fitted bowl."""
+    if len(fit.tuned) < 2:
+        return []
+    return [Panel(f"map_{place + 1}", partial(_heat, fit=fit, place=place)) for place in _largest(fit)]
+
+
+def _largest(fit: Fit) -> list[int]:
+    """Positions of the scales that are shown: all, or the largest."""
+    return list(range(len(fit.optima)))[-MAPS:]
+
+
+def _heat(axes: Axes, *, fit: Fit, place: int) -> None:
+    one, mask = fit.optima[place], fit.runs.of_scale(place) & np.isfinite(fit.runs.loss)
+    shown_runs = np.flatnonzero(mask)[:: 1 + mask.sum() // DOTS]
+    x, above = fit.runs.x[shown_runs][:, :2], 100 * (fit.runs.loss[shown_runs] / one.loss - 1)
+    shown = np.clip(above, 0.05, 20)
+    shades = np.log10(shown)
+    axes.scatter(x[:, 0], x[:, 1], c=shades, cmap="Greys_r", s=26, edgecolors=FAINT, linewidths=0.4, marker="s")
+    grid_x, grid_y = (np.linspace(low - MARGIN, high + MARGIN, 50) for low, high in one.tried[:2])
+    middle = [one.x[2:]] * 2500
+    mesh = np.column_stack([np.repeat(grid_x, 50), np.tile(grid_y, 50), np.array(middle)])
+    excess = fit.lost(one.axes, mesh - one.x, one.loss).reshape(50, 50) / one.loss
+    axes.contour(grid_x, grid_y, 100 * excess.T, levels=[0.1, 0.25, 1, 4], colors=COLOURS[1], linewidths=0.9)
+    axes.errorbar(one.x[0], one.x[1], xerr=1.645 * one.se[0], yerr=1.645 * one.se[1], **OPTIMUM)
+    axes.set_title(brief(one.axes))
+    _value_axis(axes.xaxis, fit.tuned[0])
+    _value_axis(axes.yaxis, fit.tuned[1])
+
+
+def law_panels(fit: Fit, target: Mapping[str, float], verified: Mapping[str, float] | None) -> list[Panel]:
+    """Each tuned hyperparameter's optimum against every axis, the other axes taken to the target's values."""
+    return [
+        Panel(f"law_{fit.tuned[k]}_{axis}", partial(_law, fit=fit, k=k, axis=axis, target=target, verified=verified))
+        for k in range(len(fit.tuned))
+        for axis in fit.seen.moving
+    ]
+
+
+def _law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, float], verified: Any) -> None:
+    values = [one.axes[axis] for one in fit.optima]
+    ends = np.log2([min(*values, target[axis]), max(*values, target[axis])])
+    grid = np.linspace(ends[0] - 0.2, ends[1] + 0.2, 60)
+    scales = [{**target, axis: float(2.0**value)} for value in grid]
+    low, high = np.percentile(fit.mixture.draws(scales)[:, :, k], INTERVAL, axis=0)
+    axes.fill_between(grid, low, high, color=FAINT, alpha=0.35, linewidth=0, label="law, 90%")
+    axes.plot(grid, fit.mixture.mean(scales)[:, k], color=INK, linewidth=1.3)
+    sure = [place for place, one in enumerate(fit.optima) if np.isfinite(one.se[k])]
+    moved = moved_to(fit, axis, target)[:, k]
+    axes.errorbar(
+        np.log2(values)[sure], moved[sure], yerr=[1.645 * fit.optima[place].se[k] for place in sure], fmt="o",
+        color=COLOURS[1], markersize=4, capsize=2, linewidth=1, label="scales",
+    )  # fmt: skip
+    x, low_x, high_x = fit.predict(target)[k]
+    place = np.log2(target[axis])
+    axes.errorbar(
+        place, x, yerr=[[x - low_x], [high_x - x]], fmt="D", color=ACCENT, markersize=5, capsize=3, linewidth=1.4,
+        label="target",
+    )  # fmt: skip
+    if verified is not None:
+        own = np.log2(verified[fit.tuned[k]])
+        axes.plot(place, own, "*", color=INK, markersize=10, markerfacecolor="white", label="verified")
+    axes.set_title(f"{fit.tuned[k]} against {axis}")
+    axes.set_xlabel(axis)
+    _powers(axes.xaxis, [*values, target[axis]])
+    _value_axis(axes.yaxis, "")
+    axes.legend(loc="best")
+
+
+def moved_to(fit: Fit, axis: str, target: Mapping[str, float]) -> Array:
+    """Each scale's optimum with its other axes taken to the target's values, along the law, (scales, tuned)."""
+    scales = [one.axes for one in fit.optima]
+    there = fit.mixture.mean([{**target, axis: scale[axis]} for scale in scales])
+    moved: Array = np.array([one.x for one in fit.optima]) + there - fit.mixture.mean(scales)
+    return moved
+
+
+def residual_panels(fit: Fit) -> list[Panel]:
+    """What the bowl misses of each run's loss, against how far above the optimum the run is."""
+    surfaces = [one.surface for one in fit.shapes if one.surface]
+    return [Panel(f"residuals_{one.bowl.form}", partial(_residuals, fit=fit, surface=one)) for one in surfaces]
+
+
+def _residuals(axes: Axes, *, fit: Fit, surface: Surface) -> None:
+    axes.axhline(0, color=FAINT, linewidth=0.8)
+    shown = slice(None, None, 1 + len(surface.excess) // DOTS)
+    axes.plot(100 * surface.excess[shown], 100 * surface.residuals[shown], ".", color=COLOURS[1], markersize=3.5)
+    reach = np.linspace(0, 100 * surface.excess.max(), 50)
+    band = 1.645 * np.hypot(100 * surface.noise, surface.misfit * reach)
+    axes.plot(reach, band, color=INK, linewidth=0.9, linestyle="--", label="90% by the fit")
+    axes.plot(reach, -band, color=INK, linewidth=0.9, linestyle="--")
+    axes.set_title(f"{surface.bowl.form} bowl")
+    axes.set_xlabel("loss above the optimum, %")
+    axes.set_ylabel("measured minus fitted, %")
+    axes.legend(loc="best")
+
+
+def ahead_panels(ahead: Sequence[HeldOut]) -> list[Panel]:
+    """Regret against distance: larger scales predicted from smaller ones."""
+    return [Panel("extrapolation", partial(_ahead, ahead=ahead))] if ahead else []
+
+
+def _ahead(axes: Axes, *, ahead: Sequence[HeldOut]) -> None:
+    shown = ahead[:: 1 + len(ahead) // DOTS]
+    axes.plot([one.distance for one in shown], [one.regret_percent for one in shown], "o", color=COLOURS[1], ms=4)
+    axes.set_title("larger scales from smaller ones")
+    axes.set_xlabel("octaves beyond the largest scale used")
+    axes.set_ylabel("regret, %")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(left=0)
+
+
+def verification_panels(verification: Mapping[str, Any]) -> list[Panel]:
+    """The target's own sweep with the prediction, its best, and the smallest scale's optimum."""
+    names = verification["predicted"]
+    return [
+        Panel(f"verification_{name}", partial(_verification, verification=verification, name=name)) for name in names
+    ]
+
+
+def _verification(axes: Axes, *, verification: Mapping[str, Any], name: str) -> None:
+    others = {key: value for key, value in verification["predicted"].items() if key != name}
+    points = [
+        (point[name], point["loss"])
+        for point in verification["points"]
+        if point["loss"] is not None and all(np.isclose(point[key], value) for key, value in others.items())
+    ]
+    curve = Curve([value for value, _ in points], [loss for _, loss in points])
+    marks = [
+        ("predicted", verification["predicted"][name], ACCENT, "D"),
+        ("its best", verification["best"][name], INK, "*"),
+    ]
+    if verification["unmoved"][name] is not None:
+        marks.append(("smallest scale's", verification["unmoved"][name], COLOURS[4], "^"))
+    fine = np.linspace(curve.x[0], curve.x[-1], 300)
+    axes.plot(fine, [curve.at(float(x)) for x in fine], color=FAINT, linewidth=1.2)
+    axes.plot(curve.x, curve.y, "o", color=COLOURS[1], markersize=4)
+    for label, value, colour, marker in marks:
+        x = float(np.log2(value))
+        if curve.x[0] <= x <= curve.x[-1]:
+            axes.plot(x, curve.at(x), marker, color=colour, markersize=8, label=label, linestyle="none")
+    axes.set_title(brief(verification["scale"]))
+    axes.set_ylabel("loss, nats")
+    _value_axis(axes.xaxis, name)
+    axes.legend(loc="best")
+
+
+def _value_axis(axis: Any, name: str) -> None:
+    """Ticks at (half) powers of two: as powers along the bottom, as values up the side, round ones if it is short."""
+    low, high = axis.get_view_interval()
+    axis.set_label_text(name)
+    if axis.axis_name == "y" and high - low < SHORT:
+        tens = range(math.floor(low * math.log10(2)), math.ceil(high * math.log10(2)) + 1)
+        values = [digits * 10.0**ten for ten in tens for digits in ROUND]
+        values = [value for value in values if low <= math.log2(value) <= high]
+        values = values[:: 1 + len(values) // 7]
+        axis.set_ticks(np.log2(values), [f"{value:.4g}" for value in values])
+        return
+    step = 0.5 if high - low < 3 else max(1, round((high - low) / 6))
+    ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
+    vertical = axis.axis_name == "y"
+    shown = [f"{2.0**tick:.0f}" if tick >= 2 else f"{2.0**tick:.2g}" for tick in ticks]
+    labels = shown if vertical else [f"$2^{{{tick:g}}}$" for tick in ticks]
+    axis.set_ticks(ticks, labels)
+
+
+def _powers(axis: Any, values: Sequence[float]) -> None:
+    """Ticks at what was swept and the target, but for those that would run into the next."""
+    low, *inner, high = sorted({float(value) for value in values})
+    apart = TICK_SHARE * np.log2(high / low)
+    shown = [low]
+    for value in inner:
+        if np.log2(value / shown[-1]) >= apart and np.log2(high / value) >= apart:
+            shown.append(value)
+    shown.append(high)
+    axis.set_ticks(np.log2(shown), [compact(float(f"{value:.3g}") if value >= 1e6 else value) for value in shown])
+
+
+def curves_figure(fit: Fit) -> str:
+    """All curve panels as one SVG file, one beside the other."""
+    panels = curve_panels(fit)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = PANEL_INCHES
+    with rc_context(STYLE):
+        made = Figure(figsize=(width * columns, height * rows))
+        for place, part in enumerate(np.ravel(made.subfigures(rows, columns, squeeze=False))[: len(panels)]):
+            part.subplots_adjust(left=0.2, right=0.97, top=0.91, bottom=0.16)
+            panels[place].draw(part.add_subplot())
+        return _svg(made)
+
+
+def figures(fit: Fit, target: Mapping[str, float], ahead: Sequence[HeldOut]) -> dict[str, Figure]:
+    """Every figure of the page, by name, for a notebook or a file."""
+    panels = [*law_panels(fit, target, None), *ahead_panels(ahead), *curve_panels(fit), *heat_panels(fit)]
+    return {panel.name: figure(panel) for panel in [*panels, *residual_panels(fit)]}
+
+
+def figure(panel: Panel) -> Figure:
+    """One panel as a figure of its own."""
+    with rc_context(STYLE):
+        made = Figure(figsize=PANEL_INCHES)
+        made.subplots_adjust(left=0.2, right=0.97, top=0.91, bottom=0.16)
+        panel.draw(made.add_subplot())
+    return made
+
+
+def svg(panel: Panel) -> str:
+    """One panel as SVG that scales with its place on the page; nothing in it reaches out."""
+    made = figure(panel)
+    with rc_context(STYLE):
+        text = _svg(made)
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    return re.sub(r' xmlns(:xlink)?="[^"]*"', "", text, count=2).replace("xlink:href", "href")
+
+
+def _svg(figure: Figure) -> str:
+    """The same figure is the same text."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+    return buffer.getvalue()

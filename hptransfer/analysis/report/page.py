@@ -1,0 +1,251 @@
+"""The page: one self-contained HTML file with the answer first; no script, no network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+
+from hptransfer.analysis.laws.exponents import TOLERANCE, UNDECIDED
+from hptransfer.analysis.laws.fit import Fit
+from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
+from hptransfer.analysis.predict.findings import Findings, distance_sentence, held_out_sentence, unmoved_cost
+from hptransfer.analysis.predict.next_runs import NextRun
+from hptransfer.analysis.predict.published_laws import comparable, references
+from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
+from hptransfer.analysis.report import figures as plots
+from hptransfer.analysis.report.comparison import Other, compared
+from hptransfer.analysis.report.target_groups import predicted_settings, resolved_groups
+from hptransfer.analysis.tables.axis_roles import kind
+from hptransfer.analysis.tables.scale_names import brief, describe
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, short
+
+# Of what to run next.
+SHOWN_NEXT = 8
+DASH = "\N{EN DASH}"
+# Targets and scales that a table of the page shows; all are in the files beside it.
+TARGETS, ROWS = 40, 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What only a run knows, for the page; a table from elsewhere has none of it.
+
+    Attributes:
+        target: content of target.json.
+        verification: content of verification.json.
+        states: trials of the sweep by state.
+        failed: failed trials by scale name.
+        uncounted: rows that do not count, by their state.
+        flops: training FLOPs that the sweep's finished trials cost.
+        warnings: to be shown before those of the fit.
+    """
+
+    title: str
+    target: Mapping[str, Any] | None = None
+    verification: Mapping[str, Any] | None = None
+    states: Mapping[str, int] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
+    uncounted: Mapping[str, int] = field(default_factory=dict)
+    flops: float = 0.0
+    warnings: Sequence[str] = ()
+
+
+def render(analysis: Findings, context: Context, against: Other | None = None) -> str:
+    """The page as text.
+
+    Args:
+        against: another sweep, compared with this one.
+    """
+    fit, row = analysis.fit, analysis.predictions.iloc[0]
+    scale = {axis: float(row[axis]) for axis in fit.columns.scales}
+    verification = context.verification
+    environment = Environment(loader=PackageLoader("hptransfer.analysis.report", "."), autoescape=True)
+    return environment.get_template("page.html.j2").render(
+        title=context.title,
+        tuned=", ".join(fit.tuned),
+        target_name=brief(scale),
+        answers=[_answer(row, name) for name in fit.tuned],
+        loss=_answer(row, "loss"),
+        targets=_targets(analysis),
+        distance_note=distance_sentence(fit, scale),
+        warnings=analysis.warnings,
+        verified=_verified(verification) if verification else None,
+        verification_panels=_drawn(plots.verification_panels(verification)) if verification else [],
+        law_panels=_drawn(plots.law_panels(fit, scale, verification["best"] if verification else None)),
+        curve_panels=_drawn(plots.curve_panels(fit)),
+        heat_panels=_drawn(plots.heat_panels(fit)),
+        residual_panels=_drawn(plots.residual_panels(fit)),
+        maps_note=f" The {plots.MAPS} largest of {len(fit.optima)} scales." if len(fit.optima) > plots.MAPS else "",
+        ahead_panels=_drawn(plots.ahead_panels(analysis.ahead)),
+        tolerance=TOLERANCE,
+        exponents=_exponents(fit, scale, float(row["loss"])),
+        undecided=any(one.verdict == UNDECIDED for axes in fit.exponents.values() for one in axes.values()),
+        scatter=", ".join(f"{name} {value:.2f}" for name, value in zip(fit.tuned, fit.mixture.scatter(), strict=True)),
+        expected=fit.expected,
+        laws=[(name, f"{share:.0%}") for name, share in fit.mixture.shares().items()],
+        estimator=fit.estimator,
+        noise=f"{fit.noise:.4f}",
+        next_runs=[_next(fit, one) for one in analysis.next_runs[:SHOWN_NEXT]],
+        held_out=held_out_sentence(fit, analysis.left_out),
+        left_out=[_left_out(one) for one in analysis.left_out[-ROWS:]],
+        per_octave=regret_per_octave(analysis.ahead),
+        scales=[_scale_row(fit, one, context) for one in fit.optima[-ROWS:]],
+        references=_references(fit, scale),
+        comparison=compared(analysis, against.analysis) if against else None,
+        against=against,
+        **_groups(context, {name: float(row[name]) for name in fit.tuned}),
+        cut=max(0, len(fit.optima) - ROWS),
+        of_run=context.target is not None,
+        facts=_facts(context),
+    )
+
+
+def _drawn(panels: Sequence[plots.Panel]) -> list[str]:
+    return [plots.svg(panel) for panel in panels]
+
+
+def _answer(row: pd.Series[Any], name: str) -> dict[str, str]:
+    keys = {"value": name, "low": f"{name}_low", "high": f"{name}_high"}
+    return {"name": name, **{key: short(float(row[column])) for key, column in keys.items()}}
+
+
+def _targets(analysis: Findings) -> list[dict[str, Any]]:
+    """All targets, if there are several."""
+    names = [*analysis.fit.tuned, "loss"]
+    if len(analysis.predictions) < 2:
+        return []
+    return [
+        {
+            "name": brief({axis: float(row[axis]) for axis in analysis.fit.columns.scales}),
+            "answers": [_answer(row, name) for name in names],
+            "distance": f"{row['distance']:.1f}",
+        }
+        for _, row in analysis.predictions.head(TARGETS).iterrows()
+    ]
+
+
+def _verified(verification: Mapping[str, Any]) -> dict[str, str]:
+    unmoved, errors = verification["unmoved"], verification["error_octaves"]
+    names = list(errors)
+    return {
+        "scale": brief(verification["scale"]),
+        "regret": f"{verification['regret_percent']:.2f}%",
+        "error": ", ".join(f"{error:+.2f} octaves" for error in errors.values()),
+        "best": ", ".join(short(verification["best"][name]) for name in names),
+        "unmoved": "diverged" if unmoved["regret_percent"] is None else f"{unmoved['regret_percent']:.2f}%",
+        "unmoved_value": ", ".join(short(unmoved[name]) for name in names),
+    }
+
+
+def _exponents(fit: Fit, target: Mapping[str, float], loss: float) -> list[dict[str, str]]:
+    rows = []
+    for k, name in enumerate(fit.tuned):
+        for axis, exponent in fit.exponents[name].items():
+            cost = unmoved_cost(fit, k, axis, target, loss)
+            rows.append(
+                {
+                    "tuned": name,
+                    "axis": axis,
+                    "value": f"{exponent.value:+.2f}",
+                    "low": f"{exponent.low:+.2f}",
+                    "high": f"{exponent.high:+.2f}",
+                    "verdict": exponent.verdict,
+                    "cost": f"{cost:.4f}",
+                    "percent": f"{100 * cost / loss:.2f}%",
+                }
+            )
+    return rows
+
+
+def _next(fit: Fit, one: NextRun) -> dict[str, str]:
+    settings = [", ".join(short(float(f"{2.0**x:.4g}")) for x in setting) for setting in one.settings]
+    return {
+        "scale": brief(one.axes),
+        "settings": "; ".join(settings),
+        "cost": f"{one.flops:.3g}",
+        "narrowing": f"{one.narrowing:.1%}",
+    }
+
+
+def _left_out(one: HeldOut) -> dict[str, str]:
+    return {
+        "name": brief(one.axes),
+        "error": ", ".join(f"{error:+.2f}" for error in one.error),
+        "covered": "yes" if all(one.covered) else "no",
+        "regret": f"{one.regret_percent:.3f}%",
+    }
+
+
+def _references(fit: Fit, scale: Mapping[str, float]) -> list[dict[str, str]]:
+    """What published laws would train the target with, if the columns are theirs."""
+    if not comparable(fit.columns):
+        return []
+    rows = [_own(fit, scale)]
+    for name, answers in references(fit.columns, scale, fit.predict_loss(scale)[0]).items():
+        shown = {key: short(float(f"{value:.4g}")) for key, value in answers.items()}
+        rows.append({"name": name, "rate": shown.get("learning_rate", DASH), "batch": shown.get("batch_tokens", DASH)})
+    return rows
+
+
+def _own(fit: Fit, scale: Mapping[str, float]) -> dict[str, str]:
+    """This fit's answer beside the published ones; its batch size in the table's own unit."""
+    answers = {kind(name): short(float(2.0**x)) for name, (x, _, _) in zip(fit.tuned, fit.predict(scale), strict=True)}
+    batch = f"{answers['batch']} as in the table" if "batch" in answers else DASH
+    return {"name": "this fit", "rate": answers.get("rate", DASH), "batch": batch}
+
+
+def _scale_row(fit: Fit, one: Optimum, context: Context) -> dict[str, str]:
+    signs = [
+        "\u2264 " if status == EDGE_LOW else "\u2265 " if status in (EDGE_HIGH, BOUNDED) else ""
+        for status in one.status
+    ]
+    values = [f"{sign}{short(float(2.0**x))}" for sign, x in zip(signs, one.x, strict=True)]
+    return {
+        "name": brief(one.axes),
+        "runs": str(one.runs),
+        "diverged": str(one.diverged or DASH),
+        "failed": str(context.failed.get(describe(one.axes), DASH)),
+        "best": ", ".join(values),
+        "se": ", ".join(f"{error:.2f}" if math.isfinite(error) else DASH for error in one.se),
+        "loss": DASH if math.isnan(one.loss) else f"{one.loss:.4f}",
+        "curvature": ", ".join(f"{bend:.3f}" for bend in one.curvature),
+        "unmoved": f"{fit.unmoved_cost(one):.4f}",
+        "status": ", ".join(dict.fromkeys(one.status)),
+    }
+
+
+def _groups(context: Context, predicted: Mapping[str, float]) -> dict[str, Any]:
+    if not context.target or not context.target.get("groups"):
+        return {"groups": None, "group_keys": [], "parameterization": ""}
+    groups = resolved_groups(context.target, predicted_settings(context.target, predicted))
+    keys = list(next(iter(groups.values())))
+    shown = {role: {key: short(float(value)) for key, value in numbers.items()} for role, numbers in groups.items()}
+    return {"groups": shown, "group_keys": keys, "parameterization": context.target.get("parameterization")}
+
+
+def _facts(context: Context) -> list[tuple[str, str]]:
+    target = context.target
+    if not target:
+        return []
+    states = [f"{count} {state}" for state, count in context.states.items() if count]
+    order = {state: rank for rank, state in enumerate((DONE, DIVERGED, PRUNED, FAILED))}
+    states.sort(key=lambda text: order.get(text.split()[1], 9))
+    of_target = []
+    if target["flops"]:
+        of_target = [
+            ("of the target", f"{target['flops']:.3g} ({target['params']:,} parameters)"),
+            ("share", f"{context.flops / target['flops']:.1%} of the target's own training"),
+        ]
+    return [
+        ("sweep", target["name"]),
+        ("trials", ", ".join(states)),
+        ("training FLOPs of the sweep", f"{context.flops:.3g}"),
+        *of_target,
+        *([("parameterization", target["parameterization"])] if target["parameterization"] else []),
+        ("script fingerprint" if "command" in target else "data fingerprint", target["fingerprint"]),
+    ]

@@ -1,0 +1,1 @@
+"""The statistics below every fit: priors, the linear normal model, quantiles."""

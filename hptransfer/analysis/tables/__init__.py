@@ -1,0 +1,1 @@
+"""Tables of runs: sources, columns, checks, arrays."""

@@ -1,0 +1,31 @@
+"""Roles of axes by the names of their columns: tokens, parameters, batch size, width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Axes that some forms are about, by the names that they go by.
+TOKENS = ("tokens", "token_budget", "num_tokens", "train_tokens", "training_tokens", "d")
+PARAMS = ("params", "parameters", "num_params", "n_params", "num_parameters", "n")
+BATCH = ("batch", "batch_size", "batch_tokens", "global_batch_size", "bs")
+WIDTH = ("width", "d_model", "n_embd", "hidden_size")
+
+
+def named(axes: Sequence[str], names: Sequence[str]) -> str | None:
+    """The first of the axes that goes by one of the names."""
+    return next((axis for axis in axes if axis.lower() in names), None)
+
+
+# Settings on which the best learning rate depends (science notes C.8): a law across several values of one is of none.
+SCHEDULE = ("schedule", "lr_schedule", "scheduler", "warmup", "warmup_steps", "decay", "min_lr", "end_lr", "floor")
+
+
+LEARNING_RATE = ("lr", "learning_rate", "learningrate", "base_lr", "max_lr", "peak_lr", "eta")
+
+
+_KINDS = {"rate": LEARNING_RATE, "batch": BATCH, "params": PARAMS, "tokens": TOKENS}
+
+
+def kind(name: str) -> str:
+    """What a column is, by its name; the name itself if nothing is known of it."""
+    return next((kind for kind, names in _KINDS.items() if name.lower() in names), name)

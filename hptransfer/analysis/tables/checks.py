@@ -1,0 +1,140 @@
+"""Tables of outcomes: from a run folder, or from anybody's CSV or parquet file; checked either way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hptransfer.analysis.tables.columns import SEED, Columns
+from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.records import DIVERGED, DONE, SWEEP
+from hptransfer.core.run_folder import RunFolder
+
+WAITING = "waiting"
+
+# MLflow and others store infinity as the largest float.
+HUGE = 1e300
+
+
+def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:
+    """One row a trial of the sweep, finished or not; verification trials are left out.
+
+    Args:
+        target: content of target.json, which names the scale axes and the tuned hyperparameter.
+    """
+    rows = []
+    for trial in folder.read_trials():
+        if trial.purpose != SWEEP:
+            continue
+        outcome = folder.read_outcome(trial.id)
+        rows.append(
+            {
+                "trial": trial.id,
+                **{axis: trial.scale.axes[axis] for axis in target["scales"]},
+                **{key: trial.tuned[key] for key in target["tuned"]},
+                SEED: trial.seed,
+                "state": outcome.state if outcome else WAITING,
+                "loss": outcome.loss if outcome else None,
+                "loss_se": outcome.loss_se if outcome else None,
+                "params": trial.params,
+                "flops": trial.flops,
+                "steps": outcome.steps if outcome else 0,
+                "seconds": outcome.seconds if outcome else 0.0,
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return frame.sort_values(["flops", *target["scales"], *target["tuned"], SEED], ignore_index=True) if rows else frame
+
+
+def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFrame:
+    """The rows that say something: finished runs with their loss, diverged ones with infinity.
+
+    A `state` column, if there is one, says which runs finished; without one every row did, and a
+    loss that is missing or not finite means that the run diverged. Rows that repeat a scale and a
+    value are repeats (seeds).
+
+    Raises:
+        ConfigError: a column is missing, not numeric, or has values that are not above 0.
+    """
+    used = (*columns.scales, *columns.tuned, columns.loss)
+    for name in used:
+        if name not in frame.columns:
+            raise ConfigError(f"{place}: {unknown('column', name, map(str, frame.columns))}")
+    once(place, list(frame.columns), used)
+    left_out = not_counted(frame)
+    if "state" in frame.columns:
+        frame = frame[frame["state"].isin([DONE, DIVERGED])]
+    if frame.empty:
+        states = f" ({in_words(left_out)})" if left_out else ""
+        raise ConfigError(f"{place} has no finished run{states}; nothing can be fitted")
+    clean = frame.copy()
+    for name in (*columns.scales, *columns.tuned):
+        clean[name] = numbers(clean[name], name, place)
+        bad = clean[~((clean[name] > 0) & np.isfinite(clean[name]))]
+        if len(bad):
+            way_out = ""
+            if name in columns.tuned and (bad[name] == 0).all():  # dropout and weight decay are often tried at 0
+                way_out = (
+                    "; its logarithm is fitted: leave these rows out, or tune a column that is above 0 instead, "
+                    f"such as 1 - {name}, or {name} plus a constant"
+                )
+            raise ConfigError(
+                f"{place}: column {name!r} must be above 0 and finite, got {bad[name].iloc[0]:g} in {row_of(bad)}"
+                f"{way_out}"
+            )
+    loss = numbers(clean[columns.loss], columns.loss, place)
+    clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
+    low = clean[clean[columns.loss] <= 0]
+    if len(low):
+        raise ConfigError(
+            f"{place}: column {columns.loss!r} must be above 0, as its logarithm is fitted, got "
+            f"{low[columns.loss].iloc[0]:g} in {row_of(low)}"
+        )
+    if "state" in clean.columns:
+        clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf
+    return clean.reset_index(drop=True)
+
+
+def not_counted(frame: pd.DataFrame) -> dict[str, int]:
+    """How many rows check_table leaves out, by their state."""
+    if "state" not in frame.columns:
+        return {}
+    states = frame["state"].value_counts()
+    return {str(state): int(count) for state, count in states.items() if state not in (DONE, DIVERGED)}
+
+
+def in_words(states: Mapping[str, int]) -> str:
+    """Such as "5 failed, 4 running"."""
+    return ", ".join(f"{count} {state}" for state, count in states.items())
+
+
+def once(place: str, header: Sequence[str], used: Iterable[str]) -> None:
+    """
+    Raises:
+        ConfigError: a used column is there twice.
+    """
+    for name in used:
+        if (times := header.count(name)) > 1:
+            raise ConfigError(f"{place}: {times} columns are called {name!r}; which one is meant? Rename the others")
+
+
+def row_of(rows: pd.DataFrame | pd.Series[Any]) -> str:
+    """The first of some rows, as a person counts them: row 1 is the first below the header."""
+    first = rows.index[0]
+    return f"row {first + 1}" if isinstance(first, int | np.integer) else f"row {first!r}"
+
+
+def numbers(column: pd.Series[Any], name: str, place: str) -> pd.Series[float]:
+    """
+    Raises:
+        ConfigError: something in the column is no number.
+    """
+    values = pd.to_numeric(column, errors="coerce")
+    strange = column[values.isna() & column.notna()]
+    if len(strange):
+        raise ConfigError(f"{place}: column {name!r} must be numbers, got {strange.iloc[0]!r} in {row_of(strange)}")
+    return values.astype(float)

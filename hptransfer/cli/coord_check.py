@@ -1,0 +1,59 @@
+"""coord-check: what a parameterization promises, measured."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from hptransfer.cli.verb import Verb, make_console
+from hptransfer.core.errors import EXIT_CHECK_FAILED, EXIT_DONE
+
+
+def _coord_check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as run/model=mlp run/optimizer=lion")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="writes check.json and check.svg there")
+
+
+def _coord_check(args: argparse.Namespace) -> int:
+    from hptransfer.coordcheck.compose import compose_check, own_settings
+    from hptransfer.coordcheck.run import run_check
+    from hptransfer.coordcheck.table import check_table
+    from hptransfer.core.io import made_writable, write_json, write_text
+
+    config = compose_check(args.overrides)
+    with made_writable(args.out):
+        result = run_check(config)
+    console = make_console()
+    for part in check_table(result):
+        console.print(part, highlight=False)
+    print(
+        f"the check's own settings: {' '.join(f'{key}={value}' for key, value in own_settings(args.overrides).items())}"
+    )
+    slower = [f"{row.name} {row.prescribed:+g}" for row in result.rows if row.prescribed]
+    if slower:
+        print(f"held to slopes other than 0, as they should be: {', '.join(slower)}")
+    if result.reading:
+        print(f"measured, nothing is judged: {result.reading}")
+    elif result.passed:
+        print("passed")
+    else:
+        more = f" and {len(result.fails) - 1} more (*)" if len(result.fails) > 1 else ""
+        expected = f"; expected: {result.expected}" if result.expected else ""
+        print(f"failed: {result.fails[0]}{more}; at most {result.tolerance} passes{expected}")
+    if args.out is not None:
+        from hptransfer.coordcheck.figure import check_figure
+
+        values = dataclasses.asdict(result)
+        write_json(args.out / "check.json", values)
+        write_text(args.out / "check.svg", check_figure(values))
+        print(f"written: {args.out / 'check.json'}, {args.out / 'check.svg'}")
+    return EXIT_DONE if result.passed else EXIT_CHECK_FAILED
+
+
+COORD_CHECK = Verb(
+    "train at several sizes for a few steps: what must not move, does it?",
+    _coord_check_arguments,
+    _coord_check,
+    interrupted="nothing of a check is kept, the same command starts it again",
+)

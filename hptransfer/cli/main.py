@@ -1,0 +1,124 @@
+"""The command line: one verb a stage. What a verb does is in verbs/, and imports what it needs when it is called.
+
+Help, list, status, logs, export and analyze never import PyTorch; help and list nothing heavy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from hptransfer import __version__
+from hptransfer.cli import analyze as analyses
+from hptransfer.cli import coord_check as checks
+from hptransfer.cli import runs, sweeps
+from hptransfer.cli import start as starting
+from hptransfer.core.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_BUG,
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    ConfigError,
+    HptransferError,
+    unknown,
+)
+from hptransfer.core.redaction import redacted
+
+EPILOG = """\
+SWEEP is a name in sweeps/ or a path to a YAML file; overrides are KEY=VALUE, such as
+run.parameterization=sp name=quickstart-sp. RUN is a run's folder, or its name under runs/.
+
+exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was written; 3 done, but trials failed;
+4 the budget was spent first; 5 stopped by the machine or another driver; 6 no law could be
+fitted; 75 a job's worker was asked to stop; 130 interrupted. After 3, 4, 5 and 130 the same
+command goes on where it stopped; a check starts again."""
+
+VERBS = {
+    "plan": sweeps.PLAN,
+    "sweep": sweeps.SWEEP,
+    "status": runs.STATUS,
+    "cancel": runs.CANCEL,
+    "retry": runs.RETRY,
+    "analyze": analyses.ANALYZE,
+    "verify": sweeps.VERIFY,
+    "coord-check": checks.COORD_CHECK,
+    "logs": runs.LOGS,
+    "export": runs.EXPORT,
+    "clean": runs.CLEAN,
+    "init": starting.INIT,
+    "import": starting.IMPORT,
+    "list": starting.LIST,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the `hptransfer` command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = _run(arguments)
+    except HptransferError as error:
+        print(f"hptransfer: {redacted(str(error))}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print(f"hptransfer: interrupted; {_left_of(arguments)}", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output (head, say) has had enough
+        code = EXIT_DONE
+    except Exception:  # a bug: its traceback, as Python would show it, but without passwords
+        print(redacted(traceback.format_exc()), file=sys.stderr, end="")
+        code = EXIT_BUG
+    sys.exit(code)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports as all else does: one line, with the nearest option and the way out."""
+
+    def error(self, message: str) -> NoReturn:
+        if match := re.match(r"unrecognized arguments: (-\S+)", message):
+            message = unknown("option", match.group(1).partition("=")[0], self._option_string_actions)
+        message = message.replace(", KEY=VALUE", "").replace(", AXIS=VALUE", "")  # which may be left out
+        raise ConfigError(f"{self.prog.partition(' ')[2]}: {message}; see `{self.prog} --help`")
+
+
+def _left_of(arguments: list[str]) -> str:
+    """What an interrupted verb leaves behind."""
+    sweep = VERBS["sweep"]
+    return VERBS.get(arguments[0], sweep).interrupted if arguments else sweep.interrupted
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return EXIT_DONE if arguments else EXIT_BAD_INPUT
+    if arguments[0] == "--version":
+        print(f"hptransfer {__version__}")
+        return EXIT_DONE
+    name, *rest = arguments
+    if name not in VERBS:
+        raise ConfigError(unknown("verb", name, VERBS))
+    parser = _Parser(prog=f"hptransfer {name}", description=VERBS[name].summary, epilog=EPILOG)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    VERBS[name].arguments(parser)
+    return VERBS[name].run(parser.parse_intermixed_args(rest))
+
+
+def _help() -> str:
+    lines = ["usage: hptransfer VERB [SWEEP | RUN] [overrides] [options]", ""]
+    lines += [f"  {name:<11}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join([*lines, "", "`hptransfer VERB --help` lists a verb's options.", "", EPILOG])
+
+
+if __name__ == "__main__":
+    main()

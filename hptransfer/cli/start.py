@@ -1,0 +1,116 @@
+"""init, import, list: what a sweep begins with."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hptransfer.cli.verb import Verb, make_console, run_folder
+from hptransfer.core.errors import EXIT_DONE, ConfigError, unknown
+
+FAMILIES = {
+    "estimator": "hptransfer.analysis.optima.estimators",
+    "law": "hptransfer.analysis.laws.forms",
+    "parameterization": "hptransfer.parameterizations",
+    "model": "hptransfer.training.models",
+    "optimizer": "hptransfer.training.optimizers",
+    "dataset": "hptransfer.training.datasets",
+    "sampler": "hptransfer.samplers",
+    "launcher": "hptransfer.launchers",
+    "runner": "hptransfer.worker.runners",
+    "tracker": "hptransfer.trackers",
+}
+
+
+def _init_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("kind", metavar="KIND", nargs="?", help="what to start from; without it they are listed")
+    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, default=Path("my_sweep.yaml"))
+
+
+def _init(args: argparse.Namespace) -> int:
+    from hptransfer.core.resources import templates
+
+    known = templates()
+    if args.kind is None:
+        for kind, path in known.items():
+            print(f"{kind:<10} {_first_comment(path)}")
+        return EXIT_DONE
+    if args.kind not in known:
+        raise ConfigError(unknown("kind", args.kind, known))
+    try:
+        with args.file.open("x", encoding="utf-8") as file:
+            file.write(known[args.kind].read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise ConfigError(f"{args.file} exists, and is not overwritten; give another FILE") from None
+    except OSError as error:
+        raise ConfigError(f"{args.file} cannot be written ({error.strerror}); give another FILE") from None
+    print(f"written: {args.file}; edit its command, costs, grid and space, then `hptransfer plan {args.file}`")
+    return EXIT_DONE
+
+
+def _import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run's folder or name, or a sweep file, whose run is then begun")
+    parser.add_argument("table", metavar="TABLE", type=Path, help="runs made before, as CSV or parquet")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help="where names differ")
+    parser.add_argument("--loss", metavar="NAME", default="loss", help="column of what a trial is judged by")
+    parser.add_argument(
+        "--trust", action="store_true", help="the runs had this sweep's settings; nothing can check that"
+    )
+
+
+def _import(args: argparse.Namespace) -> int:
+    from hptransfer.config import sweep as sweep_config
+    from hptransfer.config.compose import compose
+    from hptransfer.import_runs import import_rows, read_rows
+    from hptransfer.planning.plan import make_plan
+    from hptransfer.session.session import session
+
+    columns = dict(pair.partition("=")[::2] for pair in args.columns)
+    if not all(columns.values()):
+        raise ConfigError(f"--columns takes NAME=COLUMN, such as lr=learning_rate, got {' '.join(args.columns)}")
+    is_file = Path(args.run).suffix in (".yaml", ".yml")
+    plan = make_plan(compose(args.run) if is_file else sweep_config.load(run_folder(args.run)))
+    rows = read_rows(plan, args.table, columns=columns, loss=args.loss, trust=args.trust)
+    with session(plan, make_console()) as open_session:
+        found = import_rows(open_session.folder, rows)
+    print(f"{found.summary()}; `hptransfer sweep` trains what is missing")
+    return EXIT_DONE
+
+
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("family", nargs="?", metavar="FAMILY", help=f"sweep, {', '.join(FAMILIES)}; or all of them")
+
+
+def _list(args: argparse.Namespace) -> int:
+    from hptransfer.core.registry import Registry
+
+    known = ["sweep", *FAMILIES]
+    if args.family is not None and args.family not in known:
+        raise ConfigError(unknown("family", args.family, known))
+    for family in [args.family] if args.family else known:
+        print(f"{family}:")
+        if family == "sweep":
+            members = {path.stem: _first_comment(path) for path in _sweep_files()}
+        else:
+            registry: Registry[Any] = Registry(family, FAMILIES[family])
+            members = {name: registry.summary(name) for name in registry.names()}
+        for name, summary in members.items():
+            print(f"  {name:<14} {summary}")
+    return EXIT_DONE
+
+
+def _sweep_files() -> list[Path]:
+    from hptransfer.core.resources import share
+
+    return sorted(path for folder in share("sweeps") for path in folder.glob("*.yaml"))
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else ""
+
+
+INIT = Verb("a commented sweep file to start from", _init_arguments, _init)
+IMPORT = Verb("results of runs made before, as finished trials of a run", _import_arguments, _import)
+LIST = Verb("what sweeps can be made of", _list_arguments, _list)

@@ -1,0 +1,416 @@
+"""A sweep's configuration: what a file in sweeps/ can say, and its resolved form on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hptransfer.config.notifications import Hooks
+from hptransfer.config.retry import Retry, Rule
+from hptransfer.core.bracketing import tidy
+from hptransfer.core.errors import ConfigError, RunFolderError, unknown
+from hptransfer.core.io import damage
+from hptransfer.core.records import Number
+from hptransfer.core.redaction import passwords
+from hptransfer.core.registry import Registry
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.launchers import LAUNCHERS
+from hptransfer.samplers import SAMPLERS
+from hptransfer.trackers import TRACKERS
+
+SCALES = ("product", "plus")
+ALL, FIRST = STAGES = ("all", "first")
+# What becomes a folder, a file or a job's name.
+NAME = re.compile(r"\w([\w .,=+-]{0,118}[\w.,=+-])?")
+KEY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
+DRIVERS = ("local", "slurm")
+
+
+@dataclass(kw_only=True)
+class Axis:
+    """One axis of the proxy grid."""
+
+    path: str = ""
+    """Where the value goes in the configuration, such as run.model.width; of a script, its own name if left out."""
+    values: list[Any]
+    """Numbers above 0."""
+    center: Any = None
+    """Under scales=plus, the one of the values at which the other axes are swept."""
+
+
+@dataclass(kw_only=True)
+class Tuned:
+    """One tuned hyperparameter: `values`, or `count` values from `low` to `high`."""
+
+    path: str = ""
+    """Where the value goes in the configuration, such as run.optimizer.lr; of a script, its own name if left out."""
+    values: list[float] | None = None
+    low: float | None = None
+    high: float | None = None
+    count: int | None = None
+    log: bool = True
+    """Equal ratios between values rather than equal steps."""
+    complement: bool = False
+    """The setting is 1 minus the value: for momentum and betas, which go by factors of what they lack to 1."""
+    center: float | None = None
+    """Under design=plus, the one of the values at which the others are swept; the middle one unless given."""
+    extend: int = 6
+    """Further values that a scale may get on one side while its best value is at that edge."""
+
+    @property
+    def largest(self) -> float:
+        """No value is above this."""
+        return 1.0 if self.complement else math.inf
+
+    def grid(self, place: str) -> list[float]:
+        """The values, ascending.
+
+        Raises:
+            ConfigError: they are not well given, or not above 0.
+        """
+        if self.values is None and (self.low is None or self.high is None or self.count is None):
+            raise ConfigError(f"{place} needs `values`, or all of `low`, `high` and `count`")
+        values = self._spaced(place) if self.values is None else sorted(float(value) for value in self.values)
+        for value in values:
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{place} must be above 0 and finite, got {value:g}; remove that value")
+            if value > self.largest:
+                raise ConfigError(
+                    f"{place} must be at most 1, as the setting is 1 minus it, got {value:g}; remove that"
+                )
+        if len(values) < 3 or len(set(values)) < len(values):
+            raise ConfigError(f"{place} needs at least 3 different values to bracket an optimum, got {values}")
+        return values
+
+    def middle(self, place: str) -> float:
+        """The value at which other hyperparameters are swept under design=plus.
+
+        Raises:
+            ConfigError: `center` is none of the values.
+        """
+        values = self.grid(place)
+        if self.center is None:
+            return values[len(values) // 2]
+        if self.center not in values:
+            raise ConfigError(f"{place}.center must be one of its values {values}, got {self.center}")
+        return self.center
+
+    def _spaced(self, place: str) -> list[float]:
+        assert self.low is not None
+        assert self.high is not None
+        assert self.count is not None
+        if not 0 < self.low < self.high < math.inf:
+            raise ConfigError(f"{place} needs 0 < low < high, both finite, got low {self.low:g} and high {self.high:g}")
+        if self.count < 3:
+            raise ConfigError(f"{place}.count must be at least 3 to bracket an optimum, got {self.count}")
+        shares = [index / (self.count - 1) for index in range(self.count)]
+        if self.log:
+            inner = [self.low * (self.high / self.low) ** share for share in shares]
+        else:
+            inner = [self.low + (self.high - self.low) * share for share in shares]
+        return [tidy(value) for value in inner]
+
+
+@dataclass(kw_only=True)
+class Budget:
+    """When to stop asking for trials; what is not set does not bind."""
+
+    trials: int | None = None
+    """Trials started."""
+    flops: float | None = None
+    """Training FLOPs of the trials started."""
+    device_hours: float | None = None
+    """Hours of devices: GPUs, or workers where those have none. As measured so far; what runs counts as estimated."""
+
+
+@dataclass(kw_only=True)
+class Halving:
+    """When trials that are behind others of their scale stop early; what is not set does not stop any."""
+
+    share: float | None = None
+    """Share of a trial's tokens after which it is first compared; null: all are trained to their end."""
+    factor: int = 3
+    """Of so many trials one goes on, to be compared again after so many times the tokens."""
+    sides: int = 2
+    """Settings on either side of the one that leads are trained to their end all the same: the fit needs them."""
+
+    def note(self) -> str | None:
+        """What who asks for it should know."""
+        if self.share is None:
+            return None
+        return (
+            "halving compares trials by their loss in mid-training: a high learning rate often leads there and loses "
+            "by the end, as a schedule that decays pays off last; what is stopped stays out of the fit"
+        )
+
+    def check(self, place: str) -> None:
+        if self.share is not None and not 0 < self.share < 1:  # NaN is not
+            raise ConfigError(
+                f"{place}.share must be above 0 and below 1, got {self.share}; null trains every trial to its end"
+            )
+        if self.factor < 2:
+            raise ConfigError(f"{place}.factor must be at least 2, of which one goes on, got {self.factor}")
+        if self.sides < 0:
+            raise ConfigError(
+                f"{place}.sides must be at least 0, got {self.sides}; 2 leaves the fit five settings where the same "
+                "one leads throughout"
+            )
+        if self.share is None and self != Halving():
+            raise ConfigError(f"{place}.share is null, and the rest of {place} does nothing then; set it, such as 0.25")
+
+
+@dataclass(kw_only=True)
+class SweepConfig:
+    """A sweep: one run's configuration, the axes it is scaled along, what is tuned, and the target."""
+
+    name: str
+    """The run's folder is <runs>/<name>."""
+    runs: str = "runs"
+    """Folder of all runs."""
+    run: Any
+    """Configuration of one training run, without the swept values."""
+    grid: dict[str, Axis]
+    """Axes of the proxy grid."""
+    scales: str = "product"
+    """product, every combination of the axes' values; or plus, one axis at a time, the others at their `center`."""
+    space: dict[str, Tuned]
+    """Tuned hyperparameters."""
+    design: str = "product"
+    """Of several tuned hyperparameters: product, every combination; or plus, one at a time around their `center`."""
+    estimator: str = "surface"
+    """How the optimum of every scale is found; `hptransfer list estimator`."""
+    laws: list[str] = field(default_factory=list)
+    """Forms of law that are weighed against each other; empty: all that apply. `hptransfer list law`."""
+    target: dict[str, Any] = field(default_factory=dict)
+    """The scale to predict for; an axis that is not named is the largest of the grid."""
+    seeds: Any = 1
+    """Repeats of every trial: a number, or a list of seeds."""
+    sampler: Any
+    launcher: Any
+    tracker: Any
+    budget: Budget = field(default_factory=Budget)
+    halving: Halving = field(default_factory=Halving)
+    """Optuna's successive halving, within a scale."""
+    retry: Retry = field(default_factory=Retry)
+    """By cause, when a trial that did not come to its end is trained again."""
+    stage: str = ALL
+    """all; or first: of every scale one trial, its middle value, and the others once that one has trained."""
+    hooks: Hooks = field(default_factory=Hooks)
+    """What is told how the sweep ended, or that it needs a person."""
+    share: str | None = None
+    """Group of users that may read and write the run's folder; null: its owner alone."""
+    snapshot: bool = False
+    """Trials train from a copy of the source tree (what git tracks) that the run's folder holds."""
+    driver: str = "local"
+    """local, the driver is this process; or slurm, it is a job of its own (launcher=slurm says which)."""
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(Path(self.runs) / self.name)
+
+    def seed_list(self) -> list[int]:
+        """
+        Raises:
+            ConfigError: `seeds` is neither a number above 0 nor a list of different whole numbers.
+        """
+        seeds = self.seeds
+        if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
+            return list(range(seeds))
+        good = isinstance(seeds, Sequence) and all(isinstance(seed, int) and seed >= 0 for seed in seeds)
+        if not good or not seeds or len(set(seeds)) < len(seeds):
+            raise ConfigError(f"seeds must be a number above 0 or a list of different whole numbers, got {seeds!r}")
+        return list(seeds)
+
+    def check(self) -> None:
+        """What can be said without looking at the runs themselves; raises ConfigError."""
+        if not NAME.fullmatch(self.name):
+            raise ConfigError(
+                "name must be a plain folder name (letters, digits and _ . , = + - or blanks inside, at most 120), "
+                f"got {self.name!r}"
+            )
+        for place, keys in (("grid", self.grid), ("space", self.space)):
+            for key in keys:
+                if not KEY.fullmatch(key):
+                    raise ConfigError(
+                        f"{place}: a name must be letters, digits and _ . - alone, got {key!r}; rename it"
+                    )
+        if not self.space:
+            raise ConfigError("space must have at least one tuned hyperparameter, such as lr")
+        if self.design not in SCALES:
+            raise ConfigError(f"design: {unknown('choice', self.design, SCALES)}")
+        if not self.grid:
+            raise ConfigError("grid must have at least one axis, such as width")
+        if self.scales not in SCALES:
+            raise ConfigError(f"scales: {unknown('choice', self.scales, SCALES)}")
+        for key, axis in self.grid.items():
+            check_axis(f"grid.{key}.values", axis.values)
+            if self.scales == "plus" and axis.center not in axis.values:
+                raise ConfigError(
+                    f"grid.{key}.center must be one of its values {list(axis.values)} under scales=plus, "
+                    f"got {axis.center}"
+                )
+        for key, tuned in self.space.items():
+            tuned.middle(f"space.{key}")
+            if key in self.grid:
+                raise ConfigError(f"{key!r} is under both grid and space; give one of them another name")
+            if tuned.extend < 0:
+                raise ConfigError(f"space.{key}.extend must be at least 0, got {tuned.extend}")
+        self.seed_list()
+        for key, value in self.target.items():
+            if key not in self.grid:
+                raise ConfigError(f"target: {unknown('axis', key, self.grid)}")
+            check_axis(f"target.{key}", [value])
+        for key, limit in dataclasses.asdict(self.budget).items():
+            if limit is not None and not limit > 0:  # NaN is not
+                raise ConfigError(f"budget.{key} must be above 0, got {limit}; leave it out for no limit")
+        if self.stage not in STAGES:
+            raise ConfigError(f"stage: {unknown('choice', self.stage, STAGES)}")
+        self._check_halving()
+        self.retry.check("retry")
+        self.hooks.check("hooks")
+        self._refuse_passwords()
+        if self.snapshot and "cwd" not in self.run:
+            raise ConfigError("snapshot: only run=script trains from a source tree; leave it out")
+        if self.driver not in DRIVERS:
+            raise ConfigError(f"driver: {unknown('choice', self.driver, DRIVERS)}")
+        if self.driver == "slurm" and self.launcher.name != "slurm":
+            raise ConfigError(f"driver=slurm needs launcher=slurm, which says how, got launcher={self.launcher.name}")
+        self.sampler.check("sampler")
+        self.launcher.check("launcher")
+
+    def _check_halving(self) -> None:
+        self.halving.check("halving")
+        if self.halving.share is None:
+            return
+        if "cwd" in self.run:
+            raise ConfigError(
+                f"halving.share is {self.halving.share:g}, but a script is not stopped from outside; leave it out"
+            )
+        if self.launcher.name == "inline":
+            raise ConfigError(
+                f"halving.share is {self.halving.share:g}, but launcher=inline trains in the driver's own process, "
+                "which cannot look at what it trains meanwhile; take launcher=local, or leave it out"
+            )
+
+    def _refuse_passwords(self) -> None:
+        """Raises ConfigError for a password anywhere but in the tracker's address, which is stored without it."""
+        for place in passwords({**dataclasses.asdict(self), "tracker": None}, ""):
+            raise ConfigError(
+                f"{place} holds a password in a URI, which would be stored with every trial; leave it out there and "
+                "have the program read it from its environment"
+            )
+
+
+def check_axis(place: str, values: Sequence[Any]) -> None:
+    """Raises ConfigError unless the values are different numbers above 0."""
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, Number) or not 0 < value < math.inf:
+            raise ConfigError(f"{place} must be numbers above 0, got {value!r}")
+    if not values or len(set(values)) < len(values):
+        raise ConfigError(f"{place} must be different numbers, at least one, got {list(values)}")
+
+
+FAMILIES: Mapping[str, Registry[Any]] = {"sampler": SAMPLERS, "launcher": LAUNCHERS, "tracker": TRACKERS}
+
+
+def from_json(values: Mapping[str, Any]) -> SweepConfig:
+    """A sweep from plain values; `run` stays plain.
+
+    Raises:
+        ConfigError: a key that there is not, a missing one, or a value that breaks a rule.
+    """
+    values = _placed(values)
+    parts: dict[str, Any] = {
+        "grid": {key: _build(Axis, axis, f"grid.{key}") for key, axis in values["grid"].items()},
+        "space": {key: _build(Tuned, tuned, f"space.{key}") for key, tuned in values["space"].items()},
+        "budget": _build(Budget, values["budget"], "budget"),
+        "halving": _build(Halving, values.get("halving", {}), "halving"),
+        "retry": _build(Retry, _rules(values.get("retry", {})), "retry"),
+        "hooks": _build(Hooks, values.get("hooks", {}), "hooks"),
+    }
+    for key, family in FAMILIES.items():
+        parts[key] = _build(family.get(values[key]["name"]), values[key], key)
+    config: SweepConfig = _build(SweepConfig, {**values, **parts}, "sweep")
+    config.check()
+    return config
+
+
+def _rules(values: Mapping[str, Any]) -> dict[str, Rule]:
+    return {cause: _build(Rule, rule, f"retry.{cause}") for cause, rule in values.items()}
+
+
+def _placed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every axis and tuned hyperparameter has a path: of a run with names, its own, which is added to them."""
+    run = dict(values["run"])
+    placed: dict[str, dict[str, Any]] = {family: dict(values[family]) for family in ("grid", "space")}
+    for family, parts in placed.items():
+        for key, part in parts.items():
+            if not part.get("path"):
+                parts[key] = {**part, "path": _own_path(f"{family}.{key}", part, run)}
+            if "names" in run:
+                run["names"] = {_name(f"{family}.{key}", parts[key]["path"]): None} | run["names"]
+    return {**values, **placed, "run": run}
+
+
+NAMES = "run.names"
+
+
+def _name(place: str, path: str) -> str:
+    names, _, name = path.rpartition(".")
+    if names != NAMES:
+        raise ConfigError(f"{place}.path must be {NAMES}.NAME under run=script, got {path!r}; or leave it out")
+    return name
+
+
+def _own_path(place: str, part: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    if "names" not in run:
+        raise ConfigError(f"{place}.path must be given, such as run.model.width")
+    if part.get("complement"):
+        raise ConfigError(f"{place}.path must be given: {NAMES}.NAME, the name whose value is 1 minus it")
+    return f"{NAMES}.{place.partition('.')[2]}"
+
+
+def _build(cls: type[Any], values: Mapping[str, Any], place: str) -> Any:
+    known = {item.name for item in dataclasses.fields(cls)}
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"{place}: {unknown('key', key, known)}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
+def dump(config: SweepConfig) -> str:
+    """The resolved sweep as YAML."""
+    return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+
+
+def load(folder: RunFolder) -> SweepConfig:
+    """The sweep that a run folder was made by; its name and place are those of the folder now.
+
+    Raises:
+        RunFolderError: sweep.yaml is damaged.
+    """
+    place = folder.path.absolute()
+    try:
+        with damage(folder.sweep):
+            values = yaml.safe_load(folder.sweep.read_text(encoding="utf-8"))
+            return from_json({**values, "name": place.name, "runs": str(_near(place.parent))})
+    except (yaml.YAMLError, ConfigError) as error:
+        reason = " ".join(str(error).split())
+        raise RunFolderError(
+            f"{folder.sweep} cannot be used ({reason}); mend it, or move it away and sweep again"
+        ) from None
+
+
+def _near(path: Path) -> Path:
+    """A path as it is shorter to read: relative to the current directory, if below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,1 @@
+"""Coordinate checks: quantities that a parameterization keeps independent of size, measured."""

@@ -1,0 +1,25 @@
+"""The checks of `hptransfer coord-check`, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hptransfer.coordcheck.measurements import (
+    Check,
+    alignment_check,
+    coordinate_check,
+    depth_check,
+    one_layer_check,
+    spectral_check,
+)
+from hptransfer.coordcheck.whole_training import convergence_check, wider_check
+
+CHECKS: dict[str, Callable[..., Check]] = {
+    "width": coordinate_check,
+    "depth": depth_check,
+    "one-layer": one_layer_check,
+    "spectral": spectral_check,
+    "alignment": alignment_check,
+    "wider": wider_check,
+    "convergence": convergence_check,
+}

@@ -1,0 +1,229 @@
+"""The coordinate check of anybody's model: `coord_check`.
+
+As `hptransfer.coordcheck.measurements` does with the builtin models, and judged alike.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hptransfer.coordcheck.measurements import LOOSE, OUTPUTS, Check, judge, theory
+from hptransfer.core.errors import ConfigError
+from hptransfer.training.user_model.branches import repeated
+from hptransfer.training.user_model.parameterize import DEFAULT, Choices, parameterize
+from hptransfer.training.user_model.parameterized import Parameterized
+from hptransfer.training.user_model.readouts import NoHiddenReadouts
+from hptransfer.training.user_model.roles import plain
+from hptransfer.training.user_model.rules import base_sizes, check_whole, table_of
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+
+def coord_check(
+    make_model: Callable[..., nn.Module],
+    *,
+    batch: Any,
+    loss: Loss,
+    widths: Sequence[int] = (),
+    depths: Sequence[int] = (),
+    steps: int = 4,
+    seeds: int = 4,
+    base: int | Mapping[str, int],
+    **choices: Unpack[Choices],
+) -> Check:
+    """Root mean square of what every module puts out, and of its change, over a few training steps, at several sizes.
+
+    One batch is repeated. A change that grows with size will blow up, one that shrinks will stop learning; what is
+    flat transfers. A module that is used more than once is recorded each time. Leave dropout out.
+
+    Args:
+        make_model: `make_model(width)` builds the model, its weights drawn by torch's own generator; over depth
+            `make_model(width, depth)` does.
+        batch, loss: `loss(model, batch)` is the training loss, a number with a gradient.
+        widths, depths: sizes to compare, of one or the other. Depths are compared at the base's width, and what stands
+            in one of the repeated blocks is not judged.
+        base: the width at which every factor is 1, or a dictionary, as `parameterize` takes it.
+        choices: what else `parameterize` takes, `optimizer` and `lr` at least; over depths, `depth` is each in turn. A
+            rate above the usual ones shows more, such as 1e-2 for adamw.
+
+    Raises:
+        ConfigError: fewer than two sizes, a loss that cannot train, an embedding that is the readout by a call, or what
+            `parameterize` refuses.
+    """
+    axis, sizes = _axis(widths, depths)
+    check_whole("steps", steps)
+    check_whole("seeds", seeds)
+    _check_takes("make_model", make_model, [axis] if axis == "width" else ["width", axis])
+    _check_takes("loss", loss, ["model", "batch"])
+
+    def changes(size: int, seed: int) -> dict[str, list[float]]:
+        make, width, given = _at(make_model, axis, size, base, choices)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = make(width)
+        return _changes(model, parameterize(model, make=make, base=base, **given), batch, loss, steps)
+
+    found: dict[str, list[list[float]]] = {}
+    for size in sizes:
+        repeats = [changes(size, seed) for seed in range(seeds)]
+        for name in repeats[0]:
+            # The geometric mean, as the slope is of logarithms.
+            logs = np.log(np.maximum([one[name] for one in repeats], 1e-300))
+            found.setdefault(name, []).append([float(value) for value in np.exp(logs.mean(axis=0))])
+    judged = _judged(found, axis, len(sizes))
+    if not judged:
+        raise ConfigError(
+            "no module put out a tensor of numbers at every size, so that nothing can be judged: call them"
+        )
+    return judge(
+        "activations",
+        axis,
+        sizes,
+        ["start", *(f"change {step + 1}" for step in range(steps))],
+        judged,
+        [False, *[True] * steps],
+        tolerance=LOOSE,
+        expected=_expected(axis, choices),
+    )
+
+
+def _check_takes(place: str, function: object, arguments: Sequence[str]) -> None:
+    """Raises ConfigError for what cannot be called with such arguments."""
+    wanted = f"{place} must be a function of ({', '.join(arguments)})"
+    if not callable(function):
+        raise ConfigError(f"{wanted}, got {function!r}; write it as lambda {', '.join(arguments)}: ...")
+    try:
+        inspect.signature(function).bind(*arguments)
+    except ValueError:  # some of C's have no signature
+        return
+    except TypeError as error:
+        raise ConfigError(
+            f"{wanted}, and this one has {error}; write it as lambda {', '.join(arguments)}: ..."
+        ) from None
+
+
+def _axis(widths: Sequence[int], depths: Sequence[int]) -> tuple[str, list[int]]:
+    """What is compared, and at which sizes."""
+    for place, value in {"widths": widths, "depths": depths}.items():
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigError(f"{place} must be a list of sizes, got {value!r}; write it as {place}=(64, 128, 256)")
+    if widths and depths:
+        raise ConfigError(
+            f"widths {list(widths)} and depths {list(depths)} are two checks; give one, and the other to a second call"
+        )
+    axis = "depth" if depths else "width"
+    sizes = list(depths or widths)
+    for index, size in enumerate(sizes):
+        check_whole(f"{axis}s[{index}]", size)
+    if len(set(sizes)) < 2:
+        raise ConfigError(f"{axis}s must be two or more different sizes, got {sizes}; three or four show a slope")
+    return axis, sizes
+
+
+def _at(
+    make_model: Callable[..., nn.Module], axis: str, size: int, base: int | Mapping[str, int], choices: Choices
+) -> tuple[Callable[[int], nn.Module], int, Choices]:
+    """What builds the model at a size, its width there, and what `parameterize` is told."""
+    if axis == "width":
+        return make_model, size, choices
+    given = choices.copy()
+    if given.get("alpha"):
+        given["depth"] = size
+    return lambda width: make_model(width, size), base_sizes(base)["width"], given
+
+
+def _judged(found: Mapping[str, list[list[float]]], axis: str, count: int) -> dict[str, list[list[float]]]:
+    """Numbers that there are at every size; over depth, of what stands outside the blocks."""
+    common = {name: values for name, values in found.items() if len(values) == count}
+    if axis == "width":
+        return common
+    growing = {repeated(name) for name in found.keys() - common.keys()}
+    return {name: values for name, values in common.items() if repeated(name) not in growing}
+
+
+def _expected(axis: str, choices: Choices) -> str:
+    """Why theory expects a failure; empty if it does not."""
+    name = choices.get("parameterization", DEFAULT)
+    if axis == "depth" and not choices.get("alpha"):
+        return "without a depth rule (alpha) the stream grows with its blocks"
+    return theory(name, table_of(name), choices.get("alignment", "default"))
+
+
+def _changes(
+    model: nn.Module, parameterized: Parameterized, batch: Any, loss: Loss, steps: int
+) -> dict[str, list[float]]:
+    """Every output's size at the start, and of its change after each step."""
+    with NoHiddenReadouts(parameterized):
+        first = _outputs(model, batch, loss)
+    values = {name: [_rms(x)] for name, x in first.items()}
+    optimizers = parameterized.optimizers()
+    for _ in range(steps):
+        model.zero_grad()
+        _trainable(loss(model, batch)).backward()  # type: ignore[no-untyped-call]
+        for optimizer in optimizers:
+            optimizer.step()
+        for name, x in _outputs(model, batch, loss).items():
+            values[name].append(_rms(x - first[name]))
+    return values
+
+
+def _trainable(value: object) -> Tensor:
+    """A loss that can be trained on.
+
+    Raises:
+        ConfigError: it is no number, or has no gradient.
+    """
+    if not isinstance(value, Tensor):
+        raise ConfigError(f"loss(model, batch) must return a tensor of one number, and returns {type(value).__name__}")
+    if value.numel() != 1:
+        raise ConfigError(
+            f"loss(model, batch) must return one number, and returns {'x'.join(map(str, value.shape))}; take its mean"
+        )
+    if not value.requires_grad:
+        raise ConfigError(
+            "loss(model, batch) must have a gradient, and returns a number without one; call the model that it is "
+            "given, outside of torch.no_grad, and without detach or item"
+        )
+    return value
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, batch: Any, loss: Loss) -> dict[str, Tensor]:
+    with _recorded(model) as taken:
+        loss(model, batch)
+    return taken
+
+
+@contextmanager
+def _recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """What modules put out, by name; a further use of one has its number."""
+    taken: dict[str, Tensor] = {}
+    uses: dict[str, int] = {}
+
+    def note(name: str, output: Any) -> None:
+        x = output[0] if isinstance(output, tuple) else output
+        if isinstance(x, Tensor) and x.is_floating_point():
+            uses[name] = uses.get(name, 0) + 1
+            taken[name if uses[name] == 1 else f"{name} #{uses[name]}"] = x.detach().clone()
+
+    named = {plain(name) or OUTPUTS: module for name, module in model.named_modules()}
+    handles = [
+        module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
+        for name, module in named.items()
+    ]
+    try:
+        yield taken
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.double().square().mean().sqrt())

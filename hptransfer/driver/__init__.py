@@ -1,0 +1,1 @@
+"""The driver: trials become jobs, jobs become outcomes."""

@@ -1,0 +1,139 @@
+"""What another shell asks of a run: small files that its driver takes up at its next tick.
+
+A request stays until it is carried out, so that a driver that ends in between is followed by one that
+goes on with it. They are carried out in the order in which they came.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hptransfer.core.attempts import take_back
+from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.io import damage, read_json, write_json
+from hptransfer.core.records import CAUSES, CODE_ERROR, FAILED, Number, Outcome, Scale, Trial
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.driver.jobs import Flight
+from hptransfer.driver.trial_index import Book
+
+CANCEL = "cancel"
+RETRY = "retry"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Which trials are to be cancelled, or trained again. What is empty does not choose.
+
+    Attributes:
+        verb: CANCEL or RETRY.
+        scale: values of some axes.
+        trials: beginnings of ids.
+        causes: of records.CAUSES.
+    """
+
+    verb: str
+    scale: Mapping[str, Number] = field(default_factory=dict)
+    trials: Sequence[str] = ()
+    causes: Sequence[str] = ()
+
+    def takes(self, trial: Trial, outcome: Outcome | None) -> bool:
+        """Whether it is about this trial: an unfinished one to cancel, a failed one to retry."""
+        if self.verb == CANCEL and outcome is not None:
+            return False
+        if self.verb == RETRY and (outcome is None or outcome.state != FAILED):
+            return False
+        if not self.covers(trial.scale):
+            return False
+        if self.trials and not trial.id.startswith(tuple(self.trials)):
+            return False
+        return not self.causes or (outcome is not None and (outcome.cause or CODE_ERROR) in self.causes)
+
+    def covers(self, scale: Scale) -> bool:
+        return all(scale.axes.get(axis) == value for axis, value in self.scale.items())
+
+    def among(self, book: Book) -> list[str]:
+        """Ids of the trials that it is about now."""
+        return [trial.id for trial in book.trials.values() if self.takes(trial, book.outcomes.get(trial.id))]
+
+
+def make_request(
+    verb: str, axes: Mapping[str, Any], *, scale: Sequence[str], trials: Sequence[str], causes: Sequence[str]
+) -> Request:
+    """From what the command line was given.
+
+    Args:
+        axes: of the run's grid.
+
+    Raises:
+        ConfigError: an axis or a cause that there is not, or a value that is no number.
+    """
+    values: dict[str, Number] = {}
+    for part in scale:
+        axis, _, text = part.partition("=")
+        if axis not in axes:
+            raise ConfigError(unknown("axis", axis, axes))
+        try:
+            values[axis] = float(text)
+        except ValueError:
+            raise ConfigError(f"--scale {axis} must be a number, as in --scale {axis}=64, got {text!r}") from None
+    named = [cause.replace("-", " ").replace("_", " ") for cause in causes]
+    for cause in named:
+        if cause not in CAUSES:
+            raise ConfigError(unknown("cause", cause, CAUSES))
+    return Request(verb=verb, scale=values, trials=tuple(trials), causes=tuple(named))
+
+
+def write_request(folder: RunFolder, request: Request) -> Path:
+    """Leaves a request for the run's driver; the file is gone when it is carried out."""
+    (folder.path / "requests").mkdir(exist_ok=True)
+    path = folder.path / "requests" / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
+    values = {"verb": request.verb, "scale": dict(request.scale), "trials": list(request.trials)}
+    write_json(path, {**values, "causes": list(request.causes)})
+    return path
+
+
+def read_requests(folder: RunFolder) -> list[tuple[Path, Request]]:
+    """Requests that are not carried out yet, oldest first.
+
+    Raises:
+        RunFolderError: the file of one is damaged.
+    """
+    try:
+        with os.scandir(folder.path / "requests") as entries:
+            names = sorted(entry.name for entry in entries if entry.name.endswith(".json") and entry.name[0] != ".")
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in names:
+        path = folder.path / "requests" / name
+        values = read_json(path, "verb", "scale", "trials", "causes")
+        with damage(path):
+            found.append((path, Request(**values)))
+    return found
+
+
+def carry_out(request: Request, book: Book, flight: Flight) -> bool:
+    """Does what can be done of a request at once; True when nothing of it is left to do."""
+    chosen = request.among(book)
+    if not request.trials:
+        for scale, at in book.scales.items():
+            if request.covers(scale):
+                at.stopped = request.verb == CANCEL
+    if request.verb == CANCEL:
+        done = not flight.cancel(chosen)
+        book.forget_waiting(chosen)
+        return done
+    for trial_id in chosen:
+        take_back(book.folder, trial_id, book.outcomes[trial_id], job=flight.job_of(trial_id), forgive=True)
+        book.reopen(trial_id)
+        if flight.job_of(trial_id):
+            flight.renew(trial_id)
+        else:
+            book.at(book.trials[trial_id].scale).waiting.append(trial_id)
+    return True

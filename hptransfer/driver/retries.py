@@ -1,0 +1,18 @@
+"""Which attempts are followed by another one: a rule a cause, and the history that the rules go by."""
+
+from __future__ import annotations
+
+from hptransfer.config.retry import MAX_DELAY_S, Retry
+from hptransfer.core.attempts import History
+
+
+def delay_before_next(history: History, retry: Retry, max_attempts: int) -> float | None:
+    """Seconds until another attempt after the last one of a history; None if there is to be none."""
+    cause = history.attempts[-1].cause
+    if cause is None:
+        return 0.0
+    rule = retry.rule(cause)
+    counted = history.counted(cause, progress=rule.progress)
+    if counted >= (max_attempts if rule.attempts is None else rule.attempts):
+        return None
+    return float(min(rule.delay_s * rule.growth ** max(0, counted - 1), MAX_DELAY_S))

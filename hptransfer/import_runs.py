@@ -1,0 +1,155 @@
+"""Runs that were made before, by hand or by another tool: a table's rows become finished trials of a run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hptransfer.analysis.tables.columns import SEED
+from hptransfer.analysis.tables.sources import read_table
+from hptransfer.core.bracketing import tidy
+from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.io import append_jsonl, write_json
+from hptransfer.core.records import DIVERGED, DONE, Number, Outcome, Scale, Trial
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.planning.plan import Plan
+
+# A value this close to one of the sweep's is that value, as a table rounds.
+SAME = 1e-4
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Rows that became trials, and rows whose trial the run had already."""
+
+    taken: int
+    there: int
+
+    def summary(self) -> str:
+        kept = f"; {self.there} were there already and stay as they are" if self.there else ""
+        return f"{self.taken} trials imported{kept}"
+
+
+def read_rows(
+    plan: Plan, path: Path, *, columns: Mapping[str, str], loss: str, trust: bool
+) -> list[tuple[Trial, Outcome]]:
+    """A table's rows as finished trials; all of them, or none if one cannot be used.
+
+    Args:
+        columns: the table's column for a name of the sweep, where it is called otherwise.
+        loss: the column of what a trial is judged by.
+        trust: the user's word that the runs had the sweep's settings, which nothing can check.
+
+    Raises:
+        ConfigError: the table, a column or a row cannot be used.
+    """
+    if "names" not in plan.config.run and not trust:
+        raise ConfigError(
+            "nothing can check that these runs were trained with the settings of this sweep; if they were, say --trust"
+        )
+    rows = list(_rows(plan, path, columns, loss))
+    ids = Counter(trial.id for trial, _ in rows)
+    for trial, outcome in rows:
+        if ids[trial.id] > 1:
+            raise ConfigError(
+                f"{outcome.imported}: {trial.name} is in the table {ids[trial.id]} times; leave one of them"
+            )
+    return rows
+
+
+def import_rows(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome]]) -> Imported:
+    """Writes those trials that have no outcome yet."""
+    new = [(trial, outcome) for trial, outcome in rows if not folder.outcome_path(trial.id).exists()]
+    for trial, outcome in new:
+        folder.write_trial(trial)
+        folder.curve_path(trial.id).unlink(missing_ok=True)
+        append_jsonl(
+            folder.curve_path(trial.id),
+            [{"step": outcome.steps, "tokens": None, "loss": outcome.loss, "time": time.time()}],
+        )
+        write_json(folder.outcome_path(trial.id), outcome.to_json())
+    return Imported(len(new), len(rows) - len(new))
+
+
+def _rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: str) -> Iterator[tuple[Trial, Outcome]]:
+    frame = read_table(path)
+    axes, tuned = list(plan.config.grid), list(plan.config.space)
+    for name in columns:
+        if name not in (*axes, *tuned, SEED):
+            raise ConfigError(f"--columns: {unknown('name', name, (*axes, *tuned, SEED))}")
+    wanted = {name: columns.get(name, name) for name in (*axes, *tuned)} | {"loss": loss}
+    seeded = SEED in columns or SEED in frame.columns
+    if seeded:
+        wanted[SEED] = columns.get(SEED, SEED)
+    for name, column in wanted.items():
+        if column not in frame.columns:
+            hint = f"say --columns {name}=COLUMN" if name != "loss" else "say --loss COLUMN"
+            raise ConfigError(f"{path}: {unknown('column', column, map(str, frame.columns))}; {hint}")
+    repeats: Counter[tuple[Number, ...]] = Counter()
+    for index, row in enumerate(frame.to_dict(orient="records")):
+        place = f"{path.name} row {index + 1}"
+        values = {name: _number(row[column], column, place) for name, column in wanted.items()}
+        scale = _scale(plan, {axis: values[axis] for axis in axes}, place)
+        found = {key: _tuned(plan, key, values[key], place) for key in tuned}
+        at = (*scale.axes.values(), *found.values())
+        seed = _seed(values[SEED], place) if seeded else _nth_seed(plan, repeats[at])
+        repeats[at] += 1
+        trial = plan.trial(scale, found, seed)
+        yield trial, _outcome(values["loss"], _steps(row), place)
+
+
+def _number(value: Any, column: str, place: str) -> float:
+    if pd.isna(value):
+        raise ConfigError(
+            f"{place}: column {column!r} has no value; leave the row out (inf is the loss of a diverged run)"
+        )
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{place}: column {column!r} must be a number, got {value!r}") from None
+
+
+def _scale(plan: Plan, axes: Mapping[str, float], place: str) -> Scale:
+    for scale in plan.scales:
+        if all(scale.axes[axis] == value for axis, value in axes.items()):
+            return scale
+    said = Scale({axis: int(value) if value == value // 1 else value for axis, value in axes.items()}).name
+    known = "; ".join(scale.name for scale in plan.scales[:4]) + ("; ..." if len(plan.scales) > 4 else "")
+    raise ConfigError(f"{place}: {said} is no scale of the sweep ({known}); add it under grid, or leave the row out")
+
+
+def _tuned(plan: Plan, key: str, value: float, place: str) -> float:
+    if not 0 < value <= plan.config.space[key].largest or math.isinf(value):
+        raise ConfigError(f"{place}: {key} must be above 0 and finite, got {value:g}")
+    planned = plan.config.space[key].grid(f"space.{key}")
+    return next((one for one in planned if math.isclose(one, value, rel_tol=SAME)), tidy(value))
+
+
+def _seed(value: float, place: str) -> int:
+    if value < 0 or value != value // 1:
+        raise ConfigError(f"{place}: {SEED} must be a whole number, at least 0, got {value:g}")
+    return int(value)
+
+
+def _nth_seed(plan: Plan, number: int) -> int:
+    """Repeats that say no seed take the sweep's in turn, and then further ones."""
+    seeds = plan.seeds
+    return seeds[number] if number < len(seeds) else max(seeds) + 1 + number - len(seeds)
+
+
+def _steps(row: Mapping[Any, Any]) -> int:
+    steps = row.get("steps")
+    return int(steps) if isinstance(steps, int | float) and math.isfinite(steps) else 0
+
+
+def _outcome(loss: float, steps: int, place: str) -> Outcome:
+    if math.isinf(loss):
+        return Outcome(state=DIVERGED, steps=steps, imported=place)
+    return Outcome(state=DONE, loss=loss, steps=steps, imported=place)

@@ -1,0 +1,71 @@
+"""Inline: jobs run in the driver's own process, one after another; for debugging and for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hptransfer.core.records import Job, Number
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.launchers import LAUNCHERS, Ended, Launcher, LauncherConfig, check_stack, num_cores
+from hptransfer.worker.job import run_job
+
+
+@LAUNCHERS.register("inline")
+@dataclass(kw_only=True)
+class InlineConfig(LauncherConfig):
+    name: str = "inline"
+
+    def check(self, place: str) -> None:
+        check_stack(self.stack, place)
+
+    def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
+        """Nobody is asked for anything."""
+
+    def num_slots(self, gpus: int) -> int:
+        return 1
+
+    def num_devices(self, job: Job, tokens: Number | None, gpus: int) -> int:
+        return 1
+
+    def num_threads(self) -> int:
+        return num_cores()
+
+    def has_gpu(self, gpus: int) -> bool:
+        return gpus > 0
+
+    def open(self, folder: Path, gpus: int) -> Launcher:
+        return Inline(RunFolder(folder), self.checkpoint_s, self.stack)
+
+
+class Inline(Launcher):
+    """Runs a job when it is waited for."""
+
+    slots = 1
+
+    def __init__(self, folder: RunFolder, checkpoint_s: int, stack: int) -> None:
+        self._folder, self._checkpoint_s, self._stack = folder, checkpoint_s, stack
+        self._queue: list[str] = []
+
+    def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
+        self._queue += [job.id for job in jobs]
+        return {}
+
+    def adopt(self, jobs: Sequence[Job]) -> set[str]:
+        return set()
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        ended = []
+        while self._queue:
+            job = self._queue.pop(0)
+            stopped = run_job(self._folder, job, checkpoint_s=self._checkpoint_s, stack=self._stack)
+            ended.append(Ended(job, stopped=stopped))
+        return ended
+
+    def cancel(self, jobs: Collection[str]) -> None:
+        """Nothing runs while the driver can call this; what waits is dropped."""
+        self._queue = [job for job in self._queue if job not in jobs]
+
+    def close(self) -> None:
+        self._queue.clear()

@@ -1,0 +1,234 @@
+"""Local: persistent worker processes on this machine, one a GPU or a few cores.
+
+A worker imports PyTorch once and takes job after job from its standard input. It runs in a session
+of its own, so that Ctrl-C reaches the driver alone, and ends after its job when the driver is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hptransfer.core.errors import EXIT_UNFINISHED, ConfigError
+from hptransfer.core.records import CANCELLED, KILLED, OUT_OF_MEMORY, PREEMPTED, Job, Number
+from hptransfer.launchers import LAUNCHERS, Ended, Launcher, LauncherConfig, check_stack, num_cores
+
+GRACE_S = 5.0
+VMSTAT = Path("/proc/vmstat")
+
+
+@LAUNCHERS.register("local")
+@dataclass(kw_only=True)
+class LocalConfig(LauncherConfig):
+    name: str = "local"
+    workers: int = 0
+    """Worker processes; 0: as many as the GPUs are enough for, or else cores divided by threads. More than that slow
+    each other down, unless they wait for something else, as a script may."""
+    gpus: int = 1
+    """GPUs that a worker sees, where there are any; a script under torchrun takes several."""
+    threads: int = 1
+    """Cores that a worker computes with. Several one-thread workers beat one with all cores."""
+
+    def check(self, place: str) -> None:
+        if self.workers < 0:
+            raise ConfigError(f"{place}.workers must be at least 0 (0 chooses), got {self.workers}")
+        if not 1 <= self.threads <= num_cores():
+            raise ConfigError(f"{place}.threads must be 1 to {num_cores()} on this machine, got {self.threads}")
+        if self.gpus < 1:
+            raise ConfigError(f"{place}.gpus must be at least 1, got {self.gpus}")
+        if self.max_attempts < 1:
+            raise ConfigError(f"{place}.max_attempts must be at least 1, got {self.max_attempts}")
+        if self.checkpoint_s < 1:
+            raise ConfigError(f"{place}.checkpoint_s must be at least 1, got {self.checkpoint_s}; 300 is usual")
+        check_stack(self.stack, place)
+
+    def note(self) -> str | None:
+        wanted = self.workers * self.threads
+        if wanted <= num_cores():
+            return None
+        return (
+            f"launcher.workers x launcher.threads is {wanted}, but this machine has {num_cores()} cores: workers that "
+            "compute slow each other down; those that wait for something else, as a script's may, do not"
+        )
+
+    def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
+        """Nobody is asked for anything."""
+
+    def num_slots(self, gpus: int) -> int:
+        return self.workers or gpus // self.gpus or max(1, 1 if gpus else num_cores() // self.threads)
+
+    def num_devices(self, job: Job, tokens: Number | None, gpus: int) -> int:
+        return min(self.gpus, gpus) or 1
+
+    def num_threads(self) -> int:
+        return self.threads
+
+    def has_gpu(self, gpus: int) -> bool:
+        return gpus > 0
+
+    def open(self, folder: Path, gpus: int) -> Launcher:
+        slots = self.num_slots(gpus)
+        pinned = share_out(visible_gpus(gpus), self.gpus, slots)
+        return Local(folder, pinned, threads=self.threads, checkpoint_s=self.checkpoint_s, stack=self.stack)
+
+
+def visible_gpus(count: int) -> list[str]:
+    """Names of the GPUs that this process may use, of which there are so many."""
+    names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return (names or [str(index) for index in range(count)])[:count]
+
+
+def share_out(gpus: Sequence[str], size: int, slots: int) -> list[Sequence[str]]:
+    """So many GPUs for every slot, one slot after another, and from the first again where there are more slots."""
+    groups = [gpus[start : start + size] for start in range(0, max(1, len(gpus) - size + 1), size)]
+    return [groups[index % len(groups)] for index in range(slots)]
+
+
+@dataclass
+class Slot:
+    """A place for one worker; the process is started when it first gets a job.
+
+    Attributes:
+        killed_before: processes that this machine had ended for its memory when the job was given.
+    """
+
+    gpus: Sequence[str]
+    process: subprocess.Popen[str] | None = None
+    job: str | None = None
+    cancelled: bool = False
+    killed_before: int = 0
+
+
+class Local(Launcher):
+    """A pool of workers. One that dies is replaced at its slot's next job."""
+
+    dedicated = True
+
+    def __init__(
+        self, folder: Path, pinned: Sequence[Sequence[str]], *, threads: int, checkpoint_s: int, stack: int
+    ) -> None:
+        """
+        Args:
+            pinned: of each slot the GPUs that its worker sees; none where it trains on the CPU.
+        """
+        self._folder = folder
+        self._threads = threads
+        self._checkpoint_s = checkpoint_s
+        self._stack = stack
+        self._slots = [Slot(gpus=gpus) for gpus in pinned]
+
+    @property
+    def slots(self) -> int:
+        return len(self._slots)
+
+    def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
+        for job in jobs:
+            self._give(job.id)
+        return {}
+
+    def _give(self, job: str) -> None:
+        slot = next(slot for slot in self._slots if slot.job is None)
+        slot.job, slot.cancelled, slot.killed_before = job, False, killed_for_memory()
+        if slot.process is None:
+            slot.process = self._start(slot)
+        assert slot.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died just now: `wait` sees that, and says so
+            slot.process.stdin.write(f"{job}\n")
+            slot.process.stdin.flush()
+
+    def adopt(self, jobs: Sequence[Job]) -> set[str]:
+        """None: workers of another driver are known by the leases that they hold."""
+        return set()
+
+    def wait(self, timeout_s: float) -> list[Ended]:
+        busy = [slot for slot in self._slots if slot.job]
+        if not busy:
+            time.sleep(timeout_s)
+            return []
+        with selectors.DefaultSelector() as selector:
+            for slot in busy:
+                assert slot.process is not None
+                assert slot.process.stdout is not None
+                selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
+            return [self._ended(key.data) for key, _ in selector.select(timeout_s)]
+
+    def _ended(self, slot: Slot) -> Ended:
+        assert slot.process is not None
+        assert slot.process.stdout is not None
+        assert slot.job is not None
+        job, slot.job = slot.job, None
+        answer = slot.process.stdout.readline()
+        if answer:
+            stopped = answer.rstrip("\n").partition(" ")[2]
+            return Ended(job, stopped=stopped or None)
+        code = slot.process.wait()
+        _close_pipes(slot.process)
+        slot.process = None
+        how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        left = PREEMPTED if code == EXIT_UNFINISHED else KILLED
+        if code == -signal.SIGKILL and killed_for_memory() > slot.killed_before:
+            left, how = OUT_OF_MEMORY, "this machine's memory was full"
+        return Ended(job, CANCELLED if slot.cancelled else left, how)
+
+    def cancel(self, jobs: Collection[str]) -> None:
+        for slot in self._slots:
+            if slot.job in jobs and slot.process is not None:
+                slot.cancelled = True
+                slot.process.terminate()
+
+    def _start(self, slot: Slot) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "HPTRANSFER_CHECKPOINT_S": str(self._checkpoint_s),
+            "HPTRANSFER_STACK": str(self._stack),
+        }
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            environment[name] = str(self._threads)
+        if slot.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(slot.gpus)
+        return subprocess.Popen(
+            [sys.executable, "-m", "hptransfer.worker", str(self._folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
+
+    def close(self) -> None:
+        processes = [slot.process for slot in self._slots if slot.process is not None]
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            _close_pipes(process)
+
+
+def killed_for_memory() -> int:
+    """Processes that the kernel ended since it started, as memory was full; 0 where nobody says."""
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), flags=re.MULTILINE):
+            return int(found[1])
+    return 0
+
+
+def _close_pipes(process: subprocess.Popen[str]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with contextlib.suppress(BrokenPipeError):  # a line that the worker never read
+            pipe.close()

@@ -1,0 +1,40 @@
+"""What a sweep would submit to SLURM, without submitting it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from hptransfer.core.records import Job, Number
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.launchers.slurm.commands import Calls
+from hptransfer.launchers.slurm.limits import chunks, read_limits, shares
+from hptransfer.launchers.slurm.resources import Resources
+from hptransfer.launchers.slurm.script import array_script
+from hptransfer.launchers.slurm.settings import SlurmSettings
+from hptransfer.launchers.slurm.submission import script_form
+
+
+def preview(config: SlurmSettings, folder: RunFolder, jobs: Iterable[tuple[Job, Number | None]]) -> Iterator[str]:
+    """The scripts of the first submission, before anything is known of how long trials take.
+
+    Numbers stand in for the jobs' ids, which are made as they are submitted.
+
+    Args:
+        jobs: of every scale, with the tokens of one trial.
+
+    Raises:
+        ConfigError: a rule has no value at one of the scales.
+    """
+    classes: dict[Resources, list[Job]] = defaultdict(list)
+    for job, tokens in jobs:
+        classes[config.resources(job, tokens)].append(job)
+    limits = read_limits(Calls(), config.named("account"), config.named("qos"))
+    for resources, members in classes.items():
+        parts = chunks(members, limits.array)
+        allowed = shares(config.max_running or len(members), [len(part) for part in parts])
+        for part, share in zip(parts, allowed, strict=True):
+            scales = sorted({job.scale.name for job in part})
+            when = "" if share else ", once fewer of the others run"
+            yield f"# {len(part)} jobs of {'; '.join(scales)}{when}"
+            yield array_script(script_form(config, folder), folder, part, resources, share=share or 1)

@@ -1,0 +1,1 @@
+"""The state of a run, for people: status, progress tables, logs, cleanup."""

@@ -1,0 +1,209 @@
+"""Where a run stands, read from its folder: trials by state, and of every one that failed or waits the reason."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hptransfer.core.attempts import read_history
+from hptransfer.core.locks import locked_by
+from hptransfer.core.records import CODE_ERROR, FAILED, Job, Outcome, Scale, Trial
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.driver.driver_state import HELD_BACK, read_notes, read_states
+from hptransfer.driver.jobs import read_jobs
+from hptransfer.driver.outcome_index import read_finished
+from hptransfer.driver.progress import RUNNING, WAITING, Progress, progress
+from hptransfer.driver.requests import CANCEL, read_requests
+
+TAIL_BYTES = 8192
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why one trial failed, or does not train yet.
+
+    Attributes:
+        state: FAILED or WAITING.
+        reason: alike for all that share it.
+        detail: of this one: what it said, the scheduler's id.
+        node: where it ran last, if that is known.
+        job: that it is in; None if it is in none yet.
+    """
+
+    trial: Trial
+    state: str
+    reason: str
+    detail: str = ""
+    node: str | None = None
+    job: str | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run at one moment.
+
+    Attributes:
+        driver: who drives it, if anybody does.
+        blocked: why nothing goes on without a person, if so.
+    """
+
+    folder: RunFolder
+    progress: Progress
+    troubles: list[Trouble] = field(default_factory=list)
+    driver: Mapping[str, Any] | None = None
+    blocked: str | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will change by itself."""
+        return self.driver is None and not self.progress.count(RUNNING)
+
+
+def read_status(folder: RunFolder) -> Status:
+    """
+    Raises:
+        RunFolderError: a file is damaged.
+    """
+    driver = locked_by(folder.driver_lock)
+    notes = read_notes(folder)
+    rows, finished_jobs = read_rows(folder)
+    held = {trial.id for trial, outcome in rows if outcome is None and locked_by(folder.lease(trial.id))}
+    waiting = _Waiting(folder, driver is not None, notes)
+    running = held | waiting.running
+    troubles = [
+        _failed(folder, trial, outcome, finished_jobs.get(trial.id)) if outcome else waiting.why(trial)
+        for trial, outcome in rows
+        if (outcome is None and trial.id not in running) or (outcome is not None and outcome.state == FAILED)
+    ]
+    slots = max(1, len(running))
+    return Status(folder, progress(rows, running, slots), troubles, driver, notes.get("blocked") if driver else None)
+
+
+def read_rows(folder: RunFolder) -> tuple[list[tuple[Trial, Outcome | None]], dict[str, str]]:
+    """All trials with their outcomes, and the jobs of those that the driver has seen finished."""
+    finished = read_finished(folder)
+    rows: list[tuple[Trial, Outcome | None]] = []
+    scales: dict[Scale, Scale] = {}
+    trials = folder.path / "trials"
+    with os.scandir(trials) as entries:
+        names = sorted(entry.name for entry in entries)
+    for name in names:
+        seen = finished.get(name)
+        if seen and seen[2] == _written(f"{trials}/{name}/outcome.json"):
+            rows.append((seen[0], seen[1]))
+        elif (folder.trial(name) / "trial.json").exists():  # not one that was just being made
+            trial, outcome = folder.read_trial(name), folder.read_outcome(name)
+            object.__setattr__(trial, "scale", scales.setdefault(trial.scale, trial.scale))
+            rows.append((trial, outcome))
+    return rows, {name: job for name, (_, _, _, job) in finished.items()}
+
+
+def _written(path: str) -> int | None:
+    """When a file was, in nanoseconds since 1970; of ten thousand, making Path objects takes longer than looking."""
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116
+    except FileNotFoundError:
+        return None
+
+
+def _failed(folder: RunFolder, trial: Trial, outcome: Outcome, job: str | None) -> Trouble:
+    cause = outcome.cause or CODE_ERROR
+    attempts = f" after {outcome.attempts} attempts" if outcome.attempts > 1 else ""
+    node = outcome.node or next((one.node for one in reversed(read_history(folder, trial.id).attempts)), None)
+    return Trouble(trial, FAILED, cause, f"{outcome.error}{attempts if cause != 'killed' else ''}", node, job)
+
+
+class _Waiting:
+    """Says why trials are not being trained, from the scheduler's states, the driver's notes and the requests."""
+
+    def __init__(self, folder: RunFolder, driven: bool, notes: Mapping[str, Any]) -> None:
+        self._folder, self._driven = folder, driven
+        self._states = read_states(folder)
+        self._refused = "" if driven else _last_refusal(folder)
+        self._delayed: Mapping[str, float] = notes.get("delayed", {}) if driven else {}
+        self._held: Mapping[str, str] = notes.get("held", {})
+        self._cancels = [request for _, request in read_requests(folder) if request.verb == CANCEL]
+        self._jobs: dict[str, Job] = {}
+        for job in sorted(read_jobs(folder), key=lambda job: job.submitted):
+            self._jobs |= dict.fromkeys(job.trials, job)
+        self.running = {trial for trial, job in self._jobs.items() if self._state(job).get("state") == "RUNNING"}
+
+    def _state(self, job: Job | None) -> Mapping[str, str]:
+        return self._states.get(job.id, {}) if job else {}
+
+    def why(self, trial: Trial) -> Trouble:
+        job = self._jobs.get(trial.id)
+        state = self._state(job)
+        reason, detail = self._reason(trial, job, state)
+        node = state.get("node") or None
+        return Trouble(trial, WAITING, reason, detail, node, job.id if job else None)
+
+    def _reason(self, trial: Trial, job: Job | None, state: Mapping[str, str]) -> tuple[str, str]:
+        if any(request.takes(trial, None) for request in self._cancels):
+            return "being cancelled", ""
+        if job and job.id in self._delayed:
+            attempts = read_history(self._folder, trial.id).attempts
+            last = attempts[-1] if attempts else None
+            seconds = max(0, round(self._delayed[job.id] - time.time()))
+            return f"again after {last.cause if last and last.cause else 'an interruption'}", f"in {seconds} s"
+        if state and self._driven:
+            reason = f" ({state['reason']})" if state.get("reason") not in ("", "None", None) else ""
+            return f"{state['state']}{reason}", f"job {state['scheduler']}" if state.get("scheduler") else ""
+        held = self._held.get(trial.scale.name)
+        if held is not None and (self._driven or held == HELD_BACK):
+            return held, ""
+        if not self._driven:
+            return "no driver runs", f"`hptransfer sweep` goes on with it{self._refused}"
+        return ("submitted", f"job {job.scheduler or job.id}") if job else ("waits for a free slot", "")
+
+
+def _last_refusal(folder: RunFolder) -> str:
+    """Why a driver that was left alone ended, if it said so."""
+    said = (_tail(folder.path / "driver.log") or [""])[-1]
+    return f"; the last one ended with: {said}" if said.startswith("hptransfer: ") else ""
+
+
+def last_line(folder: RunFolder, trouble: Trouble) -> str:
+    """What a trial, or else its job, printed last; empty if nothing."""
+    if trouble.job is None:
+        return ""
+    lines = _tail(folder.jobs / f"{trouble.job}.log")
+    own = [line for line in lines if not line.startswith("trial ") or line.startswith(f"trial {trouble.trial.id}")]
+    return (own or lines or [""])[-1]
+
+
+def _tail(path: Path) -> list[str]:
+    """The last lines of a log that are not empty; none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
+        return [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+
+
+def explain(status: Status, *, every: bool) -> Iterator[str]:
+    """Lines on all that failed or waits: one a reason with how many and an example, or one a trial."""
+    groups: dict[tuple[str, str, str], list[Trouble]] = {}
+    for trouble in status.troubles:
+        detail = trouble.detail if trouble.state == FAILED and trouble.reason == CODE_ERROR else ""
+        groups.setdefault((trouble.state, trouble.reason, detail), []).append(trouble)
+    for (state, reason, detail), troubles in sorted(groups.items()):
+        if every or len(troubles) == 1:
+            yield from (f"{state}: {_one(status.folder, trouble)}" for trouble in troubles)
+        else:
+            said = f": {detail}" if detail else ""
+            yield f"{state}: {len(troubles)} trials: {reason}{said}; such as {_one(status.folder, troubles[0])}"
+
+
+def _one(folder: RunFolder, trouble: Trouble) -> str:
+    """A trial with its reason, node and last line."""
+    said = f"{trouble.reason}" + (f", {trouble.detail}" if trouble.detail else "")
+    if (trouble.state == FAILED and trouble.reason in trouble.detail) or trouble.reason == CODE_ERROR:
+        said = trouble.detail
+    where = f" on {trouble.node}" if trouble.node and trouble.node not in said else ""
+    line = last_line(folder, trouble)
+    return f"{trouble.trial.id} {trouble.trial.name}: {said}{where}" + (f"; log: {line[:200]}" if line else "")

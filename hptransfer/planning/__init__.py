@@ -1,0 +1,1 @@
+"""A sweep file becomes scales, settings, trials and their cost. Starts nothing."""

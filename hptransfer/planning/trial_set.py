@@ -1,0 +1,58 @@
+"""What a driver is to have trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from hptransfer.config.sweep import Halving
+from hptransfer.core.records import SWEEP, Scale
+from hptransfer.planning.plan import Plan
+from hptransfer.planning.search_space import Range, Setting, middle_first
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Settings at scales.
+
+    Attributes:
+        settings: tried at each scale; none if the sampler chooses.
+        points: settings a scale tries if the sampler chooses.
+        ranges: of each tuned hyperparameter, how far it is extended while its best value is at an edge.
+        halving: which of its trials stop early.
+    """
+
+    purpose: str
+    settings: Mapping[Scale, Sequence[Setting]]
+    points: int
+    ranges: Sequence[Range]
+    halving: Halving = field(default_factory=Halving)
+
+    @property
+    def scales(self) -> tuple[Scale, ...]:
+        return tuple(self.settings)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the sampler chooses what is tried."""
+        return not any(self.settings.values())
+
+    @classmethod
+    def sweep(cls, plan: Plan) -> Campaign:
+        settings: Sequence[Setting] = () if plan.config.sampler.points else plan.settings
+        if plan.config.halving.share is not None:  # what comes early is passed until something better comes
+            settings = middle_first(settings, list(plan.grids.values()))
+        return cls(SWEEP, dict.fromkeys(plan.scales, settings), plan.points, ranges(plan), plan.config.halving)
+
+    @classmethod
+    def of(cls, plan: Plan, settings: Mapping[Scale, Sequence[Setting]]) -> Campaign:
+        """These settings and nothing else."""
+        return cls(SWEEP, settings, 0, [replace(one, extend=0) for one in ranges(plan)])
+
+
+def ranges(plan: Plan) -> list[Range]:
+    """How far each tuned hyperparameter of a sweep may go."""
+    return [
+        Range(key, plan.grids[key][0], plan.grids[key][-1], tuned.extend, tuned.largest)
+        for key, tuned in plan.config.space.items()
+    ]

@@ -1,0 +1,52 @@
+"""What a sampler's configuration answers. Values are always asked from Optuna's study."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hptransfer.core.errors import ConfigError
+from hptransfer.core.registry import Registry
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+@dataclass(kw_only=True)
+class SamplerConfig(ABC):
+    """Settings of one sampler."""
+
+    name: str
+
+    @property
+    @abstractmethod
+    def points(self) -> int | None:
+        """Values a scale may try; None if the sweep's grid says which."""
+
+    @abstractmethod
+    def check(self, place: str) -> None:
+        """Raises ConfigError if a value breaks a rule."""
+
+    @abstractmethod
+    def build(self, seed: int) -> BaseSampler:
+        """Optuna's sampler for one study."""
+
+
+@dataclass(kw_only=True)
+class FreeSampler(SamplerConfig):
+    """A sampler that chooses values itself, within the range of the sweep's grid."""
+
+    trials: int = 10
+    """Values a scale tries."""
+
+    @property
+    def points(self) -> int | None:
+        return self.trials
+
+    def check(self, place: str) -> None:
+        if self.trials < 3:
+            raise ConfigError(f"{place}.trials must be at least 3 to bracket an optimum, got {self.trials}")
+
+
+SAMPLERS: Registry[type[SamplerConfig]] = Registry("sampler", "hptransfer.samplers")

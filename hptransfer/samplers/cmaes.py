@@ -1,0 +1,22 @@
+"""CMA-ES (Optuna's CmaEsSampler); with one tuned hyperparameter Optuna samples it at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hptransfer.samplers import SAMPLERS, FreeSampler
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+@SAMPLERS.register("cmaes")
+@dataclass(kw_only=True)
+class Cmaes(FreeSampler):
+    name: str = "cmaes"
+
+    def build(self, seed: int) -> BaseSampler:
+        from optuna.samplers import CmaEsSampler
+
+        return CmaEsSampler(seed=seed, n_startup_trials=min(5, self.trials), warn_independent_sampling=False)

@@ -1,0 +1,22 @@
+"""GP: Gaussian process with expected improvement (Optuna's GPSampler)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hptransfer.samplers import SAMPLERS, FreeSampler
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+@SAMPLERS.register("gp")
+@dataclass(kw_only=True)
+class Gp(FreeSampler):
+    name: str = "gp"
+
+    def build(self, seed: int) -> BaseSampler:
+        from optuna.samplers import GPSampler
+
+        return GPSampler(seed=seed, n_startup_trials=min(5, self.trials))

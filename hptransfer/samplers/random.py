@@ -1,0 +1,22 @@
+"""Random: values drawn evenly over the range (Optuna's RandomSampler)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hptransfer.samplers import SAMPLERS, FreeSampler
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+@SAMPLERS.register("random")
+@dataclass(kw_only=True)
+class Random(FreeSampler):
+    name: str = "random"
+
+    def build(self, seed: int) -> BaseSampler:
+        from optuna.samplers import RandomSampler
+
+        return RandomSampler(seed=seed)

@@ -1,0 +1,22 @@
+"""TPE: tree-structured Parzen estimator (Optuna's TPESampler)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hptransfer.samplers import SAMPLERS, FreeSampler
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+@SAMPLERS.register("tpe")
+@dataclass(kw_only=True)
+class Tpe(FreeSampler):
+    name: str = "tpe"
+
+    def build(self, seed: int) -> BaseSampler:
+        from optuna.samplers import TPESampler
+
+        return TPESampler(seed=seed, n_startup_trials=min(5, self.trials), constant_liar=True)

@@ -1,0 +1,168 @@
+"""A driver's session: takes a run folder, checks that it is the sweep's, and closes what it opened."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from rich.console import Console
+
+from hptransfer.config import sweep as sweep_config
+from hptransfer.core.errors import RunFolderError
+from hptransfer.core.io import read_json, write_json, write_text
+from hptransfer.core.locks import locked_by
+from hptransfer.core.permissions import guarded
+from hptransfer.core.run_folder import RunFolder, disk_errors
+from hptransfer.driver.driver import Driver, Report, driven_by, driving
+from hptransfer.monitor.tables import Display
+from hptransfer.planning.plan import Plan, differences, identity
+from hptransfer.planning.trial_set import Campaign
+from hptransfer.session import snapshot
+from hptransfer.session.notifications import Announcer, announcing
+from hptransfer.trackers import Background
+
+INTERRUPT_PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open run folder, with its tracker."""
+
+    plan: Plan
+    folder: RunFolder
+    tracker: Background
+    console: Console
+    announcer: Announcer
+
+    def train(self, campaign: Campaign) -> Report:
+        """Has a campaign trained, showing progress."""
+        for note in filter(None, (campaign.halving.note(), self.plan.config.launcher.note())):
+            _note(self.console, note)
+        gpus = self.plan.runner.gpus()
+        launcher = self.plan.config.launcher.open(self.folder.path, gpus)
+        try:
+            with Display(self.console) as display, polite_signals() as interrupted:
+                driver = Driver(
+                    self.plan,
+                    campaign,
+                    self.folder,
+                    launcher,
+                    self.tracker,
+                    display.show,
+                    interrupted,
+                    self.announcer.blocked,
+                )
+                report = driver.run()
+                self.announcer.progress = report.progress
+                display.show(report.progress, last=True)
+        finally:
+            launcher.close()
+        return report
+
+
+@contextmanager
+def polite_signals() -> Iterator[Callable[[], bool]]:
+    """Turns Ctrl-C and SIGTERM into a question that the driver asks once a tick.
+
+    An exception in the middle of a write would come out of some library as another one. The second
+    signal interrupts at once.
+    """
+    seen: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def session(plan: Plan, console: Console) -> Iterator[Session]:
+    """Holds the run folder of a plan for as long as it is driven.
+
+    Raises:
+        RunFolderError: the folder belongs to another sweep, is no run folder, or cannot be written.
+        StoppedError: another driver holds it.
+    """
+    folder = plan.config.folder
+    _refuse_strange_folder(folder)
+    folder.create(plan.config.share)
+    with guarded(folder.path), driving(folder):
+        _refuse_other_identity(folder, plan)
+        with announcing(plan.config.hooks, folder, lambda text: _note(console, text)) as announcer:
+            with disk_errors(folder):
+                _describe(folder, plan)
+            with _tracking(plan, folder, console) as tracker:
+                yield Session(plan, folder, tracker, console, announcer)
+
+
+@contextmanager
+def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[Background]:
+    """The run's tracker, which has written what it can when the block ends."""
+    settings = {"parameterization": plan.config.run.get("parameterization"), "data": plan.fingerprint}
+    tracker = Background(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
+    if note := plan.config.tracker.note():
+        _note(console, note)
+    patience: float | None = None
+    try:
+        yield tracker
+    except KeyboardInterrupt:
+        patience = INTERRUPT_PATIENCE_S  # what is not written by then, the next run writes
+        raise
+    finally:
+        tracker.close(patience)
+        if tracker.missing:
+            _note(
+                console,
+                f"not in the tracker yet: {tracker.missing}; nothing is lost, all is in {folder.path}, and the same "
+                "command writes it",
+            )
+
+
+def _note(console: Console, text: str) -> None:
+    console.print(f"note: {text}", soft_wrap=True, highlight=False, markup=False)
+
+
+def check_folder(plan: Plan) -> None:
+    """Raises RunFolderError if the plan's folder is no place for it, StoppedError if it is being driven."""
+    folder = plan.config.folder
+    _refuse_strange_folder(folder)
+    if holder := locked_by(folder.driver_lock):
+        raise driven_by(folder, holder)
+    _refuse_other_identity(folder, plan)
+
+
+def _refuse_strange_folder(folder: RunFolder) -> None:
+    ours = folder.sweep.exists() or folder.driver_lock.exists() or not folder.path.exists()
+    if not ours and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        raise RunFolderError(f"{folder.path} exists and is not a run folder; choose another name=NAME or runs=DIR")
+
+
+def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
+    if not folder.target.exists() or not folder.sweep.exists():
+        return
+    there = identity(sweep_config.load(folder), read_json(folder.target, "fingerprint")["fingerprint"])
+    different = differences(there, identity(plan.config, plan.fingerprint))
+    if different:
+        raise RunFolderError(
+            f"{folder.path} belongs to another sweep: {'; '.join(different)}; choose another name=NAME "
+            "(nothing was changed)"
+        )
+
+
+def _describe(folder: RunFolder, plan: Plan) -> None:
+    """Writes what the run is: the resolved sweep, its target, and what it is trained from."""
+    snapshot.take(folder, plan.config)
+    write_text(folder.sweep, sweep_config.dump(plan.config))
+    write_json(folder.target, plan.target_json())

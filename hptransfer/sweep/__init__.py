@@ -1,1 +1,0 @@
-"""Trial orchestration: config -> scales -> trials -> jobs -> outcomes, and the views of them."""

@@ -1,1 +1,0 @@
-"""Runners: what trains a trial. One file each."""

@@ -1,1 +1,0 @@
-"""Samplers: which values of the tuned hyperparameter a scale tries. One file each."""

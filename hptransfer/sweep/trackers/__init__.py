@@ -1,1 +1,0 @@
-"""Trackers: where a sweep can be watched and compared. One file each."""

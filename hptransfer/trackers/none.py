@@ -1,0 +1,22 @@
+"""None: no tracking store; the run folder holds everything all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.trackers import TRACKERS, Tracker, TrackerConfig
+
+
+@TRACKERS.register("none")
+@dataclass(kw_only=True)
+class NoTracker(TrackerConfig):
+    name: str = "none"
+
+    def note(self) -> str | None:
+        return None
+
+    def open(self, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> Tracker | None:
+        return None

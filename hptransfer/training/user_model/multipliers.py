@@ -1,0 +1,64 @@
+"""Multipliers in anybody's forward pass, as hooks: the module's class and its state_dict stay what they are.
+
+A matrix's multiplier acts on its input, so that a bias is left alone; an embedding's, and a residual branch's, on what
+is put out. Hooks are objects of this module, so that models that have them can be copied and pickled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from hptransfer.core.errors import ConfigError
+from hptransfer.training.user_model.roles import LOOKUPS
+
+
+@dataclass(frozen=True)
+class TimesInput:
+    """Multiplies a module's first input."""
+
+    factor: float
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (args[0] * self.factor, *args[1:]), kwargs
+        first = next(iter(kwargs))
+        return args, {**kwargs, first: kwargs[first] * self.factor}
+
+
+@dataclass(frozen=True)
+class TimesOutput:
+    """Multiplies what a module puts out; of several things the first, as attention puts its weights second."""
+
+    factor: float
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, tuple):
+            return output[0] * self.factor, *output[1:]
+        return output * self.factor
+
+
+def multiply(module: nn.Module, factor: float) -> None:
+    """Makes a layer act as if its matrix or table were so many times larger."""
+    if factor == 1.0:
+        return
+    if isinstance(module, LOOKUPS):
+        module.register_forward_hook(TimesOutput(factor))
+    else:
+        module.register_forward_pre_hook(TimesInput(factor), with_kwargs=True)
+
+
+def multiply_branch(branch: nn.Module, factor: float) -> None:
+    """Multiplies all that a residual branch puts out."""
+    if factor != 1.0:
+        branch.register_forward_hook(TimesOutput(factor))
+
+
+def check_untouched(model: nn.Module) -> None:
+    """Raises ConfigError if the model has multipliers: they would multiply once more."""
+    for name, module in model.named_modules():
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        if any(isinstance(hook, TimesInput | TimesOutput) for hook in hooks):
+            raise ConfigError(f"the model has been parameterized already ({name} has a multiplier); build a new one")

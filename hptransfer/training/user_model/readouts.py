@@ -1,0 +1,54 @@
+"""Readouts that shapes do not show: an embedding whose table a forward pass multiplies with, by a call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from hptransfer.core.errors import ConfigError
+from hptransfer.parameterizations import Role
+from hptransfer.training.user_model.parameterized import Parameterized
+from hptransfer.training.user_model.roles import parameters
+
+PRODUCTS = (
+    *(F.linear, torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.einsum, torch.tensordot),
+    *(Tensor.matmul, Tensor.mm, Tensor.bmm, Tensor.addmm, Tensor.__matmul__, Tensor.__rmatmul__),
+)
+
+
+class NoHiddenReadouts(TorchFunctionMode):
+    """Raises ConfigError where an embedding that is no readout as a module is multiplied with, itself or transposed."""
+
+    def __init__(self, parameterized: Parameterized) -> None:
+        super().__init__()
+        present = parameters(parameterized.model)
+        self.tables = {
+            id(present[name]): name
+            for name, one in parameterized.tuned.items()
+            if one.item.lookup and all(role is Role.INPUT for _, role in one.item.uses)
+        }
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PRODUCTS:
+            for x in _tensors([*args, *(kwargs or {}).values()]):
+                name = self.tables.get(id(x if x._base is None else x._base))
+                if name is not None:
+                    raise ConfigError(
+                        f"{name} is an embedding, and by a call of {func.__name__} a readout too, whose multiplier "
+                        "would be missing: tie them as modules, head = nn.Linear(...) and head.weight = "
+                        "embedding.weight, and call head"
+                    )
+        return func(*args, **(kwargs or {}))
+
+
+def _tensors(given: Any) -> Iterator[Tensor]:
+    for x in given:
+        if isinstance(x, Tensor):
+            yield x
+        elif isinstance(x, tuple | list):
+            yield from _tensors(x)

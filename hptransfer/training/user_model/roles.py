@@ -1,0 +1,299 @@
+"""Roles of anybody's parameters, from their shapes at two widths.
+
+A dimension that differs between the two grows with width. What holds a parameter says which of its dimensions is the
+fan-in; together they give the role (arXiv:2203.03466; the mup package compares shapes likewise). What shapes cannot
+decide is refused, all at once, and left to the user.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.parameter import UninitializedParameter
+
+from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.parameterizations import MATRICES, Role
+
+Shape = tuple[int, ...]
+LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
+HEAD_SIZES = ("head_dim", "head_size", "d_head", "dim_head", "d_k")
+HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_heads")
+# Parts that wrappers put into the names of parameters, and that the model itself does not have.
+WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
+
+
+@dataclass(frozen=True)
+class Use:
+    """A module that holds a parameter, under an attribute.
+
+    Attributes:
+        called: whether the module is called, so that hooks on it are: attention reads its last layer's weights itself.
+    """
+
+    name: str
+    module: nn.Module
+    attribute: str
+    called: bool
+
+    @property
+    def layer(self) -> bool:
+        """Whether it is the weight of a layer that multiplies by it, or looks it up, and does nothing else with it."""
+        return self.attribute == "weight" and isinstance(self.module, (*LOOKUPS, nn.Linear, _ConvNd))
+
+    @property
+    def lookup(self) -> bool:
+        return self.layer and isinstance(self.module, LOOKUPS)
+
+    def sides(self, shape: Shape) -> tuple[int, int] | None:
+        """Which dimensions are the fan-in's and the fan-out's, where the module says."""
+        if len(shape) < 2 or not (self.layer or isinstance(self.module, nn.MultiheadAttention | nn.RNNBase)):
+            return None
+        return (0, 1) if self.lookup or isinstance(self.module, _ConvTransposeNd) else (1, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inferred:
+    """What shapes say of one parameter.
+
+    Attributes:
+        fans, base_fans: fan-in and fan-out; of what has no such sides, the size that grows and 1.
+        lookup: whether it is an embedding.
+        uses: every module that holds it, with the role that it has there; they differ for tied embeddings alone.
+    """
+
+    name: str
+    shape: Shape
+    base_shape: Shape
+    role: Role
+    fans: tuple[int, int]
+    base_fans: tuple[int, int]
+    lookup: bool
+    uses: tuple[tuple[Use, Role], ...]
+
+
+def plain(name: str) -> str:
+    """A parameter's or module's name without what wrappers add."""
+    for part in WRAPPERS:
+        name = name.replace(part, "")
+    return name.removeprefix("module.")  # DistributedDataParallel's
+
+
+def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every parameter by its plain name, once."""
+    return {plain(name): parameter for name, parameter in model.named_parameters()}
+
+
+def infer(model: nn.Module, base: nn.Module, other: nn.Module, roles: Mapping[str, str | Role]) -> list[Inferred]:
+    """The role of every parameter.
+
+    Args:
+        base, other: the same model at two widths, of which the first is the base; their values are not looked at.
+        roles: by glob of names, what shapes cannot say.
+
+    Raises:
+        ConfigError: parameters that differ in more than width, or whose role cannot be told; all are named.
+    """
+    for one in (model, base, other):
+        for name, parameter in one.named_parameters():
+            if isinstance(parameter, UninitializedParameter):
+                raise ConfigError(
+                    f"{plain(name)} has no shape until the model has run; give its layer sizes, not Lazy ones"
+                )
+    shapes = {name: tuple(p.shape) for name, p in parameters(model).items()}
+    base_shapes = {name: tuple(p.shape) for name, p in parameters(base).items()}
+    other_shapes = {name: tuple(p.shape) for name, p in parameters(other).items()}
+    _check_alike(shapes, base_shapes, other_shapes)
+    grows = {name: [i for i, b in enumerate(base_shapes[name]) if b != other_shapes[name][i]] for name in shapes}
+    chosen = _chosen(roles, shapes)
+    uses = _uses(model)
+    found: dict[str, list[Role]] = {}
+    reasons: dict[str, str] = {}
+    for name, shape in shapes.items():
+        said = _by_use(uses[name], shape, base_shapes[name], grows[name], chosen.get(name))
+        if isinstance(said, str):
+            reasons[name] = said
+        else:
+            found[name] = said
+    readouts = [name for name, by_use in found.items() if Role.OUTPUT in by_use]
+    if len(readouts) > 1:
+        unsure = [name for name in readouts if name not in chosen and Role.INPUT not in found[name]]
+        reasons |= dict.fromkeys(unsure, "only its input grows: a readout, a router, or hidden with a fixed output?")
+    if reasons:
+        lines = [f"{n} ({_dims(base_shapes[n])}, wider {_dims(other_shapes[n])}): {r}" for n, r in reasons.items()]
+        raise ConfigError(
+            f"parameters whose role cannot be told from their shapes: {'; '.join(lines)}. "
+            f"Say which by roles={{glob: role}}, roles being {', '.join(role.value for role in Role)}"
+        )
+    if not readouts:
+        raise ConfigError(
+            "no readout found: of no matrix the input alone grows with width. Weights that are tied by a call such as "
+            "F.linear(x, embedding.weight) cannot be seen: tie them as modules, head = nn.Linear(...) and "
+            "head.weight = embedding.weight; or name the readout by roles={glob: 'output'}"
+        )
+    return [_inferred(n, shapes[n], base_shapes[n], grows[n], uses[n], found[n]) for n in shapes]
+
+
+def _check_alike(shapes: Mapping[str, Shape], base: Mapping[str, Shape], other: Mapping[str, Shape]) -> None:
+    """Raises ConfigError unless the three have the same parameters, that differ only in what grows with width."""
+    strangers = sorted((shapes.keys() ^ base.keys()) | (base.keys() ^ other.keys()))
+    if strangers:
+        raise ConfigError(
+            f"make must build the model that is given but for its width, depth included; not in both: "
+            f"{', '.join(strangers[:5])}{', ...' if len(strangers) > 5 else ''}"
+        )
+    wrong = []
+    for name, shape in shapes.items():
+        sides = (shape, base[name], other[name])
+        same_rank = len({len(side) for side in sides}) == 1
+        if not same_rank or any(b == o != s for s, b, o in zip(*sides, strict=True)):
+            wrong.append(f"{name} ({_dims(shape)}, by make {_dims(base[name])} and {_dims(other[name])})")
+    if wrong:
+        raise ConfigError(
+            f"the model differs from what make builds in dimensions that do not grow with width: {'; '.join(wrong)}; "
+            "make must build the model that is given but for its width"
+        )
+    if base == other:
+        raise ConfigError("make builds the same shapes at both widths: it must use the width that it is given")
+
+
+def _chosen(roles: Mapping[str, str | Role], names: Mapping[str, Shape]) -> dict[str, Role]:
+    """The user's roles by parameter; a later glob wins."""
+    known = [role.value for role in Role]
+    found: dict[str, Role] = {}
+    for glob, role in roles.items():
+        value = role.value if isinstance(role, Role) else role
+        if value not in known:
+            raise ConfigError(f"roles[{glob!r}]: {unknown('role', str(value), known)}")
+        matching = fnmatch.filter(names, glob)
+        if not matching:
+            raise ConfigError(f"roles[{glob!r}] matches no parameter; there are {', '.join(list(names)[:5])}, ...")
+        found |= dict.fromkeys(matching, Role(value))
+    return found
+
+
+def _uses(model: nn.Module) -> dict[str, list[Use]]:
+    """Every module that holds a parameter, by the parameter's name."""
+    names = {id(parameter): name for name, parameter in parameters(model).items()}
+    reads_itself = [f"{plain(name)}." for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)]
+    found: dict[str, list[Use]] = {}
+    for name, module in model.named_modules():
+        called = not plain(name).startswith(tuple(reads_itself)) if reads_itself else True
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                found.setdefault(names[id(parameter)], []).append(Use(plain(name), module, attribute, called))
+    return found
+
+
+def _by_use(
+    uses: Sequence[Use], shape: Shape, base: Shape, grows: Sequence[int], choice: Role | None
+) -> list[Role] | str:
+    """The role of a parameter in each of its modules, or why it cannot be told."""
+    said = [_by_shape(use, shape, base, grows) for use in uses]
+    kinds = {role for role in said if isinstance(role, Role)}
+    tied = kinds == {Role.INPUT, Role.OUTPUT}
+    if choice is not None:
+        if tied:
+            return "it is an embedding and a readout both; leave it out of roles"
+        return _against(choice, uses, shape, grows) or [choice] * len(uses)
+    if len(kinds) > 1 and not tied:
+        return f"it is shared by modules where it is {' and '.join(sorted(kind.value for kind in kinds))}"
+    reasons = [reason for reason in said if isinstance(reason, str)]
+    return reasons[0] if reasons else [role for role in said if isinstance(role, Role)]
+
+
+def _by_shape(use: Use, shape: Shape, base: Shape, grows: Sequence[int]) -> Role | str:
+    """The role of a parameter in a module, or why it cannot be told."""
+    if not grows:
+        return Role.FIXED
+    if use.sides(shape) is not None:
+        return _oriented(use, shape, grows)
+    if len(grows) > 2:
+        return f"{len(grows)} of its dimensions grow, which no rule covers"
+    if len(grows) == 2:
+        ratios = {shape[i] / base[i] for i in grows}
+        return Role.HIDDEN if len(ratios) == 1 else "its sides grow unequally, and nothing says which is the input's"
+    if math.prod(shape) == shape[grows[0]]:
+        return Role.VECTOR
+    return "one dimension grows: a table of positions, a first layer or a readout?"
+
+
+def _oriented(use: Use, shape: Shape, grows: Sequence[int]) -> Role | str:
+    sides = use.sides(shape)
+    assert sides is not None, "its module says which side is which"
+    if not set(grows) <= set(sides):
+        return "a kernel that grows with width, which no rule covers"
+    grows_in, grows_out = (side in grows for side in sides)
+    if use.lookup and grows_in:
+        return "an embedding whose number of rows grows with width"
+    if grows_in and grows_out:
+        return Role.HIDDEN
+    return Role.OUTPUT if grows_in else Role.INPUT
+
+
+def _against(role: Role, uses: Sequence[Use], shape: Shape, grows: Sequence[int]) -> str:
+    """Why the user's choice cannot be; empty if it can."""
+    if role in (Role.HIDDEN, Role.OUTPUT) and any(use.lookup for use in uses):
+        return f"an embedding, whose rows are looked up, is not {role.value}"
+    if role in MATRICES and len(shape) < 2:
+        return f"{role.value} is a role of matrices; it is vector or fixed"
+    if role is Role.VECTOR and len(grows) > 1:
+        return "vector is a role of what grows along one dimension"
+    return ""
+
+
+def _inferred(
+    name: str, shape: Shape, base: Shape, grows: Sequence[int], uses: Sequence[Use], roles: Sequence[Role]
+) -> Inferred:
+    lookups = [use for use in uses if use.lookup]
+    role = Role.INPUT if len(set(roles)) > 1 else roles[0]
+    sides = (lookups or list(uses))[0].sides(shape)
+
+    def fans(of: Shape) -> tuple[int, int]:
+        if sides is not None and role in MATRICES:
+            kernel = math.prod(of) // (of[sides[0]] * of[sides[1]])
+            return (1 if lookups else of[sides[0]] * kernel), of[sides[1]]
+        size = of[grows[0]] if grows else 1
+        grown = role in (Role.HIDDEN, Role.OUTPUT)
+        return (size if grown else 1), (size if not grown or len(grows) > 1 else 1)
+
+    return Inferred(
+        name=name,
+        shape=shape,
+        base_shape=base,
+        role=role,
+        fans=fans(shape),
+        base_fans=fans(base),
+        lookup=bool(lookups),
+        uses=tuple(zip(uses, roles, strict=True)),
+    )
+
+
+def growing_heads(base: nn.Module, other: nn.Module) -> Iterator[str]:
+    """Attention whose heads widen, as far as modules say it by the usual names: one line each."""
+    wider = dict(other.named_modules())
+    for name, module in base.named_modules():
+        for key in HEAD_SIZES:
+            before, after = vars(module).get(key), vars(wider[name]).get(key)
+            if isinstance(before, int) and isinstance(after, int) and before != after:
+                yield f"{name}.{key} is {before} and {after}"
+                break
+        else:
+            for key in HEAD_COUNTS:
+                count = vars(module).get(key)
+                if isinstance(count, int) and count == vars(wider[name]).get(key) and _grows(module, wider[name]):
+                    yield f"{name}.{key} is {count} at both widths"
+                    break
+
+
+def _grows(module: nn.Module, wider: nn.Module) -> bool:
+    pairs = zip(module.parameters(), wider.parameters(), strict=True)
+    return any(a.dim() > 1 and a.shape != b.shape for a, b in pairs)
+
+
+def _dims(shape: Shape) -> str:
+    return "x".join(map(str, shape)) or "a number"

@@ -1,0 +1,1 @@
+"""What a job executes, on this machine or on a cluster."""

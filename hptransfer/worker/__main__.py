@@ -1,0 +1,123 @@
+"""What a job executes: take the trials' leases, train them stack by stack, write their outcomes.
+
+    python -m hptransfer.worker RUN_FOLDER JOB ATTEMPT
+
+runs one job; hptransfer/core/errors.py says with which codes it ends.
+
+    python -m hptransfer.worker RUN_FOLDER
+
+reads job ids from standard input and answers each with a line, "<id>" or "<id> <why it must stop>".
+
+SIGTERM and SIGINT end it at the next step, with a checkpoint; so does SIGUSR2, the scheduler's warning before a time
+limit, and so does the end of its time. The scheduler is then asked to run the job again, but not after SIGTERM, which
+is also how a job is cancelled, and which a scheduler sends before a requeue of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from hptransfer.core.attempts import reached
+from hptransfer.core.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DONE,
+    EXIT_STOPPED,
+    EXIT_TRIALS_FAILED,
+    EXIT_UNFINISHED,
+    HptransferError,
+    Interrupted,
+    Superseded,
+)
+from hptransfer.core.io import read_json, write_json
+from hptransfer.core.permissions import guard
+from hptransfer.core.records import (
+    CANCELLED,
+    FAILED,
+    PREEMPTED,
+    TIME_LIMIT,
+)
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.worker.interruption import Stop, end_of_time, requeued
+from hptransfer.worker.job import CHECKPOINT_S, run_job
+
+# SIGTERM alone does not say which of the two it was.
+SAID = {PREEMPTED: f"{PREEMPTED} or {CANCELLED}"}
+
+
+def main() -> None:
+    """Runs the job that the arguments name, or serves jobs until standard input ends."""
+    stop = Stop(end_of_time(), once=len(sys.argv) > 2)
+    stop.listen()
+    folder = RunFolder(Path(sys.argv[1]))
+    guard(folder.path)
+    checkpoint_s = float(os.environ.get("HPTRANSFER_CHECKPOINT_S", CHECKPOINT_S))
+    stack = int(os.environ.get("HPTRANSFER_STACK", "0"))
+    if len(sys.argv) > 2:
+        sys.exit(run_one(folder, sys.argv[2], int(sys.argv[3]), stop, checkpoint_s, stack))
+    _serve(folder, stop, checkpoint_s, stack)
+
+
+def run_one(folder: RunFolder, job: str, attempt: int, stop: Stop, checkpoint_s: float, stack: int = 0) -> int:
+    """Runs one job; what trials print goes where the scheduler puts it. Returns the exit code."""
+    if not folder.job_path(job).exists():
+        print(f"{folder.path} has no job {job!r}; `hptransfer sweep` makes and submits them", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    try:
+        stopped = run_job(folder, job, attempt=attempt, stop=stop, checkpoint_s=checkpoint_s, stack=stack)
+    except Interrupted as interrupted:
+        print(f"job {job} stops: {SAID.get(interrupted.cause, interrupted.cause)}", flush=True)
+        if interrupted.cause == TIME_LIMIT and _farther(folder, job):
+            requeued()
+        return EXIT_UNFINISHED
+    except (Superseded, HptransferError) as error:
+        print(error, file=sys.stderr, flush=True)
+        return EXIT_BAD_INPUT
+    if stopped:
+        print(f"job {job} stops: {stopped}", file=sys.stderr, flush=True)
+        return EXIT_STOPPED
+    folder.reached_path(job).unlink(missing_ok=True)
+    outcomes = [folder.read_outcome(trial_id) for trial_id in folder.read_job(job).trials]
+    if any(outcome is None for outcome in outcomes):
+        print(f"job {job}: another worker holds some of its trials", file=sys.stderr, flush=True)
+        return EXIT_UNFINISHED
+    return EXIT_TRIALS_FAILED if any(outcome and outcome.state == FAILED for outcome in outcomes) else EXIT_DONE
+
+
+def _farther(folder: RunFolder, job: str) -> bool:
+    """Whether a trial of the job has come farther than at its time limit before; notes how far for the next time.
+
+    A script that begins anew each time would be run again for ever: it is left to the driver, which counts attempts.
+    """
+    path = folder.reached_path(job)
+    before = read_json(path, "trials")["trials"] if path.exists() else {}
+    left = [trial for trial in folder.read_job(job).trials if not folder.outcome_path(trial).exists()]
+    now = {trial: list(reached(folder, trial, job)) for trial in left}
+    write_json(path, {"trials": now})
+    return any(new > old for trial in left for new, old in zip(now[trial], before.get(trial, (-1, -1)), strict=True))
+
+
+def _serve(folder: RunFolder, stop: Stop, checkpoint_s: float, stack: int) -> None:
+    """Runs jobs whose ids come from standard input. What trials print goes to the job's log."""
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        job = line.strip()
+        log = os.open(folder.jobs / f"{job}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+        try:
+            stopped = run_job(folder, job, stop=stop, checkpoint_s=checkpoint_s, stack=stack)
+        except Interrupted as interrupted:
+            print(f"job {job} stops: {SAID.get(interrupted.cause, interrupted.cause)}", flush=True)
+            sys.exit(EXIT_UNFINISHED)
+        try:
+            answers.write(f"{job} {stopped}\n" if stopped else f"{job}\n")
+            answers.flush()
+        except BrokenPipeError:
+            return  # the driver is gone; the outcomes are on disk
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""What a table warns of, each beside a table that does not."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hptransfer.analysis import Analysis, analyze
+from tests.support.landscape import draw
+
+
+def table(**more: Any) -> pd.DataFrame:
+    """Runs over params and tokens with a learning rate and a batch size in sequences."""
+    random, rows = np.random.default_rng(0), []
+    for n in (1e6, 4e6, 1.6e7):
+        for d in (1e8, 4e8, 1.6e9):
+            for x in range(-3, 4):
+                loss = 3 + (n / 1e6) ** -0.1 + 0.02 * x**2 + 0.001 * random.standard_normal()
+                rows.append({"params": n, "tokens": d, "lr": 2.0 ** (x - 8), "loss": loss, **more})
+    return pd.DataFrame(rows)
+
+
+TARGET = {"params": 3.2e7, "tokens": 1.6e9}
+
+
+def found(frame: pd.DataFrame, *targets: dict[str, float], scale: tuple[str, ...] = ("params", "tokens")) -> Analysis:
+    return analyze(frame, scale=scale, tune=["lr"], targets=list(targets or (TARGET,)))
+
+
+def test_a_plain_table_warns_of_nothing() -> None:
+    assert found(table(steps=1000, warmup=100, batch_size=64)).warnings == []
+
+
+def one(analysis: Analysis, words: str) -> str:
+    """The only warning, which has these words."""
+    (warning,) = analysis.warnings
+    assert words in warning
+    assert "\n" not in warning
+    return warning
+
+
+def test_a_target_too_far_is_named() -> None:
+    near, far = {"params": 2**3 * 1.6e7, "tokens": 1.6e9}, {"params": 2**5 * 1.6e7, "tokens": 1.6e9}
+    assert found(table(), near).warnings == []
+    assert "params=512M, tokens=1.6B lies 5.0 octaves beyond" in one(found(table(), near, far), "any law is a leap")
+
+
+def test_too_few_steps() -> None:
+    frame = table(steps=50)
+    assert found(frame).warnings == []
+    frame.loc[3, "steps"] = 20
+    one(found(frame), "some runs have only 20 steps")
+    frame.loc[3, "loss"] = math.nan  # it diverged, and ended early
+    assert found(frame).warnings == []
+
+
+def test_mixed_schedules_are_one_line() -> None:
+    frame = table(warmup=100, schedule="cosine", note="a")
+    assert found(frame).warnings == []
+    frame.loc[::2, "note"] = "b"
+    assert found(frame).warnings == []
+    frame.loc[::2, ["warmup", "schedule"]] = [200, "linear"]
+    one(found(frame), "runs differ in warmup and schedule")
+
+
+def test_sizes_that_are_all_but_the_same() -> None:
+    grid = table()
+    steps = 2.0 ** (np.arange(len(grid)) % 2)  # the batch of each run: tokens are whole steps of it
+    rounded = grid.assign(tokens=grid["tokens"] // (3e5 * steps) * 3e5 * steps)
+    lines = found(rounded).warnings
+    words = "tokens has values nearer than 2% to each other, such as 99600000 and 99900000, and each counts as a scale"
+    assert len([line for line in lines if words in line and "round the column tokens" in line]) == 1
+    assert not any("params has values" in line for line in lines)
+    by_percents = grid.assign(tokens=grid["tokens"] * 1.03 ** (np.arange(len(grid)) // 7 % 2))
+    assert not any("nearer than" in line for line in found(by_percents).warnings)
+
+
+def test_axes_that_grow_together() -> None:
+    frame = table()
+    diagonal = frame[np.isclose(frame["tokens"], 100 * frame["params"])]
+    one_more = [diagonal, frame[frame["tokens"] == 1e8]]
+    assert not any("grow together" in line for line in found(pd.concat(one_more).drop_duplicates()).warnings)
+    assert any("params and tokens grow together" in line for line in found(diagonal).warnings)
+
+
+def test_a_batch_size_that_moves_with_the_tokens() -> None:
+    frame = table(batch_size=64)
+    assert found(frame).warnings == []
+    frame["batch_size"] = np.sqrt(frame["tokens"])
+    assert "the exponent along tokens changes sign" in one(found(frame), "runs differ in batch_size")
+    assert not any("neither a scale nor tuned" in line for line in found(
+        frame.assign(batch_size=2 ** (np.arange(len(frame)) % 3)), {**TARGET, "batch_size": 2},
+        scale=("params", "tokens", "batch_size"),
+    ).warnings)  # fmt: skip
+
+
+def test_batch_sizes_in_tokens_and_in_sequences() -> None:
+    frame = table()
+    frame["batch_size"] = np.where(frame["params"] < 2e6, 64.0, 128.0)
+    frame["batch_size"] = frame["batch_size"] * np.where(frame["tokens"] > 1e9, 2.0, 1.0)
+    target = {**TARGET, "batch_size": 128}
+    scale = ("params", "tokens", "batch_size")
+    assert not any("in sequences in some rows" in line for line in found(frame, target, scale=scale).warnings)
+    mixed = frame.assign(batch_size=frame["batch_size"] * np.where(frame["params"] > 1e7, 2048, 1))
+    lines = found(mixed, target, scale=scale).warnings
+    assert any(
+        "batch_size runs from 64 to 524288 with nothing between 256 and 262144: in seq" in line for line in lines
+    )
+    lines = found(frame, {**TARGET, "batch_size": 128 * 2048}, scale=scale).warnings  # only the targets are in tokens
+    assert any("batch_size of the targets" in line and "are both in the same unit?" in line for line in lines)
+
+
+def test_targets_in_another_unit() -> None:
+    assert not any("same unit" in line for line in found(table(), {"params": 3.2e8, "tokens": 1.6e9}).warnings)
+    lines = found(table(), {"params": 32.0, "tokens": 1.6e9}).warnings
+    assert lines == ["params of the targets runs from 32 to 32, of the runs from 1M to 16M: are both in the same unit?"]
+
+
+def test_cells_without_a_bracket_are_one_line() -> None:
+    frame = table()
+    assert not any("bracketed" in line for line in found(frame).warnings)
+    cut = frame[(frame["params"] < 1e7) | (frame["lr"] >= 2.0**-8)]
+    assert one(found(cut), "no bracketed optimum of lr (edge, low)").count("params=1.6e+07") == 3
+
+
+def test_an_axis_with_one_value_and_scales_as_many_as_parameters() -> None:
+    frame = table()
+    few = frame[(frame["tokens"] == 1e8) & (frame["params"] < 1e7)]
+    lines = found(few, {"params": 8e6, "tokens": 1e8}).warnings
+    assert any("only one value of tokens was swept" in line for line in lines)
+    assert any("as many scales as a power law has parameters" in line for line in lines)
+
+
+@pytest.mark.parametrize("edge", [False, True])
+def test_warnings_stay_few_where_many_scales_share_one(edge: bool) -> None:
+    runs, _ = draw((-0.1, -0.2, -0.35), noise=0.003)
+    runs = runs[runs["lr"] > 2.0**-7.5] if edge else runs
+    target = [{"width": 256, "depth": 4, "tokens": 2**17}]
+    lines = analyze(runs, scale=["width", "depth", "tokens"], tune=["lr"], targets=target).warnings
+    assert len(lines) <= 2
+    assert any("and 7 more" in line for line in lines) == edge

@@ -1,0 +1,66 @@
+"""What to run next: the runs that are ranked first narrow the interval most for what they cost."""
+
+import numpy as np
+import pandas as pd
+
+from hptransfer.analysis.laws.fit import fit_table
+from hptransfer.analysis.predict.next_runs import next_runs, next_table
+from hptransfer.analysis.tables.checks import check_table
+from hptransfer.analysis.tables.columns import Columns
+
+COLUMNS = Columns(scales=("width",), tuned=("lr",))
+TARGET = {"width": 2048.0}
+
+
+def landscape(runs: dict[int, list[float]], seed: int = 0) -> pd.DataFrame:
+    """A table with these octaves from the optimum tried at each width."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for width, away in runs.items():
+        centre = -6 - 0.5 * np.log2(width / 64)
+        for u in away:
+            loss = 3 * (width / 64) ** -0.1 + 0.03 * u**2 + 0.01 * random.standard_normal()
+            rows.append({"width": width, "lr": 2.0 ** (centre + u), "flops": 1e9 * (width / 64) ** 2, "loss": loss})
+    return check_table(pd.DataFrame(rows), COLUMNS, "test")
+
+
+FULL = [-2.0, -1.0, 0.0, 1.0, 2.0]
+
+
+def test_a_scale_that_is_hardly_known_comes_before_one_that_is() -> None:
+    table = landscape({64: FULL * 6, 128: FULL * 6, 256: [-1.0, 1.0]})
+    ranked = next_runs(fit_table(table, COLUMNS), TARGET)
+    assert ranked[0].axes["width"] >= 256
+
+
+def test_the_first_of_the_ranking_narrows_more_than_the_last() -> None:
+    """The control is the same number of runs at the place that was ranked last."""
+    runs = {64: FULL * 2, 128: FULL * 2, 256: FULL[1:4]}
+    fit = fit_table(landscape(runs), COLUMNS)
+    ranked = [one for one in next_runs(fit, TARGET, count=40) if len(one.settings) == 1]
+    widths = []
+    for one in (ranked[0], ranked[-1]):
+        away = float(one.settings[0, 0] + 6 + 0.5 * np.log2(one.axes["width"] / 64))
+        more = {**runs, int(one.axes["width"]): [*runs.get(int(one.axes["width"]), []), *[away] * 12]}
+        spans = [fit_table(landscape(more, seed), COLUMNS).predict(TARGET)[0] for seed in range(6)]
+        widths.append(np.mean([high - low for _, low, high in spans]))
+    assert widths[0] < widths[1]
+
+
+def test_nothing_is_proposed_that_costs_as_much_as_the_target_or_was_tried() -> None:
+    fit = fit_table(landscape({64: FULL, 128: FULL, 256: FULL}), COLUMNS)
+    ranked = next_runs(fit, TARGET)
+    assert ranked
+    for one in ranked:
+        assert one.axes["width"] < TARGET["width"]
+        tried = {64: FULL, 128: FULL, 256: FULL}.get(int(one.axes["width"]), [])
+        centre = -6 - 0.5 * np.log2(one.axes["width"] / 64)
+        assert all(min((abs(x - centre - u) for u in tried), default=1) > 0.05 for x in one.settings[:, 0])
+
+
+def test_the_table_has_a_row_a_run() -> None:
+    fit = fit_table(landscape({64: FULL, 128: FULL, 256: FULL}), COLUMNS)
+    ranked = next_runs(fit, TARGET, count=5)
+    table = next_table(fit, ranked)
+    assert list(table.columns) == ["rank", "width", "lr", "flops", "narrowing"]
+    assert len(table) == sum(len(one.settings) for one in ranked)

@@ -1,0 +1,97 @@
+"""Two sweeps side by side: what each exponent is, and what one parameterization gives away to the other."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hptransfer.analysis.pipeline import analyze_run
+from hptransfer.analysis.report.comparison import compared
+from hptransfer.cli.main import main
+from hptransfer.core.errors import FitError
+from hptransfer.core.run_folder import RunFolder
+from tests.support.landscape import TARGET, draw, write_run
+
+MUP, SP = (-0.05, -0.2, -0.35), (-1.0, -0.2, -0.35)
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
+    """One like muP, and one like SP that is 0.05 nats worse at every scale."""
+    mup, sp = (draw(powers, noise=0.003)[0] for powers in (MUP, SP))
+    worse = sp.assign(loss=sp["loss"] + 0.05)
+    return write_run(tmp_path / "mup", mup), write_run(tmp_path / "sp", worse, parameterization="sp")
+
+
+def test_a_run_against_another(runs: tuple[RunFolder, RunFolder], capsys: pytest.CaptureFixture[str]) -> None:
+    mup, sp = runs
+    with pytest.raises(SystemExit) as end:
+        main(["analyze", str(mup.path), "--against", str(sp.path)])
+    assert end.value.code == 0
+    page = mup.report.read_text()
+    assert "<h2>mup against sp</h2>" in page
+    assert "<th>along</th><th>mup</th><th>sp</th>" in page
+    assert "<th>loss, mup</th><th>loss, sp</th><th>sp minus mup</th><th>unmoved, mup</th><th>unmoved, sp</th>" in page
+    row = next(line for line in re.findall(r"<tr>.*?</tr>", page) if "<td>width</td>" in line and "[" in line)
+    assert re.search(r"] transfers</td>.*] does not transfer</td>", row)
+    assert not sp.report.exists()  # the other is read, nothing is written there
+    analyze_run(mup)
+    assert "mup against" not in mup.report.read_text()  # the control
+
+
+def test_runs_whose_folders_are_called_alike_are_told_apart(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
+    table, _ = draw(MUP, noise=0.003)
+    (tmp_path / "before").mkdir()
+    other = write_run(tmp_path / "before" / "mup", table)
+    analyze_run(runs[0], against=other)
+    assert f"<h2>{runs[0].path} against {other.path}</h2>" in runs[0].report.read_text()
+
+
+def test_what_is_given_away(runs: tuple[RunFolder, RunFolder]) -> None:
+    one, other = (analyze_run(folder) for folder in runs)
+    found = compared(one, other)
+    assert [row["axis"] for row in found["exponents"]] == ["width", "depth", "tokens"]
+    *scales, target = found["losses"]
+    assert len(scales) == 12
+    assert [float(row["given_away"]) for row in scales] == pytest.approx([0.05] * 12, abs=0.005)
+    assert target["name"] == "target, predicted"
+    # from width 32 to 256 SP's best rate falls by three octaves, muP's hardly: 0.03 nats an octave squared
+    assert float(target["unmoved_there"]) > 5 * float(target["unmoved_here"])
+    mirrored = compared(other, one)["losses"]
+    assert [float(row["given_away"]) for row in mirrored[:-1]] == pytest.approx([-0.05] * 12, abs=0.005)
+
+
+def test_losses_at_scales_that_only_one_has_are_left_out(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
+    table, _ = draw(MUP, noise=0.003)
+    fewer = write_run(tmp_path / "fewer", table[table["width"] > 32])
+    found = compared(analyze_run(runs[0]), analyze_run(fewer))
+    assert len(found["losses"]) == 8 + 1
+
+
+def test_runs_that_tuned_something_else_are_refused(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
+    table, _ = draw(MUP, noise=0.003)
+    table = table.rename(columns={"lr": "beta2"}).assign(lr=0.1)
+    other = write_run(tmp_path / "other", table, tuned=("beta2",))
+    with pytest.raises(FitError, match=r"cannot be compared: .* and lr here, .* and beta2 there"):
+        analyze_run(runs[0], against=other)
+    assert not (runs[0].path / "report.html").exists()
+
+
+def test_a_run_over_another_axis_is_refused(
+    runs: tuple[RunFolder, RunFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = runs[1].target.read_text().replace('"tokens"', '"heads"')
+    runs[1].target.write_text(text)
+    with pytest.raises(SystemExit) as end:
+        main(["analyze", str(runs[0].path), "--against", str(runs[1].path)])
+    assert end.value.code == 6
+    assert "has an axis heads that this run has not" in capsys.readouterr().err
+
+
+def test_a_target_for_which_only_one_predicts_is_not_compared(
+    runs: tuple[RunFolder, RunFolder], tmp_path: Path
+) -> None:
+    pd.DataFrame([{**TARGET, "width": 512}]).to_csv(tmp_path / "targets.csv", index=False)
+    one, other = analyze_run(runs[0], targets=tmp_path / "targets.csv"), analyze_run(runs[1])
+    assert "target, predicted" not in [row["name"] for row in compared(one, other)["losses"]]

@@ -1,0 +1,35 @@
+"""The table of settings in docs/clusters.md is that of the code."""
+
+import ast
+import inspect
+import re
+from dataclasses import MISSING, fields
+
+from hptransfer.launchers import LauncherConfig
+from hptransfer.launchers.slurm.config import SlurmConfig
+from tests.support.helpers import ROOT
+
+
+def table() -> str:
+    """One row a setting: name, default, and the line below it in the code."""
+    said: dict[str, str] = {}
+    for owner in (LauncherConfig, SlurmConfig):
+        body = ast.parse(inspect.getsource(owner)).body[0].body
+        for node, after in zip(body, [*body[1:], None], strict=True):
+            if isinstance(node, ast.AnnAssign):
+                told = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                said[node.target.id] = " ".join(after.value.value.split()) if told else ""
+    rows = []
+    for item in fields(SlurmConfig):
+        if item.name != "name":
+            default = item.default_factory() if item.default is MISSING else item.default
+            shown = "null" if default is None else str(default) or '""'
+            rows.append(f"| `{item.name}` | {shown} | {said[item.name]} |")
+    return "\n".join(rows)
+
+
+def test_the_settings_on_the_page_are_those_that_there_are() -> None:
+    page = (ROOT / "docs" / "clusters.md").read_text()
+    made = table()
+    assert made in page, f"the table of settings must be\n{made}"
+    assert len(re.findall(r"^\| `", made, flags=re.MULTILINE)) == len(fields(SlurmConfig)) - 1

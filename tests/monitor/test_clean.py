@@ -1,0 +1,97 @@
+"""`clean` removes what nobody needs, and nothing else."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from hptransfer.analysis.pipeline import analyze_run
+from hptransfer.cli.main import main
+from hptransfer.core.locks import lock
+from hptransfer.core.records import Job
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.monitor.clean import waste
+from tests.support.helpers import finished_run
+
+VALUES = ("space.lr.values=[0.004,0.0078,0.0156,0.031,0.0625]", "grid.depth.values=[2]", "grid.tokens.values=[32768]")
+
+
+def run_with_waste(runs: Path) -> tuple[RunFolder, set[Path], set[Path]]:
+    """A finished run; what can go, and what has to stay although it looks like that."""
+    folder = finished_run([f"runs={runs}", "~target.depth", "~target.tokens", *VALUES])
+    trials = folder.read_trials()
+    open_trial = trials[-1].id
+    folder.outcome_path(open_trial).unlink()
+    done = [trial for trial in trials if trial.id != open_trial]
+    jobs = {"aa11": [trial.id for trial in done], "bb22": [done[0].id, open_trial]}
+    for name, ids in jobs.items():
+        folder.write_job(Job(id=name, trials=ids, scale=trials[0].scale, params=1, flops=1.0))
+    old = time.time() - 7200
+    goes = {folder.lease(trial.id) for trial in done} | {
+        folder.jobs / "aa11.0.checkpoint",
+        folder.path / "mlflow.db.set-aside-1",
+        folder.path / ".sweep.yaml.abc123",
+    }
+    stays = {folder.lease(open_trial), folder.jobs / "bb22.0.checkpoint", folder.path / ".fit.json.xyz"}
+    for path in goes | stays:
+        path.write_text("x" * 1000)
+    os.utime(folder.path / ".sweep.yaml.abc123", (old, old))
+    for name in jobs:
+        (folder.jobs / f"{name}.log").write_text("said\n")
+    return folder, goes, stays
+
+
+def files(folder: RunFolder) -> set[Path]:
+    return {path for path in folder.path.rglob("*") if path.is_file()}
+
+
+def call(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(["clean", *arguments])
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def test_what_is_not_needed_goes_and_the_analysis_stays_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, goes, stays = run_with_waste(tmp_path)
+    analyze_run(folder)
+    fit, before = (folder.path / "fit.json").read_bytes(), files(folder)
+    assert call(str(folder.path), "--yes") == 0
+    out = capsys.readouterr().out
+    assert f"{len(goes) - 3} files" in out
+    assert "leases of finished trials" in out
+    assert before - files(folder) == goes | ({folder.driver_lock} - files(folder))
+    assert stays <= files(folder)
+    analyze_run(folder)
+    assert (folder.path / "fit.json").read_bytes() == fit
+    assert call(str(folder.path), "--yes") == 0
+    assert "nothing to remove" in capsys.readouterr().out
+
+
+def test_logs_go_on_request_and_those_of_open_jobs_stay(tmp_path: Path) -> None:
+    folder, _, _ = run_with_waste(tmp_path)
+    assert call(str(folder.path), "--yes", "--logs") == 0
+    assert {path.name for path in folder.jobs.glob("*.log")} == {"bb22.log"}
+
+
+def test_without_an_answer_nothing_is_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, goes, _ = run_with_waste(tmp_path)
+    assert call(str(folder.path)) == 2
+    assert "--yes removes without asking" in capsys.readouterr().err
+    assert goes <= files(folder)
+
+
+def test_a_run_that_is_driven_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, goes, _ = run_with_waste(tmp_path)
+    with lock(folder.driver_lock):
+        assert call(str(folder.path), "--yes") == 5
+    assert "is being driven" in capsys.readouterr().err
+    assert goes <= files(folder)
+
+
+def test_sizes_are_said(tmp_path: Path) -> None:
+    folder, goes, _ = run_with_waste(tmp_path)
+    assert sum(one.bytes for one in waste(folder, logs=False)) == 1000 * len(goes)

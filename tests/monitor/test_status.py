@@ -1,0 +1,185 @@
+"""Status says of everything that failed or waits why, briefly, and fast."""
+
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hptransfer.cli.main import main
+from hptransfer.config.retry import Retry
+from hptransfer.core.io import write_json
+from hptransfer.core.locks import lock
+from hptransfer.core.records import CODE_ERROR, DONE, FAILED, OUT_OF_MEMORY, Job, Outcome
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.driver.jobs import Flight
+from hptransfer.driver.trial_index import Book
+from hptransfer.launchers import Ended
+from hptransfer.monitor.status import read_status
+from tests.support.helpers import ONE_SCALE, environment, start, tiny
+from tests.support.scripted import Scripted, drive, train
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        main(["status", *arguments])
+    assert end.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_failure_is_shown_with_its_cause_node_and_last_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(tmp_path, "retry.out_of_memory.attempts=1", *ONE_SCALE)
+
+    def fate(folder: RunFolder, job: Job) -> Ended:
+        (folder.jobs / f"{job.id}.log").write_text("trial other step 1\nslurmstepd: error: Detected 1 oom-kill event\n")
+        return Ended(job.id, OUT_OF_MEMORY, "the limit was 4 GB", "n2")
+
+    drive(config, Scripted(fate))
+    out = said(capsys, str(config.folder.path))
+    assert "failed: 3 trials: out of memory; such as" in out
+    assert "out of memory on n2: the limit was 4 GB; log: slurmstepd: error: Detected 1 oom-kill event" in out
+    assert said(capsys, str(config.folder.path), "--all").count("out of memory on n2") == 3
+
+
+def waiting(tmp_path: Path) -> tuple[RunFolder, Job]:
+    """A run that waits for its scheduler."""
+    config = tiny(tmp_path, *ONE_SCALE)
+    launcher = Scripted(lambda folder, job: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scripted, "wait", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            drive(config, launcher)
+    (job,) = launcher.running.values()
+    return config.folder, job
+
+
+def test_what_waits_is_shown_with_the_schedulers_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, job = waiting(tmp_path)
+    state = {"state": "PENDING", "reason": "PartitionDown", "node": "", "scheduler": "101_0"}
+    write_json(folder.jobs / "states.json", {"jobs": {job.id: state}, "checked": 0})
+    with lock(folder.driver_lock):
+        out = said(capsys, str(folder.path), "--all")
+        assert f"waiting: {job.trials[0]}" in out
+        assert out.count("PENDING (PartitionDown), job 101_0") == 3
+        running = {**state, "state": "RUNNING", "reason": "None", "node": "n1"}
+        write_json(folder.jobs / "states.json", {"jobs": {job.id: running}, "checked": 0})
+        assert "0/3 trials, 3 running" in said(capsys, str(folder.path))
+        write_json(folder.jobs / "states.json", {"jobs": {}, "checked": 0})
+        now = time.time() + 60
+        write_json(folder.path / "driver.json", {"held": {}, "delayed": {job.id: now}, "blocked": "all jobs wait: X"})
+        out = said(capsys, str(folder.path))
+        assert "again after an interruption, in 60 s" in out or "in 59 s" in out
+        assert "blocked: all jobs wait: X" in out
+    (folder.path / "driver.log").write_text("hptransfer: stopped: sbatch refused a job\n")
+    out = said(capsys, str(folder.path))
+    assert "no driver runs" in out
+    assert "the last one ended with: hptransfer: stopped: sbatch refused a job" in out
+
+
+def test_a_job_that_trains_is_known_by_its_lease_before_the_scheduler_is_asked_again(tmp_path: Path) -> None:
+    folder, job = waiting(tmp_path)
+    book = Book(folder, ("lr",))
+    for trial in folder.each_trial():
+        book.add(trial)
+    flight = Flight(folder, Scripted(running={job.id: job}), book, Retry(), 5, lambda *_: None)
+    flight.take_up()
+    pending, running = {job.id: {"state": "PENDING"}}, {job.id: {"state": "RUNNING"}}
+    assert flight.waiting(pending) == flight.waiting({"other": {"state": "RUNNING"}}) == {job.id}
+    assert flight.waiting(running) == flight.waiting({}) == set()
+    with lock(folder.lease(job.trials[0])):
+        assert flight.waiting(pending) == set()
+
+
+def test_what_is_held_back_is_said_after_the_driver_has_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(tmp_path, "stage=first", *ONE_SCALE)
+
+    def fate(folder: RunFolder, job: Job) -> Ended:
+        for trial_id in job.trials:
+            failed = Outcome(state=FAILED, error="bad", cause=CODE_ERROR, node="n3")
+            write_json(folder.outcome_path(trial_id), failed.to_json())
+        return Ended(job.id)
+
+    drive(config, Scripted(fate))
+    out = said(capsys, str(config.folder.path))
+    assert "its first trial failed, the others are held back (stage=first)" in out
+    assert "goes on with it" not in out
+    assert "bad on n3" in out
+
+
+def test_thousands_of_failures_are_a_line_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny(tmp_path, "seeds=3")
+
+    def fate(folder: RunFolder, job: Job) -> Ended:
+        for trial_id in job.trials:
+            seed = folder.read_trial(trial_id).seed
+            failed = Outcome(state=FAILED, error="bad" if seed else "worse", cause=CODE_ERROR)
+            write_json(folder.outcome_path(trial_id), failed.to_json())
+        return Ended(job.id)
+
+    drive(config, Scripted(fate))
+    lines = said(capsys, str(config.folder.path)).count("failed:")
+    assert lines == 2
+    assert said(capsys, str(config.folder.path), "--all").count("failed:") == 18
+
+
+def test_the_folders_are_believed_and_not_what_the_driver_wrote_of_them(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    drive(config, Scripted(train))
+    assert read_status(config.folder).progress.count(DONE) == 6
+    trials = config.folder.read_trials()
+    config.folder.outcome_path(trials[0].id).unlink()
+    failed = Outcome(state=FAILED, error="by hand", cause=CODE_ERROR)
+    write_json(config.folder.outcome_path(trials[1].id), failed.to_json())
+    with (config.folder.path / "finished.jsonl").open("a") as file:
+        file.write('{"id": "torn')
+    status = read_status(config.folder)
+    assert (status.progress.count(DONE), status.progress.count(FAILED)) == (4, 1)
+
+
+def test_reading_finished_trials_opens_none_of_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(tmp_path)
+    drive(config, Scripted(train))
+    monkeypatch.setattr(RunFolder, "read_trial", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(RunFolder, "read_outcome", lambda *_: pytest.fail("read"))
+    assert read_status(config.folder).progress.count(DONE) == 6
+
+
+def test_watching_without_a_terminal_prints_lines_and_ends_with_the_driver(tmp_path: Path) -> None:
+    folder, _ = waiting(tmp_path)
+    with lock(folder.driver_lock):
+        watching = start("status", str(folder.path), "--watch")
+        assert watching.stdout is not None
+        assert "0/3 trials" in watching.stdout.readline()
+        assert watching.poll() is None
+        trial = folder.read_trials()[0]
+        write_json(folder.outcome_path(trial.id), Outcome(state=DONE, loss=3.0, loss_se=0.1).to_json())
+        assert "1/3 trials" in watching.stdout.readline()
+    output, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 0
+    assert "no driver runs" in output
+
+
+def test_watching_on_a_terminal_is_a_page_in_place(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    drive(config, Scripted(train))
+    leader, follower = pty.openpty()
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "hptransfer.cli.main", "status", str(config.folder.path), "--watch"],
+        env=environment() | {"TERM": "xterm", "COLUMNS": "120"},
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    )
+    assert watching.wait(timeout=60) == 0
+    os.close(follower)
+    shown = os.read(leader, 65536).decode()
+    os.close(leader)
+    assert "6/6 trials" in shown
+    assert "best loss" in shown

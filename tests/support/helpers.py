@@ -1,0 +1,116 @@
+"""What several tests need: tiny sweeps, and a look into a finished run."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hptransfer.config.compose import compose
+from hptransfer.config.sweep import SweepConfig, dump
+from hptransfer.core.io import write_json, write_text
+from hptransfer.core.records import DONE, Outcome
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.planning.plan import make_plan
+
+ROOT = Path(__file__).parents[2]
+
+# A sweep of 2 scales x 3 learning rates that trains in a second or two. A job is one stack: nothing is measured, and
+# numbers can be compared to the bit.
+TINY = (
+    "launcher.stack=16",
+    "grid.width.values=[16,32]",
+    "grid.depth.values=[1]",
+    "grid.tokens.values=[4096]",
+    "space.lr.count=3",
+    "space.lr.low=0.00390625",
+    "space.lr.high=0.0625",
+    "space.lr.extend=0",
+    "target.width=64",
+    "~target.depth",
+    "~target.tokens",
+    "run.validation_windows=16",
+)
+ONE_SCALE = ("grid.width.values=[16]", "target.width=16")
+INLINE = ("launcher=inline", "tracker=none")
+
+
+def tiny(runs: Path, *overrides: str, inline: bool = True) -> SweepConfig:
+    """The tiny sweep in a folder of runs."""
+    return compose("quickstart", [*TINY, *(INLINE if inline else ()), f"runs={runs}", *overrides])
+
+
+def command(*arguments: str, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs the command line as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "hptransfer.cli.main", *arguments],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def start(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Starts the command line and returns at once."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "hptransfer.cli.main", *arguments],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def environment() -> dict[str, str]:
+    """The environment of commands: this checkout's package, also from another directory."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def finished_run(overrides: Sequence[str]) -> RunFolder:
+    """The run of a sweep whose outcomes are there without having been trained: a parabola at every scale."""
+    plan = make_plan(compose("quickstart", overrides))
+    folder = plan.config.folder
+    folder.create()
+    write_text(folder.sweep, dump(plan.config))
+    write_json(folder.target, plan.target_json())
+    for scale in plan.scales:
+        for value in plan.grids["lr"]:
+            trial = plan.trial(scale, {"lr": value}, 0)
+            folder.write_trial(trial)
+            outcome = Outcome(state=DONE, loss=3.0 + (math.log2(value) + 6) ** 2 / 20, loss_se=0.1, steps=64)
+            write_json(folder.outcome_path(trial.id), outcome.to_json())
+    return folder
+
+
+def outcomes(folder: RunFolder) -> dict[str, str]:
+    """State by trial id; "open" for a trial without an outcome."""
+    states = {}
+    for trial in folder.read_trials():
+        outcome = folder.read_outcome(trial.id)
+        states[trial.id] = outcome.state if outcome else "open"
+    return states
+
+
+def workers(folder: Path) -> list[int]:
+    """Process ids of workers of a run folder, this machine's /proc read."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"hptransfer.worker.job" in words and str(folder).encode() in words:
+            found.append(int(entry.parent.name))
+    return found
+
+
+def sweep_arguments(runs: Path, *overrides: str) -> Sequence[str]:
+    """Arguments of `hptransfer sweep` for the tiny sweep."""
+    return ["sweep", "quickstart", *TINY, f"runs={runs}", *overrides]

@@ -1,0 +1,145 @@
+"""An MLflow server backed by PostgreSQL, on this machine, for as long as a test takes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.packages import needed, postgresql
+
+START_S = 90.0
+CALL_S = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    """A PostgreSQL of its own, reached over 127.0.0.1 with a password; gives its URI."""
+    needed(["postgresql"], lambda: None if postgresql() else "PostgreSQL is not installed")
+    programs = postgresql()
+    assert programs is not None
+    who: dict[str, Any] = {}
+    folder = Path(tempfile.mkdtemp(prefix="hptransfer-postgresql-"))
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        account = pwd.getpwnam("postgres")
+        who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+    def call(program: str, *arguments: str) -> None:
+        subprocess.run(
+            [programs / program, *arguments],
+            check=True,
+            timeout=CALL_S,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            **who,
+        )
+
+    port, password = free_port(), secrets.token_hex(8)
+    secret = folder / "password"
+    secret.write_text(password)
+    for path in (folder, secret) if who else ():
+        os.chown(path, who["user"], who["group"])
+    data = folder / "data"
+    try:
+        call("initdb", "-D", str(data), "-U", "mlflow", "-A", "scram-sha-256", "--pwfile", str(secret), "--no-sync")
+        options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
+        call("pg_ctl", "-D", str(data), "-w", "-t", "60", "-l", str(folder / "log"), "-o", options, "start")
+        try:
+            yield f"postgresql+psycopg2://mlflow:{password}@127.0.0.1:{port}/postgres"
+        finally:
+            call("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class Server:
+    """`mlflow server`, which can be stopped and started while a sweep runs."""
+
+    folder: Path
+    database: str
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Comes up and answers."""
+        words = ["--backend-store-uri", self.database, "--serve-artifacts", "--workers", "1"]
+        words += ["--artifacts-destination", str(self.folder / "artifacts")]
+        words += ["--host", "127.0.0.1", "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *words],
+            env=_environment(),
+            cwd=self.folder,
+            stdout=(self.folder / "server.log").open("ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        until(self._answers, START_S, f"the MLflow server came up ({self.folder / 'server.log'})")
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, (self.folder / "server.log").read_text()[-2000:]
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def stop(self) -> None:
+        """Is gone at once, as in a crash."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(CALL_S)
+            self.process = None
+
+
+def _environment() -> Mapping[str, str]:
+    return {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[Server]:
+    """An MLflow server with PostgreSQL behind it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with database() as uri:
+        server = Server(folder, uri, free_port())
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Waits for a condition; fails after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"in {seconds:g} s it is not so that {what}"
+        time.sleep(0.1)

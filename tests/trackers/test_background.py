@@ -1,0 +1,152 @@
+"""The tracker's thread: nobody waits for it, and it gives up on nothing while the driver lives."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hptransfer.core.io import append_jsonl, write_json
+from hptransfer.core.records import DONE, Outcome, Scale, Trial
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.trackers import Background, Curve, Summary, Tracker, _base
+from tests.support.servers import until
+
+OUTCOME = Outcome(state=DONE, loss=1.0)
+
+
+class Fake(Tracker):
+    """A store in a list. `trouble` is called before each write, with what is to be written."""
+
+    def __init__(self, trouble: Callable[[str], None] = lambda _: None) -> None:
+        self.written: list[str] = []
+        self.trouble = trouble
+
+    def follow(self, trial: Trial, curve: Curve) -> None:
+        self._write(f"{trial.id}:{len(curve)}")
+
+    def log(self, trial: Trial, outcome: Outcome, curve: Curve) -> None:
+        self._write(trial.id)
+
+    def summarize(self, summary: Summary) -> None:
+        self._write("summary")
+
+    def close(self) -> None:
+        self._write("close")
+
+    def _write(self, what: str) -> None:
+        self.trouble(what)
+        self.written.append(what)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_base, "RETRY_S", 0.01)
+    monkeypatch.setattr(_base, "FOLLOW_S", 0.05)
+    monkeypatch.setattr(_base, "PATIENCE_S", 0.3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    found = RunFolder(tmp_path / "run")
+    found.create()
+    return found
+
+
+def trial(folder: RunFolder, name: str, *, finished: bool = True) -> Trial:
+    made = Trial(id=name, scale=Scale({"width": 1}), tuned={"lr": 0.1}, seed=0, run={}, flops=1.0, params=1)
+    folder.write_trial(made)
+    if finished:
+        write_json(folder.outcome_path(name), OUTCOME.to_json())
+    return made
+
+
+@contextmanager
+def running(fake: Fake, folder: RunFolder) -> Iterator[Background]:
+    background = Background(lambda: fake, folder)
+    yield background
+    background.close(10.0)
+
+
+def test_all_that_is_queued_is_written_and_then_the_end(folder: RunFolder) -> None:
+    fake = Fake()
+    with running(fake, folder) as background:
+        background.summarize({"a": 1.0}, [])
+        for name in ("a", "b"):
+            background.log(trial(folder, name), OUTCOME)
+    assert background.missing is None
+    assert set(fake.written[:-1]) == {"a", "b", "summary"}
+    assert fake.written[-1] == "close"
+
+
+def test_the_driver_does_not_wait_for_a_store_that_hangs(folder: RunFolder) -> None:
+    hang = threading.Event()
+    fake = Fake(lambda _: hang.wait(20) and None)
+    background = Background(lambda: fake, folder)
+    many = [trial(folder, f"t{number}") for number in range(50)]
+    begun = time.monotonic()
+    for one in many:
+        background.started(one.id)
+        background.log(one, OUTCOME)
+    assert time.monotonic() - begun < 0.2
+    hang.set()
+    background.close(10.0)
+    assert sorted(fake.written[:-1]) == sorted(one.id for one in many)
+
+
+def test_what_fails_is_tried_again_and_holds_nothing_up(folder: RunFolder) -> None:
+    failures = {"bad": 3}
+
+    def trouble(what: str) -> None:
+        if failures.get(what, 0):
+            failures[what] -= 1
+            raise OSError("not now")
+
+    fake = Fake(trouble)
+    with running(fake, folder) as background:
+        for name in ("bad", "good", "fine"):
+            background.log(trial(folder, name), OUTCOME)
+    assert sorted(fake.written[:-1]) == ["bad", "fine", "good"]
+    assert fake.written.index("good") < fake.written.index("bad")
+    assert background.missing is None
+
+
+def test_what_never_works_is_said_without_its_password(folder: RunFolder) -> None:
+    def trouble(what: str) -> None:
+        if what == "bad":
+            raise OSError("cannot reach postgresql://me:hunter2@db/x")
+
+    fake = Fake(trouble)
+    background = Background(lambda: fake, folder)
+    for name in ("bad", "good"):
+        background.log(trial(folder, name), OUTCOME)
+    begun = time.monotonic()
+    background.close()
+    assert time.monotonic() - begun < 5
+    assert background.missing == "1 trials; OSError: cannot reach postgresql://me:***@db/x"
+    assert fake.written == ["good"]
+
+
+def test_a_trial_that_is_taken_back_is_not_written(folder: RunFolder) -> None:
+    fake = Fake()
+    with running(fake, folder) as background:
+        background.log(trial(folder, "gone", finished=False), OUTCOME)
+    assert fake.written == ["close"]
+    assert background.missing is None
+
+
+def test_running_curves_are_written_as_they_grow_and_not_again(folder: RunFolder) -> None:
+    fake = Fake()
+    one = trial(folder, "one", finished=False)
+    with running(fake, folder) as background:
+        background.started(one.id)
+        append_jsonl(folder.curve_path(one.id), [{"step": 0}])
+        until(lambda: "one:1" in fake.written, 10, "the first point is shown")
+        time.sleep(0.2)
+        append_jsonl(folder.curve_path(one.id), [{"step": 1}])
+        until(lambda: "one:2" in fake.written, 10, "the second point is shown")
+        write_json(folder.outcome_path(one.id), OUTCOME.to_json())
+        background.log(one, OUTCOME)
+    assert fake.written == ["one:1", "one:2", "one", "close"]

@@ -1,0 +1,217 @@
+"""MLflow shows what the trial folders hold, once, however often it is written."""
+
+import contextlib
+import shutil
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from hptransfer.config.sweep import SweepConfig
+from hptransfer.core.io import read_jsonl, write_json
+from hptransfer.core.records import DIVERGED, FAILED, Outcome, Trial
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.planning.plan import make_plan
+from hptransfer.planning.trial_set import Campaign
+from hptransfer.session.session import session
+from hptransfer.trackers import _base
+from hptransfer.trackers.mlflow import Mlflow, Shown
+from tests.driver.test_driver import studies
+from tests.support.helpers import ONE_SCALE, command, sweep_arguments, tiny
+
+# MLflow's own libraries warn about each other.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def run(config: SweepConfig) -> str:
+    plan = make_plan(config)
+    console = Console(record=True, quiet=False, file=(config.folder.path.parent / "out").open("w"))
+    with session(plan, console) as open_session:
+        open_session.train(Campaign.sweep(plan))
+    text = console.export_text()
+    console.file.close()
+    return text
+
+
+def shown(folder: RunFolder) -> tuple[object, list[object]]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder.mlflow}")
+    experiment = client.get_experiment_by_name(folder.path.name)
+    assert experiment is not None
+    return client, list(client.search_runs([experiment.experiment_id], max_results=1000))
+
+
+def assert_mlflow_agrees(folder: RunFolder) -> None:
+    client, runs = shown(folder)
+    by_trial = {run.data.tags["trial"]: run for run in runs}
+    trials = {trial.id: trial for trial in folder.read_trials()}
+    assert len(runs) == len(by_trial)
+    assert set(by_trial) == {"sweep", *trials}
+    parent = by_trial["sweep"].info.run_id
+    for trial_id, trial in trials.items():
+        assert_run_shows(client, by_trial[trial_id], trial, folder, parent)
+
+
+def assert_run_shows(client: object, run: object, trial: Trial, folder: RunFolder, parent: str) -> None:
+    outcome = folder.read_outcome(trial.id)
+    assert outcome is not None
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.tags["state"] == outcome.state
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {k: str(v) for k, v in {**trial.scale.axes, **trial.tuned, "seed": trial.seed}.items()}
+    assert run.data.metrics["diverged"] == (outcome.state == DIVERGED)
+    assert run.data.metrics.get("loss") == outcome.loss
+    curve = [(p["step"], p["loss"]) for p in read_jsonl(folder.curve_path(trial.id)) if p["loss"] is not None]
+    history = client.get_metric_history(run.info.run_id, "train_loss")
+    assert sorted((m.step, m.value) for m in history) == curve
+
+
+def test_mlflow_shows_every_trial_once_and_again_changes_nothing(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", "space.lr.values=[0.004,0.015,1e5]")
+    run(config)
+    assert_mlflow_agrees(config.folder)
+    run(config)
+    assert_mlflow_agrees(config.folder)
+
+
+def test_what_a_model_reports_of_itself_is_shown_and_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", "run/model=moe", *ONE_SCALE)
+    run(config)
+    client, runs = shown(config.folder)
+    printed = capsys.readouterr().out
+    trials = [one for one in runs if one.data.tags["trial"] != "sweep"]
+    assert trials
+    for one in trials:
+        curve = [(p["step"], p["expert_load"]) for p in read_jsonl(config.folder.curve_path(one.data.tags["trial"]))]
+        history = client.get_metric_history(one.info.run_id, "expert_load")
+        assert sorted((m.step, m.value) for m in history) == curve
+        assert f"step {curve[-1][0]} loss" in printed
+        assert f"expert_load {curve[-1][1]:.4g}" in printed
+
+
+def test_a_write_that_was_cut_off_is_completed_without_doubled_points(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
+    run(config)
+    client, runs = shown(config.folder)
+    for one in runs:
+        if one.data.tags["trial"] != "sweep":
+            client.update_run(one.info.run_id, status="RUNNING")  # as if killed before the last call
+    run(config)
+    assert_mlflow_agrees(config.folder)
+
+
+def test_a_run_that_was_made_and_no_more_gets_all_that_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
+    write, cut_off = Mlflow._write_trial, []
+
+    def is_cut_off(tracker: Mlflow, shown: Shown, *rest: Any) -> None:
+        if not cut_off:
+            cut_off.append(shown.run_id)
+            raise OSError("no answer")
+        write(tracker, shown, *rest)
+
+    monkeypatch.setattr(Mlflow, "_write_trial", is_cut_off)
+    monkeypatch.setattr(_base, "RETRY_S", 0.05)
+    run(config)
+    assert_mlflow_agrees(config.folder)
+    assert cut_off[0] in {one.info.run_id for one in shown(config.folder)[1]}
+
+
+def test_a_trial_takes_three_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    calls: list[str] = []
+    for name in ("create_run", "get_run", "log_batch", "set_terminated", "set_tag", "set_experiment_tag"):
+        call = getattr(MlflowClient, name)
+
+        def counted(*given: Any, name: str = name, call: Any = call, **more: Any) -> Any:
+            calls.append(name)
+            return call(*given, **more)
+
+        monkeypatch.setattr(MlflowClient, name, counted)
+    config = tiny(tmp_path, "tracker=mlflow", "space.lr.count=7", *ONE_SCALE)
+    run(config)
+    trials = len(config.folder.read_trials())
+    of_the_sweep = {"create_run": 1, "get_run": 1, "log_batch": 2, "set_terminated": 1, "set_experiment_tag": 2}
+    of_trials = Counter(calls) - Counter(of_the_sweep)
+    assert of_trials == {"create_run": trials, "log_batch": trials, "set_terminated": trials}
+
+
+def test_a_lost_store_is_made_again(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
+    run(config)
+    config.folder.mlflow.rename(tmp_path / "lost.db")
+    run(tiny(tmp_path, "tracker=mlflow", *ONE_SCALE))
+    assert_mlflow_agrees(config.folder)
+
+
+def test_a_damaged_store_is_set_aside_and_made_again(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
+    run(config)
+    whole = config.folder.mlflow.read_bytes()
+    config.folder.mlflow.write_bytes(whole[:5000])
+    done = command(*sweep_arguments(tmp_path, "tracker=mlflow", *ONE_SCALE))  # MLflow keeps files open in this process
+    assert "not in the tracker" not in done.stdout
+    assert config.folder.mlflow.with_name("mlflow.db.set-aside-1").read_bytes() == whole[:5000]
+    with contextlib.closing(sqlite3.connect(config.folder.mlflow)) as store:
+        trials = "SELECT count(*) FROM runs JOIN tags USING (run_uuid) WHERE key = 'purpose' AND status = 'FINISHED'"
+        assert store.execute(trials).fetchone() == (3,)
+
+
+def test_a_copied_run_has_a_store_of_its_own(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
+    run(config)
+    copy = tmp_path / "copy"
+    shutil.copytree(config.folder.path, copy)
+    other = tiny(tmp_path, "tracker=mlflow", "name=copy", *ONE_SCALE)
+    run(other)
+    assert_mlflow_agrees(other.folder)
+    assert_mlflow_agrees(config.folder)
+
+
+def test_a_failed_trial_that_is_taken_back_and_trained_is_shown_as_done(tmp_path: Path) -> None:
+    """The trial's folder is removed by hand, as the README says."""
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
+    config.folder.create()
+    config.folder.sweep.touch()
+    plan = make_plan(config)
+    failed = plan.trial(plan.scales[0], {"lr": plan.grids["lr"][0]}, 0)
+    config.folder.write_trial(failed)
+    write_json(config.folder.outcome_path(failed.id), Outcome(state=FAILED, error="bad luck").to_json())
+    run(config)
+    assert {one.info.status for one in shown(config.folder)[1]} >= {"FAILED"}
+    shutil.rmtree(config.folder.trial(failed.id))
+    run(config)
+    assert_mlflow_agrees(config.folder)
+    (study,) = studies(config.folder).values()
+    states = [trial.state.name for trial in study.trials if trial.user_attrs["trial"] == failed.id]
+    assert states == ["FAIL", "COMPLETE"]  # Optuna keeps both
+
+
+def test_a_store_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
+    config.folder.create()
+    config.folder.sweep.touch()
+    config.folder.mlflow.with_name("mlflow.db.unfinished").write_bytes(b"half a data base")
+    run(config)
+    assert_mlflow_agrees(config.folder)
+
+
+def test_a_store_that_cannot_be_reached_does_not_stop_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_base, "PATIENCE_S", 1.0)
+    (tmp_path / "file").write_text("")
+    config = tiny(tmp_path, "tracker=mlflow", f"tracker.uri=sqlite:///{tmp_path}/file/no.db", *ONE_SCALE)
+    text = run(config)
+    assert "note: not in the tracker yet: 3 trials; " in text
+    assert "the same command writes it" in text
+    assert len(list(config.folder.path.glob("trials/*/outcome.json"))) == 3

@@ -1,0 +1,239 @@
+"""Each way in which a script can end, by itself or with its worker."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hptransfer.core.errors import Interrupted, Superseded
+from hptransfer.core.io import read_jsonl
+from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, KILLED, OUT_OF_MEMORY, PREEMPTED, TIME_LIMIT
+from tests.support.helpers import environment
+from tests.support.scripts import execute, plan_of, points, reports
+
+# --- how it can end --------------------------------------------------------------------------------
+
+FAILURES = [
+    ("import sys; sys.exit(3)", {}, CODE_ERROR, "the script ended with exit code 3"),
+    ("raise ValueError('no such width')", {}, CODE_ERROR, "exit code 1: ValueError: no such width"),
+    ("import os; os.kill(os.getpid(), 9)", {}, KILLED, "the script killed by signal 9 (SIGKILL)"),
+    ("import os; os.kill(os.getpid(), 11)", {}, KILLED, "killed by signal 11 (SIGSEGV)"),
+    (
+        "print('torch.OutOfMemoryError: CUDA out of memory. Tried'); exit(1)",
+        {},
+        OUT_OF_MEMORY,
+        "exit code 1: torch.OutOfMemoryError: CUDA out of memory",
+    ),
+    (
+        "print('ValueError: no such width'); print('=' * 60); print('srun: error: n1: task 0'); exit(1)",
+        {},
+        CODE_ERROR,
+        "exit code 1: ValueError: no such width",
+    ),
+    (
+        "print('[rank1]: torch.OutOfMemoryError: CUDA out of memory'); print('elastic\\n' * 120); exit(1)",
+        {},
+        OUT_OF_MEMORY,
+        "torch.OutOfMemoryError: CUDA out of memory",
+    ),
+    (
+        "print('[rank1]: KeyError: 3'); print('x.errors.ChildFailedError:'); import os; os.kill(os.getpid(), 15)",
+        {},
+        CODE_ERROR,
+        "killed by signal 15 (SIGTERM): [rank1]: KeyError: 3",
+    ),
+    ("import os, sys; print('almost'); sys.exit(137)", {}, KILLED, "killed by signal 9 (SIGKILL): almost"),
+    ("x = 1", {}, CODE_ERROR, "the metric never came: no 'loss' in the lines"),
+    (reports('{"step": 1, "los": 2}'), {}, CODE_ERROR, "the metric never came: no 'loss' in the lines"),
+    (reports('{"step": 1, "loss": "low"}'), {}, CODE_ERROR, "'loss' must be a number, got 'low'"),
+    (reports('{"step": 1.5, "loss": 2}'), {}, CODE_ERROR, "'step' must be a whole number, got 1.5"),
+    (reports("loss 2"), {}, CODE_ERROR, "has a line that is no JSON: 'loss 2'"),
+    (reports("[1, 2]"), {}, CODE_ERROR, "must have lines such as"),
+    (reports(*points(2))[:-4] + "{'); sys.exit(0)", {}, CODE_ERROR, "a line that was cut off"),
+    ("print('step 1')", {"metric": {"pattern": "loss=(?P<loss>.*)"}}, CODE_ERROR, "matched no line that it printed"),
+    ("print('loss=low')", {"metric": {"pattern": "loss=(?P<loss>.*)"}}, CODE_ERROR, "finds 'low' in 'loss=low'"),
+    (
+        reports(*points(3, 2)),
+        {"metric": {"reduce": "mean", "points": 3}},
+        CODE_ERROR,
+        "came 2 times, and run.metric is the mean of the last 3",
+    ),
+    (
+        "import os; os.remove(os.environ['HPTRANSFER_METRICS'])",
+        {},
+        CODE_ERROR,
+        "the file HPTRANSFER_METRICS was removed while the script ran",
+    ),
+    (
+        reports(*points(3, 2), then="import time; time.sleep(0.5); open(os.environ['HPTRANSFER_METRICS'], 'w')"),
+        {},
+        CODE_ERROR,
+        "the file HPTRANSFER_METRICS became shorter; open it to append to it",
+    ),
+    ("import time; time.sleep(60)", {"timeout_s": 0.3}, TIME_LIMIT, "it ran longer than run.timeout_s (0.3 s)"),
+    ("", {"command": ["no-such-program", "{width}{lr}"]}, CODE_ERROR, "exit code 127: cannot start 'no-such-program'"),
+]
+
+
+@pytest.mark.parametrize(("script", "run", "cause", "message"), FAILURES)
+def test_each_failure_is_one_clear_line(here: Path, script: str, run: dict[str, Any], cause: str, message: str) -> None:
+    started = time.monotonic()
+    _, outcome, _ = execute(plan_of(here, script, **run))
+    assert (outcome.state, outcome.cause) == (FAILED, cause), outcome
+    assert outcome.error is not None
+    assert message in outcome.error
+    assert "\n" not in outcome.error
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("script", "run"),
+    [
+        (reports(*points(3), '{"step": 20, "loss": NaN}', then="import time; time.sleep(60)"), {}),
+        (reports(*points(3), '{"step": 20, "loss": Infinity}'), {}),
+        (reports(*points(3), '{"step": 20, "diverged": true}', then="sys.exit(1)"), {}),
+        ("print('3'); print('nan')", {"metric": {"pattern": r"(?P<loss>[\d.]+|nan)"}}),
+        ("print('3'); print('loss exploded')", {"metric": {"pattern": r"(?P<loss>[\d.]+)|(?P<diverged>exploded)"}}),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_an_outcome_and_ends_the_script(
+    here: Path, script: str, run: dict[str, Any]
+) -> None:
+    started = time.monotonic()
+    _, outcome, _ = execute(plan_of(here, script, **run))
+    assert (outcome.state, outcome.loss, outcome.initial_loss) == (DIVERGED, None, 3.0)
+    assert time.monotonic() - started < 20
+
+
+# --- interruptions ---------------------------------------------------------------------------------
+
+RESUMING = """
+import os, pathlib, signal, sys, time
+import hptransfer
+state = pathlib.Path(os.environ["HPTRANSFER_TRIAL_DIR"], "checkpoint.txt")
+first = int(state.read_text()) if state.exists() else 0
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+for step in range(first + 1, 11):
+    hptransfer.report(step=step, loss=float(100 - step + 1000 * int(os.environ["HPTRANSFER_ATTEMPT"])))
+    if step == 4:
+        state.write_text("4")
+    if os.environ["HPTRANSFER_ATTEMPT"] == "1" and step == 6:
+        pathlib.Path("ready").touch()
+        time.sleep(60)
+    if asked:
+        sys.exit(0)  # which is not to be taken for its end
+"""
+
+
+def test_a_script_that_is_stopped_goes_on_where_it_was_and_no_point_is_doubled(here: Path) -> None:
+    plan = plan_of(here, RESUMING.replace("time.sleep(60)", "[time.sleep(0.02) for _ in range(3000) if not asked]"))
+    with pytest.raises(Interrupted) as caught:
+        execute(plan, stop=lambda: PREEMPTED if (here / "ready").exists() else None)
+    assert caught.value.cause == PREEMPTED
+    trial, outcome, folder = execute(plan)  # in another job, say, whose first attempt this is
+    assert outcome.state == DONE
+    curve = [(point["step"], point["loss"]) for point in read_jsonl(folder.curve_path(trial.id))]
+    assert curve == [(k, 1100.0 - k) for k in range(1, 5)] + [(k, 2100.0 - k) for k in range(5, 11)]
+
+
+def test_a_script_whose_job_was_given_to_another_ends_at_once_and_nothing_is_written(here: Path) -> None:
+    plan = plan_of(here, RESUMING)
+
+    def stop() -> str | None:
+        if not (here / "ready").exists():
+            return None
+        curve.write_text("the other's\n")
+        raise Superseded
+
+    curve = plan.config.folder.curve_path(plan.trial(plan.scales[0], {"lr": 2**-6}, 0).id)
+    started = time.monotonic()
+    with pytest.raises(Superseded):
+        execute(plan, stop=stop)
+    assert curve.read_text() == "the other's\n"
+    assert time.monotonic() - started < 10
+
+
+def test_a_script_that_does_not_listen_is_ended_after_its_grace(here: Path) -> None:
+    script = """
+import pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+    plan = plan_of(here, script, grace_s=0.2)
+    started = time.monotonic()
+    with pytest.raises(Interrupted):
+        execute(plan, stop=lambda: PREEMPTED if (here / "ready").exists() else None)
+    assert time.monotonic() - started < 10
+
+
+def test_a_script_and_its_children_end_with_their_worker(here: Path) -> None:
+    """Killed without a word, as by an out-of-memory killer: its next attempt must not find it still training."""
+    script = SLEEPERS + "time.sleep(60)"
+    plan_of(here, script)
+    code = "from tests.worker.test_script import *; execute(plan_of(Path(sys.argv[1]), sys.argv[2]))"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code, str(here), script],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (here / "ready").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    pids = [int(word) for word in (here / "ready").read_text().split()]
+    assert all(alive(pid) for pid in pids)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not any(alive(pid) for pid in pids)
+
+
+# Children as torchrun starts them, in sessions of their own, among them.
+SLEEPERS = """
+import os, subprocess, sys, time
+sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+children = [subprocess.Popen(sleep, start_new_session=own) for own in (False, True)]
+open("pids", "w").write(" ".join(map(str, [os.getpid(), *(child.pid for child in children)])))
+os.rename("pids", "ready")
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "state"),
+    [("", DONE), ("sys.exit(3)", FAILED), ("signal.signal(15, signal.SIG_IGN); time.sleep(60)", FAILED)],
+)
+def test_nothing_that_a_script_started_outlives_it(here: Path, last: str, state: str) -> None:
+    script = SLEEPERS + f"import signal, hptransfer; hptransfer.report(step=1, loss=2.0); {last}"
+    _, outcome, _ = execute(plan_of(here, script, timeout_s=3, grace_s=0.2))
+    assert outcome.state == state
+    assert not any(alive(int(pid)) for pid in (here / "ready").read_text().split())
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_script_that_is_ended_with_its_worker_is_no_failure_of_its_own(here: Path) -> None:
+    """Who ends a job signals both at once; the script may be the faster."""
+    asked = iter([None, None, PREEMPTED])
+    with pytest.raises(Interrupted) as caught:
+        execute(plan_of(here, "import os; os.kill(os.getpid(), 15)"), stop=lambda: next(asked, PREEMPTED))
+    assert str(caught.value) == PREEMPTED
+
+
+def test_a_loss_too_long_for_a_number_is_unusable(here: Path) -> None:
+    huge = (
+        "import os; open(os.environ['HPTRANSFER_METRICS'], 'w').write('{\"step\": 1, \"loss\": 1' + '0' * 400 + '}\\n')"
+    )
+    _, outcome, _ = execute(plan_of(here, huge))
+    assert (outcome.state, outcome.cause) == (FAILED, CODE_ERROR)
+    assert "'loss' must be a number" in str(outcome.error)
