@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from docs.generators.measured_checks import Measured, read_measured, write_measured
+from docs.generators.measured_checks import MeasuredCheck, read_measured, write_measured
 from hptransfer.coordcheck.compose import compose_check
 from hptransfer.coordcheck.run import run_check
 from hptransfer.core.errors import ConfigError
@@ -24,16 +24,16 @@ from hptransfer.training.optimizers import OPTIMIZERS
 FILE = Path(__file__).parents[1] / "docs" / "coordinate_checks.csv"
 
 
-def measure(model: str, optimizer: str, parameterization: str) -> Measured:
+def measure(model: str, optimizer: str, parameterization: str) -> MeasuredCheck:
     """The steepest slope that the check judges."""
     choices = [f"run/model={model}", f"run/optimizer={optimizer}", f"run.parameterization={parameterization}"]
     key = {"model": model, "optimizer": optimizer, "parameterization": parameterization}
     try:
         check = run_check(compose_check(choices))
     except ConfigError as error:  # one has no rule for the other
-        return Measured(**key, slope=None, where="", passed=False, expected=str(error))
+        return MeasuredCheck(**key, slope=None, where="", passed=False, expected=str(error))
     slope, row, column = check.steepest()
-    return Measured(
+    return MeasuredCheck(
         **key, slope=round(slope, 2), where=f"{row}, {column}", passed=check.passed, expected=check.expected
     )
 

@@ -31,8 +31,8 @@ from benchmarks.scale import prepare
 from hptransfer.core.io import read_jsonl
 from hptransfer.core.records import Job
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers import LAUNCHERS, Ended, Launcher
-from hptransfer.launchers.local import Local, LocalConfig, share_out
+from hptransfer.launchers import LAUNCHERS, JobEnd, Launcher
+from hptransfer.launchers.local import LocalConfig, LocalLauncher, assign_gpus
 
 ROOT = Path(__file__).parents[1]
 LIMIT_S = 1800
@@ -47,11 +47,11 @@ class TimedConfig(LocalConfig):
     name: str = "timed"
 
     def open(self, folder: Path, gpus: int) -> Launcher:
-        pinned = share_out([], 1, self.num_slots(gpus))
+        pinned = assign_gpus([], 1, self.num_slots(gpus))
         return Timed(folder, pinned, threads=1, checkpoint_s=self.checkpoint_s, stack=self.stack)
 
 
-class Timed(Local):
+class Timed(LocalLauncher):
     """The local launcher, with a clock.
 
     Attributes:
@@ -72,7 +72,7 @@ class Timed(Local):
         self.submitted = self.submitted or time.time()
         return super().submit(jobs)
 
-    def wait(self, timeout_s: float) -> list[Ended]:
+    def wait(self, timeout_s: float) -> list[JobEnd]:
         self._outside_s += time.perf_counter() - self._left
         self.waits.append((self._ended_jobs, self._outside_s, time.thread_time()))
         ended = super().wait(timeout_s)
@@ -110,7 +110,7 @@ def drive(words: Sequence[str]) -> None:
     mark("planned, data read")
     from hptransfer.analysis.pipeline import analyze_run  # the command opens it before it trains
     from hptransfer.cli.verb import make_console
-    from hptransfer.planning.trial_set import Campaign
+    from hptransfer.planning.trial_set import TrialSet
     from hptransfer.session.session import session
 
     assert callable(analyze_run)
@@ -118,7 +118,7 @@ def drive(words: Sequence[str]) -> None:
     started = time.process_time()
     with session(plan, make_console()) as open_session:
         mark("folder taken, snapshot")
-        report = open_session.train(Campaign.sweep(plan))
+        report = open_session.train(TrialSet.sweep(plan))
         trained = time.time()
     closed = time.time()
     (launcher,) = OPENED

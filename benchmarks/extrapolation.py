@@ -26,7 +26,7 @@ import pandas as pd
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
 from hptransfer.analysis.laws.fit import ESTIMATOR, LAWS
-from hptransfer.analysis.laws.model_averaging import Mixture, Problem, weigh
+from hptransfer.analysis.laws.model_averaging import LawProblem, ModelAverage, average_models
 from hptransfer.analysis.optima.estimators import ESTIMATORS
 from hptransfer.analysis.predict.published_laws import references
 from hptransfer.analysis.tables.arrays import Array, Axes, Runs
@@ -89,7 +89,7 @@ def predicted(table: pd.DataFrame, estimator: str, scales: Sequence[Axes], laws:
     runs = Runs.of(table, COLUMNS)
     chosen = ESTIMATORS.get(estimator)
     centre = (runs.x.min(axis=0) + runs.x.max(axis=0)) / 2
-    problem = Problem(runs.scales, COLUMNS.tuned, centre, chosen.published)
+    problem = LawProblem(runs.scales, COLUMNS.tuned, centre, chosen.published)
     power = problem.linear(problem.power())
     found = chosen.find(runs, power)
     if chosen.published:
@@ -97,7 +97,7 @@ def predicted(table: pd.DataFrame, estimator: str, scales: Sequence[Axes], laws:
         known = np.diag(found[0].told.information).reshape(-1, len(COLUMNS.tuned)).min(axis=1) > 0
         if np.linalg.matrix_rank(power.features[known]) < power.features.shape[1]:
             return None
-    return Mixture.of(weigh(problem, found, laws), 1, 0).mean(scales)
+    return ModelAverage.of(average_models(problem, found, laws), 1, 0).mean(scales)
 
 
 def subset(table: pd.DataFrame, budget: float | str, seed: int) -> pd.DataFrame:

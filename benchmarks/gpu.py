@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/gpu.py [--minutes 10]
 
 Ends with whether packs train trials at least eight times as fast as one at a time at every width up to 256. A row is a
-transformer at the quickstart's depth and batch under AdamW, its updates as they are ("eager"), recorded as a CUDA graph
+transformer at the quickstart's depth and batch under AdamWConfig, its updates as they are ("eager"), recorded as a CUDA graph
 and replayed ("recorded"), or compiled and recorded ("compiled"). "gain" is its throughput in trial-steps a second over
 that of one trial at a time in the same type and mode, "of eager" over that of one trial at a time, eager, in the same
 type; "share" is its FLOPs a second over the largest matrix product's in that type, measured in the same run. Packs grow
@@ -25,7 +25,7 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.datasets.stdlib import StdlibConfig
 from hptransfer.training.models.transformer import TransformerConfig
-from hptransfer.training.optimizers.adamw import AdamW
+from hptransfer.training.optimizers.adamw import AdamWConfig
 from hptransfer.training.stack import Stack
 
 GOAL, GOAL_WIDTH = 8.0, 256
@@ -78,14 +78,14 @@ def run_of(arguments: argparse.Namespace, width: int, precision: str, mode: str)
         compile=mode == "compiled",
         cuda_graph=mode != "eager",
         model=TransformerConfig(width=width, depth=arguments.depth),
-        optimizer=AdamW(),
+        optimizer=AdamWConfig(),
         data=StdlibConfig(),
     )
 
 
 def measure(run: RunConfig, trials: int, device: str) -> tuple[float, float]:
     """Seconds of a step of a stack, batches brought to the device in each; and of the first three."""
-    runs = [dataclasses.replace(run, optimizer=AdamW(lr=2.0**-8 / (1 + index))) for index in range(trials)]
+    runs = [dataclasses.replace(run, optimizer=AdamWConfig(lr=2.0**-8 / (1 + index))) for index in range(trials)]
     stack = Stack(runs, range(trials), device=device)
     batch = [torch.randint(256, (run.batch, run.sequence)) for _ in range(2)]
 

@@ -18,7 +18,7 @@ from hptransfer.coordcheck.measurements import Check, one_layer_check, scale_che
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.datasets.stdlib import StdlibConfig
 from hptransfer.training.layers import Residual
-from hptransfer.training.models.moe import Mixture, MoeConfig
+from hptransfer.training.models.moe import MixtureOfExperts, MoeConfig
 from hptransfer.training.optimizers import OPTIMIZERS
 
 WIDTHS = (128, 256, 512)
@@ -37,7 +37,7 @@ class ByFanIn(MoeConfig):
     """An expert's last matrix starts by its fan-in alone, without the source's a_ffn^-1/2."""
 
     def branch(self, trials: int) -> Residual:
-        mixture = Mixture(self, trials)
+        mixture = MixtureOfExperts(self, trials)
         mixture.down.spread = 1.0
         return mixture
 
@@ -47,7 +47,7 @@ class FromZero(MoeConfig):
     """An expert's last matrix starts at zero, so that a router's gradient has no part in which experts are random."""
 
     def branch(self, trials: int) -> Residual:
-        mixture = Mixture(self, trials)
+        mixture = MixtureOfExperts(self, trials)
         mixture.down.start = "zeros"
         return mixture
 

@@ -37,7 +37,7 @@ from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.launchers import num_cores
 from hptransfer.planning.plan import Plan, make_plan
-from hptransfer.training.config import RunConfig, from_json
+from hptransfer.training.config import RunConfig, run_from_json
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ROOT / "benchmarks" / "peer_programs"
@@ -181,7 +181,7 @@ class Bench:
         if grid not in self._data:
             self._data[grid] = self._place / f"batches-{len(self._data)}.pt"
             largest = max(plan.scales, key=lambda scale: scale.axes["tokens"])
-            torch.save(batches(from_json(plan.run(largest))), self._data[grid])
+            torch.save(batches(run_from_json(plan.run(largest))), self._data[grid])
         return self._data[grid]
 
     def _command(self, method: str, grid: Grid, rates: Sequence[float], folder: Path) -> list[str]:

@@ -29,10 +29,10 @@ from typing import Any
 from hptransfer.core.io import append_jsonl, write_json
 from hptransfer.core.records import DONE, Job, Outcome, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers import LAUNCHERS, Ended, Launcher
+from hptransfer.launchers import LAUNCHERS, JobEnd, Launcher
 from hptransfer.launchers.inline import InlineConfig
-from hptransfer.worker.runners import RUNNERS, Context, Finish, Size
-from hptransfer.worker.runners.builtin import Builtin
+from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Size, StackContext
+from hptransfer.worker.runners.builtin import BuiltinRunner
 
 LIMIT_S = 540.0
 IDLE_WAITS = 5
@@ -58,7 +58,7 @@ scale = scale
 """
 
 
-class Nothing(Builtin):
+class Nothing(BuiltinRunner):
     """Costs by a formula; trains nothing: a loss by another formula, at once."""
 
     def size(self, run: Mapping[str, Any]) -> Size:
@@ -80,7 +80,7 @@ class Nothing(Builtin):
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:
         return 1e9
 
-    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
+    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: OnTrialEnd, context: StackContext) -> None:
         for trial in trials:
             finish(trial, outcome_of(trial, folder))
 
@@ -126,12 +126,12 @@ class AtOnce(Launcher):
     def adopt(self, jobs: Sequence[Job]) -> set[str]:
         return set()
 
-    def wait(self, timeout_s: float) -> list[Ended]:
+    def wait(self, timeout_s: float) -> list[JobEnd]:
         self._ticks.append({"seconds": time.perf_counter() - self._left, "ended": self._ended, "open": len(self._jobs)})
         self._waits += 1
         ended = []
         if self._waits % (IDLE_WAITS + 1) == 0:
-            ended = [Ended(job) for job in self._jobs]
+            ended = [JobEnd(job) for job in self._jobs]
             for job in self._jobs.values():
                 self._finish(job)
             self._jobs = {}

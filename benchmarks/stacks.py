@@ -44,9 +44,9 @@ def work(number: int, trials: int, together: Barrier, answers: Any) -> None:
 
     from hptransfer.config.compose import compose
     from hptransfer.planning.plan import make_plan
-    from hptransfer.training.config import from_json
+    from hptransfer.training.config import run_from_json
     from hptransfer.training.loop import measure_step
-    from hptransfer.worker.runners.builtin import Builtin
+    from hptransfer.worker.runners.builtin import BuiltinRunner
     from hptransfer.worker.stack_sizes import sizes
 
     torch.set_num_threads(1)
@@ -56,12 +56,12 @@ def work(number: int, trials: int, together: Barrier, answers: Any) -> None:
         for width in WIDTHS:
             (scale,) = (one for one in plan.scales if one.axes == {"width": width, "depth": 4, "tokens": 65536})
             job = [plan.trial(scale, {"lr": value}, 0) for value in plan.grids["lr"][:1] * trials]
-            run = from_json(job[0].run)
+            run = run_from_json(job[0].run)
             measure_step(run, trials=1)  # the data and the libraries are loaded
             together.wait()
             started = time.perf_counter()
             with contextlib.redirect_stdout(io.StringIO()):  # it says what it measured
-                chosen = Builtin().stack_size(job, lambda: None)
+                chosen = BuiltinRunner().stack_size(job, lambda: None)
             took = time.perf_counter() - started
             together.wait()
             answers.put((width, number, Found(chosen, took, alternating(run, sizes(trials)), run.steps)))

@@ -15,7 +15,7 @@ import torch
 
 from hptransfer.config.compose import compose
 from hptransfer.planning.plan import make_plan
-from hptransfer.training.config import from_json
+from hptransfer.training.config import run_from_json
 from hptransfer.training.loop import measure_step
 
 REPEATS = 3
@@ -49,7 +49,7 @@ def main() -> None:
     plan = make_plan(compose("quickstart", ["grid.width.values=[32,64,128,256]", "grid.depth.values=[4]"]))
     for scale in plan.scales:
         if scale.axes["tokens"] == 65536:
-            run = from_json(plan.run(scale))
+            run = run_from_json(plan.run(scale))
             flops = plan.sizes[scale].flops / run.steps
             alone = None
             for trials in (1, 2, 4, 8):

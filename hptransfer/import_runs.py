@@ -14,7 +14,7 @@ import pandas as pd
 
 from hptransfer.analysis.tables.columns import SEED
 from hptransfer.analysis.tables.sources import read_table
-from hptransfer.core.bracketing import tidy
+from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.io import append_jsonl, write_json
 from hptransfer.core.records import DIVERGED, DONE, Number, Outcome, Scale, Trial
@@ -129,7 +129,7 @@ def _tuned(plan: Plan, key: str, value: float, place: str) -> float:
     if not 0 < value <= plan.config.space[key].largest or math.isinf(value):
         raise ConfigError(f"{place}: {key} must be above 0 and finite, got {value:g}")
     planned = plan.config.space[key].grid(f"space.{key}")
-    return next((one for one in planned if math.isclose(one, value, rel_tol=SAME)), tidy(value))
+    return next((one for one in planned if math.isclose(one, value, rel_tol=SAME)), canonical(value))
 
 
 def _seed(value: float, place: str) -> int:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from hptransfer.analysis.pipeline import analyze_run
-from hptransfer.core.bracketing import tidy
+from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import Scale
 from hptransfer.planning.plan import Plan
-from hptransfer.planning.search_space import Setting
-from hptransfer.planning.trial_set import Campaign
+from hptransfer.planning.search_space import Point
+from hptransfer.planning.trial_set import TrialSet
 
 
-def next_campaign(plan: Plan, count: int) -> Campaign:
+def next_trial_set(plan: Plan, count: int) -> TrialSet:
     """The first trials of the ranking, at scales that can be trained.
 
     Args:
@@ -25,7 +25,7 @@ def next_campaign(plan: Plan, count: int) -> Campaign:
     if count < 1:
         raise ConfigError(f"--next must be at least 1, got {count}")
     ranked = analyze_run(plan.config.folder).next_runs
-    settings: dict[Scale, list[Setting]] = {}
+    settings: dict[Scale, list[Point]] = {}
     taken = 0
     for one in ranked:
         try:
@@ -34,7 +34,7 @@ def next_campaign(plan: Plan, count: int) -> Campaign:
             continue  # such as a width that the heads do not divide
         if taken and taken + len(one.settings) > count:
             continue
-        values = [tuple(tidy(2.0**x) for x in setting) for setting in one.settings]
+        values = [tuple(canonical(2.0**x) for x in setting) for setting in one.settings]
         settings.setdefault(scale, []).extend(values)
         taken += len(values)
         if taken >= count:
@@ -42,7 +42,7 @@ def next_campaign(plan: Plan, count: int) -> Campaign:
     if not settings:
         place = plan.config.folder.path
         raise ConfigError(f"{place}: no further trial would narrow the target's interval; see its next.csv")
-    return Campaign.of(plan, settings)
+    return TrialSet.of(plan, settings)
 
 
 def _whole(value: float) -> int | float:

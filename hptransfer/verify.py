@@ -11,17 +11,17 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
-from hptransfer.analysis.optima.loss_curve import Curve
+from hptransfer.analysis.optima.loss_curve import LossCurve
 from hptransfer.analysis.pipeline import analyze_run
-from hptransfer.core.bracketing import tidy
+from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import FitError
 from hptransfer.core.io import write_json
 from hptransfer.core.records import DIVERGED, DONE, VERIFY, Number, Scale, short
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver import Report
+from hptransfer.driver.driver import DriverSummary
 from hptransfer.planning.plan import Plan
-from hptransfer.planning.search_space import FEWEST, Setting, plus
-from hptransfer.planning.trial_set import Campaign, ranges
+from hptransfer.planning.search_space import MIN_LINE_POINTS, Point, one_at_a_time
+from hptransfer.planning.trial_set import TrialSet, search_bounds
 from hptransfer.session.session import Session
 
 # Points of the curve that the best loss is read off, the prediction in their middle.
@@ -75,7 +75,7 @@ class Verification:
         return "diverged, or not tried" if nats is None or percent is None else f"{nats:.4f} nats ({percent:.2f}%)"
 
 
-def verify(open_session: Session, scale: Scale) -> tuple[Report, Verification]:
+def verify(open_session: Session, scale: Scale) -> tuple[DriverSummary, Verification]:
     """Trains a scale at the predicted value and around it until its optimum is bracketed.
 
     Writes verification.json (or verification-<scale>.json if the scale is not the target) and the
@@ -90,8 +90,8 @@ def verify(open_session: Session, scale: Scale) -> tuple[Report, Verification]:
     unmoved = analysis.smallest_optimum()
     settings = settings_around(plan, predicted, unmoved)
     columns = zip(*settings, strict=True)
-    extends = [replace(one, low=min(own), high=max(own)) for one, own in zip(ranges(plan), columns, strict=True)]
-    campaign = Campaign(VERIFY, {scale: settings}, len(settings), extends)
+    extends = [replace(one, low=min(own), high=max(own)) for one, own in zip(search_bounds(plan), columns, strict=True)]
+    campaign = TrialSet(VERIFY, {scale: settings}, len(settings), extends)
     report = open_session.train(campaign)
     verification = measure(folder, scale, predicted, unmoved)
     verification.warnings.extend(f"not bracketed: {line}" for line in report.unbracketed)
@@ -110,7 +110,7 @@ def _again(folder: RunFolder) -> Any:
     return folder.report
 
 
-def settings_around(plan: Plan, predicted: Mapping[str, float], unmoved: Mapping[str, float]) -> list[Setting]:
+def settings_around(plan: Plan, predicted: Mapping[str, float], unmoved: Mapping[str, float]) -> list[Point]:
     """The prediction, two values on either side along each hyperparameter, and the unmoved optimum if it is farther."""
     lines = []
     for name in plan.tuned:
@@ -118,10 +118,10 @@ def settings_around(plan: Plan, predicted: Mapping[str, float], unmoved: Mapping
         spacing = min(abs(math.log2(second / first)), MAX_SPACING_OCTAVES)
         steps = range(-(POINTS // 2), POINTS // 2 + 1)
         largest = plan.config.space[name].largest
-        lines.append(sorted({tidy(min(predicted[name] * 2.0 ** (spacing * step), largest)) for step in steps}))
-    here = tuple(tidy(predicted[name]) for name in plan.tuned)
-    settings = plus(lines, here)
-    there = tuple(tidy(unmoved[name]) for name in plan.tuned)
+        lines.append(sorted({canonical(min(predicted[name] * 2.0 ** (spacing * step), largest)) for step in steps}))
+    here = tuple(canonical(predicted[name]) for name in plan.tuned)
+    settings = one_at_a_time(lines, here)
+    there = tuple(canonical(unmoved[name]) for name in plan.tuned)
     if len(plan.tuned) > 1 or not lines[0][0] <= there[0] <= lines[0][-1]:
         settings.append(there)
     return sorted(set(settings))
@@ -140,7 +140,7 @@ def measure(
     """
     points = _points(folder, scale, tuple(predicted))
     losses = {tuple(point[name] for name in predicted): point["loss"] for point in points if point["loss"] is not None}
-    here = tuple(tidy(value) for value in predicted.values())
+    here = tuple(canonical(value) for value in predicted.values())
     curves = [_curve(losses, here, k) for k in range(len(here))]
     if here not in losses or any(curve is None for curve in curves):
         raise FitError(
@@ -164,18 +164,18 @@ def measure(
     )
 
 
-def _curve(losses: Mapping[Setting, float], here: Setting, k: int) -> Curve | None:
+def _curve(losses: Mapping[Point, float], here: Point, k: int) -> LossCurve | None:
     """The curve along one hyperparameter through a setting; None through fewer than three points."""
     others = here[:k] + here[k + 1 :]
     line = {setting[k]: loss for setting, loss in losses.items() if setting[:k] + setting[k + 1 :] == others}
-    return Curve(list(line), list(line.values())) if len(line) >= FEWEST else None
+    return LossCurve(list(line), list(line.values())) if len(line) >= MIN_LINE_POINTS else None
 
 
 def _unmoved_regret(
-    curves: Sequence[Curve | None], losses: Mapping[Setting, float], unmoved: Mapping[str, float], best_loss: float
+    curves: Sequence[LossCurve | None], losses: Mapping[Point, float], unmoved: Mapping[str, float], best_loss: float
 ) -> dict[str, float | None]:
     """Of the unmoved setting, as it was trained, or as the one curve has it; None if it diverged."""
-    there = tuple(tidy(value) for value in unmoved.values())
+    there = tuple(canonical(value) for value in unmoved.values())
     loss = losses.get(there)
     if loss is None and len(there) == 1 and curves[0] is not None:
         x = math.log2(there[0])
@@ -187,7 +187,7 @@ def _unmoved_regret(
 
 def _points(folder: RunFolder, scale: Scale, tuned: tuple[str, ...]) -> list[dict[str, Any]]:
     """Mean loss over seeds of every setting that was trained; None where a seed diverged."""
-    losses: dict[Setting, list[float | None]] = {}
+    losses: dict[Point, list[float | None]] = {}
     for trial in folder.read_trials():
         outcome = folder.read_outcome(trial.id)
         if trial.purpose == VERIFY and trial.scale == scale and outcome and outcome.state in (DONE, DIVERGED):

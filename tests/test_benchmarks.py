@@ -20,7 +20,7 @@ from benchmarks.slurm_calls import COMMANDS, Call, counted, per_minute, read_cal
 from hptransfer.core.io import write_json
 from hptransfer.core.records import DIVERGED, DONE, Outcome
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.training.config import from_json
+from hptransfer.training.config import run_from_json
 from hptransfer.training.loop import train
 from tests.support.helpers import ROOT
 
@@ -122,7 +122,7 @@ def test_a_peer_s_plain_trainer_has_our_losses() -> None:
     """At half and at twice the base width, so that every factor of the parameterization counts, in a stack of three."""
     plan = Grid(widths=(32, 128), depths=(1,), tokens=(50 * 256,), rates=3, windows=64).plan()
     for scale in plan.scales:
-        runs = [from_json(plan.run(scale, {"lr": lr})) for lr in plan.grids["lr"]]
+        runs = [run_from_json(plan.run(scale, {"lr": lr})) for lr in plan.grids["lr"]]
         ours = [result.loss for result in train(runs, [0, 0, 0], runs[0].data.load())]
         width, handed = int(scale.axes["width"]), batches(runs[0])
         theirs = [plain_train(width, 1, 50 * 256, lr, handed) for lr in plan.grids["lr"]]

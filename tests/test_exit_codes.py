@@ -10,7 +10,7 @@ import pytest
 from hptransfer.cli.main import main
 from hptransfer.core.io import write_json
 from hptransfer.core.records import DIVERGED, DONE, Outcome
-from hptransfer.worker.runners.builtin import Builtin
+from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import INLINE, ONE_SCALE, finished_run, start, sweep_arguments
 
 VALUES = ("space.lr.low=0.001953125", "space.lr.high=0.125", "space.lr.count=7", "space.lr.extend=3")
@@ -33,14 +33,14 @@ def test_a_sweep_that_is_done_is_0(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_failed_trials_are_3_and_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = Builtin.execute
+    train = BuiltinRunner.execute
 
-    def sabotaged(self: Builtin, trials: Any, *rest: Any) -> None:
+    def sabotaged(self: BuiltinRunner, trials: Any, *rest: Any) -> None:
         if any(trial.tuned["lr"] < 0.003 for trial in trials):
             raise RuntimeError("out of luck")
         train(self, trials, *rest)
 
-    monkeypatch.setattr(Builtin, "execute", sabotaged)
+    monkeypatch.setattr(BuiltinRunner, "execute", sabotaged)
     assert code(tmp_path) == 3
     out = capsys.readouterr().out
     assert "2 trials failed; `hptransfer logs RUN TRIAL` shows why" in out

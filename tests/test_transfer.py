@@ -9,7 +9,7 @@ from hptransfer.analysis.pipeline import analyze_run
 from hptransfer.config.compose import compose
 from hptransfer.core.io import read_json
 from hptransfer.planning.plan import make_plan
-from hptransfer.planning.trial_set import Campaign
+from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session.session import session
 from tests.support.helpers import INLINE
 
@@ -18,7 +18,7 @@ def exponent(runs: Path, sweep: str, *overrides: str) -> dict[str, float]:
     """Exponent of the one tuned rate over the one axis, with its interval, as a finished sweep reports it."""
     plan = make_plan(compose(sweep, [*overrides, *INLINE, "launcher.stack=16", f"runs={runs}"]))
     with session(plan, Console(quiet=True)) as open_session:
-        open_session.train(Campaign.sweep(plan))
+        open_session.train(TrialSet.sweep(plan))
     analyze_run(plan.config.folder)
     (tuned,) = read_json(plan.config.folder.path / "fit.json")["hyperparameters"].values()
     (found,) = tuned["exponents"].values()

@@ -1,6 +1,6 @@
 """What the coordinate checks of all combinations found, and which combinations are claimed to pass.
 
-Measured by benchmarks/coordinate_checks.py into docs/coordinate_checks.csv; shown in docs/parameterizations.md.
+MeasuredCheck by benchmarks/coordinate_checks.py into docs/coordinate_checks.csv; shown in docs/parameterizations.md.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ NOTES = tuple(f"{name} on {model}, e: {why}." for (model, name), why in PASSES_A
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MeasuredCheck:
     """One combination's check, with the settings that `hptransfer coord-check` takes by itself.
 
     Attributes:
@@ -125,13 +125,13 @@ def claims() -> Iterator[tuple[str, str, str]]:
                 yield model, optimizer, parameterization
 
 
-def read_measured(path: Path) -> list[Measured]:
+def read_measured(path: Path) -> list[MeasuredCheck]:
     with path.open(encoding="utf-8", newline="") as file:
         return [_row(row) for row in csv.DictReader(file)]
 
 
-def _row(row: dict[str, str]) -> Measured:
-    return Measured(
+def _row(row: dict[str, str]) -> MeasuredCheck:
+    return MeasuredCheck(
         model=row["model"],
         optimizer=row["optimizer"],
         parameterization=row["parameterization"],
@@ -142,19 +142,19 @@ def _row(row: dict[str, str]) -> Measured:
     )
 
 
-def write_measured(path: Path, rows: Iterable[Measured]) -> None:
+def write_measured(path: Path, rows: Iterable[MeasuredCheck]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Measured.__dataclass_fields__)
+    writer.writerow(MeasuredCheck.__dataclass_fields__)
     for row in sorted(rows, key=lambda row: row.key):
         slope = "" if row.slope is None else f"{row.slope:+.2f}"
         writer.writerow([*row.key, slope, row.where, "yes" if row.passed else "no", row.expected])
     write_text(path, text.getvalue())
 
 
-def measured_markdown(rows: list[Measured]) -> str:
+def measured_markdown(rows: list[MeasuredCheck]) -> str:
     """A table a model, a row a parameterization; and why what fails does."""
-    lines = ["## Measured", "", *LEGEND.splitlines(), ""]
+    lines = ["## MeasuredCheck", "", *LEGEND.splitlines(), ""]
     by_key = {row.key: row for row in rows}
     models, optimizers, names = (sorted({row.key[place] for row in rows}) for place in range(3))
     for model in models:

@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from docs.generators.measured_checks import measured_markdown, read_measured
-from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Power, Role, UpdateLaw
+from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, ShapePower, UpdateLaw
 from hptransfer.parameterizations import _base as laws
 
 LAWS: dict[str, UpdateLaw] = {
@@ -66,7 +66,7 @@ def _cells(table: Parameterization, role: Role, alignment: float | None) -> Iter
     yield _shown(-table.learning_rate(role, laws.ENTRYWISE, alignment))
 
 
-def _shown(power: Power) -> str:
+def _shown(power: ShapePower) -> str:
     return str(Fraction(power.total).limit_denominator(100))
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from hptransfer.analysis.laws.fit import ESTIMATOR, LAWS
-from hptransfer.analysis.pipeline import Options, analyzed
+from hptransfer.analysis.pipeline import AnalysisOptions, fit_and_predict
 from hptransfer.analysis.report.analysis import Analysis
 from hptransfer.analysis.tables.checks import check_table, not_counted
 from hptransfer.analysis.tables.columns import Columns
-from hptransfer.analysis.tables.sources import check_targets, known_states
+from hptransfer.analysis.tables.sources import canonical_states, check_targets
 
 
 def analyze(
@@ -44,8 +44,8 @@ def analyze(
         FitError: no law can be fitted: too few scales or values, or a target on an axis that was not swept.
     """
     columns = Columns(scales=tuple(scale), tuned=tuple(tune), loss=loss)
-    options = Options.of(estimator, ",".join(laws), "", prior=prior)
+    options = AnalysisOptions.of(estimator, ",".join(laws), "", prior=prior)
     wanted = check_targets(pd.DataFrame(targets).reset_index(drop=True), columns.scales, "targets")
-    frame = known_states(frame, "the table")
+    frame = canonical_states(frame, "the table")
     table = check_table(frame, columns, "the table")
-    return analyzed(table, columns, wanted, options, not_counted(frame))
+    return fit_and_predict(table, columns, wanted, options, not_counted(frame))

@@ -19,10 +19,10 @@ from hptransfer.analysis.predict.next_runs import next_runs, next_table
 from hptransfer.analysis.predict.predictions import predict_table
 from hptransfer.analysis.predict.validation import larger_from_smaller, leave_one_out
 from hptransfer.analysis.report.analysis import Analysis
-from hptransfer.analysis.report.comparison import Other
+from hptransfer.analysis.report.comparison import ComparedSweep
 from hptransfer.analysis.report.exports import FORMATS, earlier_files, remove_stale, write_formats
 from hptransfer.analysis.report.figures import curves_figure
-from hptransfer.analysis.report.page import Context, render
+from hptransfer.analysis.report.page import RunContext, render
 from hptransfer.analysis.report.target_groups import (
     predicted_command,
     predicted_settings,
@@ -32,9 +32,9 @@ from hptransfer.analysis.report.target_groups import (
 from hptransfer.analysis.tables.checks import WAITING, check_table, not_counted, run_records
 from hptransfer.analysis.tables.columns import Columns, run_columns
 from hptransfer.analysis.tables.scale_names import describe
-from hptransfer.analysis.tables.sources import Source, load_table, load_targets
+from hptransfer.analysis.tables.sources import TableSource, load_table, load_targets
 from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknown
-from hptransfer.core.io import made_writable, read_json, write_json, write_text
+from hptransfer.core.io import read_json, writable_folder, write_json, write_text
 from hptransfer.core.records import DIVERGED, DONE, FAILED
 from hptransfer.core.run_folder import RunFolder
 
@@ -67,7 +67,7 @@ TARGET_KEYS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class AnalysisOptions:
     """How a table is analyzed.
 
     Attributes:
@@ -83,7 +83,7 @@ class Options:
     prior: bool = True
 
     @classmethod
-    def of(cls, estimator: str | None, laws: str | None, formats: str, *, prior: bool) -> Options:
+    def of(cls, estimator: str | None, laws: str | None, formats: str, *, prior: bool) -> AnalysisOptions:
         """From the options of the command line.
 
         Raises:
@@ -96,7 +96,7 @@ class Options:
                 raise ConfigError(f"--format: {unknown('format', name, FORMATS)}")
         return cls(estimator=estimator, laws=chosen, formats=wanted, prior=prior).checked()
 
-    def checked(self) -> Options:
+    def checked(self) -> AnalysisOptions:
         """
         Raises:
             ConfigError: there is no such estimator or law.
@@ -106,7 +106,7 @@ class Options:
         ESTIMATORS.get(self.estimator or ESTIMATOR)
         return self
 
-    def of_run(self, target: Mapping[str, Any]) -> Options:
+    def of_run(self, target: Mapping[str, Any]) -> AnalysisOptions:
         """What is not said here is as the sweep says it.
 
         Args:
@@ -116,7 +116,7 @@ class Options:
         return replace(self, estimator=estimator, laws=laws).checked()
 
 
-DEFAULT = Options()
+DEFAULT = AnalysisOptions()
 
 
 def analyze_table(
@@ -124,16 +124,16 @@ def analyze_table(
     columns: Columns,
     targets: pd.DataFrame,
     out: Path,
-    context: Context,
-    options: Options = DEFAULT,
-    against: Other | None = None,
+    context: RunContext,
+    options: AnalysisOptions = DEFAULT,
+    against: ComparedSweep | None = None,
 ) -> Analysis:
     """Fits a checked table and writes FILES but for records.csv, and what an earlier analysis left it takes away.
 
     Raises:
         FitError: no law can be fitted.
     """
-    analysis = analyzed(table, columns, targets, options, context.uncounted, context.warnings)
+    analysis = fit_and_predict(table, columns, targets, options, context.uncounted, context.warnings)
     page = render(analysis, context, against)
     write_text(out / "optima.csv", optima_table(analysis.fit).to_csv(index=False))
     write_text(out / "next.csv", next_table(analysis.fit, analysis.next_runs).to_csv(index=False))
@@ -147,11 +147,11 @@ def analyze_table(
     return analysis
 
 
-def analyzed(
+def fit_and_predict(
     table: pd.DataFrame,
     columns: Columns,
     targets: pd.DataFrame,
-    options: Options,
+    options: AnalysisOptions,
     uncounted: Mapping[str, int],
     notes: Sequence[str] = (),
 ) -> Analysis:
@@ -186,14 +186,14 @@ def analysis_files(folder: RunFolder) -> list[Path]:
 
 
 def analyze_source(
-    source: Source,
+    source: TableSource,
     *,
     scales: tuple[str, ...],
     tuned: tuple[str, ...],
     loss: str,
     targets: Path,
     out: Path,
-    options: Options = DEFAULT,
+    options: AnalysisOptions = DEFAULT,
 ) -> Analysis:
     """Analyzes a table of anybody's runs.
 
@@ -205,8 +205,8 @@ def analyze_source(
     wanted = load_targets(targets, scales)
     frame = source.read(columns)
     table = check_table(frame, columns, source.place)
-    with made_writable(out):
-        context = Context(title=source.title, uncounted=not_counted(frame))
+    with writable_folder(out):
+        context = RunContext(title=source.title, uncounted=not_counted(frame))
         return analyze_table(table, columns, wanted, out, context, options)
 
 
@@ -214,11 +214,15 @@ def analyze_file(
     path: Path, *, scales: tuple[str, ...], tuned: tuple[str, ...], loss: str, targets: Path, out: Path
 ) -> Analysis:
     """Analyzes a CSV or parquet file; errors as of analyze_source."""
-    return analyze_source(Source(path), scales=scales, tuned=tuned, loss=loss, targets=targets, out=out)
+    return analyze_source(TableSource(path), scales=scales, tuned=tuned, loss=loss, targets=targets, out=out)
 
 
 def analyze_run(
-    folder: RunFolder, *, targets: Path | None = None, options: Options = DEFAULT, against: RunFolder | None = None
+    folder: RunFolder,
+    *,
+    targets: Path | None = None,
+    options: AnalysisOptions = DEFAULT,
+    against: RunFolder | None = None,
 ) -> Analysis:
     """Writes a run's records.csv, then analyzes that file with the columns that the sweep declares.
 
@@ -248,11 +252,11 @@ def analyze_run(
     if against:
         here, there = folder.path.resolve(), against.path.resolve()
         names = (here.name, there.name) if here.name != there.name else (str(here), str(there))
-        other = Other(*names, _fitted(against, wanted, options))
+        other = ComparedSweep(*names, _fitted(against, wanted, options))
     return analyze_table(table, columns, wanted, folder.path, context, options, other)
 
 
-def _fitted(folder: RunFolder, wanted: pd.DataFrame, options: Options) -> Analysis:
+def _fitted(folder: RunFolder, wanted: pd.DataFrame, options: AnalysisOptions) -> Analysis:
     """The analysis of a run that another one is compared with; writes nothing."""
     target = read_json(folder.target, *TARGET_KEYS)
     columns = run_columns(target)
@@ -260,16 +264,16 @@ def _fitted(folder: RunFolder, wanted: pd.DataFrame, options: Options) -> Analys
         raise FitError(f"{folder.path} has an axis {missing[0]} that this run has not; the two cannot be compared")
     records = run_records(folder, target)
     table = check_table(records, columns, str(folder.path))
-    return analyzed(table, columns, wanted, options, not_counted(records))
+    return fit_and_predict(table, columns, wanted, options, not_counted(records))
 
 
-def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame) -> Context:
+def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame) -> RunContext:
     verification = read_json(folder.verification, "scale") if folder.verification.exists() else None
     if verification and verification["scale"] != target["target"]:
         verification = None  # of a target that the run had before
     failed = records[records["state"] == FAILED]
     names = [describe({axis: row[axis] for axis in target["scales"]}) for _, row in failed.iterrows()]
-    return Context(
+    return RunContext(
         title=target["name"],
         target=target,
         verification=verification,

@@ -31,8 +31,8 @@ def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _analyze(args: argparse.Namespace) -> int:
-    from hptransfer.analysis.pipeline import Options, analyze_run, analyze_source
-    from hptransfer.analysis.tables.sources import Source
+    from hptransfer.analysis.pipeline import AnalysisOptions, analyze_run, analyze_source
+    from hptransfer.analysis.tables.sources import TableSource
 
     if sum(given is not None for given in (args.run, args.table, args.mlflow)) != 1:
         raise ConfigError("analyze takes one of RUN, --table FILE and --mlflow URI")
@@ -40,7 +40,7 @@ def _analyze(args: argparse.Namespace) -> int:
         _refuse(args, ("experiment", "columns", "scale", "tune", "loss", "out"), "a run")
     else:
         _refuse(args, ("against",) if args.mlflow else ("against", "experiment"), "a table")
-    options = Options.of(args.estimator, args.laws, args.format, prior=not args.no_prior)
+    options = AnalysisOptions.of(args.estimator, args.laws, args.format, prior=not args.no_prior)
     against = run_folder(args.against) if args.against else None
     if args.run is not None:
         folder = run_folder(args.run)
@@ -49,7 +49,7 @@ def _analyze(args: argparse.Namespace) -> int:
         for option in ("scale", "tune", "targets", "out", *(["experiment"] if args.mlflow else [])):
             if getattr(args, option) is None:
                 raise ConfigError(f"analyze of a table needs --{option}; see `hptransfer analyze --help`")
-        source = Source.of(args.table, args.mlflow, args.experiment, args.columns)
+        source = TableSource.of(args.table, args.mlflow, args.experiment, args.columns)
         scales, tuned = (tuple(name.strip() for name in given.split(",")) for given in (args.scale, args.tune))
         loss, out = args.loss or "loss", args.out
         analysis = analyze_source(

@@ -18,14 +18,14 @@ def _coord_check_arguments(parser: argparse.ArgumentParser) -> None:
 def _coord_check(args: argparse.Namespace) -> int:
     from hptransfer.coordcheck.compose import compose_check, own_settings
     from hptransfer.coordcheck.run import run_check
-    from hptransfer.coordcheck.table import check_table
-    from hptransfer.core.io import made_writable, write_json, write_text
+    from hptransfer.coordcheck.table import coordinate_check_table
+    from hptransfer.core.io import writable_folder, write_json, write_text
 
     config = compose_check(args.overrides)
-    with made_writable(args.out):
+    with writable_folder(args.out):
         result = run_check(config)
     console = make_console()
-    for part in check_table(result):
+    for part in coordinate_check_table(result):
         console.print(part, highlight=False)
     print(
         f"the check's own settings: {' '.join(f'{key}={value}' for key, value in own_settings(args.overrides).items())}"
@@ -42,11 +42,11 @@ def _coord_check(args: argparse.Namespace) -> int:
         expected = f"; expected: {result.expected}" if result.expected else ""
         print(f"failed: {result.fails[0]}{more}; at most {result.tolerance} passes{expected}")
     if args.out is not None:
-        from hptransfer.coordcheck.figure import check_figure
+        from hptransfer.coordcheck.figure import coordinate_check_figure
 
         values = dataclasses.asdict(result)
         write_json(args.out / "check.json", values)
-        write_text(args.out / "check.svg", check_figure(values))
+        write_text(args.out / "check.svg", coordinate_check_figure(values))
         print(f"written: {args.out / 'check.json'}, {args.out / 'check.svg'}")
     return EXIT_DONE if result.passed else EXIT_CHECK_FAILED
 

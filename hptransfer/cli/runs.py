@@ -48,14 +48,14 @@ def _retry_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _ask(args: argparse.Namespace, verb: str, causes: Sequence[str]) -> int:
     """Has trials cancelled or taken back, by the run's driver or here."""
-    from hptransfer.config.sweep import load
+    from hptransfer.config.sweep import load_sweep
     from hptransfer.driver.requests import CANCEL, make_request
-    from hptransfer.session.request_client import ask, chosen
+    from hptransfer.session.request_client import matching_trials, send_request
 
     folder = run_folder(args.run)
-    axes = load(folder).grid
+    axes = load_sweep(folder).grid
     request = make_request(verb, axes, scale=args.scale, trials=args.trial, causes=causes)
-    trials = chosen(folder, request)
+    trials = matching_trials(folder, request)
     cancels = verb == CANCEL
     if not trials:
         print(f"{folder.path}: nothing to {verb}: no such trial {'is unfinished' if cancels else 'failed'}")
@@ -65,7 +65,7 @@ def _ask(args: argparse.Namespace, verb: str, causes: Sequence[str]) -> int:
         if input(question).strip().lower() not in ("y", "yes"):
             print("nothing was cancelled")
             return EXIT_DONE
-    done, driven = ask(folder, request)
+    done, driven = send_request(folder, request)
     number = f"{len(trials)} trial{'s' if len(trials) > 1 else ''}"
     if not done:
         print(f"{folder.path}: asked the driver to {verb} {number}; `hptransfer status` shows when it has")
@@ -113,7 +113,7 @@ def _export(args: argparse.Namespace) -> int:
         from hptransfer.config import sweep as sweep_config
         from hptransfer.planning.plan import make_plan
 
-        plan = make_plan(sweep_config.load(folder))
+        plan = make_plan(sweep_config.load_sweep(folder))
         return plan.target_json(plan.scale(axes))
 
     answer = export(folder, describe_target)
@@ -134,11 +134,11 @@ def _clean_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _clean(args: argparse.Namespace) -> int:
     from hptransfer.driver.driver import driving
-    from hptransfer.monitor.clean import waste
+    from hptransfer.monitor.clean import find_removable
 
     folder = run_folder(args.run)
     with driving(folder):
-        found = waste(folder, logs=args.logs)
+        found = find_removable(folder, logs=args.logs)
         for one in found:
             print(f"{one.files:>7,} files {one.bytes / 1e6:>10,.2f} MB  {one.kind}")
         if not found:

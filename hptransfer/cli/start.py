@@ -70,7 +70,7 @@ def _import(args: argparse.Namespace) -> int:
     if not all(columns.values()):
         raise ConfigError(f"--columns takes NAME=COLUMN, such as lr=learning_rate, got {' '.join(args.columns)}")
     is_file = Path(args.run).suffix in (".yaml", ".yml")
-    plan = make_plan(compose(args.run) if is_file else sweep_config.load(run_folder(args.run)))
+    plan = make_plan(compose(args.run) if is_file else sweep_config.load_sweep(run_folder(args.run)))
     rows = read_rows(plan, args.table, columns=columns, loss=args.loss, trust=args.trust)
     with session(plan, make_console()) as open_session:
         found = import_rows(open_session.folder, rows)
@@ -101,9 +101,9 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _sweep_files() -> list[Path]:
-    from hptransfer.core.resources import share
+    from hptransfer.core.resources import resource_folders
 
-    return sorted(path for folder in share("sweeps") for path in folder.glob("*.yaml"))
+    return sorted(path for folder in resource_folders("sweeps") for path in folder.glob("*.yaml"))
 
 
 def _first_comment(path: Path) -> str:

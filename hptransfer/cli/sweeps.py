@@ -11,7 +11,7 @@ from hptransfer.cli.verb import Verb, make_console, run_folder, takes_run
 from hptransfer.core.errors import EXIT_BUDGET_SPENT, EXIT_DONE, EXIT_TRIALS_FAILED, ConfigError, FitError, unknown
 
 if TYPE_CHECKING:
-    from hptransfer.driver.driver import Report
+    from hptransfer.driver.driver import DriverSummary
     from hptransfer.planning.plan import Plan
 
 
@@ -106,13 +106,13 @@ def _drive(plan: Plan, further: int | None) -> int:
     """Has a sweep trained, or so many further settings of it, and analyzes it."""
     # The analysis too is opened before the first trial: what is missing or broken shows now, not after days.
     from hptransfer.analysis.pipeline import analysis_files, analyze_run
-    from hptransfer.next_trials import next_campaign
-    from hptransfer.planning.trial_set import Campaign
+    from hptransfer.next_trials import next_trial_set
+    from hptransfer.planning.trial_set import TrialSet
     from hptransfer.session.session import session
 
     console = make_console()
     with session(plan, console) as open_session:
-        report = open_session.train(Campaign.sweep(plan) if further is None else next_campaign(plan, further))
+        report = open_session.train(TrialSet.sweep(plan) if further is None else next_trial_set(plan, further))
         code = open_session.announcer.code = _tell_report(report)
         try:
             analysis = analyze_run(open_session.folder)
@@ -127,7 +127,7 @@ def _drive(plan: Plan, further: int | None) -> int:
     return code
 
 
-def _tell_report(report: Report) -> int:
+def _tell_report(report: DriverSummary) -> int:
     """Prints what fell short, and says so in the exit code."""
     from hptransfer.core.records import FAILED
 
@@ -161,7 +161,7 @@ def _verify(args: argparse.Namespace) -> int:
     from hptransfer.verify import verify
 
     folder = run_folder(args.run)
-    plan = make_plan(sweep_config.load(folder))
+    plan = make_plan(sweep_config.load_sweep(folder))
     scale = plan.scale(_axes(args.overrides, plan.target.axes))
     console = make_console()
     with session(plan, console) as open_session:

@@ -50,14 +50,14 @@ def run_folder(run: str) -> RunFolder:
     Raises:
         RunFolderError: there is none, or it is somebody else's.
     """
-    from hptransfer.core.permissions import guard
+    from hptransfer.core.permissions import restrict_umask
     from hptransfer.core.run_folder import RunFolder
 
     for path in (Path(run), Path("runs") / run):
         try:
             if (path / "sweep.yaml").is_file():
                 next(path.iterdir())
-                guard(path)
+                restrict_umask(path)
                 return RunFolder(path)
         except PermissionError:
             raise RunFolderError(

@@ -23,13 +23,13 @@ from hptransfer.config import sweep as sweep_config
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
-from hptransfer.core.resources import share
+from hptransfer.core.resources import resource_folders
 from hptransfer.worker.runners.script.config import ScriptConfig
 
 
 def sweep_names() -> list[str]:
     """Sweeps that can be named without a path."""
-    return sorted({path.stem for folder in share("sweeps") for path in folder.glob("*.yaml")})
+    return sorted({path.stem for folder in resource_folders("sweeps") for path in folder.glob("*.yaml")})
 
 
 def find_sweep(sweep: str) -> Path:
@@ -47,7 +47,7 @@ def find_sweep(sweep: str) -> Path:
         if not path.is_file():
             raise ConfigError(f"no sweep file {sweep!r}; give a path that exists, or one of {', '.join(sweep_names())}")
         return path.resolve()
-    for folder in share("sweeps"):
+    for folder in resource_folders("sweeps"):
         if (folder / f"{sweep}.yaml").is_file():
             return (folder / f"{sweep}.yaml").resolve()
     raise ConfigError(unknown("sweep", sweep, sweep_names()))
@@ -63,7 +63,7 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     check_form(overrides)
     register_schemas(builtin=not _chooses_script(_read(path), overrides))
     check_groups(overrides)
-    search = ",".join(f"file://{folder}" for folder in share("configs"))
+    search = ",".join(f"file://{folder}" for folder in resource_folders("configs"))
 
     def composed(*overrides: str) -> dict[str, Any]:
         return compose_yaml(path.parent, path.stem, [f"hydra.searchpath=[{search}]", *overrides])
@@ -78,9 +78,9 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     except yaml.MarkedYAMLError as error:  # a key that is there twice, say, or a preset beside it
         raise ConfigError(_no_yaml(error, path)) from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{explain(error, chosen)} ({_shown(path)})") from None
+        raise ConfigError(f"{explain_hydra_error(error, chosen)} ({_shown(path)})") from None
     try:
-        config = sweep_config.from_json(values)
+        config = sweep_config.sweep_from_json(values)
         _refuse_swept(config, overrides)
         return config
     except ConfigError as error:
@@ -206,7 +206,7 @@ def register_schemas(*, builtin: bool, **others: type[Any]) -> None:
             store.store(group=group, name=name, node=family.get(name))
 
 
-def explain(error: Exception, composed: Callable[[], dict[str, Any]]) -> str:
+def explain_hydra_error(error: Exception, composed: Callable[[], dict[str, Any]]) -> str:
     """Hydra's message as one line, with its cause, or with the nearest name that there is.
 
     Args:
@@ -310,5 +310,5 @@ def _options(group: str) -> list[str]:
     store: Any = ConfigStore.instance().repo
     for part in group.split("/"):
         store = store.get(part, {})
-    presets = {file.stem for folder in share("configs") for file in (folder / group).glob("*.yaml")}
+    presets = {file.stem for folder in resource_folders("configs") for file in (folder / group).glob("*.yaml")}
     return sorted(presets | {name.removesuffix(".yaml") for name in store if name.endswith(".yaml")})

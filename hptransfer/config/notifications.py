@@ -8,11 +8,11 @@ from typing import Any
 
 from hptransfer.core.errors import ConfigError
 
-DONE, FAILED, BLOCKED = "done", "failed", "blocked"
+EVENT_DONE, EVENT_FAILED, EVENT_BLOCKED = "done", "failed", "blocked"
 
 
 @dataclass(kw_only=True)
-class Hooks:
+class HooksConfig:
     """Each a command as a list of arguments (no shell), or an http(s) address to post to; null: none.
 
     A command gets the facts as JSON on standard input and in the environment as HPTRANSFER_EVENT, HPTRANSFER_RUN,
@@ -32,7 +32,7 @@ class Hooks:
 
     def check(self, place: str) -> None:
         """Raises ConfigError if a value breaks a rule."""
-        for event in (DONE, FAILED, BLOCKED):
+        for event in (EVENT_DONE, EVENT_FAILED, EVENT_BLOCKED):
             hook = getattr(self, event)
             address = isinstance(hook, str) and urllib.parse.urlsplit(hook)
             good = address and address.scheme in ("http", "https") and address.netloc

@@ -10,7 +10,7 @@ MAX_DELAY_S = 1800.0
 
 
 @dataclass(kw_only=True)
-class Rule:
+class RetryRule:
     """When an attempt that ended by one cause is followed by another."""
 
     attempts: int | None = None
@@ -33,22 +33,22 @@ class Rule:
 
 
 @dataclass(kw_only=True)
-class Retry:
+class RetryConfig:
     """A rule a cause. What was cancelled is trained again only when `hptransfer retry` says so."""
 
-    code_error: Rule = field(default_factory=lambda: Rule(attempts=1))
-    out_of_memory: Rule = field(default_factory=lambda: Rule(attempts=2, delay_s=60))
-    time_limit: Rule = field(default_factory=lambda: Rule(attempts=2, progress=True))
-    node_failure: Rule = field(default_factory=lambda: Rule(delay_s=30, growth=2))
-    preempted: Rule = field(default_factory=lambda: Rule(progress=True))
-    killed: Rule = field(default_factory=lambda: Rule(delay_s=1, growth=4))
+    code_error: RetryRule = field(default_factory=lambda: RetryRule(attempts=1))
+    out_of_memory: RetryRule = field(default_factory=lambda: RetryRule(attempts=2, delay_s=60))
+    time_limit: RetryRule = field(default_factory=lambda: RetryRule(attempts=2, progress=True))
+    node_failure: RetryRule = field(default_factory=lambda: RetryRule(delay_s=30, growth=2))
+    preempted: RetryRule = field(default_factory=lambda: RetryRule(progress=True))
+    killed: RetryRule = field(default_factory=lambda: RetryRule(delay_s=1, growth=4))
 
     def check(self, place: str) -> None:
         """Raises ConfigError if a value breaks a rule."""
         for cause, rule in vars(self).items():
             rule.check(f"{place}.{cause}")
 
-    def rule(self, cause: str) -> Rule:
+    def rule(self, cause: str) -> RetryRule:
         """The rule for one of records.CAUSES."""
-        rules: dict[str, Rule] = vars(self)
-        return rules.get(cause.replace(" ", "_"), Rule(attempts=1))
+        rules: dict[str, RetryRule] = vars(self)
+        return rules.get(cause.replace(" ", "_"), RetryRule(attempts=1))

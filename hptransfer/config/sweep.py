@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from hptransfer.config.notifications import Hooks
-from hptransfer.config.retry import Retry, Rule
-from hptransfer.core.bracketing import tidy
+from hptransfer.config.notifications import HooksConfig
+from hptransfer.config.retry import RetryConfig, RetryRule
+from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import ConfigError, RunFolderError, unknown
-from hptransfer.core.io import damage
+from hptransfer.core.io import reading
 from hptransfer.core.records import Number
 from hptransfer.core.redaction import passwords
 from hptransfer.core.registry import Registry
@@ -25,7 +25,7 @@ from hptransfer.launchers import LAUNCHERS
 from hptransfer.samplers import SAMPLERS
 from hptransfer.trackers import TRACKERS
 
-SCALES = ("product", "plus")
+DESIGNS = ("product", "plus")
 ALL, FIRST = STAGES = ("all", "first")
 # What becomes a folder, a file or a job's name.
 NAME = re.compile(r"\w([\w .,=+-]{0,118}[\w.,=+-])?")
@@ -34,7 +34,7 @@ DRIVERS = ("local", "slurm")
 
 
 @dataclass(kw_only=True)
-class Axis:
+class AxisConfig:
     """One axis of the proxy grid."""
 
     path: str = ""
@@ -46,7 +46,7 @@ class Axis:
 
 
 @dataclass(kw_only=True)
-class Tuned:
+class TunedConfig:
     """One tuned hyperparameter: `values`, or `count` values from `low` to `high`."""
 
     path: str = ""
@@ -115,11 +115,11 @@ class Tuned:
             inner = [self.low * (self.high / self.low) ** share for share in shares]
         else:
             inner = [self.low + (self.high - self.low) * share for share in shares]
-        return [tidy(value) for value in inner]
+        return [canonical(value) for value in inner]
 
 
 @dataclass(kw_only=True)
-class Budget:
+class BudgetConfig:
     """When to stop asking for trials; what is not set does not bind."""
 
     trials: int | None = None
@@ -131,7 +131,7 @@ class Budget:
 
 
 @dataclass(kw_only=True)
-class Halving:
+class HalvingConfig:
     """When trials that are behind others of their scale stop early; what is not set does not stop any."""
 
     share: float | None = None
@@ -162,7 +162,7 @@ class Halving:
                 f"{place}.sides must be at least 0, got {self.sides}; 2 leaves the fit five settings where the same "
                 "one leads throughout"
             )
-        if self.share is None and self != Halving():
+        if self.share is None and self != HalvingConfig():
             raise ConfigError(f"{place}.share is null, and the rest of {place} does nothing then; set it, such as 0.25")
 
 
@@ -176,11 +176,11 @@ class SweepConfig:
     """Folder of all runs."""
     run: Any
     """Configuration of one training run, without the swept values."""
-    grid: dict[str, Axis]
+    grid: dict[str, AxisConfig]
     """Axes of the proxy grid."""
     scales: str = "product"
     """product, every combination of the axes' values; or plus, one axis at a time, the others at their `center`."""
-    space: dict[str, Tuned]
+    space: dict[str, TunedConfig]
     """Tuned hyperparameters."""
     design: str = "product"
     """Of several tuned hyperparameters: product, every combination; or plus, one at a time around their `center`."""
@@ -195,14 +195,14 @@ class SweepConfig:
     sampler: Any
     launcher: Any
     tracker: Any
-    budget: Budget = field(default_factory=Budget)
-    halving: Halving = field(default_factory=Halving)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    halving: HalvingConfig = field(default_factory=HalvingConfig)
     """Optuna's successive halving, within a scale."""
-    retry: Retry = field(default_factory=Retry)
+    retry: RetryConfig = field(default_factory=RetryConfig)
     """By cause, when a trial that did not come to its end is trained again."""
     stage: str = ALL
     """all; or first: of every scale one trial, its middle value, and the others once that one has trained."""
-    hooks: Hooks = field(default_factory=Hooks)
+    hooks: HooksConfig = field(default_factory=HooksConfig)
     """What is told how the sweep ended, or that it needs a person."""
     share: str | None = None
     """Group of users that may read and write the run's folder; null: its owner alone."""
@@ -243,12 +243,12 @@ class SweepConfig:
                     )
         if not self.space:
             raise ConfigError("space must have at least one tuned hyperparameter, such as lr")
-        if self.design not in SCALES:
-            raise ConfigError(f"design: {unknown('choice', self.design, SCALES)}")
+        if self.design not in DESIGNS:
+            raise ConfigError(f"design: {unknown('choice', self.design, DESIGNS)}")
         if not self.grid:
             raise ConfigError("grid must have at least one axis, such as width")
-        if self.scales not in SCALES:
-            raise ConfigError(f"scales: {unknown('choice', self.scales, SCALES)}")
+        if self.scales not in DESIGNS:
+            raise ConfigError(f"scales: {unknown('choice', self.scales, DESIGNS)}")
         for key, axis in self.grid.items():
             check_axis(f"grid.{key}.values", axis.values)
             if self.scales == "plus" and axis.center not in axis.values:
@@ -320,7 +320,7 @@ def check_axis(place: str, values: Sequence[Any]) -> None:
 FAMILIES: Mapping[str, Registry[Any]] = {"sampler": SAMPLERS, "launcher": LAUNCHERS, "tracker": TRACKERS}
 
 
-def from_json(values: Mapping[str, Any]) -> SweepConfig:
+def sweep_from_json(values: Mapping[str, Any]) -> SweepConfig:
     """A sweep from plain values; `run` stays plain.
 
     Raises:
@@ -328,12 +328,12 @@ def from_json(values: Mapping[str, Any]) -> SweepConfig:
     """
     values = _placed(values)
     parts: dict[str, Any] = {
-        "grid": {key: _build(Axis, axis, f"grid.{key}") for key, axis in values["grid"].items()},
-        "space": {key: _build(Tuned, tuned, f"space.{key}") for key, tuned in values["space"].items()},
-        "budget": _build(Budget, values["budget"], "budget"),
-        "halving": _build(Halving, values.get("halving", {}), "halving"),
-        "retry": _build(Retry, _rules(values.get("retry", {})), "retry"),
-        "hooks": _build(Hooks, values.get("hooks", {}), "hooks"),
+        "grid": {key: _build(AxisConfig, axis, f"grid.{key}") for key, axis in values["grid"].items()},
+        "space": {key: _build(TunedConfig, tuned, f"space.{key}") for key, tuned in values["space"].items()},
+        "budget": _build(BudgetConfig, values["budget"], "budget"),
+        "halving": _build(HalvingConfig, values.get("halving", {}), "halving"),
+        "retry": _build(RetryConfig, _rules(values.get("retry", {})), "retry"),
+        "hooks": _build(HooksConfig, values.get("hooks", {}), "hooks"),
     }
     for key, family in FAMILIES.items():
         parts[key] = _build(family.get(values[key]["name"]), values[key], key)
@@ -342,8 +342,8 @@ def from_json(values: Mapping[str, Any]) -> SweepConfig:
     return config
 
 
-def _rules(values: Mapping[str, Any]) -> dict[str, Rule]:
-    return {cause: _build(Rule, rule, f"retry.{cause}") for cause, rule in values.items()}
+def _rules(values: Mapping[str, Any]) -> dict[str, RetryRule]:
+    return {cause: _build(RetryRule, rule, f"retry.{cause}") for cause, rule in values.items()}
 
 
 def _placed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -388,12 +388,12 @@ def _build(cls: type[Any], values: Mapping[str, Any], place: str) -> Any:
         raise ConfigError(f"{place}: {error}") from None
 
 
-def dump(config: SweepConfig) -> str:
+def dump_sweep(config: SweepConfig) -> str:
     """The resolved sweep as YAML."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
-def load(folder: RunFolder) -> SweepConfig:
+def load_sweep(folder: RunFolder) -> SweepConfig:
     """The sweep that a run folder was made by; its name and place are those of the folder now.
 
     Raises:
@@ -401,9 +401,9 @@ def load(folder: RunFolder) -> SweepConfig:
     """
     place = folder.path.absolute()
     try:
-        with damage(folder.sweep):
+        with reading(folder.sweep):
             values = yaml.safe_load(folder.sweep.read_text(encoding="utf-8"))
-            return from_json({**values, "name": place.name, "runs": str(_near(place.parent))})
+            return sweep_from_json({**values, "name": place.name, "runs": str(_near(place.parent))})
     except (yaml.YAMLError, ConfigError) as error:
         reason = " ".join(str(error).split())
         raise RunFolderError(

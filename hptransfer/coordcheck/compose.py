@@ -11,7 +11,14 @@ from hydra.errors import HydraException
 from omegaconf import MISSING
 from omegaconf.errors import OmegaConfBaseException
 
-from hptransfer.config.compose import check_form, check_groups, compose_yaml, explain, register_schemas, unknown_key
+from hptransfer.config.compose import (
+    check_form,
+    check_groups,
+    compose_yaml,
+    explain_hydra_error,
+    register_schemas,
+    unknown_key,
+)
 from hptransfer.coordcheck.settings import WHOLE, check_settings, refuse_unread
 from hptransfer.core.errors import ConfigError, unknown
 
@@ -69,7 +76,7 @@ def compose_check(overrides: Sequence[str]) -> CheckConfig:
     try:
         values = composed(*rest)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(explain(error, composed)) from None
+        raise ConfigError(explain_hydra_error(error, composed)) from None
     if strange := values.keys() - vars(CheckConfig(run=None)):
         raise ConfigError(unknown_key(min(strange), composed()))
     found = CheckConfig(**values)

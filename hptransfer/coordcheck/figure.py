@@ -21,7 +21,7 @@ from hptransfer.analysis.report.figures import (
 )
 
 
-def check_figure(check: Mapping[str, Any]) -> str:
+def coordinate_check_figure(check: Mapping[str, Any]) -> str:
     """A check's values against size, a panel a column, a line a module; of many modules the steepest ones are named.
 
     Args:

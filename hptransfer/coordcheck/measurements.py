@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import MATRICES, Parameterization, Role
 from hptransfer.training.config import RunConfig
-from hptransfer.training.layers import Conv2d, Embedding, Layer, tagged, times
+from hptransfer.training.layers import Conv2d, Embedding, Layer, scale_fwd, tagged
 from hptransfer.training.models import MODELS
 from hptransfer.training.stack import Stack
 
@@ -37,7 +37,7 @@ OUTPUTS, STREAM = "outputs", "stream"
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckRow:
     """One line of a check.
 
     Attributes:
@@ -73,7 +73,7 @@ class Check:
     axis: str
     sizes: list[int]
     columns: list[str]
-    rows: list[Row]
+    rows: list[CheckRow]
     tolerance: float
     fails: list[str]
     expected: str = ""
@@ -154,7 +154,7 @@ def depth_check(run: RunConfig, *, depths: Sequence[int], steps: int = 4, seeds:
 def _activations(
     run: RunConfig, axis: str, sizes: Sequence[int], steps: int, seeds: int, modules: Callable[[Stack], dict[str, Any]]
 ) -> Check:
-    def measure(stack: Stack, batch: Batch) -> Found:
+    def measure(stack: Stack, batch: Batch) -> MeasuredValues:
         with _recorded(stack, modules(stack)) as taken:
             first: dict[str, Tensor] = {}
             values: dict[str, list[Tensor]] = {}
@@ -181,7 +181,7 @@ def one_layer_check(run: RunConfig, *, widths: Sequence[int], steps: int = 1, se
     Unlike in the coordinate check no layer feels the others, so that a wrong rule is seen in its own row.
     """
 
-    def measure(stack: Stack, batch: Batch) -> Found:
+    def measure(stack: Stack, batch: Batch) -> MeasuredValues:
         return {name: _rms(change)[None] for name, change, _, _ in _own_changes(stack, batch, steps)}
 
     found = _measured(run, "width", widths, steps, seeds, measure)
@@ -196,7 +196,7 @@ def alignment_check(run: RunConfig, *, widths: Sequence[int], steps: int = 10, s
     layers can be given as run.alignment.
     """
 
-    def measure(stack: Stack, batch: Batch) -> Found:
+    def measure(stack: Stack, batch: Batch) -> MeasuredValues:
         return {
             name: (_rms(change) / (_rms(update) * _rms(x)))[None]
             for name, change, update, x in _own_changes(stack, batch, steps)
@@ -216,7 +216,7 @@ def spectral_check(run: RunConfig, *, widths: Sequence[int], steps: int = 4, see
     Source: arXiv:2310.17813.
     """
 
-    def measure(stack: Stack, batch: Batch) -> Found:
+    def measure(stack: Stack, batch: Batch) -> MeasuredValues:
         matrices = {name: layer for name, layer in _layers(stack.model).items() if layer.role in MATRICES}
         first = {name: layer.weight.detach().clone() for name, layer in matrices.items()}
         for step in range(steps):
@@ -246,7 +246,7 @@ def _aspect(layer: Layer) -> float:
 
 
 Batch = tuple[Tensor, Tensor]
-Found = dict[str, Tensor]
+MeasuredValues = dict[str, Tensor]
 """Numbers of a stack by name, (columns, trials)."""
 
 
@@ -256,7 +256,7 @@ def _measured(
     sizes: Sequence[int],
     steps: int,
     seeds: int,
-    measure: Callable[[Stack, Batch], Found],
+    measure: Callable[[Stack, Batch], MeasuredValues],
 ) -> dict[str, list[list[float]]]:
     """What `measure` finds at every size, by name, size and column: means over seeds.
 
@@ -348,7 +348,7 @@ def _own_changes(stack: Stack, batch: Batch, steps: int = 1) -> Iterator[tuple[s
             layer.weight.data = update
             change = _by_trial(layer(x), trials, layer)
             layer.weight.data = trained
-            used = times(update, layer.multiplier)
+            used = scale_fwd(update, layer.multiplier)
             yield name, change, used, _by_trial(x, trials, layer) if x.is_floating_point() else torch.ones(1, 1)
 
 
@@ -406,9 +406,9 @@ def judge(
     rows, fails = [], []
     for name, measured in found.items():
         values = [[value if value > 2 * NOTHING else 0.0 for value in size] for size in measured]
-        slopes = [slope(sizes, [own[c] for own in values]) for c in range(len(columns))]
+        slopes = [log_slope(sizes, [own[c] for own in values]) for c in range(len(columns))]
         moved = [max(column) > 2 * NOTHING for column in zip(*values, strict=True)]
-        row = Row(
+        row = CheckRow(
             name,
             values,
             slopes,
@@ -422,7 +422,7 @@ def judge(
     return Check(what, axis, list(sizes), columns, rows, tolerance, fails, expected)
 
 
-def slope(sizes: Sequence[int], values: Sequence[float]) -> float:
+def log_slope(sizes: Sequence[int], values: Sequence[float]) -> float:
     """Of log2 of the values against log2 of the sizes; NaN if not all are finite."""
     if not np.isfinite(values).all():
         return float("nan")

@@ -15,9 +15,11 @@ def run_check(config: Any) -> Any:
     Raises:
         ConfigError: the run breaks a rule, at one of the sizes.
     """
-    from hptransfer.training.config import from_json
+    from hptransfer.training.config import run_from_json
 
     RUNNERS.get(config.run["runner"])
     sizes = axis_of(config.check)
     steps = {} if config.check in UNSTEPPED else {"steps": config.steps}
-    return CHECKS[config.check](from_json(config.run), **{sizes: getattr(config, sizes)}, **steps, seeds=config.seeds)
+    return CHECKS[config.check](
+        run_from_json(config.run), **{sizes: getattr(config, sizes)}, **steps, seeds=config.seeds
+    )

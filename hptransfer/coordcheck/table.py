@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 
-def check_table(check: Any) -> list[Table | str]:
+def coordinate_check_table(check: Any) -> list[Table | str]:
     """Slopes of a check, a row a module; those that were judged and are too steep are marked."""
     title = f"slope of log2 {check.what} against log2 {check.axis}, {check.axis}s {', '.join(map(str, check.sizes))}"
     grid = Table(box=None, pad_edge=False, header_style="bold")

@@ -21,7 +21,7 @@ from hptransfer.training.user_model.parameterize import DEFAULT, Choices, parame
 from hptransfer.training.user_model.parameterized import Parameterized
 from hptransfer.training.user_model.readouts import NoHiddenReadouts
 from hptransfer.training.user_model.roles import plain
-from hptransfer.training.user_model.rules import base_sizes, check_whole, table_of
+from hptransfer.training.user_model.rules import base_sizes, check_whole, table_by_name
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -153,7 +153,7 @@ def _expected(axis: str, choices: Choices) -> str:
     name = choices.get("parameterization", DEFAULT)
     if axis == "depth" and not choices.get("alpha"):
         return "without a depth rule (alpha) the stream grows with its blocks"
-    return theory(name, table_of(name), choices.get("alignment", "default"))
+    return theory(name, table_by_name(name), choices.get("alignment", "default"))
 
 
 def _changes(

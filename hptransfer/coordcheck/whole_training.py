@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hptransfer.coordcheck.measurements import Check, Row, at_size, expected_failure, slope, stacks
+from hptransfer.coordcheck.measurements import Check, CheckRow, at_size, expected_failure, log_slope, stacks
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import RunConfig
 
@@ -59,7 +59,7 @@ def wider_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) -> Che
             for window in np.flatnonzero(worse)
         ]
     columns = [f"window {window + 1}" for window in range(WINDOWS)]
-    row = Row("training loss", [list(map(float, curve.mean(axis=1))) for curve in curves], [], [])
+    row = CheckRow("training loss", [list(map(float, curve.mean(axis=1))) for curve in curves], [], [])
     return Check("training loss", "width", list(widths), columns, [row], 0.0, fails, expected_failure(run))
 
 
@@ -78,7 +78,7 @@ def convergence_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 16)
         variances.append(float(outputs_KBSO.var(dim=0).mean()))
         curves.append(losses.mean(axis=1))
     distances = [float(np.sqrt(((curve - curves[-1]) ** 2).mean())) for curve in curves]
-    falls = slope(widths, variances)
+    falls = log_slope(widths, variances)
     fails = []
     if not abs(falls + 1) <= CONVERGES:
         fails.append(f"{VARIANCE}, {TRAINED}: slope {falls:+.2f}, not -1")
@@ -88,8 +88,8 @@ def convergence_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 16)
         if not near < far
     ]
     rows = [
-        Row(VARIANCE, [[one] for one in variances], [falls], [True], prescribed=-1.0),
-        Row(DISTANCE, [[one] for one in distances], [slope(widths[:-1], distances[:-1])], [False]),
+        CheckRow(VARIANCE, [[one] for one in variances], [falls], [True], prescribed=-1.0),
+        CheckRow(DISTANCE, [[one] for one in distances], [log_slope(widths[:-1], distances[:-1])], [False]),
     ]
     return Check("convergence", "width", list(widths), [TRAINED], rows, CONVERGES, fails, expected_failure(run))
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hptransfer.core.io import damage, read_json, write_json
+from hptransfer.core.io import read_json, reading, write_json
 from hptransfer.core.records import Outcome
 from hptransfer.core.run_folder import RunFolder
 
@@ -86,7 +86,7 @@ def read_history(folder: RunFolder, trial_id: str) -> History:
     if not path.exists():
         return History()
     values = read_json(path, "attempts", "since")
-    with damage(path):
+    with reading(path):
         return History(tuple(Attempt(**attempt) for attempt in values["attempts"]), int(values["since"]))
 
 
@@ -95,7 +95,7 @@ def write_history(folder: RunFolder, trial_id: str, history: History) -> None:
     write_json(_path(folder, trial_id), values)
 
 
-def take_back(folder: RunFolder, trial_id: str, outcome: Outcome, *, job: str = "", forgive: bool) -> History:
+def reset_trial(folder: RunFolder, trial_id: str, outcome: Outcome, *, job: str = "", forgive: bool) -> History:
     """Makes a trial that ended without a loss one that is still to be trained; how it ended closes its history.
 
     Args:
@@ -104,7 +104,7 @@ def take_back(folder: RunFolder, trial_id: str, outcome: Outcome, *, job: str = 
     history = read_history(folder, trial_id)
     path = folder.outcome_path(trial_id)
     if outcome.attempts > len(history.attempts):  # the worker wrote it; of those that the driver writes it knows
-        step, checkpoint = reached(folder, trial_id, job)
+        step, checkpoint = last_progress(folder, trial_id, job)
         history = history.plus(
             Attempt(
                 time=path.stat().st_mtime,
@@ -124,7 +124,7 @@ def take_back(folder: RunFolder, trial_id: str, outcome: Outcome, *, job: str = 
     return history
 
 
-def reached(folder: RunFolder, trial_id: str, job: str) -> tuple[int, float]:
+def last_progress(folder: RunFolder, trial_id: str, job: str) -> tuple[int, float]:
     """How far a trial has come: the last step of its curve, and when a checkpoint was last written."""
     written = [*folder.trial(trial_id).glob("checkpoint*"), *(folder.jobs.glob(f"{job}*checkpoint*") if job else ())]
     return _last_step(folder.curve_path(trial_id)), max((path.stat().st_mtime for path in written), default=0.0)

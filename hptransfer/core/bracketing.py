@@ -36,7 +36,7 @@ def next_value(losses: Mapping[float, float]) -> float | None:
     if math.isinf(above) or math.isinf(below):
         worse = values[best + 1] if math.isinf(above) else values[best - 1]
         if abs(math.log2(worse / values[best])) > 2 * CLOSEST_OCTAVES:
-            return tidy(math.sqrt(worse * values[best]))
+            return canonical(math.sqrt(worse * values[best]))
         return None
     if best == 1 and below < above and vertex_is_low(values, losses, best):
         return beyond(values[1], values[0])
@@ -57,9 +57,9 @@ def vertex_is_low(values: list[float], losses: Mapping[float, float], best: int)
 
 def beyond(inner: float, edge: float) -> float:
     """One grid step from an edge outwards, on a log axis."""
-    return tidy(edge * edge / inner)
+    return canonical(edge * edge / inner)
 
 
-def tidy(value: float) -> float:
+def canonical(value: float) -> float:
     """Twelve digits: a trial's id hangs on the value, so it must not depend on how it was reached."""
     return float(f"{value:.12g}")

@@ -8,7 +8,7 @@ from string import Formatter
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import Number
 
-Value = Number | str
+TemplateValue = Number | str
 
 
 def names_in(template: str, place: str) -> set[str]:
@@ -39,11 +39,11 @@ def check_names(template: str, known: Mapping[str, object], place: str) -> None:
         raise ConfigError(f"{place}: {unknown('name', name, known)} (in {template!r})")
 
 
-def fill(template: str, values: Mapping[str, Value]) -> str:
+def fill_template(template: str, values: Mapping[str, TemplateValue]) -> str:
     """The argument with its names replaced; numbers are written exactly."""
-    return template.format(**{name: text(value) for name, value in values.items()})
+    return template.format(**{name: format_value(value) for name, value in values.items()})
 
 
-def text(value: Value) -> str:
+def format_value(value: TemplateValue) -> str:
     """A value as a script reads it: a float comes back from it to the last bit."""
     return value if isinstance(value, str) else repr(value)

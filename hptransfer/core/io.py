@@ -64,7 +64,7 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no number")
 
-    with damage(path):
+    with reading(path):
         values = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
         schema = int(values.pop("schema"))
         for key in keys:
@@ -83,7 +83,7 @@ def set_aside(path: Path) -> None:
 
 
 @contextmanager
-def damage(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turns what a damaged file does to its reader into one line.
 
     Raises:
@@ -111,13 +111,13 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1] if line]
 
 
-def cut_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+def filter_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     """Leaves, or makes, a JSON-lines file with those of its rows that are to be kept, in one step."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in read_jsonl(path) if keep(row)))
 
 
 @contextmanager
-def made_writable(out: Path | None) -> Iterator[None]:
+def writable_folder(out: Path | None) -> Iterator[None]:
     """Makes the folder that `--out` names, if any, before what is computed for it; takes it back if that ends early.
 
     Raises:
@@ -127,7 +127,7 @@ def made_writable(out: Path | None) -> Iterator[None]:
         yield
         return
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
-    make_writable(out)
+    check_writable(out)
     try:
         yield
     except BaseException:
@@ -136,7 +136,7 @@ def made_writable(out: Path | None) -> Iterator[None]:
         raise
 
 
-def make_writable(out: Path) -> None:
+def check_writable(out: Path) -> None:
     """Makes the folder that `--out` names, before anything is computed for it.
 
     Raises:

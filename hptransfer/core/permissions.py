@@ -18,7 +18,7 @@ PRIVATE = 0o700
 SHARED = stat.S_ISGID | 0o770
 
 
-def protect(folder: Path, share: str | None) -> None:
+def set_permissions(folder: Path, share: str | None) -> None:
     """Makes a folder and all in it its owner's alone, or a group's too; what belongs to other users is left to them.
 
     Raises:
@@ -47,15 +47,15 @@ def _group(name: str) -> int:
     return number
 
 
-def guard(folder: Path) -> int:
+def restrict_umask(folder: Path) -> int:
     """Has this process make files that are no more open than a run folder; returns the umask that it had before."""
     return os.umask(~folder.stat().st_mode & 0o077)
 
 
 @contextmanager
-def guarded(folder: Path) -> Iterator[None]:
-    """`guard` for a while."""
-    before = guard(folder)
+def restricted_umask(folder: Path) -> Iterator[None]:
+    """`restrict_umask` for a while."""
+    before = restrict_umask(folder)
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def share(kind: str) -> list[Path]:
+def resource_folders(kind: str) -> list[Path]:
     """Folders of one kind ("sweeps" or "configs"), the user's before the package's.
 
     A wheel carries the package's inside itself; a checkout has them beside the package.

@@ -18,8 +18,8 @@
 
 The trial folders are the truth; everything else can be made again from them.
 
-A run folder is its owner's alone, or a group's too (`protect`); every process that writes into it
-makes files that are no more open than the folder (`guarded`). No file made by `write_text` holds a password.
+A run folder is its owner's alone, or a group's too (`set_permissions`); every process that writes into it
+makes files that are no more open than the folder (`restricted_umask`). No file made by `write_text` holds a password.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hptransfer.core.errors import RunFolderError, StoppedError
-from hptransfer.core.io import damage, file_name, read_json, write_json
-from hptransfer.core.permissions import PRIVATE, guarded, protect
+from hptransfer.core.io import file_name, read_json, reading, write_json
+from hptransfer.core.permissions import PRIVATE, restricted_umask, set_permissions
 from hptransfer.core.records import Job, Outcome, Scale, Trial
 
 
@@ -136,8 +136,8 @@ class RunFolder:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir(exist_ok=True, mode=PRIVATE)
-            protect(self.path, share)
-            with guarded(self.path):
+            set_permissions(self.path, share)
+            with restricted_umask(self.path):
                 self.jobs.mkdir(exist_ok=True)
                 (self.path / "trials").mkdir(exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
@@ -160,7 +160,7 @@ class RunFolder:
         if not path.exists():
             raise RunFolderError(f"{self.path} has no trial {trial_id!r}; `hptransfer status` lists them")
         values = read_json(path)
-        with damage(path):
+        with reading(path):
             return Trial.from_json(values)
 
     def read_trials(self) -> list[Trial]:
@@ -194,7 +194,7 @@ class RunFolder:
             RunFolderError: the job's file is damaged.
         """
         values = read_json(self.job_path(job_id))
-        with damage(self.job_path(job_id)):
+        with reading(self.job_path(job_id)):
             return Job.from_json(values)
 
     def read_outcome(self, trial_id: str) -> Outcome | None:
@@ -206,7 +206,7 @@ class RunFolder:
         if not path.exists():
             return None
         values = read_json(path)
-        with damage(path):
+        with reading(path):
             return Outcome.from_json(values)
 
 

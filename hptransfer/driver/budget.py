@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hptransfer.config.sweep import Budget
+from hptransfer.config.sweep import BudgetConfig
 from hptransfer.core.records import Job, Scale, Trial
-from hptransfer.driver.trial_index import Book
+from hptransfer.driver.trial_index import TrialIndex
 
 
-class Spending:
+class BudgetUse:
     """What trials have cost so far and will, against the limits of a budget.
 
     What is in flight counts as long as it is expected to take: else everything could be submitted at once.
     """
 
-    def __init__(self, budget: Budget, book: Book) -> None:
+    def __init__(self, budget: BudgetConfig, book: TrialIndex) -> None:
         self._budget, self._book = budget, book
         self._committed_s = 0.0
 

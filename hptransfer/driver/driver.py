@@ -15,36 +15,36 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hptransfer.config.sweep import FIRST
-from hptransfer.core.attempts import take_back
+from hptransfer.core.attempts import reset_trial
 from hptransfer.core.errors import ConfigError, StoppedError
 from hptransfer.core.io import read_jsonl, write_json
 from hptransfer.core.locks import LockedError, lock
 from hptransfer.core.records import PRUNED, Job, Outcome, Scale, Trial, digest, short
 from hptransfer.core.run_folder import RunFolder, disk_errors
-from hptransfer.driver.budget import Spending
-from hptransfer.driver.driver_state import HELD_BACK, Notes, read_states
-from hptransfer.driver.halving import Rungs
-from hptransfer.driver.jobs import Flight, side_by_side
-from hptransfer.driver.optuna_studies import Reached, Studies
-from hptransfer.driver.progress import Progress, progress
+from hptransfer.driver.budget import BudgetUse
+from hptransfer.driver.driver_state import HELD_BACK, DriverState, read_states
+from hptransfer.driver.halving import SuccessiveHalving
+from hptransfer.driver.jobs import JobManager, write_in_parallel
+from hptransfer.driver.optuna_studies import LastPoint, Studies
+from hptransfer.driver.progress import Progress, count_progress
 from hptransfer.driver.requests import carry_out, read_requests
-from hptransfer.driver.trial_index import Book
+from hptransfer.driver.trial_index import TrialIndex
 from hptransfer.launchers import Launcher
 from hptransfer.planning.plan import Plan, num_devices
-from hptransfer.planning.search_space import Setting, edges, next_setting
-from hptransfer.planning.trial_set import Campaign, ranges
-from hptransfer.trackers import Background
+from hptransfer.planning.search_space import Point, next_point, unbracketed_edges
+from hptransfer.planning.trial_set import TrialSet, search_bounds
+from hptransfer.trackers import BackgroundTracker
 
 WAIT_S = 0.25
-SHOW_S = 0.5
+REPORT_S = 0.5
 # Counting thousands of trials takes longer: at most a twentieth of the time goes into it.
-SHOW_SHARE = 20
+REPORT_SHARE = 20
 # Settings that a sampler chooses at a time: of those that it chooses together none learns from another.
-ASKED = 16
+SUGGESTED_AT_ONCE = 16
 
 
 @dataclass
-class Report:
+class DriverSummary:
     """How a campaign ended.
 
     Attributes:
@@ -65,10 +65,10 @@ class Driver:
     def __init__(
         self,
         plan: Plan,
-        campaign: Campaign,
+        campaign: TrialSet,
         folder: RunFolder,
         launcher: Launcher,
-        tracker: Background,
+        tracker: BackgroundTracker,
         show: Callable[[Progress], None],
         interrupted: Callable[[], bool] = lambda: False,
         blocked: Callable[[str, Progress], None] = lambda why, progress: None,
@@ -76,25 +76,25 @@ class Driver:
         self._plan, self._campaign, self._folder = plan, campaign, folder
         self._launcher, self._tracker, self._show = launcher, tracker, show
         self._interrupted = interrupted
-        self._book = Book(folder, plan.tuned)
-        self._spending = Spending(plan.config.budget, self._book)
+        self._book = TrialIndex(folder, plan.tuned)
+        self._spending = BudgetUse(plan.config.budget, self._book)
         retry, attempts = plan.config.retry, plan.config.launcher.max_attempts
-        self._flight = Flight(folder, launcher, self._book, retry, attempts, self._took)
+        self._flight = JobManager(folder, launcher, self._book, retry, attempts, self._took)
         self._repeats: Counter[Scale] = Counter()
         self._show_at = -math.inf
-        self._rungs: Rungs | None = None
+        self._rungs: SuccessiveHalving | None = None
         if campaign.halving.share is not None:
             tokens = {scale: plan.run(scale)["tokens"] for scale in campaign.scales}
-            self._rungs = Rungs(folder, campaign.halving, tokens, self._book.steps)
+            self._rungs = SuccessiveHalving(folder, campaign.halving, tokens, self._book.steps)
         self._just_ended: list[Trial] = []
-        self._notes = Notes(folder, plan.config.hooks.blocked_after_s, blocked)
+        self._notes = DriverState(folder, plan.config.hooks.blocked_after_s, blocked)
         self._flops = {scale: plan.runner.size(plan.run(scale)).flops for scale in campaign.scales}
         self._job_sizes: dict[Scale, int] = {}
         for scale in self._order():
             at = self._book.at(scale)
             if self._spending.of_time:
                 at.devices = num_devices(plan, scale)
-        tried = {one.name: (one.low, one.high) for one in ranges(plan)}
+        tried = {one.name: (one.low, one.high) for one in search_bounds(plan)}
         log = {key: tuned.log for key, tuned in plan.config.space.items()}
         self._studies = Studies(folder.journal, plan.config.sampler, tried, log)
 
@@ -102,7 +102,7 @@ class Driver:
         """Costly scales first, which ends soonest; under a budget cheap ones, which says most."""
         return sorted(self._flops, key=lambda scale: self._flops[scale], reverse=not self._spending.bounded)
 
-    def run(self) -> Report:
+    def run(self) -> DriverSummary:
         """Ticks until everything that was asked for is trained, or the budget is spent."""
         with disk_errors(self._folder):
             self._recover()
@@ -120,7 +120,7 @@ class Driver:
                 now = self._as_of_now(trial)
                 self._book.add(now)
                 changed += [now] if now != trial else []
-        side_by_side(self._folder.write_trial, changed)
+        write_in_parallel(self._folder.write_trial, changed)
         self._studies.sync(self._as_on_disk())
         self._flight.take_up()
         for trial in self._book.trials.values():
@@ -143,10 +143,10 @@ class Driver:
             return
         outcome = self._folder.read_outcome(trial.id)
         if outcome is not None and outcome.state == PRUNED:
-            take_back(self._folder, trial.id, outcome, forgive=True)
+            reset_trial(self._folder, trial.id, outcome, forgive=True)
         behind.unlink(missing_ok=True)
 
-    def _put_in_order(self, scale: Scale, settings: Sequence[Setting]) -> None:
+    def _put_in_order(self, scale: Scale, settings: Sequence[Point]) -> None:
         """Has trials wait in the order of the settings and seeds, also those that an earlier driver made."""
         at, seeds = self._book.at(scale), self._plan.seeds
         places = {setting: place for place, setting in enumerate(settings)}
@@ -157,12 +157,12 @@ class Driver:
 
         at.waiting = deque(sorted(at.waiting, key=place))
 
-    def _as_on_disk(self) -> Iterator[tuple[Trial, Outcome | None, Reached]]:
+    def _as_on_disk(self) -> Iterator[tuple[Trial, Outcome | None, LastPoint]]:
         for trial in self._book.trials.values():
             outcome = self._folder.read_outcome(trial.id)
             yield trial, outcome, self._reached(trial, outcome)
 
-    def _reached(self, trial: Trial, outcome: Outcome | None) -> Reached:
+    def _reached(self, trial: Trial, outcome: Outcome | None) -> LastPoint:
         """The last point of a pruned trial's curve."""
         if outcome is None or outcome.state != PRUNED:
             return None
@@ -186,12 +186,12 @@ class Driver:
 
     def _make(self, trials: Sequence[Trial]) -> None:
         """Takes up new trials."""
-        side_by_side(self._folder.write_trial, trials)
+        write_in_parallel(self._folder.write_trial, trials)
         for trial in trials:
             self._book.add(trial)
             self._book.at(trial.scale).waiting.append(trial.id)
 
-    def _add(self, scale: Scale, settings: Iterable[Setting]) -> None:
+    def _add(self, scale: Scale, settings: Iterable[Point]) -> None:
         """Makes the trials of some settings at a scale, one a seed, unless there are."""
         purpose, seeds = self._campaign.purpose, self._plan.seeds
         named = (dict(zip(self._plan.tuned, setting, strict=True)) for setting in settings)
@@ -241,7 +241,7 @@ class Driver:
         self._notes.write(self._holds(), self._flight.due)
         self._notes.look_for_blocks(self._flight.jobs, progress)
         took = time.monotonic() - began
-        self._show_at = time.monotonic() + max(SHOW_S, SHOW_SHARE * took)
+        self._show_at = time.monotonic() + max(REPORT_S, REPORT_SHARE * took)
 
     def _stop_behind(self) -> None:
         """Has trials stop that are behind others of their scale; their workers see it at the next point of a curve."""
@@ -334,7 +334,7 @@ class Driver:
         waiting.remove(first)
         waiting.appendleft(first)
 
-    def _setting(self, trial_id: str) -> Setting:
+    def _setting(self, trial_id: str) -> Point:
         return self._book.setting(self._book.trials[trial_id])
 
     def _held_back(self) -> dict[str, str]:
@@ -355,7 +355,7 @@ class Driver:
             return
         if self._campaign.chosen:
             room = self._campaign.points - len(at.values) - self._repeats[scale]
-            size = min(ASKED, self._plan.job_size(self._plan.run(scale))) if room > 0 else 0
+            size = min(SUGGESTED_AT_ONCE, self._plan.job_size(self._plan.run(scale))) if room > 0 else 0
             for _ in range(min(room, 1 if self._only_first(scale) else size)):
                 self._suggest(scale)
         elif not at.open:
@@ -379,16 +379,16 @@ class Driver:
         self._make([trial])
         self._add(scale, [self._book.setting(trial)])
 
-    def _extension(self, scale: Scale) -> Setting | None:
+    def _extension(self, scale: Scale) -> Point | None:
         """The next setting that would bracket the scale's optimum, within the bounds on either side."""
         at = self._book.at(scale)
-        setting = next_setting(at.mean_losses(), self._campaign.ranges)
+        setting = next_point(at.mean_losses(), self._campaign.ranges)
         if setting is not None and (setting in at.values or self._refusal(scale, setting)):
             setting = None  # its trials have failed, or would
         at.bracketed_by = at.succeeded if setting is None else None
         return setting
 
-    def _refusal(self, scale: Scale, setting: Setting) -> str | None:
+    def _refusal(self, scale: Scale, setting: Point) -> str | None:
         """The rule that a setting breaks, such as one of the schedule that knows no value beyond 1."""
         try:
             self._plan.runner.size(self._plan.run(scale, dict(zip(self._plan.tuned, setting, strict=True))))
@@ -401,11 +401,11 @@ class Driver:
         running = self._flight.open_trials(but=waiting)
         rows = ((trial, self._book.outcomes.get(trial.id)) for trial in self._book.trials.values())
         at_a_time = len(self._flight.jobs.keys() - waiting)  # a scheduler has room for many more than run
-        return progress(rows, running, max(1, min(self._launcher.slots, at_a_time)))
+        return count_progress(rows, running, max(1, min(self._launcher.slots, at_a_time)))
 
-    def _report(self) -> Report:
+    def _report(self) -> DriverSummary:
         held = self._held_back()
-        report = Report(self._progress(), held=[f"{name}: {why}" for name, why in held.items()])
+        report = DriverSummary(self._progress(), held=[f"{name}: {why}" for name, why in held.items()])
         for scale, at in self._book.scales.items():
             asked = self._campaign.chosen and not at.curbed
             short_of = max(0, self._campaign.points - len(at.values)) if asked else 0
@@ -423,12 +423,12 @@ class Driver:
         return report
 
     def _edge(self, scale: Scale) -> str | None:
-        found = edges(self._book.at(scale).mean_losses(), self._campaign.ranges)
+        found = unbracketed_edges(self._book.at(scale).mean_losses(), self._campaign.ranges)
         return f"{scale.name}: {', '.join(found)}" if found else None
 
     def _why_no_further(self, scale: Scale) -> str:
         at = self._book.at(scale)
-        setting = next_setting(at.mean_losses(), self._campaign.ranges)
+        setting = next_point(at.mean_losses(), self._campaign.ranges)
         if setting is not None and setting in at.values:
             return f"{', '.join(map(short, setting))} failed"
         why = self._refusal(scale, setting) if setting is not None else None
@@ -446,11 +446,11 @@ def driving(folder: RunFolder) -> Iterator[None]:
         try:
             held.enter_context(lock(folder.driver_lock, wait_s=0.5))
         except LockedError as error:
-            raise driven_by(folder, error.holder) from None
+            raise already_driven(folder, error.holder) from None
         yield
 
 
-def driven_by(folder: RunFolder, holder: Mapping[str, Any]) -> StoppedError:
+def already_driven(folder: RunFolder, holder: Mapping[str, Any]) -> StoppedError:
     """The error that says who drives a run."""
     pid, host = holder["pid"], holder["host"]
     since = time.strftime("%H:%M:%S", time.localtime(holder["since"]))

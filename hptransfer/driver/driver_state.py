@@ -32,8 +32,8 @@ def read_states(folder: RunFolder) -> dict[str, dict[str, str]]:
         return {}
 
 
-def read_notes(folder: RunFolder) -> dict[str, Any]:
-    """What `Notes.write` wrote last: held, delayed, blocked."""
+def read_driver_state(folder: RunFolder) -> dict[str, Any]:
+    """What `DriverState.write` wrote last: held, delayed, blocked."""
     path = folder.path / "driver.json"
     try:
         return read_json(path, "held", "delayed", "blocked") if path.exists() else {}
@@ -47,7 +47,7 @@ def written_since(folder: RunFolder, moment: float) -> bool:
     return path.exists() and path.stat().st_mtime >= moment - CLOCKS_S
 
 
-class Notes:
+class DriverState:
     """Writes driver.json whenever what it says has changed, and tells of a block once.
 
     Args:

@@ -17,7 +17,7 @@ from typing import Any
 
 import optuna
 
-from hptransfer.config.sweep import Halving
+from hptransfer.config.sweep import HalvingConfig
 from hptransfer.core.io import read_jsonl
 from hptransfer.core.records import Number, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
@@ -25,7 +25,7 @@ from hptransfer.core.run_folder import RunFolder
 Point = Mapping[str, Any]
 
 
-class Rungs:
+class SuccessiveHalving:
     """What the curves of a sweep's trials have said so far.
 
     Args:
@@ -37,7 +37,7 @@ class Rungs:
     def __init__(
         self,
         folder: RunFolder,
-        halving: Halving,
+        halving: HalvingConfig,
         tokens: Mapping[Scale, Number],
         steps: Callable[[Trial, Trial], int],
     ) -> None:

@@ -16,8 +16,8 @@ from dataclasses import replace
 from time import time as now
 from typing import TypeVar
 
-from hptransfer.config.retry import Retry
-from hptransfer.core.attempts import Attempt, History, reached, read_history, take_back, write_history
+from hptransfer.config.retry import RetryConfig
+from hptransfer.core.attempts import Attempt, History, last_progress, read_history, reset_trial, write_history
 from hptransfer.core.errors import StoppedError
 from hptransfer.core.io import write_json
 from hptransfer.core.locks import locked_by
@@ -25,25 +25,25 @@ from hptransfer.core.records import CANCELLED, FAILED, KILLED, Job, Outcome, Tri
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver_state import RUNNING
 from hptransfer.driver.retries import delay_before_next
-from hptransfer.driver.trial_index import Book
-from hptransfer.launchers import Ended, Launcher
+from hptransfer.driver.trial_index import TrialIndex
+from hptransfer.launchers import JobEnd, Launcher
 
 Value = TypeVar("Value")
-WRITERS = 16
+NUM_WRITERS = 16
 
 
-def side_by_side(write: Callable[[Value], None], values: Sequence[Value]) -> None:
+def write_in_parallel(write: Callable[[Value], None], values: Sequence[Value]) -> None:
     """Writes many files: a disk confirms a dozen in the time of one."""
     if len(values) < 2:
         for value in values:
             write(value)
         return
-    with ThreadPoolExecutor(WRITERS) as pool:
+    with ThreadPoolExecutor(NUM_WRITERS) as pool:
         for _ in pool.map(write, values):
             pass
 
 
-class Flight:
+class JobManager:
     """All jobs of one campaign that have unfinished trials.
 
     Args:
@@ -59,8 +59,8 @@ class Flight:
         self,
         folder: RunFolder,
         launcher: Launcher,
-        book: Book,
-        retry: Retry,
+        book: TrialIndex,
+        retry: RetryConfig,
         max_attempts: int,
         took: Callable[[Trial, Outcome], None],
     ) -> None:
@@ -165,7 +165,7 @@ class Flight:
     def _write(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             self._all[job.id] = self.jobs[job.id] = job
-        side_by_side(self._folder.write_job, jobs)
+        write_in_parallel(self._folder.write_job, jobs)
 
     def submit_due(self) -> None:
         """Submits again what is due, as far as there are free slots."""
@@ -194,7 +194,7 @@ class Flight:
         job = self.job_of(trial_id)
         if outcome.state == FAILED and outcome.cause and self._allows(trial_id, outcome, job):
             before = read_history(self._folder, trial_id).seconds
-            history = take_back(self._folder, trial_id, outcome, job=job, forgive=False)
+            history = reset_trial(self._folder, trial_id, outcome, job=job, forgive=False)
             self._book.spend(trial_id, history.seconds - before)
             self._spared.add(trial_id)
             return False
@@ -209,7 +209,7 @@ class Flight:
             history = history.plus(Attempt(time=now(), cause=outcome.cause))
         return delay_before_next(history, self._retry, self._max_attempts) is not None
 
-    def end(self, ended: Ended) -> None:
+    def end(self, ended: JobEnd) -> None:
         """Takes up what a job left behind, finished or not.
 
         Raises:
@@ -235,7 +235,7 @@ class Flight:
         outcomes = (self._book.outcomes.get(trial) for trial in job.trials)
         return sum(outcome.seconds for outcome in outcomes if outcome is not None)
 
-    def _count(self, job: Job, left: Sequence[str], ended: Ended, finished_s: float) -> None:
+    def _count(self, job: Job, left: Sequence[str], ended: JobEnd, finished_s: float) -> None:
         """Adds an attempt to the history of what a job left unfinished, and goes on by rule."""
         cancelled = self._cancelling & set(left)
         delays = []
@@ -283,7 +283,7 @@ class Flight:
     def _add_attempt(
         self, job: Job, trial: str, cause: str | None, detail: str, node: str | None, seconds: float
     ) -> History:
-        step, checkpoint = reached(self._folder, trial, job.id)
+        step, checkpoint = last_progress(self._folder, trial, job.id)
         attempt = Attempt(
             time=now(),
             cause=cause,
@@ -318,7 +318,7 @@ class Flight:
 
     def _give_up(self, trial: str, history: History) -> None:
         last, attempts = history.attempts[-1], len(history.attempts)
-        self._fail({trial: self._failure(trial, why_failed(history), last.cause or KILLED, attempts)})
+        self._fail({trial: self._failure(trial, describe_failure(history), last.cause or KILLED, attempts)})
 
     def _cancel(self, trials: Collection[str]) -> None:
         self._cancelling -= set(trials)
@@ -326,12 +326,14 @@ class Flight:
         self._fail({trial: self._failure(trial, "cancelled", CANCELLED, attempts[trial]) for trial in trials})
 
     def _failure(self, trial: str, error: str, cause: str, attempts: int) -> Outcome:
-        step, _ = reached(self._folder, trial, "")
+        step, _ = last_progress(self._folder, trial, "")
         return Outcome(state=FAILED, error=error, cause=cause, attempts=attempts, steps=step)
 
     def _fail(self, outcomes: Mapping[str, Outcome]) -> None:
         """Writes the outcomes of trials that nobody will train."""
-        side_by_side(lambda one: write_json(self._folder.outcome_path(one), outcomes[one].to_json()), list(outcomes))
+        write_in_parallel(
+            lambda one: write_json(self._folder.outcome_path(one), outcomes[one].to_json()), list(outcomes)
+        )
         for trial, outcome in outcomes.items():
             job = self.job_of(trial)
             self._book.finish(trial, outcome, was_open=bool(job), job=job)
@@ -396,7 +398,7 @@ class Flight:
             self.due[job_id] = now(), self._all[job_id]
 
 
-def why_failed(history: History) -> str:
+def describe_failure(history: History) -> str:
     """One line about the last of several attempts that ended alike."""
     last = history.attempts[-1]
     count = sum(attempt.cause == last.cause for attempt in history.attempts[history.since :])

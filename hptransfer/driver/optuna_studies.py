@@ -23,7 +23,7 @@ from hptransfer.core.io import set_aside
 from hptransfer.core.records import DONE, FAILED, PRUNED, VERIFY, Outcome, Scale, Trial
 from hptransfer.samplers import SamplerConfig
 
-Reached = tuple[int, float] | None
+LastPoint = tuple[int, float] | None
 """A step and the training loss there, in nats."""
 
 
@@ -52,11 +52,11 @@ class Studies:
         # Nobody else writes, so whatever lock lies here was left by a driver that was killed.
         for left_over in journal.parent.glob(f"{journal.name}.lock*"):
             left_over.unlink(missing_ok=True)
-        if journal.exists() and not _mend(journal):
+        if journal.exists() and not _cut_torn_line(journal):
             set_aside(journal)
-        return JournalStorage(SoleWriter(journal))
+        return JournalStorage(SingleWriterBackend(journal))
 
-    def sync(self, trials: Iterable[tuple[Trial, Outcome | None, Reached]]) -> None:
+    def sync(self, trials: Iterable[tuple[Trial, Outcome | None, LastPoint]]) -> None:
         """Brings the studies up to the trial folders, and clears what was asked for but never made."""
         known = set()
         for trial, outcome, reached in trials:
@@ -112,7 +112,7 @@ class Studies:
         """Closes an asked trial that repeats a known one."""
         self._study(scale, purpose).tell(number, state=TrialState.FAIL)
 
-    def tell(self, trial: Trial, outcome: Outcome, reached: Reached = None) -> None:
+    def tell(self, trial: Trial, outcome: Outcome, reached: LastPoint = None) -> None:
         """Closes a trial; a second time does nothing.
 
         A diverged trial is told at the loss that it started from: Optuna's samplers need a finite
@@ -163,7 +163,7 @@ class Studies:
         return {key: FloatDistribution(low, high, log=self._log[key]) for key, (low, high) in self._ranges.items()}
 
 
-class SoleWriter(BaseJournalBackend):
+class SingleWriterBackend(BaseJournalBackend):
     """Optuna's journal without its lock and its wait for the disk, which ten thousand trials would take minutes for.
 
     Nobody else writes, and what a crash of the machine tears off is told again from the trial folders.
@@ -181,7 +181,7 @@ class SoleWriter(BaseJournalBackend):
             file.write("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode())
 
 
-def _mend(journal: Path) -> bool:
+def _cut_torn_line(journal: Path) -> bool:
     """Cuts off a half-written last line; Optuna would choke on it at the next write but one.
 
     Returns:

@@ -14,7 +14,7 @@ from hptransfer.core.records import Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 
 
-class Finished:
+class OutcomeIndex:
     """The file of one run; the driver alone writes it."""
 
     def __init__(self, folder: RunFolder) -> None:
@@ -35,7 +35,7 @@ class Finished:
         append_jsonl(self._path, [described])
 
 
-def read_finished(folder: RunFolder) -> dict[str, tuple[Trial, Outcome, int, str]]:
+def read_outcome_index(folder: RunFolder) -> dict[str, tuple[Trial, Outcome, int, str]]:
     """By trial: itself without its run, its outcome without groups, when that was written, its job."""
     found = {}
     scales: dict[Scale, Scale] = {}

@@ -46,7 +46,7 @@ class Progress:
         return {state: sum(scale.states.get(state, 0) for scale in self.scales) for state in STATES}
 
 
-def progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Collection[str], slots: int) -> Progress:
+def count_progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Collection[str], slots: int) -> Progress:
     """
     Args:
         running: ids of trials that are being trained now.

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hptransfer.core.attempts import take_back
+from hptransfer.core.attempts import reset_trial
 from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.core.io import damage, read_json, write_json
+from hptransfer.core.io import read_json, reading, write_json
 from hptransfer.core.records import CAUSES, CODE_ERROR, FAILED, Number, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.jobs import Flight
-from hptransfer.driver.trial_index import Book
+from hptransfer.driver.jobs import JobManager
+from hptransfer.driver.trial_index import TrialIndex
 
 CANCEL = "cancel"
 RETRY = "retry"
@@ -57,7 +57,7 @@ class Request:
     def covers(self, scale: Scale) -> bool:
         return all(scale.axes.get(axis) == value for axis, value in self.scale.items())
 
-    def among(self, book: Book) -> list[str]:
+    def among(self, book: TrialIndex) -> list[str]:
         """Ids of the trials that it is about now."""
         return [trial.id for trial in book.trials.values() if self.takes(trial, book.outcomes.get(trial.id))]
 
@@ -113,12 +113,12 @@ def read_requests(folder: RunFolder) -> list[tuple[Path, Request]]:
     for name in names:
         path = folder.path / "requests" / name
         values = read_json(path, "verb", "scale", "trials", "causes")
-        with damage(path):
+        with reading(path):
             found.append((path, Request(**values)))
     return found
 
 
-def carry_out(request: Request, book: Book, flight: Flight) -> bool:
+def carry_out(request: Request, book: TrialIndex, flight: JobManager) -> bool:
     """Does what can be done of a request at once; True when nothing of it is left to do."""
     chosen = request.among(book)
     if not request.trials:
@@ -130,7 +130,7 @@ def carry_out(request: Request, book: Book, flight: Flight) -> bool:
         book.forget_waiting(chosen)
         return done
     for trial_id in chosen:
-        take_back(book.folder, trial_id, book.outcomes[trial_id], job=flight.job_of(trial_id), forgive=True)
+        reset_trial(book.folder, trial_id, book.outcomes[trial_id], job=flight.job_of(trial_id), forgive=True)
         book.reopen(trial_id)
         if flight.job_of(trial_id):
             flight.renew(trial_id)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hptransfer.config.retry import MAX_DELAY_S, Retry
+from hptransfer.config.retry import MAX_DELAY_S, RetryConfig
 from hptransfer.core.attempts import History
 
 
-def delay_before_next(history: History, retry: Retry, max_attempts: int) -> float | None:
+def delay_before_next(history: History, retry: RetryConfig, max_attempts: int) -> float | None:
     """Seconds until another attempt after the last one of a history; None if there is to be none."""
     cause = history.attempts[-1].cause
     if cause is None:

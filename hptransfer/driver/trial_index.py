@@ -10,12 +10,12 @@ from statistics import fmean
 
 from hptransfer.core.records import CANCELLED, DIVERGED, DONE, FAILED, PRUNED, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.outcome_index import Finished
-from hptransfer.planning.search_space import Setting
+from hptransfer.driver.outcome_index import OutcomeIndex
+from hptransfer.planning.search_space import Point
 
 
 @dataclass
-class AtScale:
+class ScaleState:
     """Trials of one scale.
 
     Attributes:
@@ -33,9 +33,9 @@ class AtScale:
     """
 
     waiting: deque[str] = field(default_factory=deque)
-    values: Counter[Setting] = field(default_factory=Counter)
-    losses: dict[Setting, list[float]] = field(default_factory=dict)
-    pruned: set[Setting] = field(default_factory=set)
+    values: Counter[Point] = field(default_factory=Counter)
+    losses: dict[Point, list[float]] = field(default_factory=dict)
+    pruned: set[Point] = field(default_factory=set)
     open: int = 0
     states: Counter[str] = field(default_factory=Counter)
     cancelled: int = 0
@@ -65,7 +65,7 @@ class AtScale:
         """Trials that trained; one that diverged did, and one that was stopped as it was behind."""
         return self.states[DONE] + self.states[DIVERGED] + self.states[PRUNED]
 
-    def mean_losses(self) -> dict[Setting, float]:
+    def mean_losses(self) -> dict[Point, float]:
         """Mean loss over seeds by setting; infinite where a seed diverged; failed trials left out.
 
         A setting of which a seed was pruned is worse than the best, nobody knows by how much: it counts as just worse
@@ -76,7 +76,7 @@ class AtScale:
         return means | dict.fromkeys(self.pruned, math.nextafter(worst, math.inf))
 
 
-class Book:
+class TrialIndex:
     """All trials of one campaign, with what has become of them.
 
     Attributes:
@@ -87,15 +87,15 @@ class Book:
     def __init__(self, folder: RunFolder, tuned: Sequence[str]) -> None:
         self.trials: dict[str, Trial] = {}
         self.outcomes: dict[str, Outcome] = {}
-        self.scales: dict[Scale, AtScale] = {}
+        self.scales: dict[Scale, ScaleState] = {}
         self.device_s = 0.0
         self.started = 0
         self.started_flops = 0.0
         self.folder, self._tuned = folder, tuple(tuned)
-        self._finished = Finished(folder)
+        self._finished = OutcomeIndex(folder)
         self._same: dict[Scale, Scale] = {}
 
-    def setting(self, trial: Trial) -> Setting:
+    def setting(self, trial: Trial) -> Point:
         """What was tuned, in the order of the sweep's space."""
         return tuple(trial.tuned[name] for name in self._tuned)
 
@@ -107,10 +107,10 @@ class Book:
             count += len({tried[place] for tried in settings if min(ends) < tried[place] <= max(ends)})
         return count
 
-    def at(self, scale: Scale) -> AtScale:
+    def at(self, scale: Scale) -> ScaleState:
         found = self.scales.get(scale)
         if found is None:
-            found = self.scales[self._same.setdefault(scale, scale)] = AtScale()
+            found = self.scales[self._same.setdefault(scale, scale)] = ScaleState()
         return found
 
     def add(self, trial: Trial) -> None:

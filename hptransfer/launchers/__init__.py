@@ -2,7 +2,7 @@
 
 from hptransfer.launchers._base import (
     LAUNCHERS,
-    Ended,
+    JobEnd,
     Launcher,
     LauncherConfig,
     check_stack,
@@ -10,7 +10,7 @@ from hptransfer.launchers._base import (
 )
 
 __all__ = [
-    "Ended",
+    "JobEnd",
     "LAUNCHERS",
     "Launcher",
     "LauncherConfig",

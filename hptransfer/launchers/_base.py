@@ -15,7 +15,7 @@ from hptransfer.core.registry import Registry
 
 
 @dataclass(frozen=True)
-class Ended:
+class JobEnd:
     """A job that its launcher no longer runs.
 
     Attributes:
@@ -59,7 +59,7 @@ class Launcher(ABC):
         """Takes up jobs that an earlier driver submitted. Ids of those that run, wait or may do so; the rest ended."""
 
     @abstractmethod
-    def wait(self, timeout_s: float) -> list[Ended]:
+    def wait(self, timeout_s: float) -> list[JobEnd]:
         """Jobs that have ended since the last call; waits for one, but no longer than the timeout."""
 
     @abstractmethod

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hptransfer.core.records import Job, Number
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers import LAUNCHERS, Ended, Launcher, LauncherConfig, check_stack, num_cores
+from hptransfer.launchers import LAUNCHERS, JobEnd, Launcher, LauncherConfig, check_stack, num_cores
 from hptransfer.worker.job import run_job
 
 
@@ -36,10 +36,10 @@ class InlineConfig(LauncherConfig):
         return gpus > 0
 
     def open(self, folder: Path, gpus: int) -> Launcher:
-        return Inline(RunFolder(folder), self.checkpoint_s, self.stack)
+        return InlineLauncher(RunFolder(folder), self.checkpoint_s, self.stack)
 
 
-class Inline(Launcher):
+class InlineLauncher(Launcher):
     """Runs a job when it is waited for."""
 
     slots = 1
@@ -55,12 +55,12 @@ class Inline(Launcher):
     def adopt(self, jobs: Sequence[Job]) -> set[str]:
         return set()
 
-    def wait(self, timeout_s: float) -> list[Ended]:
+    def wait(self, timeout_s: float) -> list[JobEnd]:
         ended = []
         while self._queue:
             job = self._queue.pop(0)
             stopped = run_job(self._folder, job, checkpoint_s=self._checkpoint_s, stack=self._stack)
-            ended.append(Ended(job, stopped=stopped))
+            ended.append(JobEnd(job, stopped=stopped))
         return ended
 
     def cancel(self, jobs: Collection[str]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hptransfer.core.errors import EXIT_UNFINISHED, ConfigError
 from hptransfer.core.records import CANCELLED, KILLED, OUT_OF_MEMORY, PREEMPTED, Job, Number
-from hptransfer.launchers import LAUNCHERS, Ended, Launcher, LauncherConfig, check_stack, num_cores
+from hptransfer.launchers import LAUNCHERS, JobEnd, Launcher, LauncherConfig, check_stack, num_cores
 
 GRACE_S = 5.0
 VMSTAT = Path("/proc/vmstat")
@@ -77,8 +77,8 @@ class LocalConfig(LauncherConfig):
 
     def open(self, folder: Path, gpus: int) -> Launcher:
         slots = self.num_slots(gpus)
-        pinned = share_out(visible_gpus(gpus), self.gpus, slots)
-        return Local(folder, pinned, threads=self.threads, checkpoint_s=self.checkpoint_s, stack=self.stack)
+        pinned = assign_gpus(visible_gpus(gpus), self.gpus, slots)
+        return LocalLauncher(folder, pinned, threads=self.threads, checkpoint_s=self.checkpoint_s, stack=self.stack)
 
 
 def visible_gpus(count: int) -> list[str]:
@@ -87,7 +87,7 @@ def visible_gpus(count: int) -> list[str]:
     return (names or [str(index) for index in range(count)])[:count]
 
 
-def share_out(gpus: Sequence[str], size: int, slots: int) -> list[Sequence[str]]:
+def assign_gpus(gpus: Sequence[str], size: int, slots: int) -> list[Sequence[str]]:
     """So many GPUs for every slot, one slot after another, and from the first again where there are more slots."""
     groups = [gpus[start : start + size] for start in range(0, max(1, len(gpus) - size + 1), size)]
     return [groups[index % len(groups)] for index in range(slots)]
@@ -108,7 +108,7 @@ class Slot:
     killed_before: int = 0
 
 
-class Local(Launcher):
+class LocalLauncher(Launcher):
     """A pool of workers. One that dies is replaced at its slot's next job."""
 
     dedicated = True
@@ -149,7 +149,7 @@ class Local(Launcher):
         """None: workers of another driver are known by the leases that they hold."""
         return set()
 
-    def wait(self, timeout_s: float) -> list[Ended]:
+    def wait(self, timeout_s: float) -> list[JobEnd]:
         busy = [slot for slot in self._slots if slot.job]
         if not busy:
             time.sleep(timeout_s)
@@ -161,7 +161,7 @@ class Local(Launcher):
                 selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
             return [self._ended(key.data) for key, _ in selector.select(timeout_s)]
 
-    def _ended(self, slot: Slot) -> Ended:
+    def _ended(self, slot: Slot) -> JobEnd:
         assert slot.process is not None
         assert slot.process.stdout is not None
         assert slot.job is not None
@@ -169,7 +169,7 @@ class Local(Launcher):
         answer = slot.process.stdout.readline()
         if answer:
             stopped = answer.rstrip("\n").partition(" ")[2]
-            return Ended(job, stopped=stopped or None)
+            return JobEnd(job, stopped=stopped or None)
         code = slot.process.wait()
         _close_pipes(slot.process)
         slot.process = None
@@ -177,7 +177,7 @@ class Local(Launcher):
         left = PREEMPTED if code == EXIT_UNFINISHED else KILLED
         if code == -signal.SIGKILL and killed_for_memory() > slot.killed_before:
             left, how = OUT_OF_MEMORY, "this machine's memory was full"
-        return Ended(job, CANCELLED if slot.cancelled else left, how)
+        return JobEnd(job, CANCELLED if slot.cancelled else left, how)
 
     def cancel(self, jobs: Collection[str]) -> None:
         for slot in self._slots:

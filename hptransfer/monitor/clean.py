@@ -20,7 +20,7 @@ STALE_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Waste:
+class Removable:
     """Files of one kind that can go."""
 
     kind: str
@@ -50,7 +50,7 @@ class Waste:
                     path.unlink()
 
 
-def waste(folder: RunFolder, *, logs: bool) -> list[Waste]:
+def find_removable(folder: RunFolder, *, logs: bool) -> list[Removable]:
     """What can go, by kind; kinds of which there is nothing are left out.
 
     Args:
@@ -69,7 +69,7 @@ def waste(folder: RunFolder, *, logs: bool) -> list[Waste]:
     if logs:
         kinds["logs of finished jobs"] = [path for job in over for path in sorted(folder.jobs.glob(f"{job}*.log"))]
     found = {kind: tuple(path for path in paths if path.exists()) for kind, paths in kinds.items()}
-    return [Waste(kind, paths) for kind, paths in found.items() if paths]
+    return [Removable(kind, paths) for kind, paths in found.items() if paths]
 
 
 def _jobs(folder: RunFolder) -> list[str]:

@@ -13,10 +13,10 @@ from hptransfer.core.attempts import read_history
 from hptransfer.core.locks import locked_by
 from hptransfer.core.records import CODE_ERROR, FAILED, Job, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver_state import HELD_BACK, read_notes, read_states
+from hptransfer.driver.driver_state import HELD_BACK, read_driver_state, read_states
 from hptransfer.driver.jobs import read_jobs
-from hptransfer.driver.outcome_index import read_finished
-from hptransfer.driver.progress import RUNNING, WAITING, Progress, progress
+from hptransfer.driver.outcome_index import read_outcome_index
+from hptransfer.driver.progress import RUNNING, WAITING, Progress, count_progress
 from hptransfer.driver.requests import CANCEL, read_requests
 
 TAIL_BYTES = 8192
@@ -69,8 +69,8 @@ def read_status(folder: RunFolder) -> Status:
         RunFolderError: a file is damaged.
     """
     driver = locked_by(folder.driver_lock)
-    notes = read_notes(folder)
-    rows, finished_jobs = read_rows(folder)
+    notes = read_driver_state(folder)
+    rows, finished_jobs = read_trials_with_outcomes(folder)
     held = {trial.id for trial, outcome in rows if outcome is None and locked_by(folder.lease(trial.id))}
     waiting = _Waiting(folder, driver is not None, notes)
     running = held | waiting.running
@@ -80,12 +80,14 @@ def read_status(folder: RunFolder) -> Status:
         if (outcome is None and trial.id not in running) or (outcome is not None and outcome.state == FAILED)
     ]
     slots = max(1, len(running))
-    return Status(folder, progress(rows, running, slots), troubles, driver, notes.get("blocked") if driver else None)
+    return Status(
+        folder, count_progress(rows, running, slots), troubles, driver, notes.get("blocked") if driver else None
+    )
 
 
-def read_rows(folder: RunFolder) -> tuple[list[tuple[Trial, Outcome | None]], dict[str, str]]:
+def read_trials_with_outcomes(folder: RunFolder) -> tuple[list[tuple[Trial, Outcome | None]], dict[str, str]]:
     """All trials with their outcomes, and the jobs of those that the driver has seen finished."""
-    finished = read_finished(folder)
+    finished = read_outcome_index(folder)
     rows: list[tuple[Trial, Outcome | None]] = []
     scales: dict[Scale, Scale] = {}
     trials = folder.path / "trials"
@@ -185,7 +187,7 @@ def _tail(path: Path) -> list[str]:
         return [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
 
 
-def explain(status: Status, *, every: bool) -> Iterator[str]:
+def explain_troubles(status: Status, *, every: bool) -> Iterator[str]:
     """Lines on all that failed or waits: one a reason with how many and an example, or one a trial."""
     groups: dict[tuple[str, str, str], list[Trouble]] = {}
     for trouble in status.troubles:

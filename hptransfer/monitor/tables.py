@@ -14,7 +14,7 @@ from rich.text import Text
 
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Scale, short
 from hptransfer.driver.progress import RUNNING, WAITING, Progress, ScaleProgress
-from hptransfer.monitor.status import Status, explain
+from hptransfer.monitor.status import Status, explain_troubles
 from hptransfer.planning.plan import Plan, num_devices
 
 PLAIN_INTERVAL_S = 10.0
@@ -89,7 +89,7 @@ def print_status(console: Console, status: Status, *, every: bool) -> None:
 
 
 def _lines(status: Status, *, every: bool) -> list[str]:
-    return [*([f"blocked: {status.blocked}"] if status.blocked else []), *explain(status, every=every)]
+    return [*([f"blocked: {status.blocked}"] if status.blocked else []), *explain_troubles(status, every=every)]
 
 
 def _page(status: Status, *, every: bool, height: int | None = None) -> Group:

@@ -36,7 +36,7 @@ MATRICES = frozenset({Role.INPUT, Role.HIDDEN, Role.OUTPUT})
 
 
 @dataclass(frozen=True)
-class Power:
+class ShapePower:
     """n_in^fan_in * n_out^fan_out * max(n_in, n_out)^largest, and what else `Sizes` has to a power, as exponents."""
 
     fan_in: float = 0.0
@@ -45,8 +45,8 @@ class Power:
     averaged: float = 0.0
     spread: float = 0.0
 
-    def __add__(self, other: Power) -> Power:
-        return Power(
+    def __add__(self, other: ShapePower) -> ShapePower:
+        return ShapePower(
             self.fan_in + other.fan_in,
             self.fan_out + other.fan_out,
             self.largest + other.largest,
@@ -54,8 +54,8 @@ class Power:
             self.spread + other.spread,
         )
 
-    def __mul__(self, factor: float) -> Power:
-        return Power(
+    def __mul__(self, factor: float) -> ShapePower:
+        return ShapePower(
             self.fan_in * factor,
             self.fan_out * factor,
             self.largest * factor,
@@ -63,7 +63,7 @@ class Power:
             self.spread * factor,
         )
 
-    def __neg__(self) -> Power:
+    def __neg__(self) -> ShapePower:
         return self * -1.0
 
     @property
@@ -72,11 +72,11 @@ class Power:
         return self.fan_in + self.fan_out + self.largest
 
 
-ZERO = Power()
+ZERO = ShapePower()
 
 
 @dataclass(frozen=True)
-class Row:
+class RoleExponents:
     """Exponents of one role: multiplier n^-a, init standard deviation n^-b."""
 
     a: float = 0.0
@@ -98,7 +98,7 @@ class UpdateLaw:
 
     gradient: float = 0.0
     weight: float = 0.0
-    gain: Power | None = None
+    gain: ShapePower | None = None
 
     def of_unit_gradients(self) -> UpdateLaw:
         """The law where gradients have the same size at every width and depth."""
@@ -111,11 +111,11 @@ RAW = UpdateLaw(gradient=1)
 """SGD, with or without momentum."""
 RELATIVE = UpdateLaw(weight=1)
 """Adafactor, or Adam, with parameter scaling."""
-SPECTRAL = UpdateLaw(gain=Power(fan_in=1 / 2, fan_out=-1 / 2))
+SPECTRAL = UpdateLaw(gain=ShapePower(fan_in=1 / 2, fan_out=-1 / 2))
 """Spectral norm 1: Muon as it is, Shampoo with exponents -1/4."""
-SPECTRAL_RMS = UpdateLaw(gain=Power(fan_in=1 / 2, fan_out=-1 / 2, largest=1 / 2))
+SPECTRAL_RMS = UpdateLaw(gain=ShapePower(fan_in=1 / 2, fan_out=-1 / 2, largest=1 / 2))
 """Muon times sqrt(max(fan-in, fan-out)), so that its entries have a fixed size (arXiv:2502.16982)."""
-CURVATURE = UpdateLaw(gradient=-1, gain=Power(fan_out=-1))
+CURVATURE = UpdateLaw(gradient=-1, gain=ShapePower(fan_out=-1))
 """K-FAC with relative damping: the output moves by delta / |delta|^2 (arXiv:2312.12226)."""
 
 
@@ -137,29 +137,29 @@ class Parameterization:
         source: paper and table.
     """
 
-    rows: Mapping[Role, Row]
+    rows: Mapping[Role, RoleExponents]
     source: str
     global_rate: bool = False
     unit: bool = False
     depth: float = 0.0
-    lookup: Power | None = None
+    lookup: ShapePower | None = None
     laws: tuple[UpdateLaw, ...] = ()
     decay: str = "coupled"
 
-    def along(self, role: Role, exponent: float) -> Power:
+    def along(self, role: Role, exponent: float) -> ShapePower:
         """A power of the size that a role's multiplier and init go by: fan-in if that grows."""
         if role is Role.FIXED:
             return ZERO
-        return Power(fan_in=exponent) if role in (Role.HIDDEN, Role.OUTPUT) else Power(fan_out=exponent)
+        return ShapePower(fan_in=exponent) if role in (Role.HIDDEN, Role.OUTPUT) else ShapePower(fan_out=exponent)
 
-    def multiplier(self, role: Role) -> Power:
+    def multiplier(self, role: Role) -> ShapePower:
         return self.along(role, -self.rows[role].a)
 
-    def init_std(self, role: Role) -> Power:
-        own = ZERO if self.global_rate else Power(spread=1)
+    def init_std(self, role: Role) -> ShapePower:
+        own = ZERO if self.global_rate else ShapePower(spread=1)
         return self.along(role, -self.rows[role].b) + own
 
-    def gradient(self, role: Role, alignment: float = FULL) -> Power:
+    def gradient(self, role: Role, alignment: float = FULL) -> ShapePower:
         """The gradient's root mean square with respect to the stored tensor.
 
         The signal that reaches a layer before the readout falls as the readout's entries: as
@@ -169,13 +169,13 @@ class Parameterization:
         """
         if self.unit:
             return ZERO
-        own = self.multiplier(role) + Power(averaged=-1)
+        own = self.multiplier(role) + ShapePower(averaged=-1)
         if role in (Role.OUTPUT, Role.FIXED):
             return own
         readout = self.rows[Role.OUTPUT]
-        return own + Power(fan_out=-min(readout.a + readout.b, alignment))
+        return own + ShapePower(fan_out=-min(readout.a + readout.b, alignment))
 
-    def learning_rate(self, role: Role, law: UpdateLaw, alignment: float | None = None) -> Power:
+    def learning_rate(self, role: Role, law: UpdateLaw, alignment: float | None = None) -> ShapePower:
         """Power by which the learning rate is multiplied, so that every layer's output keeps moving alike.
 
         Args:
@@ -186,11 +186,11 @@ class Parameterization:
             if self.global_rate:
                 return ZERO
             alignment = FULL
-        gain = law.gain if law.gain is not None else Power(fan_in=alignment)
+        gain = law.gain if law.gain is not None else ShapePower(fan_in=alignment)
         if role not in (Role.HIDDEN, Role.OUTPUT):
-            gain = Power(fan_out=gain.fan_out, largest=gain.largest)
+            gain = ShapePower(fan_out=gain.fan_out, largest=gain.largest)
         if role in (Role.OUTPUT, Role.FIXED):
-            gain = Power(fan_in=gain.fan_in, largest=gain.largest)
+            gain = ShapePower(fan_in=gain.fan_in, largest=gain.largest)
         if role not in MATRICES:
             gain = ZERO
         power = -(
@@ -203,7 +203,7 @@ class Parameterization:
             return ZERO
         return power
 
-    def epsilon(self, role: Role, alignment: float | None = None) -> Power:
+    def epsilon(self, role: Role, alignment: float | None = None) -> ShapePower:
         """Power of Adam's epsilon: that of the gradient it is added to."""
         if alignment is None:
             if self.global_rate:

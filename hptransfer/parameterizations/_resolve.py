@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations._base import Parameterization, Power, Role, UpdateLaw
+from hptransfer.parameterizations._base import Parameterization, Role, ShapePower, UpdateLaw
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +55,14 @@ class Sizes:
             lookup=lookup,
         )
 
-    def to(self, power: Power) -> float:
+    def to(self, power: ShapePower) -> float:
         """The sizes to a power."""
         matrix: float = self.fan_in**power.fan_in * self.fan_out**power.fan_out * self.largest**power.largest
         return matrix * float(self.averaged**power.averaged * self.spread**power.spread)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Branch:
+class BranchRule:
     """How residual branches go with depth: h + m_L^-alpha F(h), m_L the depth over the base's.
 
     Attributes:
@@ -87,7 +87,7 @@ class Branch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class BudgetRatio:
     """Batch and token budget over those of the base run (arXiv:2205.10287; 2512.22382, Table 1).
 
     Attributes:
@@ -114,7 +114,7 @@ BUDGET_RULES = ("none", "sqrt", "complete")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class TensorRule:
     """Factors on the base values of one tensor; all are 1 in the base run.
 
     Attributes:
@@ -128,7 +128,7 @@ class Rule:
     learning_rate: float = 1.0
     epsilon: float = 1.0
     weight_decay: float = 1.0
-    budget: Budget = Budget()
+    budget: BudgetRatio = BudgetRatio()
 
 
 def resolve(
@@ -138,12 +138,12 @@ def resolve(
     sizes: Sizes,
     *,
     alignment: float | None = None,
-    branch: Branch = Branch(),
-    budget: Budget = Budget(),
-) -> Rule:
+    branch: BranchRule = BranchRule(),
+    budget: BudgetRatio = BudgetRatio(),
+) -> TensorRule:
     """The rule of one tensor.
 
-    Width, depth and budget multiply (science of each: `Parameterization`, `Branch`, `Budget`). Weight
+    Width, depth and budget multiply (science of each: `Parameterization`, `BranchRule`, `BudgetRatio`). Weight
     decay keeps learning rate times decay over width, as published for AdamW (arXiv:2203.03466, completed
     by 2505.01618, Table 1, where depth leaves decay alone).
     """
@@ -152,8 +152,8 @@ def resolve(
     if sizes.lookup and parameterization.lookup is not None:
         power = parameterization.lookup
     width = sizes.to(power)
-    inside = branch if sizes.inside else Branch()
-    return Rule(
+    inside = branch if sizes.inside else BranchRule()
+    return TensorRule(
         role=role,
         multiplier=sizes.to(parameterization.multiplier(role)),
         init_std=sizes.to(parameterization.init_std(role)),

@@ -1,15 +1,15 @@
 """NTK: neural tangent parameterization, unit variances and fan-in multipliers."""
 
-from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, Row
+from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, RoleExponents
 
 NTK = PARAMETERIZATIONS.register("ntk")(
     Parameterization(
         rows={
-            Role.INPUT: Row(),
-            Role.HIDDEN: Row(a=1 / 2),
-            Role.OUTPUT: Row(a=1 / 2),
-            Role.VECTOR: Row(),
-            Role.FIXED: Row(),
+            Role.INPUT: RoleExponents(),
+            Role.HIDDEN: RoleExponents(a=1 / 2),
+            Role.OUTPUT: RoleExponents(a=1 / 2),
+            Role.VECTOR: RoleExponents(),
+            Role.FIXED: RoleExponents(),
         },
         source="arXiv:2407.05872, NTK rows",
     )

@@ -1,15 +1,15 @@
 """SP: standard parameterization; one learning rate for all, or by layer once an alignment is given."""
 
-from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, Row
+from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, RoleExponents
 
 SP = PARAMETERIZATIONS.register("sp")(
     Parameterization(
         rows={
-            Role.INPUT: Row(),
-            Role.HIDDEN: Row(b=1 / 2),
-            Role.OUTPUT: Row(b=1 / 2),
-            Role.VECTOR: Row(),
-            Role.FIXED: Row(),
+            Role.INPUT: RoleExponents(),
+            Role.HIDDEN: RoleExponents(b=1 / 2),
+            Role.OUTPUT: RoleExponents(b=1 / 2),
+            Role.VECTOR: RoleExponents(),
+            Role.FIXED: RoleExponents(),
         },
         source="arXiv:2407.05872, SP rows",
         global_rate=True,

@@ -12,24 +12,24 @@ from hptransfer.parameterizations import (
     RELATIVE,
     SPECTRAL_RMS,
     Parameterization,
-    Power,
     Role,
-    Row,
+    RoleExponents,
+    ShapePower,
 )
 
 UMUP = PARAMETERIZATIONS.register("umup")(
     Parameterization(
         rows={
-            Role.INPUT: Row(),
-            Role.HIDDEN: Row(a=1 / 2),
-            Role.OUTPUT: Row(a=1),
-            Role.VECTOR: Row(),
-            Role.FIXED: Row(),
+            Role.INPUT: RoleExponents(),
+            Role.HIDDEN: RoleExponents(a=1 / 2),
+            Role.OUTPUT: RoleExponents(a=1),
+            Role.VECTOR: RoleExponents(),
+            Role.FIXED: RoleExponents(),
         },
         source="arXiv:2407.17465 and the unit-scaling package",
         unit=True,
         depth=1 / 2,
-        lookup=Power(fan_out=-1 / 2),
+        lookup=ShapePower(fan_out=-1 / 2),
         laws=(RAW, ENTRYWISE, RELATIVE, SPECTRAL_RMS),
         decay="independent",
     )

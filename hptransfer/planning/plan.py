@@ -13,7 +13,7 @@ from typing import Any
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import DONE, SWEEP, Job, Number, Scale, Trial, digest, get_path, trial_id, with_path
-from hptransfer.planning.search_space import Setting, plus, product
+from hptransfer.planning.search_space import Point, one_at_a_time, product
 from hptransfer.worker.runners import RUNNERS, Runner, Size
 
 
@@ -25,7 +25,7 @@ class Plan:
     runner: Runner
     scales: tuple[Scale, ...]
     target: Scale
-    settings: tuple[Setting, ...]
+    settings: tuple[Point, ...]
     seeds: tuple[int, ...]
     fingerprint: str
 
@@ -223,11 +223,11 @@ def num_devices(plan: Plan, scale: Scale) -> int:
     return found
 
 
-def _settings(config: SweepConfig) -> tuple[Setting, ...]:
+def _settings(config: SweepConfig) -> tuple[Point, ...]:
     """What every scale tries, unless the sampler chooses."""
     grids = [tuned.grid(f"space.{key}") for key, tuned in config.space.items()]
     if config.design == "plus":
-        return tuple(plus(grids, [tuned.middle(f"space.{key}") for key, tuned in config.space.items()]))
+        return tuple(one_at_a_time(grids, [tuned.middle(f"space.{key}") for key, tuned in config.space.items()]))
     return tuple(product(grids))
 
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from hptransfer.core.bracketing import next_value
 from hptransfer.core.records import short
 
-Setting = tuple[float, ...]
+Point = tuple[float, ...]
 """A value of every tuned hyperparameter, in the order of the sweep's `space`."""
 
 # A line of fewer values through the best setting brackets nothing.
-FEWEST = 3
+MIN_LINE_POINTS = 3
 
 
 @dataclass(frozen=True)
-class Range:
+class Bounds:
     """How far one hyperparameter may go.
 
     Attributes:
@@ -33,12 +33,12 @@ class Range:
     largest: float
 
 
-def product(grids: Sequence[Sequence[float]]) -> list[Setting]:
+def product(grids: Sequence[Sequence[float]]) -> list[Point]:
     """Every combination."""
     return list(itertools.product(*grids))
 
 
-def plus(grids: Sequence[Sequence[float]], centers: Sequence[float]) -> list[Setting]:
+def one_at_a_time(grids: Sequence[Sequence[float]], centers: Sequence[float]) -> list[Point]:
     """One hyperparameter at a time, the others at their centers."""
     return [
         setting
@@ -47,16 +47,16 @@ def plus(grids: Sequence[Sequence[float]], centers: Sequence[float]) -> list[Set
     ]
 
 
-def middle_first(settings: Sequence[Setting], grids: Sequence[Sequence[float]]) -> list[Setting]:
+def middle_first(settings: Sequence[Point], grids: Sequence[Sequence[float]]) -> list[Point]:
     """The same, by how many steps of the grids they are from the middle of all."""
 
-    def steps(setting: Setting) -> int:
+    def steps(setting: Point) -> int:
         return sum(abs(grid.index(value) - len(grid) // 2) for grid, value in zip(grids, setting, strict=True))
 
     return sorted(settings, key=steps)
 
 
-def lines(losses: Mapping[Setting, float]) -> list[dict[float, float]]:
+def lines_through_best(losses: Mapping[Point, float]) -> list[dict[float, float]]:
     """Losses along each hyperparameter through the best setting, the others held at their best."""
     best = min(losses, key=lambda setting: losses[setting])
 
@@ -67,7 +67,7 @@ def lines(losses: Mapping[Setting, float]) -> list[dict[float, float]]:
     return [along(k) for k in range(len(best))]
 
 
-def next_setting(losses: Mapping[Setting, float], ranges: Sequence[Range]) -> Setting | None:
+def next_point(losses: Mapping[Point, float], ranges: Sequence[Bounds]) -> Point | None:
     """The setting that would help most to bracket the best one, within the ranges; None if there is none.
 
     Args:
@@ -76,8 +76,8 @@ def next_setting(losses: Mapping[Setting, float], ranges: Sequence[Range]) -> Se
     if not losses:
         return None
     best = min(losses, key=lambda setting: losses[setting])
-    for k, (line, limit) in enumerate(zip(lines(losses), ranges, strict=True)):
-        value = next_value(line) if len(line) >= FEWEST else None
+    for k, (line, limit) in enumerate(zip(lines_through_best(losses), ranges, strict=True)):
+        value = next_value(line) if len(line) >= MIN_LINE_POINTS else None
         if value is None or value in line or value > limit.largest:
             continue
         below = value < limit.low
@@ -87,13 +87,13 @@ def next_setting(losses: Mapping[Setting, float], ranges: Sequence[Range]) -> Se
     return None
 
 
-def edges(losses: Mapping[Setting, float], ranges: Sequence[Range]) -> list[str]:
+def unbracketed_edges(losses: Mapping[Point, float], ranges: Sequence[Bounds]) -> list[str]:
     """What is not bracketed, such as "best lr 0.125 of 0.001 to 0.125"."""
     if not losses:
         return []
     best = min(losses, key=lambda setting: losses[setting])
     return [
         f"best {limit.name} {short(best[k])} of {short(min(line))} to {short(max(line))}"
-        for k, (line, limit) in enumerate(zip(lines(losses), ranges, strict=True))
-        if len(line) >= FEWEST and next_value(line) is not None
+        for k, (line, limit) in enumerate(zip(lines_through_best(losses), ranges, strict=True))
+        if len(line) >= MIN_LINE_POINTS and next_value(line) is not None
     ]

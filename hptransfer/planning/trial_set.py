@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from hptransfer.config.sweep import Halving
+from hptransfer.config.sweep import HalvingConfig
 from hptransfer.core.records import SWEEP, Scale
 from hptransfer.planning.plan import Plan
-from hptransfer.planning.search_space import Range, Setting, middle_first
+from hptransfer.planning.search_space import Bounds, Point, middle_first
 
 
 @dataclass(frozen=True)
-class Campaign:
+class TrialSet:
     """Settings at scales.
 
     Attributes:
@@ -23,10 +23,10 @@ class Campaign:
     """
 
     purpose: str
-    settings: Mapping[Scale, Sequence[Setting]]
+    settings: Mapping[Scale, Sequence[Point]]
     points: int
-    ranges: Sequence[Range]
-    halving: Halving = field(default_factory=Halving)
+    ranges: Sequence[Bounds]
+    halving: HalvingConfig = field(default_factory=HalvingConfig)
 
     @property
     def scales(self) -> tuple[Scale, ...]:
@@ -38,21 +38,21 @@ class Campaign:
         return not any(self.settings.values())
 
     @classmethod
-    def sweep(cls, plan: Plan) -> Campaign:
-        settings: Sequence[Setting] = () if plan.config.sampler.points else plan.settings
+    def sweep(cls, plan: Plan) -> TrialSet:
+        settings: Sequence[Point] = () if plan.config.sampler.points else plan.settings
         if plan.config.halving.share is not None:  # what comes early is passed until something better comes
             settings = middle_first(settings, list(plan.grids.values()))
-        return cls(SWEEP, dict.fromkeys(plan.scales, settings), plan.points, ranges(plan), plan.config.halving)
+        return cls(SWEEP, dict.fromkeys(plan.scales, settings), plan.points, search_bounds(plan), plan.config.halving)
 
     @classmethod
-    def of(cls, plan: Plan, settings: Mapping[Scale, Sequence[Setting]]) -> Campaign:
+    def of(cls, plan: Plan, settings: Mapping[Scale, Sequence[Point]]) -> TrialSet:
         """These settings and nothing else."""
-        return cls(SWEEP, settings, 0, [replace(one, extend=0) for one in ranges(plan)])
+        return cls(SWEEP, settings, 0, [replace(one, extend=0) for one in search_bounds(plan)])
 
 
-def ranges(plan: Plan) -> list[Range]:
+def search_bounds(plan: Plan) -> list[Bounds]:
     """How far each tuned hyperparameter of a sweep may go."""
     return [
-        Range(key, plan.grids[key][0], plan.grids[key][-1], tuned.extend, tuned.largest)
+        Bounds(key, plan.grids[key][0], plan.grids[key][-1], tuned.extend, tuned.largest)
         for key, tuned in plan.config.space.items()
     ]

@@ -2,12 +2,12 @@
 
 from hptransfer.samplers._base import (
     SAMPLERS,
-    FreeSampler,
+    ChoosingSamplerConfig,
     SamplerConfig,
 )
 
 __all__ = [
-    "FreeSampler",
+    "ChoosingSamplerConfig",
     "SAMPLERS",
     "SamplerConfig",
 ]

@@ -34,7 +34,7 @@ class SamplerConfig(ABC):
 
 
 @dataclass(kw_only=True)
-class FreeSampler(SamplerConfig):
+class ChoosingSamplerConfig(SamplerConfig):
     """A sampler that chooses values itself, within the range of the sweep's grid."""
 
     trials: int = 10

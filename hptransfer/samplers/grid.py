@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @SAMPLERS.register("grid")
 @dataclass(kw_only=True)
-class Grid(SamplerConfig):
+class GridConfig(SamplerConfig):
     name: str = "grid"
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hptransfer.samplers import SAMPLERS, FreeSampler
+from hptransfer.samplers import SAMPLERS, ChoosingSamplerConfig
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @SAMPLERS.register("qmc")
 @dataclass(kw_only=True)
-class Qmc(FreeSampler):
+class QmcConfig(ChoosingSamplerConfig):
     name: str = "qmc"
 
     def build(self, seed: int) -> BaseSampler:

@@ -12,7 +12,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hptransfer.config.notifications import BLOCKED, DONE, FAILED, Hooks
+from hptransfer.config.notifications import EVENT_BLOCKED, EVENT_DONE, EVENT_FAILED, HooksConfig
 from hptransfer.core.errors import (
     EXIT_BUDGET_SPENT,
     EXIT_BUG,
@@ -24,10 +24,10 @@ from hptransfer.core.errors import (
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.progress import Progress
 
-EVENTS = {EXIT_DONE: DONE, EXIT_BUDGET_SPENT: BLOCKED, EXIT_STOPPED: BLOCKED}
+EVENTS = {EXIT_DONE: EVENT_DONE, EXIT_BUDGET_SPENT: EVENT_BLOCKED, EXIT_STOPPED: EVENT_BLOCKED}
 
 
-def notify(hooks: Hooks, event: str, facts: Mapping[str, Any]) -> str | None:
+def notify(hooks: HooksConfig, event: str, facts: Mapping[str, Any]) -> str | None:
     """Run the hook of an event, if it has one; return what went wrong, in one line."""
     hook = getattr(hooks, event)
     if hook is None:
@@ -86,7 +86,7 @@ class Announcer:
         reason: one line about that.
     """
 
-    def __init__(self, hooks: Hooks, folder: RunFolder, warn: Callable[[str], None]) -> None:
+    def __init__(self, hooks: HooksConfig, folder: RunFolder, warn: Callable[[str], None]) -> None:
         self.code = EXIT_DONE
         self.reason = ""
         self.progress: Progress | None = None
@@ -95,10 +95,10 @@ class Announcer:
     def blocked(self, why: str, progress: Progress) -> None:
         """Nothing goes on without a person."""
         self.progress = progress
-        self._tell(BLOCKED, None, why)
+        self._tell(EVENT_BLOCKED, None, why)
 
     def end(self, code: int, reason: str) -> None:
-        self._tell(EVENTS.get(code, FAILED), code, reason)
+        self._tell(EVENTS.get(code, EVENT_FAILED), code, reason)
 
     def _tell(self, event: str, code: int | None, reason: str) -> None:
         facts = {
@@ -115,7 +115,7 @@ class Announcer:
 
 
 @contextlib.contextmanager
-def announcing(hooks: Hooks, folder: RunFolder, warn: Callable[[str], None]) -> Iterator[Announcer]:
+def announcing(hooks: HooksConfig, folder: RunFolder, warn: Callable[[str], None]) -> Iterator[Announcer]:
     """Tells a run's hooks how the block ended; an interruption is the user's own and is told to nobody."""
     announcer = Announcer(hooks, folder, warn)
     try:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from hptransfer.config.sweep import SweepConfig, load
+from hptransfer.config.sweep import SweepConfig, load_sweep
 from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.locks import locked_by
 from hptransfer.core.records import Trial
 from hptransfer.core.run_folder import RunFolder, disk_errors
 from hptransfer.driver.requests import Request, write_request
-from hptransfer.monitor.status import read_rows
+from hptransfer.monitor.status import read_trials_with_outcomes
 
 PATIENCE_S = 20.0
 # A scheduler takes a while to end a job.
@@ -19,20 +19,20 @@ END_S = 120.0
 LOOK_S = 0.1
 
 
-def chosen(folder: RunFolder, request: Request) -> list[Trial]:
+def matching_trials(folder: RunFolder, request: Request) -> list[Trial]:
     """Trials that a request is about now.
 
     Raises:
         RunFolderError: no trial's id begins like one that it names.
     """
-    rows = read_rows(folder)[0]
+    rows = read_trials_with_outcomes(folder)[0]
     for beginning in request.trials:
         if not any(trial.id.startswith(beginning) for trial, _ in rows):
             raise RunFolderError(f"{folder.path} has no trial {beginning!r}; `hptransfer status --all` lists them")
     return [trial for trial, outcome in rows if request.takes(trial, outcome)]
 
 
-def ask(folder: RunFolder, request: Request) -> tuple[bool, bool]:
+def send_request(folder: RunFolder, request: Request) -> tuple[bool, bool]:
     """Leaves a request for the driver and waits a while for it; carries it out here if no driver runs.
 
     Returns:
@@ -43,29 +43,31 @@ def ask(folder: RunFolder, request: Request) -> tuple[bool, bool]:
     deadline = time.monotonic() + PATIENCE_S
     while path.exists() and time.monotonic() < deadline:
         if not locked_by(folder.driver_lock):
-            _without_driver(folder, load(folder), path)
+            _carry_out_here(folder, load_sweep(folder), path)
         else:
             time.sleep(LOOK_S)
     return not path.exists(), locked_by(folder.driver_lock) is not None
 
 
-def _without_driver(folder: RunFolder, config: SweepConfig, path: Path) -> None:
+def _carry_out_here(folder: RunFolder, config: SweepConfig, path: Path) -> None:
     """Does a driver's part: holds its lock, takes up its jobs, and carries out what was asked.
 
     Raises:
         StoppedError: a job does not end.
     """
     from hptransfer.driver.driver import driving
-    from hptransfer.driver.jobs import Flight
+    from hptransfer.driver.jobs import JobManager
     from hptransfer.driver.requests import carry_out, read_requests
-    from hptransfer.driver.trial_index import Book
+    from hptransfer.driver.trial_index import TrialIndex
 
     with driving(folder), disk_errors(folder):
-        book = Book(folder, tuple(config.space))
+        book = TrialIndex(folder, tuple(config.space))
         for trial in folder.read_trials():
             book.add(trial)
         launcher = config.launcher.open(folder.path, 0)
-        flight = Flight(folder, launcher, book, config.retry, config.launcher.max_attempts, lambda trial, outcome: None)
+        flight = JobManager(
+            folder, launcher, book, config.retry, config.launcher.max_attempts, lambda trial, outcome: None
+        )
         deadline = time.monotonic() + END_S
         try:
             flight.take_up()

@@ -14,15 +14,15 @@ from hptransfer.config import sweep as sweep_config
 from hptransfer.core.errors import RunFolderError
 from hptransfer.core.io import read_json, write_json, write_text
 from hptransfer.core.locks import locked_by
-from hptransfer.core.permissions import guarded
+from hptransfer.core.permissions import restricted_umask
 from hptransfer.core.run_folder import RunFolder, disk_errors
-from hptransfer.driver.driver import Driver, Report, driven_by, driving
+from hptransfer.driver.driver import Driver, DriverSummary, already_driven, driving
 from hptransfer.monitor.tables import Display
 from hptransfer.planning.plan import Plan, differences, identity
-from hptransfer.planning.trial_set import Campaign
+from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session import snapshot
 from hptransfer.session.notifications import Announcer, announcing
-from hptransfer.trackers import Background
+from hptransfer.trackers import BackgroundTracker
 
 INTERRUPT_PATIENCE_S = 5.0
 
@@ -33,18 +33,18 @@ class Session:
 
     plan: Plan
     folder: RunFolder
-    tracker: Background
+    tracker: BackgroundTracker
     console: Console
     announcer: Announcer
 
-    def train(self, campaign: Campaign) -> Report:
+    def train(self, campaign: TrialSet) -> DriverSummary:
         """Has a campaign trained, showing progress."""
         for note in filter(None, (campaign.halving.note(), self.plan.config.launcher.note())):
             _note(self.console, note)
         gpus = self.plan.runner.gpus()
         launcher = self.plan.config.launcher.open(self.folder.path, gpus)
         try:
-            with Display(self.console) as display, polite_signals() as interrupted:
+            with Display(self.console) as display, deferred_signals() as interrupted:
                 driver = Driver(
                     self.plan,
                     campaign,
@@ -64,7 +64,7 @@ class Session:
 
 
 @contextmanager
-def polite_signals() -> Iterator[Callable[[], bool]]:
+def deferred_signals() -> Iterator[Callable[[], bool]]:
     """Turns Ctrl-C and SIGTERM into a question that the driver asks once a tick.
 
     An exception in the middle of a write would come out of some library as another one. The second
@@ -98,7 +98,7 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
     folder = plan.config.folder
     _refuse_strange_folder(folder)
     folder.create(plan.config.share)
-    with guarded(folder.path), driving(folder):
+    with restricted_umask(folder.path), driving(folder):
         _refuse_other_identity(folder, plan)
         with announcing(plan.config.hooks, folder, lambda text: _note(console, text)) as announcer:
             with disk_errors(folder):
@@ -108,10 +108,10 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
 
 
 @contextmanager
-def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[Background]:
+def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[BackgroundTracker]:
     """The run's tracker, which has written what it can when the block ends."""
     settings = {"parameterization": plan.config.run.get("parameterization"), "data": plan.fingerprint}
-    tracker = Background(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
+    tracker = BackgroundTracker(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
     if note := plan.config.tracker.note():
         _note(console, note)
     patience: float | None = None
@@ -139,7 +139,7 @@ def check_folder(plan: Plan) -> None:
     folder = plan.config.folder
     _refuse_strange_folder(folder)
     if holder := locked_by(folder.driver_lock):
-        raise driven_by(folder, holder)
+        raise already_driven(folder, holder)
     _refuse_other_identity(folder, plan)
 
 
@@ -152,7 +152,7 @@ def _refuse_strange_folder(folder: RunFolder) -> None:
 def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
     if not folder.target.exists() or not folder.sweep.exists():
         return
-    there = identity(sweep_config.load(folder), read_json(folder.target, "fingerprint")["fingerprint"])
+    there = identity(sweep_config.load_sweep(folder), read_json(folder.target, "fingerprint")["fingerprint"])
     different = differences(there, identity(plan.config, plan.fingerprint))
     if different:
         raise RunFolderError(
@@ -164,5 +164,5 @@ def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
 def _describe(folder: RunFolder, plan: Plan) -> None:
     """Writes what the run is: the resolved sweep, its target, and what it is trained from."""
     snapshot.take(folder, plan.config)
-    write_text(folder.sweep, sweep_config.dump(plan.config))
+    write_text(folder.sweep, sweep_config.dump_sweep(plan.config))
     write_json(folder.target, plan.target_json())

@@ -48,7 +48,7 @@ def take(folder: RunFolder, config: SweepConfig) -> None:
     git = _git_state(root)
     if config.snapshot and not folder.source.exists():
         _copy_source(folder, root)
-    content = {"packages": packages(), "git": git, "sweep": yaml.safe_load(redacted(sweep_config.dump(config)))}
+    content = {"packages": packages(), "git": git, "sweep": yaml.safe_load(redacted(sweep_config.dump_sweep(config)))}
     patch = _patch(root) if git else ""
     key = digest({**content, "patch": patch})
     number, last = _last(folder)

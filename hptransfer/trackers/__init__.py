@@ -2,17 +2,17 @@
 
 from hptransfer.trackers._base import (
     TRACKERS,
-    Background,
-    Curve,
-    Summary,
+    BackgroundTracker,
+    CurvePoints,
+    SweepResults,
     Tracker,
     TrackerConfig,
 )
 
 __all__ = [
-    "Background",
-    "Curve",
-    "Summary",
+    "BackgroundTracker",
+    "CurvePoints",
+    "SweepResults",
     "TRACKERS",
     "Tracker",
     "TrackerConfig",

@@ -27,11 +27,11 @@ QUIET_S = 60.0
 TOTAL_S = 600.0
 """At the end, how long a store that is slow is waited for."""
 
-Curve = Sequence[Mapping[str, Any]]
+CurvePoints = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class SweepResults:
     """A sweep's own results: numbers, what they say in words, and files to attach."""
 
     metrics: Mapping[str, float]
@@ -46,15 +46,15 @@ class Tracker(ABC):
     """
 
     @abstractmethod
-    def follow(self, trial: Trial, curve: Curve) -> None:
+    def follow(self, trial: Trial, curve: CurvePoints) -> None:
         """Writes the curve so far of a trial that is being trained. One that began anew replaces what was written."""
 
     @abstractmethod
-    def log(self, trial: Trial, outcome: Outcome, curve: Curve) -> None:
+    def log(self, trial: Trial, outcome: Outcome, curve: CurvePoints) -> None:
         """Writes one finished trial with its curve."""
 
     @abstractmethod
-    def summarize(self, summary: Summary) -> None:
+    def summarize(self, summary: SweepResults) -> None:
         """Writes the sweep's own results, and attaches files to it."""
 
     @abstractmethod
@@ -85,7 +85,7 @@ class TrackerConfig(ABC):
 TRACKERS: Registry[type[TrackerConfig]] = Registry("tracker", "hptransfer.trackers")
 
 
-class Background:
+class BackgroundTracker:
     """Runs a tracker in a thread, so that the driver never waits for it.
 
     A store that fails is tried again, at growing intervals, until the driver ends; it never stops the sweep. What
@@ -97,7 +97,7 @@ class Background:
         self._open, self._folder = open_tracker, folder
         self._finished: dict[str, None] = {}
         self._running: dict[str, int] = {}
-        self._summary: Summary | None = None
+        self._summary: SweepResults | None = None
         self._closing = self._off = self._given_up = False
         self._problem: str | None = None
         self._progressed = time.monotonic()
@@ -121,9 +121,9 @@ class Background:
     def summarize(self, metrics: Mapping[str, float], files: Sequence[Path], text: str = "") -> None:
         """Queues the sweep's results, which follow the trials. Only the last ones count."""
         with self._news:
-            before = self._summary or Summary(metrics={}, files=())
+            before = self._summary or SweepResults(metrics={}, files=())
             kept = [file for file in before.files if file not in files]
-            self._summary = Summary(
+            self._summary = SweepResults(
                 metrics={**before.metrics, **metrics}, files=[*kept, *files], text=text or before.text
             )
             self._news.notify()
@@ -195,7 +195,7 @@ class Background:
             self._follow(tracker)
         return True
 
-    def _next(self) -> tuple[str | None, Summary | None]:
+    def _next(self) -> tuple[str | None, SweepResults | None]:
         """A finished trial, else the results, else neither: it is time to look at running ones, or to end."""
         with self._news:
             wait = max(0.0, self._look + FOLLOW_S - time.monotonic())

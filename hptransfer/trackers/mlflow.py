@@ -17,7 +17,7 @@ from hptransfer.core.io import set_aside
 from hptransfer.core.records import DIVERGED, FAILED, POINT, Outcome, Trial, short
 from hptransfer.core.redaction import HIDDEN, redacted, whole
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.trackers import TRACKERS, Curve, Summary, Tracker, TrackerConfig
+from hptransfer.trackers import TRACKERS, CurvePoints, SweepResults, Tracker, TrackerConfig
 from hptransfer.trackers._views import TAG, TRIALS, link, trials_view
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class MlflowConfig(TrackerConfig):
         uri = whole(self.uri, os.environ, URI_VARIABLE)
         if f":{HIDDEN}@" in uri:
             raise ConfigError(f"tracker.uri {uri} is without its password; set {URI_VARIABLE} to all of it")
-        return Mlflow(uri or embedded_store(folder), folder, name, settings)
+        return MlflowTracker(uri or embedded_store(folder), folder, name, settings)
 
 
 def client(uri: str) -> MlflowClient:
@@ -127,7 +127,7 @@ def _is_ours(path: Path, artifacts: str) -> bool:
 
 
 @dataclass
-class Shown:
+class TrackedRun:
     """A trial's run in the store.
 
     Attributes:
@@ -141,7 +141,7 @@ class Shown:
     new: bool = False
 
 
-class Mlflow(Tracker):
+class MlflowTracker(Tracker):
     """Only the driver opens the store, so no two processes ever create its tables at once."""
 
     def __init__(self, uri: str, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> None:
@@ -164,15 +164,15 @@ class Mlflow(Tracker):
         tags = {**KIND, "folder": place, "sweep": self._name}
         return str(self._client.create_experiment(name, artifacts, tags=tags))
 
-    def _existing(self) -> dict[str, Shown]:
+    def _existing(self) -> dict[str, TrackedRun]:
         """Runs by the trial that they show. Of two for one trial, as after a lost answer, one goes."""
-        runs: dict[str, Shown] = {}
+        runs: dict[str, TrackedRun] = {}
         token = None
         while True:
             page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
             for run in page:
                 trial = run.data.tags.get("trial")
-                shown = Shown(run.info.run_id, run.info.status)
+                shown = TrackedRun(run.info.run_id, run.info.status)
                 if trial in runs:
                     spare = runs[trial] if shown.status == "FINISHED" else shown
                     self._client.delete_run(spare.run_id)
@@ -189,7 +189,7 @@ class Mlflow(Tracker):
         if parent is None:
             tags = {"trial": "sweep", "sweep": self._name, "state": "running"}
             run = self._client.create_run(self._experiment, run_name=self._name, tags=tags)
-            parent = Shown(run.info.run_id, run.info.status)
+            parent = TrackedRun(run.info.run_id, run.info.status)
             self._describe(f"sweep {self._name}, nothing is predicted yet")
         elif parent.status != "RUNNING":
             self._client.update_run(parent.run_id, status="RUNNING")
@@ -226,7 +226,7 @@ class Mlflow(Tracker):
         return {key: value for key, value in params.items() if key not in have}
 
     def _write_trial(
-        self, shown: Shown, trial: Trial, curve: Curve, metrics: list[Metric], tags: Mapping[str, str]
+        self, shown: TrackedRun, trial: Trial, curve: CurvePoints, metrics: list[Metric], tags: Mapping[str, str]
     ) -> None:
         """Writes what a trial's run does not have yet, in one call."""
         start = _time_ms(curve[0]) if curve else 0
@@ -238,13 +238,13 @@ class Mlflow(Tracker):
         self._write(shown.run_id, metrics=[*_points(curve, shown.points), *metrics], params=params, tags=tags)
         shown.new = False
 
-    def follow(self, trial: Trial, curve: Curve) -> None:
+    def follow(self, trial: Trial, curve: CurvePoints) -> None:
         if curve:
             shown = self._fitting(trial, curve) or self._create(trial, curve)
             self._write_trial(shown, trial, curve, [], {})
             shown.points = {_key(row) for row in curve}
 
-    def log(self, trial: Trial, outcome: Outcome, curve: Curve) -> None:
+    def log(self, trial: Trial, outcome: Outcome, curve: CurvePoints) -> None:
         ended = "FAILED" if outcome.state == FAILED else "FINISHED"
         shown = self._runs.get(trial.id)
         if shown is not None and shown.status == ended:
@@ -255,7 +255,7 @@ class Mlflow(Tracker):
         self._client.set_terminated(shown.run_id, ended, end_time=end or None)
         shown.status, shown.points = ended, None
 
-    def _fitting(self, trial: Trial, curve: Curve) -> Shown | None:
+    def _fitting(self, trial: Trial, curve: CurvePoints) -> TrackedRun | None:
         """The trial's run, if all that it shows is of this curve; one of an attempt that was taken back goes.
 
         The curve's own times make a point that is written twice the same point to MLflow, and tell
@@ -274,19 +274,19 @@ class Mlflow(Tracker):
         self._client.delete_run(self._runs.pop(trial.id).run_id)
         return None
 
-    def _create(self, trial: Trial, curve: Curve) -> Shown:
+    def _create(self, trial: Trial, curve: CurvePoints) -> TrackedRun:
         tags = {"trial": trial.id, PARENT: self._parent, **_tags(trial), "sweep": self._name, "state": "running"}
         tags |= {key: value for key, value in self._settings.items() if key == "parameterization"}
         start = round(curve[0]["time"] * 1000) if curve else None
         run = self._client.create_run(self._experiment, start, tags=tags, run_name=_run_name(trial))
-        shown = self._runs[trial.id] = Shown(run.info.run_id, run.info.status, points=set(), new=True)
+        shown = self._runs[trial.id] = TrackedRun(run.info.run_id, run.info.status, points=set(), new=True)
         if not self._viewed:
             view = trials_view(list(trial.scale.axes), list(trial.tuned))
             self._client.set_experiment_tag(self._experiment, f"{TAG}{TRIALS}", view)
             self._viewed = True
         return shown
 
-    def summarize(self, summary: Summary) -> None:
+    def summarize(self, summary: SweepResults) -> None:
         from mlflow.entities import Metric
 
         have = self._client.get_run(self._parent).data.metrics
@@ -330,7 +330,7 @@ def _settings(trial: Trial, time_ms: int) -> list[Metric]:
     return [Metric(f"settings/{key}", float(value), time_ms, 0) for key, value in values.items()]
 
 
-def _points(curve: Curve, written: Collection[tuple[int, int]] | None = None) -> list[Metric]:
+def _points(curve: CurvePoints, written: Collection[tuple[int, int]] | None = None) -> list[Metric]:
     """A curve's points as MLflow takes them, but for those that are written."""
     from mlflow.entities import Metric
 

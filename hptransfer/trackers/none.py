@@ -12,7 +12,7 @@ from hptransfer.trackers import TRACKERS, Tracker, TrackerConfig
 
 @TRACKERS.register("none")
 @dataclass(kw_only=True)
-class NoTracker(TrackerConfig):
+class NoTrackerConfig(TrackerConfig):
     name: str = "none"
 
     def note(self) -> str | None:

@@ -15,8 +15,8 @@ from hptransfer.core.registry import Registry
 from hptransfer.parameterizations import (
     BUDGET_RULES,
     PARAMETERIZATIONS,
-    Branch,
-    Budget,
+    BranchRule,
+    BudgetRatio,
     Parameterization,
     Role,
     alignment_of,
@@ -178,16 +178,16 @@ class RunConfig:
         found["optimizer"] = {key: value for key, value in found["optimizer"].items() if key in kept}
         return found
 
-    def branch_rule(self) -> Branch:
+    def branch_rule(self) -> BranchRule:
         """How this run's residual branches go with its depth."""
         own = self.table.depth if self.model.residual else 0.0
         alpha = own if self.branch.alpha is None else self.branch.alpha
         base = 1 if self.table.unit else self.base.depth
-        return Branch(alpha=alpha, rates=self.branch.rates, ratio=self.model.depth / base)
+        return BranchRule(alpha=alpha, rates=self.branch.rates, ratio=self.model.depth / base)
 
-    def budget_rule(self) -> Budget:
+    def budget_rule(self) -> BudgetRatio:
         """How this run's batch and token budget move its settings."""
-        return Budget(
+        return BudgetRatio(
             rule=self.budget,
             batch=self.batch / (self.base.batch or self.batch),
             tokens=self.tokens / (self.base.tokens or self.tokens),
@@ -338,7 +338,7 @@ class RunConfig:
 FAMILIES: Mapping[str, Registry[Any]] = {"model": MODELS, "optimizer": OPTIMIZERS, "data": DATASETS}
 
 
-def from_json(values: Mapping[str, Any]) -> RunConfig:
+def run_from_json(values: Mapping[str, Any]) -> RunConfig:
     """The configuration that `dataclasses.asdict` turned into plain values.
 
     Raises:
@@ -377,5 +377,5 @@ __all__ = [
     "RoleConstants",
     "RunConfig",
     "UnitConfig",
-    "from_json",
+    "run_from_json",
 ]

@@ -20,7 +20,7 @@ Update = Callable[[Tensor, Tensor], Tensor]
 FIRST_STEPS = 2
 
 
-class Recorded:
+class RecordedUpdate:
     """An update that is recorded at its third call; the shapes of what it is given never change.
 
     Whatever changes from step to step beside inputs and targets has to stand in tensors on the GPU.

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations import Role, Rule, Sizes, alignment_of, resolve
+from hptransfer.parameterizations import Role, Sizes, TensorRule, alignment_of, resolve
 from hptransfer.training.config import Constants, RunConfig
 from hptransfer.training.layers import Embedding, Layer, Linear, Residual, Scalar, TiedReadout, draw, tagged
 from hptransfer.training.unit_scaling import per_trial, scale_operations
 
 
 @dataclass(frozen=True)
-class Kind:
+class GroupKey:
     """All that a tensor's rule depends on; `base_fan_in`, its fan-in in the base model, is for its first values."""
 
     role: Role
@@ -26,7 +26,7 @@ class Kind:
     base_fan_in: int = field(compare=False)
 
 
-def kinds(run: RunConfig) -> dict[str, Kind]:
+def group_keys(run: RunConfig) -> dict[str, GroupKey]:
     """The kind of every parameter by name, from the model's and the base model's shapes alone."""
     unit = run.table.unit
     with torch.device("meta"):
@@ -38,7 +38,7 @@ def kinds(run: RunConfig) -> dict[str, Kind]:
     }
 
 
-def _kind(layer: Layer, base: Layer | None, inside: bool) -> Kind:
+def _kind(layer: Layer, base: Layer | None, inside: bool) -> GroupKey:
     """Without a base every size is absolute, as if the base's were 1.
 
     A first layer's fan-in is a size like others then, so that it goes by the rule of hidden ones; an embedding's is 1.
@@ -51,7 +51,7 @@ def _kind(layer: Layer, base: Layer | None, inside: bool) -> Kind:
         averaged=layer.averaged / (base.averaged if base else 1),
         spread=layer.spread / (base.spread if base else 1),
     )
-    return Kind(role, sizes, of_base[0])
+    return GroupKey(role, sizes, of_base[0])
 
 
 def constants(run: RunConfig, role: Role) -> Constants:
@@ -60,7 +60,7 @@ def constants(run: RunConfig, role: Role) -> Constants:
     return found
 
 
-def rule(run: RunConfig, kind: Kind) -> Rule:
+def rule(run: RunConfig, kind: GroupKey) -> TensorRule:
     """The rule of one kind of tensor, without the run's own constants."""
     return resolve(
         run.table,
@@ -84,7 +84,7 @@ def parameterize(model: nn.Module, runs: Sequence[RunConfig], seeds: Sequence[in
     Raises:
         ConfigError: weights are tied that the parameterization treats differently.
     """
-    found = kinds(runs[0])
+    found = group_keys(runs[0])
     for item in tagged(model):
         kind = found[item.name]
         rules = [(rule(run, kind), constants(run, kind.role)) for run in runs]
@@ -100,7 +100,7 @@ def parameterize(model: nn.Module, runs: Sequence[RunConfig], seeds: Sequence[in
         scale_operations(model, [run.unit for run in runs])
 
 
-def initial_std(run: RunConfig, kind: Kind) -> float:
+def initial_std(run: RunConfig, kind: GroupKey) -> float:
     """Standard deviation of a tensor's first values, if they are drawn at all."""
     std: float = kind.base_fan_in**-0.5 * rule(run, kind).init_std * constants(run, kind.role).init
     return std
@@ -110,7 +110,7 @@ def _tied(run: RunConfig, readout: TiedReadout) -> float:
     """Multiplier of a readout that shares the embedding's weights, whose spread at the base is 1."""
     base_fan_in = 1 if run.table.unit else run.base_model().width
     sizes = Sizes.alike(Role.INPUT, readout.fan_in / base_fan_in)
-    embedding = rule(run, Kind(Role.INPUT, dataclasses.replace(sizes, lookup=True), 1))
+    embedding = rule(run, GroupKey(Role.INPUT, dataclasses.replace(sizes, lookup=True), 1))
     output = resolve_alike(run, Role.OUTPUT, readout.fan_in / base_fan_in)
     for what in ("init_std", "learning_rate"):
         if abs(getattr(embedding, what) / getattr(output, what) - 1) > 1e-9:
@@ -122,28 +122,28 @@ def _tied(run: RunConfig, readout: TiedReadout) -> float:
     return multiplier
 
 
-def resolve_alike(run: RunConfig, role: Role, n: float) -> Rule:
+def resolve_alike(run: RunConfig, role: Role, n: float) -> TensorRule:
     """The rule of a role outside the blocks, all of whose sizes have grown n times."""
-    return rule(run, Kind(role, Sizes.alike(role, n), 1))
+    return rule(run, GroupKey(role, Sizes.alike(role, n), 1))
 
 
 @dataclass
 class Group:
     """Tensors of one trial that train with the same settings: parameters' names, views of them, each view's layer."""
 
-    kind: Kind
+    kind: GroupKey
     names: list[str]
     params: list[Tensor]
     layers: list[Layer]
 
 
-def groups_of(model: nn.Module, found: Mapping[str, Kind], trial: int) -> list[Group]:
-    """One trial's tensors by kind, as 2-D (or smaller) views, whose gradients `hand_out_gradients` gives them.
+def groups_of(model: nn.Module, found: Mapping[str, GroupKey], trial: int) -> list[Group]:
+    """One trial's tensors by kind, as 2-D (or smaller) views, whose gradients `assign_gradients` gives them.
 
     An ordinary optimizer sees ordinary matrices (a convolution as fan-out by fan-in, every expert by itself), and no
     trial's settings touch another's.
     """
-    by_kind: dict[Kind, Group] = {}
+    by_kind: dict[GroupKey, Group] = {}
     for item in tagged(model):
         group = by_kind.setdefault(found[item.name], Group(found[item.name], [], [], []))
         views = item.layer.matrices(item.weight.detach()[trial])
@@ -153,7 +153,7 @@ def groups_of(model: nn.Module, found: Mapping[str, Kind], trial: int) -> list[G
     return list(by_kind.values())
 
 
-def hand_out_gradients(views: Mapping[Layer, Sequence[Sequence[Tensor]]]) -> None:
+def assign_gradients(views: Mapping[Layer, Sequence[Sequence[Tensor]]]) -> None:
     """Gives the views that optimizers train their parts of what a backward pass left at the layers' weights.
 
     Nothing is copied: a gradient that stayed in place would have to be zeroed and added to in every step.
@@ -170,14 +170,14 @@ def hand_out_gradients(views: Mapping[Layer, Sequence[Sequence[Tensor]]]) -> Non
                 view.grad = matrix
 
 
-def settings(run: RunConfig, kind: Kind) -> dict[str, float]:
+def settings(run: RunConfig, kind: GroupKey) -> dict[str, float]:
     """What a kind of tensor trains with, in the terms of the run's optimizer; `lr` is the peak."""
     found: dict[str, float] = run.trainer.settings(rule(run, kind), run.steps)
     found["lr"] *= constants(run, kind.role).lr
     return found
 
 
-def tensors(model: nn.Module, run: RunConfig, found: Mapping[str, Kind], trial: int) -> dict[str, dict[str, float]]:
+def tensors(model: nn.Module, run: RunConfig, found: Mapping[str, GroupKey], trial: int) -> dict[str, dict[str, float]]:
     """What every parameter of one trial has beside its optimizer's settings, as the model has it.
 
     Returns:
@@ -224,9 +224,9 @@ def base_and_factors(run: RunConfig) -> dict[str, Any]:
     """
     base: dict[str, float] = {}
     groups = {}
-    for name, kind in _named(kinds(run)):
+    for name, kind in _named(group_keys(run)):
         found, one, own = settings(run, kind), rule(run, kind), constants(run, kind.role)
-        plain = run.trainer.settings(Rule(role=kind.role), run.steps)
+        plain = run.trainer.settings(TensorRule(role=kind.role), run.steps)
         base |= plain
         groups[name] = {
             **{key: found[key] / value if value else 1.0 for key, value in plain.items()},
@@ -237,9 +237,9 @@ def base_and_factors(run: RunConfig) -> dict[str, Any]:
     return {"base": base, "decay": run.trainer.decay, "groups": groups, "branch_multiplier": branch}
 
 
-def _named(found: Mapping[str, Kind]) -> Iterator[tuple[str, Kind]]:
+def _named(found: Mapping[str, GroupKey]) -> Iterator[tuple[str, GroupKey]]:
     """Kinds with their names: the role; in blocks or not, and a first parameter, where roles have several."""
-    firsts: dict[Kind, str] = {}
+    firsts: dict[GroupKey, str] = {}
     for name, kind in found.items():
         firsts.setdefault(kind, name)
     roles = [kind.role for kind in firsts]

@@ -27,7 +27,7 @@ Scalar = float | Tensor
 """One number for all trials, or a tensor of one a trial."""
 
 
-def times(x: Tensor, scalar: Scalar, axis: int = 0) -> Tensor:
+def scale_fwd(x: Tensor, scalar: Scalar, axis: int = 0) -> Tensor:
     """x, each trial's slice along an axis multiplied by its own number."""
     if isinstance(scalar, Tensor):
         shape = [1] * x.dim()
@@ -36,7 +36,7 @@ def times(x: Tensor, scalar: Scalar, axis: int = 0) -> Tensor:
     return x if scalar == 1.0 else x * scalar
 
 
-def by_channel(x: Tensor, scalar: Scalar) -> Tensor:
+def scale_channels(x: Tensor, scalar: Scalar) -> Tensor:
     """x_B(KC)HW, each trial's channels multiplied by its own number."""
     if isinstance(scalar, Tensor):
         numbers = wide(scalar, x).repeat_interleave(x.shape[1] // len(scalar)).view(1, -1, 1, 1)
@@ -52,7 +52,7 @@ def wide(numbers: Tensor, x: Tensor) -> Tensor:
 Multiply = Callable[[Tensor, Scalar], Tensor]
 
 
-def tilt(x: Tensor, scalar: Scalar, by: Multiply = times) -> Tensor:
+def scale_bwd(x: Tensor, scalar: Scalar, by: Multiply = scale_fwd) -> Tensor:
     """x itself, but its gradient multiplied by each trial's own number on the way back."""
     if not isinstance(scalar, Tensor) and scalar == 1.0:
         return x
@@ -129,7 +129,7 @@ class Layer(nn.Module):
 
     def used(self, rows: int) -> Tensor:
         """The weights for an input of so many examples times positions."""
-        return self.weight if self.gradient is None else tilt(self.weight, self.gradient * rows**-0.5)
+        return self.weight if self.gradient is None else scale_bwd(self.weight, self.gradient * rows**-0.5)
 
     def watched(self, x: Tensor, y: Tensor) -> Tensor:
         """y, this layer's output before the multiplier, with its moments taken in the backward pass if asked for."""
@@ -163,8 +163,8 @@ class Linear(Layer):
         self.backward: Scalar = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        y = linear(tilt(x, self.backward), self.used(x[0, ..., 0].numel()))
-        return times(self.watched(x, y), self.multiplier)
+        y = linear(scale_bwd(x, self.backward), self.used(x[0, ..., 0].numel()))
+        return scale_fwd(self.watched(x, y), self.multiplier)
 
     def input_moments(self, x: Tensor) -> Tensor:
         h_KNI = x.flatten(1, -2)
@@ -222,7 +222,7 @@ class Embedding(Layer):
         trials, num_rows, fan_out = self.weight.shape
         offsets = torch.arange(trials, device=indices.device).view(-1, *[1] * indices.dim()) * num_rows
         y = F.embedding(indices + offsets, self.used(indices.numel()).view(trials * num_rows, fan_out))
-        return times(self.watched(indices, y), self.multiplier)
+        return scale_fwd(self.watched(indices, y), self.multiplier)
 
     def input_moments(self, x: Tensor) -> Tensor:
         trials, num_rows, _ = self.weight.shape
@@ -244,7 +244,7 @@ class TiedReadout(nn.Module):
         return self._embedding[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        return times(linear(x, self.embedding.weight), self.multiplier)
+        return scale_fwd(linear(x, self.embedding.weight), self.multiplier)
 
 
 class Conv2d(Layer):
@@ -260,7 +260,7 @@ class Conv2d(Layer):
     def forward(self, x: Tensor) -> Tensor:
         pixels = len(x) * math.prod(-(-side // self.stride) for side in x.shape[2:])
         y = F.conv2d(x, self.used(pixels).flatten(0, 1), None, self.stride, self.padding, 1, len(self.weight))
-        return by_channel(self.watched(x, y), self.multiplier)
+        return scale_channels(self.watched(x, y), self.multiplier)
 
     def input_moments(self, x: Tensor) -> Tensor:
         h_KNI = self.rows(F.unfold(x, self.kernel, padding=self.padding, stride=self.stride))
@@ -280,7 +280,7 @@ class Vector(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         trials, size = self.weight.shape
-        vector = times(self.used(x[0, ..., 0].numel()), self.multiplier).view(trials, *[1] * (x.dim() - 2), size)
+        vector = scale_fwd(self.used(x[0, ..., 0].numel()), self.multiplier).view(trials, *[1] * (x.dim() - 2), size)
         return x * vector if self.start == "ones" else x + vector
 
 
@@ -318,11 +318,11 @@ class Residual(nn.Module):
 
     def add(self, x: Tensor) -> Tensor:
         """x_K... with the branch added to it."""
-        return times(x, self.skip) + self.share(x)
+        return scale_fwd(x, self.skip) + self.share(x)
 
-    def share(self, x: Tensor, by: Multiply = times) -> Tensor:
+    def share(self, x: Tensor, by: Multiply = scale_fwd) -> Tensor:
         """What the branch adds."""
-        y = tilt(self._branch(tilt(x, 1 / self.gradient, by)), self.gradient, by)
+        y = scale_bwd(self._branch(scale_bwd(x, 1 / self.gradient, by)), self.gradient, by)
         return by(y, self.factor)
 
     def _branch(self, x: Tensor) -> Tensor:

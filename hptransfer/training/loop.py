@@ -34,13 +34,13 @@ class Result:
     pruned: bool = False
 
 
-Report = Callable[[int, dict[str, Any]], None]
+OnPoint = Callable[[int, dict[str, Any]], None]
 """Called with a trial's index in the stack and a point of its curve: step, tokens, loss, time, the model's report."""
 
-End = Callable[[int, Result, float], None]
+OnEnd = Callable[[int, Result, float], None]
 """Called with a trial's index as it ends, its result, and its share of the stack's wall time in seconds."""
 
-Behind = Callable[[int], bool]
+IsPruned = Callable[[int], bool]
 """Asked of a trial's index, at every point of its curve but the last, whether it is to stop here."""
 
 
@@ -53,7 +53,7 @@ class Training:
     """
 
     def __init__(
-        self, runs: Sequence[RunConfig], seeds: Sequence[int], *, device: str, end: End | None, behind: Behind
+        self, runs: Sequence[RunConfig], seeds: Sequence[int], *, device: str, end: OnEnd | None, behind: IsPruned
     ) -> None:
         self.run = runs[0]
         self.stack = Stack(runs, seeds, device=device)
@@ -160,9 +160,9 @@ def train(
     data: Dataset,
     *,
     device: str = "cpu",
-    report: Report | None = None,
-    end: End | None = None,
-    behind: Behind = lambda index: False,
+    report: OnPoint | None = None,
+    end: OnEnd | None = None,
+    behind: IsPruned = lambda index: False,
     checkpoint: Checkpoint | None = None,
 ) -> list[Result]:
     """Trains trials that differ in hyperparameters and seeds only, all at once.

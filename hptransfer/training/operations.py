@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hptransfer.training.layers import Scalar, times
+from hptransfer.training.layers import Scalar, scale_fwd
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -33,11 +33,11 @@ class Activation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.name == "swiglu":
             values, gates = x.chunk(2, dim=-1)
-            return times(values * self.bend(gates), self.multiplier)
-        return times(self.bend(x), self.multiplier)
+            return scale_fwd(values * self.bend(gates), self.multiplier)
+        return scale_fwd(self.bend(x), self.multiplier)
 
     def bend(self, x: Tensor) -> Tensor:
-        return times(ACTIVATIONS[self.name](times(x, self.sharpness)), 1 / self.sharpness)
+        return scale_fwd(ACTIVATIONS[self.name](scale_fwd(x, self.sharpness)), 1 / self.sharpness)
 
 
 class Sum(nn.Module):
@@ -48,10 +48,10 @@ class Sum(nn.Module):
         self.multiplier: Scalar = 1.0
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return times(x + y, self.multiplier)
+        return scale_fwd(x + y, self.multiplier)
 
 
-class Attend(nn.Module):
+class ScaledDotProductAttention(nn.Module):
     """multiplier * softmax(scale * q.k) v, head by head, over all positions or those up to one's own.
 
     Args:
@@ -69,10 +69,10 @@ class Attend(nn.Module):
     def forward(self, q_KBSHC: Tensor, k_KBSGC: Tensor, v_KBSGC: Tensor) -> Tensor:
         scale = self.scale
         if isinstance(scale, Tensor):  # torch's operation knows one scale for all
-            q_KBSHC, scale = times(q_KBSHC, scale), 1.0
+            q_KBSHC, scale = scale_fwd(q_KBSHC, scale), 1.0
         q, k, v = (y.flatten(0, 1).transpose(1, 2) for y in (q_KBSHC, k_KBSGC, v_KBSGC))  # trials and examples as one
         if k.shape[1] != q.shape[1]:
             k, v = (y.repeat_interleave(q.shape[1] // y.shape[1], dim=1) for y in (k, v))
         y_XHSC = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal, scale=scale)
         y_KBSD: Tensor = y_XHSC.transpose(1, 2).reshape(*q_KBSHC.shape[:3], -1)
-        return times(y_KBSD, self.multiplier)
+        return scale_fwd(y_KBSD, self.multiplier)

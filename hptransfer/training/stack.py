@@ -14,10 +14,10 @@ from hptransfer.parameterizations._unit_scaling import loss_gradient
 from hptransfer.training.checkpoint import State
 from hptransfer.training.compiling import compiled
 from hptransfer.training.config import RunConfig
-from hptransfer.training.cuda_graph import Recorded
+from hptransfer.training.cuda_graph import RecordedUpdate
 from hptransfer.training.datasets import SQUARED
-from hptransfer.training.groups import groups_of, hand_out_gradients, kinds, parameterize, settings, tensors
-from hptransfer.training.layers import Layer, Residual, keep, tilt, times, to_device
+from hptransfer.training.groups import assign_gradients, group_keys, groups_of, parameterize, settings, tensors
+from hptransfer.training.layers import Layer, Residual, keep, scale_bwd, scale_fwd, to_device
 from hptransfer.training.models import BF16
 from hptransfer.training.unit_scaling import per_trial
 
@@ -46,7 +46,7 @@ class Stack:
         # Unlike torch's defaults: float32 is what run.precision says, and a trial that goes on is the one that it was.
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
         self._runs = list(runs)
-        self._kinds = kinds(runs[0])
+        self._kinds = group_keys(runs[0])
         for module in self.model.modules():
             if isinstance(module, Residual):
                 module.recomputed = runs[0].activation_checkpointing
@@ -55,7 +55,7 @@ class Stack:
     def _bind(self) -> None:
         """Optimizers over the trials that are there, and the forward pass that they train with."""
         self._training_losses = compiled(self.losses) if self._runs[0].compile else self.losses
-        self._train = Recorded(self._update) if self._recordable() else self._update
+        self._train = RecordedUpdate(self._update) if self._recordable() else self._update
         sharpness = per_trial([self._runs[index].unit.loss for index in self.alive])
         device = next(self.model.parameters()).device
         self.alive_K = torch.tensor(self.alive, device=device)
@@ -117,7 +117,7 @@ class Stack:
         losses_KBS = self._training_losses(inputs, targets)
         losses_K = losses_KBS.mean(dim=(1, 2))
         losses_K.sum().backward()  # type: ignore[no-untyped-call]
-        hand_out_gradients(self._views_by_layer)
+        assign_gradients(self._views_by_layer)
         for group in self._param_groups():
             group["terms"] = losses_KBS[0].numel()  # that a trial's loss is the mean of
         for optimizer in self.optimizers:
@@ -141,7 +141,7 @@ class Stack:
         trials, batch, sequence, outputs = outputs_KBSO.shape
         if self._runs[0].table.unit:
             unit = loss_gradient(batch * sequence, outputs, squared=self.shape.loss == SQUARED)
-            outputs_KBSO = times(tilt(outputs_KBSO, unit / self._sharpness), self._sharpness)
+            outputs_KBSO = scale_fwd(scale_bwd(outputs_KBSO, unit / self._sharpness), self._sharpness)
         if self.shape.loss == SQUARED:
             error_KBSO = outputs_KBSO - targets.view(batch, sequence, outputs).to(outputs_KBSO.dtype)
             halved: Tensor = 0.5 * error_KBSO.square().sum(dim=3)

@@ -12,7 +12,7 @@ from torch import nn
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import Role, unit_scaling
 from hptransfer.training.layers import Embedding, Layer, Linear, Residual, Scalar, tagged
-from hptransfer.training.operations import Activation, Attend, Sum
+from hptransfer.training.operations import Activation, ScaledDotProductAttention, Sum
 
 
 @dataclass(kw_only=True)
@@ -50,7 +50,7 @@ def useless(model: nn.Module, *, softmax: bool) -> dict[str, str]:
     found = {}
     if not any(isinstance(one, Activation) and one.name in unit_scaling.SHARPENED for one in modules):
         found["activation"] = f"no {' or '.join(unit_scaling.SHARPENED)}"
-    if not any(isinstance(one, Attend) for one in modules):
+    if not any(isinstance(one, ScaledDotProductAttention) for one in modules):
         found["attention"] = found["attention_ratio"] = "no attention"
     if not any(isinstance(one, Residual) for one in modules):
         found["residual"] = "no residual branches"
@@ -79,7 +79,7 @@ def scale_operations(model: nn.Module, units: Sequence[UnitConfig]) -> None:
             module.multiplier = 2**-0.5
         elif isinstance(module, Activation):
             _activation(module, scalar)
-        elif isinstance(module, Attend):
+        elif isinstance(module, ScaledDotProductAttention):
             _attention(module, scalar)
     _branches([module for module in model.modules() if isinstance(module, Residual)], units)
 
@@ -100,7 +100,7 @@ def _activation(module: Activation, scalar: Callable[[Callable[[UnitConfig], flo
         module.multiplier = unit_scaling.activation(module.name)
 
 
-def _attention(module: Attend, scalar: Callable[[Callable[[UnitConfig], float]], Scalar]) -> None:
+def _attention(module: ScaledDotProductAttention, scalar: Callable[[Callable[[UnitConfig], float]], Scalar]) -> None:
     """Logits are over head_dim unless the model chose another scale."""
     chosen = 1.0 if module.chosen is None else module.chosen * module.head_dim
     module.scale = scalar(lambda unit: chosen * unit.attention / module.head_dim)

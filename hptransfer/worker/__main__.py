@@ -19,7 +19,7 @@ import os
 import sys
 from pathlib import Path
 
-from hptransfer.core.attempts import reached
+from hptransfer.core.attempts import last_progress
 from hptransfer.core.errors import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
@@ -31,7 +31,7 @@ from hptransfer.core.errors import (
     Superseded,
 )
 from hptransfer.core.io import read_json, write_json
-from hptransfer.core.permissions import guard
+from hptransfer.core.permissions import restrict_umask
 from hptransfer.core.records import (
     CANCELLED,
     FAILED,
@@ -39,7 +39,7 @@ from hptransfer.core.records import (
     TIME_LIMIT,
 )
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.worker.interruption import Stop, end_of_time, requeued
+from hptransfer.worker.interruption import StopCheck, end_of_time, requeued
 from hptransfer.worker.job import CHECKPOINT_S, run_job
 
 # SIGTERM alone does not say which of the two it was.
@@ -48,10 +48,10 @@ SAID = {PREEMPTED: f"{PREEMPTED} or {CANCELLED}"}
 
 def main() -> None:
     """Runs the job that the arguments name, or serves jobs until standard input ends."""
-    stop = Stop(end_of_time(), once=len(sys.argv) > 2)
+    stop = StopCheck(end_of_time(), once=len(sys.argv) > 2)
     stop.listen()
     folder = RunFolder(Path(sys.argv[1]))
-    guard(folder.path)
+    restrict_umask(folder.path)
     checkpoint_s = float(os.environ.get("HPTRANSFER_CHECKPOINT_S", CHECKPOINT_S))
     stack = int(os.environ.get("HPTRANSFER_STACK", "0"))
     if len(sys.argv) > 2:
@@ -59,7 +59,7 @@ def main() -> None:
     _serve(folder, stop, checkpoint_s, stack)
 
 
-def run_one(folder: RunFolder, job: str, attempt: int, stop: Stop, checkpoint_s: float, stack: int = 0) -> int:
+def run_one(folder: RunFolder, job: str, attempt: int, stop: StopCheck, checkpoint_s: float, stack: int = 0) -> int:
     """Runs one job; what trials print goes where the scheduler puts it. Returns the exit code."""
     if not folder.job_path(job).exists():
         print(f"{folder.path} has no job {job!r}; `hptransfer sweep` makes and submits them", file=sys.stderr)
@@ -93,12 +93,12 @@ def _farther(folder: RunFolder, job: str) -> bool:
     path = folder.reached_path(job)
     before = read_json(path, "trials")["trials"] if path.exists() else {}
     left = [trial for trial in folder.read_job(job).trials if not folder.outcome_path(trial).exists()]
-    now = {trial: list(reached(folder, trial, job)) for trial in left}
+    now = {trial: list(last_progress(folder, trial, job)) for trial in left}
     write_json(path, {"trials": now})
     return any(new > old for trial in left for new, old in zip(now[trial], before.get(trial, (-1, -1)), strict=True))
 
 
-def _serve(folder: RunFolder, stop: Stop, checkpoint_s: float, stack: int) -> None:
+def _serve(folder: RunFolder, stop: StopCheck, checkpoint_s: float, stack: int) -> None:
     """Runs jobs whose ids come from standard input. What trials print goes to the job's log."""
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

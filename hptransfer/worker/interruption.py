@@ -13,7 +13,7 @@ from hptransfer.core.errors import EXIT_UNFINISHED, Superseded
 from hptransfer.core.records import CANCELLED, PREEMPTED, TIME_LIMIT
 from hptransfer.core.run_folder import RunFolder
 
-CAUSES = {signal.SIGTERM: PREEMPTED, signal.SIGUSR2: TIME_LIMIT, signal.SIGINT: CANCELLED}
+SIGNAL_CAUSES = {signal.SIGTERM: PREEMPTED, signal.SIGUSR2: TIME_LIMIT, signal.SIGINT: CANCELLED}
 # What is kept of a job's time for its last step and checkpoint: this share of what was left at the start, at most so
 # many seconds.
 MARGIN_SHARE, MARGIN_S = 0.1, 60.0
@@ -21,7 +21,7 @@ LOOK_S = 15.0
 SCONTROL_TIMEOUT_S = 20.0
 
 
-class Stop:
+class StopCheck:
     """The question whether to go on, asked at every step, and so one that must cost nothing.
 
     Attributes:
@@ -48,11 +48,11 @@ class Stop:
         """
 
         def note(number: int, frame: FrameType | None) -> None:
-            self.cause = self.cause or CAUSES[signal.Signals(number)]
+            self.cause = self.cause or SIGNAL_CAUSES[signal.Signals(number)]
             if not self._busy:
                 raise SystemExit(EXIT_UNFINISHED)
 
-        for number in CAUSES:
+        for number in SIGNAL_CAUSES:
             signal.signal(number, note)
 
     def guard(self, folder: RunFolder, job: str, attempt: int | None) -> Callable[[], None]:

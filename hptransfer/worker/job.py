@@ -28,8 +28,8 @@ from hptransfer.core.records import (
     Trial,
 )
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.worker.interruption import Stop
-from hptransfer.worker.runners import RUNNERS, Context
+from hptransfer.worker.interruption import StopCheck
+from hptransfer.worker.runners import RUNNERS, StackContext
 from hptransfer.worker.stack_sizes import split
 
 # A look at a lease (`hptransfer status`) holds it for a moment; who trains holds it for longer. An attempt that is over
@@ -45,7 +45,7 @@ def run_job(
     job: str,
     *,
     attempt: int | None = None,
-    stop: Stop | None = None,
+    stop: StopCheck | None = None,
     checkpoint_s: float = CHECKPOINT_S,
     stack: int = 0,
 ) -> str | None:
@@ -68,7 +68,7 @@ def run_job(
         Superseded: the job's file names another attempt; nothing was touched since it does.
         RunFolderError: a file of the job is missing or damaged.
     """
-    stop = stop or Stop()
+    stop = stop or StopCheck()
     try:
         fence = stop.guard(folder, job, attempt)
         with ExitStack() as leases:
@@ -99,7 +99,9 @@ def _take(folder: RunFolder, job: str, leases: ExitStack, patience_s: float) -> 
 class _Job:
     """One job while it runs: its stacks, one after another."""
 
-    def __init__(self, folder: RunFolder, job: Job, stop: Stop, fence: Callable[[], None], checkpoint_s: float) -> None:
+    def __init__(
+        self, folder: RunFolder, job: Job, stop: StopCheck, fence: Callable[[], None], checkpoint_s: float
+    ) -> None:
         self._folder, self._job = folder, job
         self._stop, self._fence, self._checkpoint_s = stop, fence, checkpoint_s
         self._stacks: list[list[str]] = []
@@ -178,7 +180,7 @@ class _Job:
             return [stack]
         if cause := self._stop():
             raise Interrupted(cause)
-        context = Context(
+        context = StackContext(
             job=self._job.id,
             attempt=self._job.attempt,
             stack=index,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.core.errors import RunFolderError
-from hptransfer.core.io import damage, read_json, write_json
+from hptransfer.core.io import read_json, reading, write_json
 from hptransfer.core.records import digest
 
 # What a stack has to gain on trials alone to be taken, and to lose on the one before to be the last that is tried: two
@@ -65,7 +65,7 @@ def steps_each(steps: int, trials: int, *, gpu: bool) -> int:
 
 
 @dataclass(frozen=True)
-class Measured:
+class StackTimings:
     """What is known of stacks of one shape on one device.
 
     Attributes:
@@ -98,19 +98,19 @@ class Measured:
                 chosen = size
         return chosen
 
-    def but_most(self, trials: int) -> Measured:
+    def but_most(self, trials: int) -> StackTimings:
         """The same, once memory was seen to hold no more than so many trials."""
         return replace(self, most=max(1, min(trials, self.most or trials)))
 
 
-def calibrate(trials: int, known: Measured, measure: Callable[[int], float]) -> Measured:
+def calibrate(trials: int, known: StackTimings, measure: Callable[[int], float]) -> StackTimings:
     """Measures ever larger stacks until one is slower, by the trial, than the one before.
 
     Args:
         known: what memory is known not to hold is not tried.
         measure: seconds of a step of a stack of that size; MemoryError if memory does not hold it.
     """
-    found = Measured({}, known.most)
+    found = StackTimings({}, known.most)
     for size in found.wanted(trials):
         try:
             found = replace(found, seconds={**found.seconds, size: measure(size)})
@@ -124,7 +124,7 @@ def calibrate(trials: int, known: Measured, measure: Callable[[int], float]) -> 
 # --- the file ---
 
 
-def recall(about: Mapping[str, Any]) -> Measured:
+def recall(about: Mapping[str, Any]) -> StackTimings:
     """What was measured before; nothing if that cannot be read.
 
     Args:
@@ -133,13 +133,13 @@ def recall(about: Mapping[str, Any]) -> Measured:
     try:
         path = _path(about)
         values = read_json(path, "seconds", "most")
-        with damage(path):
+        with reading(path):
             return _from_json(values)
     except (OSError, RuntimeError, RunFolderError):  # the second where a user has no home
-        return Measured()
+        return StackTimings()
 
 
-def remember(about: Mapping[str, Any], measured: Measured) -> None:
+def remember(about: Mapping[str, Any], measured: StackTimings) -> None:
     """Writes it for later jobs, in one step: of two workers that measured at a time, one is believed."""
     seconds = {str(size): seconds for size, seconds in measured.seconds.items()}
     with contextlib.suppress(OSError, RuntimeError):
@@ -154,7 +154,7 @@ def _path(about: Mapping[str, Any]) -> Path:
     return home / "hptransfer" / "stacks" / f"{digest(about)}.json"
 
 
-def _from_json(values: Mapping[str, Any]) -> Measured:
+def _from_json(values: Mapping[str, Any]) -> StackTimings:
     seconds = {int(size): float(seconds) for size, seconds in values["seconds"].items()}
     most = values["most"]
     if seconds and sorted(seconds) != sizes(max(seconds)):
@@ -163,4 +163,4 @@ def _from_json(values: Mapping[str, Any]) -> Measured:
         raise ValueError(f"seconds {sorted(seconds.values())}")
     if most is not None and not (isinstance(most, int) and most >= 1):
         raise ValueError(f"most {most!r}")
-    return Measured(seconds, most)
+    return StackTimings(seconds, most)

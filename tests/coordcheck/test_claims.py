@@ -7,7 +7,7 @@ import pytest
 from docs.generators.measured_checks import (
     LEGEND,
     PASSES_ANYWAY,
-    Measured,
+    MeasuredCheck,
     claims,
     read_measured,
     write_measured,
@@ -109,7 +109,7 @@ def test_the_file_is_what_is_read_from_it(tmp_path: Path) -> None:
     ],
 )
 def test_marks(passed: bool, claimed: bool, expected: str, mark: str) -> None:
-    row = Measured(
+    row = MeasuredCheck(
         model="mlp" if claimed else "vit",
         optimizer="kfac",
         parameterization="mup",

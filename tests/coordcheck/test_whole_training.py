@@ -11,7 +11,7 @@ from hptransfer.coordcheck.compose import compose_check, own_settings
 from hptransfer.coordcheck.measurements import Check
 from hptransfer.coordcheck.run import run_check
 from hptransfer.coordcheck.whole_training import CONVERGES
-from hptransfer.training.config import RunConfig, from_json
+from hptransfer.training.config import RunConfig, run_from_json
 
 RESMLP = ("check=convergence", "run/model=resmlp", "run/optimizer=sgd")
 WIDTHS = (64, 128, 256)
@@ -46,7 +46,7 @@ def test_it_does_not_under_sp_and_ntk_and_is_expected_not_to(parameterization: s
 
 def test_curves_that_do_not_approach_the_widest_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs are as they should be; the curves are what is given here, one a width."""
-    run = from_json(compose_check(["check=convergence"]).run)
+    run = run_from_json(compose_check(["check=convergence"]).run)
 
     def fails(*levels: float) -> list[str]:
         def trained(run: RunConfig, seeds: int, examples: Tensor) -> tuple[NDArray[np.float64], Tensor]:

@@ -13,7 +13,7 @@ import pytest
 
 from hptransfer.core import io, locks
 from hptransfer.core.errors import RunFolderError, StoppedError
-from hptransfer.core.io import cut_jsonl, read_json, read_jsonl, write_json
+from hptransfer.core.io import filter_jsonl, read_json, read_jsonl, write_json
 from hptransfer.core.locks import LockedError, lock, locked_by
 from hptransfer.core.run_folder import RunFolder, disk_errors
 
@@ -94,10 +94,10 @@ def test_where_there_are_no_locks_work_goes_on_without(
 
 def test_what_is_cut_out_of_a_file_is_gone_and_a_torn_line_with_it(tmp_path: Path) -> None:
     path = tmp_path / "curve.jsonl"
-    cut_jsonl(path, lambda row: True)
+    filter_jsonl(path, lambda row: True)
     assert path.read_text() == ""
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    cut_jsonl(path, lambda row: row["step"] <= 2)
+    filter_jsonl(path, lambda row: row["step"] <= 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 

@@ -13,22 +13,22 @@ from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.io import read_json, read_jsonl, write_json
 from hptransfer.core.records import DIVERGED, DONE, FAILED
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver import Report, driving
+from hptransfer.driver.driver import DriverSummary, driving
 from hptransfer.driver.jobs import read_jobs
-from hptransfer.driver.trial_index import Book
+from hptransfer.driver.trial_index import TrialIndex
 from hptransfer.monitor.logs import trial_log
 from hptransfer.planning.plan import make_plan, num_devices
-from hptransfer.planning.trial_set import Campaign
+from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session.session import session
-from hptransfer.worker.runners.builtin import Builtin
+from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import ONE_SCALE, outcomes, tiny
 from tests.support.scripted import Scripted, drive, train
 
 
-def run(config: SweepConfig) -> Report:
+def run(config: SweepConfig) -> DriverSummary:
     plan = make_plan(config)
     with session(plan, Console(quiet=True)) as open_session:
-        return open_session.train(Campaign.sweep(plan))
+        return open_session.train(TrialSet.sweep(plan))
 
 
 def studies(folder: RunFolder) -> dict[str, optuna.Study]:
@@ -73,7 +73,7 @@ def test_the_same_command_again_trains_nothing(tmp_path: Path, monkeypatch: pyte
     config = tiny(tmp_path)
     run(config)
     before = {path: path.stat().st_mtime_ns for path in config.folder.path.glob("trials/*/outcome.json")}
-    monkeypatch.setattr(Builtin, "execute", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(BuiltinRunner, "execute", lambda *_: pytest.fail("trained again"))
     run(config)
     assert {path: path.stat().st_mtime_ns for path in config.folder.path.glob("trials/*/outcome.json")} == before
 
@@ -142,14 +142,14 @@ def test_a_diverged_trial_is_an_outcome(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_raises_fails_alone_with_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train = Builtin.execute
+    train = BuiltinRunner.execute
 
-    def sabotaged(self: Builtin, trials: Any, *rest: Any) -> None:
+    def sabotaged(self: BuiltinRunner, trials: Any, *rest: Any) -> None:
         if any(trial.tuned["lr"] > 0.05 for trial in trials):
             raise RuntimeError("out of luck")
         train(self, trials, *rest)
 
-    monkeypatch.setattr(Builtin, "execute", sabotaged)
+    monkeypatch.setattr(BuiltinRunner, "execute", sabotaged)
     config = tiny(tmp_path)
     report = run(config)
     assert sorted(outcomes(config.folder).values()) == [DONE] * 4 + [FAILED] * 2
@@ -195,7 +195,7 @@ def test_a_trial_on_many_devices_costs_the_time_of_them_all(tmp_path: Path) -> N
     plan = make_plan(tiny(tmp_path, "launcher=slurm", "launcher.nodes=2", "launcher.gpus='width // 8'", inline=False))
     assert [num_devices(plan, scale) for scale in (*plan.scales, plan.target)] == [4, 8, 16]
     plan.config.folder.create()
-    book = Book(plan.config.folder, plan.tuned)
+    book = TrialIndex(plan.config.folder, plan.tuned)
     trial = plan.trial(plan.scales[1], {"lr": 0.01}, 0)
     book.add(trial)
     book.at(trial.scale).devices = 8

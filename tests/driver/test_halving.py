@@ -11,16 +11,16 @@ import pytest
 from hptransfer.analysis.pipeline import analyze_run
 from hptransfer.analysis.tables.checks import check_table, not_counted, run_records
 from hptransfer.analysis.tables.columns import run_columns
-from hptransfer.config.sweep import Halving, SweepConfig
+from hptransfer.config.sweep import HalvingConfig, SweepConfig
 from hptransfer.core.errors import FitError, Interrupted
 from hptransfer.core.io import append_jsonl, read_json, read_jsonl, write_json
 from hptransfer.core.records import DIVERGED, DONE, KILLED, PRUNED, Job, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver import driver
-from hptransfer.driver.halving import Rungs
-from hptransfer.driver.trial_index import AtScale
-from hptransfer.launchers import Ended
-from hptransfer.planning.search_space import Range, next_setting
+from hptransfer.driver.halving import SuccessiveHalving
+from hptransfer.driver.trial_index import ScaleState
+from hptransfer.launchers import JobEnd
+from hptransfer.planning.search_space import Bounds, next_point
 from tests.driver.test_driver import studies
 from tests.support.helpers import outcomes, tiny
 from tests.support.jobs import JOB, results, run_job, write_job
@@ -57,11 +57,11 @@ class Training:
         self._loss, self._clock = loss, itertools.count(1.0)
         self.steps = 0
 
-    def __call__(self, folder: RunFolder, job: Job) -> Ended | None:
+    def __call__(self, folder: RunFolder, job: Job) -> JobEnd | None:
         open_trials = [trial for trial in job.trials if not folder.outcome_path(trial).exists()]
         for trial_id in open_trials:
             self._step(folder, folder.read_trial(trial_id))
-        return Ended(job.id) if not open_trials else None
+        return JobEnd(job.id) if not open_trials else None
 
     def _step(self, folder: RunFolder, trial: Trial) -> None:
         self.steps += 1
@@ -118,7 +118,7 @@ def test_the_best_of_every_scale_is_found_in_fewer_steps(tmp_path: Path, seeds: 
 
 
 def test_what_leads_early_and_loses_late_misleads_it_which_is_why_it_is_off(tmp_path: Path) -> None:
-    assert Halving().share is None
+    assert HalvingConfig().share is None
     halved = seven_rates(tmp_path, *HALVING, "name=halved", "space.lr.extend=0")
     whole = seven_rates(tmp_path, "name=whole", "space.lr.extend=0")
     for config in (halved, whole):
@@ -127,7 +127,7 @@ def test_what_leads_early_and_loses_late_misleads_it_which_is_why_it_is_off(tmp_
     assert all(rate > LOW for rate in best(halved.folder).values())
 
 
-def killed_now(timeout_s: float) -> list[Ended]:
+def killed_now(timeout_s: float) -> list[JobEnd]:
     raise KeyboardInterrupt
 
 
@@ -157,10 +157,10 @@ def test_a_worker_that_is_killed_stops_them_all_the_same(tmp_path: Path) -> None
     training = Training(bowl)
     dead: set[str] = set()
 
-    def fate(folder: RunFolder, job: Job) -> Ended | None:
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
         if job.id not in dead and any(folder.behind_path(trial).exists() for trial in job.trials):
             dead.add(job.id)
-            return Ended(job.id, KILLED)
+            return JobEnd(job.id, KILLED)
         return training(folder, job)
 
     drive(config, Scripted(fate))
@@ -239,8 +239,10 @@ def trial_of(name: str, seed: int = 0, lr: float = 1.0) -> Trial:
     return Trial(id=name, scale=Scale({"width": 16}), tuned={"lr": lr}, seed=seed, run={}, flops=1, params=1)
 
 
-def rungs(folder: RunFolder) -> Rungs:
-    return Rungs(folder, Halving(share=0.5, factor=2), {Scale({"width": 16}): 100}, lambda one, other: 3)
+def rungs(folder: RunFolder) -> SuccessiveHalving:
+    return SuccessiveHalving(
+        folder, HalvingConfig(share=0.5, factor=2), {Scale({"width": 16}): 100}, lambda one, other: 3
+    )
 
 
 def test_nobody_is_compared_before_the_first_rung_nor_with_another_seed(tmp_path: Path) -> None:
@@ -268,7 +270,7 @@ def test_who_is_near_the_leader_of_its_own_seed_goes_on(tmp_path: Path) -> None:
     def octaves(one: Trial, another: Trial) -> int:
         return round(abs(math.log2(one.tuned["lr"] / another.tuned["lr"])))
 
-    looks = Rungs(folder, Halving(share=0.5, factor=2), {Scale({"width": 16}): 100}, octaves)
+    looks = SuccessiveHalving(folder, HalvingConfig(share=0.5, factor=2), {Scale({"width": 16}): 100}, octaves)
     assert set(looks.behind([other, leader, near, far])) == {"far"}
 
 
@@ -280,17 +282,20 @@ def test_a_trial_at_its_end_is_not_stopped(tmp_path: Path) -> None:
 
 
 def test_a_pruned_setting_is_neither_best_nor_untried_nor_a_cliff() -> None:
-    at = AtScale(losses={(1.0,): [2.0], (2.0,): [1.0], (8.0,): [3.0]}, pruned={(4.0,), (0.5,)})
+    at = ScaleState(losses={(1.0,): [2.0], (2.0,): [1.0], (8.0,): [3.0]}, pruned={(4.0,), (0.5,)})
     means = at.mean_losses()
     assert min(means, key=lambda setting: means[setting]) == (2.0,)
     assert set(means) == {(0.5,), (1.0,), (2.0,), (4.0,), (8.0,)}
     assert means[0.5,] == means[4.0,] > 3.0
-    ranges = [Range("lr", 0.5, 8.0, 6, math.inf)]
-    assert next_setting(means, ranges) is None
-    assert next_setting({**means, (4.0,): math.inf}, ranges) is None  # nearer than a value between would be tried
-    at_the_edge = AtScale(losses={(4.0,): [1.0]}, pruned={(1.0,), (2.0,)})
-    assert next_setting(at_the_edge.mean_losses(), ranges) == (8.0,)
-    assert AtScale(losses={(4.0,): [math.inf]}, pruned={(1.0,)}).mean_losses() == {(4.0,): math.inf, (1.0,): math.inf}
+    ranges = [Bounds("lr", 0.5, 8.0, 6, math.inf)]
+    assert next_point(means, ranges) is None
+    assert next_point({**means, (4.0,): math.inf}, ranges) is None  # nearer than a value between would be tried
+    at_the_edge = ScaleState(losses={(4.0,): [1.0]}, pruned={(1.0,), (2.0,)})
+    assert next_point(at_the_edge.mean_losses(), ranges) == (8.0,)
+    assert ScaleState(losses={(4.0,): [math.inf]}, pruned={(1.0,)}).mean_losses() == {
+        (4.0,): math.inf,
+        (1.0,): math.inf,
+    }
 
 
 def test_a_worker_stops_one_trial_of_a_stack_and_the_others_end_as_ever(tmp_path: Path) -> None:

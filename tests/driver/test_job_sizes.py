@@ -10,7 +10,7 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.launchers.slurm.config import SlurmConfig
 from hptransfer.planning.plan import make_plan
-from hptransfer.worker.runners.builtin import Builtin
+from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import ONE_SCALE, tiny
 from tests.trackers.test_trackers import run as sweep
 
@@ -35,7 +35,7 @@ def test_one_worker_has_them_all_in_one_job(tmp_path: Path) -> None:
 
 
 def test_a_gpu_gets_larger_jobs_wherever_the_driver_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Builtin, "gpus", lambda _: 0)
+    monkeypatch.setattr(BuiltinRunner, "gpus", lambda _: 0)
 
     def largest(*overrides: str) -> dict[int, int]:
         plan = make_plan(compose("quickstart", ["grid.width.values=[32,128,256]", *overrides]))
@@ -43,7 +43,7 @@ def test_a_gpu_gets_larger_jobs_wherever_the_driver_runs(monkeypatch: pytest.Mon
 
     assert largest() == largest("launcher=slurm") == {32: 4, 128: 4, 256: 1}
     assert largest("launcher=slurm", "launcher.gpus=1") == {32: 64, 128: 64, 256: 64}
-    monkeypatch.setattr(Builtin, "gpus", lambda _: 1)
+    monkeypatch.setattr(BuiltinRunner, "gpus", lambda _: 1)
     assert largest() == {32: 64, 128: 64, 256: 64}
     assert largest("launcher=slurm") == {32: 4, 128: 4, 256: 1}
 

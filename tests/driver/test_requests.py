@@ -11,9 +11,9 @@ from hptransfer.core.attempts import read_history
 from hptransfer.core.io import write_json
 from hptransfer.core.records import CANCELLED, CODE_ERROR, DONE, FAILED, KILLED, Job, Outcome
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.jobs import Flight
+from hptransfer.driver.jobs import JobManager
 from hptransfer.driver.requests import CANCEL, RETRY, Request, read_requests, write_request
-from hptransfer.launchers import Ended
+from hptransfer.launchers import JobEnd
 from tests.driver.test_driver import studies
 from tests.support.helpers import ONE_SCALE, outcomes, tiny
 from tests.support.scripted import Scripted, drive, playing, train
@@ -34,10 +34,12 @@ def by_width(folder: RunFolder) -> dict[float, set[str]]:
     return found
 
 
-def asks(request: Request, then: Callable[[RunFolder, Job], Ended | None]) -> Callable[[RunFolder, Job], Ended | None]:
+def asks(
+    request: Request, then: Callable[[RunFolder, Job], JobEnd | None]
+) -> Callable[[RunFolder, Job], JobEnd | None]:
     """A fate that leaves a request when the first job runs."""
 
-    def fate(folder: RunFolder, job: Job) -> Ended | None:
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
         if not asked:
             asked.append(write_request(folder, request))
         return then(folder, job)
@@ -72,7 +74,7 @@ def test_one_trial_of_a_stack_is_cancelled_and_its_job_goes_on_with_the_others(t
     config = tiny(tmp_path, *ONE_SCALE)
     chosen: list[str] = []
 
-    def fate(folder: RunFolder, job: Job) -> Ended | None:
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
         if job.attempt == 1:
             if not chosen:
                 chosen.append(job.trials[1])
@@ -160,7 +162,7 @@ def test_a_driver_that_ends_while_it_submits_neither_loses_nor_doubles_a_job(tmp
     assert set(outcomes(config.folder).values()) == {DONE}
 
 
-def failing(folder: RunFolder, job: Job) -> Ended:
+def failing(folder: RunFolder, job: Job) -> JobEnd:
     """Trials with the lowest rate raise, others train."""
     for trial_id in job.trials:
         if folder.read_trial(trial_id).tuned["lr"] < 0.005 and not folder.outcome_path(trial_id).exists():
@@ -195,7 +197,7 @@ def test_a_running_driver_trains_again_what_is_taken_back(tmp_path: Path) -> Non
     config = tiny(tmp_path)
     seen: list[str] = []
 
-    def fate(folder: RunFolder, job: Job) -> Ended:
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
         if len(launcher.submitted) == 2 and not seen:  # the first job is over
             seen.append(str(write_request(folder, Request(verb=RETRY))))
         return failing(folder, job) if not seen else train(folder, job)
@@ -218,7 +220,7 @@ def test_a_cancelled_job_that_is_taken_back_without_a_driver_is_not_cancelled_ag
     tmp_path: Path,
 ) -> None:
     config = tiny(tmp_path, *ONE_SCALE)
-    launcher = Remembers(lambda f, job: Ended(job.id, CANCELLED) if job.attempt == 1 else train(f, job))
+    launcher = Remembers(lambda f, job: JobEnd(job.id, CANCELLED) if job.attempt == 1 else train(f, job))
     drive(config, launcher)
     assert set(outcomes(config.folder).values()) == {FAILED}
     verb(launcher, "retry", str(config.folder.path), "--cause", CANCELLED)
@@ -230,16 +232,16 @@ def test_a_cancelled_job_that_is_taken_back_without_a_driver_is_not_cancelled_ag
 
 def test_an_end_that_was_counted_before_the_driver_ended_is_not_counted_again(tmp_path: Path) -> None:
     config = tiny(tmp_path, *ONE_SCALE)
-    launcher = Remembers(lambda f, job: Ended(job.id, KILLED) if job.attempt == 1 else train(f, job))
-    submit_due = Flight.submit_due
+    launcher = Remembers(lambda f, job: JobEnd(job.id, KILLED) if job.attempt == 1 else train(f, job))
+    submit_due = JobManager.submit_due
 
-    def end_before_it(self: Flight) -> None:
+    def end_before_it(self: JobManager) -> None:
         if self.due:
             raise KeyboardInterrupt
         submit_due(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Flight, "submit_due", end_before_it)
+        patch.setattr(JobManager, "submit_due", end_before_it)
         with pytest.raises(KeyboardInterrupt):
             drive(config, launcher)
     drive(config, launcher)
@@ -250,7 +252,7 @@ def test_an_end_that_was_counted_before_the_driver_ended_is_not_counted_again(tm
 
 def test_a_taken_back_trial_has_all_its_attempts_again(tmp_path: Path) -> None:
     config = tiny(tmp_path, "launcher.max_attempts=2", "retry.killed.delay_s=0", *ONE_SCALE)
-    launcher = Scripted(lambda folder, job: Ended(job.id, KILLED, "killed by signal 9"))
+    launcher = Scripted(lambda folder, job: JobEnd(job.id, KILLED, "killed by signal 9"))
     drive(config, launcher)
     verb(launcher, "retry", str(config.folder.path))
     drive(config, launcher)
@@ -282,7 +284,7 @@ def test_a_choice_of_what_there_is_not_is_refused(
 def test_the_first_trial_of_a_scale_goes_ahead_and_holds_the_others_back_if_it_fails(tmp_path: Path) -> None:
     config = tiny(tmp_path, "stage=first", "space.lr.count=5")
 
-    def fate(folder: RunFolder, job: Job) -> Ended:
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
         if job.scale.axes["width"] == 32:
             write_json(folder.outcome_path(job.trials[0]), Outcome(state=FAILED, error="boom").to_json())
         return train(folder, job)
@@ -305,7 +307,7 @@ def test_the_first_trial_of_a_scale_goes_ahead_and_holds_the_others_back_if_it_f
 def test_a_first_trial_that_was_cancelled_is_followed_by_another_first_one(tmp_path: Path) -> None:
     config = tiny(tmp_path, "stage=first", *ONE_SCALE)
 
-    def fate(folder: RunFolder, job: Job) -> Ended | None:
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
         if len(launcher.submitted) == 1:
             write_request(folder, Request(verb=CANCEL, trials=job.trials))
             assert "waits for its scale's first trial" in (folder.path / "driver.json").read_text()

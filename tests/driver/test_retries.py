@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.config.retry import Retry
+from hptransfer.config.retry import RetryConfig
 from hptransfer.core.attempts import Attempt, History, read_history
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.io import write_json
@@ -26,7 +26,7 @@ from hptransfer.core.records import (
 )
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.retries import delay_before_next
-from hptransfer.launchers import Ended
+from hptransfer.launchers import JobEnd
 from tests.support.helpers import ONE_SCALE, outcomes, tiny
 from tests.support.scripted import Scripted, advance, drive, train
 
@@ -43,9 +43,9 @@ def test_a_cause_that_comes_again_and_again_fails_the_trial_alone(tmp_path: Path
     config = tiny(tmp_path, "launcher.max_attempts=3", *NO_DELAYS, *ONE_SCALE)
     bad: list[str] = []
 
-    def fate(folder: RunFolder, job: Job) -> Ended:
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
         bad[:] = bad or [job.id]
-        return Ended(job.id, cause, "so it is", "n3") if job.id == bad[0] else train(folder, job)
+        return JobEnd(job.id, cause, "so it is", "n3") if job.id == bad[0] else train(folder, job)
 
     launcher = Scripted(fate)
     with pytest.MonkeyPatch.context() as patch:
@@ -63,11 +63,11 @@ def test_a_cause_that_comes_again_and_again_fails_the_trial_alone(tmp_path: Path
 def test_attempts_that_get_farther_go_on_and_others_do_not(tmp_path: Path, cause: str) -> None:
     config = tiny(tmp_path, "launcher.max_attempts=2", *ONE_SCALE)
 
-    def fate(folder: RunFolder, job: Job) -> Ended:
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
         if job.attempt > 8:
             return train(folder, job)
         advance(folder, job, step=job.attempt)
-        return Ended(job.id, cause)
+        return JobEnd(job.id, cause)
 
     launcher = Scripted(fate)
     drive(config, launcher)
@@ -76,25 +76,25 @@ def test_attempts_that_get_farther_go_on_and_others_do_not(tmp_path: Path, cause
 
 
 def test_going_over_the_same_steps_again_is_no_progress() -> None:
-    rule = Retry().preempted
+    rule = RetryConfig().preempted
     assert history((PREEMPTED, 10), (PREEMPTED, 5), (PREEMPTED, 8)).counted(PREEMPTED, rule) == 2
     assert history((PREEMPTED, 10), (PREEMPTED, 15)).counted(PREEMPTED, rule) == 0
 
 
 def test_an_ended_driver_counts_against_no_trial_and_a_retry_starts_counting_anew() -> None:
     many = history((KILLED, 0), (None, 0), (None, 0), (KILLED, 0))
-    assert many.counted(KILLED, Retry().killed) == 2
-    assert many.forgiven().plus(Attempt(time=0, cause=KILLED)).counted(KILLED, Retry().killed) == 1
+    assert many.counted(KILLED, RetryConfig().killed) == 2
+    assert many.forgiven().plus(Attempt(time=0, cause=KILLED)).counted(KILLED, RetryConfig().killed) == 1
 
 
 def test_delays_grow_up_to_half_an_hour() -> None:
-    delays = [delay_before_next(history(*[(NODE_FAILURE, 0)] * count), Retry(), 100) for count in (1, 2, 3, 20)]
+    delays = [delay_before_next(history(*[(NODE_FAILURE, 0)] * count), RetryConfig(), 100) for count in (1, 2, 3, 20)]
     assert delays == [30, 60, 120, 1800]
 
 
 def test_a_delay_is_waited_for(tmp_path: Path) -> None:
     config = tiny(tmp_path, "retry.killed.delay_s=1", *ONE_SCALE)
-    launcher = Scripted(lambda folder, job: train(folder, job) if job.attempt > 1 else Ended(job.id, KILLED))
+    launcher = Scripted(lambda folder, job: train(folder, job) if job.attempt > 1 else JobEnd(job.id, KILLED))
     began = time.monotonic()
     drive(config, launcher)
     assert time.monotonic() - began >= 1
@@ -104,12 +104,12 @@ def test_a_delay_is_waited_for(tmp_path: Path) -> None:
 def test_a_rule_of_ones_own_is_followed_for_what_a_worker_wrote_itself(tmp_path: Path) -> None:
     config = tiny(tmp_path, "retry.code_error.attempts=3", *ONE_SCALE)
 
-    def fate(folder: RunFolder, job: Job) -> Ended:
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
         for trial_id in job.trials:
             attempts = len(read_history(folder, trial_id).attempts) + 1
             failed = Outcome(state=FAILED, error="boom", cause=CODE_ERROR, attempts=attempts, seconds=2.0)
             write_json(folder.outcome_path(trial_id), failed.to_json())
-        return Ended(job.id)
+        return JobEnd(job.id)
 
     launcher = Scripted(fate)
     drive(config, launcher)
@@ -130,7 +130,7 @@ def found(folder: RunFolder) -> Iterator[Outcome]:
 
 def test_a_job_keeps_its_id_and_its_trials_through_all_attempts(tmp_path: Path) -> None:
     config = tiny(tmp_path, *NO_DELAYS, *ONE_SCALE)
-    launcher = Scripted(lambda folder, job: train(folder, job) if job.attempt > 2 else Ended(job.id, NODE_FAILURE))
+    launcher = Scripted(lambda folder, job: train(folder, job) if job.attempt > 2 else JobEnd(job.id, NODE_FAILURE))
     drive(config, launcher)
     assert len({(job.id, tuple(job.trials)) for job in launcher.submitted}) == 1
     assert [job.attempt for job in launcher.submitted] == [1, 2, 3]
@@ -140,11 +140,11 @@ def test_a_job_keeps_its_id_and_its_trials_through_all_attempts(tmp_path: Path) 
 def test_hours_of_attempts_without_an_outcome_spend_the_budget(tmp_path: Path) -> None:
     config = tiny(tmp_path, "budget.device_hours=1", "launcher.max_attempts=100", *NO_DELAYS)
 
-    def fate(folder: RunFolder, job: Job) -> Ended:
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
         for trial_id in job.trials:  # the worker's clock is ahead, which makes its hour and a half pass at once
             folder.lease(trial_id).write_text(json.dumps({"pid": 1, "host": "n1", "since": job.submitted}))
         patch.setattr("hptransfer.driver.jobs.now", lambda: time.time() + 5400)
-        return Ended(job.id, KILLED, "killed by signal 9")
+        return JobEnd(job.id, KILLED, "killed by signal 9")
 
     launcher = Scripted(fate, slots=1)
     with pytest.MonkeyPatch.context() as patch:

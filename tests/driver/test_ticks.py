@@ -9,8 +9,8 @@ from hptransfer.core.records import CODE_ERROR, DONE, FAILED, Job, Outcome
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver import driver
 from hptransfer.driver.requests import RETRY, Request, write_request
-from hptransfer.launchers import Ended
-from hptransfer.planning.search_space import next_setting
+from hptransfer.launchers import JobEnd
+from hptransfer.planning.search_space import next_point
 from tests.support.helpers import tiny
 from tests.support.scripted import Scripted, drive, train
 
@@ -21,10 +21,10 @@ def test_a_scale_that_is_bracketed_is_not_asked_again_while_others_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(driver, "next_setting", lambda *given: asked.append(given) or next_setting(*given))
+    monkeypatch.setattr(driver, "next_setting", lambda *given: asked.append(given) or next_point(*given))
     left = list(range(TICKS))
 
-    def fate(folder: RunFolder, job: Job) -> Ended | None:
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
         if job.scale.axes["width"] == 32 and left:
             left.pop()
             return None
@@ -40,7 +40,7 @@ def test_a_bracketed_scale_whose_failed_trial_is_taken_back_is_asked_again(tmp_p
     config = tiny(tmp_path, f"space.lr.values={list(losses)[:-1]}", "space.lr.extend=6")
     left, failed = list(range(TICKS)), []
 
-    def fate(folder: RunFolder, job: Job) -> Ended | None:
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
         if job.scale.axes["width"] == 32 and left:  # keeps the driver going
             left.pop()
             if len(left) == TICKS // 2:
@@ -53,7 +53,7 @@ def test_a_bracketed_scale_whose_failed_trial_is_taken_back_is_asked_again(tmp_p
                 outcome = Outcome(state=FAILED, error="so it is", cause=CODE_ERROR)
             if not folder.outcome_path(trial.id).exists():
                 write_json(folder.outcome_path(trial.id), outcome.to_json())
-        return Ended(job.id)
+        return JobEnd(job.id)
 
     drive(config, Scripted(fate, slots=4))
     rates = {trial.tuned["lr"] for trial in config.folder.read_trials() if trial.scale.axes["width"] == 16}
@@ -76,14 +76,14 @@ def test_nothing_beyond_an_edge_is_tried_that_cannot_train_or_did_not(
     """The first breaks a rule of the schedule; the second fails when it is tried. Neither is short of a budget."""
     config = tiny(tmp_path, *WARMUP, f"space.lr.values={values}", "space.lr.extend=6")
 
-    def fate(folder: RunFolder, job: Job) -> Ended | None:
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
         for trial in map(folder.read_trial, job.trials):
             value = trial.tuned["lr"]
             outcome = Outcome(state=DONE, loss=4.0 - value, loss_se=0.1, seconds=1.0)
             if value not in values:
                 outcome = Outcome(state=FAILED, error="so it is", cause=CODE_ERROR)
             write_json(folder.outcome_path(trial.id), outcome.to_json())
-        return Ended(job.id)
+        return JobEnd(job.id)
 
     report = drive(config, Scripted(fate, slots=4))
     tried = {trial.tuned["lr"] for trial in config.folder.read_trials()}

@@ -27,15 +27,15 @@ from hptransfer.core.records import (
 )
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.launchers.slurm import submitit_adapter as _slurm_submit
-from hptransfer.launchers.slurm.commands import CallError, Calls, scrubbed
+from hptransfer.launchers.slurm.commands import CallError, SlurmCommands, scrubbed
 from hptransfer.launchers.slurm.config import SlurmConfig
-from hptransfer.launchers.slurm.launcher import Slurm
+from hptransfer.launchers.slurm.launcher import SlurmLauncher
 from hptransfer.launchers.slurm.limits import Limits, chunks, read_limits, shares
-from hptransfer.launchers.slurm.node_exclusion import Nodes
+from hptransfer.launchers.slurm.node_exclusion import NodeExclusion
 from hptransfer.launchers.slurm.resources import Resources
 from hptransfer.launchers.slurm.script import array_script, clean_name
-from hptransfer.launchers.slurm.states import ENDS, expand, how, read_accounting, whole_state
-from hptransfer.launchers.slurm.submission import at_limit, script_form
+from hptransfer.launchers.slurm.states import ENDS, describe_end, expand, read_accounting, whole_state
+from hptransfer.launchers.slurm.submission import at_limit, script_template
 from hptransfer.monitor.tables import plan_table
 from hptransfer.planning.plan import make_plan
 from tests.support.helpers import command, tiny
@@ -63,7 +63,7 @@ def folder(tmp_path) -> RunFolder:
 def script(folder: RunFolder, config: SlurmConfig, *jobs: Job, share: int = 1, exclude: tuple[str, ...] = ()) -> str:
     jobs = jobs or (job(),)
     resources = config.resources(jobs[0], None)
-    return array_script(script_form(config, folder), folder, jobs, resources, share=share, exclude=exclude)
+    return array_script(script_template(config, folder), folder, jobs, resources, share=share, exclude=exclude)
 
 
 def flags(text: str) -> list[str]:
@@ -251,7 +251,7 @@ def test_nothing_of_an_allocation_around_it_reaches_a_submission(monkeypatch):
     assert scrubbed(around) == ["PMIX_RANK", "SBATCH_PARTITION", "SLURM_CPU_BIND"]
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
-    said = Calls().run("env").splitlines()
+    said = SlurmCommands().run("env").splitlines()
     assert "SLURM_CONF=/etc/slurm.conf" in said
     assert not [line for line in said if line.startswith("SLURM_JOB")]
 
@@ -288,7 +288,7 @@ def test_arrays_share_what_may_run(total, sizes):
     assert all(share <= size for share, size in zip(found, sizes, strict=True))
 
 
-class Answers(Calls):
+class Answers(SlurmCommands):
     """Made-up answers by command; None: it fails."""
 
     def __init__(self, **answers: str | None) -> None:
@@ -335,7 +335,7 @@ def test_lines_that_are_torn_or_of_whole_ranges_are_read():
     text = "12_0|FAILED|1:0|n1|7\n12_[2-3,5%2]|PENDING|0:0|None assigned|0\n12_1|OUT_OF_ME+|0:125|n2|9\n12_9|RUNN"
     found = read_accounting(text)
     assert found.keys() == {"12_0", "12_1", "12_2", "12_3", "12_5"}
-    assert how(found["12_0"]) == "FAILED, exit code 1 in SLURM"
+    assert describe_end(found["12_0"]) == "FAILED, exit code 1 in SLURM"
     assert found["12_1"].state == "OUT_OF_MEMORY"
     assert found["12_2"].node == ""
     assert expand("7") == ["7"]
@@ -349,7 +349,7 @@ def launcher(folder, monkeypatch):
     """Two jobs, 1_0 and 1_1, that the launcher has submitted to a cluster that is played here."""
     numbers = iter(range(1, 100))
     monkeypatch.setattr(_slurm_submit, "submit", lambda calls, text, keep: str(next(numbers)))
-    launcher = Slurm(folder, settings(poll_min_s=0.01, poll_max_s=0.02, lost_after_s=0.3, grace_s=0.05))
+    launcher = SlurmLauncher(folder, settings(poll_min_s=0.01, poll_max_s=0.02, lost_after_s=0.3, grace_s=0.05))
     launcher.calls = launcher._submission.calls = Answers(
         sacct="", squeue="", scancel="", scontrol="MaxArraySize = 1001", sacctmgr=""
     )
@@ -466,7 +466,7 @@ def test_cancelled_jobs_are_reported_so_after_one_call(launcher):
 
 
 def test_what_is_cancelled_before_it_ran_leaves_no_record_and_is_not_waited_for(folder):
-    launcher = Slurm(folder, settings(poll_min_s=0.01, poll_max_s=0.02, grace_s=0.05, lost_after_s=600))
+    launcher = SlurmLauncher(folder, settings(poll_min_s=0.01, poll_max_s=0.02, grace_s=0.05, lost_after_s=600))
     launcher.calls = launcher._submission.calls = Answers(sacct="", squeue="", scancel="")
     for number in (0, 1):
         folder.write_job(job(number, scheduler=f"1_{number}"))
@@ -489,7 +489,7 @@ def test_why_a_job_waits_is_known_between_two_questions_to_the_queue(launcher):
 
 
 def test_a_later_driver_takes_up_what_has_a_number_and_cancels_what_nobody_wrote_down(folder):
-    launcher = Slurm(folder, settings(poll_min_s=0.01, poll_max_s=0.02))
+    launcher = SlurmLauncher(folder, settings(poll_min_s=0.01, poll_max_s=0.02))
     launcher.calls = launcher._submission.calls = Answers(
         sacct="1_0|RUNNING|0:0|n1|7\n", squeue="1_0|RUNNING|n1|None\n9_0|RUNNING|n1|None\n", scancel=""
     )
@@ -517,8 +517,8 @@ def refusing(monkeypatch, *messages: str | None) -> list[str]:
     return scripts
 
 
-def bare(folder, **values) -> Slurm:
-    launcher = Slurm(folder, settings(poll_min_s=0.01, poll_max_s=0.02, **values))
+def bare(folder, **values) -> SlurmLauncher:
+    launcher = SlurmLauncher(folder, settings(poll_min_s=0.01, poll_max_s=0.02, **values))
     launcher.calls = launcher._submission.calls = Answers(squeue="", sacct="", scancel="")
     return launcher
 
@@ -601,7 +601,7 @@ def test_one_more_is_submitted_at_once_where_none_waits(folder, monkeypatch):
 
 
 def test_a_node_that_fails_fast_is_excluded_once_others_work(folder):
-    nodes = Nodes(fast_s=60, after=3, at_most=1)
+    nodes = NodeExclusion(fast_s=60, after=3, at_most=1)
     for _ in range(3):
         nodes.failed("n3", 5, "FAILED")
     assert nodes.excluded == {}  # perhaps the jobs are at fault
@@ -612,7 +612,7 @@ def test_a_node_that_fails_fast_is_excluded_once_others_work(folder):
 
 @pytest.mark.parametrize("fault", ["slow", "recovers", "too many"])
 def test_a_node_is_not_excluded_without_reason(fault):
-    nodes = Nodes(fast_s=60, after=2, at_most=0 if fault == "too many" else 4)
+    nodes = NodeExclusion(fast_s=60, after=2, at_most=0 if fault == "too many" else 4)
     nodes.worked("n1")
     nodes.failed("n3", 5, "FAILED")
     if fault == "recovers":

@@ -11,7 +11,7 @@ from hptransfer.cli.main import main
 from hptransfer.core.locks import lock
 from hptransfer.core.records import Job
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.monitor.clean import waste
+from hptransfer.monitor.clean import find_removable
 from tests.support.helpers import finished_run
 
 VALUES = ("space.lr.values=[0.004,0.0078,0.0156,0.031,0.0625]", "grid.depth.values=[2]", "grid.tokens.values=[32768]")
@@ -94,4 +94,4 @@ def test_a_run_that_is_driven_is_left_alone(tmp_path: Path, capsys: pytest.Captu
 
 def test_sizes_are_said(tmp_path: Path) -> None:
     folder, goes, _ = run_with_waste(tmp_path)
-    assert sum(one.bytes for one in waste(folder, logs=False)) == 1000 * len(goes)
+    assert sum(one.bytes for one in find_removable(folder, logs=False)) == 1000 * len(goes)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from hptransfer.cli.main import main
-from hptransfer.config.retry import Retry
+from hptransfer.config.retry import RetryConfig
 from hptransfer.core.io import write_json
 from hptransfer.core.locks import lock
 from hptransfer.core.records import CODE_ERROR, DONE, FAILED, OUT_OF_MEMORY, Job, Outcome
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.jobs import Flight
-from hptransfer.driver.trial_index import Book
-from hptransfer.launchers import Ended
+from hptransfer.driver.jobs import JobManager
+from hptransfer.driver.trial_index import TrialIndex
+from hptransfer.launchers import JobEnd
 from hptransfer.monitor.status import read_status
 from tests.support.helpers import ONE_SCALE, environment, start, tiny
 from tests.support.scripted import Scripted, drive, train
@@ -35,9 +35,9 @@ def test_a_failure_is_shown_with_its_cause_node_and_last_line(
 ) -> None:
     config = tiny(tmp_path, "retry.out_of_memory.attempts=1", *ONE_SCALE)
 
-    def fate(folder: RunFolder, job: Job) -> Ended:
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
         (folder.jobs / f"{job.id}.log").write_text("trial other step 1\nslurmstepd: error: Detected 1 oom-kill event\n")
-        return Ended(job.id, OUT_OF_MEMORY, "the limit was 4 GB", "n2")
+        return JobEnd(job.id, OUT_OF_MEMORY, "the limit was 4 GB", "n2")
 
     drive(config, Scripted(fate))
     out = said(capsys, str(config.folder.path))
@@ -83,10 +83,10 @@ def test_what_waits_is_shown_with_the_schedulers_state(tmp_path: Path, capsys: p
 
 def test_a_job_that_trains_is_known_by_its_lease_before_the_scheduler_is_asked_again(tmp_path: Path) -> None:
     folder, job = waiting(tmp_path)
-    book = Book(folder, ("lr",))
+    book = TrialIndex(folder, ("lr",))
     for trial in folder.each_trial():
         book.add(trial)
-    flight = Flight(folder, Scripted(running={job.id: job}), book, Retry(), 5, lambda *_: None)
+    flight = JobManager(folder, Scripted(running={job.id: job}), book, RetryConfig(), 5, lambda *_: None)
     flight.take_up()
     pending, running = {job.id: {"state": "PENDING"}}, {job.id: {"state": "RUNNING"}}
     assert flight.waiting(pending) == flight.waiting({"other": {"state": "RUNNING"}}) == {job.id}
@@ -100,11 +100,11 @@ def test_what_is_held_back_is_said_after_the_driver_has_ended(
 ) -> None:
     config = tiny(tmp_path, "stage=first", *ONE_SCALE)
 
-    def fate(folder: RunFolder, job: Job) -> Ended:
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
         for trial_id in job.trials:
             failed = Outcome(state=FAILED, error="bad", cause=CODE_ERROR, node="n3")
             write_json(folder.outcome_path(trial_id), failed.to_json())
-        return Ended(job.id)
+        return JobEnd(job.id)
 
     drive(config, Scripted(fate))
     out = said(capsys, str(config.folder.path))
@@ -116,12 +116,12 @@ def test_what_is_held_back_is_said_after_the_driver_has_ended(
 def test_thousands_of_failures_are_a_line_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny(tmp_path, "seeds=3")
 
-    def fate(folder: RunFolder, job: Job) -> Ended:
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
         for trial_id in job.trials:
             seed = folder.read_trial(trial_id).seed
             failed = Outcome(state=FAILED, error="bad" if seed else "worse", cause=CODE_ERROR)
             write_json(folder.outcome_path(trial_id), failed.to_json())
-        return Ended(job.id)
+        return JobEnd(job.id)
 
     drive(config, Scripted(fate))
     lines = said(capsys, str(config.folder.path)).count("failed:")

@@ -14,7 +14,7 @@ from torch import nn
 
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.optimizers import OptimizerConfig
-from hptransfer.training.optimizers.adamw import AdamW
+from hptransfer.training.optimizers.adamw import AdamWConfig
 from hptransfer.training.optimizers.sgd import SgdConfig
 from hptransfer.training.schedules import Schedule
 from hptransfer.training.stack import Stack
@@ -32,7 +32,7 @@ OPTIMIZERS: dict[str, tuple[OptimizerConfig, dict[str, Make]]] = {
         {"mup": lambda weights: mup.MuSGD(weights, **SGD), "torch": lambda weights: torch.optim.SGD(weights, **SGD)},
     ),
     "adam": (
-        AdamW(lr=2.0**-7, beta1=0.9, beta2=0.95, eps=1e-30),
+        AdamWConfig(lr=2.0**-7, beta1=0.9, beta2=0.95, eps=1e-30),
         {
             "mup": lambda weights: mup.MuAdam(weights, **ADAM),
             "torch": lambda weights: torch.optim.Adam(weights, **ADAM),

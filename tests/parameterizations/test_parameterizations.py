@@ -9,11 +9,11 @@ from hptransfer.parameterizations import (
     FULL,
     NONE,
     PARAMETERIZATIONS,
-    Branch,
-    Budget,
+    BranchRule,
+    BudgetRatio,
     Role,
-    Rule,
     Sizes,
+    TensorRule,
     alignment_of,
     resolve,
 )
@@ -186,7 +186,7 @@ def test_sizes_that_grow_unequally_go_by_their_own_ratio() -> None:
 def test_nothing_changes_at_the_base(name: str, law: str) -> None:
     for role in Role:
         rule = resolve(PARAMETERIZATIONS.get(name), LAWS[law], role, Sizes.alike(role, 1, inside=True))
-        assert rule == Rule(role=role)
+        assert rule == TensorRule(role=role)
 
 
 DEPTH = {  # power of the depth for tensors in blocks at alpha = 1/2 and 1: arXiv:2505.01618, Table 1 (Adam); derived
@@ -203,7 +203,7 @@ def test_depth_rules(law: str, index: int, alpha: float) -> None:
     table, ratio = PARAMETERIZATIONS.get("mup"), 16.0
     for role, inside in itertools.product((HID, VEC), (True, False)):
         sizes = Sizes.alike(role, 1, inside=inside)
-        rule = resolve(table, LAWS[law], role, sizes, branch=Branch(alpha=alpha, ratio=ratio))
+        rule = resolve(table, LAWS[law], role, sizes, branch=BranchRule(alpha=alpha, ratio=ratio))
         assert rule.learning_rate == (ratio ** DEPTH[law][index] if inside else 1)
         assert rule.epsilon == (ratio**-alpha if inside else 1)
         assert (rule.init_std, rule.weight_decay) == (1, 1)
@@ -211,22 +211,22 @@ def test_depth_rules(law: str, index: int, alpha: float) -> None:
 
 def test_a_depth_rule_can_leave_rates_alone_and_alpha_zero_is_no_rule() -> None:
     table, sizes = PARAMETERIZATIONS.get("mup"), Sizes.alike(HID, 1, inside=True)
-    assert resolve(table, laws.RAW, HID, sizes, branch=Branch(alpha=1, rates=False, ratio=4)).learning_rate == 1
-    assert resolve(table, laws.RAW, HID, sizes, branch=Branch(alpha=0, ratio=4)) == Rule(role=HID)
-    assert Branch(alpha=0.5, ratio=4).factor == 0.5
+    assert resolve(table, laws.RAW, HID, sizes, branch=BranchRule(alpha=1, rates=False, ratio=4)).learning_rate == 1
+    assert resolve(table, laws.RAW, HID, sizes, branch=BranchRule(alpha=0, ratio=4)) == TensorRule(role=HID)
+    assert BranchRule(alpha=0.5, ratio=4).factor == 0.5
 
 
 def test_budget_rules_move_rates_memories_epsilon_and_decay_together() -> None:
     # arXiv:2512.22382, Table 1: four times the batch, twice the tokens.
-    budget = Budget(rule="complete", batch=4, tokens=2)
+    budget = BudgetRatio(rule="complete", batch=4, tokens=2)
     rule = resolve(PARAMETERIZATIONS.get("mup"), laws.ENTRYWISE, VEC, Sizes(), budget=budget)
     assert rule.learning_rate == rule.weight_decay == 2**0.5
     assert rule.epsilon == 2**-0.5
     assert 1 - budget.beta(0.95) == pytest.approx(0.1)
     # arXiv:2205.10287: the square-root rule knows the batch alone.
-    assert Budget(rule="sqrt", batch=4, tokens=2).ratio == 4
-    assert Budget(rule="none", batch=4, tokens=2).beta(0.9) == 0.9
-    assert Budget(rule="sqrt", batch=1000).beta(0.9) == 0.5
+    assert BudgetRatio(rule="sqrt", batch=4, tokens=2).ratio == 4
+    assert BudgetRatio(rule="none", batch=4, tokens=2).beta(0.9) == 0.9
+    assert BudgetRatio(rule="sqrt", batch=1000).beta(0.9) == 0.5
 
 
 @pytest.mark.parametrize(("value", "found"), [("default", None), ("full", 1.0), ("none", 0.5), (0.7, 0.7), (1, 1.0)])

@@ -109,5 +109,5 @@ def test_a_sweep_comes_back_from_its_yaml(tmp_path: Path) -> None:
     import yaml
 
     config = tiny(tmp_path)
-    again = sweep_config.from_json(yaml.safe_load(sweep_config.dump(config)))
+    again = sweep_config.sweep_from_json(yaml.safe_load(sweep_config.dump_sweep(config)))
     assert dataclasses.asdict(again) == dataclasses.asdict(config)

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from hptransfer.planning.search_space import Range, edges, next_setting, plus, product
+from hptransfer.planning.search_space import Bounds, next_point, one_at_a_time, product, unbracketed_edges
 
-LR = Range("lr", 1.0, 4.0, extend=2, largest=math.inf)
-BATCH = Range("batch", 8.0, 32.0, extend=2, largest=math.inf)
+LR = Bounds("lr", 1.0, 4.0, extend=2, largest=math.inf)
+BATCH = Bounds("batch", 8.0, 32.0, extend=2, largest=math.inf)
 GRIDS = ((1.0, 2.0, 4.0), (8.0, 16.0, 32.0))
 
 
@@ -21,12 +21,12 @@ def bowl(lr: float, batch: float) -> dict[tuple[float, float], float]:
 
 def test_product_and_plus() -> None:
     assert len(product(GRIDS)) == 9
-    assert plus(GRIDS, (2.0, 16.0)) == [(1.0, 16.0), (2.0, 8.0), (2.0, 16.0), (2.0, 32.0), (4.0, 16.0)]
+    assert one_at_a_time(GRIDS, (2.0, 16.0)) == [(1.0, 16.0), (2.0, 8.0), (2.0, 16.0), (2.0, 32.0), (4.0, 16.0)]
 
 
 def test_a_best_setting_inside_needs_no_more() -> None:
-    assert next_setting(bowl(2.0, 16.0), (LR, BATCH)) is None
-    assert edges(bowl(2.0, 16.0), (LR, BATCH)) == []
+    assert next_point(bowl(2.0, 16.0), (LR, BATCH)) is None
+    assert unbracketed_edges(bowl(2.0, 16.0), (LR, BATCH)) == []
 
 
 @pytest.mark.parametrize(
@@ -36,25 +36,25 @@ def test_a_best_setting_inside_needs_no_more() -> None:
 def test_the_hyperparameter_at_an_edge_is_extended_and_the_others_are_held(
     best: tuple[float, float], further: tuple[float, float]
 ) -> None:
-    assert next_setting(bowl(*best), (LR, BATCH)) == further
-    assert edges(bowl(*best), (LR, BATCH))
+    assert next_point(bowl(*best), (LR, BATCH)) == further
+    assert unbracketed_edges(bowl(*best), (LR, BATCH))
 
 
 def test_the_extension_ends_at_its_bound() -> None:
     losses = bowl(64.0, 16.0)
     for _ in range(LR.extend):
-        setting = next_setting(losses, (LR, BATCH))
+        setting = next_point(losses, (LR, BATCH))
         assert setting is not None
         losses[setting] = -math.log2(setting[0])  # type: ignore[index]
-    assert next_setting(losses, (LR, BATCH)) is None
-    assert edges(losses, (LR, BATCH)) == ["best lr 16 of 1 to 16"]
+    assert next_point(losses, (LR, BATCH)) is None
+    assert unbracketed_edges(losses, (LR, BATCH)) == ["best lr 16 of 1 to 16"]
 
 
 def test_no_value_is_tried_above_the_largest() -> None:
-    bounded = Range("lr", 1.0, 4.0, extend=2, largest=4.0)
-    assert next_setting(bowl(8.0, 16.0), (bounded, BATCH)) is None
+    bounded = Bounds("lr", 1.0, 4.0, extend=2, largest=4.0)
+    assert next_point(bowl(8.0, 16.0), (bounded, BATCH)) is None
 
 
 def test_one_hyperparameter_is_the_same_thing() -> None:
     losses = {(1.0,): 3.0, (2.0,): 2.0, (4.0,): 1.0}
-    assert next_setting(losses, (LR,)) == (8.0,)
+    assert next_point(losses, (LR,)) == (8.0,)

@@ -16,29 +16,29 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.core.io import write_json
 from hptransfer.core.records import CODE_ERROR, FAILED, Job, Outcome
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers import Ended
+from hptransfer.launchers import JobEnd
 from tests.support.helpers import INLINE, sweep_arguments, tiny
 from tests.support.scripted import Scripted, playing, train
 
 VALUES = ("space.lr.low=0.001953125", "space.lr.high=0.125", "space.lr.count=7", "space.lr.extend=3")
 
 
-def bowl(folder: RunFolder, job: Job) -> Ended:
+def bowl(folder: RunFolder, job: Job) -> JobEnd:
     """Trials whose losses have an optimum inside."""
     for trial_id in job.trials:
         loss = 3 + (math.log2(folder.read_trial(trial_id).tuned["lr"]) + 6) ** 2 / 20
         write_json(folder.outcome_path(trial_id), Outcome(state="done", loss=loss, loss_se=0.1, steps=64).to_json())
-    return Ended(job.id)
+    return JobEnd(job.id)
 
 
-def fails(folder: RunFolder, job: Job) -> Ended:
+def fails(folder: RunFolder, job: Job) -> JobEnd:
     """The same, but for the lowest rates, which raise."""
     bowl(folder, job)
     for trial_id in job.trials:
         if folder.read_trial(trial_id).tuned["lr"] < 0.003:
             failed = Outcome(state=FAILED, error="boom", cause=CODE_ERROR)
             write_json(folder.outcome_path(trial_id), failed.to_json())
-    return Ended(job.id)
+    return JobEnd(job.id)
 
 
 def sweep(runs: Path, fate: Any, *overrides: str) -> int:
@@ -92,7 +92,7 @@ def test_one_hook_is_told_how_the_sweep_ended(
 def test_jobs_that_nobody_lets_run_are_told_of_once(tmp_path: Path) -> None:
     ticks: list[Job] = []
 
-    def fate(folder: RunFolder, job: Job) -> Ended | None:
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
         ticks.append(job)
         reason = "QOSMaxGRESPerUser" if len(ticks) < 12 else "Priority"
         states = {j: {"state": "PENDING", "reason": reason, "node": "", "scheduler": "1"} for j in [job.id]}

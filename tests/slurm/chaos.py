@@ -452,9 +452,9 @@ def tally(chaos: Chaos, setting: Setting, uri: str) -> Tally:
 
 def _steps(run: Mapping[str, Any], steps: int) -> list[int]:
     """Where a curve has its points."""
-    from hptransfer.training.config import from_json
+    from hptransfer.training.config import run_from_json
 
-    every = -(-from_json(run).steps // from_json(run).points)
+    every = -(-run_from_json(run).steps // run_from_json(run).points)
     return [step for step in range(1, steps + 1) if step % every == 1 or step == steps or every == 1]
 
 

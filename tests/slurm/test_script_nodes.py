@@ -10,8 +10,8 @@ from hptransfer.config.compose import compose
 from hptransfer.core.io import read_json, read_jsonl, write_json
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import make_plan
-from hptransfer.worker.runners import Context
-from hptransfer.worker.runners.script.runner import Script
+from hptransfer.worker.runners import StackContext
+from hptransfer.worker.runners.script.runner import ScriptRunner
 from tests.slurm.cluster import Cluster
 from tests.support.helpers import ROOT, environment
 
@@ -27,8 +27,8 @@ def train(runs: str) -> None:
     folder.create()
     trial = plan.trial(plan.scales[0], {"lr": 0.03}, 0)
     folder.write_trial(trial)
-    context = Context("job", 1, 0, folder.jobs / "job.checkpoint", 300, lambda: None)
-    Script().execute([trial], folder, lambda t, o: write_json(folder.outcome_path(t.id), o.to_json()), context)
+    context = StackContext("job", 1, 0, folder.jobs / "job.checkpoint", 300, lambda: None)
+    ScriptRunner().execute([trial], folder, lambda t, o: write_json(folder.outcome_path(t.id), o.to_json()), context)
 
 
 def test_torchrun_meets_across_two_nodes(slurm: Cluster, tmp_path: Path) -> None:

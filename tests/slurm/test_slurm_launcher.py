@@ -16,9 +16,9 @@ from hptransfer.core.io import write_json
 from hptransfer.core.locks import locked_by
 from hptransfer.core.records import CANCELLED, DONE, KILLED, NODE_FAILURE, PREEMPTED, TIME_LIMIT, Job, Outcome, Scale
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers import Ended
+from hptransfer.launchers import JobEnd
 from hptransfer.launchers.slurm.config import SlurmConfig
-from hptransfer.launchers.slurm.launcher import Slurm
+from hptransfer.launchers.slurm.launcher import SlurmLauncher
 from hptransfer.launchers.slurm.limits import Limits, read_limits
 from tests.support.helpers import TINY, command, outcomes
 
@@ -41,8 +41,8 @@ class Bench:
         self.config.check("launcher")
         self.launcher = self.open()
 
-    def open(self) -> Slurm:
-        return Slurm(self.folder, self.config)
+    def open(self) -> SlurmLauncher:
+        return SlurmLauncher(self.folder, self.config)
 
     def submit(self, count: int = 1, attempt: int = 1) -> list[str]:
         """Submits jobs of one trial each; returns what SLURM calls them."""
@@ -60,8 +60,8 @@ class Bench:
         self.folder.write_job(job)
         return job
 
-    def ends(self, count: int = 1, timeout_s: float = PATIENCE_S) -> dict[str, Ended]:
-        found: dict[str, Ended] = {}
+    def ends(self, count: int = 1, timeout_s: float = PATIENCE_S) -> dict[str, JobEnd]:
+        found: dict[str, JobEnd] = {}
         deadline = time.monotonic() + timeout_s
         while len(found) < count and time.monotonic() < deadline:
             found |= {ended.job: ended for ended in self.launcher.wait(0.25)}

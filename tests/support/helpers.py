@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hptransfer.config.compose import compose
-from hptransfer.config.sweep import SweepConfig, dump
+from hptransfer.config.sweep import SweepConfig, dump_sweep
 from hptransfer.core.io import write_json, write_text
 from hptransfer.core.records import DONE, Outcome
 from hptransfer.core.run_folder import RunFolder
@@ -78,7 +78,7 @@ def finished_run(overrides: Sequence[str]) -> RunFolder:
     plan = make_plan(compose("quickstart", overrides))
     folder = plan.config.folder
     folder.create()
-    write_text(folder.sweep, dump(plan.config))
+    write_text(folder.sweep, dump_sweep(plan.config))
     write_json(folder.target, plan.target_json())
     for scale in plan.scales:
         for value in plan.grids["lr"]:

@@ -14,25 +14,25 @@ from hptransfer.config.sweep import SweepConfig
 from hptransfer.core.io import append_jsonl, write_json
 from hptransfer.core.records import CANCELLED, DONE, Job, Outcome
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver import Report
-from hptransfer.launchers import Ended, Launcher, LauncherConfig
+from hptransfer.driver.driver import DriverSummary
+from hptransfer.launchers import JobEnd, Launcher, LauncherConfig
 from hptransfer.launchers.inline import InlineConfig
 from hptransfer.launchers.local import LocalConfig
 from hptransfer.planning.plan import make_plan
-from hptransfer.planning.trial_set import Campaign
+from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session.session import session
 
 # What becomes of an attempt: how it ended, or None if it goes on for ever.
-Fate = Callable[[RunFolder, Job], Ended | None]
+Fate = Callable[[RunFolder, Job], JobEnd | None]
 
 
-def train(folder: RunFolder, job: Job) -> Ended:
+def train(folder: RunFolder, job: Job) -> JobEnd:
     """A job that comes to its end with a finished trial each."""
     for trial_id in job.trials:
         if not folder.outcome_path(trial_id).exists():
             outcome = Outcome(state=DONE, loss=3.0 + folder.read_trial(trial_id).tuned["lr"], loss_se=0.1, seconds=1.0)
             write_json(folder.outcome_path(trial_id), outcome.to_json())
-    return Ended(job.id)
+    return JobEnd(job.id)
 
 
 def advance(folder: RunFolder, job: Job, step: int) -> None:
@@ -77,10 +77,10 @@ class Scripted(Launcher):
     def adopt(self, jobs: Sequence[Job]) -> set[str]:
         return {job.id for job in jobs} & set(self.running)
 
-    def wait(self, timeout_s: float) -> list[Ended]:
+    def wait(self, timeout_s: float) -> list[JobEnd]:
         found = []
         for job in list(self.running.values()):
-            ended = Ended(job.id, CANCELLED) if job.id in self.cancelled else self.fate(self.folder, job)
+            ended = JobEnd(job.id, CANCELLED) if job.id in self.cancelled else self.fate(self.folder, job)
             if ended is not None:
                 found.append(ended)
                 del self.running[job.id]
@@ -109,8 +109,8 @@ def playing(launcher: Scripted) -> Iterator[None]:
         yield
 
 
-def drive(config: SweepConfig, launcher: Scripted) -> Report:
+def drive(config: SweepConfig, launcher: Scripted) -> DriverSummary:
     """Runs a sweep on a scripted launcher."""
     plan = make_plan(config)
     with playing(launcher), session(plan, Console(quiet=True)) as open_session:
-        return open_session.train(Campaign.sweep(plan))
+        return open_session.train(TrialSet.sweep(plan))

@@ -11,8 +11,8 @@ from hptransfer.config.compose import compose
 from hptransfer.core.records import Outcome, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import Plan, make_plan
-from hptransfer.worker.runners import Context
-from hptransfer.worker.runners.script.runner import Script
+from hptransfer.worker.runners import StackContext
+from hptransfer.worker.runners.script.runner import ScriptRunner
 
 # Its optimum falls with the square root of the width: 2^-6 at width 32.
 BOWL = """
@@ -67,8 +67,8 @@ def execute(
     trial = plan.trial(plan.scales[0], {"lr": lr}, 0)
     folder.write_trial(trial)
     found: list[Outcome] = []
-    context = Context("job", attempt, 0, folder.jobs / "job.checkpoint", 300, stop)
-    Script().execute([trial], folder, lambda trial, outcome: found.append(outcome), context)
+    context = StackContext("job", attempt, 0, folder.jobs / "job.checkpoint", 300, stop)
+    ScriptRunner().execute([trial], folder, lambda trial, outcome: found.append(outcome), context)
     (outcome,) = found
     return trial, outcome, folder
 

@@ -9,7 +9,7 @@ from hptransfer.training.datasets.digits import DigitsConfig
 from hptransfer.training.datasets.stdlib import StdlibConfig
 from hptransfer.training.models import MODELS, ModelConfig
 from hptransfer.training.models.transformer import TransformerConfig
-from hptransfer.training.optimizers.adamw import AdamW
+from hptransfer.training.optimizers.adamw import AdamWConfig
 
 SHAPES = {
     TOKENS: Shape(kind=TOKENS, inputs=(24,), vocabulary=50, outputs=50),
@@ -26,7 +26,7 @@ def small(*, lr: float = 2.0**-6, width: int = 32, depth: int = 2, **changes: An
         sequence=32,
         validation_windows=16,
         model=TransformerConfig(width=width, depth=depth, head_dim=16),
-        optimizer=AdamW(lr=lr, weight_decay=0.1),
+        optimizer=AdamWConfig(lr=lr, weight_decay=0.1),
         data=StdlibConfig(),
     )
     return dataclasses.replace(run, **changes)

@@ -11,7 +11,7 @@ import pytest
 from hptransfer.core.io import append_jsonl, write_json
 from hptransfer.core.records import DONE, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.trackers import Background, Curve, Summary, Tracker, _base
+from hptransfer.trackers import BackgroundTracker, CurvePoints, SweepResults, Tracker, _base
 from tests.support.servers import until
 
 OUTCOME = Outcome(state=DONE, loss=1.0)
@@ -24,13 +24,13 @@ class Fake(Tracker):
         self.written: list[str] = []
         self.trouble = trouble
 
-    def follow(self, trial: Trial, curve: Curve) -> None:
+    def follow(self, trial: Trial, curve: CurvePoints) -> None:
         self._write(f"{trial.id}:{len(curve)}")
 
-    def log(self, trial: Trial, outcome: Outcome, curve: Curve) -> None:
+    def log(self, trial: Trial, outcome: Outcome, curve: CurvePoints) -> None:
         self._write(trial.id)
 
-    def summarize(self, summary: Summary) -> None:
+    def summarize(self, summary: SweepResults) -> None:
         self._write("summary")
 
     def close(self) -> None:
@@ -64,8 +64,8 @@ def trial(folder: RunFolder, name: str, *, finished: bool = True) -> Trial:
 
 
 @contextmanager
-def running(fake: Fake, folder: RunFolder) -> Iterator[Background]:
-    background = Background(lambda: fake, folder)
+def running(fake: Fake, folder: RunFolder) -> Iterator[BackgroundTracker]:
+    background = BackgroundTracker(lambda: fake, folder)
     yield background
     background.close(10.0)
 
@@ -84,7 +84,7 @@ def test_all_that_is_queued_is_written_and_then_the_end(folder: RunFolder) -> No
 def test_the_driver_does_not_wait_for_a_store_that_hangs(folder: RunFolder) -> None:
     hang = threading.Event()
     fake = Fake(lambda _: hang.wait(20) and None)
-    background = Background(lambda: fake, folder)
+    background = BackgroundTracker(lambda: fake, folder)
     many = [trial(folder, f"t{number}") for number in range(50)]
     begun = time.monotonic()
     for one in many:
@@ -119,7 +119,7 @@ def test_what_never_works_is_said_without_its_password(folder: RunFolder) -> Non
             raise OSError("cannot reach postgresql://me:hunter2@db/x")
 
     fake = Fake(trouble)
-    background = Background(lambda: fake, folder)
+    background = BackgroundTracker(lambda: fake, folder)
     for name in ("bad", "good"):
         background.log(trial(folder, name), OUTCOME)
     begun = time.monotonic()

@@ -15,10 +15,10 @@ from hptransfer.core.io import append_jsonl, read_jsonl, write_json
 from hptransfer.core.records import DONE, Outcome, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import make_plan
-from hptransfer.planning.trial_set import Campaign
+from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session.session import Session, session
 from hptransfer.trackers import _base
-from hptransfer.trackers.mlflow import Mlflow
+from hptransfer.trackers.mlflow import MlflowTracker
 from tests.support.helpers import ONE_SCALE, command, start, sweep_arguments, tiny
 from tests.support.servers import Server, mlflow_server, until
 
@@ -72,7 +72,7 @@ def assert_shown_once(server: Server, folder: RunFolder) -> None:
 
 
 def train(open_session: Session) -> None:
-    open_session.train(Campaign.sweep(open_session.plan))
+    open_session.train(TrialSet.sweep(open_session.plan))
 
 
 def test_the_page_opens_on_the_answer(server: Server, tmp_path: Path) -> None:
@@ -180,8 +180,8 @@ def test_a_curve_that_began_anew_replaces_what_was_shown(server: Server, tmp_pat
     config.folder.create()
     config.folder.write_trial(trial)
 
-    def tracker() -> Mlflow:
-        return Mlflow(server.uri, config.folder, "anew", {})
+    def tracker() -> MlflowTracker:
+        return MlflowTracker(server.uri, config.folder, "anew", {})
 
     first = tracker()
     first.follow(trial, curve(1000.0, 3))

@@ -15,10 +15,10 @@ from hptransfer.core.io import read_jsonl, write_json
 from hptransfer.core.records import DIVERGED, FAILED, Outcome, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import make_plan
-from hptransfer.planning.trial_set import Campaign
+from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session.session import session
 from hptransfer.trackers import _base
-from hptransfer.trackers.mlflow import Mlflow, Shown
+from hptransfer.trackers.mlflow import MlflowTracker, TrackedRun
 from tests.driver.test_driver import studies
 from tests.support.helpers import ONE_SCALE, command, sweep_arguments, tiny
 
@@ -30,7 +30,7 @@ def run(config: SweepConfig) -> str:
     plan = make_plan(config)
     console = Console(record=True, quiet=False, file=(config.folder.path.parent / "out").open("w"))
     with session(plan, console) as open_session:
-        open_session.train(Campaign.sweep(plan))
+        open_session.train(TrialSet.sweep(plan))
     text = console.export_text()
     console.file.close()
     return text
@@ -110,15 +110,15 @@ def test_a_run_that_was_made_and_no_more_gets_all_that_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
-    write, cut_off = Mlflow._write_trial, []
+    write, cut_off = MlflowTracker._write_trial, []
 
-    def is_cut_off(tracker: Mlflow, shown: Shown, *rest: Any) -> None:
+    def is_cut_off(tracker: MlflowTracker, shown: TrackedRun, *rest: Any) -> None:
         if not cut_off:
             cut_off.append(shown.run_id)
             raise OSError("no answer")
         write(tracker, shown, *rest)
 
-    monkeypatch.setattr(Mlflow, "_write_trial", is_cut_off)
+    monkeypatch.setattr(MlflowTracker, "_write_trial", is_cut_off)
     monkeypatch.setattr(_base, "RETRY_S", 0.05)
     run(config)
     assert_mlflow_agrees(config.folder)

@@ -19,7 +19,7 @@ from hptransfer.training.models import MODELS
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
 from hptransfer.training.unit_scaling import UnitConfig
-from hptransfer.worker.interruption import Stop
+from hptransfer.worker.interruption import StopCheck
 from tests.support.settings import of_model
 
 STEPS, POINTS = 24, 8
@@ -141,6 +141,6 @@ def test_results_come_as_trials_end_and_share_the_time(tmp_path: Path) -> None:
 
 def test_asking_and_looking_at_the_clock_cost_nothing_beside_a_step(tmp_path: Path) -> None:
     """The smallest steps of this suite take half a millisecond."""
-    checkpoint = Checkpoint(tmp_path / "checkpoint", settings={}, every_s=1e9, stop=Stop(ends=2e9))
+    checkpoint = Checkpoint(tmp_path / "checkpoint", settings={}, every_s=1e9, stop=StopCheck(ends=2e9))
     seconds = min(timeit.repeat(lambda: checkpoint.keep(dict), number=1000, repeat=5)) / 1000
     assert seconds < 2e-5

@@ -12,10 +12,10 @@ from hptransfer.coordcheck.measurements import OUTPUTS, STREAM, Check, one_layer
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import PARAMETERIZATIONS
 from hptransfer.training.config import Base, RunConfig
-from hptransfer.training.groups import base_and_factors, groups_of, kinds
+from hptransfer.training.groups import base_and_factors, group_keys, groups_of
 from hptransfer.training.loop import train
 from hptransfer.training.models import MODELS
-from hptransfer.training.models.moe import Mixture, MoeConfig, mixtures
+from hptransfer.training.models.moe import MixtureOfExperts, MoeConfig, mixtures
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
 from tests.support.helpers import ROOT
@@ -66,7 +66,7 @@ def test_active_experts_give_what_all_experts_would_and_no_token_is_dropped(
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * float(expected.abs().max()))
 
 
-def one_mixture(**options: Any) -> tuple[Mixture, Tensor]:
+def one_mixture(**options: Any) -> tuple[MixtureOfExperts, Tensor]:
     """The first layer's mixture of one trial, and tokens for it."""
     run = run_of(width=32, **options)
     (mixture, *_) = mixtures(stack_of(run).model).values()
@@ -136,7 +136,7 @@ def test_a_stack_in_single_precision_gives_each_trial_its_own_numbers() -> None:
 def test_optimizers_see_every_expert_as_a_matrix_of_its_own() -> None:
     run = run_of(width=32)
     model = stack_of(run).model
-    groups = groups_of(model, kinds(run), 0)
+    groups = groups_of(model, group_keys(run), 0)
     shapes = [tuple(view.shape) for group in groups for view in group.params]
     assert shapes.count((128, 32)) == shapes.count((32, 128)) == 2 * 8
     names = [name for group in groups for name in group.names]

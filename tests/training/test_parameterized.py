@@ -11,7 +11,7 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import Base
 from hptransfer.training.groups import base_and_factors
 from hptransfer.training.models.transformer import TransformerConfig
-from hptransfer.training.optimizers.adamw import AdamW
+from hptransfer.training.optimizers.adamw import AdamWConfig
 from hptransfer.training.stack import Stack
 from tests.support.settings import of_model, small
 
@@ -147,7 +147,7 @@ def test_a_constant_of_a_role_multiplies_its_rule() -> None:
 def test_weight_decay_in_three_meanings(decay: str, per_step: float) -> None:
     """What one step at the peak removes of a weight that has no gradient, at every width but for coupled's rule."""
     for width in (32, 128):
-        run = small(width=width, optimizer=AdamW(lr=2.0**-6, weight_decay=0.1, decay=decay))
+        run = small(width=width, optimizer=AdamWConfig(lr=2.0**-6, weight_decay=0.1, decay=decay))
         stack = Stack([run], [0], device="cpu")
         hidden = next(
             g

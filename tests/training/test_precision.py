@@ -8,7 +8,7 @@ import torch
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import RunConfig
-from hptransfer.training.layers import by_channel, times
+from hptransfer.training.layers import scale_channels, scale_fwd
 from hptransfer.training.loop import train
 from hptransfer.training.models._blocks import rotate
 from hptransfer.training.optimizers import OPTIMIZERS
@@ -84,8 +84,8 @@ def test_numbers_of_each_trial_are_not_rounded_to_bfloat16() -> None:
     """One number for all trials is not; 0.3 would become 0.3008."""
     x = torch.randn(2, 6, 3, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
     numbers = torch.tensor([0.3, 0.3], dtype=torch.float64)
-    assert torch.equal(times(x, numbers), x * 0.3)
-    assert torch.equal(by_channel(x, numbers), x * 0.3)
+    assert torch.equal(scale_fwd(x, numbers), x * 0.3)
+    assert torch.equal(scale_channels(x, numbers), x * 0.3)
     assert not torch.equal(x * numbers.bfloat16().view(-1, 1, 1, 1), x * 0.3)
 
 

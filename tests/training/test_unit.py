@@ -14,7 +14,7 @@ from hptransfer.training.config import BranchConfig, RunConfig, UnitConfig
 from hptransfer.training.groups import base_and_factors, parameterize
 from hptransfer.training.layers import Conv2d, Layer, Linear, Norm, Residual
 from hptransfer.training.models.transformer import TransformerConfig
-from hptransfer.training.operations import Activation, Attend, Sum
+from hptransfer.training.operations import Activation, ScaledDotProductAttention, Sum
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.schedules import Schedule
 from hptransfer.training.stack import Stack
@@ -95,7 +95,10 @@ def spreads(run: RunConfig) -> dict[str, float]:
     stack = Stack([run], [0], device="cpu")
     taken: dict[str, float] = {}
     for name, module in stack.model.named_modules():
-        if isinstance(module, Layer | Activation | Attend | Norm | Sum | Residual) or name.count(".") == 1:
+        if (
+            isinstance(module, Layer | Activation | ScaledDotProductAttention | Norm | Sum | Residual)
+            or name.count(".") == 1
+        ):
             module.register_forward_hook(lambda _, __, y, name=name: taken.update({name: y.std().item()}))
     vocabulary = run.shape.outputs
     with torch.no_grad():

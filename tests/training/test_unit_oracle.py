@@ -14,7 +14,7 @@ from unit_scaling.optim import lr_scale_func_adam, lr_scale_func_sgd
 from hptransfer.parameterizations import Role
 from hptransfer.training.config import RunConfig, UnitConfig
 from hptransfer.training.layers import Linear, Residual
-from hptransfer.training.operations import Activation, Attend
+from hptransfer.training.operations import Activation, ScaledDotProductAttention
 from hptransfer.training.stack import Stack
 from hptransfer.training.unit_scaling import scale_operations
 from tests.training.test_unit import stacked, swiglu
@@ -128,7 +128,7 @@ def _plain_readout(model: nn.Module) -> None:
 
 def _plain_attention(model: nn.Module) -> None:
     for module in model.modules():
-        if isinstance(module, Attend):
+        if isinstance(module, ScaledDotProductAttention):
             module.multiplier = 1.0
 
 
@@ -188,7 +188,7 @@ def test_activations_are_the_packages(sharpness: float) -> None:
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("sharpness", [1.0, 0.3, 4.0])
 def test_attention_is_the_packages(causal: bool, sharpness: float) -> None:
-    ours = scaled(Attend(head_dim=8, positions=6, causal=causal, scale=None), attention=sharpness)
+    ours = scaled(ScaledDotProductAttention(head_dim=8, positions=6, causal=causal, scale=None), attention=sharpness)
 
     def theirs(*heads: Tensor) -> Tensor:
         y = U.scaled_dot_product_attention(*(x.transpose(1, 2) for x in heads), is_causal=causal, mult=sharpness)
@@ -198,8 +198,8 @@ def test_attention_is_the_packages(causal: bool, sharpness: float) -> None:
 
 
 def test_attention_with_a_scale_of_the_models_own_keeps_it() -> None:
-    ours = scaled(Attend(head_dim=8, positions=6, causal=True, scale=8**-0.5))
-    same = scaled(Attend(head_dim=8, positions=6, causal=True, scale=None), attention=8**0.5)
+    ours = scaled(ScaledDotProductAttention(head_dim=8, positions=6, causal=True, scale=8**-0.5))
+    same = scaled(ScaledDotProductAttention(head_dim=8, positions=6, causal=True, scale=None), attention=8**0.5)
     assert (ours.scale, ours.multiplier) == pytest.approx((same.scale, same.multiplier))
 
 

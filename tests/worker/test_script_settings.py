@@ -14,7 +14,7 @@ from hptransfer.core.records import DONE
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import differences, identity, make_plan, seconds_by_scale
 from hptransfer.worker.runners.script.command_line import arguments
-from hptransfer.worker.runners.script.config import from_json
+from hptransfer.worker.runners.script.config import script_from_json
 from tests.support.helpers import ROOT, command, outcomes
 from tests.support.scripts import BOWL, execute, plan_of, write_sweep
 
@@ -194,7 +194,7 @@ def test_a_plan_says_that_time_is_unknown_until_it_was_measured(tmp_path: Path) 
 
 def test_torchrun_meets_on_this_machine_or_across_the_allocations_nodes(here: Path) -> None:
     plan = plan_of(here, BOWL, launch="torchrun", processes=2)
-    config = from_json(plan.run(plan.scales[0], {"lr": 0.5}))
+    config = script_from_json(plan.run(plan.scales[0], {"lr": 0.5}))
     names = {**config.names, "seed": 0, "python": "py", "trial": "3f", "attempt": 2}
     alone = arguments(config, names, {"SLURM_JOB_NUM_NODES": "1"})
     torchrun = ["py", "-m", "torch.distributed.run", "--nproc-per-node=2"]

@@ -13,8 +13,8 @@ from hptransfer.core.records import KILLED, OUT_OF_MEMORY
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.training import device, loop
 from hptransfer.worker.job import run_job
-from hptransfer.worker.runners.builtin import Builtin
-from hptransfer.worker.stack_sizes import Measured, calibrate
+from hptransfer.worker.runners.builtin import BuiltinRunner
+from hptransfer.worker.stack_sizes import StackTimings, calibrate
 from tests.support.helpers import ONE_SCALE
 from tests.support.stacked import LONG, Clock, go_on, of_one_scale, stacks, stepping, trained_with, write_job
 from tests.worker.test_worker import After
@@ -34,7 +34,7 @@ def test_a_stack_that_would_not_fit_is_not_built(monkeypatch: pytest.MonkeyPatch
         memory.note(size)
         return 1.0
 
-    found = calibrate(16, Measured(), measure)
+    found = calibrate(16, StackTimings(), measure)
     assert (taken, found.most) == ([1, 2, 4], 4)
 
 
@@ -67,7 +67,7 @@ def test_a_device_that_runs_out_bounds_the_stack(
 
     monkeypatch.setattr(loop, "measure_step", limited)
     trials = of_one_scale(tmp_path, *LONG)
-    assert [Builtin().stack_size(trials, go_on) for _ in range(2)] == [2, 2]
+    assert [BuiltinRunner().stack_size(trials, go_on) for _ in range(2)] == [2, 2]
     assert tried == [1, 2, 4]
 
 

@@ -15,11 +15,11 @@ from hptransfer.core.io import read_json
 from hptransfer.core.records import PREEMPTED, with_path
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.training import loop
-from hptransfer.training.config import from_json
+from hptransfer.training.config import run_from_json
 from hptransfer.worker import stack_sizes as _stacks
 from hptransfer.worker.job import run_job
-from hptransfer.worker.runners.builtin import Builtin
-from hptransfer.worker.stack_sizes import GAIN, SHARE, STEPS, Measured, calibrate, sizes, split, steps_each
+from hptransfer.worker.runners.builtin import BuiltinRunner
+from hptransfer.worker.stack_sizes import GAIN, SHARE, STEPS, StackTimings, calibrate, sizes, split, steps_each
 from tests.support.helpers import ONE_SCALE, ROOT, environment, tiny
 from tests.support.stacked import LONG, Clock, go_on, of_one_scale, stacks, stepping, trained_with, write_job
 from tests.trackers.test_trackers import run as sweep
@@ -44,7 +44,7 @@ from tests.worker.test_worker import After
     ],
 )
 def test_the_stack_with_the_most_steps_a_second_is_chosen(shares: tuple[float, ...], best: int) -> None:
-    assert Measured(stepping(*shares)).best() == best
+    assert StackTimings(stepping(*shares)).best() == best
 
 
 GAINS = {32: (5.39, 4.28, 3.58, 3.31), 64: (9.63, 8.39, 7.71, 7.74), 256: (69.92, 73.16, 75.2, 76.83)}
@@ -54,7 +54,7 @@ GAINS = {32: (5.39, 4.28, 3.58, 3.31), 64: (9.63, 8.39, 7.71, 7.74), 256: (69.92
 @pytest.mark.parametrize(("width", "seed"), [(width, seed) for width in GAINS for seed in range(50)])
 def test_noise_chooses_nothing_that_is_slower(width: int, seed: int) -> None:
     noise = random.Random(seed)
-    seen = calibrate(8, Measured(), lambda size: stepping(*GAINS[width])[size] * noise.uniform(1.0, 1.04))
+    seen = calibrate(8, StackTimings(), lambda size: stepping(*GAINS[width])[size] * noise.uniform(1.0, 1.04))
     chosen = GAINS[width][seen.best().bit_length() - 1]
     assert chosen <= GAINS[width][0]
     assert (seen.best() > 1) == (width <= 64)
@@ -63,7 +63,7 @@ def test_noise_chooses_nothing_that_is_slower(width: int, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(50))
 def test_where_stacks_gain_nothing_noise_chooses_none(seed: int) -> None:
     noise = random.Random(seed)
-    assert calibrate(16, Measured(), lambda size: size * noise.uniform(1.0, 1 + GAIN)).best() == 1
+    assert calibrate(16, StackTimings(), lambda size: size * noise.uniform(1.0, 1 + GAIN)).best() == 1
 
 
 def test_the_search_ends_where_a_larger_stack_is_slower() -> None:
@@ -73,7 +73,7 @@ def test_the_search_ends_where_a_larger_stack_is_slower() -> None:
         tried.append(size)
         return stepping(4, 3, 2, 2.2, 1)[size]
 
-    found = calibrate(16, Measured(), measure)
+    found = calibrate(16, StackTimings(), measure)
     assert (tried, found.best()) == ([1, 2, 4, 8], 4)
     assert found.answers(16)
 
@@ -84,18 +84,18 @@ def test_what_memory_does_not_hold_ends_the_search_too() -> None:
             raise MemoryError("no room")
         return 1.0
 
-    found = calibrate(16, Measured(), measure)
+    found = calibrate(16, StackTimings(), measure)
     assert (found.best(), found.most) == (4, 4)
     assert found.answers(64)
-    assert calibrate(16, Measured(most=3), lambda size: 1.0).seconds.keys() == {1, 2}
+    assert calibrate(16, StackTimings(most=3), lambda size: 1.0).seconds.keys() == {1, 2}
 
 
 def test_a_larger_job_asks_for_more_than_a_smaller_one_left_and_no_other_does() -> None:
-    small = Measured(stepping(4, 3, 2))
+    small = StackTimings(stepping(4, 3, 2))
     assert [small.answers(trials) for trials in (1, 3, 4, 5)] == [True, True, True, False]
-    assert not Measured().answers(2)
-    assert Measured().answers(1)
-    assert Measured(most=1).answers(16)
+    assert not StackTimings().answers(2)
+    assert StackTimings().answers(1)
+    assert StackTimings(most=1).answers(16)
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_the_shortest_job_that_is_measured_is_the_one_on_the_page() -> None:
 
 def test_a_shape_is_measured_once(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch, stepping(4, 3, 2))
-    assert Builtin().stack_size(of_one_scale(tmp_path, *LONG), go_on) == 4
+    assert BuiltinRunner().stack_size(of_one_scale(tmp_path, *LONG), go_on) == 4
     assert clock.measured == [1, 2, 4]
     assert len(list(own_cache.iterdir())) == 1
     other_rates = of_one_scale(tmp_path, *LONG, "space.lr.low=0.001", "run.optimizer.weight_decay=0.3", count=3)
-    assert Builtin().stack_size(other_rates, go_on) == 3
+    assert BuiltinRunner().stack_size(other_rates, go_on) == 3
     shorter = of_one_scale(tmp_path, *ONE_SCALE)
-    assert Builtin().stack_size(shorter, go_on) == 4
+    assert BuiltinRunner().stack_size(shorter, go_on) == 4
     assert clock.measured == [1, 2, 4]
 
 
@@ -159,7 +159,7 @@ def test_another_shape_is_measured_by_itself(
     clock = Clock(monkeypatch, stepping(4, 3, 2))
     tokens = ("grid.tokens.values=[262144]", *ONE_SCALE)
     for overrides in (tokens, (*tokens, other)):
-        assert Builtin().stack_size(of_one_scale(tmp_path, *overrides), go_on) == 4
+        assert BuiltinRunner().stack_size(of_one_scale(tmp_path, *overrides), go_on) == 4
     assert clock.measured == [1, 2, 4] * 2
 
 
@@ -170,17 +170,17 @@ def test_other_threads_are_measured_by_themselves(
     for threads in (1, 2):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         Clock(monkeypatch, stepping(4, 3, 2) if threads == 1 else stepping(4, 5))
-        assert Builtin().stack_size(trials, go_on) == (4 if threads == 1 else 1)
+        assert BuiltinRunner().stack_size(trials, go_on) == (4 if threads == 1 else 1)
 
 
 def test_a_job_too_short_to_measure_takes_the_usual_stack(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch, stepping(4, 5))
-    assert Builtin().stack_size(of_one_scale(tmp_path, *ONE_SCALE), go_on) == 4
+    assert BuiltinRunner().stack_size(of_one_scale(tmp_path, *ONE_SCALE), go_on) == 4
     assert (clock.measured, own_cache.exists()) == ([], False)
-    assert Builtin().stack_size(of_one_scale(tmp_path, *LONG), go_on) == 1
-    assert Builtin().stack_size(of_one_scale(tmp_path, *ONE_SCALE), go_on) == 1  # what the longer one found
+    assert BuiltinRunner().stack_size(of_one_scale(tmp_path, *LONG), go_on) == 1
+    assert BuiltinRunner().stack_size(of_one_scale(tmp_path, *ONE_SCALE), go_on) == 1  # what the longer one found
 
 
 @pytest.mark.parametrize(
@@ -205,12 +205,12 @@ def test_a_damaged_file_is_measured_again(
     text: str, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials, clock = of_one_scale(tmp_path, *LONG), Clock(monkeypatch, stepping(4, 3, 2))
-    Builtin().stack_size(trials, go_on)
+    BuiltinRunner().stack_size(trials, go_on)
     (path,) = own_cache.iterdir()
     path.write_text(text)
-    assert Builtin().stack_size(trials, go_on) == 4
+    assert BuiltinRunner().stack_size(trials, go_on) == 4
     assert clock.measured == [1, 2, 4] * 2
-    assert Builtin().stack_size(trials, go_on) == 4
+    assert BuiltinRunner().stack_size(trials, go_on) == 4
     assert clock.measured == [1, 2, 4] * 2
 
 
@@ -219,30 +219,30 @@ def test_a_home_that_cannot_be_written_is_measured_without(
 ) -> None:
     trials, clock = of_one_scale(tmp_path, *LONG), Clock(monkeypatch, stepping(4, 3, 2))
     (tmp_path / "cache").write_text("no folder")
-    assert Builtin().stack_size(trials, go_on) == 4
+    assert BuiltinRunner().stack_size(trials, go_on) == 4
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     (tmp_path / "cache").unlink()
     monkeypatch.setattr(_stacks, "write_json", full)
-    assert Builtin().stack_size(trials, go_on) == 4
+    assert BuiltinRunner().stack_size(trials, go_on) == 4
 
     def homeless(_: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which counts for nothing
     monkeypatch.setattr(Path, "expanduser", homeless)
-    assert Builtin().stack_size(trials, go_on) == 4
+    assert BuiltinRunner().stack_size(trials, go_on) == 4
     assert clock.measured == [1, 2, 4] * 3
     assert not Path("relative").exists()
 
 
 WRITER = """
 import sys
-from hptransfer.worker.stack_sizes import Measured, recall, remember
+from hptransfer.worker.stack_sizes import StackTimings, recall, remember
 for number in range(1, 200):
-    remember({"device": "x"}, Measured({1: 1.0 * number, 2: 1.5 * number}))
+    remember({"device": "x"}, StackTimings({1: 1.0 * number, 2: 1.5 * number}))
     assert set(recall({"device": "x"}).seconds) == {1, 2}
 """
 
@@ -259,14 +259,14 @@ def test_two_writers_leave_a_whole_file_at_every_moment(tmp_path: Path, own_cach
 def test_a_calibration_stops_when_its_job_has_to(tmp_path: Path, own_cache: Path) -> None:
     causes = iter([None, None, PREEMPTED])
     with pytest.raises(Interrupted) as interrupted:
-        Builtin().stack_size(of_one_scale(tmp_path, *LONG), lambda: next(causes))
+        BuiltinRunner().stack_size(of_one_scale(tmp_path, *LONG), lambda: next(causes))
     assert interrupted.value.cause == PREEMPTED
     assert not own_cache.exists()
 
 
 def test_real_steps_are_measured_and_the_question_is_asked_between_them(tmp_path: Path) -> None:
     asked: list[int] = []
-    run = from_json(of_one_scale(tmp_path, *ONE_SCALE)[0].run)
+    run = run_from_json(of_one_scale(tmp_path, *ONE_SCALE)[0].run)
     assert 0 < loop.measure_step(run, trials=2, steps=4, between=lambda: asked.append(1)) < 10
     assert len(asked) == 4
 

@@ -28,8 +28,8 @@ from hptransfer.core.records import (
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker import interruption as stop_module
 from hptransfer.worker import job as worker
-from hptransfer.worker.interruption import Stop, end_of_time, requeued
-from hptransfer.worker.runners.builtin import Builtin
+from hptransfer.worker.interruption import StopCheck, end_of_time, requeued
+from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import environment, outcomes, tiny
 from tests.support.jobs import (
     JOB,
@@ -49,7 +49,7 @@ from tests.trackers.test_trackers import assert_mlflow_agrees
 from tests.trackers.test_trackers import run as sweep
 
 
-class After(Stop):
+class After(StopCheck):
     """Asks to stop at the end of so many steps."""
 
     def __init__(self, steps: int) -> None:
@@ -190,14 +190,14 @@ def test_a_stack_that_somebody_else_trains_is_left_alone(tmp_path: Path) -> None
 
 def memory_for(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that holds so many trials at once."""
-    execute = Builtin.execute
+    execute = BuiltinRunner.execute
 
-    def limited(self: Builtin, trials: list[Trial], *rest: Any) -> None:
+    def limited(self: BuiltinRunner, trials: list[Trial], *rest: Any) -> None:
         if len(trials) > number:
             raise MemoryError("CUDA out of memory")
         execute(self, trials, *rest)
 
-    monkeypatch.setattr(Builtin, "execute", limited)
+    monkeypatch.setattr(BuiltinRunner, "execute", limited)
 
 
 def test_a_stack_that_memory_does_not_hold_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def test_the_end_of_its_time_stops_a_worker_before(tmp_path: Path) -> None:
     folder = write_job(tmp_path, *SLOW)
     started = time.time()
     with pytest.raises(Interrupted) as interrupted:
-        run_job(folder, JOB, stop=Stop(ends=started + 1.0))
+        run_job(folder, JOB, stop=StopCheck(ends=started + 1.0))
     assert interrupted.value.cause == TIME_LIMIT
     assert 0.9 <= time.time() - started < 5.0
     assert checkpoints(folder)
@@ -288,7 +288,7 @@ def test_a_few_minutes_apart_checkpoints_are_written_unasked(tmp_path: Path, und
     folder = write_job(tmp_path)
     seen: list[int] = []
 
-    class Watch(Stop):
+    class Watch(StopCheck):
         def __call__(self) -> str | None:
             path = folder.checkpoint_path(JOB, 0)
             seen.append(path.stat().st_mtime_ns if path.exists() else 0)
@@ -303,7 +303,7 @@ def test_a_few_minutes_apart_checkpoints_are_written_unasked(tmp_path: Path, und
 
 
 def exit_code(folder: RunFolder, attempt: int) -> int:
-    return worker.run_one(folder, JOB, attempt, Stop(), 300.0, ONE_STACK)
+    return worker.run_one(folder, JOB, attempt, StopCheck(), 300.0, ONE_STACK)
 
 
 def everything(folder: RunFolder) -> dict[Path, int]:
@@ -345,13 +345,13 @@ def test_an_attempt_that_is_superseded_writes_nothing_more(tmp_path: Path, monke
 def test_an_outcome_is_the_current_attempts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_job(tmp_path)
     job = read_json(folder.job_path(JOB))
-    execute = Builtin.execute
+    execute = BuiltinRunner.execute
 
-    def superseded(self: Builtin, *rest: Any) -> None:
+    def superseded(self: BuiltinRunner, *rest: Any) -> None:
         write_json(folder.job_path(JOB), {**job, "attempt": 2})
         execute(self, *rest)
 
-    monkeypatch.setattr(Builtin, "execute", superseded)
+    monkeypatch.setattr(BuiltinRunner, "execute", superseded)
     with pytest.raises(Superseded):
         run_job(folder, JOB, attempt=1)
     assert set(outcomes(folder).values()) == {"open"}
@@ -371,13 +371,13 @@ def test_the_exit_code_says_how_a_job_ended(tmp_path: Path, monkeypatch: pytest.
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Builtin, "execute", full)
+    monkeypatch.setattr(BuiltinRunner, "execute", full)
     assert exit_code(write_job(tmp_path / "full"), 1) == 5
 
     def broken(*_: Any) -> None:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(Builtin, "execute", broken)
+    monkeypatch.setattr(BuiltinRunner, "execute", broken)
     folder = write_job(tmp_path / "failed")
     assert exit_code(folder, 1) == 3
     assert {read_json(path)["cause"] for path in folder.path.glob("trials/*/outcome.json")} == {CODE_ERROR}
@@ -529,7 +529,7 @@ def test_only_a_job_that_is_warned_asks_for_a_requeue(
     """SIGTERM is also how a job is cancelled, which a requeue would undo."""
     scontrol(tmp_path, monkeypatch, f"touch {tmp_path}/asked")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    stop = Stop()
+    stop = StopCheck()
     stop.cause = cause
     assert worker.run_one(write_job(tmp_path), JOB, 1, stop, 300.0) == 75
     assert (tmp_path / "asked").exists() == asked
@@ -542,7 +542,7 @@ def test_a_job_that_comes_no_farther_does_not_ask_again(tmp_path: Path, monkeypa
     folder = write_job(tmp_path)
 
     def ask() -> int:
-        stop = Stop()
+        stop = StopCheck()
         stop.cause = TIME_LIMIT
         assert worker.run_one(folder, JOB, 1, stop, 300.0) == 75
         return len((tmp_path / "asked").read_text())
@@ -551,7 +551,7 @@ def test_a_job_that_comes_no_farther_does_not_ask_again(tmp_path: Path, monkeypa
     assert [ask(), ask()] == [1, 1]
     append_jsonl(folder.curve_path(first), [{"step": 1, "tokens": 1, "loss": 3.0, "time": 0.0}])
     assert [ask(), ask()] == [2, 2]
-    assert worker.run_one(folder, JOB, 1, Stop(), 300.0) == 0
+    assert worker.run_one(folder, JOB, 1, StopCheck(), 300.0) == 0
     assert not folder.reached_path(JOB).exists()
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.analysis.laws.forms import Seen
-from hptransfer.analysis.laws.model_averaging import Mixture
+from hptransfer.analysis.laws.forms import SweptAxes
+from hptransfer.analysis.laws.model_averaging import ModelAverage
 
 INTERVAL = (5, 95)
 NORMAL_95 = 1.645
@@ -41,7 +41,7 @@ class Exponent:
         return UNDECIDED
 
 
-def exponents(power: Mixture, seen: Seen, tuned: Sequence[str]) -> dict[str, dict[str, Exponent]]:
+def exponents(power: ModelAverage, seen: SweptAxes, tuned: Sequence[str]) -> dict[str, dict[str, Exponent]]:
     """By tuned hyperparameter and axis, between the axis's ends, the other axes at their smallest."""
     ends = [{axis: values[0] for axis, values in seen.values.items()}]
     ends += [{**ends[0], axis: seen.values[axis][-1]} for axis in seen.moving]

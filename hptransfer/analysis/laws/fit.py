@@ -11,10 +11,10 @@ import pandas as pd
 
 from hptransfer.analysis.laws import sufficiency as enough
 from hptransfer.analysis.laws.exponents import INTERVAL, Exponent, exponents
-from hptransfer.analysis.laws.forms import Seen
+from hptransfer.analysis.laws.forms import SweptAxes
 from hptransfer.analysis.laws.loss_law import LossLaw, fit_loss_law
-from hptransfer.analysis.laws.model_averaging import Mixture, Problem, power_alone, weigh
-from hptransfer.analysis.optima.estimators import ESTIMATORS, Found
+from hptransfer.analysis.laws.model_averaging import LawProblem, ModelAverage, average_models, power_law_components
+from hptransfer.analysis.optima.estimators import ESTIMATORS, OptimaEstimate
 from hptransfer.analysis.optima.scale_optima import Optimum, find_optima
 from hptransfer.analysis.statistics import priors
 from hptransfer.analysis.tables.arrays import Array, Axes, Runs
@@ -41,12 +41,12 @@ class Fit:
     runs: Runs
     estimator: str
     optima: Sequence[Optimum]
-    found: Sequence[Found]
-    shapes: Sequence[Found]
-    problem: Problem
+    found: Sequence[OptimaEstimate]
+    shapes: Sequence[OptimaEstimate]
+    problem: LawProblem
     laws: Sequence[str]
-    mixture: Mixture
-    power: Mixture
+    mixture: ModelAverage
+    power: ModelAverage
     loss_law: LossLaw
     noise: float
     warnings: Sequence[str]
@@ -60,7 +60,7 @@ class Fit:
         return self.columns.tuned
 
     @property
-    def seen(self) -> Seen:
+    def seen(self) -> SweptAxes:
         return self.problem.seen
 
     @property
@@ -161,20 +161,20 @@ def fit_table(
     enough.check_runs(runs)
     chosen = ESTIMATORS.get(estimator)
     centre = (runs.x.min(axis=0) + runs.x.max(axis=0)) / 2
-    problem = Problem(runs.scales, columns.known, centre, chosen.published)
-    guide = Problem(runs.scales, columns.known, centre, vague=False)
+    problem = LawProblem(runs.scales, columns.known, centre, chosen.published)
+    guide = LawProblem(runs.scales, columns.known, centre, vague=False)
     shapes = ESTIMATORS.get(ESTIMATOR).find(runs, guide.linear(guide.power()))
     found = shapes if estimator == ESTIMATOR else chosen.find(runs, problem.linear(problem.power()))
     optima = find_optima(runs, found, shapes)
-    power = Mixture.of(power_alone(problem, found), draws, seed)
+    power = ModelAverage.of(power_law_components(problem, found), draws, seed)
     if chosen.published:
         laws = ("power",)
         enough.check_alone(optima, problem.seen)
         doubts = []
     else:
         doubts = enough.check_together(runs, optima, shapes, power, problem.seen)
-        doubts += enough.assumed(power, problem, columns)
-    mixture = Mixture.of(weigh(problem, found, laws), draws, seed)
+        doubts += enough.warn_of_assumed_exponents(power, problem, columns)
+    mixture = ModelAverage.of(average_models(problem, found, laws), draws, seed)
     heights = np.array([np.log(one.loss) for one in optima])
     return Fit(
         runs=runs,
@@ -188,5 +188,5 @@ def fit_table(
         power=power,
         loss_law=fit_loss_law(runs.scales, heights),
         noise=float(np.median([one.loss for one in optima]) * np.mean([one.noise for one in shapes])),
-        warnings=[*doubts, *enough.unbracketed(optima, problem, columns)],
+        warnings=[*doubts, *enough.warn_of_unbracketed_scales(optima, problem, columns)],
     )

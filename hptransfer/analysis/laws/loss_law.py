@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.analysis.laws.forms import Seen
+from hptransfer.analysis.laws.forms import SweptAxes
 from hptransfer.analysis.statistics.quantiles import quantiles
 from hptransfer.analysis.tables.arrays import Array, Axes
 
@@ -64,7 +64,7 @@ class _Components:
 class LossLaw:
     """The loss at the optimum of any scale."""
 
-    seen: Seen
+    seen: SweptAxes
     forms: Sequence[_Components]
 
     def at(self, scale: Axes) -> tuple[float, float, float]:
@@ -86,12 +86,12 @@ def fit_loss_law(scales: Sequence[Axes], heights: Array) -> LossLaw:
     Args:
         heights: log loss at each scale's optimum; NaN where it is not known.
     """
-    known, seen = np.isfinite(heights), Seen.of(scales)
+    known, seen = np.isfinite(heights), SweptAxes.of(scales)
     octaves, y = _octaves(seen, scales)[known], heights[known]
     return LossLaw(seen, _forms(octaves, y))
 
 
-def _octaves(seen: Seen, scales: Sequence[Axes]) -> Array:
+def _octaves(seen: SweptAxes, scales: Sequence[Axes]) -> Array:
     return np.array([[seen.octaves(axis)(scale) for axis in seen.moving] for scale in scales]).reshape(len(scales), -1)
 
 
@@ -144,9 +144,9 @@ def _fitted(
     left, slopes, objective = linearized(parameters)
     for _ in range(STEPS):
         normal = np.swapaxes(slopes, 1, 2) @ slopes + prior
-        pull = np.einsum("gsp,gs->gp", slopes, left) - (parameters - means) * deviations**-2.0
+        information_vector = np.einsum("gsp,gs->gp", slopes, left) - (parameters - means) * deviations**-2.0
         damped = normal + damping[:, None, None] * normal * np.eye(len(prior))
-        tried = parameters + np.clip(np.linalg.solve(damped, pull[:, :, None])[:, :, 0], -1, 1)
+        tried = parameters + np.clip(np.linalg.solve(damped, information_vector[:, :, None])[:, :, 0], -1, 1)
         left_tried, slopes_tried, reached = linearized(tried)
         better = reached <= objective
         damping = np.where(better, damping / 5, np.minimum(damping * 8, 1e8))

@@ -11,10 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.analysis.laws.forms import LAWS, Seen, Variant
-from hptransfer.analysis.optima.estimators import Found
+from hptransfer.analysis.laws.forms import LAWS, SweptAxes, Variant
+from hptransfer.analysis.optima.estimators import OptimaEstimate
 from hptransfer.analysis.statistics import priors
-from hptransfer.analysis.statistics.linear_model import Linear, Solved, foresight, log_prior, scatters, solve_each
+from hptransfer.analysis.statistics.linear_model import (
+    LinearLaw,
+    Posterior,
+    log_predictive_score,
+    log_prior,
+    scatters,
+    solve_each,
+)
 from hptransfer.analysis.statistics.quantiles import quantiles
 from hptransfer.analysis.tables.arrays import Array, Axes
 from hptransfer.core.errors import FitError
@@ -41,11 +48,11 @@ class Component:
     """
 
     variant: Variant
-    law: Linear
+    law: LinearLaw
     found: int
     weight: float
     scatter: Array
-    solved: Solved
+    solved: Posterior
 
     def mean(self, scales: Sequence[Axes]) -> Array:
         """log2 of the optimum at scales, (scales, tuned)."""
@@ -71,7 +78,9 @@ class Component:
         return answer
 
 
-def law_of(variant: Variant, scales: Sequence[Axes], tuned: Sequence[str], centre: Array, *, vague: bool) -> Linear:
+def linear_law(
+    variant: Variant, scales: Sequence[Axes], tuned: Sequence[str], centre: Array, *, vague: bool
+) -> LinearLaw:
     """A variant on these scales with what is known of its coefficients.
 
     Args:
@@ -89,11 +98,11 @@ def law_of(variant: Variant, scales: Sequence[Axes], tuned: Sequence[str], centr
                 means[k, c], deviations[k, c] = centre[k], LEVEL_OCTAVES
     if vague:
         deviations = np.full_like(deviations, VAGUE)
-    return Linear(variant.matrix(scales), means, deviations)
+    return LinearLaw(variant.matrix(scales), means, deviations)
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class LawProblem:
     """Scales and what was tuned there: what a law is fitted to besides what was found of the optima."""
 
     scales: Sequence[Axes]
@@ -102,17 +111,17 @@ class Problem:
     vague: bool
 
     @property
-    def seen(self) -> Seen:
-        return Seen.of(self.scales)
+    def seen(self) -> SweptAxes:
+        return SweptAxes.of(self.scales)
 
-    def linear(self, variant: Variant) -> Linear:
-        return law_of(variant, self.scales, self.tuned, self.centre, vague=self.vague)
+    def linear(self, variant: Variant) -> LinearLaw:
+        return linear_law(variant, self.scales, self.tuned, self.centre, vague=self.vague)
 
     def power(self) -> Variant:
         return LAWS.get(POWER).variants(self.seen)[0]
 
 
-def weigh(problem: Problem, found: Sequence[Found], laws: Sequence[str]) -> list[Component]:
+def average_models(problem: LawProblem, found: Sequence[OptimaEstimate], laws: Sequence[str]) -> list[Component]:
     """All components that weigh something, heaviest first. Weights add up to 1.
 
     Raises:
@@ -132,7 +141,11 @@ def weigh(problem: Problem, found: Sequence[Found], laws: Sequence[str]) -> list
         for name, variants in forms.items():
             share = NULL_WEIGHT if name == POWER else (1 - NULL_WEIGHT) / max(1, len(forms) - 1)
             for variant in variants:
-                ahead = foresight(one.told, problem.linear(variant), first) if len(problem.scales) > first else 0.0
+                ahead = (
+                    log_predictive_score(one.told, problem.linear(variant), first)
+                    if len(problem.scales) > first
+                    else 0.0
+                )
                 logs[variant] = np.log(share / len(variants)) + ahead
         top = max(logs.values())
         total = sum(np.exp(log - top) for log in logs.values())
@@ -141,7 +154,7 @@ def weigh(problem: Problem, found: Sequence[Found], laws: Sequence[str]) -> list
     return normalized(components)
 
 
-def power_alone(problem: Problem, found: Sequence[Found]) -> list[Component]:
+def power_law_components(problem: LawProblem, found: Sequence[OptimaEstimate]) -> list[Component]:
     """The power law's components, which exponents are read off."""
     variant = problem.power()
     return normalized(
@@ -149,7 +162,9 @@ def power_alone(problem: Problem, found: Sequence[Found]) -> list[Component]:
     )
 
 
-def _components(problem: Problem, found: Found, index: int, variant: Variant, weight: float) -> list[Component]:
+def _components(
+    problem: LawProblem, found: OptimaEstimate, index: int, variant: Variant, weight: float
+) -> list[Component]:
     if weight < LIGHT:
         return []
     law, grid = problem.linear(variant), scatters(found.told.tuned)
@@ -171,7 +186,7 @@ def normalized(components: Sequence[Component]) -> list[Component]:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class ModelAverage:
     """Components with a number of draws from each.
 
     Attributes:
@@ -184,7 +199,7 @@ class Mixture:
     normals: Array
 
     @classmethod
-    def of(cls, components: Sequence[Component], draws: int, seed: int) -> Mixture:
+    def of(cls, components: Sequence[Component], draws: int, seed: int) -> ModelAverage:
         ends = np.round(np.cumsum([one.weight for one in components]) * draws).astype(int)
         counts = np.diff(ends, prepend=0)
         width = max(one.solved.covariance.shape[0] for one in components)

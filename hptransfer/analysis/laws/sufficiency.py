@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from hptransfer.analysis.laws.exponents import exponents
-from hptransfer.analysis.laws.forms import Seen
-from hptransfer.analysis.laws.model_averaging import LEVEL_OCTAVES, Mixture, Problem
-from hptransfer.analysis.optima.estimators import Found
-from hptransfer.analysis.optima.response_surface import Surface
+from hptransfer.analysis.laws.forms import SweptAxes
+from hptransfer.analysis.laws.model_averaging import LEVEL_OCTAVES, LawProblem, ModelAverage
+from hptransfer.analysis.optima.estimators import OptimaEstimate
+from hptransfer.analysis.optima.response_surface import ResponseSurface
 from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, TOO_FEW, Optimum
 from hptransfer.analysis.statistics import priors
 from hptransfer.analysis.tables.arrays import Mask, Runs
@@ -35,7 +35,7 @@ def check_runs(runs: Runs) -> None:
     Raises:
         FitError: too few scales or values for what was swept.
     """
-    seen = Seen.of(runs.scales)
+    seen = SweptAxes.of(runs.scales)
     usable = [place for place in range(runs.num_scales) if np.isfinite(runs.loss[runs.of_scale(place)]).any()]
     wanted = 1 + len(seen.moving)
     if not seen.moving:
@@ -57,7 +57,7 @@ def check_runs(runs: Runs) -> None:
             )
 
 
-def check_alone(optima: Sequence[Optimum], seen: Seen) -> None:
+def check_alone(optima: Sequence[Optimum], seen: SweptAxes) -> None:
     """Raises FitError if a law through each scale's own optimum has too few of them."""
     placed = [one for one in optima if np.isfinite(one.se).all()]
     wanted = 1 + len(seen.moving)
@@ -71,7 +71,7 @@ def check_alone(optima: Sequence[Optimum], seen: Seen) -> None:
 
 
 def check_together(
-    runs: Runs, optima: Sequence[Optimum], shapes: Sequence[Found], power: Mixture, seen: Seen
+    runs: Runs, optima: Sequence[Optimum], shapes: Sequence[OptimaEstimate], power: ModelAverage, seen: SweptAxes
 ) -> list[str]:
     """Warnings of hyperparameters whose optimum lies beyond what was tried.
 
@@ -99,7 +99,7 @@ def check_together(
     ]
 
 
-def _turns(runs: Runs, surface: Surface, noises: float) -> Mask:
+def _turns(runs: Runs, surface: ResponseSurface, noises: float) -> Mask:
     """By tuned hyperparameter: whether on either side of an optimum some run is worse by more than so many noises."""
     u, octaves = runs.x - surface.x[runs.scale], surface.octaves[runs.scale]
     tuned = u.shape[1]
@@ -114,7 +114,7 @@ def _loose(optima: Sequence[Optimum]) -> str:
     return "; ".join(named[:NAMED]) + (f" and {len(named) - NAMED} more" if len(named) > NAMED else "")
 
 
-def assumed(power: Mixture, problem: Problem, columns: Columns) -> list[str]:
+def warn_of_assumed_exponents(power: ModelAverage, problem: LawProblem, columns: Columns) -> list[str]:
     """A warning of the exponents that the runs hardly show."""
     found = exponents(power, problem.seen, columns.tuned)
     pairs = [
@@ -132,7 +132,7 @@ def assumed(power: Mixture, problem: Problem, columns: Columns) -> list[str]:
     return [f"the runs hardly show an exponent, which is mostly what was assumed before any run: {', '.join(hardly)}"]
 
 
-def unbracketed(optima: Sequence[Optimum], problem: Problem, columns: Columns) -> list[str]:
+def warn_of_unbracketed_scales(optima: Sequence[Optimum], problem: LawProblem, columns: Columns) -> list[str]:
     """Warnings of scales whose optimum is not bracketed, and of axes that too few scales tell of."""
     notes = []
     for k, name in enumerate(columns.tuned):

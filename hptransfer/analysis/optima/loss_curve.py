@@ -14,7 +14,7 @@ from hptransfer.analysis.tables.arrays import Array
 FAR, FEWEST = 3.0, 3
 
 
-class Curve:
+class LossCurve:
     """A smooth curve through the finite points of one scale (Akima; PCHIP below five points), far ones left out.
 
     Args:

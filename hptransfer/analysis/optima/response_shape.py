@@ -27,7 +27,7 @@ TURN = -2.0
 
 
 @dataclass(frozen=True, eq=False)
-class Bowl:
+class ResponseShape:
     """The shape: parameters in the order of ShapePrior.rows."""
 
     form: str

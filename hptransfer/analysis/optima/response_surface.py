@@ -18,9 +18,9 @@ from typing import Protocol
 import numpy as np
 from scipy.optimize import nnls
 
-from hptransfer.analysis.optima.residuals import noise_and_misfit, t_shrink, variances
-from hptransfer.analysis.optima.response_shape import Bowl
-from hptransfer.analysis.optima.run_selection import Near, near
+from hptransfer.analysis.optima.residuals import noise_and_discrepancy, t_shrink, variances
+from hptransfer.analysis.optima.response_shape import ResponseShape
+from hptransfer.analysis.optima.run_selection import SelectedRuns, select_runs
 from hptransfer.analysis.statistics.priors import ShapePrior
 from hptransfer.analysis.tables.arrays import Array, Index, Runs
 
@@ -35,40 +35,40 @@ STEPS = 25
 ENOUGH = 1e-7
 
 
-class Guide(Protocol):
+class LawGuide(Protocol):
     """A law that keeps scales with few runs near the others while the surface is fitted."""
 
     def start(self, x: Array) -> tuple[Array, Array]:
         """Rough optima, (scales, tuned), to where the law has them and the scatter about it, (tuned,)."""
 
-    def follow(self, information: Array, pull: Array) -> tuple[Array, Array]:
+    def follow(self, information: Array, information_vector: Array) -> tuple[Array, Array]:
         """The same from what a fit says of the optima."""
 
 
 @dataclass(frozen=True, eq=False)
-class Surface:
+class ResponseSurface:
     """A fitted surface.
 
     What the runs say of all optima together is normal: its precision `information`, (scales * tuned)
-    squared, scale by scale, and `pull`, precision times mean. A scale with few runs has little of it.
+    squared, scale by scale, and `information_vector`, precision times mean. A scale with few runs has little of it.
 
     Attributes:
         x: log2 of each scale's optimum, (scales, tuned), few runs being guided by the law.
         octaves: log2 of every scale's axes over their middle, (scales, axes).
         noise: standard deviation of a run's log loss at the optimum.
-        misfit: share of the excess by which the bowl's form is wrong.
-        freedom: degrees of freedom that noise and misfit rest on.
+        discrepancy: share of the excess by which the bowl's form is wrong.
+        freedom: degrees of freedom that noise and discrepancy rest on.
         heights: log loss at each scale's optimum; NaN for a scale without a run near it.
         runs: positions of the runs that were fitted, with their `residuals` and `excess` in log loss.
     """
 
-    bowl: Bowl
+    bowl: ResponseShape
     x: Array
     octaves: Array
     information: Array
-    pull: Array
+    information_vector: Array
     noise: float
-    misfit: float
+    discrepancy: float
     freedom: float
     heights: Array
     runs: Index
@@ -76,23 +76,23 @@ class Surface:
     excess: Array
 
 
-def fit_surface(runs: Runs, form: str, prior: ShapePrior, guide: Guide) -> Surface:
+def fit_response_surface(runs: Runs, form: str, prior: ShapePrior, guide: LawGuide) -> ResponseSurface:
     """Fits one form of the bowl to all finite runs."""
-    kept, data = near(runs)
+    kept, data = select_runs(runs)
     tuned, axes = runs.x.shape[1], data.octaves.shape[1]
     means, deviations = prior.rows(tuned, axes)
     x, log_a = _start(data)
     theta = means.copy()
     theta[:tuned] = np.clip(log_a, means[:tuned] - 2 * deviations[:tuned], means[:tuned] + 3 * deviations[:tuned])
-    state = _State(Bowl(form, tuned, axes, theta), x)
+    state = _State(ResponseShape(form, tuned, axes, theta), x)
     noise, mistrust, found = FIRST_NOISE, MISTRUST[1], None
     towards, scatter = guide.start(x)
     for cycle in range(ASKING + DECIDING):
         if found is not None:
             noise = found.noise
             if cycle <= ASKING:
-                mistrust = float(np.clip((CAUTION if cycle == ASKING else 1.0) * found.misfit, *MISTRUST))
-            towards, scatter = guide.follow(found.information, found.pull)
+                mistrust = float(np.clip((CAUTION if cycle == ASKING else 1.0) * found.discrepancy, *MISTRUST))
+            towards, scatter = guide.follow(found.information, found.information_vector)
         for _ in range(REWEIGHTS if cycle else FIRST_REWEIGHTS):
             weights = _weights(data, state, noise, mistrust)
             state = _solve(data, weights, state, means, deviations, towards, 1 / scatter**2)
@@ -101,7 +101,7 @@ def fit_surface(runs: Runs, form: str, prior: ShapePrior, guide: Guide) -> Surfa
     return replace(found, runs=kept)
 
 
-def _start(data: Near) -> tuple[Array, Array]:
+def _start(data: SelectedRuns) -> tuple[Array, Array]:
     """Rough optima, the runs' places weighted towards the best of each scale, and rough log curvatures."""
     scales, tuned = len(data.octaves), data.x.shape[1]
     best = np.full(scales, np.inf)
@@ -120,19 +120,19 @@ def _start(data: Near) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    bowl: Bowl
+    bowl: ResponseShape
     x: Array
 
     def moved(self, by_shape: Array, by_x: Array) -> _State:
         theta = self.bowl.theta + np.clip(by_shape, -1, 1)
         return _State(replace(self.bowl, theta=theta), self.x + np.clip(by_x, -2, 2))
 
-    def from_optimum(self, data: Near) -> tuple[Array, Array]:
+    def from_optimum(self, data: SelectedRuns) -> tuple[Array, Array]:
         """Octaves of each run from its scale's optimum, and its scale's octaves."""
         return data.x - self.x[data.scale], data.octaves[data.scale]
 
 
-def _weights(data: Near, state: _State, noise: float, mistrust: float) -> Array:
+def _weights(data: SelectedRuns, state: _State, noise: float, mistrust: float) -> Array:
     """By the noise and by the share of the excess that the form may miss; strays count less (a soft L1 loss)."""
     excess = state.bowl.excess(*state.from_optimum(data))
     weights: Array = 1 / (noise**2 + (mistrust * excess) ** 2)
@@ -150,7 +150,7 @@ class _Normal:
     tt: Array
 
     @classmethod
-    def of(cls, data: Near, weights: Array, by_x: Array, by_shape: Array) -> _Normal:
+    def of(cls, data: SelectedRuns, weights: Array, by_x: Array, by_shape: Array) -> _Normal:
         scales, tuned, shape = len(data.octaves), by_x.shape[1], by_shape.shape[1]
 
         def summed(left: Array, right: Array) -> Array:
@@ -189,7 +189,7 @@ class _Normal:
         return found.reshape(scales * tuned, scales * tuned)
 
 
-def _linearized(data: Near, weights: Array, state: _State) -> tuple[Array, Array, Array, Array]:
+def _linearized(data: SelectedRuns, weights: Array, state: _State) -> tuple[Array, Array, Array, Array]:
     """Excess, then residuals and derivatives with the heights eliminated."""
     excess, by_x, by_shape = state.bowl.linearized(*state.from_optimum(data))
     all_columns = np.concatenate([(data.y - excess)[:, None], by_x, by_shape], axis=1)
@@ -199,7 +199,7 @@ def _linearized(data: Near, weights: Array, state: _State) -> tuple[Array, Array
 
 
 def _solve(
-    data: Near, weights: Array, state: _State, means: Array, deviations: Array, towards: Array, on_x: Array
+    data: SelectedRuns, weights: Array, state: _State, means: Array, deviations: Array, towards: Array, on_x: Array
 ) -> _State:
     """Least squares at fixed weights, by Gauss-Newton steps that are damped until the objective falls."""
     on_shape = 1 / deviations**2
@@ -232,7 +232,9 @@ def _solve(
     return state
 
 
-def _told(data: Near, weights: Array, state: _State, means: Array, deviations: Array, on_x: Array) -> Surface:
+def _told(
+    data: SelectedRuns, weights: Array, state: _State, means: Array, deviations: Array, on_x: Array
+) -> ResponseSurface:
     """What the runs say of the optima, the shape being integrated out and the law's guidance left out.
 
     The weights say how far a run is trusted, not how noisy it is; so the precision is a sandwich, with
@@ -242,8 +244,8 @@ def _told(data: Near, weights: Array, state: _State, means: Array, deviations: A
     excess, left, by_x, by_shape = _linearized(data, weights, state)
     plain = _Normal.of(data, weights, by_x, by_shape)
     leverage = _leverage(data, weights, by_x, by_shape, plain.with_prior(on_x, on_shape))
-    noise, misfit = noise_and_misfit(left, excess, leverage)
-    variance = variances(data, left, excess, leverage, noise**2 + (misfit * excess) ** 2)
+    noise, discrepancy = noise_and_discrepancy(left, excess, leverage)
+    variance = variances(data, left, excess, leverage, noise**2 + (discrepancy * excess) ** 2)
 
     prior = np.diag(on_shape)
     through = plain.border() @ np.linalg.inv(plain.tt + prior)
@@ -257,14 +259,14 @@ def _told(data: Near, weights: Array, state: _State, means: Array, deviations: A
     pull_shape = by_shape.T @ (weights * left) - (state.bowl.theta - means) * on_shape
     score = data.summed(by_x * (weights * left)[:, None]).reshape(-1) - through @ pull_shape
     information = sandwich @ curved
-    return Surface(
+    return ResponseSurface(
         bowl=state.bowl,
         x=state.x,
         octaves=data.octaves,
         information=(information + information.T) / 2,
-        pull=sandwich @ (score + curved @ state.x.reshape(-1)),
+        information_vector=sandwich @ (score + curved @ state.x.reshape(-1)),
         noise=noise,
-        misfit=misfit,
+        discrepancy=discrepancy,
         freedom=freedom,
         heights=_heights(data, weights, data.y - excess),
         runs=np.array([], dtype=np.intp),
@@ -273,7 +275,7 @@ def _told(data: Near, weights: Array, state: _State, means: Array, deviations: A
     )
 
 
-def _leverage(data: Near, weights: Array, by_x: Array, by_shape: Array, normal: _Normal) -> Array:
+def _leverage(data: SelectedRuns, weights: Array, by_x: Array, by_shape: Array, normal: _Normal) -> Array:
     """Share of each run in its own fitted value."""
     inverse = np.linalg.inv(normal.xx)
     across = inverse @ normal.xt
@@ -288,7 +290,7 @@ def _leverage(data: Near, weights: Array, by_x: Array, by_shape: Array, normal: 
     return np.clip(found, 0.0, 0.95)
 
 
-def _heights(data: Near, weights: Array, level: Array) -> Array:
+def _heights(data: SelectedRuns, weights: Array, level: Array) -> Array:
     """Log loss at each scale's optimum, the mean over its seeds."""
     total = np.bincount(data.height, weights)
     by_height = np.bincount(data.height, weights * level) / total

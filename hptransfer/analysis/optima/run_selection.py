@@ -17,7 +17,7 @@ MANY, STRAY = 6, 0.12
 
 
 @dataclass(frozen=True, eq=False)
-class Near:
+class SelectedRuns:
     """The runs that are fitted; x, log losses, scale and height of each."""
 
     x: Array
@@ -40,7 +40,7 @@ class Near:
         return found
 
 
-def near(runs: Runs) -> tuple[Index, Near]:
+def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
     """The finite runs near the best of their scale, in log loss; repeats of a setting together, by their mean.
 
     Levels are taken over the least of what shares a height, so that a lucky seed does not pass for a better setting.
@@ -61,7 +61,9 @@ def near(runs: Runs) -> tuple[Index, Near]:
         close[sound[:few]] = True
     kept = finite[close[setting]]
     height = np.unique(runs.height[kept], return_inverse=True)[1].reshape(-1)
-    return kept, Near(runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], height, runs.octaves(runs.scales))
+    return kept, SelectedRuns(
+        runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], height, runs.octaves(runs.scales)
+    )
 
 
 def _stray(x: Array, y: Array) -> bool:

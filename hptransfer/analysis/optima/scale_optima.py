@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.analysis.optima.estimators import Found
+from hptransfer.analysis.optima.estimators import OptimaEstimate
 from hptransfer.analysis.tables.arrays import Array, Axes, Mask, Runs
 
 BRACKETED = "bracketed"
@@ -47,7 +47,7 @@ class Optimum:
         return all(status == BRACKETED for status in self.status)
 
 
-def find_optima(runs: Runs, found: Sequence[Found], shapes: Sequence[Found]) -> list[Optimum]:
+def find_optima(runs: Runs, found: Sequence[OptimaEstimate], shapes: Sequence[OptimaEstimate]) -> list[Optimum]:
     """Of every scale, cheapest first."""
     own = [one.told.own() for one in found]
     x = np.mean([place for place, _ in own], axis=0)

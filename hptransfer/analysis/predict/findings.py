@@ -13,7 +13,7 @@ from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.tables.arrays import Axes
-from hptransfer.analysis.tables.checks import in_words
+from hptransfer.analysis.tables.checks import count_words
 from hptransfer.analysis.tables.scale_names import brief, describe
 from hptransfer.core.records import short
 
@@ -97,7 +97,7 @@ class Findings:
         if diverged := sum(one.diverged for one in self.fit.optima):
             lines.append(f"{diverged} of {len(self.fit.runs.loss)} runs diverged: counted by scale in optima.csv")
         if self.uncounted:
-            lines.append(f"rows that do not count, as their state says: {in_words(self.uncounted)}")
+            lines.append(f"rows that do not count, as their state says: {count_words(self.uncounted)}")
         for name, exponents in self.fit.exponents.items():
             found = ", ".join(
                 f"{axis} {exponent.value:+.2f} [{exponent.low:+.2f}, {exponent.high:+.2f}] {exponent.verdict}"

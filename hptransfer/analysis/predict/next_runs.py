@@ -18,8 +18,8 @@ import pandas as pd
 
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.laws.model_averaging import Component, normalized
-from hptransfer.analysis.optima.response_surface import Surface
-from hptransfer.analysis.statistics.linear_model import Linear, Told, solve
+from hptransfer.analysis.optima.response_surface import ResponseSurface
+from hptransfer.analysis.statistics.linear_model import LinearLaw, OptimaLikelihood, solve
 from hptransfer.analysis.tables.arrays import Array, Axes
 
 # Octaves from a scale's optimum that are considered, along one hyperparameter at a time.
@@ -114,10 +114,10 @@ def next_table(fit: Fit, runs: Sequence[NextRun]) -> pd.DataFrame:
 
 def _log_width(fit: Fit, parts: Sequence[Component], state: _State, target: Axes) -> float:
     """Log of the target's interval, the mean over hyperparameters and forms of the law."""
-    told = Told(state.information, np.zeros(len(state.information)), len(fit.tuned))
+    told = OptimaLikelihood(state.information, np.zeros(len(state.information)), len(fit.tuned))
     widths = 0.0
     for part in parts:
-        law = Linear(part.variant.matrix(state.scales), part.law.means, part.law.deviations)
+        law = LinearLaw(part.variant.matrix(state.scales), part.law.means, part.law.deviations)
         covariance = solve(told, law, tuple(part.scatter)).covariance
         row = law.whole(part.variant.matrix([target]))
         variance = np.einsum("kc,cd,kd->k", row, covariance, row) + part.scatter**2
@@ -134,7 +134,7 @@ class _Candidate:
     new: bool
 
 
-def _candidates(fit: Fit, surface: Surface, target: Axes) -> list[_Candidate]:
+def _candidates(fit: Fit, surface: ResponseSurface, target: Axes) -> list[_Candidate]:
     flops = _flops_law(fit)
     seen = {_key(axes) for axes in fit.runs.scales}
     scales = [*fit.runs.scales, *(axes for axes in _grid(fit, target) if _key(axes) not in seen)]
@@ -165,10 +165,10 @@ def _candidates(fit: Fit, surface: Surface, target: Axes) -> list[_Candidate]:
     return found
 
 
-def _added(surface: Surface, u: Array, octaves: Array, *, new: bool) -> Array:
+def _added(surface: ResponseSurface, u: Array, octaves: Array, *, new: bool) -> Array:
     """What runs at u add to the information of their scale's optimum, (tuned, tuned)."""
     excess, by_x, _ = surface.bowl.linearized(u, np.tile(octaves, (len(u), 1)))
-    weights = 1 / (surface.noise**2 + (surface.misfit * excess) ** 2)
+    weights = 1 / (surface.noise**2 + (surface.discrepancy * excess) ** 2)
     if new:
         by_x = by_x - (weights @ by_x) / weights.sum()
     added: Array = by_x.T @ (by_x * weights[:, None])

@@ -16,11 +16,11 @@ from hptransfer.analysis.tables.arrays import Axes
 from hptransfer.analysis.tables.axis_roles import kind
 from hptransfer.analysis.tables.columns import Columns
 
-Of = Callable[[float, float], float]
+LawFunction = Callable[[float, float], float]
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedLaw:
     """One study's laws, functions of parameters and tokens; None where it has none.
 
     Attributes:
@@ -29,41 +29,41 @@ class Published:
 
     name: str
     source: str
-    rate: Of | None = None
-    batch_tokens: Of | None = None
+    rate: LawFunction | None = None
+    batch_tokens: LawFunction | None = None
     batch_by_loss: Callable[[float], float] | None = None
 
 
 PUBLISHED = (
-    Published(
+    PublishedLaw(
         "Step Law",
         "arXiv:2503.04715",
         lambda n, d: 1.79 * n**-0.713 * d**0.307,
         lambda n, d: 0.58 * d**0.571,
     ),
-    Published(
+    PublishedLaw(
         "DeepSeek LLM",
         "arXiv:2401.02954",
         lambda n, d: 0.3118 * (6 * n * d) ** -0.1250,
         lambda n, d: 0.2920 * (6 * n * d) ** 0.3271,
     ),
-    Published("Porian", "arXiv:2406.19146", lambda n, d: 3.7 * n**-0.36, lambda n, d: 0.7576 * n**0.703),
-    Published(
+    PublishedLaw("Porian", "arXiv:2406.19146", lambda n, d: 3.7 * n**-0.36, lambda n, d: 0.7576 * n**0.703),
+    PublishedLaw(
         "Moonlight",
         "arXiv:2502.16982",
         lambda n, d: 0.0127339 * (6 * n * d) ** -0.0574752,
         lambda n, d: 0.0065202 * (6 * n * d) ** 0.4137915,
     ),
-    Published("Zhou", "arXiv:2601.05049", lambda n, d: 38.46 * n**-0.222 * d**-0.351),
-    Published(
+    PublishedLaw("Zhou", "arXiv:2601.05049", lambda n, d: 38.46 * n**-0.222 * d**-0.351),
+    PublishedLaw(
         "Kaplan",
         "arXiv:2001.08361",
         lambda n, d: 0.003239 - 0.0001395 * math.log(n),
         batch_by_loss=lambda loss: 2e8 / loss**4.76,
     ),
-    Published("MiniCPM", "arXiv:2404.06395", batch_by_loss=lambda loss: 1.21e9 / loss**6.24),
-    Published("Power Lines", "arXiv:2505.13738", None, lambda n, d: 2048 * 0.0306 * d**0.383),
-    Published("Critical batch (Zhang)", "arXiv:2410.21676", None, lambda n, d: 22.9 * d**0.47),
+    PublishedLaw("MiniCPM", "arXiv:2404.06395", batch_by_loss=lambda loss: 1.21e9 / loss**6.24),
+    PublishedLaw("Power Lines", "arXiv:2505.13738", None, lambda n, d: 2048 * 0.0306 * d**0.383),
+    PublishedLaw("Critical batch (Zhang)", "arXiv:2410.21676", None, lambda n, d: 22.9 * d**0.47),
 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hptransfer.analysis.laws.exponents import INTERVAL, NORMAL_95
 from hptransfer.analysis.laws.fit import Fit
-from hptransfer.analysis.laws.model_averaging import Component, Mixture, Problem, normalized
+from hptransfer.analysis.laws.model_averaging import Component, LawProblem, ModelAverage, normalized
 from hptransfer.analysis.optima.scale_optima import Optimum
 from hptransfer.analysis.statistics.linear_model import solve
 from hptransfer.analysis.tables.arrays import Array, Axes
@@ -82,10 +82,10 @@ def _predicted(fit: Fit, one: Optimum, rest: Sequence[int]) -> HeldOut | None:
     if not (one.se < JUDGE_OCTAVES).all():
         return None
     scales = [fit.runs.scales[place] for place in rest]
-    problem = Problem(scales, fit.columns.known, fit.problem.centre, fit.problem.vague)
+    problem = LawProblem(scales, fit.columns.known, fit.problem.centre, fit.problem.vague)
     if any(len(problem.seen.values[axis]) == 1 for axis in fit.seen.moving):
         return None
-    mixture = Mixture.of([_without(fit, part, rest) for part in _heaviest(fit)], len(fit.mixture.normals), 0)
+    mixture = ModelAverage.of([_without(fit, part, rest) for part in _heaviest(fit)], len(fit.mixture.normals), 0)
     value = mixture.mean([one.axes])[0]
     low, high = mixture.quantiles(one.axes, [percent / 100 for percent in INTERVAL]).T
     error = value - one.x

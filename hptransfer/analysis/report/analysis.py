@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hptransfer.analysis.predict.findings import Findings
 from hptransfer.analysis.report.figures import Drawing, figures
-from hptransfer.analysis.report.page import Context, render
+from hptransfer.analysis.report.page import RunContext, render
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,4 +20,4 @@ class Analysis(Findings):
 
     def report_html(self, title: str = "table") -> str:
         """The page as self-contained HTML, to be written into a file."""
-        return render(self, Context(title=title))
+        return render(self, RunContext(title=title))

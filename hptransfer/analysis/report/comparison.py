@@ -14,7 +14,7 @@ from hptransfer.core.records import short
 
 
 @dataclass(frozen=True, eq=False)
-class Other:
+class ComparedSweep:
     """The sweep that one is compared with.
 
     Attributes:
@@ -26,7 +26,7 @@ class Other:
     analysis: Findings
 
 
-def compared(one: Findings, other: Findings) -> dict[str, Any]:
+def compare_sweeps(one: Findings, other: Findings) -> dict[str, Any]:
     """What the page shows of two sweeps.
 
     Returns:

@@ -33,7 +33,7 @@ def write_formats(analysis: Analysis, out: Path, formats: Sequence[str]) -> list
         folder.mkdir(exist_ok=True)
         if name in ("png", "svg"):
             for key, figure in analysis.figures().items():
-                written.append(folder / f"{file_name(key)}.{name}")
+                written.append(folder / f"{figure_file_name(key)}.{name}")
                 figure.savefig(written[-1], dpi=200)
         else:
             for key, table in tables.items():
@@ -59,7 +59,7 @@ def remove_stale(out: Path, earlier: Sequence[str], written: Sequence[str]) -> N
             (out / name).unlink()
 
 
-def file_name(key: str) -> str:
+def figure_file_name(key: str) -> str:
     """A figure's name as a file's: columns may be called anything, such as optim/lr."""
     return re.sub(r"[^\w.-]+", "-", key)
 

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 
 from hptransfer.analysis.laws.exponents import INTERVAL
 from hptransfer.analysis.laws.fit import Fit
-from hptransfer.analysis.optima.loss_curve import Curve
-from hptransfer.analysis.optima.response_surface import Surface
+from hptransfer.analysis.optima.loss_curve import LossCurve
+from hptransfer.analysis.optima.response_surface import ResponseSurface
 from hptransfer.analysis.predict.validation import HeldOut
 from hptransfer.analysis.tables.arrays import Array
 from hptransfer.analysis.tables.scale_names import brief, compact
@@ -249,12 +249,12 @@ def residual_panels(fit: Fit) -> list[Panel]:
     return [Panel(f"residuals_{one.bowl.form}", partial(_residuals, fit=fit, surface=one)) for one in surfaces]
 
 
-def _residuals(axes: Axes, *, fit: Fit, surface: Surface) -> None:
+def _residuals(axes: Axes, *, fit: Fit, surface: ResponseSurface) -> None:
     axes.axhline(0, color=FAINT, linewidth=0.8)
     shown = slice(None, None, 1 + len(surface.excess) // DOTS)
     axes.plot(100 * surface.excess[shown], 100 * surface.residuals[shown], ".", color=COLOURS[1], markersize=3.5)
     reach = np.linspace(0, 100 * surface.excess.max(), 50)
-    band = 1.645 * np.hypot(100 * surface.noise, surface.misfit * reach)
+    band = 1.645 * np.hypot(100 * surface.noise, surface.discrepancy * reach)
     axes.plot(reach, band, color=INK, linewidth=0.9, linestyle="--", label="90% by the fit")
     axes.plot(reach, -band, color=INK, linewidth=0.9, linestyle="--")
     axes.set_title(f"{surface.bowl.form} bowl")
@@ -293,7 +293,7 @@ def _verification(axes: Axes, *, verification: Mapping[str, Any], name: str) -> 
         for point in verification["points"]
         if point["loss"] is not None and all(np.isclose(point[key], value) for key, value in others.items())
     ]
-    curve = Curve([value for value, _ in points], [loss for _, loss in points])
+    curve = LossCurve([value for value, _ in points], [loss for _, loss in points])
     marks = [
         ("predicted", verification["predicted"][name], ACCENT, "D"),
         ("its best", verification["best"][name], INK, "*"),

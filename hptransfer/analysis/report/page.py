@@ -18,7 +18,7 @@ from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.published_laws import comparable, references
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.report import figures as plots
-from hptransfer.analysis.report.comparison import Other, compared
+from hptransfer.analysis.report.comparison import ComparedSweep, compare_sweeps
 from hptransfer.analysis.report.target_groups import predicted_settings, resolved_groups
 from hptransfer.analysis.tables.axis_roles import kind
 from hptransfer.analysis.tables.scale_names import brief, describe
@@ -32,7 +32,7 @@ TARGETS, ROWS = 40, 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class Context:
+class RunContext:
     """What only a run knows, for the page; a table from elsewhere has none of it.
 
     Attributes:
@@ -55,7 +55,7 @@ class Context:
     warnings: Sequence[str] = ()
 
 
-def render(analysis: Findings, context: Context, against: Other | None = None) -> str:
+def render(analysis: Findings, context: RunContext, against: ComparedSweep | None = None) -> str:
     """The page as text.
 
     Args:
@@ -96,7 +96,7 @@ def render(analysis: Findings, context: Context, against: Other | None = None) -
         per_octave=regret_per_octave(analysis.ahead),
         scales=[_scale_row(fit, one, context) for one in fit.optima[-ROWS:]],
         references=_references(fit, scale),
-        comparison=compared(analysis, against.analysis) if against else None,
+        comparison=compare_sweeps(analysis, against.analysis) if against else None,
         against=against,
         **_groups(context, {name: float(row[name]) for name in fit.tuned}),
         cut=max(0, len(fit.optima) - ROWS),
@@ -199,7 +199,7 @@ def _own(fit: Fit, scale: Mapping[str, float]) -> dict[str, str]:
     return {"name": "this fit", "rate": answers.get("rate", DASH), "batch": batch}
 
 
-def _scale_row(fit: Fit, one: Optimum, context: Context) -> dict[str, str]:
+def _scale_row(fit: Fit, one: Optimum, context: RunContext) -> dict[str, str]:
     signs = [
         "\u2264 " if status == EDGE_LOW else "\u2265 " if status in (EDGE_HIGH, BOUNDED) else ""
         for status in one.status
@@ -219,7 +219,7 @@ def _scale_row(fit: Fit, one: Optimum, context: Context) -> dict[str, str]:
     }
 
 
-def _groups(context: Context, predicted: Mapping[str, float]) -> dict[str, Any]:
+def _groups(context: RunContext, predicted: Mapping[str, float]) -> dict[str, Any]:
     if not context.target or not context.target.get("groups"):
         return {"groups": None, "group_keys": [], "parameterization": ""}
     groups = resolved_groups(context.target, predicted_settings(context.target, predicted))
@@ -228,7 +228,7 @@ def _groups(context: Context, predicted: Mapping[str, float]) -> dict[str, Any]:
     return {"groups": shown, "group_keys": keys, "parameterization": context.target.get("parameterization")}
 
 
-def _facts(context: Context) -> list[tuple[str, str]]:
+def _facts(context: RunContext) -> list[tuple[str, str]]:
     target = context.target
     if not target:
         return []

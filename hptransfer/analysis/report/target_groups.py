@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hptransfer.core.command_templates import fill, names_in
+from hptransfer.core.command_templates import fill_template, names_in
 
 # What the constants of a role are called among a group's settings.
 CONSTANTS = {"lr": "lr", "init": "init_std", "multiplier": "output_multiplier"}
@@ -36,7 +36,7 @@ def predicted_command(target: Mapping[str, Any], settings: Mapping[str, float]) 
     names = target["run"]["names"] | {path.rpartition(".")[2]: value for path, value in settings.items()}
     costs = {key: target[key] for key in ("params", "flops") if key not in names}
     known = {name: value for template in target["command"] for name, value in _braces(template).items()} | costs | names
-    return {"values": names, "command": [fill(template, known) for template in target["command"]]}
+    return {"values": names, "command": [fill_template(template, known) for template in target["command"]]}
 
 
 def _braces(template: str) -> dict[str, str]:

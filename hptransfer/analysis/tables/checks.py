@@ -64,16 +64,16 @@ def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFra
     for name in used:
         if name not in frame.columns:
             raise ConfigError(f"{place}: {unknown('column', name, map(str, frame.columns))}")
-    once(place, list(frame.columns), used)
+    check_unique(place, list(frame.columns), used)
     left_out = not_counted(frame)
     if "state" in frame.columns:
         frame = frame[frame["state"].isin([DONE, DIVERGED])]
     if frame.empty:
-        states = f" ({in_words(left_out)})" if left_out else ""
+        states = f" ({count_words(left_out)})" if left_out else ""
         raise ConfigError(f"{place} has no finished run{states}; nothing can be fitted")
     clean = frame.copy()
     for name in (*columns.scales, *columns.tuned):
-        clean[name] = numbers(clean[name], name, place)
+        clean[name] = check_numbers(clean[name], name, place)
         bad = clean[~((clean[name] > 0) & np.isfinite(clean[name]))]
         if len(bad):
             way_out = ""
@@ -86,7 +86,7 @@ def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFra
                 f"{place}: column {name!r} must be above 0 and finite, got {bad[name].iloc[0]:g} in {row_of(bad)}"
                 f"{way_out}"
             )
-    loss = numbers(clean[columns.loss], columns.loss, place)
+    loss = check_numbers(clean[columns.loss], columns.loss, place)
     clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
     low = clean[clean[columns.loss] <= 0]
     if len(low):
@@ -107,12 +107,12 @@ def not_counted(frame: pd.DataFrame) -> dict[str, int]:
     return {str(state): int(count) for state, count in states.items() if state not in (DONE, DIVERGED)}
 
 
-def in_words(states: Mapping[str, int]) -> str:
+def count_words(states: Mapping[str, int]) -> str:
     """Such as "5 failed, 4 running"."""
     return ", ".join(f"{count} {state}" for state, count in states.items())
 
 
-def once(place: str, header: Sequence[str], used: Iterable[str]) -> None:
+def check_unique(place: str, header: Sequence[str], used: Iterable[str]) -> None:
     """
     Raises:
         ConfigError: a used column is there twice.
@@ -128,7 +128,7 @@ def row_of(rows: pd.DataFrame | pd.Series[Any]) -> str:
     return f"row {first + 1}" if isinstance(first, int | np.integer) else f"row {first!r}"
 
 
-def numbers(column: pd.Series[Any], name: str, place: str) -> pd.Series[float]:
+def check_numbers(column: pd.Series[Any], name: str, place: str) -> pd.Series[float]:
     """
     Raises:
         ConfigError: something in the column is no number.

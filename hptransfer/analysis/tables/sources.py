@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from hptransfer.analysis.tables.axis_roles import SCHEDULE, kind
-from hptransfer.analysis.tables.checks import WAITING, check_table, numbers, once, row_of
+from hptransfer.analysis.tables.checks import WAITING, check_numbers, check_table, check_unique, row_of
 from hptransfer.analysis.tables.columns import SEED, Columns
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED
@@ -57,7 +57,7 @@ USEFUL = ("flops", "steps", SEED, "state", *SCHEDULE)
 
 
 @dataclass(frozen=True)
-class Source:
+class TableSource:
     """Where a table of runs is.
 
     Attributes:
@@ -71,7 +71,7 @@ class Source:
     names: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, path: Path | None, mlflow: str | None, experiment: str | None, columns: str | None) -> Source:
+    def of(cls, path: Path | None, mlflow: str | None, experiment: str | None, columns: str | None) -> TableSource:
         """From the options of the command line.
 
         Raises:
@@ -109,7 +109,7 @@ class Source:
         else:
             header = _header(self.path)
             found = self._found(header, wanted)
-            once(self.place, header, found.values())
+            check_unique(self.place, header, found.values())
             frame = _rows(self.path, sorted(set(found.values())))
         frame = frame[list(found.values())].set_axis(list(found), axis=1)
         if "state" in self.names and not _has_words(frame["state"]):
@@ -117,7 +117,7 @@ class Source:
                 f"{self.place}: --columns state={self.names['state']}: a column of numbers does not say which runs "
                 f"finished; use words ({_known_words()}), or leave it out of --columns to count every row"
             )
-        return known_states(frame, self.place, found.get("state", "state"))
+        return canonical_states(frame, self.place, found.get("state", "state"))
 
     def _found(self, there: Iterable[str], wanted: list[str]) -> dict[str, str]:
         """The table's column of each name: as given, as it is, or as other tools export it."""
@@ -144,7 +144,7 @@ def _unknown_column(name: str, names: Sequence[str]) -> str:
     return unknown("column", name, names) + hint
 
 
-def known_states(frame: pd.DataFrame, place: str, column: str = "state") -> pd.DataFrame:
+def canonical_states(frame: pd.DataFrame, place: str, column: str = "state") -> pd.DataFrame:
     """A table whose `state` column, if it has one, says it in the words of a run folder.
 
     Numbers there are no states (exit codes, say): the table is as if it had no such column.
@@ -326,7 +326,7 @@ def load_table(path: Path, columns: Columns) -> pd.DataFrame:
     Raises:
         ConfigError: the file or a column is missing, empty or not what it should be.
     """
-    return check_table(Source(path).read(columns), columns, str(path))
+    return check_table(TableSource(path).read(columns), columns, str(path))
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -348,7 +348,7 @@ def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
     for name in scales:
         if name not in header:
             raise ConfigError(f"{path}: {_unknown_column(name, header)}")
-    once(str(path), header, scales)
+    check_unique(str(path), header, scales)
     frame = _rows(path, list(scales))
     return check_targets(frame, scales, str(path))
 
@@ -364,7 +364,7 @@ def check_targets(frame: pd.DataFrame, scales: Sequence[str], place: str) -> pd.
             raise ConfigError(f"{place}: {unknown('column', name, map(str, frame.columns))}")
     checked = frame[list(scales)].copy()
     for name in scales:
-        values = numbers(frame[name], name, place)
+        values = check_numbers(frame[name], name, place)
         if not len(values) or not ((values > 0) & (values < math.inf)).all():
             raise ConfigError(f"{place}: column {name!r} must have numbers above 0 in every row")
         checked[name] = pd.to_numeric(checked[name])

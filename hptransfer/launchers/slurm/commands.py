@@ -21,7 +21,7 @@ def scrubbed(environment: Mapping[str, str] = os.environ) -> list[str]:
     return sorted(name for name in environment if name.startswith(SCRUBBED) and name not in KEPT)
 
 
-class Calls:
+class SlurmCommands:
     """Runs commands.
 
     Attributes:

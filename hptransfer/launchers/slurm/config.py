@@ -8,7 +8,7 @@ from pathlib import Path
 from hptransfer.core.errors import RunFolderError
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.launchers import LAUNCHERS, Launcher
-from hptransfer.launchers.slurm.launcher import Slurm
+from hptransfer.launchers.slurm.launcher import SlurmLauncher
 from hptransfer.launchers.slurm.settings import SlurmSettings
 
 
@@ -20,4 +20,4 @@ class SlurmConfig(SlurmSettings):
     def open(self, folder: Path, gpus: int) -> Launcher:
         if not str(folder.absolute()).isprintable():
             raise RunFolderError(f"run folder {str(folder)!r} must be one line of plain text; choose another name=NAME")
-        return Slurm(RunFolder(folder), self)
+        return SlurmLauncher(RunFolder(folder), self)

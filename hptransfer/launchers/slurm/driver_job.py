@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hptransfer.core.errors import StoppedError
 from hptransfer.core.locks import locked_by
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers.slurm.commands import CallError, Calls
+from hptransfer.launchers.slurm.commands import CallError, SlurmCommands
 from hptransfer.launchers.slurm.resources import Resources
 from hptransfer.launchers.slurm.script import interpreter, sweep_name
 from hptransfer.launchers.slurm.settings import SlurmSettings
@@ -62,7 +62,7 @@ def submit_driver(config: SlurmSettings, folder: RunFolder, sweep: str, override
     """
     from hptransfer.launchers.slurm.submitit_adapter import submit
 
-    calls, name = Calls(), driver_name(folder)
+    calls, name = SlurmCommands(), driver_name(folder)
     if holder := locked_by(folder.driver_lock):
         raise StoppedError(
             f"{folder.path} is being driven by process {holder.get('pid')} on {holder.get('host')}; watch it with "

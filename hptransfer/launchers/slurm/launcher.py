@@ -16,12 +16,12 @@ from hptransfer.core.errors import EXIT_STOPPED, EXIT_UNFINISHED
 from hptransfer.core.io import read_json, write_json
 from hptransfer.core.records import CANCELLED, KILLED, NODE_FAILURE, PREEMPTED, TIME_LIMIT, Job
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers import Ended, Launcher
-from hptransfer.launchers.slurm.commands import CallError, Calls
-from hptransfer.launchers.slurm.node_exclusion import Nodes
+from hptransfer.launchers import JobEnd, Launcher
+from hptransfer.launchers.slurm.commands import CallError, SlurmCommands
+from hptransfer.launchers.slurm.node_exclusion import NodeExclusion
 from hptransfer.launchers.slurm.settings import SlurmSettings
-from hptransfer.launchers.slurm.states import ENDS, Seen, array_of, ask_accounting, ask_queue, how
-from hptransfer.launchers.slurm.submission import STATES, Submission
+from hptransfer.launchers.slurm.states import ENDS, SchedulerJob, array_of, ask_accounting, ask_queue, describe_end
+from hptransfer.launchers.slurm.submission import STATES_FILE, Submitter
 
 LOOK_S = 1.0
 """Seconds between two looks at the outcomes of the jobs that are out."""
@@ -36,7 +36,7 @@ FEW = 0.1
 
 
 @dataclass
-class Out:
+class SubmittedJob:
     """A job that was submitted and has not been reported as ended."""
 
     job: Job
@@ -46,20 +46,20 @@ class Out:
     """When the outcome of the last one was seen."""
     missing: float | None = None
     """Since when no record of it has been found."""
-    seen: Seen | None = None
+    seen: SchedulerJob | None = None
     cancelled: bool = False
 
 
-class Slurm(Launcher):
+class SlurmLauncher(Launcher):
     """The jobs of one run folder on a cluster. They go on without it."""
 
     def __init__(self, folder: RunFolder, config: SlurmSettings) -> None:
         self._folder, self._config = folder, config
-        self.calls = Calls()
-        self._submission = Submission(folder, config, self.calls)
-        self._nodes = Nodes(config.fast_failure_s, config.exclude_after, config.max_excluded, _excluded(folder))
-        self._out: dict[str, Out] = {}
-        self._ended: list[Ended] = []
+        self.calls = SlurmCommands()
+        self._submission = Submitter(folder, config, self.calls)
+        self._nodes = NodeExclusion(config.fast_failure_s, config.exclude_after, config.max_excluded, _excluded(folder))
+        self._out: dict[str, SubmittedJob] = {}
+        self._ended: list[JobEnd] = []
         self._polls, self._told = 0, False
         self._pause = config.poll_min_s
         self._next_poll = self._next_look = time.monotonic()
@@ -94,7 +94,9 @@ class Slurm(Launcher):
     def _submit_held(self) -> dict[str, str]:
         held = dict(self._submission.held)
         numbers = self._submission.submit(self._numbers, self._nodes.excluded)
-        self._out |= {job_id: Out(replace(held[job_id], scheduler=number)) for job_id, number in numbers.items()}
+        self._out |= {
+            job_id: SubmittedJob(replace(held[job_id], scheduler=number)) for job_id, number in numbers.items()
+        }
         if numbers:
             self._hurry()
         if not self._told:
@@ -103,7 +105,7 @@ class Slurm(Launcher):
 
     def adopt(self, jobs: Sequence[Job]) -> set[str]:
         """All that have a number; `wait` soon tells which of them ended meanwhile, and by what cause."""
-        known = {job.id: Out(job) for job in jobs if job.scheduler is not None}
+        known = {job.id: SubmittedJob(job) for job in jobs if job.scheduler is not None}
         self._out |= known
         self._submission.unsure = not self._submission.cancel_strangers(self._numbers.values())
         self._hurry(at_once=True)
@@ -111,7 +113,7 @@ class Slurm(Launcher):
 
     # --- ends ---
 
-    def wait(self, timeout_s: float) -> list[Ended]:
+    def wait(self, timeout_s: float) -> list[JobEnd]:
         deadline = time.monotonic() + timeout_s
         while True:
             now = time.monotonic()
@@ -130,15 +132,15 @@ class Slurm(Launcher):
             if out.finished is None and self._all_done(out):
                 out.finished = now
             if out.finished is not None and now >= out.finished + self._config.grace_s:
-                self._end(out, Ended(out.job.id, node=out.seen.node if out.seen else None))
+                self._end(out, JobEnd(out.job.id, node=out.seen.node if out.seen else None))
 
-    def _all_done(self, out: Out) -> bool:
+    def _all_done(self, out: SubmittedJob) -> bool:
         trials = out.job.trials
         while out.done < len(trials) and self._folder.outcome_path(trials[out.done]).exists():
             out.done += 1
         return out.done == len(trials)
 
-    def _end(self, out: Out, ended: Ended) -> None:
+    def _end(self, out: SubmittedJob, ended: JobEnd) -> None:
         del self._out[out.job.id]
         self._ended.append(replace(ended, cause=CANCELLED) if out.cancelled and ended.cause else ended)
         if self._submission.held and self._config.max_running:
@@ -175,17 +177,17 @@ class Slurm(Launcher):
         queue = ask_queue(self.calls, arrays) if ask else None
         self._polls += 1
         for out in list(self._out.values()):
-            account = None if accounts is None else accounts.get(out.job.scheduler or "", Seen("UNKNOWN"))
+            account = None if accounts is None else accounts.get(out.job.scheduler or "", SchedulerJob("UNKNOWN"))
             self._judge(out, account, queue)
         stubborn = [out for out in self._out.values() if out.cancelled and self._goes_on(out.seen)]
         if stubborn and queue is not None:
             self._scancel(stubborn)
 
     @staticmethod
-    def _goes_on(seen: Seen | None) -> bool:
+    def _goes_on(seen: SchedulerJob | None) -> bool:
         return seen is not None and not seen.ended
 
-    def _judge(self, out: Out, account: Seen | None, queue: Mapping[str, Seen] | None) -> None:
+    def _judge(self, out: SubmittedJob, account: SchedulerJob | None, queue: Mapping[str, SchedulerJob] | None) -> None:
         queued = None if queue is None else queue.get(out.job.scheduler or "")
         if queued is not None and not queued.ended:
             seconds = account.seconds if account is not None and not account.ended else 0
@@ -203,13 +205,13 @@ class Slurm(Launcher):
         if out.seen is not None and out.seen.state == "RUNNING" and out.seen.seconds > self._config.fast_failure_s:
             self._nodes.worked(out.seen.node)
 
-    def _settle(self, out: Out, seen: Seen, behind_s: float = 0.0) -> None:
+    def _settle(self, out: SubmittedJob, seen: SchedulerJob, behind_s: float = 0.0) -> None:
         """A job that the scheduler calls ended; its outcomes may take a moment to be seen from here."""
         now = time.monotonic()
         out.seen = seen
         if self._all_done(out):
             self._nodes.worked(seen.node)
-            self._end(out, Ended(out.job.id, node=seen.node or None))
+            self._end(out, JobEnd(out.job.id, node=seen.node or None))
             return
         out.missing = out.missing or now
         until = out.missing + max(behind_s, self._config.grace_s)
@@ -221,7 +223,7 @@ class Slurm(Launcher):
             self._nodes.failed(seen.node, seen.seconds, ended.detail)
         self._end(out, ended)
 
-    def _why(self, out: Out, seen: Seen) -> Ended:
+    def _why(self, out: SubmittedJob, seen: SchedulerJob) -> JobEnd:
         code = seen.code.partition(":")[0]
         last = self._last_line(out.job.id)
         cause, stopped = ENDS[seen.state], None
@@ -229,7 +231,7 @@ class Slurm(Launcher):
             cause = TIME_LIMIT if last.endswith(f"stops: {TIME_LIMIT}") else PREEMPTED
         elif cause == KILLED and code == str(EXIT_STOPPED):
             stopped = last.partition("stops: ")[2] or "the run folder cannot be written"
-        return Ended(out.job.id, cause, how(seen) if cause else "", seen.node or None, stopped)
+        return JobEnd(out.job.id, cause, describe_end(seen) if cause else "", seen.node or None, stopped)
 
     def _last_line(self, job: str) -> str:
         path = self._folder.jobs / f"{job}.log"
@@ -240,26 +242,26 @@ class Slurm(Launcher):
             lines = file.read().decode(errors="replace").splitlines()
         return next((line for line in reversed(lines) if "stops: " in line), "")
 
-    def _miss(self, out: Out, account: Seen | None) -> None:
+    def _miss(self, out: SubmittedJob, account: SchedulerJob | None) -> None:
         """A job that is not in the queue, and of whose end accounting knows nothing (yet).
 
         Of what is cancelled before it ran there is never a record.
         """
         now = time.monotonic()
         out.missing = out.missing or now
-        out.seen = account or Seen("UNKNOWN")
+        out.seen = account or SchedulerJob("UNKNOWN")
         until = out.missing + (self._config.grace_s if out.cancelled else self._config.lost_after_s)
         self._recheck = min(self._recheck, max(until, now + NAP_S)) if out.cancelled else self._recheck
         if now >= until:
             gone = f"SLURM job {out.job.scheduler} has been in no queue for {self._config.lost_after_s:.0f} s"
-            self._end(out, Ended(out.job.id, KILLED, f"{gone}; accounting calls it {out.seen.state}"))
+            self._end(out, JobEnd(out.job.id, KILLED, f"{gone}; accounting calls it {out.seen.state}"))
 
     # --- the rest ---
 
     def cancel(self, jobs: Collection[str]) -> None:
         for job_id in [job_id for job_id in self._submission.held if job_id in jobs]:
             del self._submission.held[job_id]
-            self._ended.append(Ended(job_id, CANCELLED, "before it was submitted"))
+            self._ended.append(JobEnd(job_id, CANCELLED, "before it was submitted"))
         chosen = [out for job_id, out in self._out.items() if job_id in jobs]
         if not chosen:
             return
@@ -269,7 +271,7 @@ class Slurm(Launcher):
         self._pause = self._config.poll_min_s
         self._next_poll = min(self._next_poll, time.monotonic() + min(1.0, self._pause))
 
-    def _scancel(self, outs: Sequence[Out]) -> None:
+    def _scancel(self, outs: Sequence[SubmittedJob]) -> None:
         """One call; what it does not reach is tried again at the next poll."""
         with contextlib.suppress(CallError):
             self.calls.run("scancel", *(str(out.job.scheduler) for out in outs))
@@ -292,11 +294,11 @@ class Slurm(Launcher):
         for job_id in self._submission.held:
             states[job_id] = {"state": "HELD", "reason": why, "node": "", "scheduler": None}
         values = {"jobs": states, "checked": time.time(), "excluded": self._nodes.excluded, "calls": self.calls.counts}
-        write_json(self._folder.jobs / STATES, values)
+        write_json(self._folder.jobs / STATES_FILE, values)
         self._told = True
 
 
 def _excluded(folder: RunFolder) -> dict[str, str]:
     """Nodes that an earlier driver excluded."""
-    path = folder.jobs / STATES
+    path = folder.jobs / STATES_FILE
     return dict(read_json(path).get("excluded", {})) if path.exists() else {}

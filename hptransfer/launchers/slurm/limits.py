@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from hptransfer.launchers.slurm.commands import CallError, Calls
+from hptransfer.launchers.slurm.commands import CallError, SlurmCommands
 
 T = TypeVar("T")
 ARRAY = 1001  # SLURM's own default
@@ -27,7 +27,7 @@ class Limits:
     submit: int | None = None
 
 
-def read_limits(calls: Calls, accounts: Collection[str], qualities: Collection[str]) -> Limits:
+def read_limits(calls: SlurmCommands, accounts: Collection[str], qualities: Collection[str]) -> Limits:
     """The limits of those accounts and qualities of service; of the user's own defaults where none are named.
 
     What cannot be read does not bind: a submission beyond a limit is refused, and tried again later.
@@ -35,7 +35,7 @@ def read_limits(calls: Calls, accounts: Collection[str], qualities: Collection[s
     return Limits(array=_array(calls), submit=_submit(calls, accounts, qualities))
 
 
-def _array(calls: Calls) -> int:
+def _array(calls: SlurmCommands) -> int:
     try:
         text = calls.run("scontrol", "show", "config")
     except CallError:
@@ -45,7 +45,7 @@ def _array(calls: Calls) -> int:
     return max(1, min(found, default=ARRAY))
 
 
-def _submit(calls: Calls, accounts: Collection[str], qualities: Collection[str]) -> int | None:
+def _submit(calls: SlurmCommands, accounts: Collection[str], qualities: Collection[str]) -> int | None:
     user = getpass.getuser()
     fields = "format=Account,User,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"
     try:
@@ -62,7 +62,7 @@ def _submit(calls: Calls, accounts: Collection[str], qualities: Collection[str])
     return min((int(number) for number in numbers if number.isdigit()), default=None)
 
 
-def _table(calls: Calls, *command: str) -> list[list[str]]:
+def _table(calls: SlurmCommands, *command: str) -> list[list[str]]:
     lines = calls.run("sacctmgr", "--noheader", "--parsable2", *command).splitlines()
     return [line.split("|") for line in lines if line]
 
@@ -87,6 +87,6 @@ def shares(total: int, sizes: Sequence[int]) -> list[int]:
     return found
 
 
-def taken(arrays: Iterable[tuple[int, int]]) -> int:
+def used_share(arrays: Iterable[tuple[int, int]]) -> int:
     """What arrays may run at a time, from the share and the open jobs of each."""
     return sum(min(share, jobs) for share, jobs in arrays)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Nodes:
+class NodeExclusion:
     """Which nodes later submissions stay away from.
 
     A node is bad only next to others: where all fail, the jobs are at fault, or what is set up for them.

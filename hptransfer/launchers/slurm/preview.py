@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 
 from hptransfer.core.records import Job, Number
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers.slurm.commands import Calls
+from hptransfer.launchers.slurm.commands import SlurmCommands
 from hptransfer.launchers.slurm.limits import chunks, read_limits, shares
 from hptransfer.launchers.slurm.resources import Resources
 from hptransfer.launchers.slurm.script import array_script
 from hptransfer.launchers.slurm.settings import SlurmSettings
-from hptransfer.launchers.slurm.submission import script_form
+from hptransfer.launchers.slurm.submission import script_template
 
 
 def preview(config: SlurmSettings, folder: RunFolder, jobs: Iterable[tuple[Job, Number | None]]) -> Iterator[str]:
@@ -29,7 +29,7 @@ def preview(config: SlurmSettings, folder: RunFolder, jobs: Iterable[tuple[Job, 
     classes: dict[Resources, list[Job]] = defaultdict(list)
     for job, tokens in jobs:
         classes[config.resources(job, tokens)].append(job)
-    limits = read_limits(Calls(), config.named("account"), config.named("qos"))
+    limits = read_limits(SlurmCommands(), config.named("account"), config.named("qos"))
     for resources, members in classes.items():
         parts = chunks(members, limits.array)
         allowed = shares(config.max_running or len(members), [len(part) for part in parts])
@@ -37,4 +37,4 @@ def preview(config: SlurmSettings, folder: RunFolder, jobs: Iterable[tuple[Job, 
             scales = sorted({job.scale.name for job in part})
             when = "" if share else ", once fewer of the others run"
             yield f"# {len(part)} jobs of {'; '.join(scales)}{when}"
-            yield array_script(script_form(config, folder), folder, part, resources, share=share or 1)
+            yield array_script(script_template(config, folder), folder, part, resources, share=share or 1)

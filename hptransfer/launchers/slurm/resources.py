@@ -49,7 +49,7 @@ class Resources:
     constraint: str | None = None
 
 
-def resolve(
+def resolve_resources(
     settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], names: Mapping[str, Number], place: str
 ) -> Resources:
     """The resources of a job whose numbers are `names`: the settings, with what the first matching row says.
@@ -59,14 +59,14 @@ def resolve(
     """
     values = {key: settings[key] for key in KEYS}
     for number, row in enumerate(rows):
-        if WHEN not in row or holds(str(row[WHEN]), names, f"{place}.by_scale[{number}].{WHEN}"):
+        if WHEN not in row or condition_holds(str(row[WHEN]), names, f"{place}.by_scale[{number}].{WHEN}"):
             values |= {key: value for key, value in row.items() if key != WHEN}
             break
     found: dict[str, Any] = {key: _count(values[key], least, names, f"{place}.{key}") for key, least in COUNTS.items()}
     found |= {key: None if values[key] is None else str(values[key]) for key in TEXTS}
     return Resources(
-        memory_mib=_amount(values["memory"], names, f"{place}.memory", memory_mib, "1.5 (GiB) or 1500M"),
-        minutes=_amount(values["time"], names, f"{place}.time", minutes, "90 (minutes) or 1:30:00"),
+        memory_mib=_amount(values["memory"], names, f"{place}.memory", parse_memory_mib, "1.5 (GiB) or 1500M"),
+        minutes=_amount(values["time"], names, f"{place}.time", parse_minutes, "90 (minutes) or 1:30:00"),
         **found,
     )
 
@@ -100,9 +100,9 @@ def _check_values(values: Mapping[str, Any], place: str) -> None:
             if _count(value, COUNTS[key], {}, where) != value:
                 raise ConfigError(f"{where} must be a whole number, got {value}; only what a rule gives is rounded up")
         elif key == "memory":
-            _amount(value, {}, where, memory_mib, "1.5 (GiB) or 1500M")
+            _amount(value, {}, where, parse_memory_mib, "1.5 (GiB) or 1500M")
         else:
-            _amount(value, {}, where, minutes, "90 (minutes) or 1:30:00")
+            _amount(value, {}, where, parse_minutes, "90 (minutes) or 1:30:00")
 
 
 def check_line(value: Any, place: str) -> None:
@@ -133,7 +133,7 @@ def _amount(value: Any, names: Mapping[str, Number], place: str, read: Any, exam
     return found
 
 
-def memory_mib(value: str | Number) -> int | None:
+def parse_memory_mib(value: str | Number) -> int | None:
     """Mebibytes of "16G" or of a number of gibibytes; None for another text."""
     if isinstance(value, int | float):
         return math.ceil(value * 1024)
@@ -141,7 +141,7 @@ def memory_mib(value: str | Number) -> int | None:
     return math.ceil(int(match.group(1)) * MEBIBYTES[match.group(2).upper()]) if match else None
 
 
-def minutes(value: str | Number) -> int | None:
+def parse_minutes(value: str | Number) -> int | None:
     """Minutes of "1-12:00:00", "1:30:00", "30:00" or of a number of minutes; None for another text."""
     if isinstance(value, int | float):
         return math.ceil(value)
@@ -170,7 +170,7 @@ def comparison(text: str, place: str) -> list[tuple[Formula, str, Formula]]:
     return parts
 
 
-def holds(text: str, names: Mapping[str, Number], place: str) -> bool:
+def condition_holds(text: str, names: Mapping[str, Number], place: str) -> bool:
     """Whether a condition is met."""
     for left, sign, right in comparison(text, place):
         one, other = left.value(names), right.value(names)

@@ -21,7 +21,7 @@ minds the end of its time by itself too."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class ScriptTemplate:
     """What all scripts of a sweep have in common.
 
     Attributes:
@@ -55,7 +55,13 @@ def sweep_name(folder: RunFolder) -> str:
 
 
 def array_script(
-    form: Form, folder: RunFolder, jobs: Sequence[Job], resources: Resources, *, share: int, exclude: Sequence[str] = ()
+    form: ScriptTemplate,
+    folder: RunFolder,
+    jobs: Sequence[Job],
+    resources: Resources,
+    *,
+    share: int,
+    exclude: Sequence[str] = (),
 ) -> str:
     """The script of an array in which task number i runs the i-th of the jobs."""
     from hptransfer.launchers.slurm.submitit_adapter import batch_script
@@ -79,7 +85,7 @@ def array_script(
     return batch_script(form.name, resources, setup, command, flags, array=(len(jobs), share))
 
 
-def _prologue(resources: Resources, form: Form) -> list[str]:
+def _prologue(resources: Resources, form: ScriptTemplate) -> list[str]:
     """Lines before those of the user."""
     lines = [
         "trap '' USR2  # until the worker listens",

@@ -16,7 +16,7 @@ from hptransfer.launchers.slurm.resources import (
     check_resources,
     job_names,
     limit_minutes,
-    resolve,
+    resolve_resources,
 )
 
 FLAG = re.compile(r"[a-z][a-z0-9_-]*")
@@ -167,7 +167,7 @@ class SlurmSettings(LauncherConfig):
         """
         settings = asdict(self)
         rows = [dict(row) for row in self.by_scale]
-        found = resolve(settings, rows, job_names(job, tokens), "launcher")
+        found = resolve_resources(settings, rows, job_names(job, tokens), "launcher")
         if "time" in self.flags:  # only null gets past the check
             return Resources(**{**asdict(found), "minutes": None})
         if found.minutes is None and job.seconds is not None:

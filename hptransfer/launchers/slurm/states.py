@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hptransfer.core.records import CANCELLED, KILLED, NODE_FAILURE, OUT_OF_MEMORY, PREEMPTED, TIME_LIMIT
-from hptransfer.launchers.slurm.commands import CallError, Calls
+from hptransfer.launchers.slurm.commands import CallError, SlurmCommands
 
 ENDS: dict[str, str | None] = {
     "BOOT_FAIL": NODE_FAILURE,
@@ -27,7 +27,7 @@ ENDS: dict[str, str | None] = {
 
 
 @dataclass(frozen=True)
-class Seen:
+class SchedulerJob:
     """One job as the scheduler sees it.
 
     Attributes:
@@ -62,7 +62,7 @@ def array_of(scheduler: str) -> str:
     return scheduler.partition("_")[0]
 
 
-def ask_accounting(calls: Calls, arrays: Sequence[str]) -> dict[str, Seen] | None:
+def ask_accounting(calls: SlurmCommands, arrays: Sequence[str]) -> dict[str, SchedulerJob] | None:
     """What sacct says of all jobs of these arrays in one call; None if it is away."""
     command = ("sacct", "--allocations", "--noheader", "--parsable2", "--starttime=1970-01-01")
     fields = "--format=JobID,State,ExitCode,NodeList,ElapsedRaw"
@@ -72,17 +72,17 @@ def ask_accounting(calls: Calls, arrays: Sequence[str]) -> dict[str, Seen] | Non
         return None
 
 
-def read_accounting(text: str) -> dict[str, Seen]:
+def read_accounting(text: str) -> dict[str, SchedulerJob]:
     """Whole lines of sacct's answer, by job. Of a job that was requeued the last line counts."""
-    found: dict[str, Seen] = {}
+    found: dict[str, SchedulerJob] = {}
     for job, state, code, nodes, seconds in _rows(text, 5):
         node = "" if nodes.startswith("None") else nodes
-        seen = Seen(whole_state(state), code, node, int(seconds) if seconds.isdigit() else 0)
+        seen = SchedulerJob(whole_state(state), code, node, int(seconds) if seconds.isdigit() else 0)
         found |= dict.fromkeys(expand(job), seen)
     return found
 
 
-def ask_queue(calls: Calls, arrays: Sequence[str]) -> dict[str, Seen] | None:
+def ask_queue(calls: SlurmCommands, arrays: Sequence[str]) -> dict[str, SchedulerJob] | None:
     """What squeue says of all jobs of these arrays, those that ended lately too; None if the controller is away."""
     command = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r")
     try:
@@ -91,11 +91,11 @@ def ask_queue(calls: Calls, arrays: Sequence[str]) -> dict[str, Seen] | None:
         return {} if "Invalid job id" in str(error) else None  # it knows none of them any more
 
 
-def read_queue(text: str) -> dict[str, Seen]:
+def read_queue(text: str) -> dict[str, SchedulerJob]:
     """Whole lines of squeue's answer, by job."""
-    found: dict[str, Seen] = {}
+    found: dict[str, SchedulerJob] = {}
     for job, state, node, reason in _rows(text, 4):
-        seen = Seen(whole_state(state), node=node, reason="" if reason == "None" else reason)
+        seen = SchedulerJob(whole_state(state), node=node, reason="" if reason == "None" else reason)
         found |= dict.fromkeys(expand(job), seen)
     return found
 
@@ -120,7 +120,7 @@ def expand(job: str) -> list[str]:
     return found
 
 
-def how(seen: Seen) -> str:
+def describe_end(seen: SchedulerJob) -> str:
     """One line about an end, such as "FAILED, exit code 1 (SLURM)"."""
     code, _, signal = seen.code.partition(":")
     parts = [seen.state]

@@ -11,13 +11,13 @@ from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.io import read_json
 from hptransfer.core.records import Job, Number, Scale, digest
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers.slurm.commands import CallError, Calls
-from hptransfer.launchers.slurm.limits import Limits, chunks, read_limits, shares, taken
+from hptransfer.launchers.slurm.commands import CallError, SlurmCommands
+from hptransfer.launchers.slurm.limits import Limits, chunks, read_limits, shares, used_share
 from hptransfer.launchers.slurm.resources import Resources
-from hptransfer.launchers.slurm.script import Form, array_script, interpreter, sweep_name
+from hptransfer.launchers.slurm.script import ScriptTemplate, array_script, interpreter, sweep_name
 from hptransfer.launchers.slurm.settings import SlurmSettings
 
-STATES = "states.json"
+STATES_FILE = "states.json"
 
 # What sbatch says when it would take the same script later, and of that what leaves open whether it was taken.
 UNSURE = re.compile(r"timed out|timeout|zero bytes|connection reset|did not answer|communication|transport", re.I)
@@ -32,9 +32,9 @@ def at_limit(message: str) -> bool:
     return any("Submit" in reason for reason in reasons) or (policy and not reasons)
 
 
-def script_form(config: SlurmSettings, folder: RunFolder) -> Form:
+def script_template(config: SlurmSettings, folder: RunFolder) -> ScriptTemplate:
     """What all scripts of a run folder have in common."""
-    return Form(
+    return ScriptTemplate(
         name=sweep_name(folder),
         flags=config.flags,
         setup=config.setup,
@@ -46,7 +46,7 @@ def script_form(config: SlurmSettings, folder: RunFolder) -> Form:
     )
 
 
-class Submission:
+class Submitter:
     """The way of jobs into the queue.
 
     Attributes:
@@ -55,7 +55,7 @@ class Submission:
         unsure: an answer of sbatch was lost, or could not be looked for: there may be jobs whose numbers nobody knows.
     """
 
-    def __init__(self, folder: RunFolder, config: SlurmSettings, calls: Calls) -> None:
+    def __init__(self, folder: RunFolder, config: SlurmSettings, calls: SlurmCommands) -> None:
         self._folder, self._config, self.calls = folder, config, calls
         self.held: dict[str, Job] = {}
         self.why_held = ""
@@ -103,7 +103,7 @@ class Submission:
         open_jobs: dict[str, int] = defaultdict(int)
         for number in numbers:
             open_jobs[number.partition("_")[0]] += 1
-        running = taken((self._share.get(array, count), count) for array, count in open_jobs.items())
+        running = used_share((self._share.get(array, count), count) for array, count in open_jobs.items())
         return max(0, self._config.max_running - running)
 
     def _submit_part(
@@ -114,7 +114,7 @@ class Submission:
 
         if self.unsure and not self.cancel_strangers(known):
             return {}
-        form = script_form(self._config, self._folder)
+        form = script_template(self._config, self._folder)
         keep = self._folder.jobs / f"last-{digest(str(resources))[:6]}.sh"
         while jobs:
             text = array_script(form, self._folder, jobs, resources, share=share, exclude=sorted(exclude))
@@ -171,7 +171,7 @@ class Submission:
     def _written_numbers(self) -> set[str]:
         numbers = set()
         for path in self._folder.jobs.glob("*.json"):
-            if path.suffixes == [".json"] and path.name != STATES:
+            if path.suffixes == [".json"] and path.name != STATES_FILE:
                 with contextlib.suppress(RunFolderError):
                     numbers.add(str(read_json(path).get("scheduler")))
         return numbers

@@ -21,7 +21,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
 
 from hptransfer.core.io import write_text
-from hptransfer.launchers.slurm.commands import CallError, Calls, scrubbed
+from hptransfer.launchers.slurm.commands import CallError, SlurmCommands, scrubbed
 from hptransfer.launchers.slurm.resources import Resources
 
 SUBMIT_TIMEOUT_S = 120
@@ -98,7 +98,7 @@ class _Executor(SlurmExecutor):
         return ["timeout", str(SUBMIT_TIMEOUT_S), "env", *hidden, "sbatch", str(submission_file_path)]
 
 
-def submit(calls: Calls, text: str, keep: Path) -> str:
+def submit(calls: SlurmCommands, text: str, keep: Path) -> str:
     """Hands a script to sbatch; a copy stays at `keep` once it is accepted.
 
     Returns:

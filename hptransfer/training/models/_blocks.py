@@ -14,7 +14,7 @@ from hptransfer.core.errors import ConfigError, divisors, multiples, unknown
 from hptransfer.parameterizations import Role
 from hptransfer.training.layers import Linear, Norm, Residual
 from hptransfer.training.models import ModelConfig
-from hptransfer.training.operations import Activation, Attend
+from hptransfer.training.operations import Activation, ScaledDotProductAttention
 
 CHOICES = ("gelu", "relu2", "swiglu")
 SCALES = ("default", "sqrt", "full")
@@ -114,7 +114,7 @@ class Attention(Residual):
             self.q = Linear(trials, cfg.width, inner, role=Role.HIDDEN, start="zeros" if cfg.zero_query else "normal")
             self.kv = Linear(trials, cfg.width, 2 * keys, role=Role.HIDDEN)
         scale = {"default": None, "sqrt": cfg.head_dim**-0.5, "full": cfg.head_dim**-1.0}[cfg.attention_scale]
-        self.attend = Attend(head_dim=cfg.head_dim, positions=positions, causal=causal, scale=scale)
+        self.attend = ScaledDotProductAttention(head_dim=cfg.head_dim, positions=positions, causal=causal, scale=scale)
         self.out = Linear(trials, inner, cfg.width, role=Role.HIDDEN)
         gain = cfg.norm_gains
         self.q_norm = Norm(trials, cfg.head_dim, gain=gain, role=Role.FIXED) if cfg.qk_norm else None

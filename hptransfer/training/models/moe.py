@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, divisors, multiples
 from hptransfer.parameterizations import Role
-from hptransfer.training.layers import Layer, Linear, Norm, Residual, narrowed, products, times
+from hptransfer.training.layers import Layer, Linear, Norm, Residual, narrowed, products, scale_fwd
 from hptransfer.training.models import BF16, MODELS
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.operations import Activation
@@ -98,7 +98,7 @@ class MoeConfig(TransformerConfig):
         return {"width": width, "experts": experts, "granularity": self.base_granularity}
 
     def branch(self, trials: int) -> Residual:
-        return Mixture(self, trials)
+        return MixtureOfExperts(self, trials)
 
     def report(self, model: nn.Module) -> dict[str, Tensor]:
         """`expert_load`: tokens of the busiest expert of any layer over the mean; 1 is balanced, sparsity the most."""
@@ -113,9 +113,9 @@ class MoeConfig(TransformerConfig):
         return dict(found)
 
 
-def mixtures(model: nn.Module) -> dict[str, Mixture]:
+def mixtures(model: nn.Module) -> dict[str, MixtureOfExperts]:
     """A model's mixtures by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, Mixture)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, MixtureOfExperts)}
 
 
 class ExpertLinear(Layer):
@@ -134,7 +134,7 @@ class ExpertLinear(Layer):
         weight_GOI = self.weight.flatten(0, 1)
         rows = x.flatten(0, 1)
         y = products(rows, weight_GOI) if ends_G is None else grouped(rows, weight_GOI, ends_G)
-        return times(y.view(*x.shape[:-1], self.fan_out), self.multiplier)
+        return scale_fwd(y.view(*x.shape[:-1], self.fan_out), self.multiplier)
 
     def matrices(self, tensor: Tensor) -> list[Tensor]:
         return [tensor[expert] for expert in range(len(tensor))]
@@ -157,7 +157,7 @@ def grouped(x_RI: Tensor, weight_GOI: Tensor, ends_G: Tensor) -> Tensor:
     return torch.cat([F.linear(rows, matrix) for rows, matrix in zip(groups, weight_GOI, strict=True)])
 
 
-class Mixture(Residual):
+class MixtureOfExperts(Residual):
     """Router and experts, pre-norm.
 
     Attributes:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hptransfer.core.errors import ConfigError, multiples, unknown
 from hptransfer.parameterizations import Role
 from hptransfer.training.datasets import IMAGES, Shape
-from hptransfer.training.layers import Conv2d, Linear, Residual, Vector, by_channel
+from hptransfer.training.layers import Conv2d, Linear, Residual, Vector, scale_channels
 from hptransfer.training.models import MODELS, ModelConfig
 from hptransfer.training.operations import Activation
 
@@ -135,7 +135,7 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return by_channel(self.shortcut(x), self.branch.skip) + self.branch.share(x, by_channel)
+        return scale_channels(self.shortcut(x), self.branch.skip) + self.branch.share(x, scale_channels)
 
 
 class ResNet(nn.Module):

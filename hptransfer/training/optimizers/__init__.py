@@ -2,14 +2,14 @@
 
 from hptransfer.training.optimizers._base import (
     OPTIMIZERS,
-    Decoupled,
+    DecoupledDecay,
     OptimizerConfig,
-    TwoMemories,
+    TwoBetasConfig,
 )
 
 __all__ = [
-    "Decoupled",
+    "DecoupledDecay",
     "OPTIMIZERS",
     "OptimizerConfig",
-    "TwoMemories",
+    "TwoBetasConfig",
 ]

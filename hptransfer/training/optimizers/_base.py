@@ -11,7 +11,7 @@ import torch
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
-from hptransfer.parameterizations import ENTRYWISE, Role, Rule, UpdateLaw
+from hptransfer.parameterizations import ENTRYWISE, Role, TensorRule, UpdateLaw
 
 DECAYS = ("default", "coupled", "independent", "timescale")
 COUPLED = ("default", "coupled")
@@ -69,7 +69,7 @@ class OptimizerConfig(ABC):
         """How the raw step of a role's tensors scales: entrywise, unless the optimizer says otherwise."""
         return ENTRYWISE
 
-    def settings(self, rule: Rule, steps: int) -> dict[str, float]:
+    def settings(self, rule: TensorRule, steps: int) -> dict[str, float]:
         """Settings of a tensor under a rule, `weight_decay` as `decay` means it, but timescales as independent."""
         factor = rule.weight_decay if self.decay in COUPLED else rule.budget.ratio
         decay = self.weight_decay * factor
@@ -77,7 +77,7 @@ class OptimizerConfig(ABC):
             decay = 1 / (self.weight_decay * steps)
         return {"lr": self.lr * rule.learning_rate, "weight_decay": decay, **self.more(rule)}
 
-    def more(self, rule: Rule) -> dict[str, float]:
+    def more(self, rule: TensorRule) -> dict[str, float]:
         """Settings beside `lr` and `weight_decay`."""
         return {}
 
@@ -95,7 +95,7 @@ class OptimizerConfig(ABC):
 
 
 @dataclass(kw_only=True)
-class TwoMemories(OptimizerConfig):
+class TwoBetasConfig(OptimizerConfig):
     """An optimizer with two memories, `beta1` and `beta2`, and no further settings."""
 
     beta1: float = 0.9
@@ -105,7 +105,7 @@ class TwoMemories(OptimizerConfig):
         super().check(place)
         self.check_memories(place, "beta1", "beta2")
 
-    def more(self, rule: Rule) -> dict[str, float]:
+    def more(self, rule: TensorRule) -> dict[str, float]:
         return {"beta1": rule.budget.beta(self.beta1), "beta2": rule.budget.beta(self.beta2)}
 
     def torch_groups(self, groups: list[dict[str, Any]], decay: str) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ class TwoMemories(OptimizerConfig):
         ]
 
 
-class Decoupled(torch.optim.Optimizer):
+class DecoupledDecay(torch.optim.Optimizer):
     """Mixed in before an optimizer, it decays weights as AdamW does, by `lr * decoupled` of its groups."""
 
     @torch.no_grad()

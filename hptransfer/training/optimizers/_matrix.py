@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.parameterizations import ENTRYWISE, MATRICES, Role, Rule, UpdateLaw
+from hptransfer.parameterizations import ENTRYWISE, MATRICES, Role, TensorRule, UpdateLaw
 from hptransfer.training.layers import Layer
-from hptransfer.training.optimizers import Decoupled
-from hptransfer.training.optimizers.adamw import Adam
+from hptransfer.training.optimizers import DecoupledDecay
+from hptransfer.training.optimizers.adamw import AdamSettings
 
 CHOICES = {"all": MATRICES, "hidden": frozenset({Role.HIDDEN})}
 
 
 @dataclass(kw_only=True)
-class MatrixConfig(Adam):
+class MatrixConfig(AdamSettings):
     """Settings of both methods. Roles that `matrices` leaves out, and vectors, train with AdamW: `beta1`, `eps`.
 
     `beta2` is the memory of the factors and of AdamW's squared gradient.
@@ -55,7 +55,7 @@ class MatrixConfig(Adam):
     def law(self, role: Role) -> UpdateLaw:
         return self.matrix_law if role in CHOICES[self.matrices] else ENTRYWISE
 
-    def more(self, rule: Rule) -> dict[str, float]:
+    def more(self, rule: TensorRule) -> dict[str, float]:
         if rule.role in CHOICES[self.matrices]:
             memories = {"momentum": rule.budget.beta(self.momentum), "beta2": rule.budget.beta(self.beta2)}
             return {**memories, "damping": self.damping, "every": self.every, "largest_side": self.largest_side}
@@ -72,7 +72,7 @@ class MatrixConfig(Adam):
         """The method over groups of matrices."""
 
 
-class Powers(torch.optim.Optimizer, ABC):
+class FactoredPreconditioner(torch.optim.Optimizer, ABC):
     """w -= lr * left^p m right^p, m the bias-corrected mean gradient, left and right bias-corrected mean factors.
 
     Groups say, beside the settings: `layers`, those of the tensors; `trial`, their place in the stack; `terms`, how
@@ -119,7 +119,7 @@ class Powers(torch.optim.Optimizer, ABC):
         view.sub_(update, alpha=group["lr"] / (1 - group["momentum"] ** state["step"]))
 
 
-class DecoupledPowers(Decoupled, Powers):
+class DecoupledPreconditioner(DecoupledDecay, FactoredPreconditioner):
     """With AdamW's weight decay."""
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from hptransfer.parameterizations import RELATIVE, Role, Rule, UpdateLaw
-from hptransfer.training.optimizers import OPTIMIZERS, Decoupled, OptimizerConfig
+from hptransfer.parameterizations import RELATIVE, Role, TensorRule, UpdateLaw
+from hptransfer.training.optimizers import OPTIMIZERS, DecoupledDecay, OptimizerConfig
 
 
 @OPTIMIZERS.register("adafactor")
@@ -34,13 +34,13 @@ class AdafactorConfig(OptimizerConfig):
     def law(self, role: Role) -> UpdateLaw:
         return RELATIVE
 
-    def more(self, rule: Rule) -> dict[str, float]:
+    def more(self, rule: TensorRule) -> dict[str, float]:
         return {"beta2": rule.budget.beta(self.beta2), "floor": self.floor}
 
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         from pytorch_optimizer import AdaFactor
 
-        class Adafactor(Decoupled, AdaFactor):
+        class Adafactor(DecoupledDecay, AdaFactor):
             pass
 
         def adafactor(floor: float) -> torch.optim.Optimizer:

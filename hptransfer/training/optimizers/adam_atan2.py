@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hptransfer.training.optimizers import OPTIMIZERS, Decoupled, TwoMemories
+from hptransfer.training.optimizers import OPTIMIZERS, DecoupledDecay, TwoBetasConfig
 
 
 @OPTIMIZERS.register("adam_atan2")
 @dataclass(kw_only=True)
-class AdamAtan2Config(TwoMemories):
+class AdamAtan2Config(TwoBetasConfig):
     name: str = "adam_atan2"
     lr: float = 2.0**-6
     """Peak learning rate at the base; above 0."""
@@ -59,5 +59,5 @@ class Atan2(torch.optim.Optimizer):
         return state
 
 
-class AdamAtan2(Decoupled, Atan2):
+class AdamAtan2(DecoupledDecay, Atan2):
     pass

@@ -1,4 +1,4 @@
-"""AdamW: Adam with decoupled weight decay (arXiv:1711.05101), torch's fused version."""
+"""AdamW: AdamSettings with decoupled weight decay (arXiv:1711.05101), torch's fused version."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from hptransfer.parameterizations import Rule
+from hptransfer.parameterizations import TensorRule
 from hptransfer.training.optimizers import OPTIMIZERS, OptimizerConfig
 
 
 @dataclass(kw_only=True)
-class Adam(OptimizerConfig):
-    """Settings of AdamW, which other optimizers use for what they do not train themselves."""
+class AdamSettings(OptimizerConfig):
+    """Settings of AdamWConfig, which other optimizers use for what they do not train themselves."""
 
     beta1: float = 0.9
     """Memory of the mean gradient, in [0, 1)."""
@@ -27,7 +27,7 @@ class Adam(OptimizerConfig):
         self.check_memories(place, "beta1", "beta2")
         self.check_nonnegative(place, "eps")
 
-    def more(self, rule: Rule) -> dict[str, float]:
+    def more(self, rule: TensorRule) -> dict[str, float]:
         return {
             "eps": self.eps * rule.epsilon,
             "beta1": rule.budget.beta(self.beta1),
@@ -35,7 +35,7 @@ class Adam(OptimizerConfig):
         }
 
     def adamw(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Torch's AdamW over groups. On a GPU it takes learning rates that are tensors there (`capturable`)."""
+        """Torch's AdamWConfig over groups. On a GPU it takes learning rates that are tensors there (`capturable`)."""
         on_gpu = any(view.is_cuda for group in groups for view in group["params"])
         torch_groups = [
             {
@@ -52,7 +52,7 @@ class Adam(OptimizerConfig):
 
 @OPTIMIZERS.register("adamw")
 @dataclass(kw_only=True)
-class AdamW(Adam):
+class AdamWConfig(AdamSettings):
     recordable: ClassVar[bool] = True
 
     name: str = "adamw"

@@ -24,7 +24,7 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import CURVATURE, Role, UpdateLaw
 from hptransfer.training.layers import Conv2d, Embedding, Layer, Linear, Moments
 from hptransfer.training.optimizers import OPTIMIZERS
-from hptransfer.training.optimizers._matrix import DecoupledPowers, MatrixConfig
+from hptransfer.training.optimizers._matrix import DecoupledPreconditioner, MatrixConfig
 
 
 @OPTIMIZERS.register("kfac")
@@ -48,7 +48,7 @@ class KfacConfig(MatrixConfig):
         return Kfac(groups)
 
 
-class Kfac(DecoupledPowers):
+class Kfac(DecoupledPreconditioner):
     """Switches on the capture of its layers' moments, and empties them every step."""
 
     def __init__(self, params: list[dict[str, Any]]) -> None:

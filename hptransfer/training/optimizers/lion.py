@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from hptransfer.training.optimizers import OPTIMIZERS, TwoMemories
+from hptransfer.training.optimizers import OPTIMIZERS, TwoBetasConfig
 
 
 @OPTIMIZERS.register("lion")
 @dataclass(kw_only=True)
-class LionConfig(TwoMemories):
+class LionConfig(TwoBetasConfig):
     name: str = "lion"
     lr: float = 2.0**-9
     """Peak learning rate at the base; above 0."""

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.parameterizations import ENTRYWISE, SPECTRAL_RMS, Role, Rule, UpdateLaw
+from hptransfer.parameterizations import ENTRYWISE, SPECTRAL_RMS, Role, TensorRule, UpdateLaw
 from hptransfer.training.optimizers import OPTIMIZERS
-from hptransfer.training.optimizers.adamw import Adam
+from hptransfer.training.optimizers.adamw import AdamSettings
 
 WIDTH_RULES = {"spectral": SPECTRAL_RMS, "adamw": ENTRYWISE}
 
 
 @OPTIMIZERS.register("muon")
 @dataclass(kw_only=True)
-class MuonConfig(Adam):
+class MuonConfig(AdamSettings):
     name: str = "muon"
     lr: float = 2.0**-6
     """Peak learning rate at the base, of hidden matrices and of the rest; above 0."""
@@ -39,7 +39,7 @@ class MuonConfig(Adam):
     def law(self, role: Role) -> UpdateLaw:
         return WIDTH_RULES[self.width_rule] if role is Role.HIDDEN else ENTRYWISE
 
-    def more(self, rule: Rule) -> dict[str, float]:
+    def more(self, rule: TensorRule) -> dict[str, float]:
         if rule.role is Role.HIDDEN:
             return {"momentum": rule.budget.beta(self.momentum)}
         return super().more(rule)

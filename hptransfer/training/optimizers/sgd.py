@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from hptransfer.parameterizations import RAW, Role, Rule, UpdateLaw
-from hptransfer.training.optimizers import OPTIMIZERS, Decoupled, OptimizerConfig
+from hptransfer.parameterizations import RAW, Role, TensorRule, UpdateLaw
+from hptransfer.training.optimizers import OPTIMIZERS, DecoupledDecay, OptimizerConfig
 
 
 @OPTIMIZERS.register("sgd")
@@ -28,7 +28,7 @@ class SgdConfig(OptimizerConfig):
     def law(self, role: Role) -> UpdateLaw:
         return RAW
 
-    def more(self, rule: Rule) -> dict[str, float]:
+    def more(self, rule: TensorRule) -> dict[str, float]:
         return {"momentum": self.momentum}
 
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
@@ -45,5 +45,5 @@ class SgdConfig(OptimizerConfig):
         return [Sgd(torch_groups, foreach=True)]
 
 
-class Sgd(Decoupled, torch.optim.SGD):
+class Sgd(DecoupledDecay, torch.optim.SGD):
     pass

@@ -16,7 +16,7 @@ from torch import Tensor
 from hptransfer.parameterizations import SPECTRAL, UpdateLaw
 from hptransfer.training.layers import Layer
 from hptransfer.training.optimizers import OPTIMIZERS
-from hptransfer.training.optimizers._matrix import DecoupledPowers, MatrixConfig
+from hptransfer.training.optimizers._matrix import DecoupledPreconditioner, MatrixConfig
 
 
 @OPTIMIZERS.register("shampoo")
@@ -35,7 +35,7 @@ class ShampooConfig(MatrixConfig):
         return Shampoo(groups)
 
 
-class Shampoo(DecoupledPowers):
+class Shampoo(DecoupledPreconditioner):
     """The factors come from the gradients alone."""
 
     def factors(self, view: Tensor, layer: Layer, group: dict[str, Any]) -> list[Tensor | None]:

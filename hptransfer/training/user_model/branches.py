@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.training.user_model.roles import Inferred, plain
+from hptransfer.training.user_model.roles import InferredRole, plain
 
 
 def branches_of(model: nn.Module, globs: Sequence[str], depth: int | None) -> dict[str, nn.Module]:
@@ -42,7 +42,7 @@ def branches_of(model: nn.Module, globs: Sequence[str], depth: int | None) -> di
 
 
 def belonging(
-    model: nn.Module, items: Sequence[Inferred], branches: Mapping[str, nn.Module], blocks: Sequence[str] | None
+    model: nn.Module, items: Sequence[InferredRole], branches: Mapping[str, nn.Module], blocks: Sequence[str] | None
 ) -> set[str]:
     """Parameters that belong to a residual branch.
 

@@ -17,7 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import Role
 from hptransfer.training.optimizers import OptimizerConfig
-from hptransfer.training.optimizers.adamw import Adam
+from hptransfer.training.optimizers.adamw import AdamSettings
 from hptransfer.training.optimizers.muon import MuonConfig
 from hptransfer.training.optimizers.sgd import SgdConfig
 
@@ -63,8 +63,8 @@ def _torch_settings(optimizer: OptimizerConfig, trainer: str, settings: Mapping[
         found["nesterov"] = optimizer.nesterov
     if isinstance(optimizer, MuonConfig) and trainer == "muon":
         found["adjust_lr_fn"] = MUON_SCALE
-    if isinstance(optimizer, Adam) and trainer == "adamw":
-        found[DECOUPLED] = True  # torch's Adam reads it, and is AdamW then
+    if isinstance(optimizer, AdamSettings) and trainer == "adamw":
+        found[DECOUPLED] = True  # torch's AdamSettings reads it, and is AdamW then
     return found
 
 

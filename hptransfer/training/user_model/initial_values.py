@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from hptransfer.training.user_model.roles import Inferred, parameters
+from hptransfer.training.user_model.roles import InferredRole, parameters
 
 # A measured law is a usual one within so much of its logarithm, and so many standard errors of a sample.
 SYSTEMATIC, SIGMAS = 0.05, 4.0
 
 
-def own_laws(model: nn.Module, found: Sequence[Inferred], make_base: Callable[[], nn.Module]) -> dict[str, float]:
+def own_laws(model: nn.Module, found: Sequence[InferredRole], make_base: Callable[[], nn.Module]) -> dict[str, float]:
     """Spread of a parameter's first values over that at the base, by name; without those that start alike."""
     near = _near(found)
     resized = [item for item in found if _sides(near[item.name])]
@@ -54,9 +54,9 @@ def _drawn(make_base: Callable[[], nn.Module]) -> nn.Module:
         return make_base()
 
 
-def _near(found: Sequence[Inferred]) -> dict[str, list[Inferred]]:
+def _near(found: Sequence[InferredRole]) -> dict[str, list[InferredRole]]:
     """Each tensor and the others of its modules: biases are often drawn by their matrix's fan-in."""
-    held: dict[int, list[Inferred]] = {}
+    held: dict[int, list[InferredRole]] = {}
     for item in found:
         for use, _ in item.uses:
             held.setdefault(id(use.module), []).append(item)
@@ -65,7 +65,7 @@ def _near(found: Sequence[Inferred]) -> dict[str, list[Inferred]]:
     }
 
 
-def _sides(near: Sequence[Inferred]) -> list[tuple[int, int]]:
+def _sides(near: Sequence[InferredRole]) -> list[tuple[int, int]]:
     """Sizes here and in the base that differ."""
     return [pair for one in near for pair in zip(one.shape, one.base_shape, strict=True) if pair[0] != pair[1]]
 

@@ -16,7 +16,7 @@ from hptransfer.training.user_model.roles import LOOKUPS
 
 
 @dataclass(frozen=True)
-class TimesInput:
+class ScaleInput:
     """Multiplies a module's first input."""
 
     factor: float
@@ -29,7 +29,7 @@ class TimesInput:
 
 
 @dataclass(frozen=True)
-class TimesOutput:
+class ScaleOutput:
     """Multiplies what a module puts out; of several things the first, as attention puts its weights second."""
 
     factor: float
@@ -45,20 +45,20 @@ def multiply(module: nn.Module, factor: float) -> None:
     if factor == 1.0:
         return
     if isinstance(module, LOOKUPS):
-        module.register_forward_hook(TimesOutput(factor))
+        module.register_forward_hook(ScaleOutput(factor))
     else:
-        module.register_forward_pre_hook(TimesInput(factor), with_kwargs=True)
+        module.register_forward_pre_hook(ScaleInput(factor), with_kwargs=True)
 
 
 def multiply_branch(branch: nn.Module, factor: float) -> None:
     """Multiplies all that a residual branch puts out."""
     if factor != 1.0:
-        branch.register_forward_hook(TimesOutput(factor))
+        branch.register_forward_hook(ScaleOutput(factor))
 
 
 def check_untouched(model: nn.Module) -> None:
     """Raises ConfigError if the model has multipliers: they would multiply once more."""
     for name, module in model.named_modules():
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-        if any(isinstance(hook, TimesInput | TimesOutput) for hook in hooks):
+        if any(isinstance(hook, ScaleInput | ScaleOutput) for hook in hooks):
             raise ConfigError(f"the model has been parameterized already ({name} has a multiplier); build a new one")

@@ -26,13 +26,13 @@ from hptransfer.training.user_model.parameterized import Parameterized
 from hptransfer.training.user_model.roles import growing_heads, infer
 from hptransfer.training.user_model.rules import (
     Rules,
-    Tuned,
+    TunedParameter,
     base_sizes,
     branch_rule,
     budget_rule,
     checked_roles,
     optimizer_of,
-    table_of,
+    table_by_name,
 )
 
 DEFAULT = "mup"
@@ -102,7 +102,7 @@ def parameterize(
     """
     _check_given(model, make)
     of_base = base_sizes(base)
-    table = table_of(parameterization)
+    table = table_by_name(parameterization)
     chosen = Rules(
         table=table,
         optimizer=optimizer_of(optimizer, lr, settings or {}, table),
@@ -153,7 +153,7 @@ def _what(value: object) -> str:
     return f"{type(value).__name__} {str(value).splitlines()[0][:40] if str(value) else ''}".rstrip()
 
 
-def _install(tuned: Mapping[str, Tuned], branches: Mapping[str, nn.Module], factor: float) -> None:
+def _install(tuned: Mapping[str, TunedParameter], branches: Mapping[str, nn.Module], factor: float) -> None:
     for one in tuned.values():
         for use, _ in one.item.uses:
             multiply(use.module, one.multipliers[use.name])
@@ -181,7 +181,7 @@ def _built(make: Callable[[int], nn.Module], width: int) -> nn.Module:
     return model
 
 
-def _check_possible(tuned: Mapping[str, Tuned], optimizer: OptimizerConfig) -> None:
+def _check_possible(tuned: Mapping[str, TunedParameter], optimizer: OptimizerConfig) -> None:
     """Raises ConfigError for multipliers that no hook can apply, and for what an optimizer of matrices cannot take."""
     deaf = [
         f"{one.item.name} ({type(use.module).__name__})"
@@ -207,6 +207,6 @@ def _check_possible(tuned: Mapping[str, Tuned], optimizer: OptimizerConfig) -> N
         )
 
 
-def _of_matrices(optimizer: OptimizerConfig, one: Tuned) -> bool:
+def _of_matrices(optimizer: OptimizerConfig, one: TunedParameter) -> bool:
     """Whether the optimizer's own step, and not AdamW's, trains a parameter."""
     return one.item.role is Role.HIDDEN if optimizer.name == "muon" else "damping" in one.settings

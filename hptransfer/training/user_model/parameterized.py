@@ -16,7 +16,7 @@ from hptransfer.training.optimizers import OptimizerConfig
 from hptransfer.training.user_model.groups import group
 from hptransfer.training.user_model.initial_values import own_laws, rescale_values
 from hptransfer.training.user_model.roles import parameters
-from hptransfer.training.user_model.rules import Tuned
+from hptransfer.training.user_model.rules import TunedParameter
 
 SCHEMA = 1
 
@@ -33,7 +33,7 @@ class Parameterized:
     """
 
     model: nn.Module
-    tuned: dict[str, Tuned]
+    tuned: dict[str, TunedParameter]
     branches: dict[str, float]
     optimizer: OptimizerConfig
     record: dict[str, Any]
@@ -92,7 +92,7 @@ class Parameterized:
                 f"write({str(path)!r}) cannot: {error.strerror}; name a file in a folder that can be written"
             ) from None
 
-    def _alike(self) -> Iterator[tuple[list[str], Tuned]]:
+    def _alike(self) -> Iterator[tuple[list[str], TunedParameter]]:
         groups: dict[tuple[Any, ...], list[str]] = {}
         for name, one in self.tuned.items():
             groups.setdefault((one.item.role, *sorted(one.settings.items())), []).append(name)

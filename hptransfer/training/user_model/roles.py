@@ -19,7 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.parameterizations import MATRICES, Role
 
-Shape = tuple[int, ...]
+TensorShape = tuple[int, ...]
 LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 HEAD_SIZES = ("head_dim", "head_size", "d_head", "dim_head", "d_k")
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_heads")
@@ -49,7 +49,7 @@ class Use:
     def lookup(self) -> bool:
         return self.layer and isinstance(self.module, LOOKUPS)
 
-    def sides(self, shape: Shape) -> tuple[int, int] | None:
+    def sides(self, shape: TensorShape) -> tuple[int, int] | None:
         """Which dimensions are the fan-in's and the fan-out's, where the module says."""
         if len(shape) < 2 or not (self.layer or isinstance(self.module, nn.MultiheadAttention | nn.RNNBase)):
             return None
@@ -57,7 +57,7 @@ class Use:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inferred:
+class InferredRole:
     """What shapes say of one parameter.
 
     Attributes:
@@ -67,8 +67,8 @@ class Inferred:
     """
 
     name: str
-    shape: Shape
-    base_shape: Shape
+    shape: TensorShape
+    base_shape: TensorShape
     role: Role
     fans: tuple[int, int]
     base_fans: tuple[int, int]
@@ -88,7 +88,7 @@ def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {plain(name): parameter for name, parameter in model.named_parameters()}
 
 
-def infer(model: nn.Module, base: nn.Module, other: nn.Module, roles: Mapping[str, str | Role]) -> list[Inferred]:
+def infer(model: nn.Module, base: nn.Module, other: nn.Module, roles: Mapping[str, str | Role]) -> list[InferredRole]:
     """The role of every parameter.
 
     Args:
@@ -138,7 +138,9 @@ def infer(model: nn.Module, base: nn.Module, other: nn.Module, roles: Mapping[st
     return [_inferred(n, shapes[n], base_shapes[n], grows[n], uses[n], found[n]) for n in shapes]
 
 
-def _check_alike(shapes: Mapping[str, Shape], base: Mapping[str, Shape], other: Mapping[str, Shape]) -> None:
+def _check_alike(
+    shapes: Mapping[str, TensorShape], base: Mapping[str, TensorShape], other: Mapping[str, TensorShape]
+) -> None:
     """Raises ConfigError unless the three have the same parameters, that differ only in what grows with width."""
     strangers = sorted((shapes.keys() ^ base.keys()) | (base.keys() ^ other.keys()))
     if strangers:
@@ -161,7 +163,7 @@ def _check_alike(shapes: Mapping[str, Shape], base: Mapping[str, Shape], other: 
         raise ConfigError("make builds the same shapes at both widths: it must use the width that it is given")
 
 
-def _chosen(roles: Mapping[str, str | Role], names: Mapping[str, Shape]) -> dict[str, Role]:
+def _chosen(roles: Mapping[str, str | Role], names: Mapping[str, TensorShape]) -> dict[str, Role]:
     """The user's roles by parameter; a later glob wins."""
     known = [role.value for role in Role]
     found: dict[str, Role] = {}
@@ -190,7 +192,7 @@ def _uses(model: nn.Module) -> dict[str, list[Use]]:
 
 
 def _by_use(
-    uses: Sequence[Use], shape: Shape, base: Shape, grows: Sequence[int], choice: Role | None
+    uses: Sequence[Use], shape: TensorShape, base: TensorShape, grows: Sequence[int], choice: Role | None
 ) -> list[Role] | str:
     """The role of a parameter in each of its modules, or why it cannot be told."""
     said = [_by_shape(use, shape, base, grows) for use in uses]
@@ -206,7 +208,7 @@ def _by_use(
     return reasons[0] if reasons else [role for role in said if isinstance(role, Role)]
 
 
-def _by_shape(use: Use, shape: Shape, base: Shape, grows: Sequence[int]) -> Role | str:
+def _by_shape(use: Use, shape: TensorShape, base: TensorShape, grows: Sequence[int]) -> Role | str:
     """The role of a parameter in a module, or why it cannot be told."""
     if not grows:
         return Role.FIXED
@@ -222,7 +224,7 @@ def _by_shape(use: Use, shape: Shape, base: Shape, grows: Sequence[int]) -> Role
     return "one dimension grows: a table of positions, a first layer or a readout?"
 
 
-def _oriented(use: Use, shape: Shape, grows: Sequence[int]) -> Role | str:
+def _oriented(use: Use, shape: TensorShape, grows: Sequence[int]) -> Role | str:
     sides = use.sides(shape)
     assert sides is not None, "its module says which side is which"
     if not set(grows) <= set(sides):
@@ -235,7 +237,7 @@ def _oriented(use: Use, shape: Shape, grows: Sequence[int]) -> Role | str:
     return Role.OUTPUT if grows_in else Role.INPUT
 
 
-def _against(role: Role, uses: Sequence[Use], shape: Shape, grows: Sequence[int]) -> str:
+def _against(role: Role, uses: Sequence[Use], shape: TensorShape, grows: Sequence[int]) -> str:
     """Why the user's choice cannot be; empty if it can."""
     if role in (Role.HIDDEN, Role.OUTPUT) and any(use.lookup for use in uses):
         return f"an embedding, whose rows are looked up, is not {role.value}"
@@ -247,13 +249,13 @@ def _against(role: Role, uses: Sequence[Use], shape: Shape, grows: Sequence[int]
 
 
 def _inferred(
-    name: str, shape: Shape, base: Shape, grows: Sequence[int], uses: Sequence[Use], roles: Sequence[Role]
-) -> Inferred:
+    name: str, shape: TensorShape, base: TensorShape, grows: Sequence[int], uses: Sequence[Use], roles: Sequence[Role]
+) -> InferredRole:
     lookups = [use for use in uses if use.lookup]
     role = Role.INPUT if len(set(roles)) > 1 else roles[0]
     sides = (lookups or list(uses))[0].sides(shape)
 
-    def fans(of: Shape) -> tuple[int, int]:
+    def fans(of: TensorShape) -> tuple[int, int]:
         if sides is not None and role in MATRICES:
             kernel = math.prod(of) // (of[sides[0]] * of[sides[1]])
             return (1 if lookups else of[sides[0]] * kernel), of[sides[1]]
@@ -261,7 +263,7 @@ def _inferred(
         grown = role in (Role.HIDDEN, Role.OUTPUT)
         return (size if grown else 1), (size if not grown or len(grows) > 1 else 1)
 
-    return Inferred(
+    return InferredRole(
         name=name,
         shape=shape,
         base_shape=base,
@@ -295,5 +297,5 @@ def _grows(module: nn.Module, wider: nn.Module) -> bool:
     return any(a.dim() > 1 and a.shape != b.shape for a, b in pairs)
 
 
-def _dims(shape: Shape) -> str:
+def _dims(shape: TensorShape) -> str:
     return "x".join(map(str, shape)) or "a number"

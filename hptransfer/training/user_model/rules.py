@@ -12,16 +12,16 @@ from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.parameterizations import (
     BUDGET_RULES,
     PARAMETERIZATIONS,
-    Branch,
-    Budget,
+    BranchRule,
+    BudgetRatio,
     Parameterization,
     Role,
-    Rule,
     Sizes,
+    TensorRule,
     resolve,
 )
 from hptransfer.training.optimizers import OPTIMIZERS, OptimizerConfig
-from hptransfer.training.user_model.roles import Inferred
+from hptransfer.training.user_model.roles import InferredRole
 
 BASE_KEYS = ("width", "depth", "batch_size", "tokens")
 # Where embedding and readout must agree to be one tensor.
@@ -29,7 +29,7 @@ TIED = ("init_std", "learning_rate", "epsilon", "weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuned:
+class TunedParameter:
     """One parameter with what it trains with.
 
     Attributes:
@@ -38,9 +38,9 @@ class Tuned:
         multipliers: by module that uses it, what its matrix is multiplied by there.
     """
 
-    item: Inferred
+    item: InferredRole
     sizes: Sizes
-    rule: Rule
+    rule: TensorRule
     settings: dict[str, float]
     multipliers: dict[str, float]
 
@@ -69,10 +69,10 @@ class Rules:
     table: Parameterization
     optimizer: OptimizerConfig
     alignment: float | None
-    branch: Branch
-    budget: Budget
+    branch: BranchRule
+    budget: BudgetRatio
 
-    def tuned(self, item: Inferred, *, inside: bool) -> Tuned:
+    def tuned(self, item: InferredRole, *, inside: bool) -> TunedParameter:
         sizes = Sizes.between(item.role, item.fans, item.base_fans, inside=inside, lookup=item.lookup)
         rule = self.rule(item.role, sizes)
         multipliers = {}
@@ -83,9 +83,9 @@ class Rules:
                 _check_tied(item.name, rule, as_used)
             multipliers[use.name] = as_used.multiplier
         settings = self.optimizer.settings(rule, steps=1)
-        return Tuned(item=item, sizes=sizes, rule=rule, settings=settings, multipliers=multipliers)
+        return TunedParameter(item=item, sizes=sizes, rule=rule, settings=settings, multipliers=multipliers)
 
-    def rule(self, role: Role, sizes: Sizes) -> Rule:
+    def rule(self, role: Role, sizes: Sizes) -> TensorRule:
         law = self.optimizer.law(role)
         return resolve(self.table, law, role, sizes, alignment=self.alignment, branch=self.branch, budget=self.budget)
 
@@ -153,7 +153,7 @@ def _check_like(place: str, value: object, default: object) -> None:
         raise ConfigError(f"{place} must be {kind}, got {value!r}; its default is {default!r}")
 
 
-def table_of(name: str) -> Parameterization:
+def table_by_name(name: str) -> Parameterization:
     _check_name("parameterization", name)
     table = PARAMETERIZATIONS.get(name)
     if table.unit:
@@ -196,7 +196,7 @@ def optimizer_of(name: str, lr: float, settings: Mapping[str, Any], table: Param
 
 def branch_rule(
     alpha: float, depth: int | None, base: int | None, branches: Sequence[str], blocks: Sequence[str] | None
-) -> Branch:
+) -> BranchRule:
     if isinstance(alpha, bool) or alpha not in (0, 0.5, 1):
         raise ConfigError(f"alpha must be 0, 0.5 or 1, got {alpha!r}; 0 is no depth rule, 1 is CompleteP's")
     check_globs("branches", branches)
@@ -209,7 +209,7 @@ def branch_rule(
         for key, value in given.items():
             if value is not None:
                 raise ConfigError(f"{key} ({value}) is for a depth rule; add alpha=0.5 or alpha=1, or leave it out")
-        return Branch()
+        return BranchRule()
     if depth is None or base is None:
         raise ConfigError(
             f"alpha={alpha} goes by the model's depth over the base's: give depth and base={{'width': ..., "
@@ -220,10 +220,10 @@ def branch_rule(
             f"alpha={alpha} multiplies residual branches, which shapes do not show: name the modules whose outputs are "
             "added to the stream by branches=[glob], such as ['blocks.*.attention', 'blocks.*.mlp']"
         )
-    return Branch(alpha=alpha, ratio=depth / base)
+    return BranchRule(alpha=alpha, ratio=depth / base)
 
 
-def budget_rule(rule: str, batch_size: int | None, tokens: int | None, base: Mapping[str, int]) -> Budget:
+def budget_rule(rule: str, batch_size: int | None, tokens: int | None, base: Mapping[str, int]) -> BudgetRatio:
     _check_name("budget", rule)
     if rule not in BUDGET_RULES:
         raise ConfigError(f"budget: {unknown('budget rule', rule, BUDGET_RULES)}")
@@ -241,10 +241,10 @@ def budget_rule(rule: str, batch_size: int | None, tokens: int | None, base: Map
             raise ConfigError(f"{key} says nothing under budget={rule}; leave it out, here and in base")
         if value is not None:
             ratios[key] = value / base[key]
-    return Budget(rule=rule, batch=ratios.get("batch_size", 1.0), tokens=ratios.get("tokens", 1.0))
+    return BudgetRatio(rule=rule, batch=ratios.get("batch_size", 1.0), tokens=ratios.get("tokens", 1.0))
 
 
-def _check_tied(name: str, embedding: Rule, readout: Rule) -> None:
+def _check_tied(name: str, embedding: TensorRule, readout: TensorRule) -> None:
     for what in TIED:
         if abs(getattr(embedding, what) / getattr(readout, what) - 1) > 1e-9:
             raise ConfigError(

@@ -2,15 +2,15 @@
 
 from hptransfer.worker.runners._base import (
     RUNNERS,
-    Context,
-    Finish,
+    OnTrialEnd,
     Runner,
     Size,
+    StackContext,
 )
 
 __all__ = [
-    "Context",
-    "Finish",
+    "StackContext",
+    "OnTrialEnd",
     "RUNNERS",
     "Runner",
     "Size",

@@ -12,12 +12,12 @@ from hptransfer.core.records import Outcome, Trial
 from hptransfer.core.registry import Registry
 from hptransfer.core.run_folder import RunFolder
 
-Finish = Callable[[Trial, Outcome], None]
+OnTrialEnd = Callable[[Trial, Outcome], None]
 """Called by a runner as each trial ends, whichever way."""
 
 
 @dataclass(frozen=True)
-class Context:
+class StackContext:
     """What a runner is told of the stack that it trains, beside the trials themselves.
 
     Attributes:
@@ -111,7 +111,7 @@ class Runner(ABC):
         """Of a job's trials, how many are best trained as one stack: asked on the worker, as its first attempt starts.
 
         Args:
-            stop: as in Context.
+            stop: as in StackContext.
 
         Raises:
             Interrupted: `stop` gave a cause.
@@ -133,7 +133,7 @@ class Runner(ABC):
         """
 
     @abstractmethod
-    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
+    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: OnTrialEnd, context: StackContext) -> None:
         """Trains trials of one shape together, appending their curves; calls `finish` as each of them ends.
 
         Where `folder.behind_path` of a trial is there at a point of its curve, it ends there, in state PRUNED; a runner

@@ -11,11 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.errors import ConfigError, Interrupted
-from hptransfer.core.io import append_jsonl, cut_jsonl
+from hptransfer.core.io import append_jsonl, filter_jsonl
 from hptransfer.core.records import DIVERGED, DONE, POINT, PRUNED, Outcome, Trial, short
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.worker.runners import RUNNERS, Context, Finish, Runner, Size
-from hptransfer.worker.stack_sizes import Measured, calibrate, recall, remember, steps_each
+from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, Size, StackContext
+from hptransfer.worker.stack_sizes import StackTimings, calibrate, recall, remember, steps_each
 
 if TYPE_CHECKING:
     from hptransfer.training.config import RunConfig
@@ -38,13 +38,13 @@ MEASURABLE_FLOPS = 5e10
 INDECISIVE = ("activation_checkpointing", "compile", "cuda_graph")
 
 
-class Builtin(Runner):
+class BuiltinRunner(Runner):
     """PyTorch is imported only when a method is called."""
 
     def size(self, run: Mapping[str, Any]) -> Size:
-        from hptransfer.training.config import from_json
+        from hptransfer.training.config import run_from_json
 
-        config = from_json(run)
+        config = run_from_json(run)
         examples = config.steps * config.batch
         return Size(config.model.num_params(config.shape), examples * config.model.flops(config.shape))
 
@@ -63,9 +63,9 @@ class Builtin(Runner):
         return "the content of run.data"
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
-        from hptransfer.training.config import from_json
+        from hptransfer.training.config import run_from_json
 
-        config = from_json(run)
+        config = run_from_json(run)
         data = config.data.load()
         data.batch(seed=0, step=0, batch=1, sequence=config.sequence)
         data.validation(windows=config.validation_windows, sequence=config.sequence)
@@ -75,10 +75,10 @@ class Builtin(Runner):
         """The trainer comes with the package."""
 
     def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        from hptransfer.training.config import from_json
+        from hptransfer.training.config import run_from_json
         from hptransfer.training.groups import base_and_factors
 
-        return base_and_factors(from_json(run))
+        return base_and_factors(run_from_json(run))
 
     def gpus(self) -> int:
         import torch
@@ -86,9 +86,9 @@ class Builtin(Runner):
         return torch.cuda.device_count()
 
     def job_size(self, run: Mapping[str, Any], *, gpu: bool) -> int:
-        from hptransfer.training.config import from_json
+        from hptransfer.training.config import run_from_json
 
-        config = from_json(run)
+        config = run_from_json(run)
         block = config.batch * config.model.flops(config.shape) / config.model.depth
         return next(trials for limit, trials in (GPU_JOBS if gpu else CPU_JOBS).items() if block < limit)
 
@@ -97,9 +97,9 @@ class Builtin(Runner):
 
         A job too short for that takes the usual stack, or what a longer one has found.
         """
-        from hptransfer.training.config import from_json
+        from hptransfer.training.config import run_from_json
 
-        config, count, about = from_json(trials[0].run), len(trials), self._about(trials[0].run)
+        config, count, about = run_from_json(trials[0].run), len(trials), self._about(trials[0].run)
         known = recall(about)
         if not known.answers(count) and (steps := steps_each(config.steps, count, gpu=bool(self.gpus()))):
             known = self._calibrate(config, count, known, steps, stop)
@@ -108,9 +108,9 @@ class Builtin(Runner):
         return min(best, count, known.most or count)
 
     def shared(self, run: Mapping[str, Any]) -> Any:
-        from hptransfer.training.config import from_json
+        from hptransfer.training.config import run_from_json
 
-        return from_json(run).shared()
+        return run_from_json(run).shared()
 
     def too_many(self, trials: Sequence[Trial]) -> None:
         about = self._about(trials[0].run)
@@ -123,7 +123,7 @@ class Builtin(Runner):
         """All that the time of a training step hangs on."""
         import torch
 
-        from hptransfer.training.config import from_json
+        from hptransfer.training.config import run_from_json
         from hptransfer.training.device import device_name
 
         optimizer = {key: value for key, value in run["optimizer"].items() if not isinstance(value, float)}
@@ -131,14 +131,14 @@ class Builtin(Runner):
             "device": device_name(self._device()),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "data": asdict(from_json(run).shape),
+            "data": asdict(run_from_json(run).shape),
             **{key: value for key, value in run.items() if key not in TIMELESS},
             "optimizer": optimizer,
         }
 
     def _calibrate(
-        self, config: RunConfig, trials: int, known: Measured, steps: int, stop: Callable[[], str | None]
-    ) -> Measured:
+        self, config: RunConfig, trials: int, known: StackTimings, steps: int, stop: Callable[[], str | None]
+    ) -> StackTimings:
         import torch
         import torch._dynamo  # torch's optimizers open it, in a second: no cost of this
 
@@ -176,10 +176,10 @@ class Builtin(Runner):
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:
         import torch
 
-        from hptransfer.training.config import from_json
+        from hptransfer.training.config import run_from_json
         from hptransfer.training.loop import measure_step
 
-        config = dataclasses.replace(from_json(run), compile=False)  # a plan waits for no compiler
+        config = dataclasses.replace(run_from_json(run), compile=False)  # a plan waits for no compiler
         stack = min(RATED_STACK, self._usual_stack(run))
         flops = self.size(run).flops / config.steps * stack
         if flops > MEASURABLE_FLOPS and not self.gpus():
@@ -190,11 +190,11 @@ class Builtin(Runner):
     def _device(self) -> str:
         return "cuda" if self.gpus() else "cpu"
 
-    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
-        from hptransfer.training.config import from_json
+    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: OnTrialEnd, context: StackContext) -> None:
+        from hptransfer.training.config import run_from_json
         from hptransfer.training.device import out_of_memory
 
-        configs = [from_json(trial.run) for trial in trials]
+        configs = [run_from_json(trial.run) for trial in trials]
         reason = out_of_memory(partial(self._train, configs, trials, folder, finish, context))
         # Nothing is left to halve.
         if reason and len(trials) == 1 and configs[0].model.residual and not configs[0].activation_checkpointing:
@@ -209,8 +209,8 @@ class Builtin(Runner):
         configs: Sequence[RunConfig],
         trials: Sequence[Trial],
         folder: RunFolder,
-        finish: Finish,
-        context: Context,
+        finish: OnTrialEnd,
+        context: StackContext,
     ) -> None:
         from hptransfer.training.checkpoint import Checkpoint
         from hptransfer.training.loop import Result, train
@@ -226,7 +226,7 @@ class Builtin(Runner):
         )
         for trial in trials:
             if trial.id in curves:
-                cut_jsonl(curves[trial.id], lambda point: point["step"] <= checkpoint.step)
+                filter_jsonl(curves[trial.id], lambda point: point["step"] <= checkpoint.step)
             again = f" goes on after step {checkpoint.step}" if checkpoint.step else ""
             print(f"trial {trial.id} {trial.name}{again}", flush=True)
 
@@ -261,4 +261,4 @@ class Builtin(Runner):
         train(configs, seeds, data, device=device, report=report, end=end, behind=behind, checkpoint=checkpoint)
 
 
-RUNNERS.register("builtin")(Builtin())
+RUNNERS.register("builtin")(BuiltinRunner())

@@ -8,10 +8,10 @@ import pytest
 
 from hptransfer.analysis.laws.exponents import INTERVAL
 from hptransfer.analysis.laws.fit import LAWS as DEFAULT
-from hptransfer.analysis.laws.forms import LAWS, Seen, Variant
-from hptransfer.analysis.laws.model_averaging import Mixture, Problem, weigh
-from hptransfer.analysis.optima.estimators import Found
-from hptransfer.analysis.statistics.linear_model import Told, solve
+from hptransfer.analysis.laws.forms import LAWS, SweptAxes, Variant
+from hptransfer.analysis.laws.model_averaging import LawProblem, ModelAverage, average_models
+from hptransfer.analysis.optima.estimators import OptimaEstimate
+from hptransfer.analysis.statistics.linear_model import OptimaLikelihood, solve
 from hptransfer.analysis.tables.arrays import Array, Axes
 from hptransfer.core.errors import FitError
 
@@ -43,18 +43,18 @@ def drawn(variant: Variant, scales: Sequence[Axes], random: np.random.Generator)
     return coefficients, variant.matrix(scales) @ coefficients
 
 
-def problem_of(scales: Sequence[Axes], x: Array, error: float) -> tuple[Problem, Found]:
+def problem_of(scales: Sequence[Axes], x: Array, error: float) -> tuple[LawProblem, OptimaEstimate]:
     """Optima of scales, known to so many octaves."""
     precision = np.full(len(x), error**-2)
-    told = Told(np.diag(precision), precision * x, 1)
+    told = OptimaLikelihood(np.diag(precision), precision * x, 1)
     flat = np.full((len(x), 1, 1), np.nan)
-    problem = Problem(scales, ("knob",), np.array([LEVEL]), vague=False)
-    return problem, Found(told, flat, np.full(len(x), np.nan), np.nan)
+    problem = LawProblem(scales, ("knob",), np.array([LEVEL]), vague=False)
+    return problem, OptimaEstimate(told, flat, np.full(len(x), np.nan), np.nan)
 
 
 def variants_of(name: str) -> tuple[list[Axes], list[Variant]]:
     scales = scales_over(AXES.get(name, ANY))
-    return scales, LAWS.get(name).variants(Seen.of(scales[:-1]))
+    return scales, LAWS.get(name).variants(SweptAxes.of(scales[:-1]))
 
 
 def test_the_default_weighs_every_law() -> None:
@@ -86,10 +86,10 @@ def test_what_a_law_bends_a_power_law_misses(name: str) -> None:
     if name == "broken":
         x = variant.matrix(scales) @ np.array([LEVEL, 0.3, 0.3, -0.9])
     problem, found = problem_of(scales[:-1], x[:-1], SURE)
-    shares = Mixture.of(weigh(problem, [found], ("power", name)), 100, 0).shares()
+    shares = ModelAverage.of(average_models(problem, [found], ("power", name)), 100, 0).shares()
     straight = problem.linear(problem.power()).features @ np.array([LEVEL, 0.3, 0.3])
     _, other = problem_of(scales[:-1], straight, SURE)
-    plain = Mixture.of(weigh(problem, [other], ("power", name)), 100, 0).shares()
+    plain = ModelAverage.of(average_models(problem, [other], ("power", name)), 100, 0).shares()
     assert shares[name] > max(0.5, plain.get(name, 0.0))
 
 
@@ -103,7 +103,7 @@ def test_intervals_hold_the_target_where_the_law_is_one_of_those_weighed(name: s
         _, x = drawn(variants[seed % len(variants)], scales, random)
         own = x + scatter * random.standard_normal(len(x))
         problem, found = problem_of(scales[:-1], own[:-1] + error * random.standard_normal(len(x) - 1), error)
-        mixture = Mixture.of(weigh(problem, [found], DEFAULT), 300, seed)
+        mixture = ModelAverage.of(average_models(problem, [found], DEFAULT), 300, seed)
         low, high = mixture.quantiles(scales[-1], [percent / 100 for percent in INTERVAL]).T
         held += low[0] <= own[-1] <= high[0]
     assert held / sweeps >= 0.75
@@ -118,7 +118,7 @@ def test_an_interval_without_scatter_and_form_holds_too_rarely() -> None:
         _, x = drawn(variants[0], scales, random)
         own = x + 0.1 * random.standard_normal(len(x))
         problem, found = problem_of(scales[:-1], own[:-1] + 0.1 * random.standard_normal(len(x) - 1), 0.1)
-        draws = Mixture.of(weigh(problem, [found], ("power",)), 300, seed).draws(scales[-1:])[:, 0, 0]
+        draws = ModelAverage.of(average_models(problem, [found], ("power",)), 300, seed).draws(scales[-1:])[:, 0, 0]
         low, high = np.percentile(draws, INTERVAL)
         held += low <= own[-1] <= high
     assert held / 20 < 0.7
@@ -127,16 +127,16 @@ def test_an_interval_without_scatter_and_form_holds_too_rarely() -> None:
 @pytest.mark.parametrize("name", AXES)
 def test_a_law_about_certain_axes_does_not_apply_without_them(name: str) -> None:
     lacking = scales_over((*AXES[name][:-1], "age")) if name != "drift" else scales_over(ANY)
-    assert LAWS.get(name).variants(Seen.of(lacking)) == []
+    assert LAWS.get(name).variants(SweptAxes.of(lacking)) == []
     still = [{**scale, axis: 64.0} for axis in AXES[name][:1] for scale in scales_over(AXES[name])]
-    assert LAWS.get(name).variants(Seen.of(still)) == []  # it is there, with one value
+    assert LAWS.get(name).variants(SweptAxes.of(still)) == []  # it is there, with one value
     problem, found = problem_of(lacking, np.zeros(len(lacking)), SURE)
     with pytest.raises(FitError, match=f"none of the laws {name} applies to .*; add power"):
-        weigh(problem, [found], (name,))
+        average_models(problem, [found], (name,))
 
 
 @pytest.mark.parametrize(("name", "values"), [("broken", 3), ("saturating", 2), ("drift", 2)])
 def test_a_law_that_bends_needs_enough_values_to_show_it(name: str, values: int) -> None:
     axes = AXES.get(name, ANY)
-    assert LAWS.get(name).variants(Seen.of(scales_over(axes, values)[:-1])) == []
-    assert LAWS.get(name).variants(Seen.of(scales_over(axes, values + 1)[:-1]))
+    assert LAWS.get(name).variants(SweptAxes.of(scales_over(axes, values)[:-1])) == []
+    assert LAWS.get(name).variants(SweptAxes.of(scales_over(axes, values + 1)[:-1]))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks.extrapolation import COLUMNS, read
-from hptransfer.analysis.laws.model_averaging import Problem
-from hptransfer.analysis.optima.estimators import ESTIMATORS, points
+from hptransfer.analysis.laws.model_averaging import LawProblem
+from hptransfer.analysis.optima.estimators import ESTIMATORS, equal_weight_likelihood
 from hptransfer.analysis.statistics.linear_model import solve
 from hptransfer.analysis.tables.arrays import Array, Runs
 
@@ -38,14 +38,14 @@ def exponents(runs: Runs, x: Array) -> tuple[float, float, float]:
 
 def _powers(runs: Runs, x: Array, axes: tuple[str, ...]) -> list[float]:
     scales = [{axis: scale[axis] for axis in axes} for scale in runs.scales]
-    problem = Problem(scales, ("tuned",), np.zeros(1), vague=True)
-    found = points(x, np.ones(len(x)))
+    problem = LawProblem(scales, ("tuned",), np.zeros(1), vague=True)
+    found = equal_weight_likelihood(x, np.ones(len(x)))
     return list(solve(found.told, problem.linear(problem.power()), (1.0,)).coefficients[0, 1:])
 
 
 def placed(runs: Runs, estimator: str) -> Array:
     """log2 of what an estimator finds at every scale."""
-    problem = Problem(runs.scales, COLUMNS.tuned, np.zeros(2), vague=True)
+    problem = LawProblem(runs.scales, COLUMNS.tuned, np.zeros(2), vague=True)
     (found,) = ESTIMATORS.get(estimator).find(runs, problem.linear(problem.power()))
     return found.told.own()[0]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hptransfer.analysis.predict.published_laws import PUBLISHED, Published, comparable, references
+from hptransfer.analysis.predict.published_laws import PUBLISHED, PublishedLaw, comparable, references
 from hptransfer.analysis.tables.columns import Columns
 
 COLUMNS = Columns(scales=("params", "tokens"), tuned=("learning_rate", "batch_size"))
@@ -26,7 +26,7 @@ def test_a_law_says_what_its_study_says(name: str, params: float, tokens: float,
 
 
 @pytest.mark.parametrize("law", PUBLISHED, ids=lambda law: law.name)
-def test_every_law_is_sane_at_a_common_size(law: Published) -> None:
+def test_every_law_is_sane_at_a_common_size(law: PublishedLaw) -> None:
     found = references(COLUMNS, {"params": 1e9, "tokens": 2e10}, loss=2.5)[law.name]
     assert found
     if "learning_rate" in found:

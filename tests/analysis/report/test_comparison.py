@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from hptransfer.analysis.pipeline import analyze_run
-from hptransfer.analysis.report.comparison import compared
+from hptransfer.analysis.report.comparison import compare_sweeps
 from hptransfer.cli.main import main
 from hptransfer.core.errors import FitError
 from hptransfer.core.run_folder import RunFolder
@@ -50,7 +50,7 @@ def test_runs_whose_folders_are_called_alike_are_told_apart(runs: tuple[RunFolde
 
 def test_what_is_given_away(runs: tuple[RunFolder, RunFolder]) -> None:
     one, other = (analyze_run(folder) for folder in runs)
-    found = compared(one, other)
+    found = compare_sweeps(one, other)
     assert [row["axis"] for row in found["exponents"]] == ["width", "depth", "tokens"]
     *scales, target = found["losses"]
     assert len(scales) == 12
@@ -58,14 +58,14 @@ def test_what_is_given_away(runs: tuple[RunFolder, RunFolder]) -> None:
     assert target["name"] == "target, predicted"
     # from width 32 to 256 SP's best rate falls by three octaves, muP's hardly: 0.03 nats an octave squared
     assert float(target["unmoved_there"]) > 5 * float(target["unmoved_here"])
-    mirrored = compared(other, one)["losses"]
+    mirrored = compare_sweeps(other, one)["losses"]
     assert [float(row["given_away"]) for row in mirrored[:-1]] == pytest.approx([-0.05] * 12, abs=0.005)
 
 
 def test_losses_at_scales_that_only_one_has_are_left_out(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
     table, _ = draw(MUP, noise=0.003)
     fewer = write_run(tmp_path / "fewer", table[table["width"] > 32])
-    found = compared(analyze_run(runs[0]), analyze_run(fewer))
+    found = compare_sweeps(analyze_run(runs[0]), analyze_run(fewer))
     assert len(found["losses"]) == 8 + 1
 
 
@@ -94,4 +94,4 @@ def test_a_target_for_which_only_one_predicts_is_not_compared(
 ) -> None:
     pd.DataFrame([{**TARGET, "width": 512}]).to_csv(tmp_path / "targets.csv", index=False)
     one, other = analyze_run(runs[0], targets=tmp_path / "targets.csv"), analyze_run(runs[1])
-    assert "target, predicted" not in [row["name"] for row in compared(one, other)["losses"]]
+    assert "target, predicted" not in [row["name"] for row in compare_sweeps(one, other)["losses"]]

@@ -1,14 +1,23 @@
 """Laws: forms in which the optimum may move with scale. One file each."""
 
-from hptransfer.analysis.laws.forms._base import LAWS, Feature, Law, Seen, Term, Variant, level, slopes
+from hptransfer.analysis.laws.forms._base import (
+    LAWS,
+    Feature,
+    Law,
+    SweptAxes,
+    Term,
+    Variant,
+    intercept_term,
+    slope_terms,
+)
 
 __all__ = [
     "Feature",
     "LAWS",
     "Law",
-    "Seen",
+    "SweptAxes",
     "Term",
     "Variant",
-    "level",
-    "slopes",
+    "intercept_term",
+    "slope_terms",
 ]

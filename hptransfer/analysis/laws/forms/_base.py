@@ -19,7 +19,7 @@ Feature = Callable[[Axes], float]
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class SweptAxes:
     """The scales that were swept.
 
     Attributes:
@@ -29,7 +29,7 @@ class Seen:
     values: dict[str, list[float]]
 
     @classmethod
-    def of(cls, scales: Sequence[Axes]) -> Seen:
+    def of(cls, scales: Sequence[Axes]) -> SweptAxes:
         return cls({axis: sorted({scale[axis] for scale in scales}) for axis in scales[0]})
 
     @property
@@ -72,12 +72,12 @@ class Variant:
         return np.array([[term.feature(scale) for term in self.terms] for scale in scales])
 
 
-def level() -> Term:
+def intercept_term() -> Term:
     """The first term: the optimum at the smallest values of all axes."""
     return Term(lambda scale: 1.0)
 
 
-def slopes(seen: Seen, axes: Sequence[str]) -> list[Term]:
+def slope_terms(seen: SweptAxes, axes: Sequence[str]) -> list[Term]:
     """A power of each axis."""
     return [Term(seen.octaves(axis), axis) for axis in axes]
 
@@ -86,7 +86,7 @@ class Law(ABC):
     """A form of law."""
 
     @abstractmethod
-    def variants(self, seen: Seen) -> list[Variant]:
+    def variants(self, seen: SweptAxes) -> list[Variant]:
         """The form on these axes; none if it does not apply to them."""
 
 

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from hptransfer.analysis.laws.forms import LAWS, Feature, Law, Seen, Term, Variant, level, slopes
+from hptransfer.analysis.laws.forms import LAWS, Feature, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
 from hptransfer.analysis.tables.arrays import Axes
 from hptransfer.analysis.tables.axis_roles import BATCH, TOKENS, named
 
@@ -20,7 +20,7 @@ PLACES = 17
 
 
 class BatchTime(Law):
-    def variants(self, seen: Seen) -> list[Variant]:
+    def variants(self, seen: SweptAxes) -> list[Variant]:
         batch, tokens = named(seen.moving, BATCH), named(seen.moving, TOKENS)
         if batch is None or tokens is None:
             return []
@@ -31,7 +31,7 @@ class BatchTime(Law):
         for place in np.linspace(low - 3, high + 3, PLACES):
             surge = Term(_surge(batch, tokens, float(place)), mean=1.0, deviation=0.01)
             detail = f"critical {batch} {2.0**place:.3g} {tokens}"
-            found.append(Variant("batch_time", [level(), *slopes(seen, others), surge], detail))
+            found.append(Variant("batch_time", [intercept_term(), *slope_terms(seen, others), surge], detail))
         return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hptransfer.analysis.laws.forms import LAWS, Feature, Law, Seen, Term, Variant, level, slopes
+from hptransfer.analysis.laws.forms import LAWS, Feature, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
 
 # A break needs so many values of its axis: two on either side.
 VALUES = 4
@@ -13,13 +13,13 @@ PLACES = 4
 
 
 class Broken(Law):
-    def variants(self, seen: Seen) -> list[Variant]:
+    def variants(self, seen: SweptAxes) -> list[Variant]:
         found = []
         for axis in seen.moving:
             inner = seen.values[axis][1:-1] if len(seen.values[axis]) >= VALUES else []
             for place in inner[:: max(1, len(inner) // PLACES)]:
                 bend = Term(_beyond(axis, place), mean=0.0, deviation=0.5)
-                terms = [level(), *slopes(seen, seen.moving), bend]
+                terms = [intercept_term(), *slope_terms(seen, seen.moving), bend]
                 found.append(Variant("broken", terms, f"at {axis}={place:g}"))
         return found
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hptransfer.analysis.laws.forms import LAWS, Law, Seen, Variant, level
+from hptransfer.analysis.laws.forms import LAWS, Law, SweptAxes, Variant, intercept_term
 
 
 class Constant(Law):
-    def variants(self, seen: Seen) -> list[Variant]:
-        return [Variant("constant", [level()])]
+    def variants(self, seen: SweptAxes) -> list[Variant]:
+        return [Variant("constant", [intercept_term()])]
 
 
 LAWS.register("constant")(Constant())

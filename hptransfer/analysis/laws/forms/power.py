@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hptransfer.analysis.laws.forms import LAWS, Law, Seen, Variant, level, slopes
+from hptransfer.analysis.laws.forms import LAWS, Law, SweptAxes, Variant, intercept_term, slope_terms
 
 
 class Power(Law):
-    def variants(self, seen: Seen) -> list[Variant]:
-        return [Variant("power", [level(), *slopes(seen, seen.moving)])]
+    def variants(self, seen: SweptAxes) -> list[Variant]:
+        return [Variant("power", [intercept_term(), *slope_terms(seen, seen.moving)])]
 
 
 LAWS.register("power")(Power())

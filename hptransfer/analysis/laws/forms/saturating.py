@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 
-from hptransfer.analysis.laws.forms import LAWS, Feature, Law, Seen, Term, Variant, level, slopes
+from hptransfer.analysis.laws.forms import LAWS, Feature, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
 
 RATES = (0.25, 0.5, 1.0)
 
 
 class Saturating(Law):
-    def variants(self, seen: Seen) -> list[Variant]:
+    def variants(self, seen: SweptAxes) -> list[Variant]:
         found = []
         for axis in seen.moving:
             if len(seen.values[axis]) < 3:
@@ -21,7 +21,9 @@ class Saturating(Law):
             others = [other for other in seen.moving if other != axis]
             for rate in RATES:
                 term = Term(_resting(seen.values[axis][0], axis, rate), axis)
-                found.append(Variant("saturating", [level(), *slopes(seen, others), term], f"{axis}^-{rate:g}"))
+                found.append(
+                    Variant("saturating", [intercept_term(), *slope_terms(seen, others), term], f"{axis}^-{rate:g}")
+                )
         return found
 
 

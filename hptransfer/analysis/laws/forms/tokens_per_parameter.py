@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 
-from hptransfer.analysis.laws.forms import LAWS, Law, Seen, Term, Variant, level, slopes
+from hptransfer.analysis.laws.forms import LAWS, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
 from hptransfer.analysis.tables.axis_roles import PARAMS, TOKENS, named
 
 
 class TokensPerParameter(Law):
-    def variants(self, seen: Seen) -> list[Variant]:
+    def variants(self, seen: SweptAxes) -> list[Variant]:
         params, tokens = named(seen.moving, PARAMS), named(seen.moving, TOKENS)
         if params is None or tokens is None:
             return []
         ratio = seen.values[tokens][0] / seen.values[params][0]
         term = Term(lambda scale: math.log2(scale[tokens] / scale[params] / ratio), tokens)
         others = [axis for axis in seen.moving if axis not in (params, tokens)]
-        return [Variant("tokens_per_parameter", [level(), *slopes(seen, others), term], f"{tokens}/{params}")]
+        return [
+            Variant("tokens_per_parameter", [intercept_term(), *slope_terms(seen, others), term], f"{tokens}/{params}")
+        ]
 
 
 LAWS.register("tokens_per_parameter")(TokensPerParameter())

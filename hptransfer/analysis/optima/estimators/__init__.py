@@ -4,14 +4,14 @@ from hptransfer.analysis.optima.estimators._base import (
     ESTIMATORS,
     ByScale,
     Estimator,
-    Found,
-    points,
+    OptimaEstimate,
+    equal_weight_likelihood,
 )
 
 __all__ = [
     "ByScale",
     "ESTIMATORS",
     "Estimator",
-    "Found",
-    "points",
+    "OptimaEstimate",
+    "equal_weight_likelihood",
 ]

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.analysis.optima.response_surface import Surface
-from hptransfer.analysis.statistics.linear_model import Linear, Told
+from hptransfer.analysis.optima.response_surface import ResponseSurface
+from hptransfer.analysis.statistics.linear_model import LinearLaw, OptimaLikelihood
 from hptransfer.analysis.tables.arrays import Array, Runs
 from hptransfer.core.registry import Registry
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class OptimaEstimate:
     """What one form of an estimator found.
 
     Attributes:
@@ -26,11 +26,11 @@ class Found:
         surface: if it fitted one.
     """
 
-    told: Told
+    told: OptimaLikelihood
     curvature: Array
     heights: Array
     noise: float
-    surface: Surface | None = None
+    surface: ResponseSurface | None = None
 
 
 class Estimator(ABC):
@@ -42,7 +42,7 @@ class Estimator(ABC):
         """Whether the law through the optima is plain least squares, as the study has it, without priors."""
 
     @abstractmethod
-    def find(self, runs: Runs, law: Linear) -> Sequence[Found]:
+    def find(self, runs: Runs, law: LinearLaw) -> Sequence[OptimaEstimate]:
         """
         Args:
             law: a power law that may keep scales with few runs near the others.
@@ -72,7 +72,7 @@ class ByScale(Estimator):
             losses: nats, (runs,).
         """
 
-    def find(self, runs: Runs, law: Linear) -> Sequence[Found]:
+    def find(self, runs: Runs, law: LinearLaw) -> Sequence[OptimaEstimate]:
         tuned = runs.x.shape[1]
         x, losses = np.full((runs.num_scales, tuned), np.nan), np.full(runs.num_scales, np.nan)
         for place in range(runs.num_scales):
@@ -80,10 +80,10 @@ class ByScale(Estimator):
             found = self.optimum(runs.x[own], runs.loss[own]) if own.any() else None
             if found is not None:
                 x[place], losses[place] = found
-        return [points(x, losses)]
+        return [equal_weight_likelihood(x, losses)]
 
 
-def points(x: Array, losses: Array) -> Found:
+def equal_weight_likelihood(x: Array, losses: Array) -> OptimaEstimate:
     """What an estimator without errors found: all scales count alike.
 
     Args:
@@ -91,7 +91,7 @@ def points(x: Array, losses: Array) -> Found:
         losses: at each scale's optimum, nats.
     """
     precision = np.where(np.isfinite(x).reshape(-1), ALIKE_OCTAVES**-2, 0.0)
-    told = Told(np.diag(precision), precision * np.nan_to_num(x.reshape(-1)), x.shape[1])
+    told = OptimaLikelihood(np.diag(precision), precision * np.nan_to_num(x.reshape(-1)), x.shape[1])
     flat = np.full((*x.shape, x.shape[1]), np.nan)
     positive = np.where(losses > 0, losses, np.nan)  # a vertex far outside may lie below 0
-    return Found(told, flat, np.log(positive), np.nan)
+    return OptimaEstimate(told, flat, np.log(positive), np.nan)

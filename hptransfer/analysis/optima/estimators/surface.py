@@ -7,11 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.analysis.optima.estimators import ESTIMATORS, Estimator, Found
+from hptransfer.analysis.optima.estimators import ESTIMATORS, Estimator, OptimaEstimate
 from hptransfer.analysis.optima.response_shape import FORMS
-from hptransfer.analysis.optima.response_surface import Surface, fit_surface
+from hptransfer.analysis.optima.response_surface import ResponseSurface, fit_response_surface
 from hptransfer.analysis.statistics import priors
-from hptransfer.analysis.statistics.linear_model import Linear, Told, log_prior, scatters, solve, solve_each
+from hptransfer.analysis.statistics.linear_model import (
+    LinearLaw,
+    OptimaLikelihood,
+    log_prior,
+    scatters,
+    solve,
+    solve_each,
+)
 from hptransfer.analysis.tables.arrays import Array, Runs
 
 # Scatter about the law before a first fit has shown it, octaves.
@@ -22,16 +29,16 @@ FIRST_SCATTER = 0.7
 class PowerGuide:
     """Guides a fit by the power law through what is known so far."""
 
-    law: Linear
+    law: LinearLaw
 
     def start(self, x: Array) -> tuple[Array, Array]:
         rough = np.full(x.shape[1], FIRST_SCATTER)
-        told = Told(np.eye(x.size) / FIRST_SCATTER**2, x.reshape(-1) / FIRST_SCATTER**2, x.shape[1])
+        told = OptimaLikelihood(np.eye(x.size) / FIRST_SCATTER**2, x.reshape(-1) / FIRST_SCATTER**2, x.shape[1])
         towards: Array = self.law.features @ solve(told, self.law, tuple(rough)).coefficients.T
         return towards, rough
 
-    def follow(self, information: Array, pull: Array) -> tuple[Array, Array]:
-        told = Told(information, pull, len(self.law.means))
+    def follow(self, information: Array, information_vector: Array) -> tuple[Array, Array]:
+        told = OptimaLikelihood(information, information_vector, len(self.law.means))
         grid = scatters(told.tuned)
         found = solve_each(told, self.law, grid)
         logs = np.array([one.evidence + log_prior(scatter) for one, scatter in zip(found, grid, strict=True)])
@@ -45,14 +52,14 @@ class PowerGuide:
 class SurfaceEstimator(Estimator):
     published = False
 
-    def find(self, runs: Runs, law: Linear) -> Sequence[Found]:
+    def find(self, runs: Runs, law: LinearLaw) -> Sequence[OptimaEstimate]:
         prior = priors.shape(runs.columns.known)
-        return [_found(fit_surface(runs, form, prior, PowerGuide(law))) for form in FORMS]
+        return [_found(fit_response_surface(runs, form, prior, PowerGuide(law))) for form in FORMS]
 
 
-def _found(surface: Surface) -> Found:
-    return Found(
-        told=Told(surface.information, surface.pull, surface.x.shape[1]),
+def _found(surface: ResponseSurface) -> OptimaEstimate:
+    return OptimaEstimate(
+        told=OptimaLikelihood(surface.information, surface.information_vector, surface.x.shape[1]),
         curvature=np.array([surface.bowl.hessian(row) for row in surface.octaves]),
         heights=surface.heights,
         noise=surface.noise,

@@ -1,5 +1,5 @@
 """Script: any training script, run as a command with the values of a trial in its arguments."""
 
-from hptransfer.worker.runners.script.runner import Script
+from hptransfer.worker.runners.script.runner import ScriptRunner
 
-__all__ = ["Script"]
+__all__ = ["ScriptRunner"]

@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-from hptransfer.core.command_templates import Value, fill
+from hptransfer.core.command_templates import TemplateValue, fill_template
 from hptransfer.worker.runners.script.config import ScriptConfig
 
 # A step of its own inside the job's, on all of its resources.
@@ -14,16 +14,16 @@ SRUN = ("--ntasks-per-node=1", "--overlap", "--cpu-bind=none", "--kill-on-bad-ex
 
 
 def arguments(
-    config: ScriptConfig, names: Mapping[str, Value], environment: Mapping[str, str] = os.environ
+    config: ScriptConfig, names: Mapping[str, TemplateValue], environment: Mapping[str, str] = os.environ
 ) -> list[str]:
     """
     Args:
         environment: says which allocation this is.
     """
-    command = [fill(argument, names) for argument in config.command]
+    command = [fill_template(argument, names) for argument in config.command]
     if config.launch == "plain":
         return command
-    torchrun = [fill(argument, names) for argument in config.torchrun]
+    torchrun = [fill_template(argument, names) for argument in config.torchrun]
     torchrun.append(f"--nproc-per-node={config.processes}")
     nodes = int(environment.get("SLURM_JOB_NUM_NODES", "1"))
     if nodes == 1:

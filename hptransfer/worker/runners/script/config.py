@@ -149,7 +149,7 @@ class ScriptConfig:
         return {name for place, template in self.templates().items() for name in names_in(template, place)}
 
 
-def from_json(run: Mapping[str, Any]) -> ScriptConfig:
+def script_from_json(run: Mapping[str, Any]) -> ScriptConfig:
     """A script's run from plain values, checked.
 
     Raises:

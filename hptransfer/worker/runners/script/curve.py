@@ -19,15 +19,15 @@ from hptransfer.worker.runners.script.config import Metric
 KEPT_POINTS = 500
 
 
-class Unusable(Exception):  # noqa: N818
+class UnusableMetric(Exception):  # noqa: N818
     """What a script said of itself cannot be used; the message says why."""
 
 
-class Diverged(Exception):  # noqa: N818
+class DivergedMetric(Exception):  # noqa: N818
     """The script said that it diverged, or its metric is not finite."""
 
 
-class Curve:
+class ScriptCurve:
     """Points by step. A step that is said again takes the place of what was said before.
 
     What an earlier attempt said of this step and of later ones is forgotten as soon as this one reaches them.
@@ -43,8 +43,8 @@ class Curve:
     def add(self, row: Mapping[str, Any]) -> None:
         """
         Raises:
-            Unusable: the row's metric is no number, or its step no whole one.
-            Diverged: it says so, or its metric is not finite.
+            UnusableMetric: the row's metric is no number, or its step no whole one.
+            DivergedMetric: it says so, or its metric is not finite.
         """
         step = self._step(row)
         numbers = {key: value for key, value in row.items() if _is_number(value)}
@@ -52,20 +52,20 @@ class Curve:
         point |= {key: value for key, value in numbers.items() if key not in ("step", "loss") and math.isfinite(value)}
         judged = row.get(self._metric.key)
         if judged is not None and not _is_number(judged):
-            raise Unusable(f"{self._metric.key!r} must be a number, got {judged!r}")
+            raise UnusableMetric(f"{self._metric.key!r} must be a number, got {judged!r}")
         finite = judged is None or math.isfinite(judged)
         if judged is not None and finite:
             point |= {"loss": float(judged)}
         self._put(step, point)
         if not finite or row.get("diverged") not in (None, False):
-            raise Diverged
+            raise DivergedMetric
 
     def _step(self, row: Mapping[str, Any]) -> int:
         step = row.get("step")
         if step is None:
             return max(self._steps(), default=0) + 1
         if not _is_number(step) or step != step // 1:
-            raise Unusable(f"'step' must be a whole number, got {step!r}")
+            raise UnusableMetric(f"'step' must be a whole number, got {step!r}")
         return int(step)
 
     def _steps(self) -> Iterator[int]:
@@ -111,17 +111,17 @@ class Curve:
         """What the trial is judged by, and its standard error if it is a mean.
 
         Raises:
-            Unusable: the metric never came, or less often than it is the mean of.
+            UnusableMetric: the metric never came, or less often than it is the mean of.
         """
         losses, metric = self.losses, self._metric
         if not losses:
-            raise Unusable(_never_came(metric))
+            raise UnusableMetric(_never_came(metric))
         if metric.reduce == "last":
             return losses[-1], None
         if metric.reduce == "minimum":
             return min(losses), None
         if len(losses) < metric.points:
-            raise Unusable(
+            raise UnusableMetric(
                 f"{metric.key!r} came {len(losses)} times, and run.metric is the mean of the last {metric.points}; "
                 "report it more often, or set run.metric.points"
             )
@@ -145,7 +145,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float)
 
 
-class Reported:
+class ReportedRows:
     """Rows of the file that a script writes JSON lines to."""
 
     def __init__(self, path: Path) -> None:
@@ -161,16 +161,18 @@ class Reported:
             last: nothing more is to come, so that a line without an end is one.
 
         Raises:
-            Unusable: a line is no JSON object, or the file is not all there any more.
+            UnusableMetric: a line is no JSON object, or the file is not all there any more.
         """
         try:
             with self._path.open("rb") as file:
                 if file.seek(0, 2) < self._read:
-                    raise Unusable("the file HPTRANSFER_METRICS became shorter; open it to append to it")
+                    raise UnusableMetric("the file HPTRANSFER_METRICS became shorter; open it to append to it")
                 file.seek(self._read)
                 content = file.read()
         except FileNotFoundError:
-            raise Unusable("the file HPTRANSFER_METRICS was removed while the script ran; leave it there") from None
+            raise UnusableMetric(
+                "the file HPTRANSFER_METRICS was removed while the script ran; leave it there"
+            ) from None
         self._read += len(content)
         *whole, self._begun = (self._begun + content).split(b"\n")
         for line in [*whole, self._begun] if last else whole:
@@ -183,15 +185,15 @@ class Reported:
         except ValueError:
             shown = line.decode("utf-8", errors="replace")[:120]
             what = "a line that was cut off" if torn else "a line that is no JSON"
-            raise Unusable(f"the file HPTRANSFER_METRICS has {what}: {shown!r}") from None
+            raise UnusableMetric(f"the file HPTRANSFER_METRICS has {what}: {shown!r}") from None
         if not isinstance(row, dict):
-            raise Unusable(
+            raise UnusableMetric(
                 f'the file HPTRANSFER_METRICS must have lines such as {{"step": 1, "loss": 2.5}}, got {row!r}'
             )
         return row
 
 
-class Printed:
+class PrintedRows:
     """Rows of what a pattern finds in the lines that a script prints."""
 
     def __init__(self, pattern: str) -> None:
@@ -200,7 +202,7 @@ class Printed:
     def rows(self, lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
         """
         Raises:
-            Unusable: a group other than `diverged` holds no number.
+            UnusableMetric: a group other than `diverged` holds no number.
         """
         for line in lines:
             if match := self._pattern.search(line):
@@ -213,4 +215,4 @@ def _number(text: str, line: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise Unusable(f"run.metric.pattern finds {text!r} in {line[:120]!r}, which is no number") from None
+        raise UnusableMetric(f"run.metric.pattern finds {text!r} in {line[:120]!r}, which is no number") from None

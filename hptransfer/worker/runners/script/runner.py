@@ -14,16 +14,22 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hptransfer.core.command_templates import Value, fill, text
+from hptransfer.core.command_templates import TemplateValue, fill_template, format_value
 from hptransfer.core.errors import ConfigError, DataError, Interrupted
 from hptransfer.core.io import write_text
 from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, TIME_LIMIT, Outcome, Trial, digest, short
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.worker.runners import RUNNERS, Context, Finish, Runner, Size
+from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, Size, StackContext
 from hptransfer.worker.runners.script.command_line import arguments
-from hptransfer.worker.runners.script.config import from_json
+from hptransfer.worker.runners.script.config import script_from_json
 from hptransfer.worker.runners.script.costs import costs
-from hptransfer.worker.runners.script.curve import Curve, Diverged, Printed, Reported, Unusable
+from hptransfer.worker.runners.script.curve import (
+    DivergedMetric,
+    PrintedRows,
+    ReportedRows,
+    ScriptCurve,
+    UnusableMetric,
+)
 from hptransfer.worker.runners.script.process import Process, ended_by, start
 
 POLL_S = 0.1
@@ -37,18 +43,18 @@ PROGRAM = re.compile(r"(?!/)[\w./-]+\.(?:py|sh|R|jl|pl|lua)")
 INDECISIVE = ("params", "flops", "tokens", "timeout_s", "grace_s")
 
 
-class Script(Runner):
+class ScriptRunner(Runner):
     """A trial's command, run and watched."""
 
     def size(self, run: Mapping[str, Any]) -> Size:
-        found = costs(from_json(run))
+        found = costs(script_from_json(run))
         return Size(found.params, found.flops)
 
     def decisive(self, run: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in run.items() if key not in INDECISIVE}
 
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
-        read = from_json(run).read_names()
+        read = script_from_json(run).read_names()
         if "settings" in read:
             return
         for name in names:
@@ -101,7 +107,7 @@ class Script(Runner):
         """None: what a script does in a second shows only once it has run."""
         return None
 
-    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: Finish, context: Context) -> None:
+    def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: OnTrialEnd, context: StackContext) -> None:
         for trial in trials:
             if not folder.outcome_path(trial.id).exists():
                 print(f"trial {trial.id} {trial.name}", flush=True)
@@ -114,18 +120,18 @@ class Script(Runner):
 class _Attempt:
     """One trial's script, from its start to its outcome."""
 
-    def __init__(self, trial: Trial, folder: RunFolder, context: Context) -> None:
+    def __init__(self, trial: Trial, folder: RunFolder, context: StackContext) -> None:
         self._trial, self._context = trial, context
-        self._config = from_json(trial.run)
+        self._config = script_from_json(trial.run)
         self._folder = folder.trial(trial.id).resolve()
         self._working_directory = folder.working_directory(self._config.cwd)
         self._tokens = costs(self._config).tokens
         self._settings = self._folder / "settings.json"
         self._reported_path = self._folder / "reported.jsonl"
-        self._curve = Curve(folder.curve_path(trial.id), self._config.metric)
-        self._reported = Reported(self._reported_path)
+        self._curve = ScriptCurve(folder.curve_path(trial.id), self._config.metric)
+        self._reported = ReportedRows(self._reported_path)
         pattern = self._config.metric.pattern
-        self._printed = None if pattern is None else Printed(pattern)
+        self._printed = None if pattern is None else PrintedRows(pattern)
         self._started = time.monotonic()
 
     def run(self) -> Outcome:
@@ -143,10 +149,10 @@ class _Attempt:
             self._reported_path.unlink(missing_ok=True)
         return outcome
 
-    def _names(self) -> dict[str, Value]:
+    def _names(self) -> dict[str, TemplateValue]:
         """Everything that a template may name, and the script may read."""
         trial = self._trial
-        tokens: dict[str, Value] = {} if self._tokens is None else {"tokens": self._tokens}
+        tokens: dict[str, TemplateValue] = {} if self._tokens is None else {"tokens": self._tokens}
         return {
             **self._config.names,
             "params": trial.params,
@@ -167,9 +173,9 @@ class _Attempt:
             return self._context.attempt
         return max(self._context.attempt, 1 + int(json.loads(self._settings.read_text(encoding="utf-8"))["attempt"]))
 
-    def _environment(self, names: Mapping[str, Value]) -> dict[str, str]:
-        own = {f"HPTRANSFER_{name.upper()}": text(value) for name, value in names.items()}
-        added = {key: fill(str(value), names) for key, value in self._config.environment.items()}
+    def _environment(self, names: Mapping[str, TemplateValue]) -> dict[str, str]:
+        own = {f"HPTRANSFER_{name.upper()}": format_value(value) for name, value in names.items()}
+        added = {key: fill_template(str(value), names) for key, value in self._config.environment.items()}
         return {**os.environ, **own, **added}
 
     def _watch(self, process: Process) -> Outcome:
@@ -190,10 +196,10 @@ class _Attempt:
             self._take_what_can_be(process)
             if ended_by(code) in ENDING and (cause := self._asked_soon()):
                 raise Interrupted(cause)
-        except Diverged:
+        except DivergedMetric:
             process.stop(grace_s)
             return self._ended(state=DIVERGED)
-        except Unusable as reason:
+        except UnusableMetric as reason:
             process.stop(grace_s)
             return self._failed(str(reason), CODE_ERROR)
         return self._failed(*process.failure(code))
@@ -218,7 +224,7 @@ class _Attempt:
         """Of a script that failed: how it ended says more than a line that it did not get to finish."""
         try:
             self._take(process, last=False)
-        except Unusable:
+        except UnusableMetric:
             return
 
     def _rows(self, lines: Sequence[str], *, last: bool) -> Iterator[Mapping[str, Any]]:
@@ -278,4 +284,4 @@ def _commit(folder: Path) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-RUNNERS.register("script")(Script())
+RUNNERS.register("script")(ScriptRunner())
