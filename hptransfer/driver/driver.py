@@ -79,7 +79,7 @@ class Driver:
         self._book = TrialIndex(folder, plan.tuned)
         self._spending = BudgetUse(plan.config.budget, self._book)
         retry, attempts = plan.config.retry, plan.config.launcher.max_attempts
-        self._flight = JobManager(folder, launcher, self._book, retry, attempts, self._took)
+        self._flight = JobManager(folder, launcher, self._book, retry, attempts, self._on_trial_end)
         self._repeats: Counter[Scale] = Counter()
         self._show_at = -math.inf
         self._rungs: SuccessiveHalving | None = None
@@ -116,8 +116,8 @@ class Driver:
         changed = []
         for trial in self._folder.each_trial():
             if trial.purpose == self._campaign.purpose:
-                self._take_back_pruned(trial)
-                now = self._as_of_now(trial)
+                self._reset_pruned(trial)
+                now = self._as_planned_now(trial)
                 self._book.add(now)
                 changed += [now] if now != trial else []
         write_in_parallel(self._folder.write_trial, changed)
@@ -132,11 +132,11 @@ class Driver:
                 self._book.at(trial.scale).waiting.append(trial.id)
         for scale, settings in self._campaign.settings.items():
             self._add(scale, settings)
-            self._put_in_order(scale, settings)
+            self._order_waiting(scale, settings)
         if self._campaign.chosen:
             self._repeat_known_settings()
 
-    def _take_back_pruned(self, trial: Trial) -> None:
+    def _reset_pruned(self, trial: Trial) -> None:
         """Lets a trial that successive halving has stopped be trained to its end, if that is off now."""
         behind = self._folder.behind_path(trial.id)
         if self._plan.config.halving.share is not None or not behind.exists():
@@ -146,7 +146,7 @@ class Driver:
             reset_trial(self._folder, trial.id, outcome, forgive=True)
         behind.unlink(missing_ok=True)
 
-    def _put_in_order(self, scale: Scale, settings: Sequence[Point]) -> None:
+    def _order_waiting(self, scale: Scale, settings: Sequence[Point]) -> None:
         """Has trials wait in the order of the settings and seeds, also those that an earlier driver made."""
         at, seeds = self._book.at(scale), self._plan.seeds
         places = {setting: place for place, setting in enumerate(settings)}
@@ -169,7 +169,7 @@ class Driver:
         points = [(point["step"], point["loss"]) for point in read_jsonl(self._folder.curve_path(trial.id))]
         return points[-1] if points else None
 
-    def _as_of_now(self, trial: Trial) -> Trial:
+    def _as_planned_now(self, trial: Trial) -> Trial:
         """A trial as the sweep says now, where it has still to be trained.
 
         What changes no number of a trial, such as its time limit, changes no id either.
@@ -179,12 +179,12 @@ class Driver:
         now = self._plan.trial(trial.scale, trial.tuned, trial.seed, trial.purpose)
         return now if now.id == trial.id else trial
 
-    def _took(self, trial: Trial, outcome: Outcome) -> None:
+    def _on_trial_end(self, trial: Trial, outcome: Outcome) -> None:
         self._studies.tell(trial, outcome, self._reached(trial, outcome))
         self._tracker.log(trial, outcome)
         self._just_ended.append(trial)
 
-    def _make(self, trials: Sequence[Trial]) -> None:
+    def _add_trials(self, trials: Sequence[Trial]) -> None:
         """Takes up new trials."""
         write_in_parallel(self._folder.write_trial, trials)
         for trial in trials:
@@ -196,7 +196,7 @@ class Driver:
         purpose, seeds = self._campaign.purpose, self._plan.seeds
         named = (dict(zip(self._plan.tuned, setting, strict=True)) for setting in settings)
         trials = (self._plan.trial(scale, tuned, seed, purpose) for tuned in named for seed in seeds)
-        self._make([trial for trial in trials if trial.id not in self._book.trials])
+        self._add_trials([trial for trial in trials if trial.id not in self._book.trials])
 
     def _repeat_known_settings(self) -> None:
         """Gives settings that a sampler chose earlier the seeds that the sweep has gained since."""
@@ -208,11 +208,11 @@ class Driver:
         """One round; True when there is nothing left to do."""
         if self._interrupted():
             raise KeyboardInterrupt
-        self._obey()
+        self._handle_requests()
         if self._spending.allows():
             self._flight.submit_due()
         self._flight.submit(self._new_jobs())
-        self._look()
+        self._report_progress()
         if not self._flight.jobs and not self._flight.foreign:
             if not self._flight.due or not self._spending.allows():
                 return True
@@ -223,14 +223,14 @@ class Driver:
         self._flight.look_at_foreign()
         return False
 
-    def _obey(self) -> None:
+    def _handle_requests(self) -> None:
         """Takes up what other shells ask for; a request that takes longer keeps later ones waiting."""
         for path, request in read_requests(self._folder):
             if not carry_out(request, self._book, self._flight):
                 return
             path.unlink(missing_ok=True)
 
-    def _look(self) -> None:
+    def _report_progress(self) -> None:
         """Shows where things stand, and writes it down, every now and then."""
         if time.monotonic() < self._show_at:
             return
@@ -292,7 +292,7 @@ class Driver:
         if self._spending.unmeasured(scale):
             return []
         if scale in self._flops and self._spending.allows(self._flops[scale]):
-            self._ask(scale)
+            self._propose(scale)
         waiting = self._book.at(scale).waiting
         size = min(self._job_size(waiting[0]), self._share()) if waiting else 0
         if size and self._only_first(scale):
@@ -348,7 +348,7 @@ class Driver:
         running = {scale.name: why for scale, at in self._book.scales.items() if at.open and self._only_first(scale)}
         return running | self._held_back()
 
-    def _ask(self, scale: Scale) -> None:
+    def _propose(self, scale: Scale) -> None:
         """Adds settings to a scale that has nothing waiting: the sampler's, or beyond an edge."""
         at = self._book.at(scale)
         if at.waiting or at.curbed or self._held(scale):
@@ -376,7 +376,7 @@ class Driver:
             self._repeats[scale] += 1
             return
         self._studies.bind(trial, number)
-        self._make([trial])
+        self._add_trials([trial])
         self._add(scale, [self._book.setting(trial)])
 
     def _extension(self, scale: Scale) -> Point | None:

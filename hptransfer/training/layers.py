@@ -127,11 +127,11 @@ class Layer(nn.Module):
         """One trial's weight, or its gradient, as views of two dimensions at most: what an optimizer trains."""
         return [tensor.flatten(1) if tensor.dim() > 2 else tensor]
 
-    def used(self, rows: int) -> Tensor:
+    def scaled_weight(self, rows: int) -> Tensor:
         """The weights for an input of so many examples times positions."""
         return self.weight if self.gradient is None else scale_bwd(self.weight, self.gradient * rows**-0.5)
 
-    def watched(self, x: Tensor, y: Tensor) -> Tensor:
+    def record_moments(self, x: Tensor, y: Tensor) -> Tensor:
         """y, this layer's output before the multiplier, with its moments taken in the backward pass if asked for."""
         if self.moments is not None and y.requires_grad:
             y.register_hook(functools.partial(self._take, x.detach()))  # type: ignore[no-untyped-call]
@@ -163,8 +163,8 @@ class Linear(Layer):
         self.backward: Scalar = 1.0
 
     def forward(self, x: Tensor) -> Tensor:
-        y = linear(scale_bwd(x, self.backward), self.used(x[0, ..., 0].numel()))
-        return scale_fwd(self.watched(x, y), self.multiplier)
+        y = linear(scale_bwd(x, self.backward), self.scaled_weight(x[0, ..., 0].numel()))
+        return scale_fwd(self.record_moments(x, y), self.multiplier)
 
     def input_moments(self, x: Tensor) -> Tensor:
         h_KNI = x.flatten(1, -2)
@@ -221,8 +221,8 @@ class Embedding(Layer):
     def forward(self, indices: Tensor) -> Tensor:
         trials, num_rows, fan_out = self.weight.shape
         offsets = torch.arange(trials, device=indices.device).view(-1, *[1] * indices.dim()) * num_rows
-        y = F.embedding(indices + offsets, self.used(indices.numel()).view(trials * num_rows, fan_out))
-        return scale_fwd(self.watched(indices, y), self.multiplier)
+        y = F.embedding(indices + offsets, self.scaled_weight(indices.numel()).view(trials * num_rows, fan_out))
+        return scale_fwd(self.record_moments(indices, y), self.multiplier)
 
     def input_moments(self, x: Tensor) -> Tensor:
         trials, num_rows, _ = self.weight.shape
@@ -259,8 +259,8 @@ class Conv2d(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = len(x) * math.prod(-(-side // self.stride) for side in x.shape[2:])
-        y = F.conv2d(x, self.used(pixels).flatten(0, 1), None, self.stride, self.padding, 1, len(self.weight))
-        return scale_channels(self.watched(x, y), self.multiplier)
+        y = F.conv2d(x, self.scaled_weight(pixels).flatten(0, 1), None, self.stride, self.padding, 1, len(self.weight))
+        return scale_channels(self.record_moments(x, y), self.multiplier)
 
     def input_moments(self, x: Tensor) -> Tensor:
         h_KNI = self.rows(F.unfold(x, self.kernel, padding=self.padding, stride=self.stride))
@@ -280,7 +280,7 @@ class Vector(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         trials, size = self.weight.shape
-        vector = scale_fwd(self.used(x[0, ..., 0].numel()), self.multiplier).view(trials, *[1] * (x.dim() - 2), size)
+        vector = scale_fwd(self.scaled_weight(x[0, ..., 0].numel()), self.multiplier).view(trials, *[1] * (x.dim() - 2), size)
         return x * vector if self.start == "ones" else x + vector
 
 

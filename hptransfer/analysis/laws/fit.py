@@ -175,7 +175,7 @@ def fit_table(
         doubts = enough.check_together(runs, optima, shapes, power, problem.seen)
         doubts += enough.warn_of_assumed_exponents(power, problem, columns)
     mixture = ModelAverage.of(average_models(problem, found, laws), draws, seed)
-    heights = np.array([np.log(one.loss) for one in optima])
+    intercepts = np.array([np.log(one.loss) for one in optima])
     return Fit(
         runs=runs,
         estimator=estimator,
@@ -186,7 +186,7 @@ def fit_table(
         laws=laws,
         mixture=mixture,
         power=power,
-        loss_law=fit_loss_law(runs.scales, heights),
+        loss_law=fit_loss_law(runs.scales, intercepts),
         noise=float(np.median([one.loss for one in optima]) * np.mean([one.noise for one in shapes])),
         warnings=[*doubts, *enough.warn_of_unbracketed_scales(optima, problem, columns)],
     )

@@ -81,13 +81,13 @@ class LossLaw:
         return float(np.exp(middle)), float(np.exp(min(low, middle))), float(np.exp(max(high, middle)))
 
 
-def fit_loss_law(scales: Sequence[Axes], heights: Array) -> LossLaw:
+def fit_loss_law(scales: Sequence[Axes], intercepts: Array) -> LossLaw:
     """
     Args:
-        heights: log loss at each scale's optimum; NaN where it is not known.
+        intercepts: log loss at each scale's optimum; NaN where it is not known.
     """
-    known, seen = np.isfinite(heights), SweptAxes.of(scales)
-    octaves, y = _octaves(seen, scales)[known], heights[known]
+    known, seen = np.isfinite(intercepts), SweptAxes.of(scales)
+    octaves, y = _octaves(seen, scales)[known], intercepts[known]
     return LossLaw(seen, _forms(octaves, y))
 
 

@@ -1,6 +1,6 @@
 """One surface over all runs: a bowl whose place is free by scale and whose shape is shared by all scales.
 
-The log of a run's loss is a height plus the bowl (bowl.py) at its octaves from the scale's optimum. The shape
+The log of a run's loss is a intercept plus the bowl (bowl.py) at its octaves from the scale's optimum. The shape
 is shared, so that a handful of runs places a scale's optimum. What a bowl of any one form misses grows with
 the loss above the optimum. How fast, the runs show; so a run counts by how near to the optimum it is, far runs
 hardly at all where the form is wrong and fully where it is right; and the answer is the mean over two forms of
@@ -58,7 +58,7 @@ class ResponseSurface:
         noise: standard deviation of a run's log loss at the optimum.
         discrepancy: share of the excess by which the bowl's form is wrong.
         freedom: degrees of freedom that noise and discrepancy rest on.
-        heights: log loss at each scale's optimum; NaN for a scale without a run near it.
+        intercepts: log loss at each scale's optimum; NaN for a scale without a run near it.
         runs: positions of the runs that were fitted, with their `residuals` and `excess` in log loss.
     """
 
@@ -70,7 +70,7 @@ class ResponseSurface:
     noise: float
     discrepancy: float
     freedom: float
-    heights: Array
+    intercepts: Array
     runs: Index
     residuals: Array
     excess: Array
@@ -190,7 +190,7 @@ class _Normal:
 
 
 def _linearized(data: SelectedRuns, weights: Array, state: _State) -> tuple[Array, Array, Array, Array]:
-    """Excess, then residuals and derivatives with the heights eliminated."""
+    """Excess, then residuals and derivatives with the intercepts eliminated."""
     excess, by_x, by_shape = state.bowl.linearized(*state.from_optimum(data))
     all_columns = np.concatenate([(data.y - excess)[:, None], by_x, by_shape], axis=1)
     centred = data.centred(weights, all_columns)
@@ -268,7 +268,7 @@ def _told(
         noise=noise,
         discrepancy=discrepancy,
         freedom=freedom,
-        heights=_heights(data, weights, data.y - excess),
+        intercepts=_intercepts(data, weights, data.y - excess),
         runs=np.array([], dtype=np.intp),
         residuals=left,
         excess=excess,
@@ -286,16 +286,16 @@ def _leverage(data: SelectedRuns, weights: Array, by_x: Array, by_shape: Array, 
         "ik,ikc,ic->i", by_x, border, by_shape
     )
     value += np.einsum("ic,cd,id->i", by_shape, shape, by_shape)
-    found: Array = weights * value + weights / np.bincount(data.height, weights)[data.height]
+    found: Array = weights * value + weights / np.bincount(data.intercept, weights)[data.intercept]
     return np.clip(found, 0.0, 0.95)
 
 
-def _heights(data: SelectedRuns, weights: Array, level: Array) -> Array:
+def _intercepts(data: SelectedRuns, weights: Array, level: Array) -> Array:
     """Log loss at each scale's optimum, the mean over its seeds."""
-    total = np.bincount(data.height, weights)
-    by_height = np.bincount(data.height, weights * level) / total
+    total = np.bincount(data.intercept, weights)
+    by_height = np.bincount(data.intercept, weights * level) / total
     scale = np.zeros(len(total), dtype=np.intp)
-    scale[data.height] = data.scale
+    scale[data.intercept] = data.scale
     count = np.bincount(scale, minlength=len(data.octaves))
     with np.errstate(invalid="ignore"):
         found: Array = np.bincount(scale, by_height, len(data.octaves)) / count

@@ -18,20 +18,20 @@ MANY, STRAY = 6, 0.12
 
 @dataclass(frozen=True, eq=False)
 class SelectedRuns:
-    """The runs that are fitted; x, log losses, scale and height of each."""
+    """The runs that are fitted; x, log losses, scale and intercept of each."""
 
     x: Array
     y: Array
     scale: Index
-    height: Index
+    intercept: Index
     octaves: Array
 
     def centred(self, weights: Array, columns: Array) -> Array:
-        """Columns less their weighted mean within each height: what is left of them once heights are free."""
-        total = np.bincount(self.height, weights)
+        """Columns less their weighted mean within each intercept: what is left of them once intercepts are free."""
+        total = np.bincount(self.intercept, weights)
         found = np.empty_like(columns)
         for place, column in enumerate(columns.T):
-            found[:, place] = column - (np.bincount(self.height, weights * column) / total)[self.height]
+            found[:, place] = column - (np.bincount(self.intercept, weights * column) / total)[self.intercept]
         return found
 
     def summed(self, rows: Array) -> Array:
@@ -43,15 +43,15 @@ class SelectedRuns:
 def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
     """The finite runs near the best of their scale, in log loss; repeats of a setting together, by their mean.
 
-    Levels are taken over the least of what shares a height, so that a lucky seed does not pass for a better setting.
+    Levels are taken over the least of what shares a intercept, so that a lucky seed does not pass for a better setting.
     """
     finite = np.flatnonzero(np.isfinite(runs.loss))
-    x, y, height = runs.x[finite], np.log(runs.loss[finite]), runs.height[finite]
-    least = np.full(runs.height.max() + 1, np.inf)
-    np.minimum.at(least, height, y)
+    x, y, intercept = runs.x[finite], np.log(runs.loss[finite]), runs.intercept[finite]
+    least = np.full(runs.intercept.max() + 1, np.inf)
+    np.minimum.at(least, intercept, y)
     settings, setting = np.unique(np.column_stack([runs.scale[finite], x]), axis=0, return_inverse=True)
     setting = setting.reshape(-1)
-    level = np.bincount(setting, y - least[height]) / np.bincount(setting)
+    level = np.bincount(setting, y - least[intercept]) / np.bincount(setting)
     order = np.lexsort((level, settings[:, 0]))
     few = KEPT + runs.x.shape[1]
     close = np.zeros(len(settings), dtype=bool)
@@ -60,9 +60,9 @@ def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
         close[sound[level[sound] < level[sound[0]] + FAR]] = True
         close[sound[:few]] = True
     kept = finite[close[setting]]
-    height = np.unique(runs.height[kept], return_inverse=True)[1].reshape(-1)
+    intercept = np.unique(runs.intercept[kept], return_inverse=True)[1].reshape(-1)
     return kept, SelectedRuns(
-        runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], height, runs.octaves(runs.scales)
+        runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], intercept, runs.octaves(runs.scales)
     )
 
 

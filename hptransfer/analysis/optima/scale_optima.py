@@ -52,7 +52,7 @@ def find_optima(runs: Runs, found: Sequence[OptimaEstimate], shapes: Sequence[Op
     own = [one.told.own() for one in found]
     x = np.mean([place for place, _ in own], axis=0)
     se = np.mean([error for _, error in own], axis=0)
-    heights = np.mean([one.heights for one in shapes], axis=0)
+    intercepts = np.mean([one.intercepts for one in shapes], axis=0)
     bends = np.mean([one.curvature for one in shapes], axis=0)
     guided = np.mean([one.surface.x for one in shapes if one.surface], axis=0)
     optima = []
@@ -60,7 +60,7 @@ def find_optima(runs: Runs, found: Sequence[OptimaEstimate], shapes: Sequence[Op
         mask = runs.of_scale(place)
         finite = mask & np.isfinite(runs.loss)
         tight = se[place] < LOOSE_OCTAVES
-        loss = float(np.exp(heights[place])) if np.isfinite(heights[place]) else float("nan")
+        loss = float(np.exp(intercepts[place])) if np.isfinite(intercepts[place]) else float("nan")
         optima.append(
             Optimum(
                 axes=axes,

@@ -3,7 +3,7 @@
 In a normal model the width of an interval does not depend on how a run turns out, only on where it
 is: a run at u octaves from its scale's optimum says something of that optimum by the slope of the
 bowl there, over the noise of its loss. At a scale that has been trained one run counts alone; a scale
-that has not needs a run on every side of its optimum, because its height is not known either. The
+that has not needs a run on every side of its optimum, because its intercept is not known either. The
 ranking is greedy: each run is judged after those before it.
 """
 

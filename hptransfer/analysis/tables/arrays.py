@@ -17,8 +17,8 @@ Index = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 Axes = Mapping[str, float]
 
-# Seeds that ran at so many values of a scale have a height of their own there.
-OWN_HEIGHT = 3
+# Seeds that ran at so many values of a scale have a intercept of their own there.
+OWN_INTERCEPT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Runs:
         x: log2 of the tuned values, (runs, tuned).
         loss: as the table has it, (runs,); infinite where a run diverged.
         scale: index of each run's scale.
-        height: index of what shares a level of the loss: the scale's runs, or those of one of its seeds.
+        intercept: index of what shares a level of the loss: the scale's runs, or those of one of its seeds.
     """
 
     columns: Columns
@@ -40,7 +40,7 @@ class Runs:
     x: Array
     loss: Array
     scale: Index
-    height: Index
+    intercept: Index
 
     @classmethod
     def of(cls, table: pd.DataFrame, columns: Columns) -> Runs:
@@ -65,7 +65,7 @@ class Runs:
             x=x,
             loss=table[columns.loss].to_numpy(dtype=float),
             scale=rank[scale],
-            height=_heights(table, x, rank[scale]),
+            intercept=_intercepts(table, x, rank[scale]),
         )
 
     @property
@@ -86,12 +86,12 @@ class Runs:
         return mask
 
 
-def _heights(table: pd.DataFrame, x: Array, scale: Index) -> Index:
+def _intercepts(table: pd.DataFrame, x: Array, scale: Index) -> Index:
     """The scale, and within it each seed that ran at several values; the others share one."""
     if SEED not in table:
         return scale
     frame = pd.DataFrame({"scale": scale, "seed": table[SEED].to_numpy()})
     frame["point"] = pd.DataFrame(x).groupby(list(range(x.shape[1]))).ngroup().to_numpy()
     values = frame.groupby(["scale", "seed"])["point"].transform("nunique")
-    own = frame["seed"].where(values >= OWN_HEIGHT, -1)
+    own = frame["seed"].where(values >= OWN_INTERCEPT, -1)
     return pd.DataFrame({"scale": scale, "own": own}).groupby(["scale", "own"]).ngroup().to_numpy().astype(np.intp)

@@ -99,7 +99,7 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean, variance = self.get_buffer("mean"), self.get_buffer("variance")
         pixels = x[:, 0].numel()
-        gain, bias = self.gain.used(pixels).flatten(), self.bias.used(pixels).flatten()
+        gain, bias = self.gain.scaled_weight(pixels).flatten(), self.bias.scaled_weight(pixels).flatten()
         # Views, so that the running means are updated in place.
         return F.batch_norm(x, mean.view(-1), variance.view(-1), gain, bias, self.training, 0.1)
 

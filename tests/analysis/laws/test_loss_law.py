@@ -29,9 +29,9 @@ def found(axes: Sequence[str], sizes: Sequence[int], truth: Loss, seed: int) -> 
     scales = [dict(zip(axes, map(float, place), strict=True)) for place in itertools.product(sizes, repeat=len(axes))]
     scales.sort(key=lambda scale: math.prod(scale.values()))
     random = np.random.default_rng([1, seed])
-    heights = np.log([truth(scale) for scale in scales]) + NOISE * random.standard_normal(len(scales))
+    intercepts = np.log([truth(scale) for scale in scales]) + NOISE * random.standard_normal(len(scales))
     target = dict.fromkeys(axes, 4.0 * sizes[-1])
-    return *fit_loss_law(scales, heights).at(target), truth(target)
+    return *fit_loss_law(scales, intercepts).at(target), truth(target)
 
 
 @pytest.mark.parametrize("axes", [("params",), ("params", "tokens")])

@@ -21,14 +21,14 @@ class OptimaEstimate:
     Attributes:
         told: of all optima together, scale by scale.
         curvature: second derivative of the log loss at each scale's optimum, halved, (scales, tuned, tuned).
-        heights: log loss at each scale's optimum; NaN where it is not known.
+        intercepts: log loss at each scale's optimum; NaN where it is not known.
         noise: standard deviation of a run's log loss about what was fitted; NaN where nothing was.
         surface: if it fitted one.
     """
 
     told: OptimaLikelihood
     curvature: Array
-    heights: Array
+    intercepts: Array
     noise: float
     surface: ResponseSurface | None = None
 

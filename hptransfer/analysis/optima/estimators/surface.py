@@ -61,7 +61,7 @@ def _found(surface: ResponseSurface) -> OptimaEstimate:
     return OptimaEstimate(
         told=OptimaLikelihood(surface.information, surface.information_vector, surface.x.shape[1]),
         curvature=np.array([surface.bowl.hessian(row) for row in surface.octaves]),
-        heights=surface.heights,
+        intercepts=surface.intercepts,
         noise=surface.noise,
         surface=surface,
     )
