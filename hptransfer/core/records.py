@@ -51,8 +51,13 @@ class Scale:
         """Such as "width=32,depth=2,tokens=32768"."""
         return ",".join(f"{axis}={short(value)}" for axis, value in self.axes.items())
 
+    @cached_property
+    def key(self) -> str:
+        """Exact text for identities: scales that print alike have different keys, 64 and 64.0 the same."""
+        return ",".join(f"{axis}={int(value) if value % 1 == 0 else value!r}" for axis, value in self.axes.items())
+
     def __hash__(self) -> int:
-        return hash(self.name)
+        return hash(self.key)
 
 
 @dataclass(frozen=True, kw_only=True)
