@@ -153,7 +153,7 @@ def test_the_script_runs_each_job_under_its_own_number(folder):
     done = subprocess.run(["bash", "-c", text], env={**os.environ, "SLURM_ARRAY_TASK_ID": "1"}, check=True)
     assert done.returncode == 0
     said = (folder.jobs / "job1.log").read_text()
-    assert said == f"-m hptransfer.worker.job {folder.path.absolute()} job1 4\n"
+    assert said == f"-m hptransfer.worker {folder.path.absolute()} job1 4\n"
 
 
 def test_a_warning_before_the_worker_listens_does_not_kill_it(folder):

@@ -27,7 +27,7 @@ def submit(
     slurm: Cluster, folder: RunFolder, *options: str, limit_s: int | None = None, attempt: int = 1, path: str = ""
 ) -> str:
     """The worker as a batch job; the deadline is what the script says when the job has a limit of its own."""
-    worker = shlex.join([sys.executable, "-m", "hptransfer.worker.job", str(folder.path), JOB, str(attempt)])
+    worker = shlex.join([sys.executable, "-m", "hptransfer.worker", str(folder.path), JOB, str(attempt)])
     deadline = f"export HPTRANSFER_DEADLINE=$(($(date +%s) + {limit_s}))\n" if limit_s else ""
     script = folder.path.parent / "job.sh"
     script.write_text(

@@ -359,7 +359,7 @@ def test_two_workers_measure_at_once_and_both_train(tmp_path: Path, own_cache: P
     names = ["first", "second"]
     for seed, name in enumerate(names):
         write_job(folder, name, of_one_scale(tmp_path, *LONG, count=3, seed=seed))
-    words = [sys.executable, "-m", "hptransfer.worker.job", str(folder.path)]
+    words = [sys.executable, "-m", "hptransfer.worker", str(folder.path)]
     more = {"OMP_NUM_THREADS": "1", "HPTRANSFER_STACK": "0"}
     workers = [subprocess.Popen([*words, name, "1"], env={**environment(), **more}) for name in names]
     assert [worker.wait(120) for worker in workers] == [0, 0]

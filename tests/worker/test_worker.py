@@ -455,7 +455,7 @@ def test_kills_at_random_moments_change_no_bit(tmp_path: Path, slow_undisturbed:
 
 def test_an_idle_worker_ends_at_once(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "hptransfer.worker.job", str(tmp_path)],
+        [sys.executable, "-m", "hptransfer.worker", str(tmp_path)],
         env=environment(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -471,7 +471,7 @@ def test_an_idle_worker_ends_at_once(tmp_path: Path) -> None:
 def test_a_worker_that_serves_stops_with_a_checkpoint_too(tmp_path: Path) -> None:
     folder = write_job(tmp_path, *SLOW)
     process = subprocess.Popen(
-        [sys.executable, "-m", "hptransfer.worker.job", str(folder.path)],
+        [sys.executable, "-m", "hptransfer.worker", str(folder.path)],
         env={**environment(), "HPTRANSFER_STACK": str(ONE_STACK)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
