@@ -1,1 +1,1 @@
-"""What a job executes, on this machine or on a cluster."""
+"""Worker: the program that a job executes, on this machine or a cluster."""

@@ -27,14 +27,14 @@ from hptransfer.core.records import (
 )
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.launchers.slurm import submitit_adapter as _slurm_submit
-from hptransfer.launchers.slurm.commands import CallError, SlurmCommands, scrubbed
+from hptransfer.launchers.slurm.commands import CallError, SlurmCommands, scrubbed_variables
 from hptransfer.launchers.slurm.config import SlurmConfig
 from hptransfer.launchers.slurm.launcher import SlurmLauncher
 from hptransfer.launchers.slurm.limits import Limits, chunks, read_limits, shares
 from hptransfer.launchers.slurm.node_exclusion import NodeExclusion
 from hptransfer.launchers.slurm.resources import Resources
 from hptransfer.launchers.slurm.script import array_script, clean_name
-from hptransfer.launchers.slurm.states import ENDS, describe_end, expand, read_accounting, whole_state
+from hptransfer.launchers.slurm.states import END_CAUSES, describe_end, expand_ids, full_state, read_accounting
 from hptransfer.launchers.slurm.submission import at_limit, script_template
 from hptransfer.monitor.tables import plan_table
 from hptransfer.planning.plan import make_plan
@@ -153,7 +153,7 @@ def test_the_script_runs_each_job_under_its_own_number(folder):
     done = subprocess.run(["bash", "-c", text], env={**os.environ, "SLURM_ARRAY_TASK_ID": "1"}, check=True)
     assert done.returncode == 0
     said = (folder.jobs / "job1.log").read_text()
-    assert said == f"-m hptransfer.worker.job {folder.path.absolute()} job1 4\n"
+    assert said == f"-m hptransfer.worker {folder.path.absolute()} job1 4\n"
 
 
 def test_a_warning_before_the_worker_listens_does_not_kill_it(folder):
@@ -248,7 +248,7 @@ def test_a_job_name_is_plain(name):
 
 def test_nothing_of_an_allocation_around_it_reaches_a_submission(monkeypatch):
     around = {"SLURM_CPU_BIND": "x", "SBATCH_PARTITION": "y", "PMIX_RANK": "0", "SLURM_CONF": "z", "HOME": "/"}
-    assert scrubbed(around) == ["PMIX_RANK", "SBATCH_PARTITION", "SLURM_CPU_BIND"]
+    assert scrubbed_variables(around) == ["PMIX_RANK", "SBATCH_PARTITION", "SLURM_CPU_BIND"]
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
     said = SlurmCommands().run("env").splitlines()
@@ -316,11 +316,11 @@ def test_limits_are_the_least_of_what_the_cluster_says():
 
 
 def test_every_end_has_a_cause_but_the_good_one():
-    assert {state for state, cause in ENDS.items() if cause is None} == {"COMPLETED"}
-    assert ENDS["OUT_OF_MEMORY"] == OUT_OF_MEMORY
-    assert ENDS["TIMEOUT"] == ENDS["DEADLINE"] == TIME_LIMIT
-    assert ENDS["NODE_FAIL"] == NODE_FAILURE
-    assert not {"UNKNOWN", "PENDING", "REQUEUED", "COMPLETING", "SUSPENDED", "RESIZING", ""} & ENDS.keys()
+    assert {state for state, cause in END_CAUSES.items() if cause is None} == {"COMPLETED"}
+    assert END_CAUSES["OUT_OF_MEMORY"] == OUT_OF_MEMORY
+    assert END_CAUSES["TIMEOUT"] == END_CAUSES["DEADLINE"] == TIME_LIMIT
+    assert END_CAUSES["NODE_FAIL"] == NODE_FAILURE
+    assert not {"UNKNOWN", "PENDING", "REQUEUED", "COMPLETING", "SUSPENDED", "RESIZING", ""} & END_CAUSES.keys()
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_every_end_has_a_cause_but_the_good_one():
     [("CANCELLED by 1000", "CANCELLED"), ("OUT_OF_ME+", "OUT_OF_MEMORY"), ("RUNNING", "RUNNING"), ("CA+", "CANCELLED")],
 )
 def test_states_are_read_in_all_their_forms(text, state):
-    assert whole_state(text) == state
+    assert full_state(text) == state
 
 
 def test_lines_that_are_torn_or_of_whole_ranges_are_read():
@@ -338,7 +338,7 @@ def test_lines_that_are_torn_or_of_whole_ranges_are_read():
     assert describe_end(found["12_0"]) == "FAILED, exit code 1 in SLURM"
     assert found["12_1"].state == "OUT_OF_MEMORY"
     assert found["12_2"].node == ""
-    assert expand("7") == ["7"]
+    assert expand_ids("7") == ["7"]
 
 
 # --- polling ---
@@ -603,9 +603,9 @@ def test_one_more_is_submitted_at_once_where_none_waits(folder, monkeypatch):
 def test_a_node_that_fails_fast_is_excluded_once_others_work(folder):
     nodes = NodeExclusion(fast_s=60, after=3, at_most=1)
     for _ in range(3):
-        nodes.failed("n3", 5, "FAILED")
+        nodes.record_failure("n3", 5, "FAILED")
     assert nodes.excluded == {}  # perhaps the jobs are at fault
-    nodes.worked("n1")
+    nodes.record_success("n1")
     assert list(nodes.excluded) == ["n3"]
     assert "--exclude=n3" in flags(script(folder, settings(), exclude=tuple(nodes.excluded)))
 
@@ -613,11 +613,11 @@ def test_a_node_that_fails_fast_is_excluded_once_others_work(folder):
 @pytest.mark.parametrize("fault", ["slow", "recovers", "too many"])
 def test_a_node_is_not_excluded_without_reason(fault):
     nodes = NodeExclusion(fast_s=60, after=2, at_most=0 if fault == "too many" else 4)
-    nodes.worked("n1")
-    nodes.failed("n3", 5, "FAILED")
+    nodes.record_success("n1")
+    nodes.record_failure("n3", 5, "FAILED")
     if fault == "recovers":
-        nodes.worked("n3")
-    nodes.failed("n3", 600 if fault == "slow" else 5, "FAILED")
+        nodes.record_success("n3")
+    nodes.record_failure("n3", 600 if fault == "slow" else 5, "FAILED")
     assert nodes.excluded == {}
 
 

@@ -82,7 +82,7 @@ class Bench:
         return json.loads(path.read_text())["jobs"].get(job, {}) if path.exists() else {}
 
 
-# A worker is called as `worker.sh PYTHON -m hptransfer.worker.job RUN JOB ATTEMPT`.
+# A worker is called as `worker.sh PYTHON -m hptransfer.worker RUN JOB ATTEMPT`.
 OUTCOME = json.dumps({"schema": 1, **Outcome(state=DONE, loss=1.0, loss_se=0.1).to_json()})
 OUTCOMES = f"""trial="$4/trials/trial${{5#job}}"
 echo '{OUTCOME}' > "$trial/.new" && mv "$trial/.new" "$trial/outcome.json" """

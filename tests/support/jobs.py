@@ -48,7 +48,7 @@ def start_worker(folder: RunFolder, *, attempt: int = 1, **more: str) -> subproc
     """The job's worker, as a scheduler starts it; what it prints goes to the job's log."""
     with (folder.jobs / f"{JOB}.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "hptransfer.worker.job", str(folder.path), JOB, str(attempt)],
+            [sys.executable, "-m", "hptransfer.worker", str(folder.path), JOB, str(attempt)],
             env={**environment(), "OMP_NUM_THREADS": "1", "HPTRANSFER_STACK": str(ONE_STACK), **more},
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -11,7 +11,7 @@ import pytest
 from hptransfer.core.io import append_jsonl, write_json
 from hptransfer.core.records import DONE, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.trackers import BackgroundTracker, CurvePoints, SweepResults, Tracker, _base
+from hptransfer.trackers import BackgroundTracker, CurvePoints, SweepResults, Tracker, _background
 from tests.support.servers import until
 
 OUTCOME = Outcome(state=DONE, loss=1.0)
@@ -43,9 +43,9 @@ class Fake(Tracker):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_base, "RETRY_S", 0.01)
-    monkeypatch.setattr(_base, "FOLLOW_S", 0.05)
-    monkeypatch.setattr(_base, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(_background, "RETRY_S", 0.01)
+    monkeypatch.setattr(_background, "FOLLOW_S", 0.05)
+    monkeypatch.setattr(_background, "FAILING_STORE_WAIT_S", 0.3)
 
 
 @pytest.fixture

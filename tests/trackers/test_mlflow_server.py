@@ -17,7 +17,7 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import make_plan
 from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session.session import Session, session
-from hptransfer.trackers import _base
+from hptransfer.trackers import _background
 from hptransfer.trackers.mlflow import MlflowTracker
 from tests.support.helpers import ONE_SCALE, command, start, sweep_arguments, tiny
 from tests.support.servers import Server, mlflow_server, until
@@ -36,9 +36,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_base, "FOLLOW_S", 0.2)
-    monkeypatch.setattr(_base, "RETRY_S", 0.1)
-    monkeypatch.setattr(_base, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(_background, "FOLLOW_S", 0.2)
+    monkeypatch.setattr(_background, "RETRY_S", 0.1)
+    monkeypatch.setattr(_background, "FAILING_STORE_WAIT_S", 2.0)
 
 
 def on(server: Server, runs: Path, *overrides: str) -> SweepConfig:

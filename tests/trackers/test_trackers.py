@@ -17,7 +17,7 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import make_plan
 from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session.session import session
-from hptransfer.trackers import _base
+from hptransfer.trackers import _background
 from hptransfer.trackers.mlflow import MlflowTracker, TrackedRun
 from tests.driver.test_driver import studies
 from tests.support.helpers import ONE_SCALE, command, sweep_arguments, tiny
@@ -119,7 +119,7 @@ def test_a_run_that_was_made_and_no_more_gets_all_that_it_lacks(
         write(tracker, shown, *rest)
 
     monkeypatch.setattr(MlflowTracker, "_write_trial", is_cut_off)
-    monkeypatch.setattr(_base, "RETRY_S", 0.05)
+    monkeypatch.setattr(_background, "RETRY_S", 0.05)
     run(config)
     assert_mlflow_agrees(config.folder)
     assert cut_off[0] in {one.info.run_id for one in shown(config.folder)[1]}
@@ -208,7 +208,7 @@ def test_a_store_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_reached_does_not_stop_the_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_base, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(_background, "FAILING_STORE_WAIT_S", 1.0)
     (tmp_path / "file").write_text("")
     config = tiny(tmp_path, "tracker=mlflow", f"tracker.uri=sqlite:///{tmp_path}/file/no.db", *ONE_SCALE)
     text = run(config)
