@@ -54,7 +54,9 @@ class Launcher(ABC):
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
-        """Start jobs whose files are in jobs/, at most one per free slot.
+        """Start jobs, at most one per free slot.
+
+        Their files are in jobs/.
 
         Returns:
             The scheduler's id of each submitted job, by job id; empty where there is no scheduler.
@@ -123,7 +125,9 @@ class LauncherConfig(ABC):
 
     @abstractmethod
     def num_devices(self, job: Job, tokens: Number | None, gpus: int) -> int:
-        """Return the devices that a job occupies: its GPUs, or 1 without any.
+        """Return the number of devices that a job occupies.
+
+        These are its GPUs, or 1 without any.
 
         Args:
             tokens: training tokens of one of its trials.

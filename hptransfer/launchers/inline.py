@@ -69,7 +69,10 @@ class InlineLauncher(Launcher):
         return ended
 
     def cancel(self, jobs: Collection[str]) -> None:
-        """Drop these jobs from the queue; none runs while the driver can call this."""
+        """Drop these jobs from the queue.
+
+        No job runs while the driver can call this.
+        """
         self._queue = [job for job in self._queue if job not in jobs]
 
     def close(self) -> None:

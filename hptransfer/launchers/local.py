@@ -1,7 +1,8 @@
-"""Local: persistent worker processes on this machine, each with its GPUs or cores.
+"""Local: persistent worker processes on this machine.
 
-A worker imports PyTorch once and reads one job after another from its standard input. It runs in a session of its own,
-so that Ctrl-C reaches only the driver. If the driver is gone, a worker ends after its current job.
+Each has its own GPUs or cores. A worker imports PyTorch once and reads one job after another from its standard input.
+It runs in a session of its own, so that Ctrl-C reaches only the driver. If the driver is gone, a worker ends after its
+current job.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class LocalConfig(LauncherConfig):
 
 
 def visible_gpus(count: int) -> list[str]:
-    """Return the names of the first `count` GPUs that this process may use."""
+    """Return the names of the first `count` GPUs of this process."""
     names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return (names or [str(index) for index in range(count)])[:count]
 
@@ -114,7 +115,10 @@ class WorkerSlot:
 
 
 class LocalLauncher(Launcher):
-    """Pool of workers; a dead one is replaced at its slot's next job."""
+    """Pool of workers.
+
+    A worker that died is replaced at its slot's next job.
+    """
 
     dedicated = True
 

@@ -38,7 +38,7 @@ class SamplerConfig(ABC):
 
 @dataclass(kw_only=True)
 class ChoosingSamplerConfig(SamplerConfig):
-    """Settings of a sampler that chooses points within the range of the grid."""
+    """Settings of a sampler that chooses points within the grid's range."""
 
     trials: int = 10
     """Number of points per scale."""

@@ -1,4 +1,4 @@
-"""Trackers: stores in which sweeps can be watched and compared, one file each."""
+"""Trackers: stores for watching and comparing sweeps, one file each."""
 
 from hptransfer.trackers._background import BackgroundTracker
 from hptransfer.trackers._base import (

@@ -1,4 +1,4 @@
-"""Background thread that runs a tracker, so that the driver never waits for it."""
+"""Background thread of a tracker: the driver never waits for the store."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class BackgroundTracker:
 
     @property
     def missing(self) -> str | None:
-        """One line on what has not been written, and why; None if everything is."""
+        """Unwritten data and the reason, in one line; None without any."""
         if self._disabled or not (self._finished or self._summary or self._problem):
             return None
         parts = [f"{len(self._finished)} trials"] if self._finished else []

@@ -1,4 +1,4 @@
-"""Port to a tracking store, a view that is derived from the trial folders.
+"""Port to a tracking store, a view of the trial folders.
 
 It can be created again at any time.
 """
@@ -20,7 +20,7 @@ CurvePoints = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResults:
-    """Results of a sweep: numbers, a text on them, and files to attach."""
+    """Results of a sweep: numbers, a text, and attached files."""
 
     metrics: Mapping[str, float]
     files: Sequence[Path]

@@ -17,7 +17,10 @@ TRIALS_VIEW = "trials"
 
 
 def trials_view(axes: Sequence[str], tuned: Sequence[str]) -> str:
-    """Return the view of all trials, best first, with the varied settings as columns."""
+    """Return the view of all trials, with varied settings as columns.
+
+    The best trial comes first.
+    """
     params = [f"params.`{key}`" for key in (*axes, *tuned, "seed")]
     state: dict[str, Any] = {
         "searchFilter": "tags.purpose = 'sweep'",  # the sweep's own run would collapse its trials

@@ -1,4 +1,4 @@
-"""MLflow: one experiment per sweep, a parent run, and one child run per trial."""
+"""MLflow: an experiment per sweep, with one child run per trial."""
 
 from __future__ import annotations
 
@@ -354,7 +354,7 @@ def _setting_metrics(trial: Trial, time_ms: int) -> list[Metric]:
 
 
 def _curve_metrics(curve: CurvePoints, written: Collection[tuple[int, int]] | None = None) -> list[Metric]:
-    """Return the points of a curve that are not written yet as metrics."""
+    """Return the unwritten points of a curve as metrics."""
     from mlflow.entities import Metric
 
     metrics = []

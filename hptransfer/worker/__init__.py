@@ -1,1 +1,1 @@
-"""Worker: the program that a job executes, on this machine or a cluster."""
+"""Worker: the program of a job, on this machine or a cluster."""

@@ -1,4 +1,4 @@
-"""Entry point of a worker: train the trials of jobs, and write their outcomes.
+"""Entry point of a worker: train trials and write their outcomes.
 
     python -m hptransfer.worker RUN_FOLDER JOB ATTEMPT
 
@@ -47,7 +47,7 @@ CAUSE_TEXTS = {PREEMPTED: f"{PREEMPTED} or {CANCELLED}"}
 
 
 def main() -> None:
-    """Run the job that the arguments name, or serve jobs from standard input."""
+    """Run the job of the arguments, or jobs from standard input."""
     stop = StopCheck(process_deadline(), once=len(sys.argv) > 2)
     stop.listen()
     folder = RunFolder(Path(sys.argv[1]))

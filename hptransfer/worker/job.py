@@ -85,7 +85,7 @@ def run_job(
 
 
 def _acquire_leases(folder: RunFolder, job: str, leases: ExitStack, patience_s: float) -> set[str]:
-    """Acquire the leases of a job's trials that are free, and return their ids."""
+    """Acquire the free leases of a job's trials; return the trials' ids."""
     held = set()
     until = time.monotonic() + patience_s
     for trial_id in folder.read_job(job).trials:
@@ -134,7 +134,7 @@ class _JobRun:
         return [part for stack in stacks for part in ([[trial] for trial in stack] if stack in unfinished else [stack])]
 
     def _is_out_of_memory(self, trial_id: str) -> bool:
-        """Test if a trial has an outcome, or its last attempt ran out of memory."""
+        """Test if a trial has ended or last ran out of memory."""
         attempts = read_history(self._folder, trial_id).attempts
         ended = self._folder.outcome_path(trial_id).exists()
         return ended or bool(attempts and attempts[-1].cause == OUT_OF_MEMORY)

@@ -35,12 +35,18 @@ BUILD_STEPS = 2
 
 
 def stack_sizes(trials: int) -> list[int]:
-    """Return the stack sizes to try: 1, 2, 4, ..., up to one for all trials."""
+    """Return the stack sizes to try: powers of 2.
+
+    The last is the first one that holds all trials.
+    """
     return [2**power for power in range((trials - 1).bit_length() + 1)]
 
 
 def split_stacks(trials: Sequence[str], size: int) -> list[list[str]]:
-    """Split trials into the fewest stacks of at most `size`, equal within one."""
+    """Split trials into the fewest stacks of at most `size`.
+
+    Their sizes differ by at most one trial.
+    """
     count = math.ceil(len(trials) / size)
     ends = [len(trials) * index // count for index in range(count + 1)]
     return [list(trials[start:end]) for start, end in itertools.pairwise(ends)]
@@ -80,7 +86,7 @@ class StackTimings:
     most: int | None = None
 
     def is_sufficient(self, trials: int) -> bool:
-        """Test if the stack size of a job can be chosen without a measurement."""
+        """Test if a job needs no further measurement."""
         sizes = self.candidate_sizes(trials)
         return sizes == [1] or set(sizes) <= self.seconds.keys() or not all(map(self.pays, self.seconds))
 
@@ -89,11 +95,17 @@ class StackTimings:
         return [size for size in stack_sizes(trials) if self.most is None or size <= self.most]
 
     def pays(self, size: int) -> bool:
-        """Test if a trial's share of a step is not clearly larger than at half the size."""
+        """Test if a larger stack may be faster per trial.
+
+        It may be unless a trial's share of a step is clearly larger than at half the size.
+        """
         return size == 1 or self.seconds[size] < (1 + MIN_GAIN) * 2 * self.seconds[size // 2]
 
     def best_size(self) -> int:
-        """Return the size with the most trial-steps per second, by the minimum gains."""
+        """Return the size with the highest throughput.
+
+        Larger stacks are preferred only above the minimum gains.
+        """
         chosen = 1
         for size, seconds in sorted(self.seconds.items()):
             gain = MIN_GAIN if chosen == 1 else MIN_GAIN_ON_STACK
@@ -102,7 +114,7 @@ class StackTimings:
         return chosen
 
     def limited_to(self, trials: int) -> StackTimings:
-        """Return the same timings with a limit on the trials that fit in memory."""
+        """Return the same timings with a limit on trials in memory."""
         return replace(self, most=max(1, min(trials, self.most or trials)))
 
 

@@ -1,4 +1,4 @@
-"""What launcher=slurm asks for, writes and believes; without a cluster, whose answers are made up here."""
+"""Requests, scripts and states of launcher=slurm, with made-up answers instead of a cluster."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from hptransfer.core.records import (
     Scale,
 )
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers.slurm import submitit_adapter as _slurm_submit
+from hptransfer.launchers.slurm import submitit_adapter
 from hptransfer.launchers.slurm.commands import CallError, SlurmCommands, scrubbed_variables
 from hptransfer.launchers.slurm.config import SlurmConfig
 from hptransfer.launchers.slurm.launcher import SlurmLauncher
@@ -348,7 +348,7 @@ def test_lines_that_are_torn_or_of_whole_ranges_are_read():
 def launcher(folder, monkeypatch):
     """Two jobs, 1_0 and 1_1, that the launcher has submitted to a cluster that is played here."""
     numbers = iter(range(1, 100))
-    monkeypatch.setattr(_slurm_submit, "submit", lambda calls, text, keep: str(next(numbers)))
+    monkeypatch.setattr(submitit_adapter, "submit", lambda calls, text, keep: str(next(numbers)))
     launcher = SlurmLauncher(folder, settings(poll_min_s=0.01, poll_max_s=0.02, lost_after_s=0.3, grace_s=0.05))
     launcher.calls = launcher._submission.calls = Answers(
         sacct="", squeue="", scancel="", scontrol="MaxArraySize = 1001", sacctmgr=""
@@ -391,7 +391,7 @@ def test_a_job_with_outcomes_has_ended_whatever_accounting_says(launcher, folder
     assert ends(launcher) == {"job0": None}
 
 
-def test_a_state_that_nobody_knows_is_not_dead(launcher):
+def test_an_unknown_state_is_not_an_end(launcher):
     answer(launcher, sacct="1_0|UNKNOWN|0:0|n1|7\n1_1|SPECIAL_EXIT_OF_A_LATER_VERSION|0:0|n1|7\n")
     answer(launcher, squeue="1_0|UNKNOWN|n1|None\n1_1|NEW|n1|None\n")
     assert ends(launcher) == {}
@@ -488,7 +488,7 @@ def test_why_a_job_waits_is_known_between_two_questions_to_the_queue(launcher):
     assert asked.count("squeue") < asked.count("sacct")
 
 
-def test_a_later_driver_takes_up_what_has_a_number_and_cancels_what_nobody_wrote_down(folder):
+def test_a_later_driver_adopts_jobs_with_numbers_and_cancels_orphaned_jobs(folder):
     launcher = SlurmLauncher(folder, settings(poll_min_s=0.01, poll_max_s=0.02))
     launcher.calls = launcher._submission.calls = Answers(
         sacct="1_0|RUNNING|0:0|n1|7\n", squeue="1_0|RUNNING|n1|None\n9_0|RUNNING|n1|None\n", scancel=""
@@ -513,7 +513,7 @@ def refusing(monkeypatch, *messages: str | None) -> list[str]:
             raise CallError(message)
         return str(100 + len(scripts))
 
-    monkeypatch.setattr(_slurm_submit, "submit", submit)
+    monkeypatch.setattr(submitit_adapter, "submit", submit)
     return scripts
 
 

@@ -1,4 +1,4 @@
-"""The tracker's thread: nobody waits for it, and it gives up on nothing while the driver lives."""
+"""The tracker's thread: the driver never waits for it, and it retries as long as the driver lives."""
 
 import threading
 import time
@@ -129,7 +129,7 @@ def test_what_never_works_is_said_without_its_password(folder: RunFolder) -> Non
     assert fake.written == ["good"]
 
 
-def test_a_trial_that_is_taken_back_is_not_written(folder: RunFolder) -> None:
+def test_a_trial_that_is_reset_is_not_written(folder: RunFolder) -> None:
     fake = Fake()
     with running(fake, folder) as background:
         background.log(trial(folder, "gone", finished=False), OUTCOME)

@@ -172,7 +172,7 @@ def curve(begun: float, steps: int) -> list[dict[str, Any]]:
     return [{"step": step, "tokens": step, "loss": 1.0 / (step + 1), "time": begun + step} for step in range(steps)]
 
 
-def test_a_curve_that_began_anew_replaces_what_was_shown(server: Server, tmp_path: Path) -> None:
+def test_a_restarted_curve_replaces_the_one_that_was_shown(server: Server, tmp_path: Path) -> None:
     """As after a preemption between checkpoints: seen by the driver that wrote the old points, and by the next."""
     config = on(server, tmp_path)
     plan = make_plan(config)

@@ -141,7 +141,7 @@ def of_another_version(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [torn, flipped, of_other_settings, of_another_version])
-def test_a_checkpoint_of_no_use_is_set_aside_and_the_stack_starts_anew(
+def test_an_unusable_checkpoint_is_set_aside_and_the_stack_restarts(
     damage: Callable[[Path], None], tmp_path: Path, undisturbed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_job(tmp_path)

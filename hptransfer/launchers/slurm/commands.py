@@ -1,4 +1,4 @@
-"""Calls of SLURM's commands, with a time limit, a counter and a clean environment.
+"""Calls of SLURM's commands, with a time limit and a clean environment.
 
 The environment of an allocation in which this process may run is hidden from them.
 """
@@ -57,10 +57,12 @@ class SlurmCommands:
         except OSError as error:
             raise CallError(f"{command[0]} cannot be run ({error.strerror})") from None
         if process.returncode != 0:
-            raise CallError(last_line(process.stderr) or f"{command[0]} ended with exit code {process.returncode}")
+            raise CallError(
+                last_nonblank_line(process.stderr) or f"{command[0]} ended with exit code {process.returncode}"
+            )
         return process.stdout
 
 
-def last_line(text: str) -> str:
+def last_nonblank_line(text: str) -> str:
     """Return the last line of a message that is not blank."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,4 +1,4 @@
-"""Driver as a SLURM job of its own: small, long, and requeued when interrupted.
+"""Driver as a small, long SLURM job that is requeued when interrupted.
 
 Preemption and the time limit both put it back into the queue.
 """

@@ -1,4 +1,4 @@
-"""SLURM launcher: submit arrays with submitit, and read states with one sacct call.
+"""SLURM launcher: submit jobs in arrays and poll their states.
 
 Results of a job are in the trial folders: a job whose trials all have outcomes has ended, whatever the scheduler
 reports. The states of the other jobs are polled, at intervals that grow while nothing changes.
@@ -72,7 +72,7 @@ class SubmittedJob:
 
 
 class SlurmLauncher(Launcher):
-    """Jobs of one run folder on a cluster; they continue without the launcher."""
+    """Launcher of jobs on a cluster, which continue without the launcher."""
 
     def __init__(self, folder: RunFolder, config: SlurmSettings) -> None:
         self._folder, self._config = folder, config
@@ -279,7 +279,7 @@ class SlurmLauncher(Launcher):
         return next((line for line in reversed(lines) if "stops: " in line), "")
 
     def _handle_missing(self, entry: SubmittedJob, account: SchedulerJob | None) -> None:
-        """Report a job that stays missing from the queue without a recorded end.
+        """Report a job that stays missing without a recorded end.
 
         A job that is cancelled before it started never has a record.
         """

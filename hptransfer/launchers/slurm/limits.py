@@ -1,4 +1,4 @@
-"""Limits on jobs: by array, by user, and on the sweep's running jobs."""
+"""Limits on jobs: per array, per user, and on running jobs."""
 
 from __future__ import annotations
 

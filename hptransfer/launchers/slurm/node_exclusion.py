@@ -31,14 +31,14 @@ class NodeExclusion:
     _details: dict[str, str] = field(default_factory=dict)
 
     def record_success(self, node: str) -> None:
-        """Record a job that ended well, or ran longer than a fast failure."""
+        """Record a success: a good end, or a long run time."""
         if node:
             self._good.add(node)
             self._failures.pop(node, None)
             self._exclude_bad_nodes()
 
     def record_failure(self, node: str, seconds: float, detail: str) -> None:
-        """Record a job whose process ended on the node before the job did."""
+        """Record a job whose process failed on the node."""
         if not node or seconds > self.fast_s:
             return
         self._failures[node] += 1

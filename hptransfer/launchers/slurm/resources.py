@@ -1,4 +1,4 @@
-"""Resources of a job: constants, rules over its numbers, or a table by scale."""
+"""Resources of a job: constants, rules, or a table by scale."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def resolve_resources(
 
 
 def check_resources(settings: Mapping[str, Any], rows: Sequence[Any], place: str) -> None:
-    """Raise ConfigError for a value that no job could have, or a malformed rule."""
+    """Raise ConfigError for impossible values and malformed rules."""
     _check_values({key: settings[key] for key in RESOURCE_KEYS}, place)
     for number, row in enumerate(rows):
         where = f"{place}.by_scale[{number}]"
@@ -112,7 +112,7 @@ def _check_values(values: Mapping[str, Any], place: str) -> None:
 
 
 def check_line(value: Any, place: str) -> None:
-    """Raise ConfigError unless a value fits on one line of a batch script."""
+    """Raise ConfigError unless a value is one line of plain text."""
     text = str(value)
     if isinstance(value, list | Mapping) or not text.isprintable():
         raise ConfigError(f"{place} must be one line of plain text, got {text!r}")
@@ -126,7 +126,10 @@ def _count(value: Any, least: int, names: Mapping[str, Number], place: str) -> i
 
 
 def _amount(value: Any, names: Mapping[str, Number], place: str, read: Any, example: str) -> int | None:
-    """Return an amount in whole units of `read`, given as number, rule or notation."""
+    """Return an amount in whole units of `read`.
+
+    The value may be a number, a rule, or in the scheduler's notation.
+    """
     if value is None:
         return None
     amount: int | None = read(value) if isinstance(value, str) else None
@@ -167,7 +170,9 @@ def parse_minutes(value: str | Number) -> int | None:
 
 
 def parse_condition(text: str, place: str) -> list[tuple[Formula, str, Formula]]:
-    """Return the comparisons of a condition such as "width >= 1024 and tokens < 1e9".
+    """Return the comparisons of a condition.
+
+    An example is "width >= 1024 and tokens < 1e9".
 
     Raises:
         ConfigError: the text is not a condition of this form.
@@ -211,7 +216,7 @@ def job_names(job: Job, tokens: Number | None) -> dict[str, Number]:
 
 
 def limit_minutes(seconds: float, *, margin: float, least: int) -> int:
-    """Return the time limit in minutes of a job with this estimated time.
+    """Return the time limit, in minutes, for an estimated time.
 
     Limits are rounded up to powers of the square root of 2, so that jobs share arrays.
 

@@ -179,7 +179,7 @@ class SlurmSettings(LauncherConfig):
         return resources
 
     def text_values(self, key: str) -> set[str]:
-        """Return all values of a text resource, such as the accounts of the jobs."""
+        """Return all values of a text resource, such as the accounts."""
         values = [asdict(self)[key], *(row.get(key) for row in self.by_scale)]
         return {str(value) for value in values if value is not None}
 

@@ -1,4 +1,4 @@
-"""Job states from accounting and the queue, and the cause of each end state.
+"""Job states from accounting and the queue, with the causes of ends.
 
 A state outside the table of end states is not an end: for UNKNOWN or a missing record, the launcher waits.
 """
@@ -130,7 +130,7 @@ def expand_ids(job: str) -> list[str]:
 
 
 def describe_end(job: SchedulerJob) -> str:
-    """Return one line about an end, such as "FAILED, exit code 1 in SLURM"."""
+    """Return an end in one line: "FAILED, exit code 1 in SLURM"."""
     code, _, signal = job.code.partition(":")
     parts = [job.state]
     if code not in ("", "0"):

@@ -153,7 +153,10 @@ class Submitter:
             )
 
     def _tokens_of(self, job: Job) -> Number | None:
-        """Return the training tokens of a trial: a scale axis or a run setting."""
+        """Return the training tokens of a trial.
+
+        They are a scale axis or a run setting.
+        """
         if job.scale not in self._tokens:
             run = {} if "tokens" in job.scale.axes else self._folder.read_trial(job.trials[0]).run
             tokens = run.get("tokens")

@@ -122,7 +122,9 @@ def _flag_name(line: str) -> str:
 
 
 def submit(calls: SlurmCommands, text: str, copy: Path) -> str:
-    """Submit a script with sbatch; write a copy of it once it is accepted.
+    """Submit a script with sbatch.
+
+    A copy of it is written once it is accepted.
 
     Returns:
         SLURM's id of the job or the array.

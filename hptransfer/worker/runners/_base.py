@@ -1,4 +1,7 @@
-"""Port through which trials are checked by a driver and trained by a worker."""
+"""Port through which trials are checked and trained.
+
+The driver checks them; a worker trains them.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +134,10 @@ class Runner(ABC):
         """
 
     def stack_key(self, run: Mapping[str, Any]) -> Any:
-        """Return the key of runs that may share a stack; equal by default."""
+        """Return a key; runs with equal keys may share a stack.
+
+        By default all keys are equal.
+        """
         return None
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Builtin: train several trials of one shape as a stack, with this package."""
+"""Builtin: train trials of one shape as a stack, with this package."""
 
 from __future__ import annotations
 

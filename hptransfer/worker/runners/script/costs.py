@@ -1,4 +1,4 @@
-"""Costs of one run of a script: arithmetic, or a function of the user."""
+"""Costs of one run of a script: arithmetic or a user function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Curve of a script: one point per step from what it reports or prints.
+"""Curve of a script: one point per reported or printed step.
 
 Points are written to disk as they arrive.
 """
@@ -23,11 +23,11 @@ MAX_CURVE_POINTS = 500
 
 
 class UnusableMetric(Exception):  # noqa: N818
-    """Error of a metric that cannot be used; the message gives the reason."""
+    """Error of an unusable metric; the message is the reason."""
 
 
 class DivergedMetric(Exception):  # noqa: N818
-    """Signal of a script that reports divergence, or a metric that is not finite."""
+    """Signal of a divergence, reported or by a non-finite metric."""
 
 
 class ScriptCurve:
@@ -114,7 +114,7 @@ class ScriptCurve:
         return [point["loss"] for point in self.points if point["loss"] is not None]
 
     def final_loss(self) -> tuple[float, float | None]:
-        """Return the loss of the trial, and its standard error if it is a mean.
+        """Return the loss, and its standard error if it is a mean.
 
         Raises:
             UnusableMetric: the metric was never reported, or less often than the mean requires.

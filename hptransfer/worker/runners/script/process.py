@@ -39,7 +39,7 @@ WRAPPER_LINE = re.compile(r"[=\-*\s]+$|srun: |slurmstepd: |\[\d\]:$|<NO_OTHER_FA
 
 
 def ended_by(code: int) -> int:
-    """Return the signal that ended a process, by its exit code; 0 if none did.
+    """Return the signal that ended a process; 0 if none did.
 
     Shells and launchers report a signal as an exit code of 128 more.
     """
@@ -62,9 +62,9 @@ class Process:
         self._reader.start()
 
     def wait(self, timeout_s: float) -> int | None:
-        """Return the exit code, minus the number of the signal that ended it.
+        """Wait for the end and return the exit code.
 
-        It is None if the process is still running at the timeout.
+        It is minus the number of the signal that ended the process, or None if it is still running at the timeout.
         """
         try:
             code = self._popen.wait(timeout_s)
@@ -79,7 +79,7 @@ class Process:
             yield self._lines.get()
 
     def stop(self, grace_s: float) -> None:
-        """Ask the process group to end, and kill it after the grace period."""
+        """Ask the group to end; kill it after the grace period."""
         self._signal(signal.SIGTERM)
         if self.wait(grace_s) is None:
             self.kill()
@@ -109,9 +109,8 @@ class Process:
         end = f"killed by signal {number} ({_signal_name(number)})" if number else f"ended with exit code {code}"
         if memory_line := next((line for line in reversed(lines) if OUT_OF_MEMORY_LINE.search(line)), None):
             return f"the script {end}: {memory_line[:300]}", OUT_OF_MEMORY
-        return f"the script {end}{reason}", KILLED if number and not (
-            number == signal.SIGTERM and raised
-        ) else CODE_ERROR
+        killed = number and not (number == signal.SIGTERM and raised)
+        return f"the script {end}{reason}", KILLED if killed else CODE_ERROR
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -142,7 +141,10 @@ class Process:
 
 @contextmanager
 def start_script(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Iterator[Process]:
-    """Run a command until the end of the block or of this process."""
+    """Run a command, at most as long as the block.
+
+    It also ends with this process.
+    """
     lifeline, writing_end = os.pipe()
     try:
         popen = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Runner of training scripts: a command with a trial's values in its arguments."""
+"""Runner of training scripts: commands with a trial's values as arguments."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class ScriptRunner(Runner):
         """Do nothing: a script is never in a stack."""
 
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:
-        """Return None: the rate of a script is unknown before it has run."""
+        """Return None: the rate of a script is not known."""
         return None
 
     def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: OnTrialEnd, context: StackContext) -> None:
@@ -174,7 +174,7 @@ class _ScriptAttempt:
         }
 
     def _attempt_number(self) -> int:
-        """Return the number of this attempt, counted over all jobs of the trial."""
+        """Return the number of this attempt over all jobs."""
         if not self._settings.exists():
             return self._context.attempt
         return max(self._context.attempt, 1 + int(json.loads(self._settings.read_text(encoding="utf-8"))["attempt"]))
@@ -279,7 +279,10 @@ class _ScriptAttempt:
 
 
 def _command_files(run: Mapping[str, Any]) -> dict[str, Path]:
-    """Return the arguments of the command that are files in its working directory."""
+    """Return the arguments of the command that are existing files.
+
+    The files must be in the working directory.
+    """
     folder = Path(run["cwd"]).resolve()
     paths = {argument: folder / argument for argument in run["command"] if "{" not in argument}
     return {
@@ -288,7 +291,7 @@ def _command_files(run: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def _git_commit(folder: Path) -> str | None:
-    """Return the commit checked out in a folder; None outside of a repository."""
+    """Return the current commit of a folder; None outside a repository."""
     try:
         process = subprocess.run(
             ["git", "rev-parse", "HEAD"],
