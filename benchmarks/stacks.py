@@ -47,7 +47,7 @@ def work(number: int, trials: int, together: Barrier, answers: Any) -> None:
     from hptransfer.training.config import run_from_json
     from hptransfer.training.loop import measure_step
     from hptransfer.worker.runners.builtin import BuiltinRunner
-    from hptransfer.worker.stack_sizes import sizes
+    from hptransfer.worker.stack_sizes import stack_sizes
 
     torch.set_num_threads(1)
     plan = make_plan(compose("quickstart", [f"grid.width.values=[{','.join(map(str, WIDTHS))}]"]))
@@ -64,7 +64,7 @@ def work(number: int, trials: int, together: Barrier, answers: Any) -> None:
                 chosen = BuiltinRunner().stack_size(job, lambda: None)
             took = time.perf_counter() - started
             together.wait()
-            answers.put((width, number, Found(chosen, took, alternating(run, sizes(trials)), run.steps)))
+            answers.put((width, number, Found(chosen, took, alternating(run, stack_sizes(trials)), run.steps)))
             together.wait()
 
 

@@ -46,7 +46,7 @@ def _sweep(args: argparse.Namespace) -> int:
     plan = make_plan(compose(args.sweep, args.overrides))
     if args.dry_run:
         return _dry_run(plan)
-    plan.runner.check_there(plan.run(plan.target), plan.config.folder)
+    plan.runner.check_files(plan.run(plan.target), plan.config.folder)
     if plan.config.driver == "slurm":
         return _submit_driver(args, plan)
     if args.detach:

@@ -1,4 +1,4 @@
-"""Launchers: where jobs run. One file each."""
+"""Launchers: the machines that run jobs, one file each."""
 
 from hptransfer.launchers._base import (
     LAUNCHERS,

@@ -1,4 +1,7 @@
-"""The port that the driver submits jobs through. A launcher starts work and says when it ended."""
+"""Port through which the driver submits jobs.
+
+A launcher starts jobs and reports when they end.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ from hptransfer.core.registry import Registry
 
 @dataclass(frozen=True)
 class JobEnd:
-    """A job that its launcher no longer runs.
+    """Report of a job that its launcher no longer runs.
 
     Attributes:
-        cause: one of records.CAUSES if it did not come to its end; None if it did, however its trials ended.
-        detail: one line, such as "killed by signal 9"; empty if it came to its end.
-        node: where it ran, if that is known.
-        stopped: why the machine would not let it go on, such as a full disk.
+        cause: one of records.CAUSES if the job was cut off; None if it ran to its end, however its trials ended.
+        detail: one line, such as "killed by signal 9"; empty if the job ran to its end.
+        node: where the job ran, if that is known.
+        stopped: why the machine made the job stop, such as a full disk.
     """
 
     job: str
@@ -33,10 +36,13 @@ class JobEnd:
 
 
 class Launcher(ABC):
-    """Runs jobs of one run folder. What a job did is in the trial folders, never in here.
+    """Base class of launchers: run the jobs of one run folder.
+
+    The results of a job are in the trial folders, never in the launcher.
 
     Attributes:
-        dedicated: whether its slots are devices that idle without a job; those of a scheduler others use.
+        dedicated: true if the slots are devices that idle without a job; a scheduler's slots are shared with other
+            users.
     """
 
     dedicated: ClassVar[bool] = False
@@ -44,31 +50,43 @@ class Launcher(ABC):
     @property
     @abstractmethod
     def slots(self) -> int:
-        """Jobs that may be submitted and not ended at a time."""
+        """Largest number of jobs that may be submitted and unfinished."""
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
-        """Starts jobs whose files are in jobs/, no more than there are free slots.
+        """Start jobs, at most one per free slot.
+
+        Their files are in jobs/.
 
         Returns:
-            What the scheduler calls each of them, by job id; empty where there is no scheduler.
+            The scheduler's id of each submitted job, by job id; empty where there is no scheduler.
         """
 
     @abstractmethod
     def adopt(self, jobs: Sequence[Job]) -> set[str]:
-        """Takes up jobs that an earlier driver submitted. Ids of those that run, wait or may do so; the rest ended."""
+        """Adopt jobs that an earlier driver submitted.
+
+        Returns:
+            Ids of the jobs that are running, waiting or possibly so. The others have ended.
+        """
 
     @abstractmethod
     def wait(self, timeout_s: float) -> list[JobEnd]:
-        """Jobs that have ended since the last call; waits for one, but no longer than the timeout."""
+        """Return the jobs that ended since the last call.
+
+        If there are none, wait for one until the timeout.
+        """
 
     @abstractmethod
     def cancel(self, jobs: Collection[str]) -> None:
-        """Ends these jobs, whether they run or wait; `wait` reports them as CANCELLED."""
+        """End these jobs, running or waiting; `wait` reports them as CANCELLED."""
 
     @abstractmethod
     def close(self) -> None:
-        """Lets go of everything. On this machine that cuts jobs off; a scheduler's jobs go on without a driver."""
+        """Release all resources.
+
+        On this machine running jobs are cut off. Jobs of a scheduler continue without a driver.
+        """
 
 
 @dataclass(kw_only=True)
@@ -77,62 +95,68 @@ class LauncherConfig(ABC):
 
     name: str
     max_attempts: int = 5
-    """Times that a trial's worker may die while training it, before the trial counts as failed."""
+    """Number of times that a trial's worker may die while training it, before the trial counts as failed."""
     checkpoint_s: int = 300
-    """Seconds between two checkpoints of trials in training, beside those that a signal or a time limit asks for."""
+    """Seconds between two periodic checkpoints of trials in training. Signals and time limits cause further ones."""
     stack: int = 0
-    """Trials of a job that train as one model, at most; 0: as many as a short measurement on the job's device finds
-    fastest. No loss hangs on it beyond rounding; a number splits a job alike on every machine."""
+    """Largest number of a job's trials that train as one model; 0: the fastest number by a short measurement on the
+    job's device. It changes losses by rounding alone; a fixed number splits a job alike on every machine."""
 
     @abstractmethod
     def check(self, place: str) -> None:
-        """Raises ConfigError if a value breaks a rule."""
+        """Raise ConfigError if a value breaks a rule."""
 
     def note(self) -> str | None:
-        """What who asks for it should know."""
+        """Return a remark on these settings for the user, or None."""
         return None
 
     @abstractmethod
     def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
-        """Raises ConfigError for the first job that could not be asked for.
+        """Raise ConfigError for the first job that cannot be requested.
 
         Args:
-            jobs: of every scale, with the tokens of a trial. A launcher that asks nobody for anything looks at none:
-                what a job costs takes time to find out.
+            jobs: jobs of every scale, with the tokens of a trial. A launcher without resource requests does not
+                iterate over them, because computing what a job costs takes time.
         """
 
     @abstractmethod
     def num_slots(self, gpus: int) -> int:
-        """Jobs that would run side by side on this machine."""
+        """Return the number of jobs that would run concurrently from this machine."""
 
     @abstractmethod
     def num_devices(self, job: Job, tokens: Number | None, gpus: int) -> int:
-        """What a job holds while it runs: GPUs, or 1 where it has none.
+        """Return the number of devices that a job occupies.
+
+        These are its GPUs, or 1 without any.
 
         Args:
-            tokens: of one of its trials.
-            gpus: of this machine.
+            tokens: training tokens of one of its trials.
+            gpus: number of GPUs of this machine.
         """
 
     @abstractmethod
     def num_threads(self) -> int:
-        """Cores that one job computes with."""
+        """Return the number of cores that one job computes with."""
 
     @abstractmethod
     def has_gpu(self, gpus: int) -> bool:
-        """Whether a job has a GPU, where this machine has so many."""
+        """Test if a job has a GPU.
+
+        Args:
+            gpus: number of GPUs of this machine.
+        """
 
     @abstractmethod
     def open(self, folder: Path, gpus: int) -> Launcher:
-        """A launcher for one run folder.
+        """Open a launcher for one run folder.
 
         Args:
-            gpus: devices that the runner can use; 0 means that it trains on the CPU.
+            gpus: number of devices that the runner can use; 0 if it trains on the CPU.
         """
 
 
 def check_stack(stack: int, place: str) -> None:
-    """Raises ConfigError if it is no number of trials."""
+    """Raise ConfigError for a negative number of trials."""
     if stack < 0:
         raise ConfigError(
             f"{place}.stack must be at least 0, got {stack}; 0 measures how many trials train best as one"
@@ -140,7 +164,7 @@ def check_stack(stack: int, place: str) -> None:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,7 @@
-"""Inline: jobs run in the driver's own process, one after another; for debugging and for tests."""
+"""Inline: run jobs one after another in the driver's process.
+
+This launcher is for debugging and for tests.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,15 @@ from hptransfer.worker.job import run_job
 @LAUNCHERS.register("inline")
 @dataclass(kw_only=True)
 class InlineConfig(LauncherConfig):
+    """Settings of launcher=inline."""
+
     name: str = "inline"
 
     def check(self, place: str) -> None:
         check_stack(self.stack, place)
 
     def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
-        """Nobody is asked for anything."""
+        """Accept all jobs: nothing is requested from a scheduler."""
 
     def num_slots(self, gpus: int) -> int:
         return 1
@@ -40,7 +45,7 @@ class InlineConfig(LauncherConfig):
 
 
 class InlineLauncher(Launcher):
-    """Runs a job when it is waited for."""
+    """Launcher that runs the queued jobs inside `wait`."""
 
     slots = 1
 
@@ -64,7 +69,10 @@ class InlineLauncher(Launcher):
         return ended
 
     def cancel(self, jobs: Collection[str]) -> None:
-        """Nothing runs while the driver can call this; what waits is dropped."""
+        """Drop these jobs from the queue.
+
+        No job runs while the driver can call this.
+        """
         self._queue = [job for job in self._queue if job not in jobs]
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
-"""Local: persistent worker processes on this machine, one a GPU or a few cores.
+"""Local: persistent worker processes on this machine.
 
-A worker imports PyTorch once and takes job after job from its standard input. It runs in a session
-of its own, so that Ctrl-C reaches the driver alone, and ends after its job when the driver is gone.
+Each has its own GPUs or cores. A worker imports PyTorch once and reads one job after another from its standard input.
+It runs in a session of its own, so that Ctrl-C reaches only the driver. If the driver is gone, a worker ends after its
+current job.
 """
 
 from __future__ import annotations
@@ -22,21 +23,23 @@ from hptransfer.core.errors import EXIT_UNFINISHED, ConfigError
 from hptransfer.core.records import CANCELLED, KILLED, OUT_OF_MEMORY, PREEMPTED, Job, Number
 from hptransfer.launchers import LAUNCHERS, JobEnd, Launcher, LauncherConfig, check_stack, num_cores
 
-GRACE_S = 5.0
+CLOSE_GRACE_S = 5.0
 VMSTAT = Path("/proc/vmstat")
 
 
 @LAUNCHERS.register("local")
 @dataclass(kw_only=True)
 class LocalConfig(LauncherConfig):
+    """Settings of launcher=local."""
+
     name: str = "local"
     workers: int = 0
-    """Worker processes; 0: as many as the GPUs are enough for, or else cores divided by threads. More than that slow
-    each other down, unless they wait for something else, as a script may."""
+    """Worker processes; 0: GPUs divided by `gpus`, or cores divided by threads without a GPU. More workers slow each
+    other down, unless they wait for something else, as a script may."""
     gpus: int = 1
-    """GPUs that a worker sees, where there are any; a script under torchrun takes several."""
+    """GPUs visible to a worker, if the machine has any; a script under torchrun uses several."""
     threads: int = 1
-    """Cores that a worker computes with. Several one-thread workers beat one with all cores."""
+    """Cores that a worker computes with. Several one-thread workers are faster than one with all cores."""
 
     def check(self, place: str) -> None:
         if self.workers < 0:
@@ -52,16 +55,16 @@ class LocalConfig(LauncherConfig):
         check_stack(self.stack, place)
 
     def note(self) -> str | None:
-        wanted = self.workers * self.threads
-        if wanted <= num_cores():
+        threads = self.workers * self.threads
+        if threads <= num_cores():
             return None
         return (
-            f"launcher.workers x launcher.threads is {wanted}, but this machine has {num_cores()} cores: workers that "
+            f"launcher.workers x launcher.threads is {threads}, but this machine has {num_cores()} cores: workers that "
             "compute slow each other down; those that wait for something else, as a script's may, do not"
         )
 
     def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
-        """Nobody is asked for anything."""
+        """Accept all jobs: nothing is requested from a scheduler."""
 
     def num_slots(self, gpus: int) -> int:
         return self.workers or gpus // self.gpus or max(1, 1 if gpus else num_cores() // self.threads)
@@ -77,54 +80,61 @@ class LocalConfig(LauncherConfig):
 
     def open(self, folder: Path, gpus: int) -> Launcher:
         slots = self.num_slots(gpus)
-        pinned = assign_gpus(visible_gpus(gpus), self.gpus, slots)
-        return LocalLauncher(folder, pinned, threads=self.threads, checkpoint_s=self.checkpoint_s, stack=self.stack)
+        slot_gpus = assign_gpus(visible_gpus(gpus), self.gpus, slots)
+        return LocalLauncher(folder, slot_gpus, threads=self.threads, checkpoint_s=self.checkpoint_s, stack=self.stack)
 
 
 def visible_gpus(count: int) -> list[str]:
-    """Names of the GPUs that this process may use, of which there are so many."""
+    """Return the names of the first `count` GPUs of this process."""
     names = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return (names or [str(index) for index in range(count)])[:count]
 
 
 def assign_gpus(gpus: Sequence[str], size: int, slots: int) -> list[Sequence[str]]:
-    """So many GPUs for every slot, one slot after another, and from the first again where there are more slots."""
+    """Assign `size` GPUs to every slot.
+
+    Slots beyond the last group of GPUs share the groups again from the first.
+    """
     groups = [gpus[start : start + size] for start in range(0, max(1, len(gpus) - size + 1), size)]
     return [groups[index % len(groups)] for index in range(slots)]
 
 
 @dataclass
-class Slot:
-    """A place for one worker; the process is started when it first gets a job.
+class WorkerSlot:
+    """Slot of one worker, whose process is started with its first job.
 
     Attributes:
-        killed_before: processes that this machine had ended for its memory when the job was given.
+        oom_kills_before: number of processes that the kernel had killed for memory when the job was assigned.
     """
 
     gpus: Sequence[str]
     process: subprocess.Popen[str] | None = None
     job: str | None = None
     cancelled: bool = False
-    killed_before: int = 0
+    oom_kills_before: int = 0
 
 
 class LocalLauncher(Launcher):
-    """A pool of workers. One that dies is replaced at its slot's next job."""
+    """Pool of workers.
+
+    A worker that died is replaced at its slot's next job.
+    """
 
     dedicated = True
 
     def __init__(
-        self, folder: Path, pinned: Sequence[Sequence[str]], *, threads: int, checkpoint_s: int, stack: int
+        self, folder: Path, slot_gpus: Sequence[Sequence[str]], *, threads: int, checkpoint_s: int, stack: int
     ) -> None:
-        """
+        """Create the slots; no process is started yet.
+
         Args:
-            pinned: of each slot the GPUs that its worker sees; none where it trains on the CPU.
+            slot_gpus: the GPUs that each slot's worker sees; empty if it trains on the CPU.
         """
         self._folder = folder
         self._threads = threads
         self._checkpoint_s = checkpoint_s
         self._stack = stack
-        self._slots = [Slot(gpus=gpus) for gpus in pinned]
+        self._slots = [WorkerSlot(gpus=gpus) for gpus in slot_gpus]
 
     @property
     def slots(self) -> int:
@@ -132,21 +142,21 @@ class LocalLauncher(Launcher):
 
     def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
         for job in jobs:
-            self._give(job.id)
+            self._assign(job.id)
         return {}
 
-    def _give(self, job: str) -> None:
+    def _assign(self, job: str) -> None:
         slot = next(slot for slot in self._slots if slot.job is None)
-        slot.job, slot.cancelled, slot.killed_before = job, False, killed_for_memory()
+        slot.job, slot.cancelled, slot.oom_kills_before = job, False, count_oom_kills()
         if slot.process is None:
-            slot.process = self._start(slot)
+            slot.process = self._start_worker(slot)
         assert slot.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died just now: `wait` sees that, and says so
+        with contextlib.suppress(BrokenPipeError):  # it has just died, which `wait` will report
             slot.process.stdin.write(f"{job}\n")
             slot.process.stdin.flush()
 
     def adopt(self, jobs: Sequence[Job]) -> set[str]:
-        """None: workers of another driver are known by the leases that they hold."""
+        """Adopt none: workers of another driver are recognized by their leases."""
         return set()
 
     def wait(self, timeout_s: float) -> list[JobEnd]:
@@ -159,9 +169,9 @@ class LocalLauncher(Launcher):
                 assert slot.process is not None
                 assert slot.process.stdout is not None
                 selector.register(slot.process.stdout, selectors.EVENT_READ, slot)
-            return [self._ended(key.data) for key, _ in selector.select(timeout_s)]
+            return [self._job_end(key.data) for key, _ in selector.select(timeout_s)]
 
-    def _ended(self, slot: Slot) -> JobEnd:
+    def _job_end(self, slot: WorkerSlot) -> JobEnd:
         assert slot.process is not None
         assert slot.process.stdout is not None
         assert slot.job is not None
@@ -173,11 +183,11 @@ class LocalLauncher(Launcher):
         code = slot.process.wait()
         _close_pipes(slot.process)
         slot.process = None
-        how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        left = PREEMPTED if code == EXIT_UNFINISHED else KILLED
-        if code == -signal.SIGKILL and killed_for_memory() > slot.killed_before:
-            left, how = OUT_OF_MEMORY, "this machine's memory was full"
-        return JobEnd(job, CANCELLED if slot.cancelled else left, how)
+        detail = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        cause = PREEMPTED if code == EXIT_UNFINISHED else KILLED
+        if code == -signal.SIGKILL and count_oom_kills() > slot.oom_kills_before:
+            cause, detail = OUT_OF_MEMORY, "this machine's memory was full"
+        return JobEnd(job, CANCELLED if slot.cancelled else cause, detail)
 
     def cancel(self, jobs: Collection[str]) -> None:
         for slot in self._slots:
@@ -185,7 +195,7 @@ class LocalLauncher(Launcher):
                 slot.cancelled = True
                 slot.process.terminate()
 
-    def _start(self, slot: Slot) -> subprocess.Popen[str]:
+    def _start_worker(self, slot: WorkerSlot) -> subprocess.Popen[str]:
         environment = {
             **os.environ,
             "HPTRANSFER_CHECKPOINT_S": str(self._checkpoint_s),
@@ -209,7 +219,7 @@ class LocalLauncher(Launcher):
         for process in processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_S
+        deadline = time.monotonic() + CLOSE_GRACE_S
         for process in processes:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
@@ -219,11 +229,14 @@ class LocalLauncher(Launcher):
             _close_pipes(process)
 
 
-def killed_for_memory() -> int:
-    """Processes that the kernel ended since it started, as memory was full; 0 where nobody says."""
+def count_oom_kills() -> int:
+    """Return the number of processes killed for memory since the kernel started.
+
+    It is 0 where the kernel does not report it.
+    """
     with contextlib.suppress(OSError):
-        if found := re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), flags=re.MULTILINE):
-            return int(found[1])
+        if match := re.search(r"^oom_kill (\d+)$", VMSTAT.read_text(), flags=re.MULTILINE):
+            return int(match[1])
     return 0
 
 

@@ -74,7 +74,7 @@ class Plan:
         run = self.run(scale, tuned)
         size = self.sizes[scale] if scale in self.sizes else self.runner.size(run)
         return Trial(
-            id=trial_id(self.runner.decisive(run), seed, purpose),
+            id=trial_id(self.runner.identity_settings(run), seed, purpose),
             scale=scale,
             tuned=dict(tuned),
             seed=seed,
@@ -288,13 +288,13 @@ def identity(config: SweepConfig, fingerprint: str) -> dict[str, Any]:
     """What changes the numbers of a trial that a run already has, as flat keys."""
     swept = {axis.path for axis in config.grid.values()} | {tuned.path for tuned in config.space.values()}
     runner = RUNNERS.get(config.run["runner"])
-    decisive = runner.decisive(config.run)
+    decisive = runner.identity_settings(config.run)
     flat = {path: value for path, value in _flatten("run", decisive) if path not in swept}
     flat |= {f"grid.{key}": axis.path for key, axis in config.grid.items()}
     flat |= {
         f"space.{key}": f"1 - {tuned.path}" if tuned.complement else tuned.path for key, tuned in config.space.items()
     }
-    return {**flat, runner.source(config.run): fingerprint}
+    return {**flat, runner.fingerprint_source(config.run): fingerprint}
 
 
 def _flatten(prefix: str, node: Any) -> list[tuple[str, Any]]:

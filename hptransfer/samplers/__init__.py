@@ -1,4 +1,4 @@
-"""Samplers: which values of the tuned hyperparameter a scale tries. One file each."""
+"""Samplers: choose the tuned values that a scale tries, one file each."""
 
 from hptransfer.samplers._base import (
     SAMPLERS,

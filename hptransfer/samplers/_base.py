@@ -1,4 +1,7 @@
-"""What a sampler's configuration answers. Values are always asked from Optuna's study."""
+"""Base classes of sampler configurations.
+
+Samplers that choose values are asked through Optuna's study.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,23 @@ class SamplerConfig(ABC):
     @property
     @abstractmethod
     def points(self) -> int | None:
-        """Values a scale may try; None if the sweep's grid says which."""
+        """Number of points per scale; None if the sweep's grid lists them."""
 
     @abstractmethod
     def check(self, place: str) -> None:
-        """Raises ConfigError if a value breaks a rule."""
+        """Raise ConfigError if a value breaks a rule."""
 
     @abstractmethod
     def build(self, seed: int) -> BaseSampler:
-        """Optuna's sampler for one study."""
+        """Return Optuna's sampler for one study."""
 
 
 @dataclass(kw_only=True)
 class ChoosingSamplerConfig(SamplerConfig):
-    """A sampler that chooses values itself, within the range of the sweep's grid."""
+    """Settings of a sampler that chooses points within the grid's range."""
 
     trials: int = 10
-    """Values a scale tries."""
+    """Number of points per scale."""
 
     @property
     def points(self) -> int | None:

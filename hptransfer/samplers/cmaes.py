@@ -1,4 +1,7 @@
-"""CMA-ES (Optuna's CmaEsSampler); with one tuned hyperparameter Optuna samples it at random."""
+"""CMA-ES (Optuna's CmaEsSampler).
+
+With a single tuned hyperparameter, Optuna samples it at random.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 @SAMPLERS.register("cmaes")
 @dataclass(kw_only=True)
 class CmaesConfig(ChoosingSamplerConfig):
+    """Settings of sampler=cmaes."""
+
     name: str = "cmaes"
 
     def build(self, seed: int) -> BaseSampler:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 @SAMPLERS.register("gp")
 @dataclass(kw_only=True)
 class GpConfig(ChoosingSamplerConfig):
+    """Settings of sampler=gp."""
+
     name: str = "gp"
 
     def build(self, seed: int) -> BaseSampler:

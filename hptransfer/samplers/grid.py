@@ -1,4 +1,7 @@
-"""Grid: every value of the sweep's grid, at every scale, extended where the best is at an edge."""
+"""Grid: every value of the sweep's grid at every scale.
+
+The grid is extended where the best value is at an edge.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
 @SAMPLERS.register("grid")
 @dataclass(kw_only=True)
 class GridConfig(SamplerConfig):
+    """Settings of sampler=grid."""
+
     name: str = "grid"
 
     @property
@@ -21,11 +26,11 @@ class GridConfig(SamplerConfig):
         return None
 
     def check(self, place: str) -> None:
-        """Nothing to check: the values are the sweep's."""
+        """Accept: the values are those of the sweep file."""
 
     def build(self, seed: int) -> BaseSampler:
-        # All values are enqueued (GridSampler repeats and skips cells when trials run side by
-        # side); the sampler is never asked for one.
+        # The driver adds each grid point to the study as a running trial when it is submitted, so a study needs a
+        # sampler but never asks it. (GridSampler would repeat and skip points when trials run concurrently.)
         from optuna.samplers import RandomSampler
 
         return RandomSampler(seed=seed)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 @SAMPLERS.register("qmc")
 @dataclass(kw_only=True)
 class QmcConfig(ChoosingSamplerConfig):
+    """Settings of sampler=qmc."""
+
     name: str = "qmc"
 
     def build(self, seed: int) -> BaseSampler:

@@ -1,4 +1,4 @@
-"""Random: values drawn evenly over the range (Optuna's RandomSampler)."""
+"""Random: values drawn uniformly over the range (Optuna's RandomSampler)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 @SAMPLERS.register("random")
 @dataclass(kw_only=True)
 class RandomConfig(ChoosingSamplerConfig):
+    """Settings of sampler=random."""
+
     name: str = "random"
 
     def build(self, seed: int) -> BaseSampler:

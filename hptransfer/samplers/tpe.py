@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 @SAMPLERS.register("tpe")
 @dataclass(kw_only=True)
 class TpeConfig(ChoosingSamplerConfig):
+    """Settings of sampler=tpe."""
+
     name: str = "tpe"
 
     def build(self, seed: int) -> BaseSampler:

@@ -1,8 +1,8 @@
-"""Trackers: where a sweep can be watched and compared. One file each."""
+"""Trackers: stores for watching and comparing sweeps, one file each."""
 
+from hptransfer.trackers._background import BackgroundTracker
 from hptransfer.trackers._base import (
     TRACKERS,
-    BackgroundTracker,
     CurvePoints,
     SweepResults,
     Tracker,

@@ -1,7 +1,7 @@
-"""Views that MLflow's page opens with: which runs, sorted how, by which columns.
+"""Initial view of MLflow's page: filter, order and columns of the runs.
 
-A view is a tag of the experiment, in the form in which MLflow's own "share" button stores one: JSON, deflated, in
-base 64. A page that knows no such tag shows its own default.
+A view is a tag of the experiment in the format of MLflow's own "share" button: JSON, deflated, in base 64. A version of
+MLflow that does not know the tag shows its default view.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-TAG = "mlflow.sharedViewState."
-TRIALS = "trials"
+VIEW_TAG = "mlflow.sharedViewState."
+TRIALS_VIEW = "trials"
 
 
 def trials_view(axes: Sequence[str], tuned: Sequence[str]) -> str:
-    """All trials of the sweep, the best first, as a table of what they differ in."""
+    """Return the view of all trials, with varied settings as columns.
+
+    The best trial comes first.
+    """
     params = [f"params.`{key}`" for key in (*axes, *tuned, "seed")]
     state: dict[str, Any] = {
-        "searchFilter": "tags.purpose = 'sweep'",  # the sweep's own run would hide its trials behind a plus
+        "searchFilter": "tags.purpose = 'sweep'",  # the sweep's own run would collapse its trials
         "orderByKey": "metrics.`loss`",
         "orderByAsc": True,
         "startTime": "ALL",
@@ -34,7 +37,7 @@ def trials_view(axes: Sequence[str], tuned: Sequence[str]) -> str:
     return f"deflate;{base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()}"
 
 
-def link(experiment: str, *, charts: bool) -> str:
-    """Where the view is, within the page."""
+def view_link(experiment: str, *, charts: bool) -> str:
+    """Return the link to the view, relative to the page."""
     mode = "&compareRunsMode=CHART" if charts else ""
-    return f"#/experiments/{experiment}/runs?viewStateShareKey={TRIALS}&workflowType=machine_learning{mode}"
+    return f"#/experiments/{experiment}/runs?viewStateShareKey={TRIALS_VIEW}&workflowType=machine_learning{mode}"

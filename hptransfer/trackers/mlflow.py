@@ -1,4 +1,4 @@
-"""MLflow: one experiment a sweep, a parent run, and one child run a trial."""
+"""MLflow: an experiment per sweep, with one child run per trial."""
 
 from __future__ import annotations
 
@@ -18,40 +18,42 @@ from hptransfer.core.records import DIVERGED, FAILED, POINT, Outcome, Trial, sho
 from hptransfer.core.redaction import HIDDEN, redacted, whole
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.trackers import TRACKERS, CurvePoints, SweepResults, Tracker, TrackerConfig
-from hptransfer.trackers._views import TAG, TRIALS, link, trials_view
+from hptransfer.trackers._views import TRIALS_VIEW, VIEW_TAG, trials_view, view_link
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-PARENT = "mlflow.parentRunId"
-NOTE = "mlflow.note.content"
-# Without it the page opens on traces of language-model calls, of which there are none.
-KIND = {"mlflow.experimentKind": "custom_model_development"}
+PARENT_TAG = "mlflow.parentRunId"
+NOTE_TAG = "mlflow.note.content"
+# Without this tag the page opens on the (empty) traces of language-model calls.
+EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-# MLflow would try a request seven times over minutes, and one that makes a run is not safe to repeat blindly. Here a
-# request is made once, and what failed is taken up again after a look at what is there.
-DEFAULTS = {
+# MLflow would try a request seven times over minutes, and repeating one that creates a run is not safe. Here a request
+# is sent once, and after a failure the store is read before anything is written again.
+CLIENT_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": 0,
     "MLFLOW_HTTP_REQUEST_TIMEOUT": 15,
     "MLFLOW_DISABLE_TELEMETRY": True,
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": True,
 }
-TAG_CHARS = 500
+MAX_TAG_CHARS = 500
 
 
 @TRACKERS.register("mlflow")
 @dataclass(kw_only=True)
 class MlflowConfig(TrackerConfig):
+    """Settings of tracker=mlflow."""
+
     name: str = "mlflow"
     uri: str = ""
-    """Tracking server or database; empty: mlflow.db in the run's folder. A password in it is not stored."""
+    """Tracking server or database; empty for mlflow.db in the run's folder. A password in it is not stored."""
 
     def note(self) -> str | None:
         if redacted(self.uri) == self.uri or whole(redacted(self.uri), os.environ, URI_VARIABLE) == self.uri:
             return None
         return (
-            f"the password in tracker.uri is stored nowhere; `verify` and the like take it from {URI_VARIABLE}, "
+            f"the password in tracker.uri is stored nowhere; `verify` and other commands read it from {URI_VARIABLE}, "
             "set to all of the URI"
         )
 
@@ -63,14 +65,14 @@ class MlflowConfig(TrackerConfig):
 
 
 def client(uri: str) -> MlflowClient:
-    """A client that sends no telemetry, gives up soon, and keeps MLflow's own messages off the terminal.
+    """Return a client without telemetry, retries and messages on the terminal.
 
-    The process's environment stays as it was, as users' scripts may train with MLflow themselves; what the user
-    has set there counts.
+    The environment of the process is restored, because users' scripts may use MLflow themselves. Variables that the
+    user has set are respected.
     """
-    with _variable("MLFLOW_DISABLE_TELEMETRY", "true"):  # read once, at the import
+    with _default_variable("MLFLOW_DISABLE_TELEMETRY", "true"):  # read once, at the import
         from mlflow import MlflowClient, environment_variables
-    for name, value in DEFAULTS.items():
+    for name, value in CLIENT_DEFAULTS.items():
         getattr(environment_variables, name).default = value
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -78,7 +80,7 @@ def client(uri: str) -> MlflowClient:
 
 
 @contextlib.contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
+def _default_variable(name: str, value: str) -> Iterator[None]:
     if name in os.environ:
         yield
         return
@@ -90,21 +92,21 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 
 def embedded_store(folder: RunFolder) -> str:
-    """The run's own database, created whole or not at all.
+    """Return the URI of the run's own database, created atomically.
 
-    MLflow creates its tables one by one; killed in between, it never opens that file again. So they
-    are created under another name. A store that is damaged, or came here in a copy of another run's
-    folder and still points at that one's artifacts, is set aside: it is a view, and is made again.
+    MLflow creates its tables one by one; if it is killed in between, it can never open that file again. They are
+    therefore created under another name. A damaged store is set aside and created again from the trial folders. The
+    same holds for a store in a copied run folder, whose artifacts are still those of the original.
     """
     path = folder.mlflow.resolve()
     uri = f"sqlite:///{path}"
-    if path.exists() and not _is_ours(path, _artifacts(folder)):
+    if path.exists() and not _belongs_to_run(path, _artifacts(folder)):
         set_aside(path)
     if path.exists():
         return uri
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
-    unfinished.touch()  # SQLite's own mode would leave a group without writing
+    unfinished.touch()  # the file mode of SQLite would not let a group write
     client(f"sqlite:///{unfinished}").search_experiments(max_results=1)
     unfinished.replace(path)
     return uri
@@ -114,25 +116,28 @@ def _artifacts(folder: RunFolder) -> str:
     return (folder.path / "mlflow-artifacts").resolve().as_uri()
 
 
-def _is_ours(path: Path, artifacts: str) -> bool:
-    """Looks without MLflow, which would keep the file open. A store that is locked just now is taken to be ours."""
+def _belongs_to_run(path: Path, artifacts: str) -> bool:
+    """Test if a store is intact and refers to the run's artifacts.
+
+    It is read without MLflow, which would keep the file open. A locked store is assumed to be the run's.
+    """
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-            whole_file = database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
-            found = {location for (location,) in database.execute("SELECT artifact_location FROM experiments")}
+            intact = database.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
+            locations = {location for (location,) in database.execute("SELECT artifact_location FROM experiments")}
     except sqlite3.DatabaseError as error:
         return "locked" in str(error)
-    ours = {location for location in found if location.endswith("/mlflow-artifacts")}
-    return whole_file and ours <= {artifacts}
+    local = {location for location in locations if location.endswith("/mlflow-artifacts")}
+    return intact and local <= {artifacts}
 
 
 @dataclass
 class TrackedRun:
-    """A trial's run in the store.
+    """Run of one trial in the store.
 
     Attributes:
-        points: of its curve that are written, by step and time; None if an earlier driver wrote them.
-        new: its settings may not be written yet.
+        points: written points of the curve, by step and time; None if an earlier driver wrote them.
+        new: true if the settings may not be written yet.
     """
 
     run_id: str
@@ -142,30 +147,39 @@ class TrackedRun:
 
 
 class MlflowTracker(Tracker):
-    """Only the driver opens the store, so no two processes ever create its tables at once."""
+    """Tracker of one sweep in an MLflow store.
+
+    Only the driver opens the store, so two processes never create its tables at the same time.
+    """
 
     def __init__(self, uri: str, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> None:
         self._client = client(uri)
         self._name, self._settings = name, {key: str(value) for key, value in settings.items()}
         artifacts = _artifacts(folder) if uri.startswith("sqlite:") else None
         self._experiment = self._find_experiment(str(folder.path.resolve()), artifacts)
-        self._runs = self._existing()
+        self._runs = self._load_runs()
         self._parent = self._open_parent()
         self._viewed = bool(self._runs)
 
-    def _find_experiment(self, place: str, artifacts: str | None) -> str:
-        """The experiment of this run's folder: others on the same server may have sweeps of the same name."""
+    def _find_experiment(self, path: str, artifacts: str | None) -> str:
+        """Return the experiment of this run's folder.
+
+        Other sweeps on the same server may have the same name.
+        """
         number, name = 1, self._name
-        while (found := self._client.get_experiment_by_name(name)) is not None:
-            if found.lifecycle_stage == "active" and found.tags.get("folder") == place:
-                return str(found.experiment_id)
+        while (experiment := self._client.get_experiment_by_name(name)) is not None:
+            if experiment.lifecycle_stage == "active" and experiment.tags.get("folder") == path:
+                return str(experiment.experiment_id)
             number += 1
             name = f"{self._name} ({number})"
-        tags = {**KIND, "folder": place, "sweep": self._name}
+        tags = {**EXPERIMENT_KIND, "folder": path, "sweep": self._name}
         return str(self._client.create_experiment(name, artifacts, tags=tags))
 
-    def _existing(self) -> dict[str, TrackedRun]:
-        """Runs by the trial that they show. Of two for one trial, as after a lost answer, one goes."""
+    def _load_runs(self) -> dict[str, TrackedRun]:
+        """Return the runs by trial.
+
+        If a trial has two, as after a lost answer, one of them is deleted.
+        """
         runs: dict[str, TrackedRun] = {}
         token = None
         while True:
@@ -193,15 +207,15 @@ class MlflowTracker(Tracker):
             self._describe(f"sweep {self._name}, nothing is predicted yet")
         elif parent.status != "RUNNING":
             self._client.update_run(parent.run_id, status="RUNNING")
-        self._write(parent.run_id, params=self._missing(parent.run_id, self._settings))
+        self._write(parent.run_id, params=self._unset_params(parent.run_id, self._settings))
         return parent.run_id
 
     def _describe(self, text: str) -> None:
-        """What stands at the head of the experiment's page: the answer in one line, ways on, then all the rest."""
+        """Set the head of the experiment's page: links, the result, the details."""
         first, _, rest = text.partition("\n")
-        table, charts = (link(self._experiment, charts=value) for value in (False, True))
+        table, charts = (view_link(self._experiment, charts=value) for value in (False, True))
         note = f"[trials]({table}) · [curves]({charts}) · {first}"
-        self._client.set_experiment_tag(self._experiment, NOTE, f"{note}\n\n```\n{rest}\n```" if rest else note)
+        self._client.set_experiment_tag(self._experiment, NOTE_TAG, f"{note}\n\n```\n{rest}\n```" if rest else note)
 
     def _write(
         self,
@@ -217,49 +231,49 @@ class MlflowTracker(Tracker):
             run_id,
             metrics=metrics or [],
             params=[Param(key, value) for key, value in (params or {}).items()],
-            tags=[RunTag(key, redacted(value)[:TAG_CHARS]) for key, value in (tags or {}).items()],
+            tags=[RunTag(key, redacted(value)[:MAX_TAG_CHARS]) for key, value in (tags or {}).items()],
         )
 
-    def _missing(self, run_id: str, params: Mapping[str, str]) -> dict[str, str]:
-        """Those that a run does not have: MLflow refuses to change one."""
-        have = self._client.get_run(run_id).data.params
-        return {key: value for key, value in params.items() if key not in have}
+    def _unset_params(self, run_id: str, params: Mapping[str, str]) -> dict[str, str]:
+        """Return the parameters that a run lacks; MLflow refuses to change one."""
+        existing = self._client.get_run(run_id).data.params
+        return {key: value for key, value in params.items() if key not in existing}
 
     def _write_trial(
         self, shown: TrackedRun, trial: Trial, curve: CurvePoints, metrics: list[Metric], tags: Mapping[str, str]
     ) -> None:
-        """Writes what a trial's run does not have yet, in one call."""
+        """Write the data that a trial's run lacks, in one call."""
         start = _time_ms(curve[0]) if curve else 0
         params: dict[str, str] = {}
         if shown.new:
             values = {**trial.scale.axes, **trial.tuned, "seed": trial.seed}
             params = {key: str(value) for key, value in values.items()}
-            metrics = [*_settings(trial, start), *metrics]
-        self._write(shown.run_id, metrics=[*_points(curve, shown.points), *metrics], params=params, tags=tags)
+            metrics = [*_setting_metrics(trial, start), *metrics]
+        self._write(shown.run_id, metrics=[*_curve_metrics(curve, shown.points), *metrics], params=params, tags=tags)
         shown.new = False
 
     def follow(self, trial: Trial, curve: CurvePoints) -> None:
         if curve:
-            shown = self._fitting(trial, curve) or self._create(trial, curve)
+            shown = self._matching_run(trial, curve) or self._create(trial, curve)
             self._write_trial(shown, trial, curve, [], {})
-            shown.points = {_key(row) for row in curve}
+            shown.points = {_point_key(row) for row in curve}
 
     def log(self, trial: Trial, outcome: Outcome, curve: CurvePoints) -> None:
         ended = "FAILED" if outcome.state == FAILED else "FINISHED"
         shown = self._runs.get(trial.id)
         if shown is not None and shown.status == ended:
             return
-        shown = self._fitting(trial, curve) or self._create(trial, curve)
+        shown = self._matching_run(trial, curve) or self._create(trial, curve)
         end = _time_ms(curve[-1]) if curve else 0
-        self._write_trial(shown, trial, curve, _results(outcome, end), _ending(outcome))
+        self._write_trial(shown, trial, curve, _outcome_metrics(outcome, end), _outcome_tags(outcome))
         self._client.set_terminated(shown.run_id, ended, end_time=end or None)
         shown.status, shown.points = ended, None
 
-    def _fitting(self, trial: Trial, curve: CurvePoints) -> TrackedRun | None:
-        """The trial's run, if all that it shows is of this curve; one of an attempt that was taken back goes.
+    def _matching_run(self, trial: Trial, curve: CurvePoints) -> TrackedRun | None:
+        """Return the trial's run if its points are those of this curve.
 
-        The curve's own times make a point that is written twice the same point to MLflow, and tell
-        a point of an earlier attempt from that of a later one.
+        A run of an attempt that was reset is deleted. Points carry the times of the curve. A point that is written
+        twice is therefore one point to MLflow, and points of different attempts are distinct.
         """
         shown = self._runs.get(trial.id)
         if shown is None:
@@ -268,33 +282,39 @@ class MlflowTracker(Tracker):
             if shown.points is None:
                 history = self._client.get_metric_history(shown.run_id, "train_loss")
                 shown.points = {(point.step, point.timestamp) for point in history}
-                shown.new = not history  # what was cut off there is written whole
-            if _agree(shown.points, {_key(row) for row in curve if row["loss"] is not None}):
+                shown.new = not history  # nothing of it is written yet, or only a part
+            if _is_same_curve(shown.points, {_point_key(row) for row in curve if row["loss"] is not None}):
                 return shown
         self._client.delete_run(self._runs.pop(trial.id).run_id)
         return None
 
     def _create(self, trial: Trial, curve: CurvePoints) -> TrackedRun:
-        tags = {"trial": trial.id, PARENT: self._parent, **_tags(trial), "sweep": self._name, "state": "running"}
+        tags = {
+            "trial": trial.id,
+            PARENT_TAG: self._parent,
+            **_trial_tags(trial),
+            "sweep": self._name,
+            "state": "running",
+        }
         tags |= {key: value for key, value in self._settings.items() if key == "parameterization"}
         start = round(curve[0]["time"] * 1000) if curve else None
         run = self._client.create_run(self._experiment, start, tags=tags, run_name=_run_name(trial))
         shown = self._runs[trial.id] = TrackedRun(run.info.run_id, run.info.status, points=set(), new=True)
         if not self._viewed:
             view = trials_view(list(trial.scale.axes), list(trial.tuned))
-            self._client.set_experiment_tag(self._experiment, f"{TAG}{TRIALS}", view)
+            self._client.set_experiment_tag(self._experiment, f"{VIEW_TAG}{TRIALS_VIEW}", view)
             self._viewed = True
         return shown
 
     def summarize(self, summary: SweepResults) -> None:
         from mlflow.entities import Metric
 
-        have = self._client.get_run(self._parent).data.metrics
+        existing = self._client.get_run(self._parent).data.metrics
         now = round(max((file.stat().st_mtime for file in summary.files), default=0.0) * 1000)
-        new = {key: value for key, value in summary.metrics.items() if have.get(key) != value}
+        new = {key: value for key, value in summary.metrics.items() if existing.get(key) != value}
         self._write(self._parent, metrics=[Metric(key, value, now, 0) for key, value in new.items()])
         if summary.text:
-            self._client.set_tag(self._parent, NOTE, f"```\n{redacted(summary.text)}\n```")
+            self._client.set_tag(self._parent, NOTE_TAG, f"```\n{redacted(summary.text)}\n```")
             self._describe(redacted(summary.text))
         for file in summary.files:
             self._client.log_artifact(self._parent, str(file))
@@ -308,20 +328,23 @@ def _run_name(trial: Trial) -> str:
     return trial.name if trial.purpose == "sweep" else f"{trial.purpose} {trial.name}"
 
 
-def _tags(trial: Trial) -> dict[str, str]:
-    """What runs can be filtered by: tags.width = '64'."""
+def _trial_tags(trial: Trial) -> dict[str, str]:
+    """Return the tags by which runs can be filtered: tags.width = '64'."""
     axes = {key: short(value) for key, value in trial.scale.axes.items()}
     parts = {key: part["name"] for key, part in trial.run.items() if isinstance(part, Mapping) and "name" in part}
-    return {**axes, **parts, "scale": trial.scale.name, "purpose": trial.purpose}
+    return {**axes, **parts, "scale": trial.scale.key, "purpose": trial.purpose}
 
 
-def _ending(outcome: Outcome) -> dict[str, str]:
-    found = {"state": outcome.state, "cause": outcome.cause, "error": outcome.error, NOTE: outcome.error}
-    return {key: value for key, value in found.items() if value}
+def _outcome_tags(outcome: Outcome) -> dict[str, str]:
+    tags = {"state": outcome.state, "cause": outcome.cause, "error": outcome.error, NOTE_TAG: outcome.error}
+    return {key: value for key, value in tags.items() if value}
 
 
-def _settings(trial: Trial, time_ms: int) -> list[Metric]:
-    """The numbers among a trial's settings: MLflow's parameters are text, which it cannot compare or draw."""
+def _setting_metrics(trial: Trial, time_ms: int) -> list[Metric]:
+    """Return the numbers among a trial's settings as metrics.
+
+    MLflow's parameters are text, which it cannot compare or plot.
+    """
     from mlflow.entities import Metric
 
     values: dict[str, float] = {**trial.scale.axes, **trial.tuned}
@@ -330,36 +353,39 @@ def _settings(trial: Trial, time_ms: int) -> list[Metric]:
     return [Metric(f"settings/{key}", float(value), time_ms, 0) for key, value in values.items()]
 
 
-def _points(curve: CurvePoints, written: Collection[tuple[int, int]] | None = None) -> list[Metric]:
-    """A curve's points as MLflow takes them, but for those that are written."""
+def _curve_metrics(curve: CurvePoints, written: Collection[tuple[int, int]] | None = None) -> list[Metric]:
+    """Return the unwritten points of a curve as metrics."""
     from mlflow.entities import Metric
 
-    found = []
+    metrics = []
     for row in curve:
         values = {"train_loss": row["loss"], **{key: value for key, value in row.items() if key not in POINT}}
         for key, value in values.items():
-            # MLflow would keep infinity as a number.
-            if _key(row) not in (written or ()) and value is not None and math.isfinite(value):
-                found.append(Metric(key, float(value), _time_ms(row), row["step"]))
-    return found
+            # MLflow would store infinity as a number.
+            if _point_key(row) not in (written or ()) and value is not None and math.isfinite(value):
+                metrics.append(Metric(key, float(value), _time_ms(row), row["step"]))
+    return metrics
 
 
 def _time_ms(row: Mapping[str, Any]) -> int:
     return round(float(row["time"]) * 1000)
 
 
-def _key(row: Mapping[str, Any]) -> tuple[int, int]:
+def _point_key(row: Mapping[str, Any]) -> tuple[int, int]:
     return int(row["step"]), _time_ms(row)
 
 
-def _agree(written: set[tuple[int, int]], curve: set[tuple[int, int]]) -> bool:
-    """Whether a curve has every point that is written, or was thinned since: has only such, as far as they go."""
+def _is_same_curve(written: set[tuple[int, int]], curve: set[tuple[int, int]]) -> bool:
+    """Test if the written points belong to a curve.
+
+    The curve contains all of them. If it was thinned since, all of its points up to the last written step are written.
+    """
     last = max((step for step, _ in written), default=-1)
     so_far = {point for point in curve if point[0] <= last}
     return written <= curve or (bool(so_far) and so_far <= written)
 
 
-def _results(outcome: Outcome, time_ms: int) -> list[Metric]:
+def _outcome_metrics(outcome: Outcome, time_ms: int) -> list[Metric]:
     from mlflow.entities import Metric
 
     values = {"diverged": float(outcome.state == DIVERGED), "seconds": outcome.seconds}

@@ -1,4 +1,4 @@
-"""None: no tracking store; the run folder holds everything all the same."""
+"""None: no tracking store; the run folder contains everything."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from hptransfer.trackers import TRACKERS, Tracker, TrackerConfig
 @TRACKERS.register("none")
 @dataclass(kw_only=True)
 class NoTrackerConfig(TrackerConfig):
+    """Settings of tracker=none."""
+
     name: str = "none"
 
     def note(self) -> str | None:

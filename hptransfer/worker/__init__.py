@@ -1,1 +1,1 @@
-"""What a job executes, on this machine or on a cluster."""
+"""Worker: the program of a job, on this machine or a cluster."""

@@ -1,16 +1,16 @@
-"""What a job executes: take the trials' leases, train them stack by stack, write their outcomes.
+"""Entry point of a worker: train trials and write their outcomes.
 
     python -m hptransfer.worker RUN_FOLDER JOB ATTEMPT
 
-runs one job; hptransfer/core/errors.py says with which codes it ends.
+runs one job; hptransfer/core/errors.py lists its exit codes.
 
     python -m hptransfer.worker RUN_FOLDER
 
-reads job ids from standard input and answers each with a line, "<id>" or "<id> <why it must stop>".
+reads job ids from standard input and answers each with a line, "<id>" or "<id> <reason why it must stop>".
 
-SIGTERM and SIGINT end it at the next step, with a checkpoint; so does SIGUSR2, the scheduler's warning before a time
-limit, and so does the end of its time. The scheduler is then asked to run the job again, but not after SIGTERM, which
-is also how a job is cancelled, and which a scheduler sends before a requeue of its own.
+SIGTERM and SIGINT end the worker at the next step, with a checkpoint. So do SIGUSR2, the scheduler's warning before a
+time limit, and the worker's own deadline. After these two the scheduler is asked to requeue the job, if it has
+progressed. After SIGTERM it is not: a scheduler sends SIGTERM to cancel a job, or before it requeues the job itself.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from hptransfer.core.records import (
     TIME_LIMIT,
 )
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.worker.interruption import StopCheck, end_of_time, requeued
+from hptransfer.worker.interruption import StopCheck, process_deadline, requeue_job
 from hptransfer.worker.job import CHECKPOINT_S, run_job
 
-# SIGTERM alone does not say which of the two it was.
-SAID = {PREEMPTED: f"{PREEMPTED} or {CANCELLED}"}
+# SIGTERM alone does not distinguish the two.
+CAUSE_TEXTS = {PREEMPTED: f"{PREEMPTED} or {CANCELLED}"}
 
 
 def main() -> None:
-    """Runs the job that the arguments name, or serves jobs until standard input ends."""
-    stop = StopCheck(end_of_time(), once=len(sys.argv) > 2)
+    """Run the job of the arguments, or jobs from standard input."""
+    stop = StopCheck(process_deadline(), once=len(sys.argv) > 2)
     stop.listen()
     folder = RunFolder(Path(sys.argv[1]))
     restrict_umask(folder.path)
@@ -56,20 +56,23 @@ def main() -> None:
     stack = int(os.environ.get("HPTRANSFER_STACK", "0"))
     if len(sys.argv) > 2:
         sys.exit(run_one(folder, sys.argv[2], int(sys.argv[3]), stop, checkpoint_s, stack))
-    _serve(folder, stop, checkpoint_s, stack)
+    _serve_jobs(folder, stop, checkpoint_s, stack)
 
 
 def run_one(folder: RunFolder, job: str, attempt: int, stop: StopCheck, checkpoint_s: float, stack: int = 0) -> int:
-    """Runs one job; what trials print goes where the scheduler puts it. Returns the exit code."""
+    """Run one job and return the exit code.
+
+    The output of its trials goes to the standard output that the scheduler has set up.
+    """
     if not folder.job_path(job).exists():
         print(f"{folder.path} has no job {job!r}; `hptransfer sweep` makes and submits them", file=sys.stderr)
         return EXIT_BAD_INPUT
     try:
         stopped = run_job(folder, job, attempt=attempt, stop=stop, checkpoint_s=checkpoint_s, stack=stack)
     except Interrupted as interrupted:
-        print(f"job {job} stops: {SAID.get(interrupted.cause, interrupted.cause)}", flush=True)
-        if interrupted.cause == TIME_LIMIT and _farther(folder, job):
-            requeued()
+        print(f"job {job} stops: {CAUSE_TEXTS.get(interrupted.cause, interrupted.cause)}", flush=True)
+        if interrupted.cause == TIME_LIMIT and _has_progressed(folder, job):
+            requeue_job()
         return EXIT_UNFINISHED
     except (Superseded, HptransferError) as error:
         print(error, file=sys.stderr, flush=True)
@@ -85,21 +88,27 @@ def run_one(folder: RunFolder, job: str, attempt: int, stop: StopCheck, checkpoi
     return EXIT_TRIALS_FAILED if any(outcome and outcome.state == FAILED for outcome in outcomes) else EXIT_DONE
 
 
-def _farther(folder: RunFolder, job: str) -> bool:
-    """Whether a trial of the job has come farther than at its time limit before; notes how far for the next time.
+def _has_progressed(folder: RunFolder, job: str) -> bool:
+    """Test if a trial has advanced since the job's previous time limit.
 
-    A script that begins anew each time would be run again for ever: it is left to the driver, which counts attempts.
+    The progress is stored for the next test. A script that restarts from its beginning each time would be requeued for
+    ever. Such a job is left to the driver, which counts attempts.
     """
     path = folder.reached_path(job)
     before = read_json(path, "trials")["trials"] if path.exists() else {}
-    left = [trial for trial in folder.read_job(job).trials if not folder.outcome_path(trial).exists()]
-    now = {trial: list(last_progress(folder, trial, job)) for trial in left}
+    unfinished = [trial for trial in folder.read_job(job).trials if not folder.outcome_path(trial).exists()]
+    now = {trial: list(last_progress(folder, trial, job)) for trial in unfinished}
     write_json(path, {"trials": now})
-    return any(new > old for trial in left for new, old in zip(now[trial], before.get(trial, (-1, -1)), strict=True))
+    return any(
+        new > old for trial in unfinished for new, old in zip(now[trial], before.get(trial, (-1, -1)), strict=True)
+    )
 
 
-def _serve(folder: RunFolder, stop: StopCheck, checkpoint_s: float, stack: int) -> None:
-    """Runs jobs whose ids come from standard input. What trials print goes to the job's log."""
+def _serve_jobs(folder: RunFolder, stop: StopCheck, checkpoint_s: float, stack: int) -> None:
+    """Run the jobs whose ids are read from standard input.
+
+    The output of a job's trials goes to its log.
+    """
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         job = line.strip()
@@ -110,7 +119,7 @@ def _serve(folder: RunFolder, stop: StopCheck, checkpoint_s: float, stack: int) 
         try:
             stopped = run_job(folder, job, stop=stop, checkpoint_s=checkpoint_s, stack=stack)
         except Interrupted as interrupted:
-            print(f"job {job} stops: {SAID.get(interrupted.cause, interrupted.cause)}", flush=True)
+            print(f"job {job} stops: {CAUSE_TEXTS.get(interrupted.cause, interrupted.cause)}", flush=True)
             sys.exit(EXIT_UNFINISHED)
         try:
             answers.write(f"{job} {stopped}\n" if stopped else f"{job}\n")

@@ -1,4 +1,7 @@
-"""Why a worker stops before its job is done: a signal, the end of its time, or another attempt that took over."""
+"""Causes for which a worker stops before its job is done.
+
+They are signals, the deadline of the process, and another attempt that has taken over the job.
+"""
 
 from __future__ import annotations
 
@@ -14,37 +17,38 @@ from hptransfer.core.records import CANCELLED, PREEMPTED, TIME_LIMIT
 from hptransfer.core.run_folder import RunFolder
 
 SIGNAL_CAUSES = {signal.SIGTERM: PREEMPTED, signal.SIGUSR2: TIME_LIMIT, signal.SIGINT: CANCELLED}
-# What is kept of a job's time for its last step and checkpoint: this share of what was left at the start, at most so
-# many seconds.
+# Time reserved for the last step and checkpoint: a share of the time that remained at the start, and its upper limit.
 MARGIN_SHARE, MARGIN_S = 0.1, 60.0
-LOOK_S = 15.0
+FENCE_CHECK_S = 15.0
 SCONTROL_TIMEOUT_S = 20.0
 
 
 class StopCheck:
-    """The question whether to go on, asked at every step, and so one that must cost nothing.
+    """Check if training must stop, called at every step and therefore cheap.
 
     Attributes:
-        cause: why not to, once there is a reason; one of records.CAUSES.
+        cause: cause to stop, one of records.CAUSES; None while there is none.
     """
 
     def __init__(self, ends: float | None = None, *, once: bool = False) -> None:
-        """
+        """Create the check; it is between jobs until `enter_job`.
+
         Args:
-            ends: when this process's time ends, in seconds since 1970.
-            once: there is one job: after it a signal, such as that of a requeue it asked for, changes nothing.
+            ends: time at which the process must end, in seconds since 1970.
+            once: true if there is a single job. A signal after it is ignored, such as that of a requested requeue.
         """
         now = time.time()
         self.cause: str | None = None
         self._deadline = None if ends is None else ends - min(MARGIN_S, MARGIN_SHARE * max(0.0, ends - now))
         self._fence: Callable[[], None] = lambda: None
-        self._look = now + LOOK_S
+        self._next_check = now + FENCE_CHECK_S
         self._busy, self._once = False, once
 
     def listen(self) -> None:
-        """Takes the signals. Between jobs one ends the process; in a job it is noted, and nothing else.
+        """Install the signal handlers.
 
-        An exception out of a handler could come in the middle of a write, or of a call into a library.
+        A signal between jobs ends the process. Within a job it is only noted, because an exception from a handler could
+        interrupt a write or a call into a library.
         """
 
         def note(number: int, frame: FrameType | None) -> None:
@@ -55,59 +59,71 @@ class StopCheck:
         for number in SIGNAL_CAUSES:
             signal.signal(number, note)
 
-    def guard(self, folder: RunFolder, job: str, attempt: int | None) -> Callable[[], None]:
-        """From now on in this attempt of a job; returns what raises Superseded once it no longer is the job's."""
+    def enter_job(self, folder: RunFolder, job: str, attempt: int | None) -> Callable[[], None]:
+        """Start an attempt of a job.
+
+        Returns:
+            A function that raises Superseded once the job has another attempt.
+        """
         self._busy = True
 
         def fence() -> None:
-            if attempt is not None and (now := folder.read_job(job).attempt) != attempt:
-                raise Superseded(f"attempt {attempt} of job {job} ends: its file names attempt {now}")
+            if attempt is not None and (current := folder.read_job(job).attempt) != attempt:
+                raise Superseded(f"attempt {attempt} of job {job} ends: its file names attempt {current}")
 
         self._fence = fence
         fence()
         return fence
 
-    def free(self) -> None:
-        """From now on between jobs."""
+    def leave_job(self) -> None:
+        """End the attempt: the process is between jobs."""
         self._busy = self._once
         self._fence = lambda: None
 
     def __call__(self) -> str | None:
-        """
+        """Return the cause to stop, or None.
+
         Raises:
-            Superseded: the job is another attempt's.
+            Superseded: the job has another attempt.
         """
         now = time.time()
-        if now >= self._look:
-            self._look = now + LOOK_S
+        if now >= self._next_check:
+            self._next_check = now + FENCE_CHECK_S
             self._fence()
         if self.cause is None and self._deadline is not None and now >= self._deadline:
             self.cause = TIME_LIMIT
         return self.cause
 
 
-def end_of_time() -> float | None:
-    """When this process's time ends, in seconds since 1970, as the job's script or the scheduler says."""
+def process_deadline() -> float | None:
+    """Return the deadline of this process, in seconds since 1970.
+
+    It is set by the job's script or by the scheduler; None without a time limit.
+    """
     for name in ("HPTRANSFER_DEADLINE", "SLURM_JOB_END_TIME"):
         if os.environ.get(name, "").isdigit():
             return float(os.environ[name])
     return None
 
 
-def requeued() -> bool:
-    """Asks SLURM to run this process's job again from where it is; False where it cannot, or will not."""
+def requeue_job() -> bool:
+    """Ask SLURM to requeue the job of this process.
+
+    Returns:
+        False if there is no SLURM job, or SLURM refuses.
+    """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return False
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    if array is not None:  # whose first task has the id of the whole array
+    if array is not None:  # SLURM_JOB_ID of the first task is the id of the whole array
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["scontrol", "requeue", job], capture_output=True, text=True, timeout=SCONTROL_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         print(f"no requeue of job {job}: {error}", flush=True)
         return False
-    print(f"requeue of job {job}: {done.stderr.strip() or 'done'}", flush=True)
-    return done.returncode == 0
+    print(f"requeue of job {job}: {process.stderr.strip() or 'done'}", flush=True)
+    return process.returncode == 0

@@ -1,4 +1,4 @@
-"""One job on its worker: leases of its trials, stacks in turn, outcomes."""
+"""Execution of one job: leases of its trials, training by stacks, outcomes."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from hptransfer.core.records import (
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.interruption import StopCheck
 from hptransfer.worker.runners import RUNNERS, StackContext
-from hptransfer.worker.stack_sizes import split
+from hptransfer.worker.stack_sizes import split_stacks
 
-# A look at a lease (`hptransfer status`) holds it for a moment; who trains holds it for longer. An attempt that is over
-# lets go within seconds; a file server takes up to 90 s to let go of the locks of a machine that is gone.
-LEASE_PATIENCE_S = 1.0
-SUPERSEDING_PATIENCE_S = 100.0
+# `hptransfer status` holds a lease for a moment to test it; a worker holds it while it trains. An attempt that has
+# ended releases it within seconds; a file server needs up to 90 s to release the locks of a machine that is gone.
+LEASE_WAIT_S = 1.0
+SUPERSEDED_LEASE_WAIT_S = 100.0
 CHECKPOINT_S = 300.0
-MACHINE_STOPS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 def run_job(
@@ -49,55 +49,55 @@ def run_job(
     checkpoint_s: float = CHECKPOINT_S,
     stack: int = 0,
 ) -> str | None:
-    """Trains what is still to be trained of a job.
+    """Train the trials of a job that have no outcome.
 
-    A stack with a trial that somebody else holds is left alone, as is one whose trials all have outcomes: two
-    workers never train one trial. Where some of them have, all are trained again together, as they were at first,
-    but from the last checkpoint on, and no outcome is written twice.
+    A stack is skipped if another worker holds one of its trials, so that two workers never train one trial, or if all
+    of its trials have outcomes. If only some have outcomes, the whole stack is trained as before from the last
+    checkpoint, and no outcome is written twice.
 
     Args:
-        attempt: that this is; None where the locks are enough to keep workers apart.
-        stop: when to end before the job is done.
-        stack: trials that train as one, at most; 0: the runner says.
+        attempt: number of this attempt; None if the locks suffice to separate workers.
+        stop: check for a stop before the job is done.
+        stack: largest number of trials that train as one; 0 for the runner's choice.
 
     Returns:
-        Why the machine would not let it go on, such as a full disk; None if all is well.
+        Why the machine makes the job stop, such as a full disk; None if all is well.
 
     Raises:
-        Interrupted: it was to stop; checkpoints are written.
-        Superseded: the job's file names another attempt; nothing was touched since it does.
+        Interrupted: the job was asked to stop; checkpoints are written.
+        Superseded: the job's file names another attempt; nothing has been written since.
         RunFolderError: a file of the job is missing or damaged.
     """
     stop = stop or StopCheck()
     try:
-        fence = stop.guard(folder, job, attempt)
+        fence = stop.enter_job(folder, job, attempt)
         with ExitStack() as leases:
-            held = _take(folder, job, leases, LEASE_PATIENCE_S if attempt is None else SUPERSEDING_PATIENCE_S)
-            fence()  # it may have been superseded while it waited
-            _Job(folder, folder.read_job(job), stop, fence, checkpoint_s).run(held, stack)
+            held = _acquire_leases(folder, job, leases, LEASE_WAIT_S if attempt is None else SUPERSEDED_LEASE_WAIT_S)
+            fence()  # it may have been superseded during the wait
+            _JobRun(folder, folder.read_job(job), stop, fence, checkpoint_s).run(held, stack)
     except OSError as error:
-        if error.errno not in MACHINE_STOPS:
+        if error.errno not in MACHINE_ERRORS:
             raise
         return f"{error.strerror} ({folder.path})"
     finally:
-        stop.free()
+        stop.leave_job()
     return None
 
 
-def _take(folder: RunFolder, job: str, leases: ExitStack, patience_s: float) -> set[str]:
-    """Takes the leases of a job's trials, as many as can be had."""
+def _acquire_leases(folder: RunFolder, job: str, leases: ExitStack, patience_s: float) -> set[str]:
+    """Acquire the free leases of a job's trials; return the trials' ids."""
     held = set()
     until = time.monotonic() + patience_s
     for trial_id in folder.read_job(job).trials:
-        wait_s = max(LEASE_PATIENCE_S, until - time.monotonic())
+        wait_s = max(LEASE_WAIT_S, until - time.monotonic())
         with contextlib.suppress(LockedError):
             leases.enter_context(lock(folder.lease(trial_id), wait_s=wait_s))
             held.add(trial_id)
     return held
 
 
-class _Job:
-    """One job while it runs: its stacks, one after another."""
+class _JobRun:
+    """One attempt of a job: its stacks, one after another."""
 
     def __init__(
         self, folder: RunFolder, job: Job, stop: StopCheck, fence: Callable[[], None], checkpoint_s: float
@@ -106,76 +106,88 @@ class _Job:
         self._stop, self._fence, self._checkpoint_s = stop, fence, checkpoint_s
         self._stacks: list[list[str]] = []
 
-    def _split(self, most: int) -> list[list[str]]:
-        """The stacks, as an attempt before this one left them: who trains with whom is part of the numbers."""
+    def _load_stacks(self, max_stack: int) -> list[list[str]]:
+        """Return the stacks of an earlier attempt, or else new ones.
+
+        A trial's numbers depend, by rounding, on the trials that it is stacked with.
+        """
         trials, path = list(self._job.trials), self._folder.stacks_path(self._job.id)
         stacks: list[list[str]] = read_json(path, "stacks")["stacks"] if path.exists() else []
         if sorted(t for stack in stacks for t in stack) == sorted(trials):
-            return self._apart_after_full_memory(stacks)
-        return self._chosen(most)
+            return self._separate_after_oom(stacks)
+        return self._choose_stacks(max_stack)
 
-    def _apart_after_full_memory(self, stacks: list[list[str]]) -> list[list[str]]:
-        """The stacks, but trials alone where the worker before was ended, as memory was full, in one of them.
+    def _separate_after_oom(self, stacks: list[list[str]]) -> list[list[str]]:
+        """Return the stacks, with trials separated if memory ended the last attempt.
 
-        Alone at once, as few attempts may end so.
+        They are separated completely at once, because only few attempts may end this way.
         """
-        left = [stack for stack in stacks if self._open(stack)]
-        if not left or not all(self._out_of_memory(trial_id) for stack in left for trial_id in stack):
+        unfinished = [stack for stack in stacks if self._has_unfinished(stack)]
+        if not unfinished or not all(self._is_out_of_memory(trial_id) for stack in unfinished for trial_id in stack):
             return stacks
-        if len(left[0]) > 1:
-            trials = [self._folder.read_trial(trial_id) for trial_id in left[0]]
-            RUNNERS.get(trials[0].run["runner"]).too_many(trials)
-            self._folder.checkpoint_path(self._job.id, stacks.index(left[0])).unlink(missing_ok=True)
+        first = unfinished[0]
+        if len(first) > 1:
+            trials = [self._folder.read_trial(trial_id) for trial_id in first]
+            RUNNERS.get(trials[0].run["runner"]).note_out_of_memory(trials)
+            self._folder.checkpoint_path(self._job.id, stacks.index(first)).unlink(missing_ok=True)
             print("memory was full in the attempt before this one: trials train alone", flush=True)
-        return [part for stack in stacks for part in ([[trial] for trial in stack] if stack in left else [stack])]
+        return [part for stack in stacks for part in ([[trial] for trial in stack] if stack in unfinished else [stack])]
 
-    def _out_of_memory(self, trial_id: str) -> bool:
-        """Whether a trial has ended, or its last attempt did as memory was full."""
+    def _is_out_of_memory(self, trial_id: str) -> bool:
+        """Test if a trial has ended or last ran out of memory."""
         attempts = read_history(self._folder, trial_id).attempts
         ended = self._folder.outcome_path(trial_id).exists()
         return ended or bool(attempts and attempts[-1].cause == OUT_OF_MEMORY)
 
-    def _chosen(self, most: int) -> list[list[str]]:
-        """Stacks of trials that may train as one, as large as the runner would have them; one where it cannot tell."""
+    def _choose_stacks(self, max_stack: int) -> list[list[str]]:
+        """Split the job into stacks of compatible trials, of the runner's size.
+
+        The job is one stack if the runner fails to determine a size.
+        """
         trials = [self._folder.read_trial(trial_id) for trial_id in self._job.trials]
         runner = RUNNERS.get(trials[0].run["runner"])
         try:
             groups: list[tuple[Any, list[str]]] = []
             for trial in trials:
-                shared = runner.shared(trial.run)
-                if not groups or groups[-1][0] != shared:
-                    groups.append((shared, []))
+                key = runner.stack_key(trial.run)
+                if not groups or groups[-1][0] != key:
+                    groups.append((key, []))
                 groups[-1][1].append(trial.id)
-            size = most or runner.stack_size(trials, self._stop)
+            size = max_stack or runner.stack_size(trials, self._stop)
         except (Interrupted, Superseded):
             raise
-        except Exception:  # whatever it is that training runs into too, where it is said trial by trial
+        except Exception:  # training will raise it again, and report it for each trial
             traceback.print_exc()
             return [list(self._job.trials)]
-        return [stack for _, group in groups for stack in split(group, size)]
+        return [stack for _, group in groups for stack in split_stacks(group, size)]
 
-    def run(self, held: set[str], most: int) -> None:
+    def run(self, held: set[str], max_stack: int) -> None:
         if not held:
             return
-        self._stacks = self._split(most)
-        self._write_split()
+        self._stacks = self._load_stacks(max_stack)
+        self._write_stacks()
         index = 0
         while index < len(self._stacks):
             stack = self._stacks[index]
-            pieces = self._train(index, stack) if held.issuperset(stack) else [stack]
-            if len(pieces) > 1:  # each is tried in turn, from its beginning
+            pieces = self._train_stack(index, stack) if held.issuperset(stack) else [stack]
+            if len(pieces) > 1:  # each is trained in turn, from its beginning
                 self._stacks[index : index + 1] = pieces
-                self._write_split()
+                self._write_stacks()
             else:
                 index += 1
 
-    def _write_split(self) -> None:
+    def _write_stacks(self) -> None:
         write_json(self._folder.stacks_path(self._job.id), {"stacks": self._stacks})
 
-    def _train(self, index: int, stack: list[str]) -> list[list[str]]:
-        """Trains a stack to its end, or says what to split it into: one that fails is told from the others so."""
+    def _train_stack(self, index: int, stack: list[str]) -> list[list[str]]:
+        """Train a stack to its end.
+
+        Returns:
+            The stack, or the parts into which it must be split: halves after running out of memory, and single trials
+            after another error, to identify the trial that fails.
+        """
         checkpoint = self._folder.checkpoint_path(self._job.id, index)
-        if not self._open(stack):
+        if not self._has_unfinished(stack):
             checkpoint.unlink(missing_ok=True)
             return [stack]
         if cause := self._stop():
@@ -192,38 +204,39 @@ class _Job:
         runner = RUNNERS.get(trials[0].run["runner"])
         started = time.monotonic()
         try:
-            runner.execute(trials, self._folder, self._finish, context)
+            runner.execute(trials, self._folder, self._write_outcome, context)
             return [stack]
         except (Interrupted, Superseded):
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in MACHINE_STOPS:
+            if isinstance(error, OSError) and error.errno in MACHINE_ERRORS:
                 raise
             traceback.print_exc()
-            memory = isinstance(error, MemoryError)
+            out_of_memory = isinstance(error, MemoryError)
             if len(stack) == 1:
-                self._fail(trials[0], error, OUT_OF_MEMORY if memory else CODE_ERROR, time.monotonic() - started)
+                cause = OUT_OF_MEMORY if out_of_memory else CODE_ERROR
+                self._write_failure(trials[0], error, cause, time.monotonic() - started)
         self._fence()
         checkpoint.unlink(missing_ok=True)
         half = len(stack) // 2
-        if memory and half:
-            runner.too_many(trials)
+        if out_of_memory and half:
+            runner.note_out_of_memory(trials)
             return [stack[:half], stack[half:]]
         return [[trial_id] for trial_id in stack]
 
-    def _open(self, stack: Sequence[str]) -> bool:
+    def _has_unfinished(self, stack: Sequence[str]) -> bool:
         return any(not self._folder.outcome_path(trial_id).exists() for trial_id in stack)
 
-    def _finish(self, trial: Trial, outcome: Outcome) -> None:
+    def _write_outcome(self, trial: Trial, outcome: Outcome) -> None:
         self._fence()
         if not self._folder.outcome_path(trial.id).exists():
             attempts = len(read_history(self._folder, trial.id).attempts) + 1
             node = os.environ.get("SLURMD_NODENAME")
-            whole = replace(outcome, attempts=attempts, node=node)
-            write_json(self._folder.outcome_path(trial.id), whole.to_json())
+            complete = replace(outcome, attempts=attempts, node=node)
+            write_json(self._folder.outcome_path(trial.id), complete.to_json())
 
-    def _fail(self, trial: Trial, error: Exception, cause: str, seconds: float) -> None:
+    def _write_failure(self, trial: Trial, error: Exception, cause: str, seconds: float) -> None:
         self._fence()
         write_text(self._folder.trial(trial.id) / "traceback.txt", "".join(traceback.format_exception(error)))
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        self._finish(trial, Outcome(state=FAILED, error=reason, cause=cause, seconds=seconds))
+        self._write_outcome(trial, Outcome(state=FAILED, error=reason, cause=cause, seconds=seconds))

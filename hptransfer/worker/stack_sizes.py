@@ -1,9 +1,9 @@
-"""How many trials train as one: chosen by measured steps, which are kept by device and shape.
+"""Number of trials that train as one, chosen by measured steps.
 
-A step of a stack is a step of each of its trials. Whether it takes less time than theirs one after another goes by the
-device, its threads and the model's sizes, so it is measured where the job runs: a calibration, which later jobs of the
-same shape find in a file of its own under $XDG_CACHE_HOME/hptransfer/stacks (~/.cache). What cannot be read or written
-there is measured again.
+A step of a stack is a step of each of its trials. The ratio of its time to that of single steps depends on the device,
+its threads and the sizes of the model. It is therefore measured where the job runs. Later jobs of the same shape find
+this calibration in a file under $XDG_CACHE_HOME/hptransfer/stacks (~/.cache). If that cannot be read or written, the
+calibration is repeated.
 """
 
 from __future__ import annotations
@@ -21,145 +21,163 @@ from hptransfer.core.errors import RunFolderError
 from hptransfer.core.io import read_json, reading, write_json
 from hptransfer.core.records import digest
 
-# What a stack has to gain on trials alone to be taken, and to lose on the one before to be the last that is tried: two
-# measurements of one thing differ by less, each the best of a few steps. Of two stacks that gain, which matters less.
-GAIN = 0.05
-GAIN_ON_STACK = 0.02
-# Of a job's training, what a calibration may cost.
-SHARE = 0.05
-STEPS = 8
-FEWEST_STEPS = 4
-# What it takes to build a stack, in its steps.
+# Smallest relative gain over single trials for which a stack is used, and loss against the stack before it after which
+# no larger one is measured. Two measurements of the same step, each the best of a few, differ by less. Between two
+# stacks that both gain, the choice matters less.
+MIN_GAIN = 0.05
+MIN_GAIN_ON_STACK = 0.02
+# Largest share of a job's training that a calibration may cost.
+CALIBRATION_SHARE = 0.05
+CALIBRATION_STEPS = 8
+MIN_CALIBRATION_STEPS = 4
+# Cost of building a stack, in its steps.
 BUILD_STEPS = 2
 
 
-def sizes(trials: int) -> list[int]:
-    """Stacks to try for a job of so many trials: 1, 2, 4 and so on, up to the first that holds them all."""
+def stack_sizes(trials: int) -> list[int]:
+    """Return the stack sizes to try: powers of 2.
+
+    The last is the first one that holds all trials.
+    """
     return [2**power for power in range((trials - 1).bit_length() + 1)]
 
 
-def split(trials: Sequence[str], size: int) -> list[list[str]]:
-    """As few stacks as do, none larger than `size`, which differ by one trial at most."""
+def split_stacks(trials: Sequence[str], size: int) -> list[list[str]]:
+    """Split trials into the fewest stacks of at most `size`.
+
+    Their sizes differ by at most one trial.
+    """
     count = math.ceil(len(trials) / size)
     ends = [len(trials) * index // count for index in range(count + 1)]
     return [list(trials[start:end]) for start, end in itertools.pairwise(ends)]
 
 
-def steps_each(steps: int, trials: int, *, gpu: bool) -> int:
-    """Training steps to measure each size by, so that a calibration costs at most SHARE of its job's training.
+def calibration_steps(steps: int, trials: int, *, gpu: bool) -> int:
+    """Return the training steps with which each stack size is measured.
 
-    On a CPU a step of a stack is counted as long as those of its trials one after another, and the job likewise. On a
-    GPU, where launches may be all that takes time, each is counted as one trial's: the worst case for the share.
+    A calibration costs at most CALIBRATION_SHARE of its job's training. On a CPU, a step of a stack is assumed to take
+    as long as the separate steps of its trials, and the job likewise. On a GPU, where kernel launches may take all of
+    the time, each is assumed to take as long as a step of one trial: the worst case for the share.
 
     Args:
-        steps: that each trial of the job trains for.
-        trials: of the job.
+        steps: training steps of each trial of the job.
+        trials: number of trials of the job.
 
     Returns:
-        STEPS at most, the first of them to warm up; 0 if that would be fewer than FEWEST_STEPS: the job is too short.
+        At most CALIBRATION_STEPS, of which the first is for warm-up; 0 if there would be fewer than
+        MIN_CALIBRATION_STEPS, because the job is too short.
     """
-    tried = sizes(trials)
-    job, each = (steps, len(tried)) if gpu else (steps * trials, sum(tried))
-    found = min(STEPS, math.floor(SHARE * job / each) - BUILD_STEPS)
-    return found if found >= FEWEST_STEPS else 0
+    tried = stack_sizes(trials)
+    job, calibration = (steps, len(tried)) if gpu else (steps * trials, sum(tried))
+    count = min(CALIBRATION_STEPS, math.floor(CALIBRATION_SHARE * job / calibration) - BUILD_STEPS)
+    return count if count >= MIN_CALIBRATION_STEPS else 0
 
 
 @dataclass(frozen=True)
 class StackTimings:
-    """What is known of stacks of one shape on one device.
+    """Measured times of stacks of one shape on one device.
 
     Attributes:
-        seconds: of a step, by the size of the stack: 1, 2, 4 and so on; none if nothing was measured.
-        most: trials that memory holds at a time; None while it was never short.
+        seconds: time of a step by stack size (1, 2, 4, ...); empty if nothing was measured.
+        most: largest number of trials that fits in memory; None if memory was never full.
     """
 
     seconds: Mapping[int, float] = field(default_factory=dict)
     most: int | None = None
 
-    def answers(self, trials: int) -> bool:
-        """Whether there is nothing to measure, or to choose, for a job of so many trials."""
-        wanted = self.wanted(trials)
-        return wanted == [1] or set(wanted) <= self.seconds.keys() or not all(map(self.pays, self.seconds))
+    def is_sufficient(self, trials: int) -> bool:
+        """Test if a job needs no further measurement."""
+        sizes = self.candidate_sizes(trials)
+        return sizes == [1] or set(sizes) <= self.seconds.keys() or not all(map(self.pays, self.seconds))
 
-    def wanted(self, trials: int) -> list[int]:
-        """The sizes to try that memory may hold."""
-        return [size for size in sizes(trials) if self.most is None or size <= self.most]
+    def candidate_sizes(self, trials: int) -> list[int]:
+        """Return the stack sizes to try that may fit in memory."""
+        return [size for size in stack_sizes(trials) if self.most is None or size <= self.most]
 
     def pays(self, size: int) -> bool:
-        """Whether a trial's share of a step is not larger, for sure, in a stack than in one of half its size."""
-        return size == 1 or self.seconds[size] < (1 + GAIN) * 2 * self.seconds[size // 2]
+        """Test if a larger stack may be faster per trial.
 
-    def best(self) -> int:
-        """The size with the most trial-steps a second; a stack has to gain as said above."""
+        It may be unless a trial's share of a step is clearly larger than at half the size.
+        """
+        return size == 1 or self.seconds[size] < (1 + MIN_GAIN) * 2 * self.seconds[size // 2]
+
+    def best_size(self) -> int:
+        """Return the size with the highest throughput.
+
+        Larger stacks are preferred only above the minimum gains.
+        """
         chosen = 1
         for size, seconds in sorted(self.seconds.items()):
-            gain = GAIN if chosen == 1 else GAIN_ON_STACK
+            gain = MIN_GAIN if chosen == 1 else MIN_GAIN_ON_STACK
             if seconds / size < (1 - gain) * self.seconds[chosen] / chosen:
                 chosen = size
         return chosen
 
-    def but_most(self, trials: int) -> StackTimings:
-        """The same, once memory was seen to hold no more than so many trials."""
+    def limited_to(self, trials: int) -> StackTimings:
+        """Return the same timings with a limit on trials in memory."""
         return replace(self, most=max(1, min(trials, self.most or trials)))
 
 
 def calibrate(trials: int, known: StackTimings, measure: Callable[[int], float]) -> StackTimings:
-    """Measures ever larger stacks until one is slower, by the trial, than the one before.
+    """Measure increasing stack sizes until the time per trial increases.
 
     Args:
-        known: what memory is known not to hold is not tried.
-        measure: seconds of a step of a stack of that size; MemoryError if memory does not hold it.
+        known: earlier timings, whose memory limit is respected.
+        measure: return the seconds of a step of a stack of this size; raise MemoryError if it does not fit in memory.
     """
-    found = StackTimings({}, known.most)
-    for size in found.wanted(trials):
+    timings = StackTimings({}, known.most)
+    for size in timings.candidate_sizes(trials):
         try:
-            found = replace(found, seconds={**found.seconds, size: measure(size)})
+            timings = replace(timings, seconds={**timings.seconds, size: measure(size)})
         except MemoryError:
-            return found.but_most(size // 2)
-        if not found.pays(size):
+            return timings.limited_to(size // 2)
+        if not timings.pays(size):
             break
-    return found
+    return timings
 
 
 # --- the file ---
 
 
-def recall(about: Mapping[str, Any]) -> StackTimings:
-    """What was measured before; nothing if that cannot be read.
+def read_timings(conditions: Mapping[str, Any]) -> StackTimings:
+    """Read earlier timings; they are empty if the file cannot be read.
 
     Args:
-        about: the device, and everything else that the time of a step hangs on.
+        conditions: the device, and everything else on which the time of a step depends.
     """
     try:
-        path = _path(about)
+        path = _timings_path(conditions)
         values = read_json(path, "seconds", "most")
         with reading(path):
-            return _from_json(values)
-    except (OSError, RuntimeError, RunFolderError):  # the second where a user has no home
+            return _timings_from_json(values)
+    except (OSError, RuntimeError, RunFolderError):  # RuntimeError: the user has no home
         return StackTimings()
 
 
-def remember(about: Mapping[str, Any], measured: StackTimings) -> None:
-    """Writes it for later jobs, in one step: of two workers that measured at a time, one is believed."""
-    seconds = {str(size): seconds for size, seconds in measured.seconds.items()}
+def write_timings(conditions: Mapping[str, Any], timings: StackTimings) -> None:
+    """Write timings for later jobs, atomically.
+
+    If two workers measure at the same time, the file of one of them remains.
+    """
+    seconds = {str(size): seconds for size, seconds in timings.seconds.items()}
     with contextlib.suppress(OSError, RuntimeError):
-        path = _path(about)
+        path = _timings_path(conditions)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"seconds": seconds, "most": measured.most, "about": about})
+        write_json(path, {"seconds": seconds, "most": timings.most, "about": conditions})
 
 
-def _path(about: Mapping[str, Any]) -> Path:
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    home = named if named.is_absolute() else Path("~/.cache").expanduser()
-    return home / "hptransfer" / "stacks" / f"{digest(about)}.json"
+def _timings_path(conditions: Mapping[str, Any]) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    home = cache if cache.is_absolute() else Path("~/.cache").expanduser()
+    return home / "hptransfer" / "stacks" / f"{digest(conditions)}.json"
 
 
-def _from_json(values: Mapping[str, Any]) -> StackTimings:
+def _timings_from_json(values: Mapping[str, Any]) -> StackTimings:
     seconds = {int(size): float(seconds) for size, seconds in values["seconds"].items()}
     most = values["most"]
-    if seconds and sorted(seconds) != sizes(max(seconds)):
+    if seconds and sorted(seconds) != stack_sizes(max(seconds)):
         raise ValueError(f"sizes {sorted(seconds)}")
-    if not all(0 < one < math.inf for one in seconds.values()):
+    if not all(0 < duration < math.inf for duration in seconds.values()):
         raise ValueError(f"seconds {sorted(seconds.values())}")
     if most is not None and not (isinstance(most, int) and most >= 1):
         raise ValueError(f"most {most!r}")

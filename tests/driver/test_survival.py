@@ -125,7 +125,7 @@ def test_ctrl_c_ends_everything_at_once_and_the_command_goes_on_where_it_was(tmp
     assert "interrupted; finished trials are kept, the same command goes on" in output
     assert workers(folder.path) == []
     complete(tmp_path, longer)
-    assert any("goes on after step" in path.read_text() for path in folder.jobs.glob("*.log"))
+    assert any("resumes after step" in path.read_text() for path in folder.jobs.glob("*.log"))
 
 
 def test_a_second_driver_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What launcher=slurm asks for, writes and believes; without a cluster, whose answers are made up here."""
+"""Requests, scripts and states of launcher=slurm, with made-up answers instead of a cluster."""
 
 import json
 import os
@@ -26,15 +26,15 @@ from hptransfer.core.records import (
     Scale,
 )
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers.slurm import submitit_adapter as _slurm_submit
-from hptransfer.launchers.slurm.commands import CallError, SlurmCommands, scrubbed
+from hptransfer.launchers.slurm import submitit_adapter
+from hptransfer.launchers.slurm.commands import CallError, SlurmCommands, scrubbed_variables
 from hptransfer.launchers.slurm.config import SlurmConfig
 from hptransfer.launchers.slurm.launcher import SlurmLauncher
 from hptransfer.launchers.slurm.limits import Limits, chunks, read_limits, shares
 from hptransfer.launchers.slurm.node_exclusion import NodeExclusion
 from hptransfer.launchers.slurm.resources import Resources
 from hptransfer.launchers.slurm.script import array_script, clean_name
-from hptransfer.launchers.slurm.states import ENDS, describe_end, expand, read_accounting, whole_state
+from hptransfer.launchers.slurm.states import END_CAUSES, describe_end, expand_ids, full_state, read_accounting
 from hptransfer.launchers.slurm.submission import at_limit, script_template
 from hptransfer.monitor.tables import plan_table
 from hptransfer.planning.plan import make_plan
@@ -248,7 +248,7 @@ def test_a_job_name_is_plain(name):
 
 def test_nothing_of_an_allocation_around_it_reaches_a_submission(monkeypatch):
     around = {"SLURM_CPU_BIND": "x", "SBATCH_PARTITION": "y", "PMIX_RANK": "0", "SLURM_CONF": "z", "HOME": "/"}
-    assert scrubbed(around) == ["PMIX_RANK", "SBATCH_PARTITION", "SLURM_CPU_BIND"]
+    assert scrubbed_variables(around) == ["PMIX_RANK", "SBATCH_PARTITION", "SLURM_CPU_BIND"]
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
     said = SlurmCommands().run("env").splitlines()
@@ -316,11 +316,11 @@ def test_limits_are_the_least_of_what_the_cluster_says():
 
 
 def test_every_end_has_a_cause_but_the_good_one():
-    assert {state for state, cause in ENDS.items() if cause is None} == {"COMPLETED"}
-    assert ENDS["OUT_OF_MEMORY"] == OUT_OF_MEMORY
-    assert ENDS["TIMEOUT"] == ENDS["DEADLINE"] == TIME_LIMIT
-    assert ENDS["NODE_FAIL"] == NODE_FAILURE
-    assert not {"UNKNOWN", "PENDING", "REQUEUED", "COMPLETING", "SUSPENDED", "RESIZING", ""} & ENDS.keys()
+    assert {state for state, cause in END_CAUSES.items() if cause is None} == {"COMPLETED"}
+    assert END_CAUSES["OUT_OF_MEMORY"] == OUT_OF_MEMORY
+    assert END_CAUSES["TIMEOUT"] == END_CAUSES["DEADLINE"] == TIME_LIMIT
+    assert END_CAUSES["NODE_FAIL"] == NODE_FAILURE
+    assert not {"UNKNOWN", "PENDING", "REQUEUED", "COMPLETING", "SUSPENDED", "RESIZING", ""} & END_CAUSES.keys()
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_every_end_has_a_cause_but_the_good_one():
     [("CANCELLED by 1000", "CANCELLED"), ("OUT_OF_ME+", "OUT_OF_MEMORY"), ("RUNNING", "RUNNING"), ("CA+", "CANCELLED")],
 )
 def test_states_are_read_in_all_their_forms(text, state):
-    assert whole_state(text) == state
+    assert full_state(text) == state
 
 
 def test_lines_that_are_torn_or_of_whole_ranges_are_read():
@@ -338,7 +338,7 @@ def test_lines_that_are_torn_or_of_whole_ranges_are_read():
     assert describe_end(found["12_0"]) == "FAILED, exit code 1 in SLURM"
     assert found["12_1"].state == "OUT_OF_MEMORY"
     assert found["12_2"].node == ""
-    assert expand("7") == ["7"]
+    assert expand_ids("7") == ["7"]
 
 
 # --- polling ---
@@ -348,7 +348,7 @@ def test_lines_that_are_torn_or_of_whole_ranges_are_read():
 def launcher(folder, monkeypatch):
     """Two jobs, 1_0 and 1_1, that the launcher has submitted to a cluster that is played here."""
     numbers = iter(range(1, 100))
-    monkeypatch.setattr(_slurm_submit, "submit", lambda calls, text, keep: str(next(numbers)))
+    monkeypatch.setattr(submitit_adapter, "submit", lambda calls, text, keep: str(next(numbers)))
     launcher = SlurmLauncher(folder, settings(poll_min_s=0.01, poll_max_s=0.02, lost_after_s=0.3, grace_s=0.05))
     launcher.calls = launcher._submission.calls = Answers(
         sacct="", squeue="", scancel="", scontrol="MaxArraySize = 1001", sacctmgr=""
@@ -391,7 +391,7 @@ def test_a_job_with_outcomes_has_ended_whatever_accounting_says(launcher, folder
     assert ends(launcher) == {"job0": None}
 
 
-def test_a_state_that_nobody_knows_is_not_dead(launcher):
+def test_an_unknown_state_is_not_an_end(launcher):
     answer(launcher, sacct="1_0|UNKNOWN|0:0|n1|7\n1_1|SPECIAL_EXIT_OF_A_LATER_VERSION|0:0|n1|7\n")
     answer(launcher, squeue="1_0|UNKNOWN|n1|None\n1_1|NEW|n1|None\n")
     assert ends(launcher) == {}
@@ -488,7 +488,7 @@ def test_why_a_job_waits_is_known_between_two_questions_to_the_queue(launcher):
     assert asked.count("squeue") < asked.count("sacct")
 
 
-def test_a_later_driver_takes_up_what_has_a_number_and_cancels_what_nobody_wrote_down(folder):
+def test_a_later_driver_adopts_jobs_with_numbers_and_cancels_orphaned_jobs(folder):
     launcher = SlurmLauncher(folder, settings(poll_min_s=0.01, poll_max_s=0.02))
     launcher.calls = launcher._submission.calls = Answers(
         sacct="1_0|RUNNING|0:0|n1|7\n", squeue="1_0|RUNNING|n1|None\n9_0|RUNNING|n1|None\n", scancel=""
@@ -513,7 +513,7 @@ def refusing(monkeypatch, *messages: str | None) -> list[str]:
             raise CallError(message)
         return str(100 + len(scripts))
 
-    monkeypatch.setattr(_slurm_submit, "submit", submit)
+    monkeypatch.setattr(submitit_adapter, "submit", submit)
     return scripts
 
 
@@ -603,9 +603,9 @@ def test_one_more_is_submitted_at_once_where_none_waits(folder, monkeypatch):
 def test_a_node_that_fails_fast_is_excluded_once_others_work(folder):
     nodes = NodeExclusion(fast_s=60, after=3, at_most=1)
     for _ in range(3):
-        nodes.failed("n3", 5, "FAILED")
+        nodes.record_failure("n3", 5, "FAILED")
     assert nodes.excluded == {}  # perhaps the jobs are at fault
-    nodes.worked("n1")
+    nodes.record_success("n1")
     assert list(nodes.excluded) == ["n3"]
     assert "--exclude=n3" in flags(script(folder, settings(), exclude=tuple(nodes.excluded)))
 
@@ -613,11 +613,11 @@ def test_a_node_that_fails_fast_is_excluded_once_others_work(folder):
 @pytest.mark.parametrize("fault", ["slow", "recovers", "too many"])
 def test_a_node_is_not_excluded_without_reason(fault):
     nodes = NodeExclusion(fast_s=60, after=2, at_most=0 if fault == "too many" else 4)
-    nodes.worked("n1")
-    nodes.failed("n3", 5, "FAILED")
+    nodes.record_success("n1")
+    nodes.record_failure("n3", 5, "FAILED")
     if fault == "recovers":
-        nodes.worked("n3")
-    nodes.failed("n3", 600 if fault == "slow" else 5, "FAILED")
+        nodes.record_success("n3")
+    nodes.record_failure("n3", 600 if fault == "slow" else 5, "FAILED")
     assert nodes.excluded == {}
 
 

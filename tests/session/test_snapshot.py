@@ -16,7 +16,7 @@ from hptransfer.core.io import file_name, read_json
 from hptransfer.core.records import Scale
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.session import snapshot
-from hptransfer.trackers import _base
+from hptransfer.trackers import _background
 from hptransfer.trackers import mlflow as mlflow_tracker
 from tests.support.helpers import ONE_SCALE, command, sweep_arguments, tiny
 
@@ -189,8 +189,8 @@ def assert_secret_is_nowhere(folder: Path, *texts: str) -> None:
 def test_a_password_is_nowhere_even_when_its_server_cannot_be_reached(
     tmp_path: Path, uri: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_base, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(_base, "QUIET_S", 5.0)
+    monkeypatch.setattr(_background, "FAILING_STORE_WAIT_S", 0.5)
+    monkeypatch.setattr(_background, "IDLE_STORE_WAIT_S", 5.0)
     monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)  # else it holds a lock for a minute and a half
     settings = ("launcher=inline", "tracker=mlflow", f"tracker.uri='{uri}'", *ONE_SCALE)
     arguments = sweep_arguments(tmp_path, *settings)

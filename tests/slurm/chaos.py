@@ -430,7 +430,7 @@ def tally(chaos: Chaos, setting: Setting, uri: str) -> Tally:
         last_code=chaos.last_code,
     )
     logs = "".join(path.read_text() for path in folder.jobs.glob("*.log") if path.stem != "slurm")
-    found.resumed = logs.count(" goes on after step ")
+    found.resumed = logs.count(" resumes after step ")
     seconds = []
     for trial in trials:
         outcome = folder.read_outcome(trial.id)

@@ -52,7 +52,7 @@ def wait_until_it_is_back(slurm: Cluster, job: str) -> None:
 def assert_ends_undisturbed(slurm: Cluster, job: str, folder: RunFolder, undisturbed: Any) -> None:
     slurm.wait_for(lambda: slurm.state(job) in ("COMPLETED", "FAILED"), f"the end of job {job}", 90)
     assert slurm.state(job) == "COMPLETED", log_of(folder)
-    assert "goes on after step" in log_of(folder)
+    assert "resumes after step" in log_of(folder)
     assert results(folder) == undisturbed
     assert not [name for name in checkpoints(folder) if "set-aside" not in name]
 
@@ -138,7 +138,7 @@ def test_a_deadline_does_without_a_signal_and_a_refused_requeue_leaves_the_job_t
     assert "ExitCode=2:0" in slurm.run("scontrol", "show", "job", late)
     job = submit(slurm, folder, attempt=2)
     slurm.wait_for(lambda: slurm.state(job) == "COMPLETED", "the next attempt", 90)
-    assert "goes on after step" in log_of(folder)
+    assert "resumes after step" in log_of(folder)
 
 
 def test_a_job_that_is_cancelled_stays_so(slurm: Cluster, tmp_path: Path) -> None:

@@ -77,6 +77,6 @@ def test_a_disturbed_sweep_predicts_what_the_undisturbed_one_does(here: Cluster,
     wait_for(here, lambda: driver.poll() is not None, "the end of the sweep")
     said, _ = driver.communicate()
     assert driver.returncode == 0, said
-    assert "".join(logs(struck).values()).count("goes on after step") >= NUM_JOBS
+    assert "".join(logs(struck).values()).count("resumes after step") >= NUM_JOBS
     assert read_json(struck.prediction) == read_json(calm.prediction)
     assert results(struck) == results(calm)

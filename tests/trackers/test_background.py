@@ -1,4 +1,4 @@
-"""The tracker's thread: nobody waits for it, and it gives up on nothing while the driver lives."""
+"""The tracker's thread: the driver never waits for it, and it retries as long as the driver lives."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ import pytest
 from hptransfer.core.io import append_jsonl, write_json
 from hptransfer.core.records import DONE, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.trackers import BackgroundTracker, CurvePoints, SweepResults, Tracker, _base
+from hptransfer.trackers import BackgroundTracker, CurvePoints, SweepResults, Tracker, _background
 from tests.support.servers import until
 
 OUTCOME = Outcome(state=DONE, loss=1.0)
@@ -43,9 +43,9 @@ class Fake(Tracker):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_base, "RETRY_S", 0.01)
-    monkeypatch.setattr(_base, "FOLLOW_S", 0.05)
-    monkeypatch.setattr(_base, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(_background, "RETRY_S", 0.01)
+    monkeypatch.setattr(_background, "FOLLOW_S", 0.05)
+    monkeypatch.setattr(_background, "FAILING_STORE_WAIT_S", 0.3)
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_what_never_works_is_said_without_its_password(folder: RunFolder) -> Non
     assert fake.written == ["good"]
 
 
-def test_a_trial_that_is_taken_back_is_not_written(folder: RunFolder) -> None:
+def test_a_trial_that_is_reset_is_not_written(folder: RunFolder) -> None:
     fake = Fake()
     with running(fake, folder) as background:
         background.log(trial(folder, "gone", finished=False), OUTCOME)

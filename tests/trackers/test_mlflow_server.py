@@ -17,7 +17,7 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import make_plan
 from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session.session import Session, session
-from hptransfer.trackers import _base
+from hptransfer.trackers import _background
 from hptransfer.trackers.mlflow import MlflowTracker
 from tests.support.helpers import ONE_SCALE, command, start, sweep_arguments, tiny
 from tests.support.servers import Server, mlflow_server, until
@@ -36,9 +36,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_base, "FOLLOW_S", 0.2)
-    monkeypatch.setattr(_base, "RETRY_S", 0.1)
-    monkeypatch.setattr(_base, "PATIENCE_S", 2.0)
+    monkeypatch.setattr(_background, "FOLLOW_S", 0.2)
+    monkeypatch.setattr(_background, "RETRY_S", 0.1)
+    monkeypatch.setattr(_background, "FAILING_STORE_WAIT_S", 2.0)
 
 
 def on(server: Server, runs: Path, *overrides: str) -> SweepConfig:
@@ -172,7 +172,7 @@ def curve(begun: float, steps: int) -> list[dict[str, Any]]:
     return [{"step": step, "tokens": step, "loss": 1.0 / (step + 1), "time": begun + step} for step in range(steps)]
 
 
-def test_a_curve_that_began_anew_replaces_what_was_shown(server: Server, tmp_path: Path) -> None:
+def test_a_restarted_curve_replaces_the_one_that_was_shown(server: Server, tmp_path: Path) -> None:
     """As after a preemption between checkpoints: seen by the driver that wrote the old points, and by the next."""
     config = on(server, tmp_path)
     plan = make_plan(config)

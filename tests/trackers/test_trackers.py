@@ -12,13 +12,13 @@ from rich.console import Console
 
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.core.io import read_jsonl, write_json
-from hptransfer.core.records import DIVERGED, FAILED, Outcome, Trial
+from hptransfer.core.records import DIVERGED, FAILED, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import make_plan
 from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session.session import session
-from hptransfer.trackers import _base
-from hptransfer.trackers.mlflow import MlflowTracker, TrackedRun
+from hptransfer.trackers import _background
+from hptransfer.trackers.mlflow import MlflowTracker, TrackedRun, _trial_tags
 from tests.driver.test_driver import studies
 from tests.support.helpers import ONE_SCALE, command, sweep_arguments, tiny
 
@@ -95,6 +95,13 @@ def test_what_a_model_reports_of_itself_is_shown_and_printed(
         assert f"expert_load {curve[-1][1]:.4g}" in printed
 
 
+def test_scales_that_print_alike_have_different_tags() -> None:
+    scales = [Scale({"tokens": tokens}) for tokens in (1.00011, 1.00012)]
+    trials = [Trial(id="x", scale=scale, tuned={}, seed=0, run={}, flops=1.0, params=1) for scale in scales]
+    assert trials[0].scale.name == trials[1].scale.name
+    assert [_trial_tags(trial)["scale"] for trial in trials] == ["tokens=1.00011", "tokens=1.00012"]
+
+
 def test_a_write_that_was_cut_off_is_completed_without_doubled_points(tmp_path: Path) -> None:
     config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
     run(config)
@@ -119,7 +126,7 @@ def test_a_run_that_was_made_and_no_more_gets_all_that_it_lacks(
         write(tracker, shown, *rest)
 
     monkeypatch.setattr(MlflowTracker, "_write_trial", is_cut_off)
-    monkeypatch.setattr(_base, "RETRY_S", 0.05)
+    monkeypatch.setattr(_background, "RETRY_S", 0.05)
     run(config)
     assert_mlflow_agrees(config.folder)
     assert cut_off[0] in {one.info.run_id for one in shown(config.folder)[1]}
@@ -177,7 +184,7 @@ def test_a_copied_run_has_a_store_of_its_own(tmp_path: Path) -> None:
     assert_mlflow_agrees(config.folder)
 
 
-def test_a_failed_trial_that_is_taken_back_and_trained_is_shown_as_done(tmp_path: Path) -> None:
+def test_a_failed_trial_that_is_reset_and_trained_is_shown_as_done(tmp_path: Path) -> None:
     """The trial's folder is removed by hand, as the README says."""
     config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
     config.folder.create()
@@ -208,7 +215,7 @@ def test_a_store_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_reached_does_not_stop_the_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_base, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(_background, "FAILING_STORE_WAIT_S", 1.0)
     (tmp_path / "file").write_text("")
     config = tiny(tmp_path, "tracker=mlflow", f"tracker.uri=sqlite:///{tmp_path}/file/no.db", *ONE_SCALE)
     text = run(config)

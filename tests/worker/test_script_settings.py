@@ -13,7 +13,7 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import DONE
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import differences, identity, make_plan, seconds_by_scale
-from hptransfer.worker.runners.script.command_line import arguments
+from hptransfer.worker.runners.script.command_line import build_arguments
 from hptransfer.worker.runners.script.config import script_from_json
 from tests.support.helpers import ROOT, command, outcomes
 from tests.support.scripts import BOWL, execute, plan_of, write_sweep
@@ -32,28 +32,28 @@ BAD = [
     ({"tokens": None}, "run.flops must be given, or run.tokens"),
     ({"params": "12 * widht"}, "run.params: unknown name 'widht'. Did you mean 'width'?"),
     ({"params": "width - 32"}, "run.params must be a number above 0, got 0"),
-    ({"params": "12 * lr"}, "run.params goes by 'lr', which is tuned"),
+    ({"params": "12 * lr"}, "run.params depends on 'lr', which is tuned"),
     ({"params": "nowhere:count"}, "run.params: nowhere:count cannot be imported (ModuleNotFoundError"),
     ({"params": "sizes:gone"}, "run.params: sizes:gone cannot be imported (AttributeError"),
-    ({"params": "sizes:needs_depth"}, "sizes:needs_depth takes 'depth'; unknown name 'depth'"),
+    ({"params": "sizes:needs_depth"}, "sizes:needs_depth needs 'depth'; unknown name 'depth'"),
     ({"params": "sizes:fails"}, "run.params: sizes:fails failed at {'width': 32, 'tokens': 1000} (ValueError: x)"),
-    ({"params": "sizes:tuned"}, "run.params goes by 'lr', which is tuned"),
+    ({"params": "sizes:tuned"}, "run.params depends on 'lr', which is tuned"),
     ({"names": {"seed": 1}}, "run.names.seed: 'seed' is the trial's own seed"),
-    ({"names": {"a-b": 1}}, "'a-b' is no name; take letters, digits and _"),
+    ({"names": {"a-b": 1}}, "'a-b' is not a name; use letters, digits and _"),
     ({"names": {"Width": 1}}, "both are HPTRANSFER_WIDTH; rename one"),
     ({"names": {"sizes": [1]}}, "run.names.sizes must be a number or text, got [1]"),
     ({"names": {"mode": math.nan}}, "run.names.mode must be finite, got nan; quote it"),
     ({"names": {"tokens": 5}}, "run.tokens is given twice"),
     ({"metric": {"reduce": "men"}}, "run.metric.reduce: unknown reduction 'men'. Did you mean 'mean'?"),
     ({"metric": {"points": 0}}, "run.metric.points must be at least 1, got 0"),
-    ({"metric": {"pattern": "("}}, "run.metric.pattern '(' is no regular expression"),
+    ({"metric": {"pattern": "("}}, "run.metric.pattern '(' is not a regular expression"),
     ({"metric": {"pattern": "loss (.*)"}}, "run.metric.pattern has no group (?P<loss>...)"),
     ({"launch": "torchrn"}, "run.launch: unknown choice 'torchrn'. Did you mean 'torchrun'?"),
     ({"processes": 2}, "run.processes must be at least 1, and 1 but for launch=torchrun, got 2"),
     ({"timeout_s": 0}, "run.timeout_s must be above 0, got 0"),
     ({"cwd": "/nowhere"}, "run.cwd: there is no folder '/nowhere'"),
     ({"environment": {"A": [3]}}, "run.environment.A must be text or a number, got [3]"),
-    ({"environment": {"A=B": 3}}, "run.environment.A=B: 'A=B' is no name of a variable"),
+    ({"environment": {"A=B": 3}}, "run.environment.A=B: 'A=B' is not a name of a variable"),
     ({"environment": {"HPTRANSFER_LR": 3}}, "run.environment.HPTRANSFER_LR: names that begin with HPTRANSFER_"),
 ]
 SIZES = """
@@ -196,10 +196,10 @@ def test_torchrun_meets_on_this_machine_or_across_the_allocations_nodes(here: Pa
     plan = plan_of(here, BOWL, launch="torchrun", processes=2)
     config = script_from_json(plan.run(plan.scales[0], {"lr": 0.5}))
     names = {**config.names, "seed": 0, "python": "py", "trial": "3f", "attempt": 2}
-    alone = arguments(config, names, {"SLURM_JOB_NUM_NODES": "1"})
+    alone = build_arguments(config, names, {"SLURM_JOB_NUM_NODES": "1"})
     torchrun = ["py", "-m", "torch.distributed.run", "--nproc-per-node=2"]
     assert alone == [*torchrun, "--standalone", "--no-python", "py", "train.py", "32", "0.5", "0"]
-    across = arguments(config, names, {"SLURM_JOB_NUM_NODES": "2"})
+    across = build_arguments(config, names, {"SLURM_JOB_NUM_NODES": "2"})
     assert across[:3] == ["srun", "--nodes=2", "--ntasks=2"]
     assert "--ntasks-per-node=1" in across
     assert across[across.index("py") :][:4] == torchrun

@@ -19,7 +19,16 @@ from hptransfer.training.config import run_from_json
 from hptransfer.worker import stack_sizes as _stacks
 from hptransfer.worker.job import run_job
 from hptransfer.worker.runners.builtin import BuiltinRunner
-from hptransfer.worker.stack_sizes import GAIN, SHARE, STEPS, StackTimings, calibrate, sizes, split, steps_each
+from hptransfer.worker.stack_sizes import (
+    CALIBRATION_SHARE,
+    CALIBRATION_STEPS,
+    MIN_GAIN,
+    StackTimings,
+    calibrate,
+    calibration_steps,
+    split_stacks,
+    stack_sizes,
+)
 from tests.support.helpers import ONE_SCALE, ROOT, environment, tiny
 from tests.support.stacked import LONG, Clock, go_on, of_one_scale, stacks, stepping, trained_with, write_job
 from tests.trackers.test_trackers import run as sweep
@@ -44,7 +53,7 @@ from tests.worker.test_worker import After
     ],
 )
 def test_the_stack_with_the_most_steps_a_second_is_chosen(shares: tuple[float, ...], best: int) -> None:
-    assert StackTimings(stepping(*shares)).best() == best
+    assert StackTimings(stepping(*shares)).best_size() == best
 
 
 GAINS = {32: (5.39, 4.28, 3.58, 3.31), 64: (9.63, 8.39, 7.71, 7.74), 256: (69.92, 73.16, 75.2, 76.83)}
@@ -55,15 +64,15 @@ GAINS = {32: (5.39, 4.28, 3.58, 3.31), 64: (9.63, 8.39, 7.71, 7.74), 256: (69.92
 def test_noise_chooses_nothing_that_is_slower(width: int, seed: int) -> None:
     noise = random.Random(seed)
     seen = calibrate(8, StackTimings(), lambda size: stepping(*GAINS[width])[size] * noise.uniform(1.0, 1.04))
-    chosen = GAINS[width][seen.best().bit_length() - 1]
+    chosen = GAINS[width][seen.best_size().bit_length() - 1]
     assert chosen <= GAINS[width][0]
-    assert (seen.best() > 1) == (width <= 64)
+    assert (seen.best_size() > 1) == (width <= 64)
 
 
 @pytest.mark.parametrize("seed", range(50))
 def test_where_stacks_gain_nothing_noise_chooses_none(seed: int) -> None:
     noise = random.Random(seed)
-    assert calibrate(16, StackTimings(), lambda size: size * noise.uniform(1.0, 1 + GAIN)).best() == 1
+    assert calibrate(16, StackTimings(), lambda size: size * noise.uniform(1.0, 1 + MIN_GAIN)).best_size() == 1
 
 
 def test_the_search_ends_where_a_larger_stack_is_slower() -> None:
@@ -74,8 +83,8 @@ def test_the_search_ends_where_a_larger_stack_is_slower() -> None:
         return stepping(4, 3, 2, 2.2, 1)[size]
 
     found = calibrate(16, StackTimings(), measure)
-    assert (tried, found.best()) == ([1, 2, 4, 8], 4)
-    assert found.answers(16)
+    assert (tried, found.best_size()) == ([1, 2, 4, 8], 4)
+    assert found.is_sufficient(16)
 
 
 def test_what_memory_does_not_hold_ends_the_search_too() -> None:
@@ -85,17 +94,17 @@ def test_what_memory_does_not_hold_ends_the_search_too() -> None:
         return 1.0
 
     found = calibrate(16, StackTimings(), measure)
-    assert (found.best(), found.most) == (4, 4)
-    assert found.answers(64)
+    assert (found.best_size(), found.most) == (4, 4)
+    assert found.is_sufficient(64)
     assert calibrate(16, StackTimings(most=3), lambda size: 1.0).seconds.keys() == {1, 2}
 
 
 def test_a_larger_job_asks_for_more_than_a_smaller_one_left_and_no_other_does() -> None:
     small = StackTimings(stepping(4, 3, 2))
-    assert [small.answers(trials) for trials in (1, 3, 4, 5)] == [True, True, True, False]
-    assert not StackTimings().answers(2)
-    assert StackTimings().answers(1)
-    assert StackTimings(most=1).answers(16)
+    assert [small.is_sufficient(trials) for trials in (1, 3, 4, 5)] == [True, True, True, False]
+    assert not StackTimings().is_sufficient(2)
+    assert StackTimings().is_sufficient(1)
+    assert StackTimings(most=1).is_sufficient(16)
 
 
 @pytest.mark.parametrize(
@@ -104,34 +113,37 @@ def test_a_larger_job_asks_for_more_than_a_smaller_one_left_and_no_other_does() 
 )
 def test_a_job_is_split_evenly_and_in_order(trials: int, size: int, stacks: list[int]) -> None:
     ids = [str(number) for number in range(trials)]
-    found = split(ids, size)
+    found = split_stacks(ids, size)
     assert [len(stack) for stack in found] == stacks
     assert [one for stack in found for one in stack] == ids
 
 
 def test_sizes_are_powers_of_two_up_to_the_first_that_holds_the_job() -> None:
-    assert [sizes(trials) for trials in (1, 2, 3, 4, 5)] == [[1], [1, 2], [1, 2, 4], [1, 2, 4], [1, 2, 4, 8]]
+    assert [stack_sizes(trials) for trials in (1, 2, 3, 4, 5)] == [[1], [1, 2], [1, 2, 4], [1, 2, 4], [1, 2, 4, 8]]
 
 
 @pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.parametrize("trials", [2, 3, 4, 7, 16, 64])
 @pytest.mark.parametrize("steps", [16, 100, 256, 1000, 20_000])
 def test_a_calibration_takes_its_share_of_the_job_or_is_left_out(steps: int, trials: int, gpu: bool) -> None:
-    each = steps_each(steps, trials, gpu=gpu)
-    trained, tried = (steps, len(sizes(trials))) if gpu else (steps * trials, sum(sizes(trials)))
-    assert each == 0 or _stacks.FEWEST_STEPS <= each <= STEPS
-    assert (each and each + _stacks.BUILD_STEPS) * tried <= SHARE * trained
-    assert (each > 0) == (SHARE * trained >= tried * (_stacks.FEWEST_STEPS + _stacks.BUILD_STEPS))
+    each = calibration_steps(steps, trials, gpu=gpu)
+    trained, tried = (steps, len(stack_sizes(trials))) if gpu else (steps * trials, sum(stack_sizes(trials)))
+    assert each == 0 or _stacks.MIN_CALIBRATION_STEPS <= each <= CALIBRATION_STEPS
+    assert (each and each + _stacks.BUILD_STEPS) * tried <= CALIBRATION_SHARE * trained
+    assert (each > 0) == (CALIBRATION_SHARE * trained >= tried * (_stacks.MIN_CALIBRATION_STEPS + _stacks.BUILD_STEPS))
 
 
 def test_the_shortest_job_that_is_measured_is_the_one_on_the_page() -> None:
     page = " ".join((ROOT / "docs" / "performance.md").read_text().split())
     assert "with four trials on a CPU, below 210 steps" in page
-    assert f"{_stacks.FEWEST_STEPS - 1} to {STEPS - 1} timed steps of each size" in page
-    assert f"more than {GAIN:.0%} on trials alone" in page
-    assert f"gains {_stacks.GAIN_ON_STACK:.0%} more" in page
-    assert f"At most {SHARE:.0%} of the job" in page
-    assert (steps_each(209, 4, gpu=False), steps_each(210, 4, gpu=False)) == (0, _stacks.FEWEST_STEPS)
+    assert f"{_stacks.MIN_CALIBRATION_STEPS - 1} to {CALIBRATION_STEPS - 1} timed steps of each size" in page
+    assert f"more than {MIN_GAIN:.0%} on trials alone" in page
+    assert f"gains {_stacks.MIN_GAIN_ON_STACK:.0%} more" in page
+    assert f"At most {CALIBRATION_SHARE:.0%} of the job" in page
+    assert (calibration_steps(209, 4, gpu=False), calibration_steps(210, 4, gpu=False)) == (
+        0,
+        _stacks.MIN_CALIBRATION_STEPS,
+    )
 
 
 # --- the file ---
@@ -240,10 +252,10 @@ def test_a_home_that_cannot_be_written_is_measured_without(
 
 WRITER = """
 import sys
-from hptransfer.worker.stack_sizes import StackTimings, recall, remember
+from hptransfer.worker.stack_sizes import StackTimings, read_timings, write_timings
 for number in range(1, 200):
-    remember({"device": "x"}, StackTimings({1: 1.0 * number, 2: 1.5 * number}))
-    assert set(recall({"device": "x"}).seconds) == {1, 2}
+    write_timings({"device": "x"}, StackTimings({1: 1.0 * number, 2: 1.5 * number}))
+    assert set(read_timings({"device": "x"}).seconds) == {1, 2}
 """
 
 

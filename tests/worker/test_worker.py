@@ -28,7 +28,7 @@ from hptransfer.core.records import (
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker import interruption as stop_module
 from hptransfer.worker import job as worker
-from hptransfer.worker.interruption import StopCheck, end_of_time, requeued
+from hptransfer.worker.interruption import StopCheck, process_deadline, requeue_job
 from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import environment, outcomes, tiny
 from tests.support.jobs import (
@@ -141,7 +141,7 @@ def of_another_version(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [torn, flipped, of_other_settings, of_another_version])
-def test_a_checkpoint_of_no_use_is_set_aside_and_the_stack_starts_anew(
+def test_an_unusable_checkpoint_is_set_aside_and_the_stack_restarts(
     damage: Callable[[Path], None], tmp_path: Path, undisturbed: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_job(tmp_path)
@@ -277,11 +277,11 @@ def test_the_end_of_its_time_stops_a_worker_before(tmp_path: Path) -> None:
 def test_the_end_of_time_is_the_scripts_word_or_the_schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HPTRANSFER_DEADLINE", "SLURM_JOB_END_TIME"):
         monkeypatch.delenv(name, raising=False)
-    assert end_of_time() is None
+    assert process_deadline() is None
     monkeypatch.setenv("SLURM_JOB_END_TIME", "2000000000")
-    assert end_of_time() == 2e9
+    assert process_deadline() == 2e9
     monkeypatch.setenv("HPTRANSFER_DEADLINE", "1900000000")
-    assert end_of_time() == 1.9e9
+    assert process_deadline() == 1.9e9
 
 
 def test_a_few_minutes_apart_checkpoints_are_written_unasked(tmp_path: Path, undisturbed: Any) -> None:
@@ -326,7 +326,7 @@ def test_an_attempt_that_is_not_the_jobs_touches_nothing(
 
 def test_an_attempt_that_is_superseded_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As when its node was cut off for a while, and the scheduler gave it up."""
-    monkeypatch.setattr(stop_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(stop_module, "FENCE_CHECK_S", 0.0)
     folder = write_job(tmp_path)
     job = read_json(folder.job_path(JOB))
 
@@ -363,7 +363,7 @@ def test_an_outcome_is_the_current_attempts(tmp_path: Path, monkeypatch: pytest.
 def test_the_exit_code_says_how_a_job_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert exit_code(write_job(tmp_path / "done"), 1) == 0
     folder = write_job(tmp_path / "held")
-    monkeypatch.setattr(worker, "SUPERSEDING_PATIENCE_S", 0.0)
+    monkeypatch.setattr(worker, "SUPERSEDED_LEASE_WAIT_S", 0.0)
     with lock(folder.lease(folder.read_job(JOB).trials[0])):
         assert exit_code(folder, 1) == 75
     assert exit_code(RunFolder(tmp_path / "nothing"), 1) == 2
@@ -405,7 +405,7 @@ def test_a_worker_that_was_stopped_leaves_a_job_that_mlflow_shows_as_one(tmp_pat
     folder = write_job(tmp_path, *SLOW)
     stopped_in_the_middle(folder, signal.SIGTERM)
     assert start_worker(folder).wait(120) == 0
-    assert "goes on after step" in log_of(folder)
+    assert "resumes after step" in log_of(folder)
     assert results(folder) == slow_undisturbed
     sweep(tiny(tmp_path, *TRIALS, *SLOW, "tracker=mlflow"))  # which has nothing left to train
     assert results(folder) == slow_undisturbed
@@ -432,7 +432,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path: Pa
     process.wait()
     assert checkpoints(folder) == [f"{JOB}.0.checkpoint", f"{JOB}.0.checkpoint.new"]
     assert start_worker(folder).wait(120) == 0
-    assert f"goes on after step {(tmp_path / 'writing').read_text()}" in log_of(folder)
+    assert f"resumes after step {(tmp_path / 'writing').read_text()}" in log_of(folder)
     assert results(folder) == slow_undisturbed
     assert not checkpoints(folder)
 
@@ -449,7 +449,7 @@ def test_kills_at_random_moments_change_no_bit(tmp_path: Path, slow_undisturbed:
         process.kill()
         process.wait()
     assert start_worker(folder).wait(120) == 0
-    assert log_of(folder).count("goes on after step") > 3
+    assert log_of(folder).count("resumes after step") > 3
     assert results(folder) == slow_undisturbed
 
 
@@ -502,12 +502,12 @@ def test_a_requeue_is_of_one_task_and_not_of_its_array(tmp_path: Path, monkeypat
     """The first task of an array has the array's own id as its job id."""
     scontrol(tmp_path, monkeypatch, f'echo "$@" >> {tmp_path}/asked')
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert not requeued()
+    assert not requeue_job()
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    assert requeued()
+    assert requeue_job()
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    assert requeued()
+    assert requeue_job()
     assert (tmp_path / "asked").read_text().splitlines() == ["requeue 12", "requeue 12_3"]
 
 
@@ -516,10 +516,10 @@ def test_where_a_requeue_is_refused_the_driver_is_left_to_submit(
 ) -> None:
     scontrol(tmp_path, monkeypatch, "echo Requested operation is presently disabled >&2; exit 1")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    assert not requeued()
+    assert not requeue_job()
     assert "requeue of job 12: Requested operation is presently disabled" in capsys.readouterr().out
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert not requeued()
+    assert not requeue_job()
 
 
 @pytest.mark.parametrize(("cause", "asked"), [(TIME_LIMIT, True), (PREEMPTED, False)])
@@ -560,10 +560,10 @@ def test_a_signal_after_the_one_job_changes_nothing(once: bool, code: int, tmp_p
     """Such as the SIGTERM of the requeue that it asked for; a worker that waits for further jobs ends by it."""
     program = f"""
 import os, signal, sys
-from hptransfer.worker.interruption import Stop
-stop = Stop(once={once})
+from hptransfer.worker.interruption import StopCheck
+stop = StopCheck(once={once})
 stop.listen()
-stop.free()
+stop.leave_job()
 os.kill(os.getpid(), signal.SIGTERM)
 sys.exit(7)
 """

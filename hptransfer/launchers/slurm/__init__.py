@@ -1,4 +1,7 @@
-"""SLURM: jobs in arrays by the resources that they request; states of all jobs by one sacct call."""
+"""SLURM: submit jobs in arrays by the resources that they request.
+
+One sacct call returns the states of all jobs.
+"""
 
 from hptransfer.launchers.slurm.config import SlurmConfig
 

@@ -1,4 +1,7 @@
-"""Calls of SLURM's commands: bounded, counted, and free of what an allocation around us has set."""
+"""Calls of SLURM's commands, with a time limit and a clean environment.
+
+The environment of an allocation in which this process may run is hidden from them.
+"""
 
 from __future__ import annotations
 
@@ -7,52 +10,59 @@ import subprocess
 from collections import Counter
 from collections.abc import Mapping
 
-TIMEOUT_S = 60.0
-SCRUBBED = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "PMIX_", "PMI_")
-KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER")
+COMMAND_TIMEOUT_S = 60.0
+SCRUBBED_PREFIXES = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "PMIX_", "PMI_")
+PRESERVED_VARIABLES = ("SLURM_CONF", "SLURM_CONF_SERVER")
 
 
 class CallError(Exception):
-    """A command failed, did not answer in time, or is not there; the message is its own."""
+    """Error of a command that failed, timed out or is missing.
+
+    The message is that of the command.
+    """
 
 
-def scrubbed(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Names in an environment that would change what a submission from it means, such as SLURM_CPU_BIND."""
-    return sorted(name for name in environment if name.startswith(SCRUBBED) and name not in KEPT)
+def scrubbed_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the variables that would change a submission, such as SLURM_CPU_BIND."""
+    return sorted(
+        name for name in environment if name.startswith(SCRUBBED_PREFIXES) and name not in PRESERVED_VARIABLES
+    )
 
 
 class SlurmCommands:
-    """Runs commands.
+    """Runner of SLURM's commands.
 
     Attributes:
-        counts: calls made so far, by command: what the load on the scheduler is judged by.
+        counts: number of calls by command, the measure of the load on the scheduler.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
     def run(self, *command: str) -> str:
-        """What a command prints.
+        """Return the standard output of a command.
 
         Raises:
-            CallError: it failed.
+            CallError: the command failed.
         """
         self.counts[command[0]] += 1
-        hidden = set(scrubbed())
+        hidden = set(scrubbed_variables())
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            process = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
             )
         except subprocess.TimeoutExpired:
-            raise CallError(f"{command[0]} did not answer within {TIMEOUT_S:.0f} s") from None
+            raise CallError(f"{command[0]} did not answer within {COMMAND_TIMEOUT_S:.0f} s") from None
         except OSError as error:
             raise CallError(f"{command[0]} cannot be run ({error.strerror})") from None
-        if done.returncode != 0:
-            raise CallError(one_line(done.stderr) or f"{command[0]} ended with exit code {done.returncode}")
-        return done.stdout
+        if process.returncode != 0:
+            raise CallError(
+                last_nonblank_line(process.stderr) or f"{command[0]} ended with exit code {process.returncode}"
+            )
+        return process.stdout
 
 
-def one_line(text: str) -> str:
-    """The last line of a message that is no mere blank."""
+def last_nonblank_line(text: str) -> str:
+    """Return the last line of a message that is not blank."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,4 +1,4 @@
-"""The member `slurm` of the launchers: its settings, and the launcher that they open."""
+"""Member `slurm` of the launchers: settings, and the launcher opened from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The driver as a SLURM job of its own: small, long, and queued again when it is preempted or its time is over."""
+"""Driver as a small, long SLURM job that is requeued when interrupted.
+
+Preemption and the time limit both put it back into the queue.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,27 @@ from hptransfer.launchers.slurm.resources import Resources
 from hptransfer.launchers.slurm.script import interpreter, sweep_name
 from hptransfer.launchers.slurm.settings import SlurmSettings
 
-WARNING_S = 120
-NOT_AGAIN = "driver="
+DRIVER_WARNING_S = 120
+DRIVER_OVERRIDE = "driver="
 
 
 def driver_name(folder: RunFolder) -> str:
+    """Return the name of the driver's job."""
     return f"{sweep_name(folder)}-driver"
 
 
 def driver_script(config: SlurmSettings, folder: RunFolder, sweep: str, overrides: Sequence[str]) -> str:
-    """The script of a job that drives the sweep. What the driver prints goes to driver.log."""
+    """Return the script of a job that drives the sweep.
+
+    The output of the driver goes to driver.log.
+    """
     from hptransfer.launchers.slurm.submitit_adapter import batch_script
 
-    kept = [override for override in overrides if not override.startswith(NOT_AGAIN)]
-    words = shlex.join(["sweep", sweep, *kept, f"{NOT_AGAIN}local"])
+    kept = [override for override in overrides if not override.startswith(DRIVER_OVERRIDE)]
+    words = shlex.join(["sweep", sweep, *kept, f"{DRIVER_OVERRIDE}local"])
     setup = [
-        # The shell hears of the time limit, as does nobody else: the driver is then told to end, and the job goes
-        # back into the queue. All that it knows can be read again.
+        # Only the shell receives the signal of the time limit. Its requeue makes SLURM end the driver and put the job
+        # back into the queue. The next driver reads all of its state from the run folder.
         "trap 'scontrol requeue \"$SLURM_JOB_ID\"' USR1",
         "trap 'kill -TERM $driver 2>/dev/null' TERM",
         *config.setup,
@@ -48,17 +55,17 @@ def driver_script(config: SlurmSettings, folder: RunFolder, sweep: str, override
     flags = {
         "output": str(folder.path.absolute() / "driver.log").replace("%", "%%"),
         "requeue": True,
-        "signal": f"B:USR1@{min(WARNING_S, 6 * config.driver_time)}",
+        "signal": f"B:USR1@{min(DRIVER_WARNING_S, 6 * config.driver_time)}",
         **{name.replace("_", "-"): value for name, value in config.driver_sbatch.items()},
     }
     return batch_script(driver_name(folder), resources, setup, command, flags)
 
 
 def submit_driver(config: SlurmSettings, folder: RunFolder, sweep: str, overrides: Sequence[str]) -> str:
-    """Submits the driver's job; returns its number.
+    """Submit the driver's job and return its number.
 
     Raises:
-        StoppedError: there is a driver, running or queued, or the scheduler does not take the job.
+        StoppedError: a driver is running or queued, or the scheduler refuses the job.
     """
     from hptransfer.launchers.slurm.submitit_adapter import submit
 

@@ -1,7 +1,7 @@
-"""SLURM: jobs in arrays by what they ask for, submitted by submitit; states by one sacct call for all of them.
+"""SLURM launcher: submit jobs in arrays and poll their states.
 
-What a job did is in the trial folders, and a job whose trials all have outcomes has ended whatever the scheduler says.
-The scheduler is asked about the others, at intervals that grow while nothing changes.
+Results of a job are in the trial folders: a job whose trials all have outcomes has ended, whatever the scheduler
+reports. The states of the other jobs are polled, at intervals that grow while nothing changes.
 """
 
 from __future__ import annotations
@@ -20,49 +20,72 @@ from hptransfer.launchers import JobEnd, Launcher
 from hptransfer.launchers.slurm.commands import CallError, SlurmCommands
 from hptransfer.launchers.slurm.node_exclusion import NodeExclusion
 from hptransfer.launchers.slurm.settings import SlurmSettings
-from hptransfer.launchers.slurm.states import ENDS, SchedulerJob, array_of, ask_accounting, ask_queue, describe_end
+from hptransfer.launchers.slurm.states import (
+    END_CAUSES,
+    SchedulerJob,
+    array_id,
+    ask_accounting,
+    ask_queue,
+    describe_end,
+)
 from hptransfer.launchers.slurm.submission import STATES_FILE, Submitter
 
-LOOK_S = 1.0
-"""Seconds between two looks at the outcomes of the jobs that are out."""
-NAP_S = 0.1
-BEHIND_S, RECHECK_S = 10.0, 3.0
-"""Accounting, which alone knows the exit code, may be so many seconds behind the queue; it is asked again that soon."""
-QUEUE_EVERY = 4
-"""Every so many polls the queue is asked too: why jobs wait, and whether accounting calls running what is gone."""
-GROWTH = 1.5
-FEW = 0.1
-"""Of the jobs that wait in the queue: fewer new ones than that are no hurry, they would come after all of those."""
+OUTCOME_CHECK_S = 1.0
+"""Seconds between two checks for outcomes of submitted jobs."""
+SLEEP_S = 0.1
+ACCOUNTING_LAG_S, RECHECK_S = 10.0, 3.0
+"""Largest delay of accounting behind the queue, in seconds, and the time after which accounting is asked again. Only
+accounting has the exit code."""
+POLLS_PER_QUEUE_CHECK = 4
+"""Number of polls for each one that also asks the queue. Only the queue has the reasons for waiting, and it reveals
+jobs that are gone although accounting reports them as running."""
+POLL_GROWTH = 1.5
+MIN_BATCH_SHARE = 0.1
+"""Share of the waiting jobs below which new jobs are gathered until the next poll: they would start after all of the
+waiting ones in any case."""
 
 
 @dataclass
 class SubmittedJob:
-    """A job that was submitted and has not been reported as ended."""
+    """Submitted job that has not been reported as ended."""
 
     job: Job
-    done: int = 0
-    """Trials at its beginning whose outcomes were seen."""
-    finished: float | None = None
-    """When the outcome of the last one was seen."""
-    missing: float | None = None
-    """Since when no record of it has been found."""
-    seen: SchedulerJob | None = None
+    num_finished: int = 0
+    """Number of trials, counted from the first, whose outcomes exist."""
+    finished_at: float | None = None
+    """Time at which the last outcome was found."""
+    missing_since: float | None = None
+    """Time since which the scheduler has no record of the job as running or waiting."""
+    record: SchedulerJob | None = None
+    """Last record from the scheduler."""
     cancelled: bool = False
+
+    @property
+    def number(self) -> str:
+        """SLURM's id of the job."""
+        return self.job.scheduler or ""
+
+    @property
+    def state(self) -> str | None:
+        """Last state from the scheduler."""
+        return self.record.state if self.record else None
 
 
 class SlurmLauncher(Launcher):
-    """The jobs of one run folder on a cluster. They go on without it."""
+    """Launcher of jobs on a cluster, which continue without the launcher."""
 
     def __init__(self, folder: RunFolder, config: SlurmSettings) -> None:
         self._folder, self._config = folder, config
         self.calls = SlurmCommands()
         self._submission = Submitter(folder, config, self.calls)
-        self._nodes = NodeExclusion(config.fast_failure_s, config.exclude_after, config.max_excluded, _excluded(folder))
-        self._out: dict[str, SubmittedJob] = {}
+        self._nodes = NodeExclusion(
+            config.fast_failure_s, config.exclude_after, config.max_excluded, _read_excluded_nodes(folder)
+        )
+        self._submitted: dict[str, SubmittedJob] = {}
         self._ended: list[JobEnd] = []
-        self._polls, self._told = 0, False
+        self._polls, self._states_written = 0, False
         self._pause = config.poll_min_s
-        self._next_poll = self._next_look = time.monotonic()
+        self._next_poll = self._next_check = time.monotonic()
         self._recheck = math.inf
 
     @property
@@ -72,43 +95,47 @@ class SlurmLauncher(Launcher):
 
     @property
     def _numbers(self) -> dict[str, str]:
-        """What SLURM calls the jobs that are out."""
-        return {job_id: str(out.job.scheduler) for job_id, out in self._out.items()}
+        """SLURM's ids of the submitted jobs, by job id."""
+        return {job_id: str(entry.job.scheduler) for job_id, entry in self._submitted.items()}
 
     def submit(self, jobs: Sequence[Job]) -> Mapping[str, str]:
-        """What is refused for now stays here and is submitted later; its file is then written anew.
+        """Submit jobs; hold those that are refused for now.
 
-        So do a few behind a long queue, until the next poll: not each end of a job is to be a call of sbatch.
+        Held jobs are submitted later, and their files are then rewritten. A few jobs behind a long queue are also held
+        until the next poll, so that not every end of a job causes a call of sbatch.
 
         Raises:
-            StoppedError: the scheduler refuses a job for good, such as for a partition that there is not.
-            ConfigError: a rule has no value for one of them.
+            StoppedError: the scheduler refuses a job permanently, for example for a partition that does not exist.
+            ConfigError: a rule has no value for one of the jobs.
         """
         self._submission.held |= {job.id: job for job in jobs}
-        waiting = sum(out.seen is not None and out.seen.state == "PENDING" for out in self._out.values())
-        if len(self._submission.held) < FEW * waiting:
-            self._hurry()
+        waiting = sum(entry.state == "PENDING" for entry in self._submitted.values())
+        if len(self._submission.held) < MIN_BATCH_SHARE * waiting:
+            self._poll_soon()
             return {}
         return self._submit_held()
 
     def _submit_held(self) -> dict[str, str]:
         held = dict(self._submission.held)
         numbers = self._submission.submit(self._numbers, self._nodes.excluded)
-        self._out |= {
+        self._submitted |= {
             job_id: SubmittedJob(replace(held[job_id], scheduler=number)) for job_id, number in numbers.items()
         }
         if numbers:
-            self._hurry()
-        if not self._told:
+            self._poll_soon()
+        if not self._states_written:
             self._write_states()
         return numbers
 
     def adopt(self, jobs: Sequence[Job]) -> set[str]:
-        """All that have a number; `wait` soon tells which of them ended meanwhile, and by what cause."""
+        """Adopt all jobs that have a number.
+
+        `wait` soon reports those that ended meanwhile, with their causes.
+        """
         known = {job.id: SubmittedJob(job) for job in jobs if job.scheduler is not None}
-        self._out |= known
-        self._submission.unsure = not self._submission.cancel_strangers(self._numbers.values())
-        self._hurry(at_once=True)
+        self._submitted |= known
+        self._submission.unconfirmed = not self._submission.cancel_orphaned_jobs(self._numbers.values())
+        self._poll_soon(at_once=True)
         return set(known)
 
     # --- ends ---
@@ -117,123 +144,132 @@ class SlurmLauncher(Launcher):
         deadline = time.monotonic() + timeout_s
         while True:
             now = time.monotonic()
-            if now >= self._next_look:
-                self._look_at_outcomes(now)
-                self._next_look = now + LOOK_S
+            if now >= self._next_check:
+                self._check_outcomes(now)
+                self._next_check = now + OUTCOME_CHECK_S
             if now >= self._next_poll:
                 self._poll()
             ended, self._ended = self._ended, []
             if ended or now >= deadline:
                 return ended
-            time.sleep(min(NAP_S, max(0.0, deadline - now)))
+            time.sleep(min(SLEEP_S, max(0.0, deadline - now)))
 
-    def _look_at_outcomes(self, now: float) -> None:
-        for out in list(self._out.values()):
-            if out.finished is None and self._all_done(out):
-                out.finished = now
-            if out.finished is not None and now >= out.finished + self._config.grace_s:
-                self._end(out, JobEnd(out.job.id, node=out.seen.node if out.seen else None))
+    def _check_outcomes(self, now: float) -> None:
+        for entry in list(self._submitted.values()):
+            if entry.finished_at is None and self._all_done(entry):
+                entry.finished_at = now
+            if entry.finished_at is not None and now >= entry.finished_at + self._config.grace_s:
+                self._report_end(entry, JobEnd(entry.job.id, node=entry.record.node if entry.record else None))
 
-    def _all_done(self, out: SubmittedJob) -> bool:
-        trials = out.job.trials
-        while out.done < len(trials) and self._folder.outcome_path(trials[out.done]).exists():
-            out.done += 1
-        return out.done == len(trials)
+    def _all_done(self, entry: SubmittedJob) -> bool:
+        trials = entry.job.trials
+        while entry.num_finished < len(trials) and self._folder.outcome_path(trials[entry.num_finished]).exists():
+            entry.num_finished += 1
+        return entry.num_finished == len(trials)
 
-    def _end(self, out: SubmittedJob, ended: JobEnd) -> None:
-        del self._out[out.job.id]
-        self._ended.append(replace(ended, cause=CANCELLED) if out.cancelled and ended.cause else ended)
+    def _report_end(self, entry: SubmittedJob, ended: JobEnd) -> None:
+        del self._submitted[entry.job.id]
+        self._ended.append(replace(ended, cause=CANCELLED) if entry.cancelled and ended.cause else ended)
         if self._submission.held and self._config.max_running:
-            self._hurry()
+            self._poll_soon()
 
     def _poll(self) -> None:
-        """Asks the scheduler about all jobs at once, and notes what it says."""
+        """Submit the held jobs, and read the states of all jobs."""
         self._recheck = math.inf
-        before = {job: out.seen and out.seen.state for job, out in self._out.items()}
+        before = {job_id: entry.state for job_id, entry in self._submitted.items()}
         if self._submission.held:
             for job_id in self._submit_held():
-                self._folder.write_job(self._out[job_id].job)
-        if self._out:
-            self._judge_all()
+                self._folder.write_job(self._submitted[job_id].job)
+        if self._submitted:
+            self._update_states()
         self._write_states()
-        after = {job: out.seen and out.seen.state for job, out in self._out.items()}
-        grown = min(self._pause * GROWTH, self._config.poll_max_s)
+        after = {job_id: entry.state for job_id, entry in self._submitted.items()}
+        grown = min(self._pause * POLL_GROWTH, self._config.poll_max_s)
         self._pause = grown if before == after else self._config.poll_min_s
         self._next_poll = min(time.monotonic() + self._pause, self._recheck)
 
-    def _hurry(self, *, at_once: bool = False) -> None:
-        """Something has changed: the next poll comes after the shortest pause."""
+    def _poll_soon(self, *, at_once: bool = False) -> None:
+        """Poll after the shortest pause, because something has changed."""
         self._pause = self._config.poll_min_s
         self._next_poll = min(self._next_poll, time.monotonic() + (0.0 if at_once else self._pause))
 
-    def _judge_all(self) -> None:
-        arrays = sorted({array_of(out.job.scheduler or "") for out in self._out.values()}, key=int)
+    def _update_states(self) -> None:
+        entries = list(self._submitted.values())
+        arrays = sorted({array_id(entry.number) for entry in entries}, key=int)
         accounts = ask_accounting(self.calls, arrays)
-        # An end has to be confirmed: what is requeued ends in accounting, and is in the queue again.
-        plain = accounts is not None and all(
-            out.missing is None and self._goes_on(accounts.get(out.job.scheduler or "")) for out in self._out.values()
+        # An end must be confirmed: a requeued job has ended in accounting, and is again in the queue.
+        all_alive = accounts is not None and all(
+            entry.missing_since is None and _is_alive(accounts.get(entry.number)) for entry in entries
         )
-        ask = not plain or self._polls % QUEUE_EVERY == 0
-        queue = ask_queue(self.calls, arrays) if ask else None
+        queue = None
+        if not all_alive or self._polls % POLLS_PER_QUEUE_CHECK == 0:
+            queue = ask_queue(self.calls, arrays)
         self._polls += 1
-        for out in list(self._out.values()):
-            account = None if accounts is None else accounts.get(out.job.scheduler or "", SchedulerJob("UNKNOWN"))
-            self._judge(out, account, queue)
-        stubborn = [out for out in self._out.values() if out.cancelled and self._goes_on(out.seen)]
-        if stubborn and queue is not None:
-            self._scancel(stubborn)
+        for entry in entries:
+            account = None if accounts is None else accounts.get(entry.number, SchedulerJob("UNKNOWN"))
+            self._update_state(entry, account, queue)
+        uncancelled = [entry for entry in self._submitted.values() if entry.cancelled and _is_alive(entry.record)]
+        if uncancelled and queue is not None:
+            self._scancel(uncancelled)
 
-    @staticmethod
-    def _goes_on(seen: SchedulerJob | None) -> bool:
-        return seen is not None and not seen.ended
-
-    def _judge(self, out: SubmittedJob, account: SchedulerJob | None, queue: Mapping[str, SchedulerJob] | None) -> None:
-        queued = None if queue is None else queue.get(out.job.scheduler or "")
+    def _update_state(
+        self, entry: SubmittedJob, account: SchedulerJob | None, queue: Mapping[str, SchedulerJob] | None
+    ) -> None:
+        queued = None if queue is None else queue.get(entry.number)
         if queued is not None and not queued.ended:
             seconds = account.seconds if account is not None and not account.ended else 0
-            out.seen, out.missing = replace(queued, seconds=seconds), None
+            entry.record, entry.missing_since = replace(queued, seconds=seconds), None
         elif account is not None and account.ended:
             if queue is not None or account.state == "COMPLETED":
-                self._settle(out, account)
+                self._confirm_end(entry, account)
         elif queued is not None:
-            self._settle(out, queued, behind_s=0.0 if account is None or queued.state == "COMPLETED" else BEHIND_S)
+            no_lag = account is None or queued.state == "COMPLETED"
+            self._confirm_end(entry, queued, lag_s=0.0 if no_lag else ACCOUNTING_LAG_S)
         elif queue is not None:
-            self._miss(out, account)
-        elif account is not None:
-            known = out.seen.reason if out.seen is not None and out.seen.state == account.state else ""
-            out.seen = replace(account, reason=account.reason or known)  # why it waits only the queue says
-        if out.seen is not None and out.seen.state == "RUNNING" and out.seen.seconds > self._config.fast_failure_s:
-            self._nodes.worked(out.seen.node)
+            self._handle_missing(entry, account)
+        elif account is not None:  # accounting has no reason for waiting: keep that of the queue
+            reason = entry.record.reason if entry.record is not None and entry.state == account.state else ""
+            entry.record = replace(account, reason=account.reason or reason)
+        record = entry.record
+        if record is not None and record.state == "RUNNING" and record.seconds > self._config.fast_failure_s:
+            self._nodes.record_success(record.node)
 
-    def _settle(self, out: SubmittedJob, seen: SchedulerJob, behind_s: float = 0.0) -> None:
-        """A job that the scheduler calls ended; its outcomes may take a moment to be seen from here."""
+    def _confirm_end(self, entry: SubmittedJob, record: SchedulerJob, lag_s: float = 0.0) -> None:
+        """Report a job that has ended by the scheduler's record.
+
+        Its outcomes may become visible here a moment later.
+
+        Args:
+            lag_s: seconds that accounting may be behind the record.
+        """
         now = time.monotonic()
-        out.seen = seen
-        if self._all_done(out):
-            self._nodes.worked(seen.node)
-            self._end(out, JobEnd(out.job.id, node=seen.node or None))
+        entry.record = record
+        if self._all_done(entry):
+            self._nodes.record_success(record.node)
+            self._report_end(entry, JobEnd(entry.job.id, node=record.node or None))
             return
-        out.missing = out.missing or now
-        until = out.missing + max(behind_s, self._config.grace_s)
+        entry.missing_since = entry.missing_since or now
+        until = entry.missing_since + max(lag_s, self._config.grace_s)
         if now < until:
             self._recheck = min(self._recheck, until, now + RECHECK_S)
             return
-        ended = self._why(out, seen)
-        if ended.cause in (KILLED, NODE_FAILURE) and not out.cancelled:
-            self._nodes.failed(seen.node, seen.seconds, ended.detail)
-        self._end(out, ended)
+        ended = self._explain_end(entry, record)
+        if ended.cause in (KILLED, NODE_FAILURE) and not entry.cancelled:
+            self._nodes.record_failure(record.node, record.seconds, ended.detail)
+        self._report_end(entry, ended)
 
-    def _why(self, out: SubmittedJob, seen: SchedulerJob) -> JobEnd:
-        code = seen.code.partition(":")[0]
-        last = self._last_line(out.job.id)
-        cause, stopped = ENDS[seen.state], None
+    def _explain_end(self, entry: SubmittedJob, record: SchedulerJob) -> JobEnd:
+        code = record.code.partition(":")[0]
+        last = self._last_stop_line(entry.job.id)
+        cause, stopped = END_CAUSES[record.state], None
         if cause == KILLED and code == str(EXIT_UNFINISHED):  # the worker left by itself, with a checkpoint
             cause = TIME_LIMIT if last.endswith(f"stops: {TIME_LIMIT}") else PREEMPTED
         elif cause == KILLED and code == str(EXIT_STOPPED):
             stopped = last.partition("stops: ")[2] or "the run folder cannot be written"
-        return JobEnd(out.job.id, cause, describe_end(seen) if cause else "", seen.node or None, stopped)
+        return JobEnd(entry.job.id, cause, describe_end(record) if cause else "", record.node or None, stopped)
 
-    def _last_line(self, job: str) -> str:
+    def _last_stop_line(self, job: str) -> str:
+        """Return the last log line in which the worker reports a stop."""
         path = self._folder.jobs / f"{job}.log"
         if not path.exists():
             return ""
@@ -242,19 +278,19 @@ class SlurmLauncher(Launcher):
             lines = file.read().decode(errors="replace").splitlines()
         return next((line for line in reversed(lines) if "stops: " in line), "")
 
-    def _miss(self, out: SubmittedJob, account: SchedulerJob | None) -> None:
-        """A job that is not in the queue, and of whose end accounting knows nothing (yet).
+    def _handle_missing(self, entry: SubmittedJob, account: SchedulerJob | None) -> None:
+        """Report a job that stays missing without a recorded end.
 
-        Of what is cancelled before it ran there is never a record.
+        A job that is cancelled before it started never has a record.
         """
         now = time.monotonic()
-        out.missing = out.missing or now
-        out.seen = account or SchedulerJob("UNKNOWN")
-        until = out.missing + (self._config.grace_s if out.cancelled else self._config.lost_after_s)
-        self._recheck = min(self._recheck, max(until, now + NAP_S)) if out.cancelled else self._recheck
+        entry.missing_since = entry.missing_since or now
+        entry.record = account or SchedulerJob("UNKNOWN")
+        until = entry.missing_since + (self._config.grace_s if entry.cancelled else self._config.lost_after_s)
+        self._recheck = min(self._recheck, max(until, now + SLEEP_S)) if entry.cancelled else self._recheck
         if now >= until:
-            gone = f"SLURM job {out.job.scheduler} has been in no queue for {self._config.lost_after_s:.0f} s"
-            self._end(out, JobEnd(out.job.id, KILLED, f"{gone}; accounting calls it {out.seen.state}"))
+            gone = f"SLURM job {entry.job.scheduler} has been in no queue for {self._config.lost_after_s:.0f} s"
+            self._report_end(entry, JobEnd(entry.job.id, KILLED, f"{gone}; accounting calls it {entry.record.state}"))
 
     # --- the rest ---
 
@@ -262,43 +298,47 @@ class SlurmLauncher(Launcher):
         for job_id in [job_id for job_id in self._submission.held if job_id in jobs]:
             del self._submission.held[job_id]
             self._ended.append(JobEnd(job_id, CANCELLED, "before it was submitted"))
-        chosen = [out for job_id, out in self._out.items() if job_id in jobs]
+        chosen = [entry for job_id, entry in self._submitted.items() if job_id in jobs]
         if not chosen:
             return
-        for out in chosen:
-            out.cancelled = True
+        for entry in chosen:
+            entry.cancelled = True
         self._scancel(chosen)
         self._pause = self._config.poll_min_s
         self._next_poll = min(self._next_poll, time.monotonic() + min(1.0, self._pause))
 
-    def _scancel(self, outs: Sequence[SubmittedJob]) -> None:
-        """One call; what it does not reach is tried again at the next poll."""
+    def _scancel(self, entries: Sequence[SubmittedJob]) -> None:
+        """Cancel jobs in one call; the next poll repeats it where needed."""
         with contextlib.suppress(CallError):
-            self.calls.run("scancel", *(str(out.job.scheduler) for out in outs))
+            self.calls.run("scancel", *(str(entry.job.scheduler) for entry in entries))
 
     def close(self) -> None:
-        """Notes what is still out."""
+        """Write the states of the submitted jobs; the jobs continue."""
         self._write_states()
 
     def _write_states(self) -> None:
         states = {
             job_id: {
-                "state": out.seen.state if out.seen else "SUBMITTED",
-                "reason": out.seen.reason if out.seen else "",
-                "node": out.seen.node if out.seen else "",
-                "scheduler": out.job.scheduler,
+                "state": entry.record.state if entry.record else "SUBMITTED",
+                "reason": entry.record.reason if entry.record else "",
+                "node": entry.record.node if entry.record else "",
+                "scheduler": entry.job.scheduler,
             }
-            for job_id, out in self._out.items()
+            for job_id, entry in self._submitted.items()
         }
-        why = self._submission.why_held or ("max_running" if self._config.max_running else "gathered")
+        reason = self._submission.hold_reason or ("max_running" if self._config.max_running else "gathered")
         for job_id in self._submission.held:
-            states[job_id] = {"state": "HELD", "reason": why, "node": "", "scheduler": None}
+            states[job_id] = {"state": "HELD", "reason": reason, "node": "", "scheduler": None}
         values = {"jobs": states, "checked": time.time(), "excluded": self._nodes.excluded, "calls": self.calls.counts}
         write_json(self._folder.jobs / STATES_FILE, values)
-        self._told = True
+        self._states_written = True
 
 
-def _excluded(folder: RunFolder) -> dict[str, str]:
-    """Nodes that an earlier driver excluded."""
+def _is_alive(record: SchedulerJob | None) -> bool:
+    return record is not None and not record.ended
+
+
+def _read_excluded_nodes(folder: RunFolder) -> dict[str, str]:
+    """Return the nodes that an earlier driver excluded, with the reasons."""
     path = folder.jobs / STATES_FILE
     return dict(read_json(path).get("excluded", {})) if path.exists() else {}

@@ -1,4 +1,4 @@
-"""How many jobs the cluster takes: of one array, of one user, and how many of ours may run at a time."""
+"""Limits on jobs: per array, per user, and on running jobs."""
 
 from __future__ import annotations
 
@@ -11,82 +11,91 @@ from typing import TypeVar
 
 from hptransfer.launchers.slurm.commands import CallError, SlurmCommands
 
-T = TypeVar("T")
-ARRAY = 1001  # SLURM's own default
+Item = TypeVar("Item")
+DEFAULT_ARRAY_SIZE = 1001  # SLURM's own default
 
 
 @dataclass(frozen=True)
 class Limits:
-    """
+    """Limits of the cluster on submissions.
+
     Attributes:
-        array: tasks that one array may have.
-        submit: jobs that the user may have in the queue; None without a limit.
+        array: largest number of tasks in one array.
+        submit: largest number of the user's jobs in the queue; None without a limit.
     """
 
-    array: int = ARRAY
+    array: int = DEFAULT_ARRAY_SIZE
     submit: int | None = None
 
 
 def read_limits(calls: SlurmCommands, accounts: Collection[str], qualities: Collection[str]) -> Limits:
-    """The limits of those accounts and qualities of service; of the user's own defaults where none are named.
+    """Read the limits of these accounts and qualities of service.
 
-    What cannot be read does not bind: a submission beyond a limit is refused, and tried again later.
+    Where none are named, the user's defaults are read. An unreadable limit is ignored: a submission beyond it is
+    refused, and is repeated later.
     """
-    return Limits(array=_array(calls), submit=_submit(calls, accounts, qualities))
+    return Limits(array=_max_array_size(calls), submit=_max_submitted(calls, accounts, qualities))
 
 
-def _array(calls: SlurmCommands) -> int:
+def _max_array_size(calls: SlurmCommands) -> int:
     try:
         text = calls.run("scontrol", "show", "config")
     except CallError:
-        return ARRAY
+        return DEFAULT_ARRAY_SIZE
     pairs = re.findall(r"\bMaxArraySize\s*=\s*(\d+)|\bmax_array_tasks=(\d+)", text)
-    found = [int(number) for pair in pairs for number in pair if number]
-    return max(1, min(found, default=ARRAY))
+    sizes = [int(number) for pair in pairs for number in pair if number]
+    return max(1, min(sizes, default=DEFAULT_ARRAY_SIZE))
 
 
-def _submit(calls: SlurmCommands, accounts: Collection[str], qualities: Collection[str]) -> int | None:
+def _max_submitted(calls: SlurmCommands, accounts: Collection[str], qualities: Collection[str]) -> int | None:
     user = getpass.getuser()
     fields = "format=Account,User,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS"
     try:
         if not accounts:
-            accounts = _table(calls, "show", "user", "where", f"name={user}", "format=DefaultAccount")[0][:1]
-        rows = _table(calls, "show", "assoc", "where", f"account={','.join(accounts)}", fields)
-        ours = [row for row in rows if row[1] in ("", user)]
-        wanted = qualities or {row[4] for row in ours if row[1] and row[4]} or {"normal"}
+            accounts = _query_sacctmgr(calls, "show", "user", "where", f"name={user}", "format=DefaultAccount")[0][:1]
+        rows = _query_sacctmgr(calls, "show", "assoc", "where", f"account={','.join(accounts)}", fields)
+        associations = [row for row in rows if row[1] in ("", user)]
+        names = qualities or {row[4] for row in associations if row[1] and row[4]} or {"normal"}
         fields = "format=Name,MaxSubmitJobsPU,GrpSubmitJobs"
-        services = _table(calls, "show", "qos", "where", f"name={','.join(wanted)}", fields)
+        services = _query_sacctmgr(calls, "show", "qos", "where", f"name={','.join(names)}", fields)
     except (CallError, IndexError):
         return None
-    numbers = [number for row in ours for number in row[2:4]] + [number for row in services for number in row[1:3]]
+    numbers = [number for row in associations for number in row[2:4]] + [
+        number for row in services for number in row[1:3]
+    ]
     return min((int(number) for number in numbers if number.isdigit()), default=None)
 
 
-def _table(calls: SlurmCommands, *command: str) -> list[list[str]]:
+def _query_sacctmgr(calls: SlurmCommands, *command: str) -> list[list[str]]:
     lines = calls.run("sacctmgr", "--noheader", "--parsable2", *command).splitlines()
     return [line.split("|") for line in lines if line]
 
 
-def chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    """Parts of at most so many items, as equal as can be."""
+def chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Split items into equal parts, each of at most `size` items."""
     count = -(-len(items) // size)
     bounds = [len(items) * number // count for number in range(count + 1)] if count else []
     return [items[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def shares(total: int, sizes: Sequence[int]) -> list[int]:
-    """Of what may run at a time, how much each array gets: in proportion, at least one, no more than all together.
+    """Divide the tasks that may run concurrently among arrays of these sizes.
 
-    An array that gets 0 cannot be submitted now.
+    Shares are proportional to the sizes, at least 1 each, and add up to at most `total`. An array with a share of 0
+    cannot be submitted now.
     """
-    left, rest, found = total, sum(sizes), []
+    free, rest, result = total, sum(sizes), []
     for size in sizes:
-        share = min(left, size, max(1, round(left * size / rest)))
-        found.append(share)
-        left, rest = left - share, rest - size
-    return found
+        share = min(free, size, max(1, round(free * size / rest)))
+        result.append(share)
+        free, rest = free - share, rest - size
+    return result
 
 
 def used_share(arrays: Iterable[tuple[int, int]]) -> int:
-    """What arrays may run at a time, from the share and the open jobs of each."""
+    """Return the tasks that arrays may run concurrently.
+
+    Args:
+        arrays: the share and the number of open jobs of each array.
+    """
     return sum(min(share, jobs) for share, jobs in arrays)

@@ -1,4 +1,7 @@
-"""Nodes on which jobs fail fast: one bad node takes job after job, and would use up all their attempts."""
+"""Exclusion of nodes on which jobs fail fast.
+
+One bad node would otherwise receive job after job, until all their attempts are spent.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ from dataclasses import dataclass, field
 
 @dataclass
 class NodeExclusion:
-    """Which nodes later submissions stay away from.
+    """Set of nodes that later submissions avoid.
 
-    A node is bad only next to others: where all fail, the jobs are at fault, or what is set up for them.
+    A node is bad only in comparison with others: if jobs fail on all nodes, the cause is the jobs or their setup.
 
     Attributes:
-        fast_s: a failure that comes within so many seconds of the start is fast.
-        after: fast failures in a row, of different jobs, that a node is excluded for.
-        at_most: nodes excluded at a time.
-        excluded: nodes that are, and why.
+        fast_s: a failure within this many seconds of the start is fast.
+        after: number of consecutive fast failures, of different jobs, for which a node is excluded.
+        at_most: largest number of excluded nodes.
+        excluded: the reason for each excluded node.
     """
 
     fast_s: float
@@ -27,23 +30,23 @@ class NodeExclusion:
     _good: set[str] = field(default_factory=set)
     _details: dict[str, str] = field(default_factory=dict)
 
-    def worked(self, node: str) -> None:
-        """A job came to its end there, or ran for longer than a fast failure takes."""
+    def record_success(self, node: str) -> None:
+        """Record a success: a good end, or a long run time."""
         if node:
             self._good.add(node)
             self._failures.pop(node, None)
-            self._judge()
+            self._exclude_bad_nodes()
 
-    def failed(self, node: str, seconds: float, detail: str) -> None:
-        """A job's process ended there before the job did."""
+    def record_failure(self, node: str, seconds: float, detail: str) -> None:
+        """Record a job whose process failed on the node."""
         if not node or seconds > self.fast_s:
             return
         self._failures[node] += 1
         self._good.discard(node)
         self._details[node] = detail
-        self._judge()
+        self._exclude_bad_nodes()
 
-    def _judge(self) -> None:
+    def _exclude_bad_nodes(self) -> None:
         for node, count in self._failures.items():
             bad = count >= self.after and node not in self.excluded and bool(self._good - {node})
             if bad and len(self.excluded) < self.at_most:

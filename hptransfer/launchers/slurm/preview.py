@@ -1,4 +1,4 @@
-"""What a sweep would submit to SLURM, without submitting it."""
+"""Preview of the scripts that a sweep would submit to SLURM."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hptransfer.launchers.slurm.submission import script_template
 
 
 def preview(config: SlurmSettings, folder: RunFolder, jobs: Iterable[tuple[Job, Number | None]]) -> Iterator[str]:
-    """The scripts of the first submission, before anything is known of how long trials take.
+    """Return the scripts of the first submission, before trial times are known.
 
-    Numbers stand in for the jobs' ids, which are made as they are submitted.
+    Numbers replace the jobs' ids, which are created at submission.
 
     Args:
-        jobs: of every scale, with the tokens of one trial.
+        jobs: jobs of every scale, with the tokens of one trial.
 
     Raises:
         ConfigError: a rule has no value at one of the scales.
@@ -29,12 +29,12 @@ def preview(config: SlurmSettings, folder: RunFolder, jobs: Iterable[tuple[Job, 
     classes: dict[Resources, list[Job]] = defaultdict(list)
     for job, tokens in jobs:
         classes[config.resources(job, tokens)].append(job)
-    limits = read_limits(SlurmCommands(), config.named("account"), config.named("qos"))
+    limits = read_limits(SlurmCommands(), config.text_values("account"), config.text_values("qos"))
     for resources, members in classes.items():
         parts = chunks(members, limits.array)
         allowed = shares(config.max_running or len(members), [len(part) for part in parts])
         for part, share in zip(parts, allowed, strict=True):
             scales = sorted({job.scale.name for job in part})
-            when = "" if share else ", once fewer of the others run"
-            yield f"# {len(part)} jobs of {'; '.join(scales)}{when}"
+            condition = "" if share else ", once fewer of the others run"
+            yield f"# {len(part)} jobs of {'; '.join(scales)}{condition}"
             yield array_script(script_template(config, folder), folder, part, resources, share=share or 1)

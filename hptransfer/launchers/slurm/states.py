@@ -1,6 +1,6 @@
-"""What the scheduler says of jobs, by accounting and by the queue, and what a state means.
+"""Job states from accounting and the queue, with the causes of ends.
 
-A state that is not in the table of ends is none: whoever reads UNKNOWN, or nothing at all, waits.
+A state outside the table of end states is not an end: for UNKNOWN or a missing record, the launcher waits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hptransfer.core.records import CANCELLED, KILLED, NODE_FAILURE, OUT_OF_MEMORY, PREEMPTED, TIME_LIMIT
 from hptransfer.launchers.slurm.commands import CallError, SlurmCommands
 
-ENDS: dict[str, str | None] = {
+END_CAUSES: dict[str, str | None] = {
     "BOOT_FAIL": NODE_FAILURE,
     "CANCELLED": CANCELLED,
     "COMPLETED": None,
@@ -23,18 +23,18 @@ ENDS: dict[str, str | None] = {
     "PREEMPTED": PREEMPTED,
     "TIMEOUT": TIME_LIMIT,
 }
-"""States after which a job does not go on by itself, unless the queue has it again, and what each is the cause of."""
+"""End states with the cause of each. A job in such a state does not continue unless it is requeued."""
 
 
 @dataclass(frozen=True)
 class SchedulerJob:
-    """One job as the scheduler sees it.
+    """One job in the scheduler's records.
 
     Attributes:
-        state: such as RUNNING, in whole words.
-        code: how it ended, as "exit code:signal"; empty if that is not known.
-        seconds: how long it has run.
-        reason: why it waits, if it does.
+        state: unabbreviated state, such as RUNNING.
+        code: exit status as "exit code:signal"; empty if that is not known.
+        seconds: elapsed time.
+        reason: reason for waiting, if the job waits.
     """
 
     state: str
@@ -45,25 +45,28 @@ class SchedulerJob:
 
     @property
     def ended(self) -> bool:
-        return self.state in ENDS
+        return self.state in END_CAUSES
 
 
-def whole_state(text: str) -> str:
-    """The state in "CANCELLED by 1000", "OUT_OF_ME+" or "RUNNING"; as it is, if it is none of ours."""
+def full_state(text: str) -> str:
+    """Return the state in "CANCELLED by 1000", "OUT_OF_ME+" or "RUNNING".
+
+    An abbreviation that matches several end states, or none, is returned unchanged.
+    """
     word = text.split(" ")[0].strip()
     if not word.endswith("+"):
         return word
-    whole = [state for state in ENDS if state.startswith(word[:-1])]
-    return whole[0] if len(whole) == 1 else word
+    states = [state for state in END_CAUSES if state.startswith(word[:-1])]
+    return states[0] if len(states) == 1 else word
 
 
-def array_of(scheduler: str) -> str:
-    """The array that a job is in: "12" for "12_3"."""
+def array_id(scheduler: str) -> str:
+    """Return the array of a job: "12" for "12_3"."""
     return scheduler.partition("_")[0]
 
 
 def ask_accounting(calls: SlurmCommands, arrays: Sequence[str]) -> dict[str, SchedulerJob] | None:
-    """What sacct says of all jobs of these arrays in one call; None if it is away."""
+    """Return sacct's records of these arrays in one call; None if unreachable."""
     command = ("sacct", "--allocations", "--noheader", "--parsable2", "--starttime=1970-01-01")
     fields = "--format=JobID,State,ExitCode,NodeList,ElapsedRaw"
     try:
@@ -73,57 +76,63 @@ def ask_accounting(calls: SlurmCommands, arrays: Sequence[str]) -> dict[str, Sch
 
 
 def read_accounting(text: str) -> dict[str, SchedulerJob]:
-    """Whole lines of sacct's answer, by job. Of a job that was requeued the last line counts."""
-    found: dict[str, SchedulerJob] = {}
-    for job, state, code, nodes, seconds in _rows(text, 5):
+    """Return the complete lines of sacct's answer, by job.
+
+    The last line of a requeued job counts.
+    """
+    jobs: dict[str, SchedulerJob] = {}
+    for job, state, code, nodes, seconds in _split_lines(text, 5):
         node = "" if nodes.startswith("None") else nodes
-        seen = SchedulerJob(whole_state(state), code, node, int(seconds) if seconds.isdigit() else 0)
-        found |= dict.fromkeys(expand(job), seen)
-    return found
+        record = SchedulerJob(full_state(state), code, node, int(seconds) if seconds.isdigit() else 0)
+        jobs |= dict.fromkeys(expand_ids(job), record)
+    return jobs
 
 
 def ask_queue(calls: SlurmCommands, arrays: Sequence[str]) -> dict[str, SchedulerJob] | None:
-    """What squeue says of all jobs of these arrays, those that ended lately too; None if the controller is away."""
+    """Return squeue's records of these arrays; None if the controller is unreachable.
+
+    Jobs that ended recently are included.
+    """
     command = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%N|%r")
     try:
         return read_queue(calls.run(*command, f"--jobs={','.join(arrays)}"))
     except CallError as error:
-        return {} if "Invalid job id" in str(error) else None  # it knows none of them any more
+        return {} if "Invalid job id" in str(error) else None  # none of them is in the queue any more
 
 
 def read_queue(text: str) -> dict[str, SchedulerJob]:
-    """Whole lines of squeue's answer, by job."""
-    found: dict[str, SchedulerJob] = {}
-    for job, state, node, reason in _rows(text, 4):
-        seen = SchedulerJob(whole_state(state), node=node, reason="" if reason == "None" else reason)
-        found |= dict.fromkeys(expand(job), seen)
-    return found
+    """Return the complete lines of squeue's answer, by job."""
+    jobs: dict[str, SchedulerJob] = {}
+    for job, state, node, reason in _split_lines(text, 4):
+        record = SchedulerJob(full_state(state), node=node, reason="" if reason == "None" else reason)
+        jobs |= dict.fromkeys(expand_ids(job), record)
+    return jobs
 
 
-def _rows(text: str, width: int) -> Iterator[list[str]]:
+def _split_lines(text: str, width: int) -> Iterator[list[str]]:
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|", width - 1)]
         if len(fields) == width:
             yield fields
 
 
-def expand(job: str) -> list[str]:
-    """Ids of the jobs that a line is about: "12_[3-5,8%2]" stands for those of an array that wait."""
+def expand_ids(job: str) -> list[str]:
+    """Return the ids of a line's jobs: "12_[3-5,8%2]" denotes waiting array tasks."""
     match = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
     if match is None:
         return [job]
     array, ranges = match.groups()
-    found = []
+    ids = []
     for part in ranges.split(","):
         first, _, last = part.partition("-")
-        found += [f"{array}_{index}" for index in range(int(first), int(last or first) + 1)]
-    return found
+        ids += [f"{array}_{index}" for index in range(int(first), int(last or first) + 1)]
+    return ids
 
 
-def describe_end(seen: SchedulerJob) -> str:
-    """One line about an end, such as "FAILED, exit code 1 (SLURM)"."""
-    code, _, signal = seen.code.partition(":")
-    parts = [seen.state]
+def describe_end(job: SchedulerJob) -> str:
+    """Return an end in one line: "FAILED, exit code 1 in SLURM"."""
+    code, _, signal = job.code.partition(":")
+    parts = [job.state]
     if code not in ("", "0"):
         parts.append(f"exit code {code}")
     if signal not in ("", "0"):

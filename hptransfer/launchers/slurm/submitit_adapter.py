@@ -1,11 +1,16 @@
-"""Submission by submitit.
+"""Adapter to submitit, the only module that uses its private methods.
 
-Submitit writes the script's head and its own lines, hands it to sbatch and reads the job's number. What it
-submits otherwise is a pickled function, with handlers of its own for signals and a result that is pickled too; there
-is no public door for a command. So its executor is asked to submit a text, as it does itself for functions, and two
-of its methods are replaced: the one that makes the text, as flags that the user removes have to go (submitit
-always writes `signal` and `open-mode`), and the one that names the command line of sbatch, which has to run
-without the variables of an allocation around us.
+Submitit writes the head of a batch script, runs sbatch and reads the job's number. Its public `submit` pickles a
+function and its result, and installs its own signal handlers; it has no public method for a command. The adapter sets
+parameters with the public `update_parameters`, and uses the methods in PRIVATE_METHODS for the rest:
+
+- `_make_submission_file_text` makes the script. Flags that the user removes are then deleted from the text, because
+  submitit always writes `signal` and `open-mode`. For submission it is overridden to return a given script.
+- `_make_submission_command` is the command line of sbatch. It is overridden to hide the variables of an allocation in
+  which the driver may run.
+- `_submit_command` submits the script, as it does for submitit's own functions.
+
+tests/launchers/test_submitit_adapter.py pins them to the supported versions.
 """
 
 from __future__ import annotations
@@ -18,13 +23,51 @@ from pathlib import Path
 from typing import Any
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.slurm.slurm import SlurmExecutor, _make_sbatch_string
+from submitit.slurm.slurm import SlurmExecutor
 
 from hptransfer.core.io import write_text
-from hptransfer.launchers.slurm.commands import CallError, SlurmCommands, scrubbed
+from hptransfer.launchers.slurm.commands import CallError, SlurmCommands, scrubbed_variables
 from hptransfer.launchers.slurm.resources import Resources
 
 SUBMIT_TIMEOUT_S = 120
+PRIVATE_METHODS = {
+    "_make_submission_file_text": ("self", "command", "uid"),
+    "_make_submission_command": ("self", "submission_file_path"),
+    "_submit_command": ("self", "command"),
+}
+"""Private methods of submitit's SlurmExecutor that are called or overridden here, with their parameters."""
+
+
+class _ScriptWriter(SlurmExecutor):
+    """Executor that returns the text of a script instead of submitting it."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        """Accept machines without SLURM, on which a script may be previewed."""
+        return 1
+
+    def text(self, command: str, parameters: Mapping[str, Any], tasks: int | None) -> str:
+        self.update_parameters(**parameters)
+        self.parameters["map_count"] = tasks
+        return str(self._make_submission_file_text(command, ""))
+
+
+class _TextExecutor(SlurmExecutor):
+    """Executor that submits a given script."""
+
+    def __init__(self, folder: str, text: str) -> None:
+        super().__init__(folder)
+        self._text = text
+
+    def submit_text(self) -> str:
+        return str(self._submit_command("").job_id)
+
+    def _make_submission_file_text(self, command: str, uid: str) -> str:
+        return self._text
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        hidden = [word for name in scrubbed_variables() for word in ("-u", name)]
+        return ["timeout", str(SUBMIT_TIMEOUT_S), "env", *hidden, "sbatch", str(submission_file_path)]
 
 
 def batch_script(
@@ -36,13 +79,15 @@ def batch_script(
     *,
     array: tuple[int, int] | None = None,
 ) -> str:
-    """A script that asks for resources and runs one command.
+    """Return a script that requests resources and runs one command.
 
     Args:
-        flags: further flags of sbatch; None removes one, those that submitit writes by itself too.
-        array: tasks, and how many of them may run at a time.
+        flags: further flags of sbatch; None removes a flag, including those that submitit always writes.
+        array: number of tasks, and the largest number of running ones.
     """
-    asked: dict[str, Any] = {
+    tasks, share = array or (None, 1)
+    given = {flag.replace("_", "-"): value for flag, value in flags.items()}
+    parameters: dict[str, Any] = {
         "job_name": name,
         "time": resources.minutes,
         "nodes": resources.nodes,
@@ -55,63 +100,43 @@ def batch_script(
         "qos": resources.qos,
         "constraint": resources.constraint,
         "wckey": None,
+        "setup": list(setup),
+        "stderr_to_stdout": True,
+        "use_srun": False,
+        "array_parallelism": share,
+        "additional_parameters": {_parameter_name(flag): value for flag, value in given.items() if value is not None},
     }
-    count, share = array or (None, 1)
-    given = {name.replace("_", "-"): value for name, value in flags.items()}
-    text = _make_sbatch_string(
-        command=command,
-        folder=".",
-        **asked,
-        setup=list(setup),
-        stderr_to_stdout=True,
-        use_srun=False,
-        map_count=count,
-        array_parallelism=share,
-        additional_parameters={_key(name): value for name, value in given.items() if value is not None},
-    )
-    removed = {name for name, value in given.items() if value is None or value is False}
-    kept = [line for line in text.split("\n") if not (line.startswith("#SBATCH --") and _flag(line) in removed)]
+    text = _ScriptWriter(".").text(command, parameters, tasks)
+    removed = {flag for flag, value in given.items() if value is None or value is False}
+    kept = [line for line in text.split("\n") if not (line.startswith("#SBATCH --") and _flag_name(line) in removed)]
     return "\n".join(kept)
 
 
-def _key(flag: str) -> str:
-    """Submitit's own key of a flag, so that one line comes of it."""
+def _parameter_name(flag: str) -> str:
+    """Return submitit's key for a flag, so that it is written once."""
     return flag if flag == "open-mode" else flag.replace("-", "_")
 
 
-def _flag(line: str) -> str:
+def _flag_name(line: str) -> str:
     return line.removeprefix("#SBATCH --").partition("=")[0]
 
 
-class _Executor(SlurmExecutor):
-    """Submits a text that there is."""
+def submit(calls: SlurmCommands, text: str, copy: Path) -> str:
+    """Submit a script with sbatch.
 
-    def __init__(self, folder: str, text: str) -> None:
-        super().__init__(folder)
-        self.text = text
-
-    def _make_submission_file_text(self, command: str, uid: str) -> str:
-        return self.text
-
-    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        hidden = [word for name in scrubbed() for word in ("-u", name)]
-        return ["timeout", str(SUBMIT_TIMEOUT_S), "env", *hidden, "sbatch", str(submission_file_path)]
-
-
-def submit(calls: SlurmCommands, text: str, keep: Path) -> str:
-    """Hands a script to sbatch; a copy stays at `keep` once it is accepted.
+    A copy of it is written once it is accepted.
 
     Returns:
-        What SLURM calls the job or the array.
+        SLURM's id of the job or the array.
 
     Raises:
-        CallError: sbatch refused it, or did not answer.
+        CallError: sbatch refused the script, or did not answer.
     """
     calls.counts["sbatch"] += 1
-    with tempfile.TemporaryDirectory() as place, contextlib.redirect_stderr(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
         try:
-            number = str(_Executor(place, text)._submit_command("").job_id)
+            number = _TextExecutor(folder, text).submit_text()
         except (FailedJobError, FailedSubmissionError, RuntimeError, OSError) as error:
             raise CallError(" ".join(str(error).split()) or "sbatch did not answer") from None
-    write_text(keep, text)
+    write_text(copy, text)
     return number

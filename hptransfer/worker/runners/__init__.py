@@ -1,4 +1,4 @@
-"""Runners: what trains a trial. One file each."""
+"""Runners: train the trials of a stack, one file each."""
 
 from hptransfer.worker.runners._base import (
     RUNNERS,
@@ -9,9 +9,9 @@ from hptransfer.worker.runners._base import (
 )
 
 __all__ = [
-    "StackContext",
     "OnTrialEnd",
     "RUNNERS",
     "Runner",
     "Size",
+    "StackContext",
 ]

@@ -1,4 +1,7 @@
-"""The port behind which trials are trained: sizes and checks before, training on a worker."""
+"""Port through which trials are checked and trained.
+
+The driver checks them; a worker trains them.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,23 @@ from hptransfer.core.registry import Registry
 from hptransfer.core.run_folder import RunFolder
 
 OnTrialEnd = Callable[[Trial, Outcome], None]
-"""Called by a runner as each trial ends, whichever way."""
+"""Function that a runner calls at the end of each trial, whatever its outcome."""
 
 
 @dataclass(frozen=True)
 class StackContext:
-    """What a runner is told of the stack that it trains, beside the trials themselves.
+    """Job, attempt and interruption of the stack that a runner trains.
 
     Attributes:
-        job, attempt: whose stack it is, and which submission of that job this is.
-        stack: its index in the job.
-        checkpoint: a file of this stack's own, in which the runner may keep what it needs to go on where it was. It
-            may be there from an earlier attempt. The runner removes it once all trials have ended.
-        checkpoint_s: seconds between two checkpoints that nothing asks for, as a node may vanish without a word.
-        stop: asked between any two steps, as it costs nothing: why training is to stop now, one of records.CAUSES,
-            or None. Where the answer is a cause, the runner saves its state and raises Interrupted(cause). It raises
-            Superseded itself where another attempt has taken over, after which nothing may be written.
+        job: id of the stack's job.
+        attempt: number of this submission of the job.
+        stack: index of the stack in the job.
+        checkpoint: file of this stack, in which the runner may store what it needs to resume. It may exist from an
+            earlier attempt. The runner removes it once all trials have ended.
+        checkpoint_s: seconds between two periodic checkpoints, because a node may vanish without a signal.
+        stop: cheap check to be called between any two steps. It returns the cause to stop now, one of records.CAUSES,
+            or None. For a cause, the runner saves its state and raises Interrupted(cause). The check itself raises
+            Superseded if another attempt has taken over; nothing may be written after that.
     """
 
     job: str
@@ -41,110 +45,130 @@ class StackContext:
 
 @dataclass(frozen=True)
 class Size:
-    """What one run costs: trainable parameters, training FLOPs."""
+    """Size of one run: trainable parameters and training FLOPs."""
 
     params: int
     flops: float
 
 
 class Runner(ABC):
-    """Trains runs of one kind."""
+    """Base class of runners: train runs of one kind."""
 
     @abstractmethod
     def size(self, run: Mapping[str, Any]) -> Size:
-        """
+        """Return the size of a run.
+
         Raises:
             ConfigError: the run breaks a rule.
         """
 
     @abstractmethod
-    def decisive(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """The part of a run's configuration that its numbers hang on: what a trial's id is made of."""
+    def identity_settings(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings that determine a run's numbers.
+
+        A trial's id is a hash of them.
+        """
 
     @abstractmethod
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
-        """
+        """Check that the swept settings affect the run.
+
         Args:
-            names: last parts of the paths that are swept, and "seed" if there are several.
+            names: last parts of the paths that are swept, and "seed" if there are several seeds.
 
         Raises:
-            ConfigError: the run would not see one of them, and train the same at all of its values.
+            ConfigError: the run does not use one of them, so it would train the same at all of its values.
         """
 
     @abstractmethod
-    def source(self, run: Mapping[str, Any]) -> str:
-        """What `fingerprint` is a hash of, as messages say it."""
+    def fingerprint_source(self, run: Mapping[str, Any]) -> str:
+        """Return the description, for messages, of the data that `fingerprint` hashes."""
 
     @abstractmethod
     def fingerprint(self, run: Mapping[str, Any]) -> str:
-        """Hash of the data, or of the script; part of a run folder's identity.
+        """Return a hash of the data or the script.
+
+        It is part of a run folder's identity.
 
         Raises:
-            DataError: there is no such data, or too little.
+            DataError: the data does not exist, or is too small.
         """
 
     @abstractmethod
-    def check_there(self, run: Mapping[str, Any], folder: RunFolder) -> None:
-        """
+    def check_files(self, run: Mapping[str, Any], folder: RunFolder) -> None:
+        """Check that the program exists where the run folder's trials start it.
+
         Raises:
-            DataError: what the run folder's trials start is not where they look for it.
+            DataError: the program does not exist there.
         """
 
     @abstractmethod
     def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """`base` settings and `groups` of factors on them, for the target's export."""
+        """Return `base` settings and `groups` of factors for the target's export."""
 
     @abstractmethod
     def gpus(self) -> int:
-        """Devices that it can use; 0 if it trains on the CPU."""
+        """Return the number of usable devices; 0 on the CPU."""
 
     @abstractmethod
     def job_size(self, run: Mapping[str, Any], *, gpu: bool) -> int:
-        """Trials of this shape that one job carries, at most; how it splits them into stacks is the worker's to say.
+        """Return the largest number of trials of this shape in one job.
+
+        The worker splits them into stacks.
 
         Args:
-            gpu: whether jobs have one, which this machine need not.
+            gpu: true if jobs have a GPU, even if this machine has none.
         """
 
     @abstractmethod
     def stack_size(self, trials: Sequence[Trial], stop: Callable[[], str | None]) -> int:
-        """Of a job's trials, how many are best trained as one stack: asked on the worker, as its first attempt starts.
+        """Return the number of trials to train as one stack.
+
+        It is called on the worker, at the start of the job's first attempt.
 
         Args:
             stop: as in StackContext.
 
         Raises:
-            Interrupted: `stop` gave a cause.
+            Interrupted: `stop` returned a cause.
         """
 
-    def shared(self, run: Mapping[str, Any]) -> Any:
-        """What runs have in common that may train as one stack, as something to compare; None: all may."""
+    def stack_key(self, run: Mapping[str, Any]) -> Any:
+        """Return a key; runs with equal keys may share a stack.
+
+        By default all keys are equal.
+        """
         return None
 
     @abstractmethod
-    def too_many(self, trials: Sequence[Trial]) -> None:
-        """Takes note that memory did not hold these as one stack, and that it was halved."""
+    def note_out_of_memory(self, trials: Sequence[Trial]) -> None:
+        """Record that these trials did not fit in memory as one stack.
+
+        The stack was split.
+        """
 
     @abstractmethod
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:
-        """Training FLOPs a second of one worker at this shape, measured in a few steps.
+        """Measure a worker's training FLOPs per second in a few steps.
 
-        None if a step would take too long to be measured in passing.
+        It is None if a step would take too long to be measured while planning.
         """
 
     @abstractmethod
     def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: OnTrialEnd, context: StackContext) -> None:
-        """Trains trials of one shape together, appending their curves; calls `finish` as each of them ends.
+        """Train trials of one shape together and append to their curves.
 
-        Where `folder.behind_path` of a trial is there at a point of its curve, it ends there, in state PRUNED; a runner
-        that does not look trains it to its end.
+        Call `finish` at the end of each trial.
 
-        A stack is trained as it was first put together, also where an earlier attempt finished some of its trials:
-        those have outcomes already, and nothing of theirs is written again.
+        If `folder.behind_path` of a trial exists at a point of its curve, the trial ends there in state PRUNED. A
+        runner that does not check this trains it to its end.
+
+        A stack is trained as it was first composed, even if an earlier attempt finished some of its trials. These have
+        outcomes already, and nothing of them is written again.
 
         Raises:
-            Interrupted: `context.stop` gave a cause; what is needed to go on is saved.
-            MemoryError: the device's memory does not hold the stack; a smaller one might do.
+            Interrupted: `context.stop` returned a cause; the state needed to resume is saved.
+            MemoryError: the stack does not fit in the device's memory; a smaller one might.
         """
 
 

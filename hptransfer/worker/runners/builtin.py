@@ -1,4 +1,4 @@
-"""Builtin: the package's own trainer, several trials of one shape as a stack."""
+"""Builtin: train trials of one shape as a stack, with this package."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from hptransfer.core.io import append_jsonl, filter_jsonl
 from hptransfer.core.records import DIVERGED, DONE, POINT, PRUNED, Outcome, Trial, short
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, Size, StackContext
-from hptransfer.worker.stack_sizes import StackTimings, calibrate, recall, remember, steps_each
+from hptransfer.worker.stack_sizes import StackTimings, calibrate, calibration_steps, read_timings, write_timings
 
 if TYPE_CHECKING:
     from hptransfer.training.config import RunConfig
 
-# Trials that a job carries at most, by the FLOPs of one trial's step in one block. On a CPU core stacks of sixteen gain
-# most below the first number, stacks of four below the second, and none above it (benchmarks/throughput.py). On a GPU
-# 64 gain on 16 up to 5e9 and 16 on 4 at 2e10, as measured by benchmarks/gpu.py; what is beyond is a guess.
+# Largest number of trials in a job, by the FLOPs of one trial's step in one block. On a CPU core, stacks of 16 gain
+# most below the first number, stacks of four below the second, and none above it (benchmarks/throughput.py). On a GPU,
+# 64 gain on 16 up to 5e9, and 16 on 4 at 2e10 (benchmarks/gpu.py). The larger bounds are guesses.
 CPU_JOBS = {1.5e7: 16, 1e9: 4, math.inf: 1}
 GPU_JOBS = {1e10: 64, 1e11: 16, math.inf: 4}
-# Trials at most by which a plan measures how fast a GPU is: more take long to build.
+# Largest stack with which a plan measures the rate of a device: building a larger one takes long.
 RATED_STACK = 16
-# What of a run leaves the time of a step as it is, beside all numbers with a point of its optimizer.
-TIMELESS = (
+# Run settings that do not change the time of a step, besides all floating-point settings of the optimizer.
+TIME_INDEPENDENT = (
     *("tokens", "schedule", "data_seed", "loss", "last", "points", "validation_windows", "diverged_above"),
     *("base", "branch", "budget", "constants", "unit", "alignment", "data", "runner"),
 )
 MEASURABLE_FLOPS = 5e10
-# Settings of a run that ask for the same numbers in another way. Compilation rounds them otherwise, but so does the
-# size of the stack that a trial trains in, which is no part of what it is either.
-INDECISIVE = ("activation_checkpointing", "compile", "cuda_graph")
+# Run settings that are not part of a trial's identity, because they compute the same numbers in another way.
+# Compilation changes rounding, but so does the size of a trial's stack, which is not part of its identity either.
+NOT_IDENTITY = ("activation_checkpointing", "compile", "cuda_graph")
 
 
 class BuiltinRunner(Runner):
-    """PyTorch is imported only when a method is called."""
+    """Runner of the package's own models; methods import PyTorch when called."""
 
     def size(self, run: Mapping[str, Any]) -> Size:
         from hptransfer.training.config import run_from_json
@@ -48,18 +48,21 @@ class BuiltinRunner(Runner):
         examples = config.steps * config.batch
         return Size(config.model.num_params(config.shape), examples * config.model.flops(config.shape))
 
-    def decisive(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in run.items() if key not in INDECISIVE}
+    def identity_settings(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in run.items() if key not in NOT_IDENTITY}
 
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
-        """Paths that there are not are refused by the plan, and what is set is used."""
-        for name in INDECISIVE:
+        """Check that no swept setting leaves the losses unchanged.
+
+        The plan refuses unknown paths, and the trainer uses all settings.
+        """
+        for name in NOT_IDENTITY:
             if name in names:
                 raise ConfigError(
                     f"run.{name} is swept, but changes no loss: a trial is the same at every value; set it once, in run"
                 )
 
-    def source(self, run: Mapping[str, Any]) -> str:
+    def fingerprint_source(self, run: Mapping[str, Any]) -> str:
         return "the content of run.data"
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
@@ -71,8 +74,8 @@ class BuiltinRunner(Runner):
         data.validation(windows=config.validation_windows, sequence=config.sequence)
         return str(data.fingerprint)
 
-    def check_there(self, run: Mapping[str, Any], folder: RunFolder) -> None:
-        """The trainer comes with the package."""
+    def check_files(self, run: Mapping[str, Any], folder: RunFolder) -> None:
+        """Accept: the trainer is part of this package."""
 
     def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
         from hptransfer.training.config import run_from_json
@@ -93,34 +96,35 @@ class BuiltinRunner(Runner):
         return next(trials for limit, trials in (GPU_JOBS if gpu else CPU_JOBS).items() if block < limit)
 
     def stack_size(self, trials: Sequence[Trial], stop: Callable[[], str | None]) -> int:
-        """Measured on this device, in at most SHARE of the job's training (`steps_each`), unless it was before.
+        """Return the stack size with the highest measured throughput on this device.
 
-        A job too short for that takes the usual stack, or what a longer one has found.
+        A measurement costs at most CALIBRATION_SHARE of the job's training (`calibration_steps`), and is reused. A job
+        that is too short for it uses the default size, or the result of a longer job.
         """
         from hptransfer.training.config import run_from_json
 
-        config, count, about = run_from_json(trials[0].run), len(trials), self._about(trials[0].run)
-        known = recall(about)
-        if not known.answers(count) and (steps := steps_each(config.steps, count, gpu=bool(self.gpus()))):
+        config, count, conditions = run_from_json(trials[0].run), len(trials), self._timing_conditions(trials[0].run)
+        known = read_timings(conditions)
+        if not known.is_sufficient(count) and (steps := calibration_steps(config.steps, count, gpu=bool(self.gpus()))):
             known = self._calibrate(config, count, known, steps, stop)
-            remember(about, known)
-        best = known.best() if known.seconds else self._usual_stack(trials[0].run)
+            write_timings(conditions, known)
+        best = known.best_size() if known.seconds else self._default_stack_size(trials[0].run)
         return min(best, count, known.most or count)
 
-    def shared(self, run: Mapping[str, Any]) -> Any:
+    def stack_key(self, run: Mapping[str, Any]) -> Any:
         from hptransfer.training.config import run_from_json
 
         return run_from_json(run).shared()
 
-    def too_many(self, trials: Sequence[Trial]) -> None:
-        about = self._about(trials[0].run)
-        remember(about, recall(about).but_most(len(trials) - len(trials) // 2))
+    def note_out_of_memory(self, trials: Sequence[Trial]) -> None:
+        conditions = self._timing_conditions(trials[0].run)
+        write_timings(conditions, read_timings(conditions).limited_to(len(trials) - len(trials) // 2))
 
-    def _usual_stack(self, run: Mapping[str, Any]) -> int:
+    def _default_stack_size(self, run: Mapping[str, Any]) -> int:
         return self.job_size(run, gpu=bool(self.gpus()))
 
-    def _about(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """All that the time of a training step hangs on."""
+    def _timing_conditions(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all conditions on which the time of a training step depends."""
         import torch
 
         from hptransfer.training.config import run_from_json
@@ -132,7 +136,7 @@ class BuiltinRunner(Runner):
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "data": asdict(run_from_json(run).shape),
-            **{key: value for key, value in run.items() if key not in TIMELESS},
+            **{key: value for key, value in run.items() if key not in TIME_INDEPENDENT},
             "optimizer": optimizer,
         }
 
@@ -140,18 +144,18 @@ class BuiltinRunner(Runner):
         self, config: RunConfig, trials: int, known: StackTimings, steps: int, stop: Callable[[], str | None]
     ) -> StackTimings:
         import torch
-        import torch._dynamo  # torch's optimizers open it, in a second: no cost of this
+        import torch._dynamo  # torch's optimizers import it, in a second: not to be measured
 
         from hptransfer.training.device import Memory, out_of_memory
         from hptransfer.training.loop import measure_step
 
-        config.data.load()  # as training will: no cost of this
-        config = dataclasses.replace(config, compile=False)  # each size would be compiled
+        config.data.load()  # as training will: not to be measured
+        config = dataclasses.replace(config, compile=False)  # otherwise each size would be compiled
         device, started = self._device(), time.monotonic()
         memory = Memory(device)
-        # Where one thread computes, its own time is the same whoever else has the core meanwhile.
-        alone = device == "cpu" and torch.get_num_threads() == 1
-        clock = time.process_time if alone else time.perf_counter
+        # The CPU time of a single computing thread does not depend on other processes on its core.
+        single_thread = device == "cpu" and torch.get_num_threads() == 1
+        clock = time.process_time if single_thread else time.perf_counter
 
         def between() -> None:
             if cause := stop():
@@ -168,10 +172,13 @@ class BuiltinRunner(Runner):
                 raise MemoryError(full)
             return seconds[0]
 
-        found = calibrate(trials, known, measure)
-        shares = ", ".join(f"{size}: {1e3 * seconds / size:.2f}" for size, seconds in found.seconds.items())
-        print(f"ms a step and trial by stack: {shares} (measured in {time.monotonic() - started:.2f} s)", flush=True)
-        return found
+        timings = calibrate(trials, known, measure)
+        shares = ", ".join(f"{size}: {1e3 * seconds / size:.2f}" for size, seconds in timings.seconds.items())
+        print(
+            f"ms per step and trial by stack size: {shares} (measured in {time.monotonic() - started:.2f} s)",
+            flush=True,
+        )
+        return timings
 
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:
         import torch
@@ -179,8 +186,8 @@ class BuiltinRunner(Runner):
         from hptransfer.training.config import run_from_json
         from hptransfer.training.loop import measure_step
 
-        config = dataclasses.replace(run_from_json(run), compile=False)  # a plan waits for no compiler
-        stack = min(RATED_STACK, self._usual_stack(run))
+        config = dataclasses.replace(run_from_json(run), compile=False)  # a plan must not wait for the compiler
+        stack = min(RATED_STACK, self._default_stack_size(run))
         flops = self.size(run).flops / config.steps * stack
         if flops > MEASURABLE_FLOPS and not self.gpus():
             return None
@@ -196,9 +203,11 @@ class BuiltinRunner(Runner):
 
         configs = [run_from_json(trial.run) for trial in trials]
         reason = out_of_memory(partial(self._train, configs, trials, folder, finish, context))
-        # Nothing is left to halve.
+        # A single trial cannot be halved.
         if reason and len(trials) == 1 and configs[0].model.residual and not configs[0].activation_checkpointing:
-            print(f"trial {trials[0].id} is out of memory; again with run.activation_checkpointing=true", flush=True)
+            print(
+                f"trial {trials[0].id} is out of memory; restarted with run.activation_checkpointing=true", flush=True
+            )
             frugal = [dataclasses.replace(configs[0], activation_checkpointing=True, compile=False)]
             reason = out_of_memory(partial(self._train, frugal, trials, folder, finish, context))
         if reason:
@@ -227,15 +236,15 @@ class BuiltinRunner(Runner):
         for trial in trials:
             if trial.id in curves:
                 filter_jsonl(curves[trial.id], lambda point: point["step"] <= checkpoint.step)
-            again = f" goes on after step {checkpoint.step}" if checkpoint.step else ""
-            print(f"trial {trial.id} {trial.name}{again}", flush=True)
+            resumed = f" resumes after step {checkpoint.step}" if checkpoint.step else ""
+            print(f"trial {trial.id} {trial.name}{resumed}", flush=True)
 
         def report(index: int, point: dict[str, Any]) -> None:
             trial = trials[index]
             if trial.id in curves:
                 append_jsonl(curves[trial.id], [point])
-            more = "".join(f" {key} {short(value)}" for key, value in point.items() if key not in POINT)
-            print(f"trial {trial.id} step {point['step']} loss {point['loss']}{more}", flush=True)
+            metrics = "".join(f" {key} {short(value)}" for key, value in point.items() if key not in POINT)
+            print(f"trial {trial.id} step {point['step']} loss {point['loss']}{metrics}", flush=True)
 
         def end(index: int, result: Result, seconds: float) -> None:
             trial, config = trials[index], configs[index]

@@ -1,4 +1,4 @@
-"""Script: any training script, run as a command with the values of a trial in its arguments."""
+"""Script: run any training script as a command with a trial's values."""
 
 from hptransfer.worker.runners.script.runner import ScriptRunner
 

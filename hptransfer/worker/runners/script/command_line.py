@@ -1,4 +1,7 @@
-"""The argument list that starts a trial's script: as it is, or by torchrun on every node of its allocation."""
+"""Command line that starts a trial's script.
+
+It is the command itself, or torchrun on every node of the allocation.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,17 @@ from collections.abc import Mapping
 from hptransfer.core.command_templates import TemplateValue, fill_template
 from hptransfer.worker.runners.script.config import ScriptConfig
 
-# A step of its own inside the job's, on all of its resources.
-SRUN = ("--ntasks-per-node=1", "--overlap", "--cpu-bind=none", "--kill-on-bad-exit=1")
+# The job step shares all resources of the job.
+SRUN_OPTIONS = ("--ntasks-per-node=1", "--overlap", "--cpu-bind=none", "--kill-on-bad-exit=1")
 
 
-def arguments(
+def build_arguments(
     config: ScriptConfig, names: Mapping[str, TemplateValue], environment: Mapping[str, str] = os.environ
 ) -> list[str]:
-    """
+    """Return the arguments that start a trial's script.
+
     Args:
-        environment: says which allocation this is.
+        environment: variables that describe the allocation.
     """
     command = [fill_template(argument, names) for argument in config.command]
     if config.launch == "plain":
@@ -28,17 +32,29 @@ def arguments(
     nodes = int(environment.get("SLURM_JOB_NUM_NODES", "1"))
     if nodes == 1:
         return [*torchrun, "--standalone", "--no-python", *command]
-    meeting = [
+    rendezvous = [
         f"--nnodes={nodes}",
         "--rdzv-backend=c10d",
         f"--rdzv-id={names['trial']}-{names['attempt']}",
         f"--rdzv-endpoint={socket.gethostname()}:{_free_port()}",
     ]
-    return ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", *SRUN, *torchrun, *meeting, "--no-python", *command]
+    return [
+        "srun",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes}",
+        *SRUN_OPTIONS,
+        *torchrun,
+        *rendezvous,
+        "--no-python",
+        *command,
+    ]
 
 
 def _free_port() -> int:
-    """A port of this node, which is the allocation's first, where processes meet."""
+    """Return a free port of this node, the first of the allocation.
+
+    It is the endpoint of the rendezvous.
+    """
     with socket.socket() as listener:
         listener.bind(("", 0))
         return int(listener.getsockname()[1])

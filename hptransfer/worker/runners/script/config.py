@@ -1,4 +1,4 @@
-"""What a sweep file says of a training script: its command, what it costs, how its metric is read."""
+"""Settings of a training script: its command, its costs and its metric."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from hptransfer.core.errors import ConfigError, unknown
 
 REDUCTIONS = ("last", "minimum", "mean")
 LAUNCHES = ("plain", "torchrun")
-COSTS = ("params", "flops", "tokens")
-RUNTIME = ("python", "trial", "trial_dir", "settings", "metrics", "attempt", "seed")
-"""Names that every trial has, beside its own values and costs."""
+COST_NAMES = ("params", "flops", "tokens")
+RUNTIME_NAMES = ("python", "trial", "trial_dir", "settings", "metrics", "attempt", "seed")
+"""Names that every trial has, in addition to its values and costs."""
 
 
 @dataclass(kw_only=True)
 class Metric:
-    """What a trial is judged by; the lower, the better."""
+    """Settings of the metric that is minimized."""
 
     key: str = "loss"
-    """Its name in the lines that the script writes, or the name of the pattern's group."""
+    """Name of the metric in the lines that the script writes, or of the pattern's group."""
     reduce: str = "last"
-    """last, minimum, or mean: of the last `points` points."""
+    """Reduction of the curve to one number: last, minimum, or mean of the last `points` points."""
     points: int = 10
-    """Points of the curve that the mean is of."""
+    """Number of points of the curve in the mean."""
     pattern: str | None = None
-    """For a script that cannot be changed: a regular expression, searched in every line that it prints, with groups
-    (?P<loss>...) and, say, (?P<step>...). Without it the script writes JSON lines or calls hptransfer.report."""
+    """Regular expression for a script that cannot be changed, searched in every printed line. It has the group
+    (?P<loss>...) and further ones such as (?P<step>...). Without it the script writes JSON lines or calls
+    hptransfer.report."""
 
     def check(self, place: str) -> None:
+        """Raise ConfigError if a value breaks a rule."""
         if self.reduce not in REDUCTIONS:
             raise ConfigError(f"{place}.reduce: {unknown('reduction', self.reduce, REDUCTIONS)}")
         if self.points < 1:
@@ -43,7 +45,7 @@ class Metric:
         try:
             groups = re.compile(self.pattern).groupindex
         except re.error as error:
-            raise ConfigError(f"{place}.pattern {self.pattern!r} is no regular expression ({error})") from None
+            raise ConfigError(f"{place}.pattern {self.pattern!r} is not a regular expression ({error})") from None
         if self.key not in groups:
             raise ConfigError(
                 f"{place}.pattern has no group (?P<{self.key}>...), which {place}.key names; it has "
@@ -53,43 +55,45 @@ class Metric:
 
 @dataclass(kw_only=True)
 class ScriptConfig:
-    """A run of anybody's training script."""
+    """Settings of a run with run=script."""
 
     runner: str = "script"
-    """What trains the run."""
+    """Name of the runner."""
     command: list[str]
-    """The program and its arguments, one by one; no shell reads them. Names in braces are filled in, {{ is a brace."""
+    """The program and its arguments as a list; no shell reads them. Names in braces are replaced, and {{ is a brace."""
     names: dict[str, Any] = field(default_factory=dict)
-    """Values of further names, which are not swept; those under grid and space are added to them."""
+    """Values of further names that are not swept. The names under grid and space are added to them."""
     params: Any = None
-    """Trainable parameters: arithmetic over the names, or module:function, which is given those that it takes."""
+    """Trainable parameters: arithmetic over the names, or module:function, called with the names of its parameters."""
     tokens: Any = None
-    """Examples or tokens that a trial trains on, likewise; may be left out."""
+    """Examples or tokens that a trial trains on, in the same form; may be omitted."""
     flops: Any = None
-    """Training FLOPs, likewise, and over params and tokens; without it 6 * params * tokens."""
+    """Training FLOPs, in the same form, also over params and tokens; by default 6 * params * tokens."""
     metric: Metric = field(default_factory=Metric)
     launch: str = "plain"
-    """plain, the command as it is; or torchrun, `processes` times on every node of the trial's allocation."""
+    """plain for the command itself; torchrun for `processes` processes on every node of the trial's allocation."""
     processes: int = 1
-    """Under launch=torchrun, on each node."""
+    """Under launch=torchrun: processes per node."""
     torchrun: list[str] = field(default_factory=lambda: ["{python}", "-m", "torch.distributed.run"])
-    """What starts torchrun; its further options go here."""
+    """Command that starts torchrun, with any further options of it."""
     cwd: str = "."
-    """Where the script runs; relative to where hptransfer does."""
+    """Working directory of the script, relative to that of hptransfer."""
     environment: dict[str, str] = field(default_factory=dict)
-    """Added to the environment; names in braces are filled in."""
+    """Further environment variables; names in braces are replaced."""
     timeout_s: float | None = None
-    """A script that runs longer has failed."""
+    """Seconds after which a running script fails; null for no limit."""
     grace_s: float = 30.0
-    """Between the signal that asks a script to end and the one that makes it."""
+    """Seconds between the signal that asks a script to end and the one that kills it."""
 
     def check(self) -> None:
-        """Raises ConfigError if a value breaks a rule."""
+        """Raise ConfigError if a value breaks a rule."""
         if not self.command:
             raise ConfigError("run.command must be a list of arguments, such as [python, train.py], got none")
         self._check_names()
         self._check_environment()
-        known = dict.fromkeys([*self.names, *RUNTIME, "params", "flops", *(["tokens"] if self.has_tokens else [])])
+        known = dict.fromkeys(
+            [*self.names, *RUNTIME_NAMES, "params", "flops", *(["tokens"] if self.has_tokens else [])]
+        )
         for place, template in self.templates().items():
             check_names(template, known, place)
         self.metric.check("run.metric")
@@ -108,9 +112,9 @@ class ScriptConfig:
         for name, value in self.environment.items():
             place = f"run.environment.{name}"
             if not str(name).isidentifier() or not str(name).isascii():
-                raise ConfigError(f"{place}: {name!r} is no name of a variable; take letters, digits and _")
+                raise ConfigError(f"{place}: {name!r} is not a name of a variable; use letters, digits and _")
             if str(name).startswith("HPTRANSFER_"):
-                raise ConfigError(f"{place}: names that begin with HPTRANSFER_ are the tool's own; take another name")
+                raise ConfigError(f"{place}: names that begin with HPTRANSFER_ are reserved; use another name")
             if not isinstance(value, str | int | float) or isinstance(value, bool):
                 raise ConfigError(f"{place} must be text or a number, got {value!r}")
 
@@ -119,9 +123,9 @@ class ScriptConfig:
         for name, value in self.names.items():
             place = f"run.names.{name}"
             if not str(name).isidentifier() or not str(name).isascii():
-                raise ConfigError(f"{place}: {name!r} is no name; take letters, digits and _")
-            if name in RUNTIME:
-                raise ConfigError(f"{place}: {name!r} is the trial's own {name}; take another name")
+                raise ConfigError(f"{place}: {name!r} is not a name; use letters, digits and _")
+            if name in RUNTIME_NAMES:
+                raise ConfigError(f"{place}: {name!r} is the trial's own {name}; use another name")
             if not isinstance(value, int | float | str | None) or isinstance(value, bool):
                 raise ConfigError(f"{place} must be a number or text, got {value!r}")
             if isinstance(value, float) and not math.isfinite(value):
@@ -130,27 +134,28 @@ class ScriptConfig:
                 raise ConfigError(
                     f"{place}: {other!r} is a name too, and both are HPTRANSFER_{name.upper()}; rename one"
                 )
-        for key in COSTS:
+        for key in COST_NAMES:
             if key in self.names and getattr(self, key) is not None:
                 raise ConfigError(f"run.{key} is given twice, as {key!r} is a name too; leave one of them out")
 
     @property
     def has_tokens(self) -> bool:
+        """True if the training tokens are known."""
         return self.tokens is not None or "tokens" in self.names
 
     def templates(self) -> dict[str, str]:
-        """Everything that names are filled into, by place."""
-        found = {f"run.command[{index}]": argument for index, argument in enumerate(self.command)}
-        found |= {f"run.torchrun[{index}]": argument for index, argument in enumerate(self.torchrun)}
-        return found | {f"run.environment.{key}": str(value) for key, value in self.environment.items()}
+        """Return all texts with names in braces, by place."""
+        templates = {f"run.command[{index}]": argument for index, argument in enumerate(self.command)}
+        templates |= {f"run.torchrun[{index}]": argument for index, argument in enumerate(self.torchrun)}
+        return templates | {f"run.environment.{key}": str(value) for key, value in self.environment.items()}
 
     def read_names(self) -> set[str]:
-        """Names that the script is given by its command or its environment."""
+        """Return the names that appear in the command or the environment."""
         return {name for place, template in self.templates().items() for name in names_in(template, place)}
 
 
 def script_from_json(run: Mapping[str, Any]) -> ScriptConfig:
-    """A script's run from plain values, checked.
+    """Return the settings of a script's run from plain values, checked.
 
     Raises:
         ConfigError: a value breaks a rule.

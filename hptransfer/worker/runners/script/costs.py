@@ -1,4 +1,4 @@
-"""What one run of a script costs: arithmetic over its names, or a function of the user's."""
+"""Costs of one run of a script: arithmetic or a user function."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ FUNCTION = re.compile(r"[\w.]+:\w+")
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one run; `tokens` is None where nobody says."""
+    """Costs of one run; `tokens` is None if it is not specified."""
 
     params: int
     flops: float
     tokens: int | None
 
 
-def costs(config: ScriptConfig) -> Costs:
-    """
+def compute_costs(config: ScriptConfig) -> Costs:
+    """Compute the costs of one run.
+
     Raises:
         ConfigError: a cost is not given, or has no value above 0.
     """
-    # A name that is tuned has no value here: what a scale costs cannot hang on it.
+    # Tuned values are unavailable: a scale's cost must not depend on them.
     names = {name: value for name, value in config.names.items() if value is not None}
     tokens = round(_cost("tokens", config.tokens, names, config)) if config.has_tokens else None
     if tokens is not None:
@@ -56,7 +57,7 @@ def _cost(key: str, given: Any, names: Mapping[str, Any], config: ScriptConfig) 
         raise ConfigError(f"{place} must be given: arithmetic over {', '.join(names) or 'names'}, or module:function")
     written = key if given is None else str(given)
     if FUNCTION.fullmatch(written):
-        value = _call(written, names, config, place)
+        value = _call_function(written, names, config, place)
     else:
         value = _compute(Formula(written, place), names, config)
     if isinstance(value, bool) or not isinstance(value, Number) or not 0 < value < math.inf:
@@ -69,32 +70,32 @@ def _compute(formula: Formula, names: Mapping[str, Any], config: ScriptConfig) -
     return formula.value({name: value for name, value in names.items() if not isinstance(value, str)})
 
 
-def _refuse_tuned(wanted: Any, config: ScriptConfig, place: str) -> None:
-    for name in sorted(wanted):
+def _refuse_tuned(names: Any, config: ScriptConfig, place: str) -> None:
+    for name in sorted(names):
         if name in config.names and config.names[name] is None:
-            raise ConfigError(f"{place} goes by {name!r}, which is tuned; a scale's cost can only go by what is not")
+            raise ConfigError(f"{place} depends on {name!r}, which is tuned; a scale's cost must not depend on it")
 
 
-def _call(written: str, names: Mapping[str, Any], config: ScriptConfig, place: str) -> Any:
+def _call_function(written: str, names: Mapping[str, Any], config: ScriptConfig, place: str) -> Any:
     module, _, name = written.partition(":")
     with _importing_from(Path(config.cwd)):
         try:
             function = getattr(importlib.import_module(module), name)
-        except Exception as error:  # whatever a user's module does as it is imported
-            raise ConfigError(f"{place}: {written} cannot be imported ({_line(error)})") from None
+        except Exception as error:  # a user's module may raise anything as it is imported
+            raise ConfigError(f"{place}: {written} cannot be imported ({_error_line(error)})") from None
     parameters = inspect.signature(function).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         given = dict(names)
     else:
         given = {key: names[key] for key in parameters if key in names}
-        needed = {key for key, one in parameters.items() if one.default is one.empty} - given.keys()
+        needed = {key for key, parameter in parameters.items() if parameter.default is parameter.empty} - given.keys()
         _refuse_tuned(needed, config, place)
         for missing in sorted(needed):
-            raise ConfigError(f"{place}: {written} takes {missing!r}; {unknown('name', missing, names)}")
+            raise ConfigError(f"{place}: {written} needs {missing!r}; {unknown('name', missing, names)}")
     try:
         return function(**given)
     except Exception as error:
-        raise ConfigError(f"{place}: {written} failed at {given} ({_line(error)})") from None
+        raise ConfigError(f"{place}: {written} failed at {given} ({_error_line(error)})") from None
 
 
 @contextmanager
@@ -106,5 +107,5 @@ def _importing_from(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder.resolve()))
 
 
-def _line(error: Exception) -> str:
+def _error_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

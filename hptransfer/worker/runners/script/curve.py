@@ -1,4 +1,7 @@
-"""A script's curve: what it reports or prints, as points, one a step, on disk as they come."""
+"""Curve of a script: one point per reported or printed step.
+
+Points are written to disk as they arrive.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +18,23 @@ from typing import Any
 from hptransfer.core.io import append_jsonl, read_jsonl, write_text
 from hptransfer.worker.runners.script.config import Metric
 
-# Of a longer curve so many points are kept once it is judged.
-KEPT_POINTS = 500
+# Longer curves are thinned to this number of points at the end.
+MAX_CURVE_POINTS = 500
 
 
 class UnusableMetric(Exception):  # noqa: N818
-    """What a script said of itself cannot be used; the message says why."""
+    """Error of an unusable metric; the message is the reason."""
 
 
 class DivergedMetric(Exception):  # noqa: N818
-    """The script said that it diverged, or its metric is not finite."""
+    """Signal of a divergence, reported or by a non-finite metric."""
 
 
 class ScriptCurve:
-    """Points by step. A step that is said again takes the place of what was said before.
+    """Points of a curve by step.
 
-    What an earlier attempt said of this step and of later ones is forgotten as soon as this one reaches them.
+    A step that is reported again replaces the earlier point. When this attempt reaches a step, the points of an earlier
+    attempt at this step and later ones are dropped.
     """
 
     def __init__(self, path: Path, metric: Metric) -> None:
@@ -41,22 +45,23 @@ class ScriptCurve:
         self._rewrite = True  # an earlier attempt may have left a torn line
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """
+        """Add a row to the curve.
+
         Raises:
-            UnusableMetric: the row's metric is no number, or its step no whole one.
-            DivergedMetric: it says so, or its metric is not finite.
+            UnusableMetric: the row's metric is not a number, or its step is not a whole number.
+            DivergedMetric: the row reports divergence, or its metric is not finite.
         """
         step = self._step(row)
         numbers = {key: value for key, value in row.items() if _is_number(value)}
         point = self._points.get(step) or {"step": step, "tokens": None, "loss": None, "time": time.time()}
         point |= {key: value for key, value in numbers.items() if key not in ("step", "loss") and math.isfinite(value)}
-        judged = row.get(self._metric.key)
-        if judged is not None and not _is_number(judged):
-            raise UnusableMetric(f"{self._metric.key!r} must be a number, got {judged!r}")
-        finite = judged is None or math.isfinite(judged)
-        if judged is not None and finite:
-            point |= {"loss": float(judged)}
-        self._put(step, point)
+        value = row.get(self._metric.key)
+        if value is not None and not _is_number(value):
+            raise UnusableMetric(f"{self._metric.key!r} must be a number, got {value!r}")
+        finite = value is None or math.isfinite(value)
+        if value is not None and finite:
+            point |= {"loss": float(value)}
+        self._insert(step, point)
         if not finite or row.get("diverged") not in (None, False):
             raise DivergedMetric
 
@@ -72,7 +77,7 @@ class ScriptCurve:
         yield from self._earlier
         yield from self._points
 
-    def _put(self, step: int, point: dict[str, Any]) -> None:
+    def _insert(self, step: int, point: dict[str, Any]) -> None:
         kept = {key: row for key, row in self._earlier.items() if key < step}
         later = any(key >= step for key in self._points)
         self._rewrite |= later or len(kept) < len(self._earlier)
@@ -81,7 +86,7 @@ class ScriptCurve:
         self._unwritten.append(point)
 
     def write(self) -> None:
-        """Brings the file up to what was added."""
+        """Write the added points to the file."""
         if self._rewrite:
             self._write(self.points)
         elif self._unwritten:
@@ -92,100 +97,101 @@ class ScriptCurve:
         write_text(self._path, "".join(json.dumps(point) + "\n" for point in points))
 
     def thin(self) -> None:
-        """Leaves a long curve with points that are spread over it evenly, its last one among them."""
+        """Reduce a long curve to evenly spaced points, including the last one."""
         points = self.points
-        if len(points) > KEPT_POINTS:
-            self._write(points[round(k * (len(points) - 1) / (KEPT_POINTS - 1))] for k in range(KEPT_POINTS))
+        if len(points) > MAX_CURVE_POINTS:
+            self._write(points[round(k * (len(points) - 1) / (MAX_CURVE_POINTS - 1))] for k in range(MAX_CURVE_POINTS))
 
     @property
     def points(self) -> list[dict[str, Any]]:
         """All points, in the order of steps."""
-        found = {**self._earlier, **self._points}
-        return [found[step] for step in sorted(found)]
+        points = {**self._earlier, **self._points}
+        return [points[step] for step in sorted(points)]
 
     @property
     def losses(self) -> list[float]:
+        """Losses of all points that have one."""
         return [point["loss"] for point in self.points if point["loss"] is not None]
 
-    def judge(self) -> tuple[float, float | None]:
-        """What the trial is judged by, and its standard error if it is a mean.
+    def final_loss(self) -> tuple[float, float | None]:
+        """Return the loss, and its standard error if it is a mean.
 
         Raises:
-            UnusableMetric: the metric never came, or less often than it is the mean of.
+            UnusableMetric: the metric was never reported, or less often than the mean requires.
         """
         losses, metric = self.losses, self._metric
         if not losses:
-            raise UnusableMetric(_never_came(metric))
+            raise UnusableMetric(_missing_metric(metric))
         if metric.reduce == "last":
             return losses[-1], None
         if metric.reduce == "minimum":
             return min(losses), None
         if len(losses) < metric.points:
             raise UnusableMetric(
-                f"{metric.key!r} came {len(losses)} times, and run.metric is the mean of the last {metric.points}; "
-                "report it more often, or set run.metric.points"
+                f"{metric.key!r} was reported {len(losses)} times, and run.metric is the mean of the last "
+                f"{metric.points}; report it more often, or set run.metric.points"
             )
         last = losses[-metric.points :]
         error = statistics.stdev(last) / math.sqrt(len(last)) if len(last) > 1 else None
         return statistics.fmean(last), error
 
 
-def _never_came(metric: Metric) -> str:
+def _missing_metric(metric: Metric) -> str:
     if metric.pattern is not None:
-        return f"the metric never came: run.metric.pattern {metric.pattern!r} matched no line that it printed"
+        return f"the metric was never reported: run.metric.pattern {metric.pattern!r} matched no printed line"
     return (
-        f"the metric never came: no {metric.key!r} in the lines that it wrote to the file HPTRANSFER_METRICS; call "
+        f"the metric was never reported: no {metric.key!r} in the lines of the file HPTRANSFER_METRICS; call "
         f"hptransfer.report(step=..., {metric.key}=...), or set run.metric.key or run.metric.pattern"
     )
 
 
 def _is_number(value: Any) -> bool:
     if isinstance(value, int) and not isinstance(value, bool):
-        return abs(value) <= sys.float_info.max  # a longer one is no loss, nor a float
+        return abs(value) <= sys.float_info.max  # a larger one cannot be a float
     return isinstance(value, float)
 
 
 class ReportedRows:
-    """Rows of the file that a script writes JSON lines to."""
+    """Reader of the file to which a script writes JSON lines."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         path.write_bytes(b"")
-        self._read = 0
-        self._begun = b""
+        self._bytes_read = 0
+        self._partial_line = b""
 
     def rows(self, *, last: bool) -> Iterator[Mapping[str, Any]]:
-        """Those written since the last call.
+        """Yield the rows written since the last call.
 
         Args:
-            last: nothing more is to come, so that a line without an end is one.
+            last: true if the script has ended, so that a line without a newline is complete.
 
         Raises:
-            UnusableMetric: a line is no JSON object, or the file is not all there any more.
+            UnusableMetric: a line is not a JSON object, or the file was shortened or removed.
         """
         try:
             with self._path.open("rb") as file:
-                if file.seek(0, 2) < self._read:
+                if file.seek(0, 2) < self._bytes_read:
                     raise UnusableMetric("the file HPTRANSFER_METRICS became shorter; open it to append to it")
-                file.seek(self._read)
+                file.seek(self._bytes_read)
                 content = file.read()
         except FileNotFoundError:
             raise UnusableMetric(
                 "the file HPTRANSFER_METRICS was removed while the script ran; leave it there"
             ) from None
-        self._read += len(content)
-        *whole, self._begun = (self._begun + content).split(b"\n")
-        for line in [*whole, self._begun] if last else whole:
+        self._bytes_read += len(content)
+        *lines, self._partial_line = (self._partial_line + content).split(b"\n")
+        for line in [*lines, self._partial_line] if last else lines:
             if line.strip():
-                yield self._row(line, torn=line is self._begun)
+                yield self._row(line, torn=line is self._partial_line)
 
     def _row(self, line: bytes, *, torn: bool) -> Mapping[str, Any]:
         try:
             row = json.loads(line)
         except ValueError:
             shown = line.decode("utf-8", errors="replace")[:120]
-            what = "a line that was cut off" if torn else "a line that is no JSON"
-            raise UnusableMetric(f"the file HPTRANSFER_METRICS has {what}: {shown!r}") from None
+            fault = "a line that was cut off" if torn else "a line that is not JSON"
+            raise UnusableMetric(f"the file HPTRANSFER_METRICS has {fault}: {shown!r}") from None
         if not isinstance(row, dict):
             raise UnusableMetric(
                 f'the file HPTRANSFER_METRICS must have lines such as {{"step": 1, "loss": 2.5}}, got {row!r}'
@@ -194,25 +200,28 @@ class ReportedRows:
 
 
 class PrintedRows:
-    """Rows of what a pattern finds in the lines that a script prints."""
+    """Reader of the lines that a script prints, by a pattern."""
 
     def __init__(self, pattern: str) -> None:
         self._pattern = re.compile(pattern)
 
     def rows(self, lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
-        """
+        """Yield a row for each line that matches the pattern.
+
         Raises:
-            UnusableMetric: a group other than `diverged` holds no number.
+            UnusableMetric: a group other than `diverged` does not match a number.
         """
         for line in lines:
             if match := self._pattern.search(line):
                 groups = {key: text for key, text in match.groupdict().items() if text is not None}
-                row: dict[str, Any] = {key: _number(text, line) for key, text in groups.items() if key != "diverged"}
+                row: dict[str, Any] = {
+                    key: _parse_number(text, line) for key, text in groups.items() if key != "diverged"
+                }
                 yield row | {"diverged": True} if "diverged" in groups else row
 
 
-def _number(text: str, line: str) -> float:
+def _parse_number(text: str, line: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise UnusableMetric(f"run.metric.pattern finds {text!r} in {line[:120]!r}, which is no number") from None
+        raise UnusableMetric(f"run.metric.pattern finds {text!r} in {line[:120]!r}, which is not a number") from None

@@ -1,4 +1,7 @@
-"""A script that runs: its output goes to the job's log as it comes, and nothing of it outlives its worker."""
+"""Process of a running script, under a watchdog.
+
+Its output is forwarded to the job's log, and none of its processes outlives the worker.
+"""
 
 from __future__ import annotations
 
@@ -16,46 +19,53 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hptransfer.core.records import CODE_ERROR, KILLED, OUT_OF_MEMORY
-from hptransfer.worker.runners.script import watchdog as _guard
+from hptransfer.worker.runners.script import watchdog
 
-# Torchrun says sixty lines of its own after the lines of what failed, on every node.
-KEPT_LINES = 400
+# On every node, torchrun prints sixty lines of its own after those of the failed process.
+MAX_LAST_LINES = 400
 CHUNK = 65536
-# Output that a grandchild still holds open after the script's end is not waited for.
+# Limit on waiting for output after the script's end, because a grandchild may hold it open.
 LAST_OUTPUT_S = 2.0
-MEMORY = re.compile(
+OUT_OF_MEMORY_LINE = re.compile(
     r"out of memory|OutOfMemoryError|^MemoryError|std::bad_alloc|oom[-_ ]kill|Cannot allocate memory|ENOMEM",
     re.IGNORECASE,
 )
-
-
-# The last line of an exception's traceback, with the rank that torch puts in front; not those of torchrun itself.
-RAISED = re.compile(r"(?:\[rank\d+\]:\s*)?(?!.*\b(?:ChildFailed|Signal)\w*\b)(?:\w+\.)*\w*(?:Error|Exception)(?::|$)")
-# Lines that say no more than that something ended.
-WRAPPING = re.compile(r"[=\-*\s]+$|srun: |slurmstepd: |\[\d\]:$|<NO_OTHER_FAILURES>")
+# Last line of an exception's traceback, with the rank that torch prepends, except for torchrun's own exceptions.
+EXCEPTION_LINE = re.compile(
+    r"(?:\[rank\d+\]:\s*)?(?!.*\b(?:ChildFailed|Signal)\w*\b)(?:\w+\.)*\w*(?:Error|Exception)(?::|$)"
+)
+# Lines without information on the cause of an end.
+WRAPPER_LINE = re.compile(r"[=\-*\s]+$|srun: |slurmstepd: |\[\d\]:$|<NO_OTHER_FAILURES>")
 
 
 def ended_by(code: int) -> int:
-    """The signal that ended a process, by its exit code or, as shells and launchers put it, 128 more; 0 if none did."""
+    """Return the signal that ended a process; 0 if none did.
+
+    Shells and launchers report a signal as an exit code of 128 more.
+    """
     return -code if code < 0 else code - 128 if code > 128 else 0
 
 
 class Process:
-    """One run of a script, in a session of its own (see `start`)."""
+    """Process of one script, in a session of its own (see `start_script`)."""
 
     def __init__(self, popen: subprocess.Popen[bytes], lifeline: int) -> None:
-        """
+        """Start to forward the output of the process.
+
         Args:
-            lifeline: while it is open, the script may run.
+            lifeline: writing end of the watchdog's pipe; closing it kills the script.
         """
         self._popen, self._lifeline = popen, lifeline
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._last: deque[str] = deque(maxlen=KEPT_LINES)
-        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._last_lines: deque[str] = deque(maxlen=MAX_LAST_LINES)
+        self._reader = threading.Thread(target=self._forward_output, daemon=True)
         self._reader.start()
 
     def wait(self, timeout_s: float) -> int | None:
-        """Its exit code, minus the signal's number if one ended it; None if it runs on after the time."""
+        """Wait for the end and return the exit code.
+
+        It is minus the number of the signal that ended the process, or None if it is still running at the timeout.
+        """
         try:
             code = self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -64,73 +74,81 @@ class Process:
         return code
 
     def new_lines(self) -> Iterator[str]:
-        """What it printed since the last call, line by line."""
+        """Yield the lines printed since the last call."""
         while not self._lines.empty():
             yield self._lines.get()
 
     def stop(self, grace_s: float) -> None:
-        """Asks its whole group to end, and after the grace makes it."""
+        """Ask the group to end; kill it after the grace period."""
         self._signal(signal.SIGTERM)
         if self.wait(grace_s) is None:
             self.kill()
 
     def kill(self) -> None:
-        """Ends it, and whatever processes it left behind."""
+        """Kill the process, and all processes that it left behind."""
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(2 * _guard.PATIENCE_S)
+            self._popen.wait(2 * watchdog.END_TIMEOUT_S)
         self._signal(signal.SIGKILL)
         self._popen.wait()
         self._reader.join(LAST_OUTPUT_S)
 
     def failure(self, code: int) -> tuple[str, str]:
-        """One line on how it ended, and which of records.CAUSES that is.
+        """Return one line on how the script ended, and one of records.CAUSES.
 
-        A script of several processes is ended as a whole when one of them fails: its exception is the reason then.
+        If one of several processes fails, the script is ended as a whole, and the exception of that process is the
+        reason.
         """
-        lines = [line.strip() for line in self._last if line.strip()]
-        raised = next((line for line in reversed(lines) if RAISED.match(line)), None)
-        telling = raised or next((line for line in reversed(lines) if not WRAPPING.match(line)), None)
-        said = f": {telling[:300]}" if telling else ""
-        killer = ended_by(code)
-        how = f"killed by signal {killer} ({_name(killer)})" if killer else f"ended with exit code {code}"
-        if told := next((line for line in reversed(lines) if MEMORY.search(line)), None):
-            return f"the script {how}: {told[:300]}", OUT_OF_MEMORY
-        return f"the script {how}{said}", KILLED if killer and not (killer == signal.SIGTERM and raised) else CODE_ERROR
+        lines = [line.strip() for line in self._last_lines if line.strip()]
+        raised = next((line for line in reversed(lines) if EXCEPTION_LINE.match(line)), None)
+        telling = raised or next((line for line in reversed(lines) if not WRAPPER_LINE.match(line)), None)
+        reason = f": {telling[:300]}" if telling else ""
+        number = ended_by(code)
+        end = f"killed by signal {number} ({_signal_name(number)})" if number else f"ended with exit code {code}"
+        if memory_line := next((line for line in reversed(lines) if OUT_OF_MEMORY_LINE.search(line)), None):
+            return f"the script {end}: {memory_line[:300]}", OUT_OF_MEMORY
+        killed = number and not (number == signal.SIGTERM and raised)
+        return f"the script {end}{reason}", KILLED if killed else CODE_ERROR
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, number)
 
-    def _read(self) -> None:
-        """Passes output on to this process's own; a line ends with a newline, or as progress bars end it."""
+    def _forward_output(self) -> None:
+        """Forward the output to that of this process, and store its lines.
+
+        A line ends with a newline, or with a carriage return as in progress bars.
+        """
         assert self._popen.stdout is not None
         sys.stdout.flush()
-        begun = b""
+        partial = b""
         while chunk := os.read(self._popen.stdout.fileno(), CHUNK):
             _write_all(1, chunk)
-            *whole, begun = re.split(rb"[\r\n]+", begun + chunk)
-            for line in whole:
-                self._keep(line)
-            begun = begun[-CHUNK:]
-        self._keep(begun)
+            *lines, partial = re.split(rb"[\r\n]+", partial + chunk)
+            for line in lines:
+                self._store_line(line)
+            partial = partial[-CHUNK:]
+        self._store_line(partial)
 
-    def _keep(self, line: bytes) -> None:
+    def _store_line(self, line: bytes) -> None:
         if line:
             text = line.decode("utf-8", errors="replace")
-            self._last.append(text)
+            self._last_lines.append(text)
             self._lines.put(text)
 
 
 @contextmanager
-def start(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Iterator[Process]:
-    """Runs a command for as long as the block lasts, and no longer than this process lives."""
-    lifeline, ours = os.pipe()
+def start_script(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Iterator[Process]:
+    """Run a command, at most as long as the block.
+
+    It also ends with this process.
+    """
+    lifeline, writing_end = os.pipe()
     try:
         popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", _guard.__file__, str(lifeline), *arguments],
+            [sys.executable, "-I", "-S", watchdog.__file__, str(lifeline), *arguments],
             cwd=cwd,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
@@ -140,11 +158,11 @@ def start(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -
             start_new_session=True,
         )
     except BaseException:
-        os.close(ours)
+        os.close(writing_end)
         raise
     finally:
         os.close(lifeline)
-    process = Process(popen, ours)
+    process = Process(popen, writing_end)
     try:
         yield process
     finally:
@@ -154,7 +172,7 @@ def start(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -
             popen.stdout.close()
 
 
-def _name(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,4 +1,4 @@
-"""Script: anybody's training script, run as a command with a trial's values in its arguments."""
+"""Runner of training scripts: commands with a trial's values as arguments."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from hptransfer.core.io import write_text
 from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, TIME_LIMIT, Outcome, Trial, digest, short
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, Size, StackContext
-from hptransfer.worker.runners.script.command_line import arguments
+from hptransfer.worker.runners.script.command_line import build_arguments
 from hptransfer.worker.runners.script.config import script_from_json
-from hptransfer.worker.runners.script.costs import costs
+from hptransfer.worker.runners.script.costs import compute_costs
 from hptransfer.worker.runners.script.curve import (
     DivergedMetric,
     PrintedRows,
@@ -30,28 +30,28 @@ from hptransfer.worker.runners.script.curve import (
     ScriptCurve,
     UnusableMetric,
 )
-from hptransfer.worker.runners.script.process import Process, ended_by, start
+from hptransfer.worker.runners.script.process import Process, ended_by, start_script
 
 POLL_S = 0.1
-# Signals by which a scheduler ends a job, and how long its word may come after the script's end.
-ENDING = (signal.SIGTERM, signal.SIGKILL)
-ASKED_S = 1.0
-GIT_S = 10
-# An argument that is a program's source, by a path from the working directory.
-PROGRAM = re.compile(r"(?!/)[\w./-]+\.(?:py|sh|R|jl|pl|lua)")
-# Settings that change no number of a trial: what it costs by formula, and how long it may take.
-INDECISIVE = ("params", "flops", "tokens", "timeout_s", "grace_s")
+# Signals by which a scheduler ends a job, and the delay with which its signal may reach the worker after the script.
+TERMINATING_SIGNALS = (signal.SIGTERM, signal.SIGKILL)
+STOP_CAUSE_WAIT_S = 1.0
+GIT_COMMIT_TIMEOUT_S = 10
+# Argument that is the relative path of a program's source.
+PROGRAM_PATH = re.compile(r"(?!/)[\w./-]+\.(?:py|sh|R|jl|pl|lua)")
+# Settings that are not part of a trial's identity: formulas of its costs, and time limits.
+NOT_IDENTITY = ("params", "flops", "tokens", "timeout_s", "grace_s")
 
 
 class ScriptRunner(Runner):
-    """A trial's command, run and watched."""
+    """Runner of a trial's command."""
 
     def size(self, run: Mapping[str, Any]) -> Size:
-        found = costs(script_from_json(run))
-        return Size(found.params, found.flops)
+        costs = compute_costs(script_from_json(run))
+        return Size(costs.params, costs.flops)
 
-    def decisive(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in run.items() if key not in INDECISIVE}
+    def identity_settings(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in run.items() if key not in NOT_IDENTITY}
 
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
         read = script_from_json(run).read_names()
@@ -61,34 +61,37 @@ class ScriptRunner(Runner):
             if name not in read:
                 raise ConfigError(
                     f"{name!r} is swept, but neither run.command nor run.environment has {{{name}}}: the script would "
-                    "train the same at every value; give it there, or pass the path {settings} of a JSON file of all"
+                    "train the same at every value; add it there, or pass the path {settings} of a JSON file of all"
                 )
 
-    def source(self, run: Mapping[str, Any]) -> str:
-        files = _files(run)
+    def fingerprint_source(self, run: Mapping[str, Any]) -> str:
+        files = _command_files(run)
         return f"the content of {', '.join(files)}" if files else "the commit of run.cwd"
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
-        files = _files(run)
+        files = _command_files(run)
         hashes = {argument: hashlib.sha256(path.read_bytes()).hexdigest() for argument, path in files.items()}
-        return digest(hashes or {"commit": _commit(Path(run["cwd"]))})
+        return digest(hashes or {"commit": _git_commit(Path(run["cwd"]))})
 
-    def check_there(self, run: Mapping[str, Any], folder: RunFolder) -> None:
-        place = folder.working_directory(run["cwd"]).absolute()
-        program = next((word for word in run["command"] if PROGRAM.fullmatch(word)), None)
-        if program is not None and not (place / program).is_file():
+    def check_files(self, run: Mapping[str, Any], folder: RunFolder) -> None:
+        directory = folder.working_directory(run["cwd"]).absolute()
+        program = next((word for word in run["command"] if PROGRAM_PATH.fullmatch(word)), None)
+        if program is not None and not (directory / program).is_file():
             raise DataError(
-                f"run.command: there is no file {program!r} in {place}; correct its name or run.cwd (snapshot=true "
+                f"run.command: there is no file {program!r} in {directory}; correct its name or run.cwd (snapshot=true "
                 "copies what git tracks)"
             )
 
     def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """No groups: the answer is the values by their names, and the command that they make."""
+        """Return no groups, but the command with the values by their names."""
         command = {"command": list(run["command"])}
         return {"base": {}, "decay": None, "groups": {}, "branch_multiplier": None, **command}
 
     def gpus(self) -> int:
-        """NVIDIA's, as its driver lists them; no library is opened for it."""
+        """Return the number of NVIDIA GPUs, as listed by their driver.
+
+        No library is loaded for it.
+        """
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         if visible is not None:
             return len([name for name in visible.split(",") if name and name != "-1"])
@@ -100,32 +103,32 @@ class ScriptRunner(Runner):
     def stack_size(self, trials: Sequence[Trial], stop: Callable[[], str | None]) -> int:
         return 1
 
-    def too_many(self, trials: Sequence[Trial]) -> None:
-        """A script is never in a stack."""
+    def note_out_of_memory(self, trials: Sequence[Trial]) -> None:
+        """Do nothing: a script is never in a stack."""
 
     def flops_rate(self, run: Mapping[str, Any], threads: int) -> float | None:
-        """None: what a script does in a second shows only once it has run."""
+        """Return None: the rate of a script is not known."""
         return None
 
     def execute(self, trials: Sequence[Trial], folder: RunFolder, finish: OnTrialEnd, context: StackContext) -> None:
         for trial in trials:
             if not folder.outcome_path(trial.id).exists():
                 print(f"trial {trial.id} {trial.name}", flush=True)
-                outcome = _Attempt(trial, folder, context).run()
-                said = outcome.error or f"loss {'-' if outcome.loss is None else short(outcome.loss)}"
-                print(f"trial {trial.id} {outcome.state} {said}", flush=True)
+                outcome = _ScriptAttempt(trial, folder, context).run()
+                result = outcome.error or f"loss {'-' if outcome.loss is None else short(outcome.loss)}"
+                print(f"trial {trial.id} {outcome.state} {result}", flush=True)
                 finish(trial, outcome)
 
 
-class _Attempt:
-    """One trial's script, from its start to its outcome."""
+class _ScriptAttempt:
+    """One attempt of a trial's script, from its start to its outcome."""
 
     def __init__(self, trial: Trial, folder: RunFolder, context: StackContext) -> None:
         self._trial, self._context = trial, context
         self._config = script_from_json(trial.run)
         self._folder = folder.trial(trial.id).resolve()
         self._working_directory = folder.working_directory(self._config.cwd)
-        self._tokens = costs(self._config).tokens
+        self._tokens = compute_costs(self._config).tokens
         self._settings = self._folder / "settings.json"
         self._reported_path = self._folder / "reported.jsonl"
         self._curve = ScriptCurve(folder.curve_path(trial.id), self._config.metric)
@@ -135,22 +138,25 @@ class _Attempt:
         self._started = time.monotonic()
 
     def run(self) -> Outcome:
-        """
+        """Run the script and return its outcome.
+
         Raises:
-            Interrupted: it was asked to stop; the script has had its grace.
-            Superseded: another attempt has taken over; the script is ended at once.
+            Interrupted: the worker was asked to stop; the script was ended after its grace period.
+            Superseded: another attempt has taken over; the script is killed at once.
         """
-        names = self._names()
+        names = self._template_names()
         write_text(self._settings, json.dumps(names, indent=1) + "\n")
-        with start(arguments(self._config, names), self._working_directory, self._environment(names)) as process:
+        with start_script(
+            build_arguments(self._config, names), self._working_directory, self._environment(names)
+        ) as process:
             outcome = self._watch(process)
         if outcome.state != FAILED:
             self._curve.thin()
             self._reported_path.unlink(missing_ok=True)
         return outcome
 
-    def _names(self) -> dict[str, TemplateValue]:
-        """Everything that a template may name, and the script may read."""
+    def _template_names(self) -> dict[str, TemplateValue]:
+        """Return all names that templates may use and the script may read."""
         trial = self._trial
         tokens: dict[str, TemplateValue] = {} if self._tokens is None else {"tokens": self._tokens}
         return {
@@ -163,56 +169,61 @@ class _Attempt:
             "trial_dir": str(self._folder),
             "settings": str(self._settings),
             "metrics": str(self._reported_path),
-            "attempt": self._number(),
+            "attempt": self._attempt_number(),
             "python": sys.executable,
         }
 
-    def _number(self) -> int:
-        """1, or one more than the attempt before, in whatever job that was."""
+    def _attempt_number(self) -> int:
+        """Return the number of this attempt over all jobs."""
         if not self._settings.exists():
             return self._context.attempt
         return max(self._context.attempt, 1 + int(json.loads(self._settings.read_text(encoding="utf-8"))["attempt"]))
 
     def _environment(self, names: Mapping[str, TemplateValue]) -> dict[str, str]:
-        own = {f"HPTRANSFER_{name.upper()}": format_value(value) for name, value in names.items()}
+        provided = {f"HPTRANSFER_{name.upper()}": format_value(value) for name, value in names.items()}
         added = {key: fill_template(str(value), names) for key, value in self._config.environment.items()}
-        return {**os.environ, **own, **added}
+        return {**os.environ, **provided, **added}
 
     def _watch(self, process: Process) -> Outcome:
         grace_s = self._config.grace_s
         try:
             while (code := process.wait(POLL_S)) is None:
-                self._take(process, last=False)
+                self._add_new_rows(process, last=False)
                 if cause := self._context.stop():
                     process.stop(grace_s)
-                    self._take(process, last=False)
+                    self._add_new_rows(process, last=False)
                     raise Interrupted(cause)
-                if self._late():
+                if self._is_timed_out():
                     process.stop(grace_s)
-                    return self._failed(f"it ran longer than run.timeout_s ({self._config.timeout_s:g} s)", TIME_LIMIT)
+                    return self._failed_outcome(
+                        f"it ran longer than run.timeout_s ({self._config.timeout_s:g} s)", TIME_LIMIT
+                    )
             if code == 0:
-                self._take(process, last=True)
-                return self._judged()
-            self._take_what_can_be(process)
-            if ended_by(code) in ENDING and (cause := self._asked_soon()):
+                self._add_new_rows(process, last=True)
+                return self._done_outcome()
+            self._add_readable_rows(process)
+            if ended_by(code) in TERMINATING_SIGNALS and (cause := self._wait_for_stop_cause()):
                 raise Interrupted(cause)
         except DivergedMetric:
             process.stop(grace_s)
-            return self._ended(state=DIVERGED)
+            return self._outcome(state=DIVERGED)
         except UnusableMetric as reason:
             process.stop(grace_s)
-            return self._failed(str(reason), CODE_ERROR)
-        return self._failed(*process.failure(code))
+            return self._failed_outcome(str(reason), CODE_ERROR)
+        return self._failed_outcome(*process.failure(code))
 
-    def _asked_soon(self) -> str | None:
-        """Why it was asked to stop: who ends a job signals script and worker at once, and either may be the faster."""
-        until = time.monotonic() + ASKED_S
+    def _wait_for_stop_cause(self) -> str | None:
+        """Return the cause of a stop; wait for it briefly.
+
+        A scheduler signals script and worker at once, and the script may be the first to end.
+        """
+        until = time.monotonic() + STOP_CAUSE_WAIT_S
         while (cause := self._context.stop()) is None and time.monotonic() < until:
             time.sleep(POLL_S)
         return cause
 
-    def _take(self, process: Process, *, last: bool) -> None:
-        """Adds to the curve what the script has said since."""
+    def _add_new_rows(self, process: Process, *, last: bool) -> None:
+        """Add the rows since the last call to the curve."""
         lines = list(process.new_lines())
         try:
             for row in self._rows(lines, last=last):
@@ -220,28 +231,31 @@ class _Attempt:
         finally:
             self._curve.write()
 
-    def _take_what_can_be(self, process: Process) -> None:
-        """Of a script that failed: how it ended says more than a line that it did not get to finish."""
+    def _add_readable_rows(self, process: Process) -> None:
+        """Add the rows of a script that failed; ignore unusable ones.
+
+        The end of the script is more informative than a line that it did not complete.
+        """
         try:
-            self._take(process, last=False)
+            self._add_new_rows(process, last=False)
         except UnusableMetric:
             return
 
     def _rows(self, lines: Sequence[str], *, last: bool) -> Iterator[Mapping[str, Any]]:
         return self._reported.rows(last=last) if self._printed is None else self._printed.rows(lines)
 
-    def _late(self) -> bool:
+    def _is_timed_out(self) -> bool:
         timeout_s = self._config.timeout_s
         return timeout_s is not None and time.monotonic() - self._started > timeout_s
 
-    def _judged(self) -> Outcome:
-        loss, error = self._curve.judge()
-        return self._ended(state=DONE, loss=loss, loss_se=error)
+    def _done_outcome(self) -> Outcome:
+        loss, error = self._curve.final_loss()
+        return self._outcome(state=DONE, loss=loss, loss_se=error)
 
-    def _failed(self, reason: str, cause: str) -> Outcome:
-        return self._ended(state=FAILED, error=" ".join(reason.split()), cause=cause)
+    def _failed_outcome(self, reason: str, cause: str) -> Outcome:
+        return self._outcome(state=FAILED, error=" ".join(reason.split()), cause=cause)
 
-    def _ended(
+    def _outcome(
         self,
         *,
         state: str,
@@ -264,8 +278,11 @@ class _Attempt:
         )
 
 
-def _files(run: Mapping[str, Any]) -> dict[str, Path]:
-    """Arguments of the command that are files below its working directory."""
+def _command_files(run: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the arguments of the command that are existing files.
+
+    The files must be in the working directory.
+    """
     folder = Path(run["cwd"]).resolve()
     paths = {argument: folder / argument for argument in run["command"] if "{" not in argument}
     return {
@@ -273,15 +290,20 @@ def _files(run: Mapping[str, Any]) -> dict[str, Path]:
     }
 
 
-def _commit(folder: Path) -> str | None:
-    """What is checked out there; None outside of a repository."""
+def _git_commit(folder: Path) -> str | None:
+    """Return the current commit of a folder; None outside a repository."""
     try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=GIT_S, check=False
+        process = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=GIT_COMMIT_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None
 
 
 RUNNERS.register("script")(ScriptRunner())
