@@ -79,7 +79,7 @@ class Driver:
         self._book = TrialIndex(folder, plan.tuned)
         self._spending = BudgetUse(plan.config.budget, self._book)
         retry, attempts = plan.config.retry, plan.config.launcher.max_attempts
-        self._flight = JobManager(folder, launcher, self._book, retry, attempts, self._on_trial_end)
+        self._jobs = JobManager(folder, launcher, self._book, retry, attempts, self._on_trial_end)
         self._repeats: Counter[Scale] = Counter()
         self._show_at = -math.inf
         self._rungs: SuccessiveHalving | None = None
@@ -108,7 +108,7 @@ class Driver:
             self._recover()
             while not self._tick():
                 pass
-            self._notes.write(self._holds(), self._flight.due)
+            self._notes.write(self._holds(), self._jobs.delayed)
         return self._report()
 
     def _recover(self) -> None:
@@ -122,11 +122,11 @@ class Driver:
                 changed += [now] if now != trial else []
         write_in_parallel(self._folder.write_trial, changed)
         self._studies.sync(self._as_on_disk())
-        self._flight.take_up()
+        self._jobs.restore()
         for trial in self._book.trials.values():
             if trial.id in self._book.outcomes:
                 continue
-            if self._flight.job_of(trial.id):
+            if self._jobs.job_of(trial.id):
                 self._tracker.started(trial.id)
             else:
                 self._book.at(trial.scale).waiting.append(trial.id)
@@ -210,23 +210,23 @@ class Driver:
             raise KeyboardInterrupt
         self._handle_requests()
         if self._spending.allows():
-            self._flight.submit_due()
-        self._flight.submit(self._new_jobs())
+            self._jobs.submit_due()
+        self._jobs.submit(self._new_jobs())
         self._report_progress()
-        if not self._flight.jobs and not self._flight.foreign:
-            if not self._flight.due or not self._spending.allows():
+        if not self._jobs.in_flight:
+            if not self._jobs.delayed or not self._spending.allows():
                 return True
             time.sleep(WAIT_S)
         else:
             for ended in self._launcher.wait(WAIT_S):
-                self._flight.end(ended)
-        self._flight.look_at_foreign()
+                self._jobs.end(ended)
+        self._jobs.check_adopted()
         return False
 
     def _handle_requests(self) -> None:
         """Takes up what other shells ask for; a request that takes longer keeps later ones waiting."""
         for path, request in read_requests(self._folder):
-            if not carry_out(request, self._book, self._flight):
+            if not carry_out(request, self._book, self._jobs):
                 return
             path.unlink(missing_ok=True)
 
@@ -238,8 +238,8 @@ class Driver:
         self._stop_behind()
         progress = self._progress()
         self._show(progress)
-        self._notes.write(self._holds(), self._flight.due)
-        self._notes.look_for_blocks(self._flight.jobs, progress)
+        self._notes.write(self._holds(), self._jobs.delayed)
+        self._notes.look_for_blocks(self._jobs.submitted, progress)
         took = time.monotonic() - began
         self._show_at = time.monotonic() + max(REPORT_S, REPORT_SHARE * took)
 
@@ -248,7 +248,7 @@ class Driver:
         ended, self._just_ended = self._just_ended, []
         if self._rungs is None:
             return
-        running = [self._book.trials[trial_id] for trial_id in self._flight.open_trials(but=())]
+        running = [self._book.trials[trial_id] for trial_id in self._jobs.open_trials()]
         of_scales = [trial for trial in (*ended, *running) if trial.scale in self._flops]
         for trial_id, point in self._rungs.behind(of_scales).items():
             path = self._folder.behind_path(trial_id)
@@ -260,8 +260,8 @@ class Driver:
         jobs: list[Job] = []
         now = time.time()
         if self._spending.of_time:
-            self._spending.in_flight(self._flight.expected_s())
-        free = self._flight.free
+            self._spending.in_flight(self._jobs.expected_s())
+        free = self._jobs.free
         for scale, at in list(self._book.scales.items()):
             if at.bracketed:  # most scales, at most ticks
                 continue
@@ -397,10 +397,10 @@ class Driver:
         return None
 
     def _progress(self) -> Progress:
-        waiting = self._flight.waiting(read_states(self._folder))
-        running = self._flight.open_trials(but=waiting)
+        waiting = self._jobs.waiting(read_states(self._folder))
+        running = self._jobs.open_trials(but=waiting)
         rows = ((trial, self._book.outcomes.get(trial.id)) for trial in self._book.trials.values())
-        at_a_time = len(self._flight.jobs.keys() - waiting)  # a scheduler has room for many more than run
+        at_a_time = len(set(self._jobs.submitted) - waiting)  # a scheduler has room for many more than run
         return count_progress(rows, running, max(1, min(self._launcher.slots, at_a_time)))
 
     def _report(self) -> DriverSummary:

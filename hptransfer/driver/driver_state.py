@@ -8,7 +8,6 @@ from typing import Any
 
 from hptransfer.core.errors import RunFolderError
 from hptransfer.core.io import read_json, write_json
-from hptransfer.core.records import Job
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.progress import Progress
 
@@ -61,9 +60,8 @@ class DriverState:
         self._since: float | None = None
         self._why: str | None = None
 
-    def write(self, held: Mapping[str, str], due: Mapping[str, tuple[float, Job]]) -> None:
-        delayed = {job: when for job, (when, _) in due.items()}
-        values = {"held": dict(held), "delayed": delayed, "blocked": self._why}
+    def write(self, held: Mapping[str, str], delayed: Mapping[str, float]) -> None:
+        values = {"held": dict(held), "delayed": dict(delayed), "blocked": self._why}
         if values != self._written:
             write_json(self._folder.path / "driver.json", values)
             self._written = values

@@ -118,7 +118,7 @@ def read_requests(folder: RunFolder) -> list[tuple[Path, Request]]:
     return found
 
 
-def carry_out(request: Request, book: TrialIndex, flight: JobManager) -> bool:
+def carry_out(request: Request, book: TrialIndex, jobs: JobManager) -> bool:
     """Does what can be done of a request at once; True when nothing of it is left to do."""
     chosen = request.among(book)
     if not request.trials:
@@ -126,14 +126,12 @@ def carry_out(request: Request, book: TrialIndex, flight: JobManager) -> bool:
             if request.covers(scale):
                 at.stopped = request.verb == CANCEL
     if request.verb == CANCEL:
-        done = not flight.cancel(chosen)
+        done = not jobs.cancel(chosen)
         book.forget_waiting(chosen)
         return done
     for trial_id in chosen:
-        reset_trial(book.folder, trial_id, book.outcomes[trial_id], job=flight.job_of(trial_id), forgive=True)
+        reset_trial(book.folder, trial_id, book.outcomes[trial_id], job=jobs.job_of(trial_id), forgive=True)
         book.reopen(trial_id)
-        if flight.job_of(trial_id):
-            flight.renew(trial_id)
-        else:
+        if not jobs.train_again(trial_id):
             book.at(book.trials[trial_id].scale).waiting.append(trial_id)
     return True

@@ -78,8 +78,8 @@ class Training:
 @pytest.fixture(autouse=True)
 def looks_at_every_tick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "SHOW_S", 0.0)
-        patch.setattr(driver, "SHOW_SHARE", 0.0)
+        patch.setattr(driver, "REPORT_S", 0.0)
+        patch.setattr(driver, "REPORT_SHARE", 0.0)
         yield
 
 

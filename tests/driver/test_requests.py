@@ -236,7 +236,7 @@ def test_an_end_that_was_counted_before_the_driver_ended_is_not_counted_again(tm
     submit_due = JobManager.submit_due
 
     def end_before_it(self: JobManager) -> None:
-        if self.due:
+        if self.delayed:
             raise KeyboardInterrupt
         submit_due(self)
 

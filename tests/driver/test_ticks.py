@@ -21,7 +21,7 @@ def test_a_scale_that_is_bracketed_is_not_asked_again_while_others_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(driver, "next_setting", lambda *given: asked.append(given) or next_point(*given))
+    monkeypatch.setattr(driver, "next_point", lambda *given: asked.append(given) or next_point(*given))
     left = list(range(TICKS))
 
     def fate(folder: RunFolder, job: Job) -> JobEnd | None:
