@@ -13,8 +13,9 @@ from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.io import read_json, read_jsonl, write_json
 from hptransfer.core.records import DIVERGED, DONE, FAILED
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver import DriverSummary, driving
+from hptransfer.driver.driver import driving
 from hptransfer.driver.jobs import read_jobs
+from hptransfer.driver.summary import DriverSummary
 from hptransfer.driver.trial_index import TrialIndex
 from hptransfer.monitor.logs import trial_log
 from hptransfer.planning.plan import make_plan, num_devices

@@ -252,12 +252,12 @@ def test_nobody_is_compared_before_the_first_rung_nor_with_another_seed(tmp_path
     write_curve(folder, worse, [9.0] * 4)
     write_curve(folder, other, [9.0] * 5)
     looks = rungs(folder)
-    assert looks.behind([first, worse, other]) == {}
+    assert looks.pruned([first, worse, other]) == {}
     write_curve(folder, worse, [9.0] * 2, after=4)
-    found = looks.behind([first, worse, other])
+    found = looks.pruned([first, worse, other])
     assert {name: point["tokens"] for name, point in found.items()} == {"worse": 50}
-    assert looks.behind([first, worse, other]) == {}  # it is told once
-    assert set(rungs(folder).behind([other, first, worse])) == {"worse"}  # and by whoever starts anew
+    assert looks.pruned([first, worse, other]) == {}  # it is told once
+    assert set(rungs(folder).pruned([other, first, worse])) == {"worse"}  # and by whoever starts anew
 
 
 def test_who_is_near_the_leader_of_its_own_seed_goes_on(tmp_path: Path) -> None:
@@ -271,14 +271,14 @@ def test_who_is_near_the_leader_of_its_own_seed_goes_on(tmp_path: Path) -> None:
         return round(abs(math.log2(one.tuned["lr"] / another.tuned["lr"])))
 
     looks = SuccessiveHalving(folder, HalvingConfig(share=0.5, factor=2), {Scale({"width": 16}): 100}, octaves)
-    assert set(looks.behind([other, leader, near, far])) == {"far"}
+    assert set(looks.pruned([other, leader, near, far])) == {"far"}
 
 
 def test_a_trial_at_its_end_is_not_stopped(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     write_curve(folder, trial_of("first"), [1.0] * 10)
     write_curve(folder, trial_of("last"), [9.0], after=9)
-    assert rungs(folder).behind([trial_of("first"), trial_of("last")]) == {}
+    assert rungs(folder).pruned([trial_of("first"), trial_of("last")]) == {}
 
 
 def test_a_pruned_setting_is_neither_best_nor_untried_nor_a_cliff() -> None:

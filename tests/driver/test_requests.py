@@ -1,6 +1,6 @@
 """Cancel and retry, from any shell, whether a driver runs or not; and drivers that end in the middle."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import optuna
@@ -9,6 +9,7 @@ import pytest
 from hptransfer.cli.main import main
 from hptransfer.core.attempts import read_history
 from hptransfer.core.io import write_json
+from hptransfer.core.locks import lock
 from hptransfer.core.records import CANCELLED, CODE_ERROR, DONE, FAILED, KILLED, Job, Outcome
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.jobs import JobManager
@@ -310,7 +311,7 @@ def test_a_first_trial_that_was_cancelled_is_followed_by_another_first_one(tmp_p
     def fate(folder: RunFolder, job: Job) -> JobEnd | None:
         if len(launcher.submitted) == 1:
             write_request(folder, Request(verb=CANCEL, trials=job.trials))
-            assert "waits for its scale's first trial" in (folder.path / "driver.json").read_text()
+            assert "waiting for the scale's pilot trial" in (folder.path / "driver.json").read_text()
             return None
         return train(folder, job)
 
@@ -325,3 +326,56 @@ def test_without_stages_all_go_at_once(tmp_path: Path) -> None:
     launcher = Scripted(train, slots=9)
     drive(tiny(tmp_path, "space.lr.count=5"), launcher)
     assert sum(len(job.trials) for job in launcher.calls[0]) == 10
+
+
+def test_a_trial_that_finishes_before_its_cancelled_job_ends_does_not_cancel_the_others(tmp_path: Path) -> None:
+    config = tiny(tmp_path, *ONE_SCALE)
+    chosen: list[str] = []
+
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
+        if job.attempt > 1:
+            return train(folder, job)
+        if not chosen:
+            chosen.append(job.trials[1])
+            write_request(folder, Request(verb=CANCEL, trials=chosen))
+        return None
+
+    class FinishesFirst(Scripted):
+        def cancel(self, jobs: Collection[str]) -> None:
+            write_json(self.folder.outcome_path(chosen[0]), Outcome(state=DONE, loss=3.0, seconds=1.0).to_json())
+            super().cancel(jobs)
+
+    launcher = FinishesFirst(fate)
+    drive(config, launcher)
+    assert set(outcomes(config.folder).values()) == {DONE}
+    assert [job.attempt for job in launcher.submitted] == [1, 2]
+
+
+def test_a_trial_is_cancelled_again_after_the_worker_of_an_earlier_driver_was_stopped(tmp_path: Path) -> None:
+    """A job that was stopped once and is submitted again can be stopped again."""
+    config = tiny(tmp_path, *ONE_SCALE)
+    stopped: list[str] = []
+    launcher = interrupted(config.folder, config)
+    (job,) = launcher.running.values()
+    launcher.running.clear()  # the launcher does not know it, but a worker of the first driver holds a trial
+    lease = lock(config.folder.lease(job.trials[0]))
+
+    def end_worker(pid: int, number: int) -> None:
+        stopped.append(job.trials[0])
+        lease.__exit__(None, None, None)
+
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
+        if not read_requests(folder):
+            write_request(folder, Request(verb=CANCEL, trials=[job.trials[2]]))
+        return None if job.attempt == 2 else train(folder, job)
+
+    lease.__enter__()
+    write_request(config.folder, Request(verb=CANCEL, trials=[job.trials[1]]))
+    launcher.fate = fate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hptransfer.driver.jobs.os.kill", end_worker)
+        drive(config, launcher)
+    states = outcomes(config.folder)
+    assert stopped == [job.trials[0]]
+    assert [states[trial] for trial in job.trials] == [DONE, FAILED, FAILED]
+    assert [attempt.attempt for attempt in launcher.submitted] == [1, 2, 3]

@@ -7,7 +7,7 @@ import pytest
 from hptransfer.core.io import write_json
 from hptransfer.core.records import CODE_ERROR, DONE, FAILED, Job, Outcome
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver import driver
+from hptransfer.driver import scheduler
 from hptransfer.driver.requests import RETRY, Request, write_request
 from hptransfer.launchers import JobEnd
 from hptransfer.planning.search_space import next_point
@@ -21,7 +21,7 @@ def test_a_scale_that_is_bracketed_is_not_asked_again_while_others_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(driver, "next_point", lambda *given: asked.append(given) or next_point(*given))
+    monkeypatch.setattr(scheduler, "next_point", lambda *given: asked.append(given) or next_point(*given))
     left = list(range(TICKS))
 
     def fate(folder: RunFolder, job: Job) -> JobEnd | None:

@@ -108,7 +108,7 @@ def test_what_is_held_back_is_said_after_the_driver_has_ended(
 
     drive(config, Scripted(fate))
     out = said(capsys, str(config.folder.path))
-    assert "its first trial failed, the others are held back (stage=first)" in out
+    assert "the scale's pilot trial failed; its other trials wait (stage=first)" in out
     assert "goes on with it" not in out
     assert "bad on n3" in out
 
