@@ -1,4 +1,4 @@
-"""The use of a sweep's budget: what trials have cost, and what may still start."""
+"""Use of a sweep's budget by its trials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hptransfer.driver.trial_index import TrialIndex
 
 
 class BudgetUse:
-    """Cost of trials so far and to come, against the limits of a budget.
+    """Cost of trials, past and expected, against a budget.
 
     Jobs in flight count with their expected time: otherwise everything could be submitted at once.
     """
@@ -30,7 +30,7 @@ class BudgetUse:
         return self._budget.device_hours is not None
 
     def expect(self, seconds: float) -> None:
-        """Set the device seconds that all jobs in flight are expected to take."""
+        """Set the expected device seconds of all jobs in flight."""
         self._committed_s = seconds
 
     def commit(self, job: Job) -> None:
@@ -53,6 +53,9 @@ class BudgetUse:
         )
 
     def needs_measurement(self, scale: Scale) -> bool:
-        """Test if a limit of time has to wait for the scale's first job to measure its trials."""
+        """Test if a scale's first job has to be measured first.
+
+        A limit of device time needs the duration of a trial.
+        """
         state = self._index.at(scale)
         return self.limits_time and state.open > 0 and not state.flops

@@ -1,4 +1,6 @@
-"""The driver's loop: one a run folder, level-triggered; it may be killed and started again at any time.
+"""The driver's loop, level-triggered and safe to kill at any time.
+
+One driver runs for each run folder.
 
 Each tick handles requests, fills the free slots in one submission, and collects jobs that have ended. An outcome is in
 its trial's folder before Optuna or the tracker sees it.
@@ -42,10 +44,10 @@ REPORT_SHARE = 20
 
 @dataclass(frozen=True, kw_only=True)
 class DriverPorts:
-    """The outside of a driver: where jobs go, and who is told what.
+    """A driver's connections: launcher, tracker and callbacks.
 
     Attributes:
-        show: called with the progress, every now and then.
+        show: called with the progress at intervals.
         interrupted: asked at every tick; True ends the driver.
         blocked: called with a reason when nothing continues without a person.
     """
@@ -58,7 +60,10 @@ class DriverPorts:
 
 
 class Driver:
-    """Trains one trial set in one run folder. The caller holds the driver's lock (see `driving`)."""
+    """The loop that trains one trial set in one run folder.
+
+    The caller holds the driver's lock (see `driving`).
+    """
 
     def __init__(self, *, plan: Plan, trial_set: TrialSet, folder: RunFolder, ports: DriverPorts) -> None:
         self._plan, self._trial_set, self._folder, self._ports = plan, trial_set, folder, ports
@@ -89,7 +94,7 @@ class Driver:
         self._next_report = -math.inf
 
     def run(self) -> DriverSummary:
-        """Tick until everything that was asked for is trained, or the budget is spent."""
+        """Tick until all trials are trained or the budget is spent."""
         with disk_errors(self._folder):
             self._recover()
             while not self._tick():
@@ -104,7 +109,10 @@ class Driver:
         )
 
     def _recover(self) -> None:
-        """Read outcomes, unfinished trials and running jobs from disk; add the trials that are missing."""
+        """Restore the state from disk and add the missing trials.
+
+        Outcomes, unfinished trials and running jobs are on disk.
+        """
         changed = []
         for trial in self._folder.each_trial():
             if trial.purpose == self._trial_set.purpose:
@@ -142,7 +150,9 @@ class Driver:
         path.unlink(missing_ok=True)
 
     def _as_planned_now(self, trial: Trial) -> Trial:
-        """Return an unfinished trial as the sweep describes it now, if its id is the same.
+        """Return an unfinished trial as the sweep describes it now.
+
+        It stays as it was if its id would change.
 
         A change that concerns no number of a trial, such as of its time limit, changes no id.
         """
@@ -189,7 +199,10 @@ class Driver:
         return False
 
     def _handle_requests(self) -> None:
-        """Carry out requests of other shells in order; one that takes longer keeps later ones waiting."""
+        """Carry out requests of other shells in order.
+
+        A request that takes longer keeps later ones waiting.
+        """
         for path, request in read_requests(self._folder):
             if not carry_out(request, self._index, self._jobs):
                 return
@@ -209,7 +222,7 @@ class Driver:
         self._jobs.submit(start.jobs)
 
     def _report_progress(self) -> None:
-        """Prune trials, then show and write the state of the run; at intervals."""
+        """Prune trials, then show and write the run's state, at intervals."""
         if time.monotonic() < self._next_report:
             return
         began = time.monotonic()
@@ -227,7 +240,10 @@ class Driver:
         self._state.write({scale.key: reason for scale, reason in waiting.items()}, self._jobs.delayed)
 
     def _prune(self) -> None:
-        """Mark trials that fall behind others of their scale; their workers stop at the next point of the curve."""
+        """Mark trials that fall behind others of their scale.
+
+        Their workers stop them at the next point of the curve.
+        """
         ended, self._just_ended = self._just_ended, []
         if self._halving is None:
             return

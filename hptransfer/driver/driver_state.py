@@ -1,4 +1,4 @@
-"""State of the driver for `status`, beyond the trial folders; detection of blocked sweeps.
+"""The driver's state for `status`, and detection of blocked sweeps.
 
 driver.json holds the scales that wait for their pilot trial (by `Scale.key`), the delayed jobs, and the reason of a
 block.
@@ -57,7 +57,11 @@ def read_driver_state(folder: RunFolder) -> dict[str, Any]:
 
 
 def written_since(folder: RunFolder, moment: float) -> bool:
-    """Test if a driver has completed its first tick since a moment, in seconds since 1970."""
+    """Test if a driver has completed its first tick since then.
+
+    Args:
+        moment: seconds since 1970.
+    """
     path = folder.path / "driver.json"
     return path.exists() and path.stat().st_mtime >= moment - CLOCK_SKEW_S
 
@@ -89,7 +93,7 @@ class DriverState:
             self._written = values
 
     def look_for_blocks(self, jobs: Collection[str], progress: Progress) -> None:
-        """Report a block if all jobs in flight wait for a reason that needs a person."""
+        """Report a block if all jobs in flight wait for a person."""
         states = read_states(self._folder)
         reasons = {states[job]["reason"] if is_pending(states.get(job)) else "" for job in jobs}
         if not reasons or reasons & PASSING:

@@ -1,4 +1,4 @@
-"""Successive halving: trials that fall behind others of their scale stop early; off by default.
+"""Successive halving: stop trials that fall behind; off by default.
 
 Optuna's SuccessiveHalvingPruner decides (asynchronous successive halving, Li et al. 2018, arXiv:1810.05934). It
 compares trials of one scale and one seed, which see the same batches from the same first weights, at the same tokens.
@@ -53,7 +53,7 @@ class SuccessiveHalving:
         self._leaders: dict[tuple[Scale, int, int], tuple[float, Trial]] = {}
 
     def pruned(self, trials: Iterable[Trial]) -> dict[str, CurvePoint]:
-        """Return trials that are to stop now, with the point of the curve that decided.
+        """Return trials that are to stop, with the deciding curve point.
 
         A trial is returned once. Trials that have ended belong here too: others are compared with them.
         """
@@ -71,7 +71,10 @@ class SuccessiveHalving:
         return decided
 
     def _new_points(self, trials: Iterable[Trial]) -> Iterator[tuple[Trial, CurvePoint]]:
-        """Points since the last call, from the first comparison on and before the end."""
+        """Points of curves that were written since the last call.
+
+        Points before the first comparison and at the end are left out.
+        """
         for trial in trials:
             path = self._folder.curve_path(trial.id)
             size = path.stat().st_size if path.exists() else 0
@@ -84,7 +87,7 @@ class SuccessiveHalving:
                     yield trial, point
 
     def _leader(self, trial: Trial, point: CurvePoint) -> Trial:
-        """The trial of the lowest loss so far at this point of the curves."""
+        """The trial of the lowest loss at this point so far."""
         key = trial.scale, trial.seed, int(point["tokens"])
         if key not in self._leaders or point["loss"] < self._leaders[key][0]:
             self._leaders[key] = point["loss"], trial

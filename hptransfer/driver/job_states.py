@@ -1,4 +1,4 @@
-"""The state machine of a job: its states, the events that move it, and one transition function."""
+"""The state machine of a job: states, events and transitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs from submission to end: read from disk, submitted again by rule, cancelled.
+"""Jobs from submission to end, with retries and cancellation.
 
 A job keeps its id and its trials through all attempts, so that its split into stacks stays the same.
 """
@@ -34,7 +34,10 @@ NUM_WRITERS = 16
 
 
 def write_in_parallel(write: Callable[[Value], None], values: Sequence[Value]) -> None:
-    """Write many files at once: a disk confirms a dozen in the time of one."""
+    """Write many files at once.
+
+    A disk confirms a dozen in the time of one.
+    """
     if len(values) < 2:
         for value in values:
             write(value)
@@ -99,7 +102,10 @@ class JobManager:
             yield from list(self._by_state[state].values())
 
     def _track(self, job: Job) -> TrackedJob:
-        """Return the record of a job, with its latest attempt; a new one is ENDED."""
+        """Return the record of a job with its latest attempt.
+
+        A new record is ENDED.
+        """
         tracked = self._tracked.get(job.id)
         if tracked is None:
             tracked = self._tracked[job.id] = self._by_state[JobState.ENDED][job.id] = TrackedJob(job)
@@ -113,12 +119,12 @@ class JobManager:
 
     @property
     def in_flight(self) -> bool:
-        """True if the launcher or a worker of an earlier driver has a job."""
+        """True if the launcher or an adopted worker has a job."""
         return any(self._by_state[state] for state in (*WITH_LAUNCHER, *WITH_WORKER))
 
     @property
     def delayed(self) -> dict[str, float]:
-        """Jobs that are to be submitted again, with the time of it in seconds since 1970."""
+        """Due times of delayed jobs, in seconds since 1970."""
         return {tracked.job.id: tracked.due for tracked in self._in(JobState.DELAYED)}
 
     @property
@@ -127,7 +133,10 @@ class JobManager:
         return self._launcher.slots - sum(len(self._by_state[state]) for state in WITH_LAUNCHER)
 
     def restore(self) -> None:
-        """Read outcomes and jobs from disk; adopt jobs that still run and delay those that do not."""
+        """Restore outcomes and jobs from disk.
+
+        Unfinished jobs become SUBMITTED or ADOPTED if they still run, otherwise DELAYED.
+        """
         for job in sorted(read_jobs(self._folder), key=lambda job: job.submitted):
             if any(trial_id in self._index.trials for trial_id in job.trials):
                 self._track(job)
@@ -147,7 +156,7 @@ class JobManager:
                 self._on_unseen_end(tracked)
 
     def job_of(self, trial_id: str) -> str:
-        """Return the job that the trial is in; empty if it is in none yet."""
+        """Return the id of a trial's job; empty without one."""
         return self._job_of_trial.get(trial_id, "")
 
     def open_trials(self, but: Collection[str] = ()) -> set[str]:
@@ -156,7 +165,9 @@ class JobManager:
         return {trial for job in jobs for trial in self._unfinished(job)}
 
     def expected_s(self) -> float:
-        """Return the expected device seconds of all jobs in flight, from their beginning.
+        """Return the expected device seconds of all jobs in flight.
+
+        They count from the beginning of the job.
 
         A scale without a measured trial counts as zero.
         """
@@ -167,7 +178,7 @@ class JobManager:
         return total
 
     def waiting(self, states: Mapping[str, Mapping[str, str]]) -> set[str]:
-        """Return submitted jobs that neither the scheduler nor a trial's lease shows running.
+        """Return submitted jobs that neither scheduler nor lease shows running.
 
         The scheduler is asked at intervals, so a lease may be known first.
 
@@ -189,11 +200,11 @@ class JobManager:
         ]
 
     def _is_leased(self, job: Job) -> bool:
-        """True if a worker holds the lease of one of the job's unfinished trials."""
+        """True if a worker holds a lease of the job's unfinished trials."""
         return any(locked_by(self._folder.lease(trial)) for trial in self._unfinished(job))
 
     def _is_counted(self, job: Job) -> bool:
-        """True if the histories of all unfinished trials hold the end of the last attempt.
+        """True if all unfinished trials' histories hold the last attempt.
 
         An earlier driver has counted it then, so a launcher that still knows the job is not asked for it.
         """
@@ -204,7 +215,7 @@ class JobManager:
         return bool(attempts) and (attempts[-1].job, attempts[-1].number) == (job.id, job.attempt)
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Submit new jobs, or the next attempts of known ones, in one call.
+        """Submit jobs, new or in their next attempt, in one call.
 
         A job's file is on disk before it is submitted and names the attempt. If the driver ends in between, the next
         one asks the launcher for the job. If the launcher does not know it, the job is submitted again under another
@@ -244,7 +255,10 @@ class JobManager:
             self._accept_outcome(trial, was_open=True)
 
     def _accept_outcome(self, trial_id: str, *, was_open: bool) -> None:
-        """Record a trial's outcome if it has one; reset the trial if a rule allows another attempt."""
+        """Record a trial's outcome, or reset the trial for another attempt.
+
+        A trial without an outcome stays as it is.
+        """
         outcome = self._folder.read_outcome(trial_id)
         if outcome is None:
             return
@@ -275,7 +289,9 @@ class JobManager:
         return delay_before_next(history, self._retry, self._max_attempts) is not None
 
     def end(self, ended: JobEnd) -> None:
-        """Record the end of a job's attempt; delay what it left unfinished, by rule.
+        """Record the end of a job's attempt.
+
+        Trials that it left unfinished are delayed or failed, by rule.
 
         Raises:
             StoppedError: a worker could not write.
@@ -300,7 +316,7 @@ class JobManager:
         return sum(outcome.seconds for outcome in outcomes if outcome is not None)
 
     def _count_attempt(self, tracked: TrackedJob, unfinished: Sequence[str], ended: JobEnd, finished_s: float) -> None:
-        """Add an attempt to the histories of unfinished trials; give up or delay each by rule.
+        """Count an attempt against unfinished trials; retry each by rule.
 
         A job that was stopped to cancel some of its trials counts against none of the others.
         """
@@ -325,7 +341,7 @@ class JobManager:
         self._settle(tracked, delays)
 
     def _settle(self, tracked: TrackedJob, delays: Sequence[float]) -> None:
-        """Delay a job for the longest of its trials' delays; end it if it has none."""
+        """Delay a job by its trials' longest delay, or end it."""
         if not delays:
             self._move(tracked, JobEvent.FINISH)
             return
@@ -339,7 +355,10 @@ class JobManager:
         return delay_before_next(history, self._retry, self._max_attempts) or 0.0
 
     def _on_unseen_end(self, tracked: TrackedJob) -> None:
-        """Delay a job that ended while no driver watched; an unknown cause counts against no trial."""
+        """Delay a job that ended while no driver watched.
+
+        The cause is unknown, so it counts against no trial.
+        """
         job = tracked.job
         unfinished = self._unfinished(job)
         share = self._share(job, unfinished, 0.0)
@@ -359,7 +378,7 @@ class JobManager:
     def _add_attempt(
         self, job: Job, trial: str, cause: str | None, detail: str, node: str | None, seconds: float
     ) -> History:
-        """Add the job's current attempt to a trial's history and spend its time."""
+        """Add a job's attempt to a trial's history."""
         step, checkpoint = last_progress(self._folder, trial, job.id)
         attempt = Attempt(
             time=now(),
@@ -378,7 +397,9 @@ class JobManager:
         return history
 
     def _share(self, job: Job, unfinished: Sequence[str], finished_s: float) -> float:
-        """Device seconds of an attempt for each unfinished trial; 0 if it never started.
+        """Device seconds of an attempt for each unfinished trial.
+
+        It is 0 if the attempt never started.
 
         Args:
             finished_s: seconds that it spent on trials that it finished.
@@ -388,7 +409,10 @@ class JobManager:
         return 0.0 if began is None else max(0.0, now() - began - finished_s) / len(unfinished)
 
     def _leased_since(self, trial: str) -> float:
-        """Time of a trial's last lease in seconds since 1970; 0 without one."""
+        """Start of a trial's last lease in seconds since 1970.
+
+        It is 0 without a lease.
+        """
         try:
             return float(json.loads(self._folder.lease(trial).read_text(encoding="utf-8"))["since"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -417,7 +441,7 @@ class JobManager:
             self._finish(trial, outcome, was_open=bool(self.job_of(trial)))
 
     def check_adopted(self) -> None:
-        """Record outcomes of adopted jobs; delay or end those that their worker no longer holds."""
+        """Record outcomes of adopted jobs and the end of their workers."""
         for tracked in self._in(*WITH_WORKER):
             self._accept_outcomes(tracked.job)
             if self._is_leased(tracked.job):
@@ -429,7 +453,7 @@ class JobManager:
                 self._move(tracked, JobEvent.FINISH)
 
     def cancel(self, trials: Collection[str]) -> set[str]:
-        """Cancel trials that are in no running job, and stop the jobs of the others.
+        """Cancel trials at once, or stop their running jobs.
 
         Returns:
             Trials whose job has still to end.
@@ -451,7 +475,7 @@ class JobManager:
         return set(pending)
 
     def _stop(self, jobs: Mapping[str, TrackedJob]) -> None:
-        """Stop those of some jobs in flight that are not being stopped yet."""
+        """Stop jobs in flight, unless they are being stopped."""
         submitted = {job_id for job_id, tracked in jobs.items() if tracked.state is JobState.SUBMITTED}
         adopted = [tracked for tracked in jobs.values() if tracked.state is JobState.ADOPTED]
         for job_id in submitted:
@@ -472,7 +496,11 @@ class JobManager:
                 return
 
     def train_again(self, trial_id: str) -> bool:
-        """Have a reset trial trained again by its own job; False if it is in none."""
+        """Schedule a reset trial's job for another attempt.
+
+        Returns:
+            False if the trial is in no job.
+        """
         tracked = self._tracked.get(self.job_of(trial_id))
         if tracked is None:
             return False

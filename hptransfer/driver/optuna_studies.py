@@ -1,4 +1,6 @@
-"""Optuna's view of a sweep: one study for each scale, in one journal file.
+"""Optuna's view of a sweep: one study for each scale.
+
+All studies are in one journal file.
 
 A study is named by the scale's exact key. Each trial has a counterpart in Optuna, tied by the user attribute "trial".
 The journal may be lost: `sync` makes it again from the trial folders.
@@ -28,7 +30,9 @@ LastPoint = tuple[int, float] | None
 
 
 class Studies:
-    """All studies of one run. One writer: the caller holds the run's driver lock.
+    """All studies of one run.
+
+    There is one writer: the caller holds the run's driver lock.
 
     Args:
         ranges: lowest and highest value of each tuned hyperparameter, for samplers that choose.
@@ -57,7 +61,10 @@ class Studies:
         return JournalStorage(SingleWriterBackend(journal))
 
     def sync(self, trials: Iterable[tuple[Trial, Outcome | None, LastPoint]]) -> None:
-        """Update the studies from the trial folders; fail proposals that never became trials."""
+        """Update the studies from the trial folders.
+
+        Proposals that never became trials fail.
+        """
         known = set()
         for trial, outcome, last_point in trials:
             known.add(trial.id)
@@ -95,7 +102,7 @@ class Studies:
             self._ranges[key] = min(low, value), max(high, value)
 
     def ask(self, scale: Scale, purpose: str) -> tuple[int, dict[str, float]]:
-        """Return a proposal of the sampler: Optuna's trial number and the tuned values."""
+        """Propose a point: Optuna's trial number and the tuned values."""
         handle = self._study(scale, purpose).ask(self._distributions())
         return handle.number, dict(handle.params)
 
@@ -190,7 +197,7 @@ class SingleWriterBackend(BaseJournalBackend):
 
 
 def _cut_torn_line(journal: Path) -> bool:
-    """Cut off a half-written last line, which Optuna would fail to read later.
+    """Cut off a half-written last line, which Optuna cannot read.
 
     Returns:
         True if the journal can be read; otherwise it has to be made again.

@@ -1,4 +1,6 @@
-"""Index of outcomes in finished.jsonl: `status` reads one file instead of twenty thousand.
+"""Index of outcomes in one file, finished.jsonl.
+
+It saves `status` from reading twenty thousand files.
 
 The file has a line for each finished trial. The trial folders stay the truth: a line counts only while its time agrees
 with that of the outcome's file.
@@ -55,7 +57,10 @@ def read_outcome_index(folder: RunFolder) -> dict[str, tuple[Trial, Outcome, int
 
 
 def _lines(folder: RunFolder) -> dict[str, dict[str, Any]]:
-    """Return the last line of every trial, without lines that a killed writer left damaged."""
+    """Return the last line of every trial.
+
+    Lines that a killed writer left damaged are skipped: the trials' folders have the outcomes.
+    """
     path = folder.path / "finished.jsonl"
     lines = {}
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():

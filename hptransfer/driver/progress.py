@@ -1,4 +1,7 @@
-"""Progress of a run: trials by state, for the driver and for `status`."""
+"""Progress of a run: trials by state.
+
+The driver and `status` count alike.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,12 @@ class ScaleProgress:
 
 @dataclass
 class Progress:
-    """Progress of all scales of a run, smallest first, and the estimated seconds left."""
+    """Progress of all scales of a run, smallest first.
+
+    Attributes:
+        seconds_left: estimated time for unfinished trials; None before one is done.
+        failures: trials that ended with an error.
+    """
 
     scales: list[ScaleProgress]
     seconds_left: float | None = None
@@ -74,7 +82,10 @@ def count_progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Coll
 
 
 def _seconds_left(rows: Iterable[tuple[Trial, Outcome | None]], slots: int) -> float | None:
-    """Seconds for unfinished trials, at the speed of finished ones of the scale, else of all."""
+    """Estimated seconds for all unfinished trials.
+
+    The speed is that of finished trials of the same scale, else of all scales.
+    """
     done: dict[Scale, tuple[float, float]] = {}
     open_flops: dict[Scale, float] = {}
     for trial, outcome in rows:

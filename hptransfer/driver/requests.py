@@ -1,4 +1,6 @@
-"""Requests of other shells to a run's driver: small files that it handles at its next tick.
+"""Requests of other shells to a run's driver, as small files.
+
+The driver handles them at its next tick.
 
 A request stays until it is carried out: if the driver ends in between, the next one continues with it. Requests are
 carried out in the order in which they were written.
@@ -28,7 +30,9 @@ RETRY = "retry"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Selection of trials that are to be cancelled or trained again. An empty field selects all.
+    """A selection of trials to cancel or to train again.
+
+    An empty field selects all.
 
     Attributes:
         verb: CANCEL or RETRY.
@@ -43,7 +47,10 @@ class Request:
     causes: Sequence[str] = ()
 
     def takes(self, trial: Trial, outcome: Outcome | None) -> bool:
-        """Test if the request selects a trial: unfinished ones to cancel, failed ones to retry."""
+        """Test if the request selects a trial.
+
+        Unfinished trials can be cancelled, failed ones retried.
+        """
         if self.verb == CANCEL and outcome is not None:
             return False
         if self.verb == RETRY and (outcome is None or outcome.state != FAILED):
@@ -91,7 +98,10 @@ def make_request(
 
 
 def write_request(folder: RunFolder, request: Request) -> Path:
-    """Write a request for the run's driver, which removes the file once it is carried out."""
+    """Write a request for the run's driver.
+
+    The driver removes the file once the request is carried out.
+    """
     (folder.path / "requests").mkdir(exist_ok=True)
     path = folder.path / "requests" / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
     values = {"verb": request.verb, "scale": dict(request.scale), "trials": list(request.trials)}
@@ -120,7 +130,11 @@ def read_requests(folder: RunFolder) -> list[tuple[Path, Request]]:
 
 
 def carry_out(request: Request, index: TrialIndex, jobs: JobManager) -> bool:
-    """Carry out a request as far as possible at once; True when it is done."""
+    """Carry out a request as far as possible at once.
+
+    Returns:
+        True if nothing of it is left to do.
+    """
     selected = request.among(index)
     if not request.trials:
         for scale, state in index.scales.items():

@@ -1,4 +1,4 @@
-"""Retry rules: the delay before another attempt, by the cause that ended the last one."""
+"""Retry rules: the delay before another attempt, by cause."""
 
 from __future__ import annotations
 

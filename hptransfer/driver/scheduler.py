@@ -1,4 +1,4 @@
-"""The scheduler: from the state of a sweep to the jobs that are to start next.
+"""The scheduler: from the state of a sweep to new jobs.
 
 It reads no clock and writes no file of the run folder: the driver's loop does both with what it returns.
 """
@@ -25,7 +25,7 @@ PROPOSED_AT_ONCE = 16
 
 
 class Sampler(Protocol):
-    """The part of `Studies` that the scheduler needs: proposals, and what becomes of them."""
+    """The scheduler's port to a sampler, as `Studies` implements it."""
 
     def ask(self, scale: Scale, purpose: str) -> tuple[int, dict[str, float]]:
         """Propose values of the tuned hyperparameters, with the number of the proposal."""
@@ -42,14 +42,17 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Start:
-    """New trials and jobs; the trials are to be written before the jobs are submitted."""
+    """New trials and jobs.
+
+    The trials are to be written before the jobs are submitted.
+    """
 
     trials: Sequence[Trial]
     jobs: Sequence[Job]
 
 
 class Scheduler:
-    """Chooses the next trials of every scale and puts them into jobs.
+    """The choice of the next trials of every scale, and of their jobs.
 
     Args:
         read_run: the resolved configuration of a trial that is on disk, by the trial's id.
@@ -77,13 +80,17 @@ class Scheduler:
                 state.devices = num_devices(plan, scale)
 
     def _order(self) -> list[Scale]:
-        """Scales by cost: descending, which ends soonest; ascending under a budget, which tells most."""
+        """Scales by cost, descending; ascending under a budget.
+
+        Costly scales first end the sweep soonest. Cheap ones first show the most within a budget.
+        """
         return sorted(self._flops, key=lambda scale: self._flops[scale], reverse=not self._budget.bounded)
 
     def add(self, scale: Scale, points: Iterable[Point]) -> list[Trial]:
-        """Make the trials of some points at a scale, one for each seed; return those that are new.
+        """Make the trials of points at a scale, for all seeds.
 
-        They wait for a job from now on. The caller writes them.
+        Returns:
+            The trials that are new. They wait for a job from now on; the caller writes them.
         """
         purpose, seeds = self._trial_set.purpose, self._plan.seeds
         named = (dict(zip(self._plan.tuned, point, strict=True)) for point in points)
@@ -97,7 +104,10 @@ class Scheduler:
         return trials
 
     def order_waiting(self, scale: Scale, points: Sequence[Point]) -> None:
-        """Sort a scale's waiting trials by the order of points and seeds, including those of an earlier driver."""
+        """Sort a scale's waiting trials by points and seeds.
+
+        Trials that an earlier driver made are sorted too.
+        """
         state, seeds = self._index.at(scale), self._plan.seeds
         ranks = {point: rank for rank, point in enumerate(points)}
 
@@ -108,12 +118,14 @@ class Scheduler:
         state.waiting = deque(sorted(state.waiting, key=rank))
 
     def repeat_known_points(self) -> list[Trial]:
-        """Make trials of the points that a sampler proposed earlier, for seeds that are new."""
+        """Make trials of earlier proposals for seeds that are new."""
         known = [trial for trial in self._index.trials.values() if trial.scale in self._flops]
         return [new for trial in known for new in self.add(trial.scale, [self._index.point(trial)])]
 
     def next_start(self, *, free: int, now: float, devices: int | None) -> Start:
-        """Fill free slots within the budget: with waiting trials first, then with new points.
+        """Fill free slots within the budget.
+
+        Waiting trials come first, then new points.
 
         Args:
             free: jobs that the launcher would accept.
@@ -133,7 +145,7 @@ class Scheduler:
         return Start(list(self._unwritten.values()), jobs)
 
     def _start_job(self, scale: Scale, ids: list[str], now: float) -> Job:
-        """Put trials of one scale into a job, and count them as started."""
+        """Put trials into a job and count them as started."""
         trials = [self._index.trials[trial_id] for trial_id in ids]
         for trial in trials:
             self._sampler.start(trial)
@@ -151,7 +163,11 @@ class Scheduler:
         return job
 
     def _next_trials(self, scale: Scale, devices: int | None) -> list[str]:
-        """Remove the trials of a scale's next job from those that wait; empty if none may start."""
+        """Remove the next job's trials from a scale's waiting ones.
+
+        Returns:
+            Their ids; empty if none may start.
+        """
         if self._budget.needs_measurement(scale):
             return []
         if scale in self._flops and self._budget.allows(self._flops[scale]):
@@ -178,7 +194,7 @@ class Scheduler:
         return self._job_sizes[scale]
 
     def _fair_share(self, devices: int | None) -> int:
-        """Maximum number of trials in a job that leaves none of this machine's devices without one.
+        """Maximum number of trials in a job so that no device idles.
 
         All trials count, finished or not: the same sweep makes the same jobs.
         """
@@ -188,7 +204,7 @@ class Scheduler:
         return math.ceil(trials / devices)
 
     def _needs_pilot(self, scale: Scale) -> bool:
-        """True if the scale's pilot trial has to succeed before its other trials start."""
+        """True if the pilot trial has to succeed first."""
         return self._plan.config.stage == FIRST and not self._index.at(scale).succeeded
 
     def _awaits_pilot(self, scale: Scale) -> bool:
@@ -196,7 +212,7 @@ class Scheduler:
         return self._needs_pilot(scale) and bool(self._index.at(scale).open or self._index.at(scale).failed)
 
     def _put_middle_first(self, scale: Scale) -> None:
-        """Move a trial of the middle one of a scale's points to the front."""
+        """Move a waiting trial of the middle point to the front."""
         waiting = self._index.at(scale).waiting
         points = sorted({self._point(trial_id) for trial_id in waiting})
         first = next(trial_id for trial_id in waiting if self._point(trial_id) == points[len(points) // 2])
@@ -209,14 +225,18 @@ class Scheduler:
     def scales_with_failed_pilot(self) -> list[Scale]:
         """Scales whose trials wait because the pilot trial failed."""
         pairs = self._index.scales.items()
-        return [s for s, state in pairs if state.waiting and self._needs_pilot(s) and state.failed and not state.open]
+        waiting = [(scale, state) for scale, state in pairs if state.waiting and self._needs_pilot(scale)]
+        return [scale for scale, state in waiting if state.failed and not state.open]
 
     def scales_with_running_pilot(self) -> list[Scale]:
         """Scales whose pilot trial is in a job."""
         return [scale for scale, state in self._index.scales.items() if state.open and self._needs_pilot(scale)]
 
     def _propose(self, scale: Scale) -> None:
-        """Add points to a scale without waiting trials: the sampler's, or beyond an edge."""
+        """Add points to a scale without waiting trials.
+
+        They are the sampler's, or beyond an edge.
+        """
         state = self._index.at(scale)
         if state.waiting or state.closed or self._awaits_pilot(scale):
             return
@@ -246,7 +266,10 @@ class Scheduler:
         self._add_unwritten(self.add(scale, [self._index.point(trial)]))
 
     def extension(self, scale: Scale) -> Point | None:
-        """Return the next point that would bracket the scale's optimum, within the bounds on either side."""
+        """Return the next point that would bracket the scale's optimum.
+
+        None if there is none within the bounds on either side.
+        """
         state = self._index.at(scale)
         point = next_point(state.mean_losses(), self._trial_set.bounds)
         if point is not None and (point in state.points or self._refusal(scale, point)):
@@ -255,7 +278,7 @@ class Scheduler:
         return point
 
     def why_no_extension(self, scale: Scale) -> str:
-        """Say why no point beyond the edge is tried at a scale that is not bracketed."""
+        """Explain why no point beyond the edge is tried."""
         state = self._index.at(scale)
         point = next_point(state.mean_losses(), self._trial_set.bounds)
         if point is not None and point in state.points:
@@ -264,7 +287,7 @@ class Scheduler:
         return refusal or "nothing beyond is tried (space.*.extend)"
 
     def _refusal(self, scale: Scale, point: Point) -> str | None:
-        """The rule that a point breaks, such as one of a schedule that has no value beyond 1."""
+        """The rule that a point breaks, such as one of a schedule."""
         try:
             self._plan.runner.size(self._plan.run(scale, dict(zip(self._plan.tuned, point, strict=True))))
         except ConfigError as error:

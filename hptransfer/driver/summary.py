@@ -1,4 +1,4 @@
-"""The summary of a driver's run: progress, trials that were not run, optima that are not bracketed."""
+"""Summary of a driver's run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DriverSummary:
 def summarize(
     progress: Progress, *, trial_set: TrialSet, num_seeds: int, index: TrialIndex, scheduler: Scheduler
 ) -> DriverSummary:
-    """Return the summary of a trial set of which nothing more is to be trained."""
+    """Return the summary of a trial set after its last tick."""
     failed_pilots = scheduler.scales_with_failed_pilot()
     summary = DriverSummary(progress, held=[f"{scale.name}: {PILOT_FAILED}" for scale in failed_pilots])
     for scale, state in index.scales.items():
@@ -46,7 +46,10 @@ def summarize(
 
 
 def _num_missing(trial_set: TrialSet, state: ScaleState, num_seeds: int) -> int:
-    """Trials of a scale that have no outcome, including those that a sampler was still to propose."""
+    """Number of a scale's trials without an outcome.
+
+    It includes trials that a sampler was still to propose.
+    """
     proposes = trial_set.sampled and not state.closed
     points = max(0, trial_set.num_points - len(state.points)) if proposes else 0
     return len(state.waiting) + state.open + points * num_seeds
@@ -55,7 +58,10 @@ def _num_missing(trial_set: TrialSet, state: ScaleState, num_seeds: int) -> int:
 def _add_edge(
     summary: DriverSummary, scale: Scale, edge: str, trial_set: TrialSet, state: ScaleState, scheduler: Scheduler
 ) -> None:
-    """Add a scale that is not bracketed, with the point that was to be next or why there is none."""
+    """Add a scale that is not bracketed to the summary.
+
+    The line names the point that was to be next, or the reason why there is none.
+    """
     extends = not trial_set.sampled and not state.closed
     if extends and (point := scheduler.extension(scale)) is not None:
         summary.missing.append(f"{edge}; {', '.join(map(short, point))} was to be next")

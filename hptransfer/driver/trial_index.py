@@ -1,4 +1,7 @@
-"""Trials of a driver by scale: no question about one scale reads all trials."""
+"""Index of a driver's trials by scale.
+
+No question about one scale reads all trials.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ class ScaleState:
 
     @property
     def bracketed(self) -> bool:
-        """True if no trial waits and none has succeeded since no further point was wanted."""
+        """True if no further point is wanted and no trial waits.
+
+        Another trial that succeeds makes it False.
+        """
         return self.bracketed_by is not None and not self.waiting and self.bracketed_by == self.succeeded
 
     @property
@@ -58,7 +64,10 @@ class ScaleState:
 
     @property
     def closed(self) -> bool:
-        """True if the scale gets no new points: a cancelled trial asks for fewer, not for more."""
+        """True if the scale gets no new points.
+
+        A cancelled trial is a wish for fewer points, not for more.
+        """
         return self.stopped or self.cancelled > 0
 
     @property
@@ -67,7 +76,9 @@ class ScaleState:
         return self.states[DONE] + self.states[DIVERGED] + self.states[PRUNED]
 
     def mean_losses(self) -> dict[Point, float]:
-        """Mean loss over seeds by point; infinite where a seed diverged, without failed trials.
+        """Mean loss over seeds by point, without failed trials.
+
+        It is infinite where a seed diverged.
 
         A point with a pruned seed is worse than the best by an unknown amount. It counts as just worse than the worst
         point that was trained to its end.
@@ -98,11 +109,14 @@ class TrialIndex:
         self._same: dict[Scale, Scale] = {}
 
     def point(self, trial: Trial) -> Point:
-        """Values of a trial's tuned hyperparameters, in the order of the sweep's space."""
+        """Return a trial's point, in the order of the sweep's space."""
         return tuple(trial.tuned[name] for name in self._tuned)
 
     def steps(self, one: Trial, other: Trial) -> int:
-        """Steps between the points of two trials of a scale, along the values tried there."""
+        """Count the steps between the points of two trials.
+
+        Both are of one scale; a step leads to the next value that is tried at it.
+        """
         points = self.at(one.scale).points
         count = 0
         for axis, ends in enumerate(zip(self.point(one), self.point(other), strict=True)):
@@ -159,7 +173,10 @@ class TrialIndex:
         self._finished.write(trial, outcome, written, job)
 
     def reopen(self, trial_id: str) -> None:
-        """Forget the failed outcome of a trial that was reset; it counts as in no job then."""
+        """Forget the failed outcome of a reset trial.
+
+        The trial counts as in no job then.
+        """
         trial, outcome = self.trials[trial_id], self.outcomes.pop(trial_id)
         state = self.at(trial.scale)
         state.states[outcome.state] -= 1
@@ -180,7 +197,10 @@ class TrialIndex:
         self.device_s += seconds * self.at(self.trials[trial_id].scale).devices
 
     def seconds(self, trials: Iterable[Trial]) -> float | None:
-        """Expected seconds of trials of one scale on one worker; None before one is done."""
+        """Return the expected seconds of trials on one worker.
+
+        All are of one scale; None before one of that scale is done.
+        """
         flops, scale = 0.0, None
         for trial in trials:
             flops, scale = flops + trial.flops, self.at(trial.scale)

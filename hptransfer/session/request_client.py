@@ -1,4 +1,4 @@
-"""Requests to a run: carried out by its driver, or in this process if none runs."""
+"""Has a request carried out: by the run's driver, or here and now where none runs."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def _carry_out_here(folder: RunFolder, config: SweepConfig, path: Path) -> None:
     from hptransfer.driver.trial_index import TrialIndex
 
     with driving(folder), disk_errors(folder):
-        index = TrialIndex(folder, tuple(config.space))
+        book = TrialIndex(folder, tuple(config.space))
         for trial in folder.read_trials():
-            index.add(trial)
+            book.add(trial)
         launcher = config.launcher.open(folder.path, 0)
         jobs = JobManager(
-            folder, launcher, index, config.retry, config.launcher.max_attempts, lambda trial, outcome: None
+            folder, launcher, book, config.retry, config.launcher.max_attempts, lambda trial, outcome: None
         )
         deadline = time.monotonic() + END_S
         try:
             jobs.restore()
             for other, request in read_requests(folder):
-                while not carry_out(request, index, jobs):
+                while not carry_out(request, book, jobs):
                     if time.monotonic() > deadline:
                         raise StoppedError(
                             f"jobs of {folder.path} have not ended yet; the request stays: run the same command again"

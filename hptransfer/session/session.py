@@ -38,9 +38,9 @@ class Session:
     console: Console
     announcer: Announcer
 
-    def train(self, trial_set: TrialSet) -> DriverSummary:
-        """Train a trial set, showing progress."""
-        for note in filter(None, (trial_set.halving.note(), self.plan.config.launcher.note())):
+    def train(self, campaign: TrialSet) -> DriverSummary:
+        """Has a campaign trained, showing progress."""
+        for note in filter(None, (campaign.halving.note(), self.plan.config.launcher.note())):
             _note(self.console, note)
         gpus = self.plan.runner.gpus()
         launcher = self.plan.config.launcher.open(self.folder.path, gpus)
@@ -53,7 +53,7 @@ class Session:
                     interrupted=interrupted,
                     blocked=self.announcer.blocked,
                 )
-                driver = Driver(plan=self.plan, trial_set=trial_set, folder=self.folder, ports=ports)
+                driver = Driver(plan=self.plan, trial_set=campaign, folder=self.folder, ports=ports)
                 report = driver.run()
                 self.announcer.progress = report.progress
                 display.show(report.progress, last=True)

@@ -196,12 +196,12 @@ def test_a_trial_on_many_devices_costs_the_time_of_them_all(tmp_path: Path) -> N
     plan = make_plan(tiny(tmp_path, "launcher=slurm", "launcher.nodes=2", "launcher.gpus='width // 8'", inline=False))
     assert [num_devices(plan, scale) for scale in (*plan.scales, plan.target)] == [4, 8, 16]
     plan.config.folder.create()
-    book = TrialIndex(plan.config.folder, plan.tuned)
+    index = TrialIndex(plan.config.folder, plan.tuned)
     trial = plan.trial(plan.scales[1], {"lr": 0.01}, 0)
-    book.add(trial)
-    book.at(trial.scale).devices = 8
-    book.spend(trial.id, 3.0)
-    assert book.device_s == 24.0
+    index.add(trial)
+    index.at(trial.scale).devices = 8
+    index.spend(trial.id, 3.0)
+    assert index.device_s == 24.0
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp", "cmaes"])

@@ -172,7 +172,7 @@ def failing(folder: RunFolder, job: Job) -> JobEnd:
     return train(folder, job)
 
 
-def test_what_failed_is_taken_back_by_its_cause_and_trained_by_the_same_command(
+def test_failed_trials_are_reset_by_their_cause_and_trained_by_the_same_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny(tmp_path)
@@ -194,7 +194,7 @@ def test_what_failed_is_taken_back_by_its_cause_and_trained_by_the_same_command(
     assert [len(study.trials) for study in studies(config.folder).values()] == [4, 4]
 
 
-def test_a_running_driver_trains_again_what_is_taken_back(tmp_path: Path) -> None:
+def test_a_running_driver_trains_reset_trials_again(tmp_path: Path) -> None:
     config = tiny(tmp_path)
     seen: list[str] = []
 
@@ -217,7 +217,7 @@ class Remembers(Scripted):
         return set(self.running)
 
 
-def test_a_cancelled_job_that_is_taken_back_without_a_driver_is_not_cancelled_again_by_its_old_record(
+def test_a_cancelled_job_that_is_reset_without_a_driver_is_not_cancelled_again_by_its_old_record(
     tmp_path: Path,
 ) -> None:
     config = tiny(tmp_path, *ONE_SCALE)
@@ -251,7 +251,7 @@ def test_an_end_that_was_counted_before_the_driver_ended_is_not_counted_again(tm
     assert set(outcomes(config.folder).values()) == {DONE}
 
 
-def test_a_taken_back_trial_has_all_its_attempts_again(tmp_path: Path) -> None:
+def test_a_reset_trial_has_all_its_attempts_again(tmp_path: Path) -> None:
     config = tiny(tmp_path, "launcher.max_attempts=2", "retry.killed.delay_s=0", *ONE_SCALE)
     launcher = Scripted(lambda folder, job: JobEnd(job.id, KILLED, "killed by signal 9"))
     drive(config, launcher)
@@ -282,7 +282,7 @@ def test_a_choice_of_what_there_is_not_is_refused(
     assert message in capsys.readouterr().err
 
 
-def test_the_first_trial_of_a_scale_goes_ahead_and_holds_the_others_back_if_it_fails(tmp_path: Path) -> None:
+def test_the_others_of_a_scale_wait_for_its_pilot_trial_and_stay_if_it_fails(tmp_path: Path) -> None:
     config = tiny(tmp_path, "stage=first", "space.lr.count=5")
 
     def fate(folder: RunFolder, job: Job) -> JobEnd:
@@ -305,7 +305,7 @@ def test_the_first_trial_of_a_scale_goes_ahead_and_holds_the_others_back_if_it_f
     assert by_width(config.folder) == {16: {DONE}, 32: {DONE}}
 
 
-def test_a_first_trial_that_was_cancelled_is_followed_by_another_first_one(tmp_path: Path) -> None:
+def test_a_cancelled_pilot_trial_is_followed_by_another_one(tmp_path: Path) -> None:
     config = tiny(tmp_path, "stage=first", *ONE_SCALE)
 
     def fate(folder: RunFolder, job: Job) -> JobEnd | None:

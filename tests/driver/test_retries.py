@@ -81,7 +81,7 @@ def test_going_over_the_same_steps_again_is_no_progress() -> None:
     assert history((PREEMPTED, 10), (PREEMPTED, 15)).counted(PREEMPTED, progress=rule.progress) == 0
 
 
-def test_an_ended_driver_counts_against_no_trial_and_a_retry_starts_counting_anew() -> None:
+def test_an_ended_driver_counts_against_no_trial_and_a_retry_restarts_the_count() -> None:
     many = history((KILLED, 0), (None, 0), (None, 0), (KILLED, 0))
     assert many.counted(KILLED, progress=RetryConfig().killed.progress) == 2
     forgiven = many.forgiven().plus(Attempt(time=0, cause=KILLED))

@@ -35,7 +35,7 @@ def test_a_scale_that_is_bracketed_is_not_asked_again_while_others_train(
     assert 2 <= len(asked) < TICKS / 5
 
 
-def test_a_bracketed_scale_whose_failed_trial_is_taken_back_is_asked_again(tmp_path: Path) -> None:
+def test_a_bracketed_scale_whose_failed_trial_is_reset_is_asked_again(tmp_path: Path) -> None:
     losses = {0.004: 4.0, 0.008: 3.0, 0.016: 4.0, 0.032: 5.0, 0.064: 1.0, 0.128: 6.0}
     config = tiny(tmp_path, f"space.lr.values={list(losses)[:-1]}", "space.lr.extend=6")
     left, failed = list(range(TICKS)), []
