@@ -18,7 +18,7 @@ from hptransfer.core.errors import FitError
 from hptransfer.core.io import write_json
 from hptransfer.core.records import DIVERGED, DONE, VERIFY, Number, Scale, short
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver import DriverSummary
+from hptransfer.driver.summary import DriverSummary
 from hptransfer.planning.plan import Plan
 from hptransfer.planning.search_space import MIN_LINE_POINTS, Point, one_at_a_time
 from hptransfer.planning.trial_set import TrialSet, search_bounds

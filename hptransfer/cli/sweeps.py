@@ -11,7 +11,7 @@ from hptransfer.cli.verb import Verb, make_console, run_folder, takes_run
 from hptransfer.core.errors import EXIT_BUDGET_SPENT, EXIT_DONE, EXIT_TRIALS_FAILED, ConfigError, FitError, unknown
 
 if TYPE_CHECKING:
-    from hptransfer.driver.driver import DriverSummary
+    from hptransfer.driver.summary import DriverSummary
     from hptransfer.planning.plan import Plan
 
 

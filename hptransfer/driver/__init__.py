@@ -1,1 +1,1 @@
-"""The driver: trials become jobs, jobs become outcomes."""
+"""Driver: trials become jobs, jobs become outcomes."""

@@ -1,4 +1,8 @@
-"""What the driver knows and trial folders do not say, for `status`; and when nothing can go on without a person."""
+"""The driver's state for `status`, and detection of blocked sweeps.
+
+driver.json holds the scales that wait for their pilot trial (by `Scale.key`), the delayed jobs, and the reason of a
+block.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,29 @@ from typing import Any
 
 from hptransfer.core.errors import RunFolderError
 from hptransfer.core.io import read_json, write_json
-from hptransfer.core.records import Job
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.progress import Progress
 
-# A file server's clock may be so much behind this machine's.
-CLOCKS_S = 1.0
-HELD_BACK = "its first trial failed, the others are held back (stage=first)"
+# A file server's clock may be behind this machine's by this much.
+CLOCK_SKEW_S = 1.0
+PILOT_FAILED = "the scale's pilot trial failed; its other trials wait (stage=first)"
+PILOT_RUNNING = "waiting for the scale's pilot trial (stage=first)"
+# The same reasons as earlier versions wrote them.
+OLD_REASONS = {
+    "its first trial failed, the others are held back (stage=first)": PILOT_FAILED,
+    "waits for its scale's first trial (stage=first)": PILOT_RUNNING,
+}
 PENDING, RUNNING = "PENDING", "RUNNING"
-# Reasons for which a scheduler lets a job wait that end by themselves. Any other needs somebody.
+# Reasons of a scheduler for a pending job that end by themselves. Any other needs a person.
 PASSING = frozenset({"", "None", "Priority", "Resources", "BeginTime", "Dependency", "Cleaning", "JobArrayTaskLimit"})
 
 
 def read_states(folder: RunFolder) -> dict[str, dict[str, str]]:
-    """The scheduler's states of jobs in flight, by job: state, reason, node, scheduler. Empty where there is none."""
+    """Read the scheduler's states of jobs in flight: state, reason, node, scheduler.
+
+    Returns:
+        By job; empty without a scheduler.
+    """
     path = folder.jobs / "states.json"
     if not path.exists():
         return {}
@@ -33,53 +46,65 @@ def read_states(folder: RunFolder) -> dict[str, dict[str, str]]:
 
 
 def read_driver_state(folder: RunFolder) -> dict[str, Any]:
-    """What `DriverState.write` wrote last: held, delayed, blocked."""
+    """Read the last driver.json: held, delayed, blocked; empty if there is none."""
     path = folder.path / "driver.json"
     try:
-        return read_json(path, "held", "delayed", "blocked") if path.exists() else {}
-    except RunFolderError:
+        values = read_json(path, "held", "delayed", "blocked") if path.exists() else {}
+        held = {scale: OLD_REASONS.get(reason, reason) for scale, reason in values.get("held", {}).items()}
+        return values | {"held": held} if values else {}
+    except (RunFolderError, AttributeError, TypeError):
         return {}
 
 
 def written_since(folder: RunFolder, moment: float) -> bool:
-    """Whether a driver has come through its first tick since a moment, in seconds since 1970."""
+    """Test if a driver has completed its first tick since then.
+
+    Args:
+        moment: seconds since 1970.
+    """
     path = folder.path / "driver.json"
-    return path.exists() and path.stat().st_mtime >= moment - CLOCKS_S
+    return path.exists() and path.stat().st_mtime >= moment - CLOCK_SKEW_S
 
 
 class DriverState:
-    """Writes driver.json whenever what it says has changed, and tells of a block once.
+    """Writer of driver.json when its content has changed; reports a block once.
 
     Args:
-        blocked_after_s: how long every job in flight has to wait for such a reason.
-        blocked: called with the reason.
+        blocked_after_s: seconds that every job in flight has to wait for a reason that does not end by itself.
+        blocked: called with the reason and the progress.
     """
 
     def __init__(self, folder: RunFolder, blocked_after_s: float, blocked: Callable[[str, Progress], None]) -> None:
         self._folder, self._after_s, self._blocked = folder, blocked_after_s, blocked
         self._written: Mapping[str, Any] = {}
-        self._since: float | None = None
-        self._why: str | None = None
+        self._waiting_since: float | None = None
+        self._block: str | None = None
 
-    def write(self, held: Mapping[str, str], due: Mapping[str, tuple[float, Job]]) -> None:
-        delayed = {job: when for job, (when, _) in due.items()}
-        values = {"held": dict(held), "delayed": delayed, "blocked": self._why}
+    def write(self, held: Mapping[str, str], delayed: Mapping[str, float]) -> None:
+        """Write driver.json.
+
+        Args:
+            held: reason by key of the scale.
+            delayed: time in seconds since 1970 by job.
+        """
+        values = {"held": dict(held), "delayed": dict(delayed), "blocked": self._block}
         if values != self._written:
             write_json(self._folder.path / "driver.json", values)
             self._written = values
 
     def look_for_blocks(self, jobs: Collection[str], progress: Progress) -> None:
-        """Notices when all jobs in flight wait for what does not pass by itself."""
+        """Report a block if all jobs in flight wait for a person."""
         states = read_states(self._folder)
         reasons = {states[job]["reason"] if is_pending(states.get(job)) else "" for job in jobs}
         if not reasons or reasons & PASSING:
-            self._since = self._why = None
+            self._waiting_since = self._block = None
             return
-        self._since = self._since or time.monotonic()
-        if self._why is None and time.monotonic() - self._since >= self._after_s:
-            self._why = f"all jobs wait: {', '.join(sorted(reasons))}"
-            self._blocked(self._why, progress)
+        self._waiting_since = self._waiting_since or time.monotonic()
+        if self._block is None and time.monotonic() - self._waiting_since >= self._after_s:
+            self._block = f"all jobs wait: {', '.join(sorted(reasons))}"
+            self._blocked(self._block, progress)
 
 
 def is_pending(state: Mapping[str, str] | None) -> bool:
+    """Test if a scheduler's state of a job says that it waits."""
     return state is not None and state["state"] == PENDING

@@ -1,12 +1,12 @@
-"""Successive halving: of the trials of a scale, those that are behind stop early. Off unless the sweep asks for it.
+"""Successive halving: stop trials that fall behind; off by default.
 
 Optuna's SuccessiveHalvingPruner decides (asynchronous successive halving, Li et al. 2018, arXiv:1810.05934). It
 compares trials of one scale and one seed, which see the same batches from the same first weights, at the same tokens.
-One whose setting is next to that of the trial that leads there goes on whatever it decides, as the shape of the loss
-around the best is what the sweep is for.
+A trial whose point is next to that of the leading trial is never pruned, because the sweep measures the shape of the
+loss around the best point.
 
-The studies are in memory alone: a driver that starts anew reads the curves again, in the order in which their points
-were written, and is where the one before it was.
+The studies are in memory alone. A driver that restarts reads the curves again, in the order in which their points were
+written, and reaches the same decisions.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from hptransfer.core.io import read_jsonl
 from hptransfer.core.records import Number, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 
-Point = Mapping[str, Any]
+CurvePoint = Mapping[str, Any]
 
 
 class SuccessiveHalving:
-    """What the curves of a sweep's trials have said so far.
+    """Comparison of the curves of a sweep's trials.
 
     Args:
-        halving: with a share.
-        tokens: that a trial of a scale is trained on.
-        steps: how far the settings of two trials of a scale are from each other, in steps of its grid.
+        halving: settings with a share.
+        tokens: number of tokens that a trial of each scale is trained on.
+        steps: distance between the points of two trials of a scale, in steps of its grid.
     """
 
     def __init__(
@@ -46,59 +46,62 @@ class SuccessiveHalving:
         self._first = {scale: max(1, math.ceil(halving.share * number)) for scale, number in tokens.items()}
         self._last = dict(tokens)
         self._studies: dict[tuple[Scale, int], optuna.Study] = {}
-        self._shown: dict[str, optuna.Trial] = {}
+        self._optuna_trials: dict[str, optuna.Trial] = {}
         self._sizes: dict[str, int] = {}
         self._tokens: dict[str, int] = {}
-        self._behind: set[str] = set()
+        self._pruned: set[str] = set()
         self._leaders: dict[tuple[Scale, int, int], tuple[float, Trial]] = {}
 
-    def behind(self, trials: Iterable[Trial]) -> dict[str, Point]:
-        """Of these trials those that are to stop by what their curves say now, with the point that decided.
+    def pruned(self, trials: Iterable[Trial]) -> dict[str, CurvePoint]:
+        """Return trials that are to stop, with the deciding curve point.
 
-        A trial is named once. One that has ended is of use too: others are compared with it.
+        A trial is returned once. Trials that have ended belong here too: others are compared with them.
         """
-        found = {}
-        for trial, point in sorted(self._news(trials), key=lambda news: float(news[1]["time"])):
+        decided = {}
+        for trial, point in sorted(self._new_points(trials), key=lambda pair: float(pair[1]["time"])):
             self._tokens[trial.id] = point["tokens"]
-            if trial.id in self._behind:
+            if trial.id in self._pruned:
                 continue
-            shown = self._show(trial)
-            shown.report(point["loss"], step=point["tokens"])
+            optuna_trial = self._optuna_trial(trial)
+            optuna_trial.report(point["loss"], step=point["tokens"])
             leader = self._leader(trial, point)
-            if shown.should_prune() and self._steps(trial, leader) > self._sides:
-                self._behind.add(trial.id)
-                found[trial.id] = point
-        return found
+            if optuna_trial.should_prune() and self._steps(trial, leader) > self._sides:
+                self._pruned.add(trial.id)
+                decided[trial.id] = point
+        return decided
 
-    def _news(self, trials: Iterable[Trial]) -> Iterator[tuple[Trial, Point]]:
-        """Points that were not there at the last look; neither before the first comparison, nor at the end."""
+    def _new_points(self, trials: Iterable[Trial]) -> Iterator[tuple[Trial, CurvePoint]]:
+        """Points of curves that were written since the last call.
+
+        Points before the first comparison and at the end are left out.
+        """
         for trial in trials:
             path = self._folder.curve_path(trial.id)
             size = path.stat().st_size if path.exists() else 0
             if size == self._sizes.get(trial.id, 0):
                 continue
             self._sizes[trial.id] = size
-            seen = max(self._first[trial.scale] - 1, self._tokens.get(trial.id, 0))
+            compared = max(self._first[trial.scale] - 1, self._tokens.get(trial.id, 0))
             for point in read_jsonl(path):
-                if seen < point["tokens"] < self._last[trial.scale] and point["loss"] is not None:
+                if compared < point["tokens"] < self._last[trial.scale] and point["loss"] is not None:
                     yield trial, point
 
-    def _leader(self, trial: Trial, point: Point) -> Trial:
-        """The trial of the lowest loss so far at this point of the curves."""
+    def _leader(self, trial: Trial, point: CurvePoint) -> Trial:
+        """The trial of the lowest loss at this point so far."""
         key = trial.scale, trial.seed, int(point["tokens"])
         if key not in self._leaders or point["loss"] < self._leaders[key][0]:
             self._leaders[key] = point["loss"], trial
         return self._leaders[key][1]
 
-    def _show(self, trial: Trial) -> optuna.Trial:
-        """Optuna's trial for one of ours."""
-        if trial.id not in self._shown:
-            self._shown[trial.id] = self._study(trial.scale, trial.seed).ask()
-        return self._shown[trial.id]
+    def _optuna_trial(self, trial: Trial) -> optuna.Trial:
+        """Optuna's counterpart of a trial."""
+        if trial.id not in self._optuna_trials:
+            self._optuna_trials[trial.id] = self._study(trial.scale, trial.seed).ask()
+        return self._optuna_trials[trial.id]
 
     def _study(self, scale: Scale, seed: int) -> optuna.Study:
         if (scale, seed) not in self._studies:
             pruner = optuna.pruners.SuccessiveHalvingPruner(self._first[scale], self._factor)
-            sampler = optuna.samplers.RandomSampler(seed=0)  # which is never asked for a value
+            sampler = optuna.samplers.RandomSampler(seed=0)  # never asked for a value
             self._studies[scale, seed] = optuna.create_study(sampler=sampler, pruner=pruner)
         return self._studies[scale, seed]

@@ -1,6 +1,6 @@
-"""Jobs from their submission to their end: taken up from disk, submitted again by rule, cancelled.
+"""Jobs from submission to end, with retries and cancellation.
 
-A job keeps its id and its trials through all attempts, so that its split into stacks stays what it was.
+A job keeps its id and its trials through all attempts, so that its split into stacks stays the same.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from time import time as now
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from hptransfer.core.locks import locked_by
 from hptransfer.core.records import CANCELLED, FAILED, KILLED, Job, Outcome, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver_state import RUNNING
+from hptransfer.driver.job_states import WITH_LAUNCHER, WITH_WORKER, JobEvent, JobState, next_state
 from hptransfer.driver.retries import delay_before_next
 from hptransfer.driver.trial_index import TrialIndex
 from hptransfer.launchers import JobEnd, Launcher
@@ -33,7 +34,10 @@ NUM_WRITERS = 16
 
 
 def write_in_parallel(write: Callable[[Value], None], values: Sequence[Value]) -> None:
-    """Writes many files: a disk confirms a dozen in the time of one."""
+    """Write many files at once.
+
+    A disk confirms a dozen in the time of one.
+    """
     if len(values) < 2:
         for value in values:
             write(value)
@@ -43,220 +47,306 @@ def write_in_parallel(write: Callable[[Value], None], values: Sequence[Value]) -
             pass
 
 
-class JobManager:
-    """All jobs of one campaign that have unfinished trials.
-
-    Args:
-        took: called with every trial that has ended, and how.
+@dataclass
+class TrackedJob:
+    """One job as the driver follows it.
 
     Attributes:
-        jobs: that the launcher has.
-        foreign: whose trials are held by a worker that an earlier driver started on this machine.
-        due: that are to be submitted again, with the time from which on.
+        due: when its next attempt may be submitted, in seconds since 1970; used while it is DELAYED.
+        to_cancel: trials of it that are cancelled once the attempt has ended.
+        settled: trials whose history says already how the current attempt ended for them, or that were reset since;
+            the attempt's end is not counted against them.
+    """
+
+    job: Job
+    state: JobState = JobState.ENDED
+    due: float = 0.0
+    to_cancel: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set)
+
+
+class JobManager:
+    """All jobs of one trial set, each in one state of `JobState`.
+
+    Args:
+        on_trial_end: called with every trial that has ended, and its outcome.
     """
 
     def __init__(
         self,
         folder: RunFolder,
         launcher: Launcher,
-        book: TrialIndex,
+        index: TrialIndex,
         retry: RetryConfig,
         max_attempts: int,
-        took: Callable[[Trial, Outcome], None],
+        on_trial_end: Callable[[Trial, Outcome], None],
     ) -> None:
-        self.jobs: dict[str, Job] = {}
-        self.foreign: dict[str, Job] = {}
-        self.due: dict[str, tuple[float, Job]] = {}
-        self._folder, self._launcher, self._book = folder, launcher, book
-        self._retry, self._max_attempts, self._took = retry, max_attempts, took
-        self._all: dict[str, Job] = {}
-        self._job_of: dict[str, str] = {}
-        self._cancelling: set[str] = set()
-        self._stopping: set[str] = set()
-        self._spared: set[str] = set()
+        self._folder, self._launcher, self._index = folder, launcher, index
+        self._retry, self._max_attempts, self._on_trial_end = retry, max_attempts, on_trial_end
+        self._tracked: dict[str, TrackedJob] = {}
+        self._job_of_trial: dict[str, str] = {}
+        # An index of `TrackedJob.state`: no question of a tick reads the jobs that have ended.
+        self._by_state: dict[JobState, dict[str, TrackedJob]] = {state: {} for state in JobState}
 
-    def take_up(self) -> None:
-        """Takes up outcomes and jobs on disk: what still runs goes on, what does not is due again."""
-        for job in sorted(read_jobs(self._folder), key=lambda job: job.submitted):
-            if any(trial_id in self._book.trials for trial_id in job.trials):
-                self._all[job.id] = job
-                self._job_of |= dict.fromkeys(job.trials, job.id)
-        for trial_id in self._book.trials:
-            self._book.spend(trial_id, read_history(self._folder, trial_id).seconds)
-            self._take(trial_id, was_open=False)
-        unfinished = [job for job in self._all.values() if self._unfinished(job)]
-        known = self._launcher.adopt([job for job in unfinished if not self._is_counted(job)])
-        for job in unfinished:
-            self._book.start(self._unfinished(job))
-            if job.id in known:
-                self.jobs[job.id] = job
-            elif self._held(job):
-                self.foreign[job.id] = job
-            else:
-                self._interrupted(job)
+    def _move(self, tracked: TrackedJob, event: JobEvent) -> None:
+        """Move a job to the state that follows an event."""
+        state = next_state(tracked.state, event)
+        if state is not tracked.state:
+            del self._by_state[tracked.state][tracked.job.id]
+            self._by_state[state][tracked.job.id] = tracked
+            tracked.state = state
 
-    def job_of(self, trial_id: str) -> str:
-        """The job that the trial is in; empty if it is in none yet."""
-        return self._job_of.get(trial_id, "")
+    def _in(self, *states: JobState) -> Iterator[TrackedJob]:
+        """Jobs in any of these states."""
+        for state in states:
+            yield from list(self._by_state[state].values())
 
-    def open_trials(self, but: Collection[str]) -> set[str]:
-        """Trials of all jobs but some that are with the launcher or with a worker of an earlier driver."""
-        jobs = [job for job in (*self.jobs.values(), *self.foreign.values()) if job.id not in but]
-        return {trial for job in jobs for trial in self._unfinished(job)}
+    def _track(self, job: Job) -> TrackedJob:
+        """Return the record of a job with its latest attempt.
 
-    def expected_s(self) -> float:
-        """Seconds of devices that what is being trained will take from its beginning, as far as that is known."""
-        total = 0.0
-        for job in (*self.jobs.values(), *self.foreign.values()):
-            left = [self._book.trials[trial] for trial in self._unfinished(job)]
-            total += (self._book.seconds(left) or 0.0) * self._book.at(job.scale).devices
-        return total
-
-    def waiting(self, states: Mapping[str, Mapping[str, str]]) -> set[str]:
-        """Jobs of which neither the scheduler, asked now and then, nor a trial's lease says that they run.
-
-        Args:
-            states: the scheduler's, by job; empty where there is none, and all jobs run.
+        A new record is ENDED.
         """
-        if not states:
-            return set()
-        quiet = [job for job in self.jobs.values() if states.get(job.id, {}).get("state") != RUNNING]
-        return {job.id for job in quiet if not self._held(job)}
+        tracked = self._tracked.get(job.id)
+        if tracked is None:
+            tracked = self._tracked[job.id] = self._by_state[JobState.ENDED][job.id] = TrackedJob(job)
+        tracked.job = job
+        return tracked
 
-    def _unfinished(self, job: Job) -> list[str]:
-        book = self._book
-        return [
-            trial
-            for trial in job.trials
-            if trial in book.trials and trial not in book.outcomes and self._job_of[trial] == job.id
-        ]
+    @property
+    def submitted(self) -> list[str]:
+        """Ids of the jobs that the launcher has."""
+        return [tracked.job.id for tracked in self._in(*WITH_LAUNCHER)]
 
-    def _held(self, job: Job) -> bool:
-        return any(locked_by(self._folder.lease(trial)) for trial in self._unfinished(job))
+    @property
+    def in_flight(self) -> bool:
+        """True if the launcher or an adopted worker has a job."""
+        return any(self._by_state[state] for state in (*WITH_LAUNCHER, *WITH_WORKER))
 
-    def _is_counted(self, job: Job) -> bool:
-        """Whether the end of its last attempt is in the history of all that it left: it is no news to this driver."""
-        return all(self._counts(job, trial) for trial in self._unfinished(job))
-
-    def _counts(self, job: Job, trial: str) -> bool:
-        attempts = read_history(self._folder, trial).attempts
-        return bool(attempts) and (attempts[-1].job, attempts[-1].number) == (job.id, job.attempt)
+    @property
+    def delayed(self) -> dict[str, float]:
+        """Due times of delayed jobs, in seconds since 1970."""
+        return {tracked.job.id: tracked.due for tracked in self._in(JobState.DELAYED)}
 
     @property
     def free(self) -> int:
-        """Jobs that the launcher would take now."""
-        return self._launcher.slots - len(self.jobs)
+        """Number of jobs that the launcher would accept now."""
+        return self._launcher.slots - sum(len(self._by_state[state]) for state in WITH_LAUNCHER)
+
+    def restore(self) -> None:
+        """Restore outcomes and jobs from disk.
+
+        Unfinished jobs become SUBMITTED or ADOPTED if they still run, otherwise DELAYED.
+        """
+        for job in sorted(read_jobs(self._folder), key=lambda job: job.submitted):
+            if any(trial_id in self._index.trials for trial_id in job.trials):
+                self._track(job)
+                self._job_of_trial |= dict.fromkeys(job.trials, job.id)
+        for trial_id in self._index.trials:
+            self._index.spend(trial_id, read_history(self._folder, trial_id).seconds)
+            self._accept_outcome(trial_id, was_open=False)
+        unfinished = [tracked for tracked in self._tracked.values() if self._unfinished(tracked.job)]
+        known = self._launcher.adopt([tracked.job for tracked in unfinished if not self._is_counted(tracked.job)])
+        for tracked in unfinished:
+            self._index.start(self._unfinished(tracked.job))
+            if tracked.job.id in known:
+                self._move(tracked, JobEvent.SUBMIT)
+            elif self._is_leased(tracked.job):
+                self._move(tracked, JobEvent.ADOPT)
+            else:
+                self._on_unseen_end(tracked)
+
+    def job_of(self, trial_id: str) -> str:
+        """Return the id of a trial's job; empty without one."""
+        return self._job_of_trial.get(trial_id, "")
+
+    def open_trials(self, but: Collection[str] = ()) -> set[str]:
+        """Return unfinished trials of all jobs in flight, except some jobs."""
+        jobs = [tracked.job for tracked in self._in(*WITH_LAUNCHER, *WITH_WORKER) if tracked.job.id not in but]
+        return {trial for job in jobs for trial in self._unfinished(job)}
+
+    def expected_s(self) -> float:
+        """Return the expected device seconds of all jobs in flight.
+
+        They count from the beginning of the job.
+
+        A scale without a measured trial counts as zero.
+        """
+        total = 0.0
+        for tracked in self._in(*WITH_LAUNCHER, *WITH_WORKER):
+            unfinished = [self._index.trials[trial] for trial in self._unfinished(tracked.job)]
+            total += (self._index.seconds(unfinished) or 0.0) * self._index.at(tracked.job.scale).devices
+        return total
+
+    def waiting(self, states: Mapping[str, Mapping[str, str]]) -> set[str]:
+        """Return submitted jobs that neither scheduler nor lease shows running.
+
+        The scheduler is asked at intervals, so a lease may be known first.
+
+        Args:
+            states: the scheduler's, by job; empty without a scheduler, and then all jobs run.
+        """
+        if not states:
+            return set()
+        jobs = [tracked.job for tracked in self._in(*WITH_LAUNCHER)]
+        quiet = [job for job in jobs if states.get(job.id, {}).get("state") != RUNNING]
+        return {job.id for job in quiet if not self._is_leased(job)}
+
+    def _unfinished(self, job: Job) -> list[str]:
+        index = self._index
+        return [
+            trial
+            for trial in job.trials
+            if trial in index.trials and trial not in index.outcomes and self._job_of_trial[trial] == job.id
+        ]
+
+    def _is_leased(self, job: Job) -> bool:
+        """True if a worker holds a lease of the job's unfinished trials."""
+        return any(locked_by(self._folder.lease(trial)) for trial in self._unfinished(job))
+
+    def _is_counted(self, job: Job) -> bool:
+        """True if all unfinished trials' histories hold the last attempt.
+
+        An earlier driver has counted it then, so a launcher that still knows the job is not asked for it.
+        """
+        return all(self._is_last_attempt(job, trial) for trial in self._unfinished(job))
+
+    def _is_last_attempt(self, job: Job, trial: str) -> bool:
+        attempts = read_history(self._folder, trial).attempts
+        return bool(attempts) and (attempts[-1].job, attempts[-1].number) == (job.id, job.attempt)
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Submits new jobs, or the next attempts of known ones, in one call.
+        """Submit jobs, new or in their next attempt, in one call.
 
-        A job's file is there before it is submitted and names the attempt, so a driver that ends in
-        between is followed by one that asks the launcher for the job, and submits it again under another
-        number if the launcher does not know it; a worker of the number before then leaves at once.
+        A job's file is on disk before it is submitted and names the attempt. If the driver ends in between, the next
+        one asks the launcher for the job. If the launcher does not know it, the job is submitted again under another
+        number, and a worker of the earlier number leaves at once.
         """
         if not jobs:
             return
-        self._write(jobs)
         for job in jobs:
-            self._job_of |= dict.fromkeys(job.trials, job.id)
-        named = self._launcher.submit(jobs)
-        self._write([replace(self._all[job_id], scheduler=scheduler) for job_id, scheduler in named.items()])
-
-    def _write(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            self._all[job.id] = self.jobs[job.id] = job
+            self._move(self._track(job), JobEvent.SUBMIT)
+            self._job_of_trial |= dict.fromkeys(job.trials, job.id)
         write_in_parallel(self._folder.write_job, jobs)
+        scheduler_ids = self._launcher.submit(jobs)
+        named = [replace(self._tracked[job_id].job, scheduler=name) for job_id, name in scheduler_ids.items()]
+        for job in named:
+            self._track(job)
+        write_in_parallel(self._folder.write_job, named)
 
     def submit_due(self) -> None:
-        """Submits again what is due, as far as there are free slots."""
+        """Submit again what is due, while there are free slots."""
         moment = now()
-        ready = [(when, job) for when, job in self.due.values() if when <= moment]
-        ready = sorted(ready, key=lambda item: item[0])[: max(0, self.free)]
-        again = []
-        for _, job in ready:
-            del self.due[job.id]
-            for trial in self._unfinished(job):  # written since the job's end was seen, on a slow file system say
-                self._take(trial, was_open=True)
-            if left := self._unfinished(job):
-                seconds = self._book.seconds(self._book.trials[trial] for trial in left)
-                again.append(
-                    replace(
-                        job, attempt=job.attempt + 1, scheduler=None, submitted=moment, seconds=seconds or job.seconds
-                    )
-                )
-        self.submit(again)
+        due = sorted((one for one in self._in(JobState.DELAYED) if one.due <= moment), key=lambda one: one.due)
+        jobs = []
+        for tracked in due[: max(0, self.free)]:
+            job = tracked.job
+            self._accept_outcomes(job)  # one may be visible only now, such as on a slow file system
+            unfinished = self._unfinished(job)
+            if not unfinished:
+                self._move(tracked, JobEvent.FINISH)
+                continue
+            seconds = self._index.seconds(self._index.trials[trial] for trial in unfinished) or job.seconds
+            jobs.append(replace(job, attempt=job.attempt + 1, scheduler=None, submitted=moment, seconds=seconds))
+        self.submit(jobs)
 
-    def _take(self, trial_id: str, *, was_open: bool) -> bool:
-        """Takes up a trial's outcome, if there is one that stands."""
+    def _accept_outcomes(self, job: Job) -> None:
+        """Record the outcomes that the job's unfinished trials have by now."""
+        for trial in self._unfinished(job):
+            self._accept_outcome(trial, was_open=True)
+
+    def _accept_outcome(self, trial_id: str, *, was_open: bool) -> None:
+        """Record a trial's outcome, or reset the trial for another attempt.
+
+        A trial without an outcome stays as it is.
+        """
         outcome = self._folder.read_outcome(trial_id)
         if outcome is None:
-            return False
+            return
         job = self.job_of(trial_id)
-        if outcome.state == FAILED and outcome.cause and self._allows(trial_id, outcome, job):
+        if outcome.state == FAILED and outcome.cause and self._allows_another(trial_id, outcome):
             before = read_history(self._folder, trial_id).seconds
             history = reset_trial(self._folder, trial_id, outcome, job=job, forgive=False)
-            self._book.spend(trial_id, history.seconds - before)
-            self._spared.add(trial_id)
-            return False
-        self._book.finish(trial_id, outcome, was_open=was_open, job=job)
-        self._took(self._book.trials[trial_id], outcome)
-        return True
+            self._index.spend(trial_id, history.seconds - before)
+            if job:
+                self._tracked[job].settled.add(trial_id)
+            return
+        self._finish(trial_id, outcome, was_open=was_open)
 
-    def _allows(self, trial_id: str, outcome: Outcome, job: str) -> bool:
-        """Whether the rule of a failed outcome's cause allows another attempt."""
+    def _finish(self, trial_id: str, outcome: Outcome, *, was_open: bool) -> None:
+        """Record an outcome that stands."""
+        job = self.job_of(trial_id)
+        if job:
+            self._tracked[job].to_cancel.discard(trial_id)
+            self._tracked[job].settled.discard(trial_id)
+        self._index.finish(trial_id, outcome, was_open=was_open, job=job)
+        self._on_trial_end(self._index.trials[trial_id], outcome)
+
+    def _allows_another(self, trial_id: str, outcome: Outcome) -> bool:
+        """True if the rule of a failed outcome's cause allows another attempt."""
         history = read_history(self._folder, trial_id)
         if outcome.attempts > len(history.attempts):
             history = history.plus(Attempt(time=now(), cause=outcome.cause))
         return delay_before_next(history, self._retry, self._max_attempts) is not None
 
     def end(self, ended: JobEnd) -> None:
-        """Takes up what a job left behind, finished or not.
+        """Record the end of a job's attempt.
+
+        Trials that it left unfinished are delayed or failed, by rule.
 
         Raises:
-            StoppedError: the machine would not let it go on.
+            StoppedError: a worker could not write.
         """
-        job = self.jobs.pop(ended.job)
-        self._stopping.discard(job.id)
+        tracked = self._tracked[ended.job]
+        job = tracked.job
         before = self._finished_seconds(job)
-        for trial in self._unfinished(job):
-            self._take(trial, was_open=True)
+        self._accept_outcomes(job)
         if ended.stopped:
             raise StoppedError(
                 f"stopped: a worker could not write: {ended.stopped}; finished trials are kept: make room, "
                 "then run the same command again"
             )
-        if left := self._unfinished(job):
-            if ended.cause is None and self._held(job):
-                self.foreign[job.id] = job
-            else:
-                self._count(job, left, ended, self._finished_seconds(job) - before)
+        unfinished = self._unfinished(job)
+        if unfinished and ended.cause is None and self._is_leased(job):
+            self._move(tracked, JobEvent.ADOPT)
+        else:
+            self._count_attempt(tracked, unfinished, ended, self._finished_seconds(job) - before)
 
     def _finished_seconds(self, job: Job) -> float:
-        outcomes = (self._book.outcomes.get(trial) for trial in job.trials)
+        outcomes = (self._index.outcomes.get(trial) for trial in job.trials)
         return sum(outcome.seconds for outcome in outcomes if outcome is not None)
 
-    def _count(self, job: Job, left: Sequence[str], ended: JobEnd, finished_s: float) -> None:
-        """Adds an attempt to the history of what a job left unfinished, and goes on by rule."""
-        cancelled = self._cancelling & set(left)
+    def _count_attempt(self, tracked: TrackedJob, unfinished: Sequence[str], ended: JobEnd, finished_s: float) -> None:
+        """Count an attempt against unfinished trials; retry each by rule.
+
+        A job that was stopped to cancel some of its trials counts against none of the others.
+        """
+        stopping = tracked.state is JobState.STOPPING
+        cause = None if stopping else ended.cause or KILLED
+        detail = "stopped to cancel another trial of its job" if stopping else ended.detail or "it left no outcome"
         delays = []
-        for trial in left:
-            if trial in cancelled:
+        for trial in unfinished:
+            if trial in tracked.to_cancel:
                 self._cancel([trial])
-                continue
-            if trial in self._spared:  # its own history says already how it ended, or it was taken back since
-                self._spared.discard(trial)
+            elif trial in tracked.settled:
+                tracked.settled.discard(trial)
                 delays.append(self._last_delay(trial))
-                continue
-            cause = None if cancelled else ended.cause or KILLED
-            detail = "cancelled for another trial's sake" if cancelled else ended.detail or "it left no outcome"
-            history = self._add_attempt(job, trial, cause, detail, ended.node, self._share(job, left, finished_s))
-            delay = delay_before_next(history, self._retry, self._max_attempts)
-            if delay is None:
-                self._give_up(trial, history)
             else:
-                delays.append(delay)
-        if delays:
-            self.due[job.id] = now() + max(delays), job
+                seconds = self._share(tracked.job, unfinished, finished_s)
+                history = self._add_attempt(tracked.job, trial, cause, detail, ended.node, seconds)
+                delay = delay_before_next(history, self._retry, self._max_attempts)
+                if delay is None:
+                    self._give_up(trial, history)
+                else:
+                    delays.append(delay)
+        self._settle(tracked, delays)
+
+    def _settle(self, tracked: TrackedJob, delays: Sequence[float]) -> None:
+        """Delay a job by its trials' longest delay, or end it."""
+        if not delays:
+            self._move(tracked, JobEvent.FINISH)
+            return
+        tracked.due = now() + max(delays)
+        self._move(tracked, JobEvent.DELAY)
 
     def _last_delay(self, trial: str) -> float:
         history = read_history(self._folder, trial)
@@ -264,25 +354,31 @@ class JobManager:
             return 0.0
         return delay_before_next(history, self._retry, self._max_attempts) or 0.0
 
-    def _interrupted(self, job: Job) -> None:
-        """A job that ended while no driver looked: nothing says by what, so nothing is counted."""
-        left = self._unfinished(job)
-        share = self._share(job, left, 0.0)
-        delays = [0.0]
-        for trial in left:
-            if trial in self._cancelling:
+    def _on_unseen_end(self, tracked: TrackedJob) -> None:
+        """Delay a job that ended while no driver watched.
+
+        The cause is unknown, so it counts against no trial.
+        """
+        job = tracked.job
+        unfinished = self._unfinished(job)
+        share = self._share(job, unfinished, 0.0)
+        delays = []
+        for trial in unfinished:
+            if trial in tracked.to_cancel:
                 self._cancel([trial])
-            elif trial in self._spared or self._counts(job, trial):
-                self._spared.discard(trial)
+                continue
+            delays.append(0.0)
+            if trial in tracked.settled or self._is_last_attempt(job, trial):
+                tracked.settled.discard(trial)
                 delays.append(self._last_delay(trial))
             elif share:
                 self._add_attempt(job, trial, None, "its driver ended", None, share)
-        if self._unfinished(job):
-            self.due[job.id] = now() + max(delays), job
+        self._settle(tracked, delays)
 
     def _add_attempt(
         self, job: Job, trial: str, cause: str | None, detail: str, node: str | None, seconds: float
     ) -> History:
+        """Add a job's attempt to a trial's history."""
         step, checkpoint = last_progress(self._folder, trial, job.id)
         attempt = Attempt(
             time=now(),
@@ -297,31 +393,38 @@ class JobManager:
         )
         history = read_history(self._folder, trial).plus(attempt)
         write_history(self._folder, trial, history)
-        self._book.spend(trial, seconds)
+        self._index.spend(trial, seconds)
         return history
 
-    def _share(self, job: Job, left: Sequence[str], finished_s: float) -> float:
-        """Seconds that an attempt took its device for, an unfinished trial; 0 if it never started.
+    def _share(self, job: Job, unfinished: Sequence[str], finished_s: float) -> float:
+        """Device seconds of an attempt for each unfinished trial.
+
+        It is 0 if the attempt never started.
 
         Args:
-            finished_s: what it spent on trials that it finished.
+            finished_s: seconds that it spent on trials that it finished.
         """
-        since = [self._held_since(trial) for trial in left]
-        began = min((when for when in since if when >= job.submitted), default=None)
-        return 0.0 if began is None else max(0.0, now() - began - finished_s) / len(left)
+        leased_since = [self._leased_since(trial) for trial in unfinished]
+        began = min((when for when in leased_since if when >= job.submitted), default=None)
+        return 0.0 if began is None else max(0.0, now() - began - finished_s) / len(unfinished)
 
-    def _held_since(self, trial: str) -> float:
+    def _leased_since(self, trial: str) -> float:
+        """Start of a trial's last lease in seconds since 1970.
+
+        It is 0 without a lease.
+        """
         try:
             return float(json.loads(self._folder.lease(trial).read_text(encoding="utf-8"))["since"])
         except (OSError, ValueError, KeyError, TypeError):
             return 0.0
 
     def _give_up(self, trial: str, history: History) -> None:
+        """Fail a trial that no rule allows another attempt."""
         last, attempts = history.attempts[-1], len(history.attempts)
         self._fail({trial: self._failure(trial, describe_failure(history), last.cause or KILLED, attempts)})
 
     def _cancel(self, trials: Collection[str]) -> None:
-        self._cancelling -= set(trials)
+        """Fail trials as cancelled."""
         attempts = {trial: len(read_history(self._folder, trial).attempts) + 1 for trial in trials}
         self._fail({trial: self._failure(trial, "cancelled", CANCELLED, attempts[trial]) for trial in trials})
 
@@ -330,55 +433,61 @@ class JobManager:
         return Outcome(state=FAILED, error=error, cause=cause, attempts=attempts, steps=step)
 
     def _fail(self, outcomes: Mapping[str, Outcome]) -> None:
-        """Writes the outcomes of trials that nobody will train."""
+        """Write and record the outcomes of trials that no worker will train."""
         write_in_parallel(
-            lambda one: write_json(self._folder.outcome_path(one), outcomes[one].to_json()), list(outcomes)
+            lambda trial: write_json(self._folder.outcome_path(trial), outcomes[trial].to_json()), list(outcomes)
         )
         for trial, outcome in outcomes.items():
-            job = self.job_of(trial)
-            self._book.finish(trial, outcome, was_open=bool(job), job=job)
-            self._took(self._book.trials[trial], outcome)
+            self._finish(trial, outcome, was_open=bool(self.job_of(trial)))
 
-    def look_at_foreign(self) -> None:
-        """Jobs that a worker of an earlier driver holds: done, still held, or free again."""
-        for job in list(self.foreign.values()):
-            for trial in self._unfinished(job):
-                self._take(trial, was_open=True)
-            if not self._held(job):
-                del self.foreign[job.id]
-                for trial in self._unfinished(job):  # written between the two looks
-                    self._take(trial, was_open=True)
-                if self._unfinished(job):
-                    self._interrupted(job)
+    def check_adopted(self) -> None:
+        """Record outcomes of adopted jobs and the end of their workers."""
+        for tracked in self._in(*WITH_WORKER):
+            self._accept_outcomes(tracked.job)
+            if self._is_leased(tracked.job):
+                continue
+            self._accept_outcomes(tracked.job)  # one may have been written before the lease was released
+            if self._unfinished(tracked.job):
+                self._on_unseen_end(tracked)
+            else:
+                self._move(tracked, JobEvent.FINISH)
 
-    def cancel(self, wanted: Collection[str]) -> set[str]:
-        """Cancels trials, as far as that can be done at once.
+    def cancel(self, trials: Collection[str]) -> set[str]:
+        """Cancel trials at once, or stop their running jobs.
 
         Returns:
-            Those whose job has still to end.
+            Trials whose job has still to end.
         """
-        left, stop, free = set(), set(), []
-        for trial in wanted:
-            job = self.job_of(trial)
-            if job in self.jobs or job in self.foreign:
-                left.add(trial)
-                stop.add(job)
+        immediate = []
+        pending: dict[str, TrackedJob] = {}
+        for trial in trials:
+            tracked = self._tracked.get(self.job_of(trial))
+            if tracked is None or tracked.state not in (*WITH_LAUNCHER, *WITH_WORKER):
+                immediate.append(trial)
             else:
-                free.append(trial)
-        self._cancel(free)
-        self._cancelling |= left
-        new = stop - self._stopping
-        self._stopping |= new
-        if mine := new & self.jobs.keys():
-            self._launcher.cancel(mine)
-        for job in new & self.foreign.keys():
-            self._end_worker(self.foreign[job])
-        for due in [job_id for job_id, (_, job) in self.due.items() if not self._unfinished(job)]:
-            del self.due[due]
-        return left
+                tracked.to_cancel.add(trial)
+                pending[trial] = tracked
+        self._cancel(immediate)
+        self._stop({tracked.job.id: tracked for tracked in pending.values()})
+        for tracked in self._in(JobState.DELAYED):
+            if not self._unfinished(tracked.job):
+                self._move(tracked, JobEvent.FINISH)
+        return set(pending)
+
+    def _stop(self, jobs: Mapping[str, TrackedJob]) -> None:
+        """Stop jobs in flight, unless they are being stopped."""
+        submitted = {job_id for job_id, tracked in jobs.items() if tracked.state is JobState.SUBMITTED}
+        adopted = [tracked for tracked in jobs.values() if tracked.state is JobState.ADOPTED]
+        for job_id in submitted:
+            self._move(jobs[job_id], JobEvent.STOP)
+        if submitted:
+            self._launcher.cancel(submitted)
+        for tracked in adopted:
+            self._move(tracked, JobEvent.STOP)
+            self._end_worker(tracked.job)
 
     def _end_worker(self, job: Job) -> None:
-        """Ends a worker on this machine that an earlier driver started."""
+        """End a worker on this machine that an earlier driver started."""
         for trial in self._unfinished(job):
             holder = locked_by(self._folder.lease(trial))
             if holder and holder.get("host") == socket.gethostname():
@@ -386,20 +495,26 @@ class JobManager:
                     os.kill(int(holder["pid"]), signal.SIGTERM)
                 return
 
-    def renew(self, trial_id: str) -> None:
-        """Has a trial that was taken back trained by its own job again, if it is in one."""
-        job_id = self.job_of(trial_id)
-        if not job_id:
-            return
-        self._book.start([trial_id])
-        if job_id in self.jobs or job_id in self.foreign:
-            self._spared.add(trial_id)
+    def train_again(self, trial_id: str) -> bool:
+        """Schedule a reset trial's job for another attempt.
+
+        Returns:
+            False if the trial is in no job.
+        """
+        tracked = self._tracked.get(self.job_of(trial_id))
+        if tracked is None:
+            return False
+        self._index.start([trial_id])
+        if tracked.state in (*WITH_LAUNCHER, *WITH_WORKER):
+            tracked.settled.add(trial_id)
         else:
-            self.due[job_id] = now(), self._all[job_id]
+            tracked.due = now()
+            self._move(tracked, JobEvent.DELAY)
+        return True
 
 
 def describe_failure(history: History) -> str:
-    """One line about the last of several attempts that ended alike."""
+    """Describe the last of several attempts that ended alike."""
     last = history.attempts[-1]
     count = sum(attempt.cause == last.cause for attempt in history.attempts[history.since :])
     where = f" on {last.node}" if last.node else ""
@@ -410,7 +525,7 @@ def describe_failure(history: History) -> str:
 
 
 def read_jobs(folder: RunFolder) -> list[Job]:
-    """All jobs of a run folder, in no order."""
+    """Return all jobs of a run folder, in no particular order."""
     with os.scandir(folder.jobs) as entries:
         ids = [entry.name.removesuffix(".json") for entry in entries if entry.name.endswith(".json")]
     return [folder.read_job(job) for job in ids if job.isalnum() and job != "states"]

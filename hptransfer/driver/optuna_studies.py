@@ -1,7 +1,9 @@
-"""Optuna's view of a sweep: one study a scale in one journal file, asked and told by the driver.
+"""Optuna's view of a sweep: one study for each scale.
 
-A trial of ours is a trial of Optuna's, tied by the user attribute "trial". The journal can be lost:
-`sync` makes it again from the trial folders.
+All studies are in one journal file.
+
+A study is named by the scale's exact key. Each trial has a counterpart in Optuna, tied by the user attribute "trial".
+The journal may be lost: `sync` makes it again from the trial folders.
 """
 
 from __future__ import annotations
@@ -24,15 +26,17 @@ from hptransfer.core.records import DONE, FAILED, PRUNED, VERIFY, Outcome, Scale
 from hptransfer.samplers import SamplerConfig
 
 LastPoint = tuple[int, float] | None
-"""A step and the training loss there, in nats."""
+"""A step and the training loss at it, in nats."""
 
 
 class Studies:
-    """All studies of one run. One writer: the caller holds the run's driver lock.
+    """All studies of one run.
+
+    There is one writer: the caller holds the run's driver lock.
 
     Args:
         ranges: lowest and highest value of each tuned hyperparameter, for samplers that choose.
-        log: tuned hyperparameters that are searched on a log axis.
+        log: True for each tuned hyperparameter that is searched on a log axis.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class Studies:
 
     @staticmethod
     def _open(journal: Path) -> JournalStorage:
-        # Nobody else writes, so whatever lock lies here was left by a driver that was killed.
+        # The driver is the only writer, so any lock here is left over from a driver that was killed.
         for left_over in journal.parent.glob(f"{journal.name}.lock*"):
             left_over.unlink(missing_ok=True)
         if journal.exists() and not _cut_torn_line(journal):
@@ -57,25 +61,27 @@ class Studies:
         return JournalStorage(SingleWriterBackend(journal))
 
     def sync(self, trials: Iterable[tuple[Trial, Outcome | None, LastPoint]]) -> None:
-        """Brings the studies up to the trial folders, and clears what was asked for but never made."""
+        """Update the studies from the trial folders.
+
+        Proposals that never became trials fail.
+        """
         known = set()
-        for trial, outcome, reached in trials:
+        for trial, outcome, last_point in trials:
             known.add(trial.id)
             self._study(trial.scale, trial.purpose)
             self._widen(trial)
             if outcome is not None:
-                self.tell(trial, outcome, reached)
+                self.tell(trial, outcome, last_point)
         for study in self._studies.values():
             for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
                 if frozen.state == TrialState.WAITING or frozen.user_attrs.get("trial") not in known:
                     self._storage.set_trial_state_values(frozen._trial_id, TrialState.FAIL)
 
     def start(self, trial: Trial) -> None:
-        """Makes a given trial one that runs; a second time does nothing.
+        """Mark a trial as running; a second call does nothing.
 
-        A trial enters its study no sooner: a queue of ten thousand would take seconds to write, and Optuna
-        looks through all of it whenever it hands one out. One that failed or was pruned and was taken back runs beside
-        the one that did.
+        A trial enters its study no sooner: a queue of ten thousand would take seconds to write, and Optuna searches all
+        of it for every proposal. A failed or pruned trial that was reset gets a second counterpart beside the first.
         """
         study = self._study(trial.scale, trial.purpose)
         if trial.id in self._ids and self._frozen(trial).state not in (TrialState.FAIL, TrialState.PRUNED):
@@ -90,18 +96,18 @@ class Studies:
         self._ids[trial.id] = self._storage.create_new_trial(study._study_id, running)
 
     def _widen(self, trial: Trial) -> None:
-        """Lets the range of what is tuned hold this trial's values."""
+        """Widen the tuned ranges to this trial's values."""
         for key, value in trial.tuned.items():
             low, high = self._ranges[key]
             self._ranges[key] = min(low, value), max(high, value)
 
     def ask(self, scale: Scale, purpose: str) -> tuple[int, dict[str, float]]:
-        """A value that the sampler chooses: Optuna's trial number and the tuned hyperparameters."""
+        """Propose a point: Optuna's trial number and the tuned values."""
         handle = self._study(scale, purpose).ask(self._distributions())
         return handle.number, dict(handle.params)
 
     def bind(self, trial: Trial, number: int) -> None:
-        """Ties an asked trial to the one that was made of it."""
+        """Tie a proposal to the trial that was made of it."""
         study = self._study(trial.scale, trial.purpose)
         storage_id = self._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
         self._storage.set_trial_user_attr(storage_id, "trial", trial.id)
@@ -109,23 +115,23 @@ class Studies:
         self._ids[trial.id] = storage_id
 
     def discard(self, scale: Scale, purpose: str, number: int) -> None:
-        """Closes an asked trial that repeats a known one."""
+        """Close a proposal that repeats a known trial."""
         self._study(scale, purpose).tell(number, state=TrialState.FAIL)
 
-    def tell(self, trial: Trial, outcome: Outcome, reached: LastPoint = None) -> None:
-        """Closes a trial; a second time does nothing.
+    def tell(self, trial: Trial, outcome: Outcome, last_point: LastPoint = None) -> None:
+        """Close a trial with its outcome; a second call does nothing.
 
-        A diverged trial is told at the loss that it started from: Optuna's samplers need a finite
-        value to keep away from, and training that ends above where it began is worth no less.
+        A diverged trial gets its initial loss: Optuna's samplers need a finite value to avoid its point, and training
+        that ends above its initial loss is as bad.
 
         Args:
-            reached: the last point of a pruned trial's curve.
+            last_point: the last point of a pruned trial's curve.
         """
         value = outcome.loss if outcome.state == DONE else outcome.initial_loss
         failed = outcome.state == FAILED or value is None
         self._study(trial.scale, trial.purpose)
-        taken_back = failed or outcome.state == PRUNED  # what may be, so that `start` begins it anew
-        if taken_back and trial.id in self._ids and self._frozen(trial).state.is_finished():
+        resettable = failed or outcome.state == PRUNED  # `start` would add a second counterpart
+        if resettable and trial.id in self._ids and self._frozen(trial).state.is_finished():
             return
         self.start(trial)
         frozen = self._frozen(trial)
@@ -134,8 +140,8 @@ class Studies:
         self._storage.set_trial_user_attr(frozen._trial_id, "state", outcome.state)
         study = self._study(trial.scale, trial.purpose)
         if outcome.state == PRUNED:
-            if reached is not None:
-                self._storage.set_trial_intermediate_value(frozen._trial_id, *reached)
+            if last_point is not None:
+                self._storage.set_trial_intermediate_value(frozen._trial_id, *last_point)
             study.tell(frozen.number, state=TrialState.PRUNED)
         elif failed:
             study.tell(frozen.number, state=TrialState.FAIL)
@@ -146,13 +152,15 @@ class Studies:
         return self._storage.get_trial(self._ids[trial.id])
 
     def _study(self, scale: Scale, purpose: str) -> optuna.Study:
-        name = f"verify {scale.name}" if purpose == VERIFY else scale.name
+        name = _study_name(scale.key, purpose)
         if name not in self._studies:
             study = optuna.create_study(
                 storage=self._storage, study_name=name, direction="minimize", load_if_exists=True
             )
-            # A resumed study goes on with other random numbers than it began with.
-            study.sampler = self._sampler.build(seed=zlib.crc32(name.encode()) + len(study.get_trials(deepcopy=False)))
+            # A resumed study continues with other random numbers than it began with. The seed is of the printed name:
+            # it identifies nothing, and proposals stay what they were.
+            seed = zlib.crc32(_study_name(scale.name, purpose).encode()) + len(study.get_trials(deepcopy=False))
+            study.sampler = self._sampler.build(seed=seed)
             self._studies[name] = study
             for frozen in study.get_trials(deepcopy=False):
                 if "trial" in frozen.user_attrs:
@@ -163,10 +171,15 @@ class Studies:
         return {key: FloatDistribution(low, high, log=self._log[key]) for key, (low, high) in self._ranges.items()}
 
 
-class SingleWriterBackend(BaseJournalBackend):
-    """Optuna's journal without its lock and its wait for the disk, which ten thousand trials would take minutes for.
+def _study_name(scale: str, purpose: str) -> str:
+    return f"verify {scale}" if purpose == VERIFY else scale
 
-    Nobody else writes, and what a crash of the machine tears off is told again from the trial folders.
+
+class SingleWriterBackend(BaseJournalBackend):
+    """Optuna's journal without its lock and its wait for the disk.
+
+    Both would cost minutes with ten thousand trials. The driver is the only writer, and the trial folders replace lines
+    that a crash of the machine tears off.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -174,18 +187,20 @@ class SingleWriterBackend(BaseJournalBackend):
         self._reader = JournalFileBackend(str(journal))
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
+        """Return the journal's operations from a number on."""
         return self._reader.read_logs(log_number_from)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Append operations to the journal."""
         with self._path.open("ab") as file:
             file.write("".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode())
 
 
 def _cut_torn_line(journal: Path) -> bool:
-    """Cuts off a half-written last line; Optuna would choke on it at the next write but one.
+    """Cut off a half-written last line, which Optuna cannot read.
 
     Returns:
-        Whether the journal can be read; if not, it has to be made again.
+        True if the journal can be read; otherwise it has to be made again.
     """
     content = journal.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]

@@ -1,6 +1,9 @@
-"""finished.jsonl: a line a finished trial, so that `status` reads one file instead of twenty thousand.
+"""Index of outcomes in one file, finished.jsonl.
 
-The trial folders stay the truth: a line counts only while the outcome's file is as old as the line says.
+It saves `status` from reading twenty thousand files.
+
+The file has a line for each finished trial. The trial folders stay the truth: a line counts only while its time agrees
+with that of the outcome's file.
 """
 
 from __future__ import annotations
@@ -15,17 +18,17 @@ from hptransfer.core.run_folder import RunFolder
 
 
 class OutcomeIndex:
-    """The file of one run; the driver alone writes it."""
+    """Writer of one run's index; the driver alone uses it."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._path = folder.path / "finished.jsonl"
         self._known = {trial_id: int(line["written"]) for trial_id, line in _lines(folder).items()}
 
     def write(self, trial: Trial, outcome: Outcome, written: int, job: str) -> None:
-        """Adds a trial, unless its outcome stands there.
+        """Add a trial, unless the index has this outcome of it.
 
         Args:
-            written: when its outcome was, in nanoseconds since 1970.
+            written: time of its outcome's file, in nanoseconds since 1970.
         """
         if self._known.get(trial.id) == written:
             return
@@ -36,26 +39,34 @@ class OutcomeIndex:
 
 
 def read_outcome_index(folder: RunFolder) -> dict[str, tuple[Trial, Outcome, int, str]]:
-    """By trial: itself without its run, its outcome without groups, when that was written, its job."""
-    found = {}
+    """Read the index of a run.
+
+    Returns:
+        By trial id: the trial without its run, its outcome without groups, the time of the outcome's file in
+        nanoseconds since 1970, and the trial's job.
+    """
+    index = {}
     scales: dict[Scale, Scale] = {}
     for trial_id, line in _lines(folder).items():
         written, job = int(line.pop("written")), str(line.pop("job"))
         outcome = Outcome.from_json(line.pop("outcome"))
         scale = Scale(line["scale"])
         trial = Trial(**{**line, "scale": scales.setdefault(scale, scale)})
-        found[trial_id] = trial, outcome, written, job
-    return found
+        index[trial_id] = trial, outcome, written, job
+    return index
 
 
 def _lines(folder: RunFolder) -> dict[str, dict[str, Any]]:
-    """The last line of every trial. What cannot be read (a writer was killed) is passed over: its trial's folder is."""
+    """Return the last line of every trial.
+
+    Lines that a killed writer left damaged are skipped: the trials' folders have the outcomes.
+    """
     path = folder.path / "finished.jsonl"
-    found = {}
+    lines = {}
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
         try:
             values = json.loads(line)
-            found[str(values["id"])] = values
+            lines[str(values["id"])] = values
         except (ValueError, KeyError, TypeError):
             continue
-    return found
+    return lines

@@ -1,4 +1,7 @@
-"""Where a run stands: counted from the trial folders alone, by the driver and by `status`."""
+"""Progress of a run: trials by state.
+
+The driver and `status` count alike.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ class ScaleProgress:
     best_loss: float | None = None
 
     def add(self, trial: Trial, state: str, loss: float | None) -> None:
+        """Count a trial."""
         self.states[state] = self.states.get(state, 0) + 1
         if loss is not None and (self.best_loss is None or loss < self.best_loss):
             self.best, self.best_loss = trial.tuned, loss
@@ -30,27 +34,33 @@ class ScaleProgress:
 
 @dataclass
 class Progress:
-    """All scales of a run, smallest first, and the time that is left."""
+    """Progress of all scales of a run, smallest first.
+
+    Attributes:
+        seconds_left: estimated time for unfinished trials; None before one is done.
+        failures: trials that ended with an error.
+    """
 
     scales: list[ScaleProgress]
     seconds_left: float | None = None
     failures: list[tuple[Trial, Outcome]] = field(default_factory=list)
 
     def count(self, *states: str) -> int:
-        """Trials in these states; all trials without any."""
+        """Number of trials in these states; of all trials without any."""
         counts = self.counts()
         return sum(counts[state] for state in states or STATES)
 
     def counts(self) -> dict[str, int]:
-        """Trials by state."""
+        """Number of trials by state."""
         return {state: sum(scale.states.get(state, 0) for scale in self.scales) for state in STATES}
 
 
 def count_progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Collection[str], slots: int) -> Progress:
-    """
+    """Count trials by scale and state.
+
     Args:
         running: ids of trials that are being trained now.
-        slots: trials, or stacks of trials, that run side by side.
+        slots: number of trials, or stacks of trials, that run side by side.
     """
     rows = list(trials)
     scales: dict[tuple[str, Scale], ScaleProgress] = {}
@@ -72,13 +82,16 @@ def count_progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Coll
 
 
 def _seconds_left(rows: Iterable[tuple[Trial, Outcome | None]], slots: int) -> float | None:
-    """Time for what is open, at the speed of finished trials of the same scale, else of all."""
+    """Estimated seconds for all unfinished trials.
+
+    The speed is that of finished trials of the same scale, else of all scales.
+    """
     done: dict[Scale, tuple[float, float]] = {}
     open_flops: dict[Scale, float] = {}
     for trial, outcome in rows:
         if outcome is None:
             open_flops[trial.scale] = open_flops.get(trial.scale, 0.0) + trial.flops
-        elif outcome.state == DONE and outcome.seconds:  # one that was imported took no time here
+        elif outcome.state == DONE and outcome.seconds:  # an imported trial took no time here
             seconds, flops = done.get(trial.scale, (0.0, 0.0))
             done[trial.scale] = seconds + outcome.seconds, flops + trial.flops
     if not done:

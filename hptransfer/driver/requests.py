@@ -1,7 +1,9 @@
-"""What another shell asks of a run: small files that its driver takes up at its next tick.
+"""Requests of other shells to a run's driver, as small files.
 
-A request stays until it is carried out, so that a driver that ends in between is followed by one that
-goes on with it. They are carried out in the order in which they came.
+The driver handles them at its next tick.
+
+A request stays until it is carried out: if the driver ends in between, the next one continues with it. Requests are
+carried out in the order in which they were written.
 """
 
 from __future__ import annotations
@@ -28,13 +30,15 @@ RETRY = "retry"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Which trials are to be cancelled, or trained again. What is empty does not choose.
+    """A selection of trials to cancel or to train again.
+
+    An empty field selects all.
 
     Attributes:
         verb: CANCEL or RETRY.
         scale: values of some axes.
-        trials: beginnings of ids.
-        causes: of records.CAUSES.
+        trials: first characters of ids.
+        causes: causes of failure, of records.CAUSES.
     """
 
     verb: str
@@ -43,7 +47,10 @@ class Request:
     causes: Sequence[str] = ()
 
     def takes(self, trial: Trial, outcome: Outcome | None) -> bool:
-        """Whether it is about this trial: an unfinished one to cancel, a failed one to retry."""
+        """Test if the request selects a trial.
+
+        Unfinished trials can be cancelled, failed ones retried.
+        """
         if self.verb == CANCEL and outcome is not None:
             return False
         if self.verb == RETRY and (outcome is None or outcome.state != FAILED):
@@ -55,23 +62,24 @@ class Request:
         return not self.causes or (outcome is not None and (outcome.cause or CODE_ERROR) in self.causes)
 
     def covers(self, scale: Scale) -> bool:
+        """Test if a scale has the requested values of axes."""
         return all(scale.axes.get(axis) == value for axis, value in self.scale.items())
 
-    def among(self, book: TrialIndex) -> list[str]:
-        """Ids of the trials that it is about now."""
-        return [trial.id for trial in book.trials.values() if self.takes(trial, book.outcomes.get(trial.id))]
+    def among(self, index: TrialIndex) -> list[str]:
+        """Ids of the trials that the request selects now."""
+        return [trial.id for trial in index.trials.values() if self.takes(trial, index.outcomes.get(trial.id))]
 
 
 def make_request(
     verb: str, axes: Mapping[str, Any], *, scale: Sequence[str], trials: Sequence[str], causes: Sequence[str]
 ) -> Request:
-    """From what the command line was given.
+    """Return the request that the command line describes.
 
     Args:
-        axes: of the run's grid.
+        axes: axes of the run's grid.
 
     Raises:
-        ConfigError: an axis or a cause that there is not, or a value that is no number.
+        ConfigError: an axis or a cause does not exist, or a value is not a number.
     """
     values: dict[str, Number] = {}
     for part in scale:
@@ -90,7 +98,10 @@ def make_request(
 
 
 def write_request(folder: RunFolder, request: Request) -> Path:
-    """Leaves a request for the run's driver; the file is gone when it is carried out."""
+    """Write a request for the run's driver.
+
+    The driver removes the file once the request is carried out.
+    """
     (folder.path / "requests").mkdir(exist_ok=True)
     path = folder.path / "requests" / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
     values = {"verb": request.verb, "scale": dict(request.scale), "trials": list(request.trials)}
@@ -99,41 +110,43 @@ def write_request(folder: RunFolder, request: Request) -> Path:
 
 
 def read_requests(folder: RunFolder) -> list[tuple[Path, Request]]:
-    """Requests that are not carried out yet, oldest first.
+    """Return requests that are not carried out yet, oldest first.
 
     Raises:
-        RunFolderError: the file of one is damaged.
+        RunFolderError: the file of a request is damaged.
     """
     try:
         with os.scandir(folder.path / "requests") as entries:
             names = sorted(entry.name for entry in entries if entry.name.endswith(".json") and entry.name[0] != ".")
     except FileNotFoundError:
         return []
-    found = []
+    requests = []
     for name in names:
         path = folder.path / "requests" / name
         values = read_json(path, "verb", "scale", "trials", "causes")
         with reading(path):
-            found.append((path, Request(**values)))
-    return found
+            requests.append((path, Request(**values)))
+    return requests
 
 
-def carry_out(request: Request, book: TrialIndex, flight: JobManager) -> bool:
-    """Does what can be done of a request at once; True when nothing of it is left to do."""
-    chosen = request.among(book)
+def carry_out(request: Request, index: TrialIndex, jobs: JobManager) -> bool:
+    """Carry out a request as far as possible at once.
+
+    Returns:
+        True if nothing of it is left to do.
+    """
+    selected = request.among(index)
     if not request.trials:
-        for scale, at in book.scales.items():
+        for scale, state in index.scales.items():
             if request.covers(scale):
-                at.stopped = request.verb == CANCEL
+                state.stopped = request.verb == CANCEL
     if request.verb == CANCEL:
-        done = not flight.cancel(chosen)
-        book.forget_waiting(chosen)
+        done = not jobs.cancel(selected)
+        index.remove_waiting(selected)
         return done
-    for trial_id in chosen:
-        reset_trial(book.folder, trial_id, book.outcomes[trial_id], job=flight.job_of(trial_id), forgive=True)
-        book.reopen(trial_id)
-        if flight.job_of(trial_id):
-            flight.renew(trial_id)
-        else:
-            book.at(book.trials[trial_id].scale).waiting.append(trial_id)
+    for trial_id in selected:
+        reset_trial(index.folder, trial_id, index.outcomes[trial_id], job=jobs.job_of(trial_id), forgive=True)
+        index.reopen(trial_id)
+        if not jobs.train_again(trial_id):
+            index.at(index.trials[trial_id].scale).waiting.append(trial_id)
     return True

@@ -1,4 +1,4 @@
-"""Which attempts are followed by another one: a rule a cause, and the history that the rules go by."""
+"""Retry rules: the delay before another attempt, by cause."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hptransfer.core.attempts import History
 
 
 def delay_before_next(history: History, retry: RetryConfig, max_attempts: int) -> float | None:
-    """Seconds until another attempt after the last one of a history; None if there is to be none."""
+    """Return the seconds until another attempt; None if the rule allows none."""
     cause = history.attempts[-1].cause
     if cause is None:
         return 0.0

@@ -13,7 +13,7 @@ from hptransfer.core.attempts import read_history
 from hptransfer.core.locks import locked_by
 from hptransfer.core.records import CODE_ERROR, FAILED, Job, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver_state import HELD_BACK, read_driver_state, read_states
+from hptransfer.driver.driver_state import PILOT_FAILED, read_driver_state, read_states
 from hptransfer.driver.jobs import read_jobs
 from hptransfer.driver.outcome_index import read_outcome_index
 from hptransfer.driver.progress import RUNNING, WAITING, Progress, count_progress
@@ -155,8 +155,8 @@ class _Waiting:
         if state and self._driven:
             reason = f" ({state['reason']})" if state.get("reason") not in ("", "None", None) else ""
             return f"{state['state']}{reason}", f"job {state['scheduler']}" if state.get("scheduler") else ""
-        held = self._held.get(trial.scale.name)
-        if held is not None and (self._driven or held == HELD_BACK):
+        held = self._held.get(trial.scale.key, self._held.get(trial.scale.name))
+        if held is not None and (self._driven or held == PILOT_FAILED):
             return held, ""
         if not self._driven:
             return "no driver runs", f"`hptransfer sweep` goes on with it{self._refused}"

@@ -1,4 +1,4 @@
-"""What a driver is to have trained."""
+"""The trials that a driver is to train."""
 
 from __future__ import annotations
 
@@ -13,45 +13,48 @@ from hptransfer.planning.search_space import Bounds, Point, middle_first
 
 @dataclass(frozen=True)
 class TrialSet:
-    """Settings at scales.
+    """Points at scales, or the number of points that a sampler proposes.
 
     Attributes:
-        settings: tried at each scale; none if the sampler chooses.
-        points: settings a scale tries if the sampler chooses.
-        ranges: of each tuned hyperparameter, how far it is extended while its best value is at an edge.
-        halving: which of its trials stop early.
+        purpose: SWEEP or VERIFY.
+        points: points of each scale; empty if a sampler proposes them.
+        num_points: number of points that a scale tries if a sampler proposes them.
+        bounds: limits of each tuned hyperparameter for extensions while its best value is at an edge.
+        halving: settings by which trials are pruned.
     """
 
     purpose: str
-    settings: Mapping[Scale, Sequence[Point]]
-    points: int
-    ranges: Sequence[Bounds]
+    points: Mapping[Scale, Sequence[Point]]
+    num_points: int
+    bounds: Sequence[Bounds]
     halving: HalvingConfig = field(default_factory=HalvingConfig)
 
     @property
     def scales(self) -> tuple[Scale, ...]:
-        return tuple(self.settings)
+        """Scales of the trials."""
+        return tuple(self.points)
 
     @property
-    def chosen(self) -> bool:
-        """Whether the sampler chooses what is tried."""
-        return not any(self.settings.values())
+    def sampled(self) -> bool:
+        """True if a sampler proposes the points."""
+        return not any(self.points.values())
 
     @classmethod
     def sweep(cls, plan: Plan) -> TrialSet:
-        settings: Sequence[Point] = () if plan.config.sampler.points else plan.settings
-        if plan.config.halving.share is not None:  # what comes early is passed until something better comes
-            settings = middle_first(settings, list(plan.grids.values()))
-        return cls(SWEEP, dict.fromkeys(plan.scales, settings), plan.points, search_bounds(plan), plan.config.halving)
+        """Return the trials of a whole sweep."""
+        points: Sequence[Point] = () if plan.config.sampler.points else plan.settings
+        if plan.config.halving.share is not None:  # the first trials have none to be compared with
+            points = middle_first(points, list(plan.grids.values()))
+        return cls(SWEEP, dict.fromkeys(plan.scales, points), plan.points, search_bounds(plan), plan.config.halving)
 
     @classmethod
-    def of(cls, plan: Plan, settings: Mapping[Scale, Sequence[Point]]) -> TrialSet:
-        """These settings and nothing else."""
-        return cls(SWEEP, settings, 0, [replace(one, extend=0) for one in search_bounds(plan)])
+    def of(cls, plan: Plan, points: Mapping[Scale, Sequence[Point]]) -> TrialSet:
+        """Return the trials of given points, without extensions."""
+        return cls(SWEEP, points, 0, [replace(bounds, extend=0) for bounds in search_bounds(plan)])
 
 
 def search_bounds(plan: Plan) -> list[Bounds]:
-    """How far each tuned hyperparameter of a sweep may go."""
+    """Return the bounds of each tuned hyperparameter of a sweep."""
     return [
         Bounds(key, plan.grids[key][0], plan.grids[key][-1], tuned.extend, tuned.largest)
         for key, tuned in plan.config.space.items()

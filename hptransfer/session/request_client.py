@@ -65,21 +65,21 @@ def _carry_out_here(folder: RunFolder, config: SweepConfig, path: Path) -> None:
         for trial in folder.read_trials():
             book.add(trial)
         launcher = config.launcher.open(folder.path, 0)
-        flight = JobManager(
+        jobs = JobManager(
             folder, launcher, book, config.retry, config.launcher.max_attempts, lambda trial, outcome: None
         )
         deadline = time.monotonic() + END_S
         try:
-            flight.take_up()
+            jobs.restore()
             for other, request in read_requests(folder):
-                while not carry_out(request, book, flight):
+                while not carry_out(request, book, jobs):
                     if time.monotonic() > deadline:
                         raise StoppedError(
                             f"jobs of {folder.path} have not ended yet; the request stays: run the same command again"
                         )
                     for ended in launcher.wait(LOOK_S):
-                        flight.end(ended)
-                    flight.look_at_foreign()
+                        jobs.end(ended)
+                    jobs.check_adopted()
                 other.unlink(missing_ok=True)
         finally:
             launcher.close()

@@ -16,7 +16,8 @@ from hptransfer.core.io import read_json, write_json, write_text
 from hptransfer.core.locks import locked_by
 from hptransfer.core.permissions import restricted_umask
 from hptransfer.core.run_folder import RunFolder, disk_errors
-from hptransfer.driver.driver import Driver, DriverSummary, already_driven, driving
+from hptransfer.driver.driver import Driver, DriverPorts, already_driven, driving
+from hptransfer.driver.summary import DriverSummary
 from hptransfer.monitor.tables import Display
 from hptransfer.planning.plan import Plan, differences, identity
 from hptransfer.planning.trial_set import TrialSet
@@ -45,16 +46,14 @@ class Session:
         launcher = self.plan.config.launcher.open(self.folder.path, gpus)
         try:
             with Display(self.console) as display, deferred_signals() as interrupted:
-                driver = Driver(
-                    self.plan,
-                    campaign,
-                    self.folder,
-                    launcher,
-                    self.tracker,
-                    display.show,
-                    interrupted,
-                    self.announcer.blocked,
+                ports = DriverPorts(
+                    launcher=launcher,
+                    tracker=self.tracker,
+                    show=display.show,
+                    interrupted=interrupted,
+                    blocked=self.announcer.blocked,
                 )
+                driver = Driver(plan=self.plan, trial_set=campaign, folder=self.folder, ports=ports)
                 report = driver.run()
                 self.announcer.progress = report.progress
                 display.show(report.progress, last=True)

@@ -13,8 +13,9 @@ from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.io import read_json, read_jsonl, write_json
 from hptransfer.core.records import DIVERGED, DONE, FAILED
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver import DriverSummary, driving
+from hptransfer.driver.driver import driving
 from hptransfer.driver.jobs import read_jobs
+from hptransfer.driver.summary import DriverSummary
 from hptransfer.driver.trial_index import TrialIndex
 from hptransfer.monitor.logs import trial_log
 from hptransfer.planning.plan import make_plan, num_devices
@@ -195,12 +196,12 @@ def test_a_trial_on_many_devices_costs_the_time_of_them_all(tmp_path: Path) -> N
     plan = make_plan(tiny(tmp_path, "launcher=slurm", "launcher.nodes=2", "launcher.gpus='width // 8'", inline=False))
     assert [num_devices(plan, scale) for scale in (*plan.scales, plan.target)] == [4, 8, 16]
     plan.config.folder.create()
-    book = TrialIndex(plan.config.folder, plan.tuned)
+    index = TrialIndex(plan.config.folder, plan.tuned)
     trial = plan.trial(plan.scales[1], {"lr": 0.01}, 0)
-    book.add(trial)
-    book.at(trial.scale).devices = 8
-    book.spend(trial.id, 3.0)
-    assert book.device_s == 24.0
+    index.add(trial)
+    index.at(trial.scale).devices = 8
+    index.spend(trial.id, 3.0)
+    assert index.device_s == 24.0
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp", "cmaes"])

@@ -1,4 +1,4 @@
-"""Successive halving: fewer steps for the same best, decided by Optuna, whoever is killed; off by default."""
+"""Successive halving: fewer steps for the same best, decided by Optuna, also after kills; off by default."""
 
 import itertools
 import math
@@ -76,10 +76,10 @@ class Training:
 
 
 @pytest.fixture(autouse=True)
-def looks_at_every_tick() -> Iterator[None]:
+def report_at_every_tick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver, "SHOW_S", 0.0)
-        patch.setattr(driver, "SHOW_SHARE", 0.0)
+        patch.setattr(driver, "REPORT_S", 0.0)
+        patch.setattr(driver, "REPORT_SHARE", 0.0)
         yield
 
 
@@ -212,7 +212,7 @@ def test_pruned_trials_stay_out_of_the_fit_and_are_counted(tmp_path: Path) -> No
     assert set(check_table(records, run_columns(target), "records.csv")["state"]) == {DONE}
 
 
-def test_the_fit_finds_the_five_settings_around_the_best_that_it_needs(tmp_path: Path) -> None:
+def test_the_fit_finds_the_five_points_around_the_best_that_it_needs(tmp_path: Path) -> None:
     grid = ("grid.width.values=[16,32,64]", "target.width=128", "seeds=2")
     predicted = {}
     for name, more in {"whole": (), "halved": HALVING[:2], "bare": (*HALVING[:2], "halving.sides=0")}.items():
@@ -239,25 +239,25 @@ def trial_of(name: str, seed: int = 0, lr: float = 1.0) -> Trial:
     return Trial(id=name, scale=Scale({"width": 16}), tuned={"lr": lr}, seed=seed, run={}, flops=1, params=1)
 
 
-def rungs(folder: RunFolder) -> SuccessiveHalving:
+def halving_at(folder: RunFolder) -> SuccessiveHalving:
     return SuccessiveHalving(
         folder, HalvingConfig(share=0.5, factor=2), {Scale({"width": 16}): 100}, lambda one, other: 3
     )
 
 
-def test_nobody_is_compared_before_the_first_rung_nor_with_another_seed(tmp_path: Path) -> None:
+def test_no_trial_is_compared_before_the_first_rung_nor_with_another_seed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     first, worse, other = trial_of("first"), trial_of("worse"), trial_of("other", seed=1)
     write_curve(folder, first, [4.0, 3.0, 2.0, 1.5, 1.0])
     write_curve(folder, worse, [9.0] * 4)
     write_curve(folder, other, [9.0] * 5)
-    looks = rungs(folder)
-    assert looks.behind([first, worse, other]) == {}
+    halving = halving_at(folder)
+    assert halving.pruned([first, worse, other]) == {}
     write_curve(folder, worse, [9.0] * 2, after=4)
-    found = looks.behind([first, worse, other])
+    found = halving.pruned([first, worse, other])
     assert {name: point["tokens"] for name, point in found.items()} == {"worse": 50}
-    assert looks.behind([first, worse, other]) == {}  # it is told once
-    assert set(rungs(folder).behind([other, first, worse])) == {"worse"}  # and by whoever starts anew
+    assert halving.pruned([first, worse, other]) == {}  # each trial is returned once
+    assert set(halving_at(folder).pruned([other, first, worse])) == {"worse"}  # and after a restart
 
 
 def test_who_is_near_the_leader_of_its_own_seed_goes_on(tmp_path: Path) -> None:
@@ -270,21 +270,21 @@ def test_who_is_near_the_leader_of_its_own_seed_goes_on(tmp_path: Path) -> None:
     def octaves(one: Trial, another: Trial) -> int:
         return round(abs(math.log2(one.tuned["lr"] / another.tuned["lr"])))
 
-    looks = SuccessiveHalving(folder, HalvingConfig(share=0.5, factor=2), {Scale({"width": 16}): 100}, octaves)
-    assert set(looks.behind([other, leader, near, far])) == {"far"}
+    halving = SuccessiveHalving(folder, HalvingConfig(share=0.5, factor=2), {Scale({"width": 16}): 100}, octaves)
+    assert set(halving.pruned([other, leader, near, far])) == {"far"}
 
 
 def test_a_trial_at_its_end_is_not_stopped(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     write_curve(folder, trial_of("first"), [1.0] * 10)
     write_curve(folder, trial_of("last"), [9.0], after=9)
-    assert rungs(folder).behind([trial_of("first"), trial_of("last")]) == {}
+    assert halving_at(folder).pruned([trial_of("first"), trial_of("last")]) == {}
 
 
-def test_a_pruned_setting_is_neither_best_nor_untried_nor_a_cliff() -> None:
+def test_a_pruned_point_is_neither_best_nor_untried_nor_a_cliff() -> None:
     at = ScaleState(losses={(1.0,): [2.0], (2.0,): [1.0], (8.0,): [3.0]}, pruned={(4.0,), (0.5,)})
     means = at.mean_losses()
-    assert min(means, key=lambda setting: means[setting]) == (2.0,)
+    assert min(means, key=lambda point: means[point]) == (2.0,)
     assert set(means) == {(0.5,), (1.0,), (2.0,), (4.0,), (8.0,)}
     assert means[0.5,] == means[4.0,] > 3.0
     ranges = [Bounds("lr", 0.5, 8.0, 6, math.inf)]

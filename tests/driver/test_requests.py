@@ -1,6 +1,6 @@
 """Cancel and retry, from any shell, whether a driver runs or not; and drivers that end in the middle."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import optuna
@@ -9,6 +9,7 @@ import pytest
 from hptransfer.cli.main import main
 from hptransfer.core.attempts import read_history
 from hptransfer.core.io import write_json
+from hptransfer.core.locks import lock
 from hptransfer.core.records import CANCELLED, CODE_ERROR, DONE, FAILED, KILLED, Job, Outcome
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.jobs import JobManager
@@ -171,7 +172,7 @@ def failing(folder: RunFolder, job: Job) -> JobEnd:
     return train(folder, job)
 
 
-def test_what_failed_is_taken_back_by_its_cause_and_trained_by_the_same_command(
+def test_failed_trials_are_reset_by_their_cause_and_trained_by_the_same_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny(tmp_path)
@@ -193,7 +194,7 @@ def test_what_failed_is_taken_back_by_its_cause_and_trained_by_the_same_command(
     assert [len(study.trials) for study in studies(config.folder).values()] == [4, 4]
 
 
-def test_a_running_driver_trains_again_what_is_taken_back(tmp_path: Path) -> None:
+def test_a_running_driver_trains_reset_trials_again(tmp_path: Path) -> None:
     config = tiny(tmp_path)
     seen: list[str] = []
 
@@ -216,7 +217,7 @@ class Remembers(Scripted):
         return set(self.running)
 
 
-def test_a_cancelled_job_that_is_taken_back_without_a_driver_is_not_cancelled_again_by_its_old_record(
+def test_a_cancelled_job_that_is_reset_without_a_driver_is_not_cancelled_again_by_its_old_record(
     tmp_path: Path,
 ) -> None:
     config = tiny(tmp_path, *ONE_SCALE)
@@ -236,7 +237,7 @@ def test_an_end_that_was_counted_before_the_driver_ended_is_not_counted_again(tm
     submit_due = JobManager.submit_due
 
     def end_before_it(self: JobManager) -> None:
-        if self.due:
+        if self.delayed:
             raise KeyboardInterrupt
         submit_due(self)
 
@@ -250,7 +251,7 @@ def test_an_end_that_was_counted_before_the_driver_ended_is_not_counted_again(tm
     assert set(outcomes(config.folder).values()) == {DONE}
 
 
-def test_a_taken_back_trial_has_all_its_attempts_again(tmp_path: Path) -> None:
+def test_a_reset_trial_has_all_its_attempts_again(tmp_path: Path) -> None:
     config = tiny(tmp_path, "launcher.max_attempts=2", "retry.killed.delay_s=0", *ONE_SCALE)
     launcher = Scripted(lambda folder, job: JobEnd(job.id, KILLED, "killed by signal 9"))
     drive(config, launcher)
@@ -281,7 +282,7 @@ def test_a_choice_of_what_there_is_not_is_refused(
     assert message in capsys.readouterr().err
 
 
-def test_the_first_trial_of_a_scale_goes_ahead_and_holds_the_others_back_if_it_fails(tmp_path: Path) -> None:
+def test_the_others_of_a_scale_wait_for_its_pilot_trial_and_stay_if_it_fails(tmp_path: Path) -> None:
     config = tiny(tmp_path, "stage=first", "space.lr.count=5")
 
     def fate(folder: RunFolder, job: Job) -> JobEnd:
@@ -304,13 +305,13 @@ def test_the_first_trial_of_a_scale_goes_ahead_and_holds_the_others_back_if_it_f
     assert by_width(config.folder) == {16: {DONE}, 32: {DONE}}
 
 
-def test_a_first_trial_that_was_cancelled_is_followed_by_another_first_one(tmp_path: Path) -> None:
+def test_a_cancelled_pilot_trial_is_followed_by_another_one(tmp_path: Path) -> None:
     config = tiny(tmp_path, "stage=first", *ONE_SCALE)
 
     def fate(folder: RunFolder, job: Job) -> JobEnd | None:
         if len(launcher.submitted) == 1:
             write_request(folder, Request(verb=CANCEL, trials=job.trials))
-            assert "waits for its scale's first trial" in (folder.path / "driver.json").read_text()
+            assert "waiting for the scale's pilot trial" in (folder.path / "driver.json").read_text()
             return None
         return train(folder, job)
 
@@ -325,3 +326,56 @@ def test_without_stages_all_go_at_once(tmp_path: Path) -> None:
     launcher = Scripted(train, slots=9)
     drive(tiny(tmp_path, "space.lr.count=5"), launcher)
     assert sum(len(job.trials) for job in launcher.calls[0]) == 10
+
+
+def test_a_trial_that_finishes_before_its_cancelled_job_ends_does_not_cancel_the_others(tmp_path: Path) -> None:
+    config = tiny(tmp_path, *ONE_SCALE)
+    chosen: list[str] = []
+
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
+        if job.attempt > 1:
+            return train(folder, job)
+        if not chosen:
+            chosen.append(job.trials[1])
+            write_request(folder, Request(verb=CANCEL, trials=chosen))
+        return None
+
+    class FinishesFirst(Scripted):
+        def cancel(self, jobs: Collection[str]) -> None:
+            write_json(self.folder.outcome_path(chosen[0]), Outcome(state=DONE, loss=3.0, seconds=1.0).to_json())
+            super().cancel(jobs)
+
+    launcher = FinishesFirst(fate)
+    drive(config, launcher)
+    assert set(outcomes(config.folder).values()) == {DONE}
+    assert [job.attempt for job in launcher.submitted] == [1, 2]
+
+
+def test_a_trial_is_cancelled_again_after_the_worker_of_an_earlier_driver_was_stopped(tmp_path: Path) -> None:
+    """A job that was stopped once and is submitted again can be stopped again."""
+    config = tiny(tmp_path, *ONE_SCALE)
+    stopped: list[str] = []
+    launcher = interrupted(config.folder, config)
+    (job,) = launcher.running.values()
+    launcher.running.clear()  # the launcher does not know it, but a worker of the first driver holds a trial
+    lease = lock(config.folder.lease(job.trials[0]))
+
+    def end_worker(pid: int, number: int) -> None:
+        stopped.append(job.trials[0])
+        lease.__exit__(None, None, None)
+
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
+        if not read_requests(folder):
+            write_request(folder, Request(verb=CANCEL, trials=[job.trials[2]]))
+        return None if job.attempt == 2 else train(folder, job)
+
+    lease.__enter__()
+    write_request(config.folder, Request(verb=CANCEL, trials=[job.trials[1]]))
+    launcher.fate = fate
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hptransfer.driver.jobs.os.kill", end_worker)
+        drive(config, launcher)
+    states = outcomes(config.folder)
+    assert stopped == [job.trials[0]]
+    assert [states[trial] for trial in job.trials] == [DONE, FAILED, FAILED]
+    assert [attempt.attempt for attempt in launcher.submitted] == [1, 2, 3]

@@ -49,7 +49,7 @@ def test_a_cause_that_comes_again_and_again_fails_the_trial_alone(tmp_path: Path
 
     launcher = Scripted(fate)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hptransfer.worker.runners.builtin.Builtin.job_size", lambda *_, **__: 1)
+        patch.setattr("hptransfer.worker.runners.builtin.BuiltinRunner.job_size", lambda *_, **__: 1)
         report = drive(config, launcher)
     assert launcher.attempts(bad[0]) == list(range(1, attempts + 1))
     assert sorted(outcomes(config.folder).values()) == [DONE, DONE, FAILED]
@@ -77,14 +77,15 @@ def test_attempts_that_get_farther_go_on_and_others_do_not(tmp_path: Path, cause
 
 def test_going_over_the_same_steps_again_is_no_progress() -> None:
     rule = RetryConfig().preempted
-    assert history((PREEMPTED, 10), (PREEMPTED, 5), (PREEMPTED, 8)).counted(PREEMPTED, rule) == 2
-    assert history((PREEMPTED, 10), (PREEMPTED, 15)).counted(PREEMPTED, rule) == 0
+    assert history((PREEMPTED, 10), (PREEMPTED, 5), (PREEMPTED, 8)).counted(PREEMPTED, progress=rule.progress) == 2
+    assert history((PREEMPTED, 10), (PREEMPTED, 15)).counted(PREEMPTED, progress=rule.progress) == 0
 
 
-def test_an_ended_driver_counts_against_no_trial_and_a_retry_starts_counting_anew() -> None:
+def test_an_ended_driver_counts_against_no_trial_and_a_retry_restarts_the_count() -> None:
     many = history((KILLED, 0), (None, 0), (None, 0), (KILLED, 0))
-    assert many.counted(KILLED, RetryConfig().killed) == 2
-    assert many.forgiven().plus(Attempt(time=0, cause=KILLED)).counted(KILLED, RetryConfig().killed) == 1
+    assert many.counted(KILLED, progress=RetryConfig().killed.progress) == 2
+    forgiven = many.forgiven().plus(Attempt(time=0, cause=KILLED))
+    assert forgiven.counted(KILLED, progress=RetryConfig().killed.progress) == 1
 
 
 def test_delays_grow_up_to_half_an_hour() -> None:

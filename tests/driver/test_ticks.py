@@ -7,7 +7,7 @@ import pytest
 from hptransfer.core.io import write_json
 from hptransfer.core.records import CODE_ERROR, DONE, FAILED, Job, Outcome
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver import driver
+from hptransfer.driver import scheduler
 from hptransfer.driver.requests import RETRY, Request, write_request
 from hptransfer.launchers import JobEnd
 from hptransfer.planning.search_space import next_point
@@ -21,7 +21,7 @@ def test_a_scale_that_is_bracketed_is_not_asked_again_while_others_train(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(driver, "next_setting", lambda *given: asked.append(given) or next_point(*given))
+    monkeypatch.setattr(scheduler, "next_point", lambda *given: asked.append(given) or next_point(*given))
     left = list(range(TICKS))
 
     def fate(folder: RunFolder, job: Job) -> JobEnd | None:
@@ -35,7 +35,7 @@ def test_a_scale_that_is_bracketed_is_not_asked_again_while_others_train(
     assert 2 <= len(asked) < TICKS / 5
 
 
-def test_a_bracketed_scale_whose_failed_trial_is_taken_back_is_asked_again(tmp_path: Path) -> None:
+def test_a_bracketed_scale_whose_failed_trial_is_reset_is_asked_again(tmp_path: Path) -> None:
     losses = {0.004: 4.0, 0.008: 3.0, 0.016: 4.0, 0.032: 5.0, 0.064: 1.0, 0.128: 6.0}
     config = tiny(tmp_path, f"space.lr.values={list(losses)[:-1]}", "space.lr.extend=6")
     left, failed = list(range(TICKS)), []

@@ -86,13 +86,13 @@ def test_a_job_that_trains_is_known_by_its_lease_before_the_scheduler_is_asked_a
     book = TrialIndex(folder, ("lr",))
     for trial in folder.each_trial():
         book.add(trial)
-    flight = JobManager(folder, Scripted(running={job.id: job}), book, RetryConfig(), 5, lambda *_: None)
-    flight.take_up()
+    jobs = JobManager(folder, Scripted(running={job.id: job}), book, RetryConfig(), 5, lambda *_: None)
+    jobs.restore()
     pending, running = {job.id: {"state": "PENDING"}}, {job.id: {"state": "RUNNING"}}
-    assert flight.waiting(pending) == flight.waiting({"other": {"state": "RUNNING"}}) == {job.id}
-    assert flight.waiting(running) == flight.waiting({}) == set()
+    assert jobs.waiting(pending) == jobs.waiting({"other": {"state": "RUNNING"}}) == {job.id}
+    assert jobs.waiting(running) == jobs.waiting({}) == set()
     with lock(folder.lease(job.trials[0])):
-        assert flight.waiting(pending) == set()
+        assert jobs.waiting(pending) == set()
 
 
 def test_what_is_held_back_is_said_after_the_driver_has_ended(
@@ -108,7 +108,7 @@ def test_what_is_held_back_is_said_after_the_driver_has_ended(
 
     drive(config, Scripted(fate))
     out = said(capsys, str(config.folder.path))
-    assert "its first trial failed, the others are held back (stage=first)" in out
+    assert "the scale's pilot trial failed; its other trials wait (stage=first)" in out
     assert "goes on with it" not in out
     assert "bad on n3" in out
 

@@ -14,7 +14,7 @@ from hptransfer.config.sweep import SweepConfig
 from hptransfer.core.io import append_jsonl, write_json
 from hptransfer.core.records import CANCELLED, DONE, Job, Outcome
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver import DriverSummary
+from hptransfer.driver.summary import DriverSummary
 from hptransfer.launchers import JobEnd, Launcher, LauncherConfig
 from hptransfer.launchers.inline import InlineConfig
 from hptransfer.launchers.local import LocalConfig

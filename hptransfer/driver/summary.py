@@ -1,0 +1,69 @@
+"""Summary of a driver's run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hptransfer.core.records import Scale, short
+from hptransfer.driver.driver_state import PILOT_FAILED
+from hptransfer.driver.progress import Progress
+from hptransfer.driver.scheduler import Scheduler
+from hptransfer.driver.trial_index import ScaleState, TrialIndex
+from hptransfer.planning.search_space import unbracketed_edges
+from hptransfer.planning.trial_set import TrialSet
+
+
+@dataclass
+class DriverSummary:
+    """State of a trial set when its driver ended.
+
+    Attributes:
+        missing: trials that the budget left out, one line for each scale.
+        unbracketed: scales whose best value is still at an edge.
+        held: scales whose pilot trial failed, so that their other trials wait.
+    """
+
+    progress: Progress
+    missing: list[str] = field(default_factory=list)
+    unbracketed: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+
+
+def summarize(
+    progress: Progress, *, trial_set: TrialSet, num_seeds: int, index: TrialIndex, scheduler: Scheduler
+) -> DriverSummary:
+    """Return the summary of a trial set after its last tick."""
+    failed_pilots = scheduler.scales_with_failed_pilot()
+    summary = DriverSummary(progress, held=[f"{scale.name}: {PILOT_FAILED}" for scale in failed_pilots])
+    for scale, state in index.scales.items():
+        if scale in failed_pilots:
+            continue
+        if num_trials := _num_missing(trial_set, state, num_seeds):
+            summary.missing.append(f"{scale.name}: {num_trials} trials not run")
+        elif edges := unbracketed_edges(state.mean_losses(), trial_set.bounds):
+            _add_edge(summary, scale, f"{scale.name}: {', '.join(edges)}", trial_set, state, scheduler)
+    return summary
+
+
+def _num_missing(trial_set: TrialSet, state: ScaleState, num_seeds: int) -> int:
+    """Number of a scale's trials without an outcome.
+
+    It includes trials that a sampler was still to propose.
+    """
+    proposes = trial_set.sampled and not state.closed
+    points = max(0, trial_set.num_points - len(state.points)) if proposes else 0
+    return len(state.waiting) + state.open + points * num_seeds
+
+
+def _add_edge(
+    summary: DriverSummary, scale: Scale, edge: str, trial_set: TrialSet, state: ScaleState, scheduler: Scheduler
+) -> None:
+    """Add a scale that is not bracketed to the summary.
+
+    The line names the point that was to be next, or the reason why there is none.
+    """
+    extends = not trial_set.sampled and not state.closed
+    if extends and (point := scheduler.extension(scale)) is not None:
+        summary.missing.append(f"{edge}; {', '.join(map(short, point))} was to be next")
+    else:
+        summary.unbracketed.append(f"{edge}; {scheduler.why_no_extension(scale)}")
