@@ -56,7 +56,7 @@ class Verification:
     def summary(self) -> str:
         """A few lines for the terminal."""
         names = ", ".join(self.predicted)
-        lines = [f"verified at {Scale(self.scale).name}, trained at {len(self.points)} settings of {names}:"]
+        lines = [f"verified at {Scale(self.scale).key}, trained at {len(self.points)} settings of {names}:"]
         lines += [
             f"  predicted {name} {short(value)}, its own best {short(self.best[name])} "
             f"({self.error_octaves[name]:+.2f} octaves)"
@@ -144,7 +144,7 @@ def measure(
     curves = [_curve(losses, here, k) for k in range(len(here))]
     if here not in losses or any(curve is None for curve in curves):
         raise FitError(
-            f"verification at {scale.name}: only {len(losses)} of {len(points)} settings trained without diverging; "
+            f"verification at {scale.key}: only {len(losses)} of {len(points)} settings trained without diverging; "
             "look at `hptransfer status`, then run verify again"
         )
     minima = [curve.minimum() for curve in curves if curve is not None]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -36,8 +37,20 @@ POINT = frozenset({"step", "tokens", "loss", "time"})
 
 
 def short(value: Number) -> str:
-    """A number as people read it in a table: 65536, 0.01563."""
+    """Format a number for tables and messages, with four digits: 65536, 0.01563."""
     return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def exact(value: Number) -> str:
+    """Format a number so that equal values, and no others, have the same text."""
+    return str(int(value)) if value % 1 == 0 else repr(value)
+
+
+def distinct(values: Iterable[Number]) -> dict[Number, str]:
+    """Format each value with four digits, or exactly where two values would print alike."""
+    shown = {value: short(value) for value in values}
+    counts = Counter(shown.values())
+    return {value: text if counts[text] == 1 else exact(value) for value, text in shown.items()}
 
 
 @dataclass(frozen=True)
@@ -54,7 +67,7 @@ class Scale:
     @cached_property
     def key(self) -> str:
         """Exact text for identities: scales that print alike have different keys, 64 and 64.0 the same."""
-        return ",".join(f"{axis}={int(value) if value % 1 == 0 else value!r}" for axis, value in self.axes.items())
+        return ",".join(f"{axis}={exact(value)}" for axis, value in self.axes.items())
 
     def __hash__(self) -> int:
         return hash(self.key)

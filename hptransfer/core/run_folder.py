@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.io import file_name, read_json, reading, write_json
@@ -75,8 +76,25 @@ class RunFolder:
         return self.path / "verification.json"
 
     def verification_of(self, scale: Scale) -> Path:
-        """Of another scale than the target."""
-        return self.path / file_name(f"verification-{scale.name}.json")
+        """Return the verification file of a scale that is not the target."""
+        return self.path / file_name(f"verification-{scale.key}.json")
+
+    def read_verification_of(self, scale: Scale) -> dict[str, Any] | None:
+        """Return the verification of a scale that is not the target; None without one.
+
+        Versions before 0.2 named the file by the axes' values with four digits. Such a file is read if it is of
+        exactly this scale.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        old = self.path / file_name(f"verification-{scale.name}.json")
+        for path in (self.verification_of(scale), old):
+            if path.exists():
+                values = read_json(path, "scale")
+                if values["scale"] == scale.axes:
+                    return values
+        return None
 
     @property
     def snapshots(self) -> Path:

@@ -155,7 +155,7 @@ class _Waiting:
         if state and self._driven:
             reason = f" ({state['reason']})" if state.get("reason") not in ("", "None", None) else ""
             return f"{state['state']}{reason}", f"job {state['scheduler']}" if state.get("scheduler") else ""
-        held = self._held.get(trial.scale.name)
+        held = self._held.get(trial.scale.key, self._held.get(trial.scale.name))  # versions before 0.2 wrote the name
         if held is not None and (self._driven or held == HELD_BACK):
             return held, ""
         if not self._driven:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Scale, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Scale, distinct, short
 from hptransfer.driver.progress import RUNNING, WAITING, Progress, ScaleProgress
 from hptransfer.monitor.status import Status, explain_troubles
 from hptransfer.planning.plan import Plan, num_devices
@@ -50,12 +50,19 @@ def table(progress: Progress) -> Table:
     columns = {DONE: DONE, RUNNING: "run", WAITING: "wait", DIVERGED: "div", PRUNED: PRUNED, FAILED: "fail"}
     if not progress.count(PRUNED):  # most sweeps stop nothing early
         del columns[PRUNED]
-    grid = _grid([scale.scale for scale in progress.scales], [*columns.values(), "best loss", "at"])
+    scales = [scale.scale for scale in progress.scales]
+    grid, axis_cells = _grid(scales, [*columns.values(), "best loss", "at"]), _axis_cells(scales)
     for scale in progress.scales:
         counts = [str(scale.states.get(state, 0) or "-") for state in columns]
         label = "verify" if scale.purpose == VERIFY else ""
-        grid.add_row(label, *map(short, scale.scale.axes.values()), *counts, *_best(scale))
+        grid.add_row(label, *axis_cells(scale.scale), *counts, *_best(scale))
     return grid
+
+
+def _axis_cells(scales: Sequence[Scale]) -> Callable[[Scale], list[str]]:
+    """Return a function from a scale to its cells: scales that differ never have the same cells."""
+    shown = {axis: distinct(scale.axes[axis] for scale in scales) for axis in (scales[0].axes if scales else ())}
+    return lambda scale: [shown[axis][value] for axis, value in scale.axes.items()]
 
 
 def _grid(scales: Sequence[Scale], columns: Sequence[str]) -> Table:
@@ -157,14 +164,15 @@ class Display:
 
 def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table | str]:
     """What a sweep costs: a row a scale, the target, and the totals."""
-    grid = _grid([plan.target], ["parameters", "FLOPs a trial", "trials", "FLOPs", "time"])
+    scales = [*plan.scales, plan.target]
+    grid, axis_cells = _grid(scales, ["parameters", "FLOPs a trial", "trials", "FLOPs", "time"]), _axis_cells(scales)
     for scale in plan.scales:
         size, trials = plan.sizes[scale], plan.num_trials(scale)
         costs = [f"{size.flops:.3g}", str(trials), f"{size.flops * trials:.3g}", clock(_times(trials, seconds[scale]))]
-        grid.add_row("", *map(short, scale.axes.values()), f"{size.params:,}", *costs)
+        grid.add_row("", *axis_cells(scale), f"{size.params:,}", *costs)
     target = plan.sizes[plan.target]
     costs = [f"{target.params:,}", f"{target.flops:.3g}", "", "", clock(seconds[plan.target])]
-    grid.add_row("target", *map(short, plan.target.axes.values()), *costs)
+    grid.add_row("target", *axis_cells(plan.target), *costs)
     trials = sum(plan.num_trials(scale) for scale in plan.scales)
     return [
         grid,

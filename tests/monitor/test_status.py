@@ -13,9 +13,11 @@ from hptransfer.cli.main import main
 from hptransfer.config.retry import RetryConfig
 from hptransfer.core.io import write_json
 from hptransfer.core.locks import lock
-from hptransfer.core.records import CODE_ERROR, DONE, FAILED, OUT_OF_MEMORY, Job, Outcome
+from hptransfer.core.records import CODE_ERROR, DONE, FAILED, OUT_OF_MEMORY, Job, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
+from hptransfer.driver.driver_state import HELD_BACK
 from hptransfer.driver.jobs import JobManager
+from hptransfer.driver.progress import WAITING
 from hptransfer.driver.trial_index import TrialIndex
 from hptransfer.launchers import JobEnd
 from hptransfer.monitor.status import read_status
@@ -183,3 +185,34 @@ def test_watching_on_a_terminal_is_a_page_in_place(tmp_path: Path) -> None:
     os.close(leader)
     assert "6/6 trials" in shown
     assert "best loss" in shown
+
+
+def test_scales_that_print_alike_have_rows_and_reasons_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    (folder.path / "sweep.yaml").write_text("")
+    scales = [Scale({"width": width}) for width in (1.00011, 1.00012)]
+    for index, scale in enumerate(scales):
+        for seed in range(index + 1):
+            trial = Trial(id=f"{index}{seed}", scale=scale, tuned={"lr": 0.1}, seed=seed, run={}, flops=1.0, params=1)
+            folder.write_trial(trial)
+    write_json(folder.path / "driver.json", {"held": {scales[1].key: HELD_BACK}, "delayed": {}, "blocked": None})
+    status = read_status(folder)
+    assert [(row.scale, row.states) for row in status.progress.scales] == [
+        (scale, {WAITING: index + 1}) for index, scale in enumerate(scales)
+    ]
+    assert [trouble.reason == HELD_BACK for trouble in status.troubles] == [False, True, True]
+    out = said(capsys, str(folder.path))
+    assert "1.00011 - - 1 -" in out
+    assert "1.00012 - - 2 -" in out
+
+
+def test_what_an_older_version_wrote_about_waiting_scales_is_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    scale = Scale({"width": 1.00011})
+    folder.write_trial(Trial(id="0", scale=scale, tuned={"lr": 0.1}, seed=0, run={}, flops=1.0, params=1))
+    write_json(folder.path / "driver.json", {"held": {"width=1": HELD_BACK}, "delayed": {}, "blocked": None})
+    assert [trouble.reason for trouble in read_status(folder).troubles] == [HELD_BACK]
