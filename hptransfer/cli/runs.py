@@ -16,7 +16,7 @@ def _status_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_argument(parser)
     parser.add_argument("--watch", action="store_true", help="repeat until no trial runs and no driver is left")
     parser.add_argument(
-        "--all", action="store_true", help="list every trial that failed or is waiting, not one a reason"
+        "--all", action="store_true", help="list every trial that failed or is waiting, not one per reason"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ def read_status(folder: RunFolder) -> Status:
     notes = read_driver_state(folder)
     rows, finished_jobs = read_trials_with_outcomes(folder)
     leased = {trial.id for trial, outcome in rows if outcome is None and locked_by(folder.lease(trial.id))}
-    waiting = _Waiting(folder, driver is not None, notes)
+    waiting = _Waiting(folder, driver is not None, notes, {trial.scale.key for trial, _ in rows})
     running = leased | waiting.running
     troubles = [
         _failed(folder, trial, outcome, finished_jobs.get(trial.id)) if outcome else waiting.why(trial)
@@ -130,14 +130,20 @@ def _failed(folder: RunFolder, trial: Trial, outcome: Outcome, job: str | None) 
 
 
 class _Waiting:
-    """Reasons of waiting trials, from scheduler states, driver.json and requests."""
+    """Reasons of waiting trials, from scheduler states, driver.json and requests.
 
-    def __init__(self, folder: RunFolder, driven: bool, notes: Mapping[str, Any]) -> None:
+    Args:
+        notes: content of driver.json.
+        keys: exact keys of the run's scales.
+    """
+
+    def __init__(self, folder: RunFolder, driven: bool, notes: Mapping[str, Any], keys: Collection[str]) -> None:
         self._folder, self._driven = folder, driven
         self._states = read_states(folder)
         self._refused = "" if driven else _last_refusal(folder)
         self._delayed: Mapping[str, float] = notes.get("delayed", {}) if driven else {}
         self._held: Mapping[str, str] = notes.get("held", {})
+        self._keys = keys
         self._cancels = [request for _, request in read_requests(folder) if request.verb == CANCEL]
         self._jobs: dict[str, Job] = {}
         for job in sorted(read_jobs(folder), key=lambda job: job.submitted):
@@ -165,7 +171,9 @@ class _Waiting:
         if state and self._driven:
             scheduler_reason = f" ({state['reason']})" if state.get("reason") not in ("", "None", None) else ""
             return f"{state['state']}{scheduler_reason}", f"job {state['scheduler']}" if state.get("scheduler") else ""
-        held = self._held.get(trial.scale.key, self._held.get(trial.scale.name))  # versions before 0.2 wrote the name
+        held = self._held.get(trial.scale.key)
+        if held is None and trial.scale.name not in self._keys:  # versions before 0.2 wrote names, not keys
+            held = self._held.get(trial.scale.name)
         if held in (HELD_BACK, HELD_BACK_BEFORE_0_2):
             return HELD_BACK, ""
         if held is not None and self._driven:

@@ -45,7 +45,7 @@ def headline(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-def table(progress: Progress) -> Table:
+def progress_table(progress: Progress) -> Table:
     """Return a table of progress with one row per scale."""
     columns = {DONE: DONE, RUNNING: "run", WAITING: "wait", DIVERGED: "div", PRUNED: PRUNED, FAILED: "fail"}
     if not progress.count(PRUNED):  # most sweeps prune no trials
@@ -90,7 +90,7 @@ def status_line(status: Status) -> str:
 def print_status(console: Console, status: Status, *, every: bool) -> None:
     """Print a status: its line, its scales, and its troubles."""
     console.print(status_line(status), highlight=False, markup=False, soft_wrap=True)
-    console.print(table(status.progress))
+    console.print(progress_table(status.progress))
     for line in _lines(status, every=every):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -108,7 +108,7 @@ def _page(status: Status, *, every: bool, height: int | None = None) -> Group:
     lines = _lines(status, every=every)
     if height is not None and len(lines) > height:
         lines = [*lines[: max(0, height - 1)], f"and {len(lines) - height + 1} lines more"]
-    return Group(Text(status_line(status)), table(status.progress), *map(Text, lines))
+    return Group(Text(status_line(status)), progress_table(status.progress), *map(Text, lines))
 
 
 def watch(console: Console, read: Callable[[], Status], *, every: bool) -> None:
@@ -164,7 +164,7 @@ class Display:
             last: print a changed line at once.
         """
         if self._live:
-            grid = table(progress)
+            grid = progress_table(progress)
             grid.title, grid.title_justify = headline(progress), "left"
             self._live.update(grid)
             return

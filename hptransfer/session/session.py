@@ -20,8 +20,8 @@ from hptransfer.driver.driver import Driver, DriverSummary, already_driven, driv
 from hptransfer.monitor.tables import Display
 from hptransfer.planning.plan import Plan, differences, identity
 from hptransfer.planning.trial_set import TrialSet
-from hptransfer.session import snapshot
 from hptransfer.session.notifications import Announcer, announcing
+from hptransfer.session.snapshot import take_snapshot
 from hptransfer.trackers import BackgroundTracker
 
 INTERRUPT_PATIENCE_S = 5.0
@@ -171,6 +171,6 @@ def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
 
 def _describe(folder: RunFolder, plan: Plan) -> None:
     """Write the resolved sweep, its target and a snapshot."""
-    snapshot.take(folder, plan.config)
+    take_snapshot(folder, plan.config)
     write_text(folder.sweep, sweep_config.dump_sweep(plan.config))
     write_json(folder.target, plan.target_json())

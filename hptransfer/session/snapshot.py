@@ -39,7 +39,7 @@ SOURCE_BYTES = 200_000_000
 SOURCE_FILES = 20_000
 
 
-def take(folder: RunFolder, config: SweepConfig) -> None:
+def take_snapshot(folder: RunFolder, config: SweepConfig) -> None:
     """Write environment.json, and a snapshot if anything has changed.
 
     Raises:
@@ -55,11 +55,11 @@ def take(folder: RunFolder, config: SweepConfig) -> None:
     number, last = _last(folder)
     if last.get("key") != key:
         number += 1
-        snapshot = folder.snapshots / str(number)
-        snapshot.mkdir(parents=True, exist_ok=True)
+        path = folder.snapshots / str(number)
+        path.mkdir(parents=True, exist_ok=True)
         if patch:
-            write_text(snapshot / "changes.patch", patch)
-        write_json(snapshot / "snapshot.json", {"key": key, "time": time.time(), **content})
+            write_text(path / "changes.patch", patch)
+        write_json(path / "snapshot.json", {"key": key, "time": time.time(), **content})
     write_json(folder.environment, {**_environment(), "snapshot": number})
 
 

@@ -49,7 +49,7 @@ def script(runs: Path, root: Path, *overrides: str, copy: bool = False) -> Sweep
 
 def taken(config: SweepConfig) -> RunFolder:
     config.folder.create()
-    snapshot.take(config.folder, config)
+    snapshot.take_snapshot(config.folder, config)
     return config.folder
 
 
