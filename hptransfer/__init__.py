@@ -1,7 +1,7 @@
 """hptransfer: find a large model's hyperparameters by sweeping small proxies.
 
-For your own nn.Module: `parameterize` and `coord_check`. They import torch, and so only when they are asked for.
-For your own training script: `report`, which imports nothing.
+For your own nn.Module: `parameterize` and `coord_check`, which import torch when they are first used.
+For your own training script: `report`, which imports the standard library alone.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hptransfer.core.reporting import report as report
     from hptransfer.training.user_model.parameterize import parameterize as parameterize
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "report": "hptransfer.core.reporting",

@@ -283,7 +283,7 @@ def test_a_check_that_judges_nothing_says_what_it_measured(capsys: pytest.Captur
         main(["coord-check", "check=alignment", "steps=1", *SMALL])
     assert end.value.code == 0
     out = capsys.readouterr().out
-    assert "measured, nothing is judged: 0.5 is no alignment and 1 is full" in out
+    assert "measured only, without pass or fail: 0.5 is no alignment and 1 is full" in out
     assert "passed" not in out
 
 
@@ -298,5 +298,5 @@ def test_an_interrupted_check_says_that_nothing_is_kept(
         main(["coord-check", "check=wider", "--out", str(tmp_path / "check")])
     assert end.value.code == 130
     error = capsys.readouterr().err
-    assert error == "hptransfer: interrupted; nothing of a check is kept, the same command starts it again\n"
+    assert error == "hptransfer: interrupted; a check keeps no results, the same command restarts it\n"
     assert list(tmp_path.iterdir()) == []

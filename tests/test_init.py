@@ -1,8 +1,12 @@
 """What `hptransfer init` writes composes and plans as it is, and nothing is overwritten."""
 
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
-from tests.support.helpers import command
+from hptransfer import __version__
+from tests.support.helpers import ROOT, command, environment
 
 
 def test_the_file_plans_as_it_is(tmp_path: Path) -> None:
@@ -22,3 +26,11 @@ def test_kinds_are_listed_and_near_ones_named(tmp_path: Path) -> None:
     wrong = command("init", "scirpt", cwd=tmp_path)
     assert (wrong.returncode, "Did you mean 'script'?" in wrong.stderr) == (2, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_module_is_the_command_and_has_the_version_of_the_package() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    words = [sys.executable, "-m", "hptransfer", "--version"]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"hptransfer {pyproject['project']['version']}\n" == f"hptransfer {__version__}\n"
+    assert __version__ == "0.2.0"

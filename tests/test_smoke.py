@@ -39,7 +39,7 @@ def test_the_verification_says_what_the_prediction_lost(place: Path) -> None:
         100 * verification["regret_nats"] / verification["best"]["loss"]
     )
     assert set(verification["error_octaves"]) == {"lr"}
-    assert verification["unmoved"]["regret_nats"] is None or verification["unmoved"]["regret_nats"] >= 0
+    assert verification["untransferred"]["regret_nats"] is None or verification["untransferred"]["regret_nats"] >= 0
     assert "regret of this value, verified by training" in folder.report.read_text()
     assert {trial.purpose for trial in folder.read_trials() if trial.scale.axes["width"] == 64} == {VERIFY}
 

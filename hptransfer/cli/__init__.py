@@ -1,1 +1,1 @@
-"""The command line: `main`, and one module for each group of verbs."""
+"""Command line: `main`, and one module for each group of verbs."""

@@ -1,4 +1,4 @@
-"""analyze: a law fitted to a run, or to a table of runs made anywhere."""
+"""The verb `analyze`, for a run folder or a table of runs."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from hptransfer.core.errors import EXIT_DONE, ConfigError
 
 
 def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", nargs="?", help="a run's folder or name; or give --table or --mlflow")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="runs made anywhere, as CSV or parquet")
-    parser.add_argument("--mlflow", metavar="URI", help="runs of an MLflow experiment, with --experiment")
-    parser.add_argument("--experiment", metavar="NAME", help="the experiment's name")
-    parser.add_argument("--columns", metavar="A=B,...", help="what the table calls a column: learning_rate=config/lr")
-    parser.add_argument("--scale", metavar="A,B", help="columns that say how large a run is")
-    parser.add_argument("--tune", metavar="A,B", help="columns that were tuned")
-    parser.add_argument("--loss", metavar="NAME", help="column with the loss, in nats; without it `loss`")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="folder or name of a run; or give --table or --mlflow")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="table of runs, as CSV or parquet")
+    parser.add_argument("--mlflow", metavar="URI", help="tracking URI of MLflow runs; needs --experiment")
+    parser.add_argument("--experiment", metavar="NAME", help="name of the MLflow experiment")
+    parser.add_argument("--columns", metavar="A=B,...", help="names of columns in the table: learning_rate=config/lr")
+    parser.add_argument("--scale", metavar="A,B", help="columns of the scale, such as params,tokens")
+    parser.add_argument("--tune", metavar="A,B", help="columns of the tuned hyperparameters")
+    parser.add_argument("--loss", metavar="NAME", help="column of the loss, in nats (default: loss)")
     parser.add_argument("--targets", type=Path, metavar="FILE", help="CSV of the scales to predict for")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the results of a table go")
-    parser.add_argument("--estimator", metavar="NAME", help="how optima are found; `hptransfer list estimator`")
-    parser.add_argument("--laws", metavar="A,B", help="forms of law that are weighed; `hptransfer list law`")
-    parser.add_argument("--no-prior", action="store_true", help="know nothing of a column by its name")
-    parser.add_argument("--against", metavar="RUN2", help="another run, compared on the page")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results of a table")
+    parser.add_argument("--estimator", metavar="NAME", help="estimator of the optima; see `hptransfer list estimator`")
+    parser.add_argument("--laws", metavar="A,B", help="forms of law to average over; see `hptransfer list law`")
     parser.add_argument(
-        "--format", metavar="A,B", default="", help="figures beside the page: svg, png; tables: csv, json"
+        "--no-prior",
+        action="store_true",
+        help="use uninformative priors instead of priors inferred from column names",
+    )
+    parser.add_argument("--against", metavar="RUN2", help="another run, to compare with on the page")
+    parser.add_argument(
+        "--format", metavar="A,B", default="", help="further files: svg, png for figures; csv, json for tables"
     )
 
 
@@ -61,13 +65,14 @@ def _analyze(args: argparse.Namespace) -> int:
 
 
 def _refuse(args: argparse.Namespace, options: Sequence[str], what: str) -> None:
-    """
+    """Refuse options that would have no effect.
+
     Raises:
-        ConfigError: one of the options was given, where it would do nothing.
+        ConfigError: one of the options was given.
     """
     for option in options:
         if getattr(args, option) is not None:
             raise ConfigError(f"--{option} is not for an analysis of {what}; see `hptransfer analyze --help`")
 
 
-ANALYZE = Verb("fit the law, predict for the target, write the report", _analyze_arguments, _analyze)
+ANALYZE = Verb("fit the laws, predict for the target, write the report", _analyze_arguments, _analyze)

@@ -1,4 +1,4 @@
-"""coord-check: what a parameterization promises, measured."""
+"""The verb `coord-check`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from hptransfer.core.errors import EXIT_CHECK_FAILED, EXIT_DONE
 
 
 def _coord_check_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as run/model=mlp run/optimizer=lion")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="writes check.json and check.svg there")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings, such as run/model=mlp run/optimizer=lion"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for check.json and check.svg")
 
 
 def _coord_check(args: argparse.Namespace) -> int:
@@ -30,17 +32,17 @@ def _coord_check(args: argparse.Namespace) -> int:
     print(
         f"the check's own settings: {' '.join(f'{key}={value}' for key, value in own_settings(args.overrides).items())}"
     )
-    slower = [f"{row.name} {row.prescribed:+g}" for row in result.rows if row.prescribed]
-    if slower:
-        print(f"held to slopes other than 0, as they should be: {', '.join(slower)}")
+    expected_slopes = [f"{row.name} {row.prescribed:+g}" for row in result.rows if row.prescribed]
+    if expected_slopes:
+        print(f"slopes that are not expected to be 0: {', '.join(expected_slopes)}")
     if result.reading:
-        print(f"measured, nothing is judged: {result.reading}")
+        print(f"measured only, without pass or fail: {result.reading}")
     elif result.passed:
         print("passed")
     else:
         more = f" and {len(result.fails) - 1} more (*)" if len(result.fails) > 1 else ""
         expected = f"; expected: {result.expected}" if result.expected else ""
-        print(f"failed: {result.fails[0]}{more}; at most {result.tolerance} passes{expected}")
+        print(f"failed: {result.fails[0]}{more}; the tolerance is {result.tolerance}{expected}")
     if args.out is not None:
         from hptransfer.coordcheck.figure import coordinate_check_figure
 
@@ -52,8 +54,8 @@ def _coord_check(args: argparse.Namespace) -> int:
 
 
 COORD_CHECK = Verb(
-    "train at several sizes for a few steps: what must not move, does it?",
+    "check that updates do not scale with width or depth",
     _coord_check_arguments,
     _coord_check,
-    interrupted="nothing of a check is kept, the same command starts it again",
+    interrupted="a check keeps no results, the same command restarts it",
 )

@@ -1,6 +1,7 @@
-"""The command line: one verb a stage. What a verb does is in verbs/, and imports what it needs when it is called.
+"""Command line: the table of verbs, parsing, errors and exit codes.
 
-Help, list, status, logs, export and analyze never import PyTorch; help and list nothing heavy.
+Each group of verbs has a module of its own in this folder, which imports what a verb needs when the verb is called.
+Help, list, status, logs, export and analyze never import PyTorch; help and list import nothing slow.
 """
 
 from __future__ import annotations
@@ -15,10 +16,7 @@ from types import FrameType
 from typing import NoReturn
 
 from hptransfer import __version__
-from hptransfer.cli import analyze as analyses
-from hptransfer.cli import coord_check as checks
-from hptransfer.cli import runs, sweeps
-from hptransfer.cli import start as starting
+from hptransfer.cli import analyze, coord_check, runs, start, sweeps
 from hptransfer.core.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -37,7 +35,7 @@ run.parameterization=sp name=quickstart-sp. RUN is a run's folder, or its name u
 exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was written; 3 done, but trials failed;
 4 the budget was spent first; 5 stopped by the machine or another driver; 6 no law could be
 fitted; 75 a job's worker was asked to stop; 130 interrupted. After 3, 4, 5 and 130 the same
-command goes on where it stopped; a check starts again."""
+command resumes where it stopped; a check restarts."""
 
 VERBS = {
     "plan": sweeps.PLAN,
@@ -45,20 +43,20 @@ VERBS = {
     "status": runs.STATUS,
     "cancel": runs.CANCEL,
     "retry": runs.RETRY,
-    "analyze": analyses.ANALYZE,
+    "analyze": analyze.ANALYZE,
     "verify": sweeps.VERIFY,
-    "coord-check": checks.COORD_CHECK,
+    "coord-check": coord_check.COORD_CHECK,
     "logs": runs.LOGS,
     "export": runs.EXPORT,
     "clean": runs.CLEAN,
-    "init": starting.INIT,
-    "import": starting.IMPORT,
-    "list": starting.LIST,
+    "init": start.INIT,
+    "import": start.IMPORT,
+    "list": start.LIST,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of the `hptransfer` command."""
+    """Run the `hptransfer` command and exit with its code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -67,29 +65,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"hptransfer: {redacted(str(error))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
-        print(f"hptransfer: interrupted; {_left_of(arguments)}", file=sys.stderr)
+        print(f"hptransfer: interrupted; {_state_after_interrupt(arguments)}", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output (head, say) has had enough
+        sys.stderr.close()  # the reader of the output (head, for example) has closed it
         code = EXIT_DONE
-    except Exception:  # a bug: its traceback, as Python would show it, but without passwords
+    except Exception:  # a bug: print the traceback as Python does, but without passwords
         print(redacted(traceback.format_exc()), file=sys.stderr, end="")
         code = EXIT_BUG
     sys.exit(code)
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports as all else does: one line, with the nearest option and the way out."""
+    """Parser that reports errors as one line, with the nearest option."""
 
     def error(self, message: str) -> NoReturn:
         if match := re.match(r"unrecognized arguments: (-\S+)", message):
             message = unknown("option", match.group(1).partition("=")[0], self._option_string_actions)
-        message = message.replace(", KEY=VALUE", "").replace(", AXIS=VALUE", "")  # which may be left out
+        message = message.replace(", KEY=VALUE", "").replace(", AXIS=VALUE", "")  # both are optional
         raise ConfigError(f"{self.prog.partition(' ')[2]}: {message}; see `{self.prog} --help`")
 
 
-def _left_of(arguments: list[str]) -> str:
-    """What an interrupted verb leaves behind."""
+def _state_after_interrupt(arguments: list[str]) -> str:
+    """Return the note of an interrupted verb about its results."""
     sweep = VERBS["sweep"]
     return VERBS.get(arguments[0], sweep).interrupted if arguments else sweep.interrupted
 

@@ -1,4 +1,4 @@
-"""status, cancel, retry, logs, export, clean: what reads or changes a run's folder."""
+"""The verbs on a run folder: status, cancel, retry, logs, export, clean."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hptransfer.cli.verb import Verb, make_console, run_folder, takes_run
+from hptransfer.cli.verb import Verb, add_run_argument, make_console, run_folder
 from hptransfer.core.errors import EXIT_DONE, ConfigError
 
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
-    takes_run(parser)
-    parser.add_argument("--watch", action="store_true", help="again and again, until nothing runs any more")
-    parser.add_argument("--all", action="store_true", help="every trial that failed or waits, not one a reason")
+    add_run_argument(parser)
+    parser.add_argument("--watch", action="store_true", help="repeat until no trial runs and no driver is left")
+    parser.add_argument(
+        "--all", action="store_true", help="list every trial that failed or is waiting, not one per reason"
+    )
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -30,24 +32,28 @@ def _status(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _choice_arguments(parser: argparse.ArgumentParser) -> None:
-    takes_run(parser)
-    parser.add_argument("--scale", nargs="+", default=[], metavar="AXIS=VALUE", help="trials of these scales alone")
-    parser.add_argument("--trial", nargs="+", default=[], metavar="ID", help="these trials alone; or beginnings of ids")
+def _trial_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run_argument(parser)
+    parser.add_argument("--scale", nargs="+", default=[], metavar="AXIS=VALUE", help="only trials of this scale")
+    parser.add_argument(
+        "--trial", nargs="+", default=[], metavar="ID", help="only these trials, by the start of their ids"
+    )
 
 
 def _cancel_arguments(parser: argparse.ArgumentParser) -> None:
-    _choice_arguments(parser)
-    parser.add_argument("--yes", action="store_true", help="do not ask")
+    _trial_arguments(parser)
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def _retry_arguments(parser: argparse.ArgumentParser) -> None:
-    _choice_arguments(parser)
-    parser.add_argument("--cause", nargs="+", default=[], metavar="CAUSE", help="what failed by these alone")
+    _trial_arguments(parser)
+    parser.add_argument(
+        "--cause", nargs="+", default=[], metavar="CAUSE", help="only trials that failed by these causes"
+    )
 
 
-def _ask(args: argparse.Namespace, verb: str, causes: Sequence[str]) -> int:
-    """Has trials cancelled or taken back, by the run's driver or here."""
+def _request(args: argparse.Namespace, verb: str, causes: Sequence[str]) -> int:
+    """Cancel or reset trials, through the run's driver or in this process."""
     from hptransfer.config.sweep import load_sweep
     from hptransfer.driver.requests import CANCEL, make_request
     from hptransfer.session.request_client import matching_trials, send_request
@@ -58,37 +64,37 @@ def _ask(args: argparse.Namespace, verb: str, causes: Sequence[str]) -> int:
     trials = matching_trials(folder, request)
     cancels = verb == CANCEL
     if not trials:
-        print(f"{folder.path}: nothing to {verb}: no such trial {'is unfinished' if cancels else 'failed'}")
+        print(f"{folder.path}: nothing to {verb}: no matching trial {'is unfinished' if cancels else 'has failed'}")
         return EXIT_DONE
     if cancels and not args.yes and sys.stdin.isatty():
         question = f"cancel {len(trials)} unfinished trials of {folder.path}, such as {trials[0].name}? [y/N] "
         if input(question).strip().lower() not in ("y", "yes"):
-            print("nothing was cancelled")
+            print("no trial was cancelled")
             return EXIT_DONE
     done, driven = send_request(folder, request)
     number = f"{len(trials)} trial{'s' if len(trials) > 1 else ''}"
     if not done:
-        print(f"{folder.path}: asked the driver to {verb} {number}; `hptransfer status` shows when it has")
+        print(f"{folder.path}: asked the driver to {verb} {number}; `hptransfer status` shows when it is done")
     elif cancels:
-        print(f"{folder.path}: {number} cancelled; `hptransfer retry --cause cancelled` takes them back")
+        print(f"{folder.path}: {number} cancelled; `hptransfer retry --cause cancelled` resets them")
     elif driven:
-        print(f"{folder.path}: {number} taken back; its driver trains them again")
+        print(f"{folder.path}: {number} reset; the driver reruns them")
     else:
-        print(f"{folder.path}: {number} taken back; run `hptransfer sweep` again to train them")
+        print(f"{folder.path}: {number} reset; run `hptransfer sweep` again to train them")
     return EXIT_DONE
 
 
 def _cancel(args: argparse.Namespace) -> int:
-    return _ask(args, "cancel", [])
+    return _request(args, "cancel", [])
 
 
 def _retry(args: argparse.Namespace) -> int:
-    return _ask(args, "retry", args.cause)
+    return _request(args, "retry", args.cause)
 
 
 def _logs_arguments(parser: argparse.ArgumentParser) -> None:
-    takes_run(parser)
-    parser.add_argument("trial", metavar="TRIAL", help="its id, or the beginning of it")
+    add_run_argument(parser)
+    parser.add_argument("trial", metavar="TRIAL", help="the trial's id, or the start of it")
 
 
 def _logs(args: argparse.Namespace) -> int:
@@ -100,8 +106,8 @@ def _logs(args: argparse.Namespace) -> int:
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
-    takes_run(parser)
-    parser.add_argument("--format", choices=("json", "yaml"), default="json")
+    add_run_argument(parser)
+    parser.add_argument("--format", choices=("json", "yaml"), default="json", help="json (default) or yaml")
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -127,9 +133,9 @@ def _export(args: argparse.Namespace) -> int:
 
 
 def _clean_arguments(parser: argparse.ArgumentParser) -> None:
-    takes_run(parser)
-    parser.add_argument("--logs", action="store_true", help="also what finished jobs printed")
-    parser.add_argument("--yes", action="store_true", help="without asking")
+    add_run_argument(parser)
+    parser.add_argument("--logs", action="store_true", help="also remove the logs of finished jobs")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
 
 def _clean(args: argparse.Namespace) -> int:
@@ -138,14 +144,14 @@ def _clean(args: argparse.Namespace) -> int:
 
     folder = run_folder(args.run)
     with driving(folder):
-        found = find_removable(folder, logs=args.logs)
-        for one in found:
-            print(f"{one.files:>7,} files {one.bytes / 1e6:>10,.2f} MB  {one.kind}")
-        if not found:
+        removables = find_removable(folder, logs=args.logs)
+        for removable in removables:
+            print(f"{removable.files:>7,} files {removable.bytes / 1e6:>10,.2f} MB  {removable.kind}")
+        if not removables:
             print(f"{folder.path}: nothing to remove")
         elif args.yes or _confirmed(f"remove them from {folder.path}?"):
-            for one in found:
-                one.remove()
+            for removable in removables:
+                removable.remove()
             print("removed")
         else:
             print("nothing was removed")
@@ -153,29 +159,29 @@ def _clean(args: argparse.Namespace) -> int:
 
 
 def _confirmed(question: str) -> bool:
-    """Asks a person.
+    """Ask for confirmation at the terminal.
 
     Raises:
-        ConfigError: there is none at the terminal.
+        ConfigError: standard input is not a terminal.
     """
     if not sys.stdin.isatty():
-        raise ConfigError(f"{question} Nobody can be asked here; nothing was removed, --yes removes without asking")
+        raise ConfigError(f"{question} Input is not a terminal, so nothing was removed; --yes removes without asking")
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
 STATUS = Verb(
-    "trials of a run by state, and why what failed or waits does so",
+    "show progress, and why trials failed or are waiting",
     _status_arguments,
     _status,
-    interrupted="it only looked",
+    interrupted="status changes nothing",
 )
-CANCEL = Verb("end trials of a run, whether they train or wait", _cancel_arguments, _cancel)
-RETRY = Verb("take failed trials back, so that they are trained again", _retry_arguments, _retry)
-LOGS = Verb("what a trial printed", _logs_arguments, _logs)
-EXPORT = Verb("the answer, as JSON or YAML for a trainer's configuration", _export_arguments, _export)
+CANCEL = Verb("cancel unfinished trials: all, one scale, or one --trial", _cancel_arguments, _cancel)
+RETRY = Verb("reset failed trials; the next `sweep` reruns them", _retry_arguments, _retry)
+LOGS = Verb("print the output of a trial", _logs_arguments, _logs)
+EXPORT = Verb("print the answer as JSON or YAML for a trainer's configuration", _export_arguments, _export)
 CLEAN = Verb(
-    "remove what a run no longer needs, after asking",
+    "remove files that a run no longer needs, after asking",
     _clean_arguments,
     _clean,
-    interrupted="what is removed is removed, the same command goes on",
+    interrupted="some files may be removed, the same command removes the rest",
 )

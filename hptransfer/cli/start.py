@@ -1,4 +1,4 @@
-"""init, import, list: what a sweep begins with."""
+"""The verbs before a sweep: init, import, list."""
 
 from __future__ import annotations
 
@@ -24,23 +24,25 @@ FAMILIES = {
 
 
 def _init_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("kind", metavar="KIND", nargs="?", help="what to start from; without it they are listed")
-    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, default=Path("my_sweep.yaml"))
+    parser.add_argument("kind", metavar="KIND", nargs="?", help="kind of sweep; without it, all kinds are listed")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", type=Path, default=Path("my_sweep.yaml"), help="file to write"
+    )
 
 
 def _init(args: argparse.Namespace) -> int:
     from hptransfer.core.resources import templates
 
-    known = templates()
+    kinds = templates()
     if args.kind is None:
-        for kind, path in known.items():
+        for kind, path in kinds.items():
             print(f"{kind:<10} {_first_comment(path)}")
         return EXIT_DONE
-    if args.kind not in known:
-        raise ConfigError(unknown("kind", args.kind, known))
+    if args.kind not in kinds:
+        raise ConfigError(unknown("kind", args.kind, kinds))
     try:
         with args.file.open("x", encoding="utf-8") as file:
-            file.write(known[args.kind].read_text(encoding="utf-8"))
+            file.write(kinds[args.kind].read_text(encoding="utf-8"))
     except FileExistsError:
         raise ConfigError(f"{args.file} exists, and is not overwritten; give another FILE") from None
     except OSError as error:
@@ -50,12 +52,18 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run's folder or name, or a sweep file, whose run is then begun")
-    parser.add_argument("table", metavar="TABLE", type=Path, help="runs made before, as CSV or parquet")
-    parser.add_argument("--columns", nargs="+", default=[], metavar="NAME=COLUMN", help="where names differ")
-    parser.add_argument("--loss", metavar="NAME", default="loss", help="column of what a trial is judged by")
+    parser.add_argument("run", metavar="RUN", help="folder or name of a run; or a sweep file, whose run is created")
+    parser.add_argument("table", metavar="TABLE", type=Path, help="table of earlier runs, as CSV or parquet")
     parser.add_argument(
-        "--trust", action="store_true", help="the runs had this sweep's settings; nothing can check that"
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="columns whose names differ, such as lr=learning_rate",
+    )
+    parser.add_argument("--loss", metavar="NAME", default="loss", help="column of the final loss (default: loss)")
+    parser.add_argument(
+        "--trust", action="store_true", help="accept that the runs had this sweep's settings, which cannot be checked"
     )
 
 
@@ -73,22 +81,22 @@ def _import(args: argparse.Namespace) -> int:
     plan = make_plan(compose(args.run) if is_file else sweep_config.load_sweep(run_folder(args.run)))
     rows = read_rows(plan, args.table, columns=columns, loss=args.loss, trust=args.trust)
     with session(plan, make_console()) as open_session:
-        found = import_rows(open_session.folder, rows)
-    print(f"{found.summary()}; `hptransfer sweep` trains what is missing")
+        imported = import_rows(open_session.folder, rows)
+    print(f"{imported.summary()}; `hptransfer sweep` trains what is missing")
     return EXIT_DONE
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("family", nargs="?", metavar="FAMILY", help=f"sweep, {', '.join(FAMILIES)}; or all of them")
+    parser.add_argument("family", nargs="?", metavar="FAMILY", help=f"sweep, {', '.join(FAMILIES)} (default: all)")
 
 
 def _list(args: argparse.Namespace) -> int:
     from hptransfer.core.registry import Registry
 
-    known = ["sweep", *FAMILIES]
-    if args.family is not None and args.family not in known:
-        raise ConfigError(unknown("family", args.family, known))
-    for family in [args.family] if args.family else known:
+    families = ["sweep", *FAMILIES]
+    if args.family is not None and args.family not in families:
+        raise ConfigError(unknown("family", args.family, families))
+    for family in [args.family] if args.family else families:
         print(f"{family}:")
         if family == "sweep":
             members = {path.stem: _first_comment(path) for path in _sweep_files()}
@@ -107,10 +115,10 @@ def _sweep_files() -> list[Path]:
 
 
 def _first_comment(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").partition("\n")[0]
-    return first.lstrip("# ") if first.startswith("#") else ""
+    first_line = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first_line.lstrip("# ") if first_line.startswith("#") else ""
 
 
-INIT = Verb("a commented sweep file to start from", _init_arguments, _init)
-IMPORT = Verb("results of runs made before, as finished trials of a run", _import_arguments, _import)
-LIST = Verb("what sweeps can be made of", _list_arguments, _list)
+INIT = Verb("write a commented sweep file to start from", _init_arguments, _init)
+IMPORT = Verb("import earlier runs as finished trials of a run", _import_arguments, _import)
+LIST = Verb("list sweep files, models, optimizers and all other members", _list_arguments, _list)

@@ -1,4 +1,4 @@
-"""plan, sweep, verify: what needs a sweep's configuration."""
+"""The verbs that plan and train: plan, sweep, verify."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hptransfer.cli.verb import Verb, make_console, run_folder, takes_run
+from hptransfer.cli.verb import Verb, add_run_argument, make_console, run_folder
 from hptransfer.core.errors import EXIT_BUDGET_SPENT, EXIT_DONE, EXIT_TRIALS_FAILED, ConfigError, FitError, unknown
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hptransfer.planning.plan import Plan
 
 
-def _takes_sweep(parser: argparse.ArgumentParser) -> None:
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", metavar="SWEEP")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
 
@@ -33,10 +33,10 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
-    _takes_sweep(parser)
-    parser.add_argument("--detach", action="store_true", help="leave it running when this terminal closes, and return")
-    parser.add_argument("--dry-run", action="store_true", help="print what launcher=slurm would submit, and return")
-    parser.add_argument("--next", type=int, metavar="K", help="train the K settings that analyze ranks as worth most")
+    _plan_arguments(parser)
+    parser.add_argument("--detach", action="store_true", help="run in the background, even after the terminal closes")
+    parser.add_argument("--dry-run", action="store_true", help="print what launcher=slurm would submit, and exit")
+    parser.add_argument("--next", type=int, metavar="K", help="train the K trials of next.csv that are worth most")
 
 
 def _sweep(args: argparse.Namespace) -> int:
@@ -78,10 +78,10 @@ def _submit_driver(args: argparse.Namespace, plan: Plan) -> int:
     check_folder(plan)
     folder = plan.config.folder
     folder.create(plan.config.share)
-    folder.driver_lock.touch()  # by which a folder is known as a run's
+    folder.driver_lock.touch()  # marks the folder as a run's
     number = submit_driver(plan.config.launcher, folder, args.sweep, args.overrides)
-    print(f"SLURM job {number} drives {folder.path}; what it says goes to {folder.path / 'driver.log'}")
-    print(f"watch: hptransfer status {folder.path} --watch; end the driver alone: scancel {number}")
+    print(f"SLURM job {number} drives {folder.path}; its output goes to {folder.path / 'driver.log'}")
+    print(f"watch: hptransfer status {folder.path} --watch; stop the driver only: scancel {number}")
     return EXIT_DONE
 
 
@@ -91,20 +91,20 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
 
     check_folder(plan)
     folder = plan.config.folder
-    further = [] if args.next is None else ["--next", str(args.next)]
-    pid, code, said = detach(["sweep", args.sweep, *further, *args.overrides], folder)
+    options = [] if args.next is None else ["--next", str(args.next)]
+    pid, code, output = detach(["sweep", args.sweep, *options, *args.overrides], folder)
     if code is not None:
-        print(said, end="", file=sys.stdout if code in (EXIT_DONE, EXIT_TRIALS_FAILED) else sys.stderr)
+        print(output, end="", file=sys.stdout if code in (EXIT_DONE, EXIT_TRIALS_FAILED) else sys.stderr)
         return code
-    print(f"process {pid} drives {folder.path}; what it says goes to {folder.path / 'driver.log'}")
+    print(f"process {pid} drives {folder.path}; its output goes to {folder.path / 'driver.log'}")
     print(f"watch: hptransfer status {folder.path} --watch")
-    print(f"cancel its trials: hptransfer cancel {folder.path}; end the driver alone: kill {pid}")
+    print(f"cancel its trials: hptransfer cancel {folder.path}; stop the driver only: kill {pid}")
     return EXIT_DONE
 
 
-def _drive(plan: Plan, further: int | None) -> int:
-    """Has a sweep trained, or so many further settings of it, and analyzes it."""
-    # The analysis too is opened before the first trial: what is missing or broken shows now, not after days.
+def _drive(plan: Plan, num_next: int | None) -> int:
+    """Train a sweep, or only its most valuable next runs, and analyze."""
+    # Imported before the first trial, so that a broken installation shows at once and not after days.
     from hptransfer.analysis.pipeline import analysis_files, analyze_run
     from hptransfer.next_trials import next_trial_set
     from hptransfer.planning.trial_set import TrialSet
@@ -112,8 +112,8 @@ def _drive(plan: Plan, further: int | None) -> int:
 
     console = make_console()
     with session(plan, console) as open_session:
-        report = open_session.train(TrialSet.sweep(plan) if further is None else next_trial_set(plan, further))
-        code = open_session.announcer.code = _tell_report(report)
+        trial_set = TrialSet.sweep(plan) if num_next is None else next_trial_set(plan, num_next)
+        code = open_session.announcer.code = _print_shortfall(open_session.train(trial_set))
         try:
             analysis = analyze_run(open_session.folder)
         except FitError as error:
@@ -127,22 +127,22 @@ def _drive(plan: Plan, further: int | None) -> int:
     return code
 
 
-def _tell_report(report: DriverSummary) -> int:
-    """Prints what fell short, and says so in the exit code."""
+def _print_shortfall(summary: DriverSummary) -> int:
+    """Print what is missing or failed, and return the exit code."""
     from hptransfer.core.records import FAILED
 
-    for line in report.unbracketed:
+    for line in summary.unbracketed:
         print(f"not bracketed: {line}")
-    for trial, outcome in report.progress.failures[:5]:
+    for trial, outcome in summary.progress.failures[:5]:
         print(f"failed: {trial.id} {trial.name}: {outcome.error}")
-    for line in report.held:
-        print(f"held back: {line}")
-    if report.missing:
+    for line in summary.held:
+        print(f"waiting: {line}")
+    if summary.missing:
         print("the budget is spent; missing:")
-        for line in report.missing:
+        for line in summary.missing:
             print(f"  {line}")
         return EXIT_BUDGET_SPENT
-    failed = report.progress.count(FAILED)
+    failed = summary.progress.count(FAILED)
     if failed:
         print(f"{failed} trial{'s' if failed > 1 else ''} failed; `hptransfer logs RUN TRIAL` shows why")
         return EXIT_TRIALS_FAILED
@@ -150,8 +150,8 @@ def _tell_report(report: DriverSummary) -> int:
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    takes_run(parser)
-    parser.add_argument("overrides", nargs="*", metavar="AXIS=VALUE", help="another scale than the target")
+    add_run_argument(parser)
+    parser.add_argument("overrides", nargs="*", metavar="AXIS=VALUE", help="verify at another scale than the target")
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -165,8 +165,8 @@ def _verify(args: argparse.Namespace) -> int:
     scale = plan.scale(_axes(args.overrides, plan.target.axes))
     console = make_console()
     with session(plan, console) as open_session:
-        report, verification = verify(open_session, scale)
-        code = open_session.announcer.code = _tell_report(report)
+        summary, verification = verify(open_session, scale)
+        code = open_session.announcer.code = _print_shortfall(summary)
     print(verification.summary())
     print(f"report: {folder.report}")
     return code
@@ -188,6 +188,6 @@ def _axes(overrides: Sequence[str], axes: Any) -> dict[str, float]:
     return values
 
 
-PLAN = Verb("what a sweep would train, and what that costs; starts nothing", _takes_sweep, _plan)
-SWEEP = Verb("train a sweep, or go on with it; ends with the recommendation", _sweep_arguments, _sweep)
+PLAN = Verb("show a sweep's scales, trials and cost; start nothing", _plan_arguments, _plan)
+SWEEP = Verb("train a sweep, or resume it, and print the recommendation", _sweep_arguments, _sweep)
 VERIFY = Verb("train the target around the prediction and measure the regret", _verify_arguments, _verify)

@@ -1,4 +1,4 @@
-"""What a verb is, and what several of them share: the console, the argument RUN and the folder it names."""
+"""Verb of the command line, the argument RUN, and the console."""
 
 from __future__ import annotations
 
@@ -19,17 +19,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb of the command line."""
+    """Verb of the command line.
+
+    Attributes:
+        summary: one line for the help.
+        arguments: adds the verb's arguments to its parser.
+        run: runs the verb and returns the exit code.
+        interrupted: note about the results after an interruption.
+    """
 
     summary: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
-    interrupted: str = "finished trials are kept, the same command goes on"
-    """What is left of one that was interrupted."""
+    interrupted: str = "finished trials are kept, the same command resumes the run"
 
 
 def make_console() -> Console:
-    """What tables are printed on: as wide as the terminal, or 160 columns where there is none."""
+    """Return a console as wide as the terminal, otherwise 160 columns."""
     from rich.console import Console
 
     class Terminal(Console):
@@ -39,16 +45,16 @@ def make_console() -> Console:
     return Terminal() if sys.stdout.isatty() else Terminal(width=160)
 
 
-def takes_run(parser: argparse.ArgumentParser) -> None:
-    """Adds the argument RUN; `run_folder` finds what it names."""
+def add_run_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument RUN, which `run_folder` resolves."""
     parser.add_argument("run", metavar="RUN")
 
 
 def run_folder(run: str) -> RunFolder:
-    """A run's folder by path or by name under runs/.
+    """Find a run's folder by path, or by name under runs/.
 
     Raises:
-        RunFolderError: there is none, or it is somebody else's.
+        RunFolderError: the folder does not exist, or the user may not read it.
     """
     from hptransfer.core.permissions import restrict_umask
     from hptransfer.core.run_folder import RunFolder
@@ -61,7 +67,7 @@ def run_folder(run: str) -> RunFolder:
                 return RunFolder(path)
         except PermissionError:
             raise RunFolderError(
-                f"{path} may not be read by you; its owner can give it to a group of you both with share=GROUP"
+                f"{path} may not be read by you; its owner can share it with a group of both users by share=GROUP"
             ) from None
     known = [path.parent.name for path in Path("runs").glob("*/sweep.yaml")]
     raise RunFolderError(f"{unknown('run', run, known)} (folders under runs/, or a path)")

@@ -1,1 +1,1 @@
-"""The words of the package: errors, registries, records and the run folder. Standard library only."""
+"""Errors, records and the run folder, on the standard library alone."""

@@ -1,4 +1,4 @@
-"""Attempts at a trial that ended without a result, and the file that records them."""
+"""Attempts at a trial that ended without a result, and their file."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hptransfer.core.run_folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One attempt at a trial that ended without a result, or with one that was taken back.
+    """Attempt at a trial that ended without a result, or was reset.
 
     Attributes:
-        time: when it was seen to have ended, in seconds since 1970.
-        cause: one of records.CAUSES; None if its driver ended, which is nobody's fault.
-        job, number: which attempt of which job it was.
-        step: how far the trial's curve had come by then.
+        time: when the driver saw its end, in seconds since 1970.
+        cause: one of records.CAUSES; None if its driver ended, which counts against nothing.
+        job, number: the job's id, and the number of the job's attempt.
+        step: last step of the trial's curve at that time.
         checkpoint: when its last checkpoint was written, in seconds since 1970; 0 without one.
-        seconds: time of a device that it took, its share of the job's.
+        seconds: device time, the trial's share of the job's.
     """
 
     time: float
@@ -42,7 +42,7 @@ class History:
     """All attempts at one trial, oldest first.
 
     Attributes:
-        since: the first attempt that counts: `hptransfer retry` lets those before it be bygones.
+        since: index of the first attempt that counts; `hptransfer retry` moves it past all earlier ones.
     """
 
     attempts: Sequence[Attempt] = ()
@@ -55,7 +55,11 @@ class History:
         return History(self.attempts, len(self.attempts))
 
     def counted(self, cause: str, *, progress: bool) -> int:
-        """Attempts that ended by this cause and count against the trial."""
+        """Count the attempts with this cause that count against the trial.
+
+        Args:
+            progress: attempts before one that advanced the trial do not count.
+        """
         count, step, checkpoint = 0, 0, 0.0
         for index, attempt in enumerate(self.attempts):
             farther = attempt.step > step or attempt.checkpoint > checkpoint
@@ -78,7 +82,8 @@ def _path(folder: RunFolder, trial_id: str) -> Path:
 
 
 def read_history(folder: RunFolder, trial_id: str) -> History:
-    """
+    """Read a trial's history; it is empty without a file.
+
     Raises:
         RunFolderError: the history's file is damaged.
     """
@@ -91,19 +96,22 @@ def read_history(folder: RunFolder, trial_id: str) -> History:
 
 
 def write_history(folder: RunFolder, trial_id: str, history: History) -> None:
+    """Write a trial's history."""
     values: dict[str, Any] = {"since": history.since, "attempts": [asdict(attempt) for attempt in history.attempts]}
     write_json(_path(folder, trial_id), values)
 
 
 def reset_trial(folder: RunFolder, trial_id: str, outcome: Outcome, *, job: str = "", forgive: bool) -> History:
-    """Makes a trial that ended without a loss one that is still to be trained; how it ended closes its history.
+    """Reset a trial that ended without a loss.
+
+    The trial is trained again. Its outcome becomes the last attempt of its history.
 
     Args:
         forgive: earlier attempts no longer count against it.
     """
     history = read_history(folder, trial_id)
     path = folder.outcome_path(trial_id)
-    if outcome.attempts > len(history.attempts):  # the worker wrote it; of those that the driver writes it knows
+    if outcome.attempts > len(history.attempts):  # the driver has not recorded this attempt
         step, checkpoint = last_progress(folder, trial_id, job)
         history = history.plus(
             Attempt(
@@ -125,13 +133,17 @@ def reset_trial(folder: RunFolder, trial_id: str, outcome: Outcome, *, job: str 
 
 
 def last_progress(folder: RunFolder, trial_id: str, job: str) -> tuple[int, float]:
-    """How far a trial has come: the last step of its curve, and when a checkpoint was last written."""
-    written = [*folder.trial(trial_id).glob("checkpoint*"), *(folder.jobs.glob(f"{job}*checkpoint*") if job else ())]
-    return _last_step(folder.curve_path(trial_id)), max((path.stat().st_mtime for path in written), default=0.0)
+    """Return a trial's last step and the time of its last checkpoint.
+
+    The time is in seconds since 1970; both are 0 without a file.
+    """
+    own_checkpoints = folder.trial(trial_id).glob("checkpoint*")
+    checkpoints = [*own_checkpoints, *(folder.jobs.glob(f"{job}*checkpoint*") if job else ())]
+    return _last_step(folder.curve_path(trial_id)), max((path.stat().st_mtime for path in checkpoints), default=0.0)
 
 
 def _last_step(curve: Path) -> int:
-    """Step of a curve's last whole line, read from its end."""
+    """Return the step of a curve's last complete line; 0 without one."""
     if not curve.exists():
         return 0
     with curve.open("rb") as file:

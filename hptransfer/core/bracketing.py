@@ -1,7 +1,7 @@
-"""When is an optimum bracketed, and which value to try next if it is not.
+"""Bracketing of an optimum on a grid, and the next value.
 
-An optimum counts as found only if worse values lie on both sides of it (docs: Porian et al.,
-arXiv:2406.19146, flag an optimum outside the second to second-to-last grid point).
+An optimum is bracketed only if worse values lie on both sides of it. (Porian et al., arXiv:2406.19146, flag an optimum
+outside the second to second-to-last grid point.)
 """
 
 from __future__ import annotations
@@ -9,19 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-# Between the best value and a diverged neighbour no value is tried that is closer than this.
+# A value between the best one and a diverged neighbour is tried only if it is at least this far from both.
 CLOSEST_OCTAVES = 0.6
 
 
 def next_value(losses: Mapping[float, float]) -> float | None:
-    """The value that would help most to bracket the optimum, or None if it is bracketed.
+    """Return the value to try next; None if the optimum is bracketed.
 
     Args:
-        losses: loss by value of the hyperparameter (above 0); infinite if the trial diverged. At
-            least two values.
+        losses: loss by value of the hyperparameter (above 0); infinite if the trial diverged. At least two values.
 
     Returns:
-        A value a grid step beyond an edge that holds the best, or between the best value and a
+        A value one grid step beyond the edge if the best value is there, or one between the best value and a
         diverged neighbour.
     """
     values = sorted(losses)
@@ -46,7 +45,10 @@ def next_value(losses: Mapping[float, float]) -> float | None:
 
 
 def vertex_is_low(values: list[float], losses: Mapping[float, float], best: int) -> bool:
-    """Whether the parabola through a point and its neighbours (log axis) has its vertex below it."""
+    """Test if the parabola through the best point has a lower vertex.
+
+    The parabola runs through the point and its two neighbours, on a log axis.
+    """
     x_low, x, x_high = (math.log2(value) for value in values[best - 1 : best + 2])
     y_low, y, y_high = (losses[value] for value in values[best - 1 : best + 2])
     slope_low = (y - y_low) / (x - x_low)
@@ -56,10 +58,13 @@ def vertex_is_low(values: list[float], losses: Mapping[float, float], best: int)
 
 
 def beyond(inner: float, edge: float) -> float:
-    """One grid step from an edge outwards, on a log axis."""
+    """Return the value one grid step beyond an edge (log axis)."""
     return canonical(edge * edge / inner)
 
 
 def canonical(value: float) -> float:
-    """Twelve digits: a trial's id hangs on the value, so it must not depend on how it was reached."""
+    """Round to twelve significant digits.
+
+    A trial's id is a hash of the value, which must not depend on the way it was computed.
+    """
     return float(f"{value:.12g}")

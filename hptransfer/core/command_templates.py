@@ -1,4 +1,7 @@
-"""Arguments with names in braces, such as "--lr={lr}": filled in one by one, so that no shell ever reads a value."""
+"""Command-line arguments with names in braces, such as "--lr={lr}".
+
+Each argument is filled in by itself, and no shell ever reads a value.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ TemplateValue = Number | str
 
 
 def names_in(template: str, place: str) -> set[str]:
-    """The names that an argument holds in braces.
+    """Return the names in braces of an argument.
 
     Raises:
-        ConfigError: braces that hold no plain name.
+        ConfigError: braces hold something other than a plain name.
     """
     try:
         parts = list(Formatter().parse(template))
@@ -27,23 +30,23 @@ def names_in(template: str, place: str) -> set[str]:
             continue
         if form or conversion or not name.isidentifier():
             raise ConfigError(
-                f"{place}: {template!r} has braces around what is no name; write {{{{ and }}}} for braces"
+                f"{place}: {template!r} has braces around something that is not a name; write {{{{ and }}}} for braces"
             )
         names.add(name)
     return names
 
 
 def check_names(template: str, known: Mapping[str, object], place: str) -> None:
-    """Raises ConfigError for a name in braces that there is not."""
+    """Raise ConfigError unless every name in braces is known."""
     for name in sorted(names_in(template, place) - known.keys()):
         raise ConfigError(f"{place}: {unknown('name', name, known)} (in {template!r})")
 
 
 def fill_template(template: str, values: Mapping[str, TemplateValue]) -> str:
-    """The argument with its names replaced; numbers are written exactly."""
+    """Replace the names in braces by their values; numbers are written exactly."""
     return template.format(**{name: format_value(value) for name, value in values.items()})
 
 
 def format_value(value: TemplateValue) -> str:
-    """A value as a script reads it: a float comes back from it to the last bit."""
+    """Format a value for a script; floats keep every bit."""
     return value if isinstance(value, str) else repr(value)

@@ -1,4 +1,4 @@
-"""Every error that a user is meant to read, and the exit codes of the command line.
+"""Errors that users read as one line, and the exit codes.
 
     HptransferError
     |-- ConfigError     a sweep, option or value that breaks a rule; nothing was written   exit 2
@@ -9,9 +9,13 @@
 
 A message is one line: the place, the value, the rule, the way out.
 
-The worker of a job (`python -m hptransfer.worker RUN JOB ATTEMPT`) ends with 0 when every trial has an outcome
-and none failed, 3 when some failed, 5 when the machine would not let it go on, 2 when the job's file names another
-attempt, and 75 when it was asked to stop: the same attempt, or the next one, goes on from its checkpoint.
+Exit codes of a job's worker (`python -m hptransfer.worker RUN JOB ATTEMPT`):
+
+    0   every trial has an outcome, and none failed
+    2   the job's file names another attempt
+    3   some trials failed
+    5   the machine stopped the worker
+    75  the worker was asked to stop; the same attempt, or the next one, resumes from its checkpoint
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ EXIT_INTERRUPTED = 130
 
 
 class HptransferError(Exception):
-    """Base of all errors that are reported as one line, without a traceback."""
+    """Base of errors that are reported as one line, without a traceback."""
 
     exit_code = EXIT_BAD_INPUT
 
@@ -52,17 +56,17 @@ class FitError(HptransferError):
 
 
 class RunFolderError(HptransferError):
-    """A run folder that is missing, belongs to another sweep, or cannot be written."""
+    """A run folder that is missing, another sweep's, or not writable."""
 
 
 class StoppedError(HptransferError):
-    """The machine stopped the run; what was finished is kept, and the same command goes on."""
+    """The machine stopped the run; the same command resumes it."""
 
     exit_code = EXIT_STOPPED
 
 
-class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
-    """Training was asked to stop, and has saved what it needs to go on.
+class Interrupted(Exception):  # noqa: N818 (not an error)
+    """Training was asked to stop, and has saved a checkpoint.
 
     Attributes:
         cause: one of records.CAUSES.
@@ -74,25 +78,29 @@ class Interrupted(Exception):  # noqa: N818 (nothing went wrong)
 
 
 class Superseded(Exception):  # noqa: N818
-    """Another attempt of the same job has taken over; this one writes nothing any more."""
+    """Another attempt of the job has started; this one must stop writing."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """One line that says that `name` is no `kind`, which name is nearest, and which there are."""
+    """Return the message for an unknown name, with all known names."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}"
 
 
 def divisors(number: int, value: int) -> str:
-    """The divisors of number next to value, on both sides."""
-    found = [one for one in range(1, number + 1) if number % one == 0]
-    below, above = [one for one in found if one < value], [one for one in found if one > value]
-    return " or ".join(str(one) for one in below[-1:] + above[:1])
+    """Return the divisors of a number next to a value, as text."""
+    all_divisors = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    below = [divisor for divisor in all_divisors if divisor < value]
+    above = [divisor for divisor in all_divisors if divisor > value]
+    return " or ".join(str(divisor) for divisor in below[-1:] + above[:1])
 
 
 def multiples(value: int, step: int) -> str:
-    """The multiples of step next to value, on both sides; no 0."""
+    """Return the multiples of a step next to a value, as text.
+
+    A multiple of 0 is left out.
+    """
     below = value // step * step
-    return " or ".join(str(one) for one in (below, below + step) if one)
+    return " or ".join(str(multiple) for multiple in (below, below + step) if multiple)

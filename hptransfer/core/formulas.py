@@ -1,4 +1,7 @@
-"""Arithmetic over names, as sweep files write it ("12 * depth * width**2"): read by `ast`, never by `eval`."""
+"""Formulas over names in sweep files, such as "12 * width**2".
+
+Formulas are parsed by `ast` and evaluated here; `eval` is never called.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,16 @@ FUNCTIONS: Mapping[str, Callable[..., Number]] = {
 
 
 def _power(base: Number, exponent: Number) -> Any:
-    """Exact for whole numbers that stay small; 9**9**9 is an overflow and not an hour's work."""
+    """Raise to a power, exactly for integers up to EXACT_BITS.
+
+    Larger results are floats, so 9**9**9 overflows at once instead of running for an hour.
+    """
     bits = base.bit_length() * exponent if isinstance(base, int) and isinstance(exponent, int) else math.inf
     return base**exponent if bits <= EXACT_BITS else float(base) ** float(exponent)
 
 
 EXACT_BITS = 1024
-MAX_LENGTH = 400  # which bounds how deep it can be nested
+MAX_LENGTH = 400  # bounds the depth of nesting
 BINARY: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -45,13 +51,15 @@ UNARY: Mapping[type[ast.unaryop], Callable[[Any], Any]] = {ast.USub: operator.ne
 
 @dataclass(frozen=True)
 class Formula:
-    """Numbers, names, + - * / // % **, parentheses, and the functions above.
+    """Arithmetic formula over names.
+
+    Allowed are numbers, names, + - * / // % **, parentheses and FUNCTIONS.
 
     Attributes:
-        place: where the formula stands, for messages.
+        place: the formula's key in the sweep file, for messages.
 
     Raises:
-        ConfigError: the text is no such arithmetic.
+        ConfigError: the text is not such a formula.
     """
 
     text: str
@@ -62,29 +70,30 @@ class Formula:
 
     @property
     def names(self) -> frozenset[str]:
-        """What its value depends on."""
+        """Names that its value depends on."""
         nodes = list(ast.walk(self._tree()))
         functions = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
         return frozenset(node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in functions)
 
     def check_names(self, known: Mapping[str, object]) -> None:
-        """Raises ConfigError for a name that there is not."""
+        """Raise ConfigError unless every name is known."""
         for name in sorted(self.names - known.keys()):
             raise ConfigError(f"{self.place}: {unknown('name', name, known)} (in {self.text!r})")
 
     def value(self, names: Mapping[str, Number]) -> Number:
-        """
+        """Return the formula's value.
+
         Raises:
-            ConfigError: an unknown name, or no finite number comes out, such as after a division by 0.
+            ConfigError: a name is unknown, or the result is not finite (a division by 0, for example).
         """
         self.check_names(names)
         try:
-            found: Number | complex = _evaluate(self._tree(), names)
+            result: Number | complex = _evaluate(self._tree(), names)
         except (ArithmeticError, ValueError, TypeError) as error:
             raise ConfigError(f"{self.place}: {self.text!r} has no value at {_shown(self, names)} ({error})") from None
-        if isinstance(found, complex) or not math.isfinite(found):
-            raise ConfigError(f"{self.place}: {self.text!r} is {found} at {_shown(self, names)}; it must be finite")
-        return found
+        if isinstance(result, complex) or not math.isfinite(result):
+            raise ConfigError(f"{self.place}: {self.text!r} is {result} at {_shown(self, names)}; it must be finite")
+        return result
 
     def _tree(self) -> ast.expr:
         if len(self.text) > MAX_LENGTH:
@@ -93,7 +102,7 @@ class Formula:
             return ast.parse(self.text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = error.msg if isinstance(error, SyntaxError) else str(error)
-            raise ConfigError(f"{self.place}: {self.text!r} is no arithmetic ({reason})") from None
+            raise ConfigError(f"{self.place}: {self.text!r} is not a formula ({reason})") from None
 
     def _check(self, node: ast.expr) -> None:
         match node:
@@ -111,7 +120,7 @@ class Formula:
                 raise ConfigError(f"{self.place}: {unknown('function', name, FUNCTIONS)} (in {self.text!r})")
             case _:
                 raise ConfigError(
-                    f"{self.place}: {ast.unparse(node)!r} cannot be in a formula; it takes numbers, names, "
+                    f"{self.place}: {ast.unparse(node)!r} cannot be in a formula; allowed are numbers, names, "
                     f"+ - * / // % **, parentheses and {', '.join(FUNCTIONS)}"
                 )
         for part in parts:
@@ -130,7 +139,7 @@ def _evaluate(node: ast.expr, names: Mapping[str, Number]) -> Any:
             return UNARY[type(node.op)](_evaluate(node.operand, names))
         case ast.Call(func=ast.Name(id=name)):
             return FUNCTIONS[name](*(_evaluate(argument, names) for argument in node.args))
-    raise AssertionError(node)  # the check let it pass
+    raise AssertionError(node)  # refused by Formula._check
 
 
 def _shown(formula: Formula, names: Mapping[str, Number]) -> str:

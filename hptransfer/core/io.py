@@ -1,4 +1,4 @@
-"""Files written in one step and read with one-line errors: text, JSON, JSON lines."""
+"""Atomic writing and checked reading of text, JSON and JSON lines."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from hptransfer.core.errors import ConfigError, RunFolderError
 from hptransfer.core.redaction import redacted
 
 SCHEMA = 1
-
-
 NAME_CHARS = 120
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces a file in one step: a reader sees the old text or the new one, never a part, and no password."""
+    """Replace a file atomically, with passwords redacted.
+
+    A reader sees the old text or the new one, never a part.
+    """
     temporary = path.with_name(f".{path.name[:NAME_CHARS]}.{secrets.token_hex(4)}")
-    # Its mode is the umask's. No file of another's is opened, nor a link followed.
+    # Its mode follows the umask. O_EXCL opens neither an existing file nor a link.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -39,7 +40,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def file_name(text: str) -> str:
-    """A name for one file that text from outside makes: no separators, of bounded length, different for other text."""
+    """Return a safe file name for any text.
+
+    It has no separators and a bounded length, and differs between different texts.
+    """
     plain = re.sub(r"[^\w=.,+-]", "_", text, flags=re.ASCII)[:NAME_CHARS]
     if plain == text and not text.startswith("."):
         return text
@@ -47,22 +51,25 @@ def file_name(text: str) -> str:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a JSON object with its schema version, in one step. NaN and infinity are refused."""
+    """Write a JSON object and its schema version atomically.
+
+    NaN and infinity are refused.
+    """
     write_text(path, json.dumps({"schema": SCHEMA, **values}, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """Reads what `write_json` wrote.
+    """Read a file of `write_json`.
 
     Args:
-        keys: what must be there.
+        keys: keys that must be present.
 
     Raises:
-        RunFolderError: the file is not such JSON, or a newer version of the tool wrote it.
+        RunFolderError: the file is damaged, or a newer version of the tool wrote it.
     """
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number")
+        raise ValueError(f"{constant} is not a number")
 
     with reading(path):
         values = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
@@ -75,7 +82,7 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def set_aside(path: Path) -> None:
-    """Renames a file that cannot be used, to a name that is free."""
+    """Rename an unusable file to a free name."""
     number = 1
     while (free := path.with_name(f"{path.name}.set-aside-{number}")).exists():
         number += 1
@@ -84,10 +91,10 @@ def set_aside(path: Path) -> None:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what a damaged file does to its reader into one line.
+    """Report errors of the block as one line about a damaged file.
 
     Raises:
-        RunFolderError: the block could not make sense of the file.
+        RunFolderError: the block could not interpret the file.
     """
     try:
         yield
@@ -97,14 +104,17 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Appends one line a row in a single write."""
+    """Append one line per row in a single write."""
     text = "".join(json.dumps(row) + "\n" for row in rows)
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a JSON-lines file; a torn last line (a writer was killed) is left out."""
+    """Return the rows of a JSON-lines file.
+
+    An incomplete last line, left by a writer that was killed, is dropped. Without a file the result is empty.
+    """
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -112,13 +122,13 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def filter_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
-    """Leaves, or makes, a JSON-lines file with those of its rows that are to be kept, in one step."""
+    """Keep some rows of a JSON-lines file, atomically; create it if missing."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in read_jsonl(path) if keep(row)))
 
 
 @contextmanager
 def writable_folder(out: Path | None) -> Iterator[None]:
-    """Makes the folder that `--out` names, if any, before what is computed for it; takes it back if that ends early.
+    """Create the folder of `--out`; remove it if the block fails.
 
     Raises:
         ConfigError: files cannot be written there.
@@ -137,7 +147,7 @@ def writable_folder(out: Path | None) -> Iterator[None]:
 
 
 def check_writable(out: Path) -> None:
-    """Makes the folder that `--out` names, before anything is computed for it.
+    """Create the folder of `--out` and check that it is writable.
 
     Raises:
         ConfigError: files cannot be written there.

@@ -1,4 +1,4 @@
-"""Kernel locks on files: leases of trials, and the lock of the driver."""
+"""Kernel locks on files: leases of trials and the driver's lock."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-# Some network file systems have no locks. There a job's attempt, which its file names, keeps workers apart.
+# Some network file systems have no locks. There the attempt number in a job's file keeps workers apart.
 LOCKLESS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class LockedError(Exception):
-    """Somebody else holds the lock; `holder` is what they wrote about themselves."""
+    """Another process holds the lock.
+
+    Attributes:
+        holder: its pid, host and since, as the process wrote them; empty if unreadable.
+    """
 
     def __init__(self, holder: Mapping[str, Any]) -> None:
         super().__init__(str(holder))
@@ -27,10 +31,10 @@ class LockedError(Exception):
 
 @contextmanager
 def lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
-    """Holds a file's lock. The kernel lets go of it when the process ends, however it ends.
+    """Hold a file's lock; the kernel releases it when the process ends.
 
     Raises:
-        LockedError: it is still held by somebody else after `wait_s` seconds.
+        LockedError: another process still holds it after `wait_s` seconds.
     """
     with path.open("a+", encoding="utf-8") as file:
         deadline = time.monotonic() + wait_s
@@ -46,7 +50,10 @@ def lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
 
 
 def locked_by(path: Path) -> dict[str, Any] | None:
-    """Who holds a lock now, or None. Looking never stands in a writer's way for long."""
+    """Return the current holder of a lock, or None.
+
+    The check takes a shared lock for an instant only, so it never delays a writer for long.
+    """
     try:
         file = path.open(encoding="utf-8")
     except FileNotFoundError:

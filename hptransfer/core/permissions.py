@@ -1,4 +1,4 @@
-"""Permissions of a run folder: private to its owner, or shared with one group."""
+"""Permissions of a run folder: private, or shared with one group."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from pathlib import Path
 from hptransfer.core.errors import RunFolderError
 
 PRIVATE = 0o700
-
-
 SHARED = stat.S_ISGID | 0o770
 
 
 def set_permissions(folder: Path, share: str | None) -> None:
-    """Makes a folder and all in it its owner's alone, or a group's too; what belongs to other users is left to them.
+    """Restrict a folder to its owner, and a group if given.
+
+    Its contents follow, except for files of other users.
 
     Raises:
-        RunFolderError: there is no such group, or the user is not in it.
+        RunFolderError: the group does not exist, or the user is not in it.
     """
     mode, group = (SHARED, _group(share)) if share else (PRIVATE, -1)
-    there = folder.stat()
-    if stat.S_IMODE(there.st_mode) == mode and group in (-1, there.st_gid):
+    current = folder.stat()
+    if stat.S_IMODE(current.st_mode) == mode and group in (-1, current.st_gid):
         return
     for path in (folder, *folder.rglob("*")):
         if path.is_symlink():
             continue
         with contextlib.suppress(PermissionError, FileNotFoundError):
             os.chown(path, -1, group)
-            runs = path.stat().st_mode & stat.S_IXUSR
-            path.chmod(mode if path.is_dir() else mode & (0o777 if runs else 0o666))
+            executable = path.stat().st_mode & stat.S_IXUSR
+            path.chmod(mode if path.is_dir() else mode & (0o777 if executable else 0o666))
 
 
 def _group(name: str) -> int:
@@ -48,13 +48,17 @@ def _group(name: str) -> int:
 
 
 def restrict_umask(folder: Path) -> int:
-    """Has this process make files that are no more open than a run folder; returns the umask that it had before."""
+    """Set a umask that keeps new files as private as a folder.
+
+    Returns:
+        The umask before.
+    """
     return os.umask(~folder.stat().st_mode & 0o077)
 
 
 @contextmanager
 def restricted_umask(folder: Path) -> Iterator[None]:
-    """`restrict_umask` for a while."""
+    """Apply `restrict_umask` inside the block."""
     before = restrict_umask(folder)
     try:
         yield

@@ -1,10 +1,11 @@
-"""The values that flow through the tool: Scale, Trial, Outcome (README and docs/architecture.md)."""
+"""Scale, Trial, Outcome and Job: the records that the stages exchange."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +22,7 @@ DIVERGED = "diverged"
 PRUNED = "pruned"
 FAILED = "failed"
 
-# Why a trial failed, or a worker ended before its job did. Each has a rule of its own for another attempt.
+# Causes of a failed trial, or of a worker that ended before its job did. Each has its own retry rule.
 CODE_ERROR = "code error"
 OUT_OF_MEMORY = "out of memory"
 TIME_LIMIT = "time limit"
@@ -32,29 +33,44 @@ KILLED = "killed"
 CAUSES = (CODE_ERROR, OUT_OF_MEMORY, TIME_LIMIT, NODE_FAILURE, PREEMPTED, CANCELLED, KILLED)
 
 POINT = frozenset({"step", "tokens", "loss", "time"})
-"""What every point of a curve says; further keys are what a model reports of itself, such as its experts' load."""
+"""Keys of every point of a curve. A model may report further ones, such as the load of its experts."""
 
 
 def short(value: Number) -> str:
-    """A number as people read it in a table: 65536, 0.01563."""
+    """Format a number for tables and messages, with four digits: 65536, 0.01563."""
     return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def exact(value: Number) -> str:
+    """Format a number exactly; only equal values share a text."""
+    return str(int(value)) if value % 1 == 0 else repr(value)
+
+
+def distinct(values: Iterable[Number]) -> dict[Number, str]:
+    """Format values with four digits, or exactly if two would print alike."""
+    shown = {value: short(value) for value in values}
+    counts = Counter(shown.values())
+    return {value: text if counts[text] == 1 else exact(value) for value, text in shown.items()}
 
 
 @dataclass(frozen=True)
 class Scale:
-    """One point of the proxy grid, by the axes' keys: width, depth, tokens, ..."""
+    """Scale of a model and its training: a value for every axis."""
 
     axes: Mapping[str, Number]
 
     @cached_property
     def name(self) -> str:
-        """Such as "width=32,depth=2,tokens=32768"."""
+        """Text for people, with four digits: "width=32,depth=2,tokens=32768"."""
         return ",".join(f"{axis}={short(value)}" for axis, value in self.axes.items())
 
     @cached_property
     def key(self) -> str:
-        """Exact text for identities: scales that print alike have different keys, 64 and 64.0 the same."""
-        return ",".join(f"{axis}={int(value) if value % 1 == 0 else value!r}" for axis, value in self.axes.items())
+        """Exact text for identities: equal scales, and no others, share it.
+
+        Scales that print alike have different keys; 64 and 64.0 have the same.
+        """
+        return ",".join(f"{axis}={exact(value)}" for axis, value in self.axes.items())
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -62,7 +78,7 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One training run: a scale, values of the tuned hyperparameters, a seed.
+    """Training run at one scale, point of the search space and seed.
 
     Attributes:
         run: the resolved configuration of the run, as plain JSON values.
@@ -82,7 +98,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Such as "width=32,depth=2,tokens=32768 lr=0.01563 seed=0"."""
+        """Text for people: "width=32,depth=2,tokens=32768 lr=0.01563 seed=0"."""
         tuned = " ".join(f"{key}={short(value)}" for key, value in self.tuned.items())
         return f"{self.scale.name} {tuned} seed={self.seed}"
 
@@ -96,20 +112,22 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a trial ended.
+    """Result of a trial that ended.
 
     Attributes:
-        state: DONE, DIVERGED, PRUNED (stopped before its end, as others of its scale were better) or FAILED.
-        loss: what the trial is judged by (run.loss), in nats; None unless done.
-        loss_se: its standard error over the held-out windows, or steps, in nats; None unless done, or of one window.
+        state: DONE, DIVERGED, PRUNED (stopped early, as other trials of its scale were better) or FAILED.
+        loss: the loss that ranks trials (run.loss), in nats; None unless done.
+        loss_se: its standard error over the held-out windows, or steps, in nats; None unless done, or with one window.
         initial_loss: training loss at the first step, in nats.
-        seconds: wall time that the trial occupied its device for: a stack's time, shared equally.
+        seconds: wall time on its device: an equal share of the stack's time.
+        stack: number of trials in its stack.
+        attempts: number of attempts at the trial.
         error: one line, if failed.
         cause: one of CAUSES, if failed.
-        node: of a scheduler, on which it was trained.
+        node: the scheduler's node on which it was trained.
         imported: table and row that the trial was taken from; None if it was trained here.
-        groups: what each group of parameters trained with: role, learning rate at the peak and all else that the
-            optimizer was given; under `parameters` by name the first values' spread, multiplier, branch factor.
+        groups: settings of each parameter group: role, peak learning rate, and the optimizer's other settings. Its
+            `parameters` hold, by name, the spread of the initial values, the multiplier and the branch factor.
     """
 
     state: str
@@ -141,15 +159,17 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Trials of one scale for one worker. It keeps its id and its trials through all attempts, and so its stacks.
+    """Trials of one scale for one worker.
+
+    A job keeps its id and its trials, and so its stacks, through all attempts.
 
     Attributes:
-        params: of one trial.
+        params: parameters of one trial.
         flops: training FLOPs of all its trials.
         seconds: estimated wall time of all its trials on one worker; None if nothing was measured.
         attempt: 1, and one more each time it is submitted again.
-        scheduler: what the scheduler calls it, such as "1234_5"; None where there is no scheduler.
-        submitted: when, in seconds since 1970.
+        scheduler: the scheduler's id for it, such as "1234_5"; None without a scheduler.
+        submitted: time of submission, in seconds since 1970.
     """
 
     id: str
@@ -171,18 +191,18 @@ class Job:
 
 
 def digest(values: Any) -> str:
-    """Twelve hexadecimal digits that stand for a JSON value."""
+    """Hash a JSON value to twelve hexadecimal digits."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def trial_id(run: Mapping[str, Any], seed: int, purpose: str = SWEEP) -> str:
-    """A trial's name for life: a hash of its resolved configuration, its seed and its purpose."""
+    """Return a trial's id: a hash of resolved configuration, seed and purpose."""
     return digest({"run": run, "seed": seed, "purpose": purpose})
 
 
 def get_path(tree: Mapping[str, Any], path: str) -> Any:
-    """Value at a dotted path.
+    """Return the value at a dotted path.
 
     Raises:
         ConfigError: the path does not exist.
@@ -196,7 +216,11 @@ def get_path(tree: Mapping[str, Any], path: str) -> Any:
 
 
 def with_path(tree: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy of the tree with the (existing) value at a dotted path replaced."""
+    """Copy a tree with another value at a dotted path.
+
+    Raises:
+        ConfigError: the path does not exist, or is not a leaf.
+    """
     head, _, rest = path.partition(".")
     if not isinstance(tree, Mapping) or head not in tree:
         raise ConfigError(f"path {path!r} does not exist in the run's configuration")

@@ -1,7 +1,7 @@
-"""Passwords: what is written or printed never holds one that stands in a URI.
+"""Redaction of passwords in URIs, and their restoration from the environment.
 
-`files.write_text` and everything that prints an error go through `redacted`. A URI whose password was
-left out is whole again if the environment has it (`whole`).
+`io.write_text` and everything that prints an error apply `redacted`. `whole` restores a redacted URI from a variable
+of the environment.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 HIDDEN = "***"
 
-# user:password@ ends at the host. Only in web addresses can a port and a path with an @ look like a password.
+# user:password@ ends at the host. In web addresses alone, a port and a path with an @ can look like a password.
 _WEB = re.compile(r"(?P<before>\bhttps?://[^\s/:@?#'\"]*:)[^\s/?#'\"]+(?=@)", re.IGNORECASE)
 _OTHER = re.compile(r"(?P<before>\b(?!https?://)[a-z][a-z0-9+.-]*://[^\s/:@'\"]*:)[^\s@'\"]+(?=@)", re.IGNORECASE)
 _QUERY = re.compile(
@@ -21,7 +21,7 @@ _QUERY = re.compile(
 
 
 def redacted(text: str) -> str:
-    """The text with every password in a URI replaced by three stars."""
+    """Replace every password in a URI by three stars."""
     if "://" not in text:
         return text
     for pattern in (_WEB, _OTHER, _QUERY):
@@ -30,20 +30,22 @@ def redacted(text: str) -> str:
 
 
 def whole(uri: str, environment: Mapping[str, str], *names: str) -> str:
-    """A URI whose password was left out, taken from the variable of the environment that differs in that alone.
+    """Restore a redacted URI's password from a variable of the environment.
+
+    The variable's value must differ from the URI in the password only.
 
     Args:
         names: variables that may hold it.
     """
     for name in names:
-        given = environment.get(name, "")
-        if given and redacted(given) == redacted(uri):
-            return given
+        value = environment.get(name, "")
+        if value and redacted(value) == redacted(uri):
+            return value
     return uri
 
 
 def passwords(tree: Any, place: str) -> Iterator[str]:
-    """Dotted places of plain values that hold a password in a URI."""
+    """Yield the dotted paths of values with a password in a URI."""
     if isinstance(tree, str):
         if redacted(tree) != tree:
             yield place

@@ -1,9 +1,8 @@
-"""A family of things (models, optimizers, samplers, ...): one file or package each, found by name.
+"""Registry of a family's members (models, optimizers, ...), one module each.
 
-`ls` of the family's folder is the menu: a member's name is its file's stem, and files that start
-with an underscore are not members. Members of other packages come in through entry points of the
-group `hptransfer.<family>`. Nothing is imported until a member is asked for, so that listing a
-family of PyTorch models does not import PyTorch.
+A member's name is the stem of its file in the family's folder; files that start with an underscore are not members.
+Other packages add members through entry points of the group `hptransfer.<family>`. A member is imported when it is
+first requested, so listing a family of PyTorch models does not import PyTorch.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """The members of one family.
+    """Members of one family by name.
 
     Args:
-        family: what the members are called in messages and in entry points, for example "optimizer".
+        family: a member's kind in messages and in entry points, for example "optimizer".
         package: dotted name of the package whose modules are the built-in members.
     """
 
@@ -36,7 +35,7 @@ class Registry(Generic[T]):
         self._members: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator (or call) that makes a value the member `name`."""
+        """Return a decorator that registers a value as the member `name`."""
 
         def add(member: T) -> T:
             self._members[name] = member
@@ -45,14 +44,14 @@ class Registry(Generic[T]):
         return add
 
     def names(self) -> list[str]:
-        """Names of all members, sorted; imports none of them."""
+        """Return the sorted names of all members, without importing them."""
         return sorted({*self._modules(), *self._entry_points(), *self._members})
 
     def get(self, name: str) -> T:
-        """The member `name`.
+        """Return the member `name`.
 
         Raises:
-            ConfigError: there is no such member.
+            ConfigError: the family has no member of that name.
         """
         if name not in self._members:
             if name in self._modules():
@@ -64,7 +63,7 @@ class Registry(Generic[T]):
         return self._members[name]
 
     def summary(self, name: str) -> str:
-        """First line of the member's module docstring, read without importing the module."""
+        """Return the first line of the member's docstring, without importing it."""
         if name not in self._modules():
             return f"from {self._entry_points()[name].value}" if name in self._entry_points() else ""
         member = self._folder() / name
@@ -73,7 +72,7 @@ class Registry(Generic[T]):
         return docstring.partition("\n")[0]
 
     def _folder(self) -> Path:
-        # The path is worked out by hand: importlib's find_spec would import the parent packages.
+        # importlib's find_spec would import the parent packages.
         return Path(__file__).parents[2].joinpath(*self.package.split("."))
 
     def _modules(self) -> set[str]:

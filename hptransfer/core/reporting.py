@@ -1,4 +1,4 @@
-"""What a training script tells of itself: `hptransfer.report(step=10, loss=2.5)`. The standard library alone."""
+"""Metrics that a training script reports: `hptransfer.report(step=10, loss=2.5)`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ METRICS = "HPTRANSFER_METRICS"
 
 
 def report(step: int | None = None, *, diverged: bool = False, **values: float) -> None:
-    """Writes one point of the trial's curve.
+    """Append one point to the trial's curve.
 
-    Does nothing outside of a trial, so the script runs by hand as it is, and nothing in any but the first process of
-    several (RANK, which torchrun sets).
+    Outside of a trial the call has no effect, so the script also runs by hand. Of several processes only the first
+    one reports (RANK, which torchrun sets).
 
     Args:
-        step: of the training; a step that is reported again takes the place of what was said of it. Without it points
-            are numbered.
-        diverged: training cannot go on; the trial ends here.
-        values: numbers by name, or what `float` takes, such as a tensor of one element: loss, and what else there is.
+        step: the training step; a step that is reported again replaces the earlier point. Without steps, points are
+            numbered.
+        diverged: training cannot continue; the trial ends here.
+        values: metrics by name, such as the loss: numbers, or anything that `float` accepts, such as a tensor of one
+            element.
     """
     path = os.environ.get(METRICS)
     if not path or os.environ.get("RANK", "0") != "0":

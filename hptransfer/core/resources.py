@@ -1,4 +1,4 @@
-"""Where sweeps and presets lie: the current directory's own first, then those of the package."""
+"""Folders of sweeps and presets: the current directory's, then the package's."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ from pathlib import Path
 
 
 def resource_folders(kind: str) -> list[Path]:
-    """Folders of one kind ("sweeps" or "configs"), the user's before the package's.
+    """Return the folders of one kind, the user's before the package's.
 
-    A wheel carries the package's inside itself; a checkout has them beside the package.
+    A wheel contains the package's folders; in a checkout they are next to the package.
+
+    Args:
+        kind: "sweeps" or "configs".
     """
     package = Path(__file__).parents[1]
-    inside = package / "_share" / kind
-    shipped = inside if inside.is_dir() else package.parent / kind
-    here = Path.cwd() / kind
-    return [here, shipped] if here.is_dir() and here.resolve() != shipped.resolve() else [shipped]
+    in_wheel = package / "_share" / kind
+    shipped = in_wheel if in_wheel.is_dir() else package.parent / kind
+    users = Path.cwd() / kind
+    return [users, shipped] if users.is_dir() and users.resolve() != shipped.resolve() else [shipped]
 
 
 def templates() -> dict[str, Path]:
-    """Sweep files to start from, by kind."""
+    """Return the paths of the sweep files for `hptransfer init`, by kind."""
     return {path.stem: path for path in sorted((Path(__file__).parents[1] / "templates").glob("*.yaml"))}

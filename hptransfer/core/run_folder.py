@@ -1,25 +1,37 @@
-"""The run folder: who writes which file, atomically, and the locks that keep writers apart.
+"""Files of a run folder, with the process that writes each.
 
     runs/<name>/
-      sweep.yaml  target.json  environment.json   the sweep, its target, where it ran     (driver)
-      snapshots/<n>/                              code, packages, settings at a start     (driver)
-      source/  source.json                        what trials train from, if snapshot     (driver)
-      driver.lock  driver.log  driver.json        who drives this run; what it says       (driver)
-      finished.jsonl                              a line a finished trial                 (driver)
-      requests/                                   what is asked of the driver             (cancel, retry)
-      study.journal  mlflow.db  mlflow-artifacts/ views of the trial folders              (driver)
-      jobs/<id>.json, <id>.stacks.json, <id>.log  trials of one worker, their split       (driver; job)
-      jobs/<id>.<stack>.checkpoint                where the training of a stack is        (job)
-      trials/<id>/trial.json, attempts.json       what to train; what ended early         (driver)
-      trials/<id>/behind.json                     that it is to stop, if halving          (driver)
-      trials/<id>/lease, metrics.jsonl, outcome.json, traceback.txt                       (job)
-      records.csv optima.csv fit.json prediction.json predictions.csv report.html         (analyze)
-      verification.json                                                                   (verify)
+      sweep.yaml  target.json  environment.json    resolved sweep, its target, host and packages    driver
+      snapshots/<n>/                               code state, packages and settings at a start     driver
+      source/  source.json                         copy of the source tree (snapshot: true)         driver
+      driver.lock                                  lock of the driver: pid, host, since             driver
+      driver.json                                  waiting scales, delayed jobs, blocking reason    driver
+      driver.log                                   output of a driver in the background             driver
+      finished.jsonl                               index of finished trials, one line each          driver
+      requests/                                    requests to the driver                           cancel, retry
+      study.journal  mlflow.db  mlflow-artifacts/  views of the trial folders                       driver
+      jobs/<id>.json                               trials of one worker, number of the attempt      driver
+      jobs/<id>.stacks.json                        split of the job's trials into stacks            worker
+      jobs/<id>.reached.json                       progress when a job asked for more time          worker
+      jobs/<id>.log                                output of the job                                worker
+      jobs/<id>.<stack>.checkpoint                 checkpoint of a stack                            worker
+      jobs/states.json                             states of the scheduler's jobs                   driver
+      trials/<id>/trial.json                       configuration of the trial                       driver
+      trials/<id>/attempts.json                    attempts that ended without a result             driver
+      trials/<id>/behind.json                      pruning decision (successive halving)            driver
+      trials/<id>/lease                            lock of the worker that trains the trial         worker
+      trials/<id>/metrics.jsonl                    curve of the trial                               worker
+      trials/<id>/outcome.json  traceback.txt      result of the trial; its error                   worker
+      records.csv  optima.csv  fit.json            tables and fit                                   analyze
+      prediction.json  predictions.csv  next.csv   predictions, and the runs worth most             analyze
+      report.html                                  the page                                         analyze
+      verification.json, verification-<scale>.json regret at the target, or at another scale        verify
 
-The trial folders are the truth; everything else can be made again from them.
+Every file that decides anything is replaced atomically. The trial folders are the source of truth; everything else can
+be rebuilt from them. Locks keep writers apart: one driver for each run, one worker for each trial.
 
-A run folder is its owner's alone, or a group's too (`set_permissions`); every process that writes into it
-makes files that are no more open than the folder (`restricted_umask`). No file made by `write_text` holds a password.
+A run folder is private to its owner, or shared with a group (`set_permissions`). Every process that writes into it
+makes files that are at most as open as the folder (`restricted_umask`). Files of `write_text` hold no passwords.
 """
 
 from __future__ import annotations
@@ -29,6 +41,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.io import file_name, read_json, reading, write_json
@@ -38,7 +51,7 @@ from hptransfer.core.records import Job, Outcome, Scale, Trial
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run, and reading and writing of its trials."""
+    """Paths of one run, and access to its trials and jobs."""
 
     path: Path
 
@@ -75,8 +88,25 @@ class RunFolder:
         return self.path / "verification.json"
 
     def verification_of(self, scale: Scale) -> Path:
-        """Of another scale than the target."""
-        return self.path / file_name(f"verification-{scale.name}.json")
+        """Return the verification file of a scale other than the target."""
+        return self.path / file_name(f"verification-{scale.key}.json")
+
+    def read_verification_of(self, scale: Scale) -> dict[str, Any] | None:
+        """Read the verification of a scale other than the target, if any.
+
+        Versions before 0.2 named the file by the axes' values with four digits. Such a file is read if it is of
+        exactly this scale.
+
+        Raises:
+            RunFolderError: the file is damaged.
+        """
+        old = self.path / file_name(f"verification-{scale.name}.json")
+        for path in (self.verification_of(scale), old):
+            if path.exists():
+                values = read_json(path, "scale")
+                if values["scale"] == scale.axes:
+                    return values
+        return None
 
     @property
     def snapshots(self) -> Path:
@@ -91,10 +121,10 @@ class RunFolder:
         return self.path / "source.json"
 
     def working_directory(self, cwd: str) -> Path:
-        """Where a script that is configured to run in `cwd` runs: in the run's copy of the source tree, if it has one.
+        """Return a script's working directory: `cwd`, or its copy in the run.
 
         Raises:
-            RunFolderError: what says where the copy is from is damaged.
+            RunFolderError: source.json is damaged.
         """
         if not self.source.exists():
             return Path(cwd)
@@ -118,20 +148,23 @@ class RunFolder:
         return self.trial(trial_id) / "metrics.jsonl"
 
     def behind_path(self, trial_id: str) -> Path:
-        """There if the trial is to stop before its end, as others of its scale are better."""
+        """Return the path of the file that marks a trial as pruned.
+
+        The trial is to stop early, as other trials of its scale are better.
+        """
         return self.trial(trial_id) / "behind.json"
 
     def lease(self, trial_id: str) -> Path:
         return self.trial(trial_id) / "lease"
 
     def create(self, share: str | None = None) -> None:
-        """Makes the folder, its owner's alone or a group's too.
+        """Create the folder, private to its owner or shared with a group.
 
         Args:
             share: name of the group.
 
         Raises:
-            RunFolderError: it cannot be written, or given to the group.
+            RunFolderError: it cannot be written, or shared with the group.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,9 +185,10 @@ class RunFolder:
         write_json(self.trial(trial.id) / "trial.json", trial.to_json())
 
     def read_trial(self, trial_id: str) -> Trial:
-        """
+        """Read a trial.
+
         Raises:
-            RunFolderError: there is no such trial, or its file is damaged.
+            RunFolderError: the trial does not exist, or its file is damaged.
         """
         path = self.trial(trial_id) / "trial.json"
         if not path.exists():
@@ -164,11 +198,14 @@ class RunFolder:
             return Trial.from_json(values)
 
     def read_trials(self) -> list[Trial]:
-        """All trials, in a stable order. A folder whose trial.json was never finished is passed over."""
+        """Return all trials, sorted by id.
+
+        A folder without a trial.json, left by a driver that was killed, is skipped.
+        """
         return list(self.each_trial())
 
     def each_trial(self) -> Iterator[Trial]:
-        """The same one after another, for who need not hold the configurations of thousands."""
+        """Yield all trials, sorted by id, one in memory at a time."""
         for path in sorted(self.path.glob("trials/*/trial.json")):
             yield self.read_trial(path.parent.name)
 
@@ -179,7 +216,10 @@ class RunFolder:
         return self.jobs / f"{job_id}.stacks.json"
 
     def reached_path(self, job_id: str) -> Path:
-        """How far a job had come when its worker last asked to be run again at its time limit."""
+        """Return the path of a job's progress at its last time limit.
+
+        The worker writes it when it asks to be run again.
+        """
         return self.jobs / f"{job_id}.reached.json"
 
     def checkpoint_path(self, job_id: str, stack: int) -> Path:
@@ -189,7 +229,8 @@ class RunFolder:
         write_json(self.job_path(job.id), job.to_json())
 
     def read_job(self, job_id: str) -> Job:
-        """
+        """Read a job.
+
         Raises:
             RunFolderError: the job's file is damaged.
         """
@@ -198,7 +239,8 @@ class RunFolder:
             return Job.from_json(values)
 
     def read_outcome(self, trial_id: str) -> Outcome | None:
-        """
+        """Read a trial's outcome; None if it is not finished.
+
         Raises:
             RunFolderError: the outcome's file is damaged.
         """
@@ -212,10 +254,10 @@ class RunFolder:
 
 @contextmanager
 def disk_errors(folder: RunFolder) -> Iterator[None]:
-    """Turns a full disk or a vanished folder into one line; finished trials are safe by then.
+    """Report operating-system errors of the block as one line.
 
     Raises:
-        StoppedError: an operating-system error came out of the block.
+        StoppedError: the disk is full, or the folder has vanished, for example.
     """
     try:
         yield

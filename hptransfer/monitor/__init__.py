@@ -1,1 +1,1 @@
-"""The state of a run, for people: status, progress tables, logs, cleanup."""
+"""Display of a run's state, its logs, and cleanup."""

@@ -1,7 +1,7 @@
-"""`hptransfer clean`: what a run no longer needs. The caller holds the driver's lock.
+"""Removal of files that a run no longer needs (`hptransfer clean`).
 
-Never touched: what analyze, status and the next sweep read (trials, outcomes, curves, jobs, the snapshots), and all
-that belongs to a trial without an outcome, which a worker may be training now.
+The caller holds the driver's lock. Files that analyze, status and the next sweep read are kept: trials, outcomes,
+curves, jobs and snapshots. All files of a trial without an outcome are kept too, as a worker may be training it.
 """
 
 from __future__ import annotations
@@ -16,28 +16,30 @@ from pathlib import Path
 from hptransfer.core.run_folder import RunFolder
 
 STALE_S = 3600.0
-"""A temporary file that is older was left by a writer that was killed."""
+"""Age from which a temporary file counts as left by a killed writer."""
 
 
 @dataclass(frozen=True)
 class Removable:
-    """Files of one kind that can go."""
+    """Files of one kind that can be removed."""
 
     kind: str
     paths: tuple[Path, ...]
 
     @property
     def files(self) -> int:
+        """Number of files."""
         return sum(1 for _ in self._files())
 
     @property
     def bytes(self) -> int:
+        """Total size."""
         return sum(path.lstat().st_size for path in self._files())
 
     def _files(self) -> Iterator[Path]:
         for path in self.paths:
             if path.is_dir():
-                yield from (one for one in path.rglob("*") if not one.is_dir())
+                yield from (file for file in path.rglob("*") if not file.is_dir())
             else:
                 yield path
 
@@ -51,25 +53,27 @@ class Removable:
 
 
 def find_removable(folder: RunFolder, *, logs: bool) -> list[Removable]:
-    """What can go, by kind; kinds of which there is nothing are left out.
+    """Find the removable files of a run, by kind.
 
     Args:
-        logs: also what finished jobs printed.
+        logs: include the logs of finished jobs.
     """
-    ended = {path.parent.name for path in folder.path.glob("trials/*/outcome.json")}
-    over = [job for job in _jobs(folder) if set(folder.read_job(job).trials) <= ended]
+    finished_trials = {path.parent.name for path in folder.path.glob("trials/*/outcome.json")}
+    finished_jobs = [job for job in _jobs(folder) if set(folder.read_job(job).trials) <= finished_trials]
     kinds = {
-        "leases of finished trials": [folder.lease(trial_id) for trial_id in sorted(ended)],
+        "leases of finished trials": [folder.lease(trial_id) for trial_id in sorted(finished_trials)],
         "checkpoints of finished jobs": [
-            path for job in over for path in sorted(folder.jobs.glob(f"{job}.*checkpoint*"))
+            path for job in finished_jobs for path in sorted(folder.jobs.glob(f"{job}.*checkpoint*"))
         ],
         "files set aside": sorted(folder.path.glob("*.set-aside-*")),
         "temporary files of writers that were killed": _temporaries(folder),
     }
     if logs:
-        kinds["logs of finished jobs"] = [path for job in over for path in sorted(folder.jobs.glob(f"{job}*.log"))]
-    found = {kind: tuple(path for path in paths if path.exists()) for kind, paths in kinds.items()}
-    return [Removable(kind, paths) for kind, paths in found.items() if paths]
+        kinds["logs of finished jobs"] = [
+            path for job in finished_jobs for path in sorted(folder.jobs.glob(f"{job}*.log"))
+        ]
+    existing = {kind: tuple(path for path in paths if path.exists()) for kind, paths in kinds.items()}
+    return [Removable(kind, paths) for kind, paths in existing.items() if paths]
 
 
 def _jobs(folder: RunFolder) -> list[str]:
@@ -77,7 +81,7 @@ def _jobs(folder: RunFolder) -> list[str]:
 
 
 def _temporaries(folder: RunFolder) -> list[Path]:
-    """What `write_text`, and the makers of the store and the source tree, rename when they are done."""
+    """Return files of killed writers: text, MLflow store and source copy."""
     patterns = (".*", "mlflow.db.unfinished", "jobs/.*", "trials/*/.*", "snapshots/*/.*")
-    found = {path for pattern in patterns for path in folder.path.glob(pattern)}
-    return sorted(path for path in found if time.time() - path.lstat().st_mtime > STALE_S)
+    paths = {path for pattern in patterns for path in folder.path.glob(pattern)}
+    return sorted(path for path in paths if time.time() - path.lstat().st_mtime > STALE_S)

@@ -1,4 +1,4 @@
-"""What a trial printed: from the logs of the jobs that trained it."""
+"""Output of a trial, from the logs of its jobs."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ from hptransfer.driver.jobs import read_jobs
 TRIAL = re.compile(r"trial ([0-9a-f]{12})\b")
 
 
-def trial_log(folder: RunFolder, beginning: str) -> Iterator[str]:
-    """Lines about one trial, and its traceback if it failed.
+def trial_log(folder: RunFolder, prefix: str) -> Iterator[str]:
+    """Return the output of one trial, and its traceback if it failed.
 
     Args:
-        beginning: of the trial's id.
+        prefix: start of the trial's id.
 
     Raises:
-        RunFolderError: no trial, or more than one, begins like that.
+        RunFolderError: no id, or more than one, starts with it.
     """
     ids = sorted(path.parent.name for path in folder.path.glob("trials/*/trial.json"))
-    found = [trial_id for trial_id in ids if trial_id.startswith(beginning)]
-    if not found:
+    matching = [trial_id for trial_id in ids if trial_id.startswith(prefix)]
+    if not matching:
         raise RunFolderError(
-            f"{folder.path} has no trial whose id begins with {beginning!r}; one of its {len(ids)} trials is "
+            f"{folder.path} has no trial whose id begins with {prefix!r}; one of its {len(ids)} trials is "
             f"{ids[0] if ids else 'none'}, and trials/ has a folder for each"
         )
-    if len(found) > 1:
+    if len(matching) > 1:
         raise RunFolderError(
-            f"{folder.path}: {beginning!r} begins {len(found)} trials, such as {found[0]}; give more of it"
+            f"{folder.path}: the ids of {len(matching)} trials begin with {prefix!r}, such as {matching[0]}; give more "
+            "digits"
         )
-    return _lines(folder, found[0])
+    return _lines(folder, matching[0])
 
 
 def _lines(folder: RunFolder, trial_id: str) -> Iterator[str]:
@@ -51,11 +52,11 @@ def _lines(folder: RunFolder, trial_id: str) -> Iterator[str]:
 
 
 def _printed(path: Path) -> list[str]:
-    """Lines of what a script may have printed any bytes to."""
+    """Return the lines of a file, which may not be valid UTF-8."""
     return path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _concerns(line: str, trial_id: str) -> bool:
-    """Lines of other trials of the same stack begin with their ids."""
-    found = TRIAL.match(line)
-    return found is None or found[1] == trial_id
+    """Return False for lines that start with another trial's id."""
+    match = TRIAL.match(line)
+    return match is None or match[1] == trial_id

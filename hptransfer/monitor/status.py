@@ -1,10 +1,10 @@
-"""Where a run stands, read from its folder: trials by state, and of every one that failed or waits the reason."""
+"""Status of a run, with the reasons of failed or waiting trials."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ TAIL_BYTES = 8192
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why one trial failed, or does not train yet.
+    """Reason of a trial that failed or is waiting.
 
     Attributes:
         state: FAILED or WAITING.
-        reason: alike for all that share it.
-        detail: of this one: what it said, the scheduler's id.
-        node: where it ran last, if that is known.
-        job: that it is in; None if it is in none yet.
+        reason: text shared by all trials with the same reason.
+        detail: text of this trial: its error, or the scheduler's id of its job.
+        node: node of its last attempt, if known.
+        job: id of its job; None without one.
     """
 
     trial: Trial
@@ -44,11 +44,12 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Status:
-    """A run at one moment.
+    """State of a run at one moment.
 
     Attributes:
-        driver: who drives it, if anybody does.
-        blocked: why nothing goes on without a person, if so.
+        troubles: reasons of all failed or waiting trials.
+        driver: the driver's pid, host and since; None without a driver.
+        blocked: reason for which the run cannot continue without intervention, if any.
     """
 
     folder: RunFolder
@@ -59,21 +60,22 @@ class Status:
 
     @property
     def over(self) -> bool:
-        """Whether nothing will change by itself."""
+        """True if nothing will change by itself."""
         return self.driver is None and not self.progress.count(RUNNING)
 
 
 def read_status(folder: RunFolder) -> Status:
-    """
+    """Read the status of a run from its folder.
+
     Raises:
         RunFolderError: a file is damaged.
     """
     driver = locked_by(folder.driver_lock)
     notes = read_driver_state(folder)
     rows, finished_jobs = read_trials_with_outcomes(folder)
-    held = {trial.id for trial, outcome in rows if outcome is None and locked_by(folder.lease(trial.id))}
-    waiting = _Waiting(folder, driver is not None, notes)
-    running = held | waiting.running
+    leased = {trial.id for trial, outcome in rows if outcome is None and locked_by(folder.lease(trial.id))}
+    waiting = _Waiting(folder, driver is not None, notes, {trial.scale.key for trial, _ in rows})
+    running = leased | waiting.running
     troubles = [
         _failed(folder, trial, outcome, finished_jobs.get(trial.id)) if outcome else waiting.why(trial)
         for trial, outcome in rows
@@ -86,7 +88,13 @@ def read_status(folder: RunFolder) -> Status:
 
 
 def read_trials_with_outcomes(folder: RunFolder) -> tuple[list[tuple[Trial, Outcome | None]], dict[str, str]]:
-    """All trials with their outcomes, and the jobs of those that the driver has seen finished."""
+    """Return all trials with their outcomes, and the jobs of indexed outcomes.
+
+    Outcomes that the driver has indexed are not read again unless their file has changed.
+
+    Returns:
+        Trials with outcomes, None if unfinished; job ids by trial id.
+    """
     finished = read_outcome_index(folder)
     rows: list[tuple[Trial, Outcome | None]] = []
     scales: dict[Scale, Scale] = {}
@@ -94,19 +102,19 @@ def read_trials_with_outcomes(folder: RunFolder) -> tuple[list[tuple[Trial, Outc
     with os.scandir(trials) as entries:
         names = sorted(entry.name for entry in entries)
     for name in names:
-        seen = finished.get(name)
-        if seen and seen[2] == _written(f"{trials}/{name}/outcome.json"):
-            rows.append((seen[0], seen[1]))
-        elif (folder.trial(name) / "trial.json").exists():  # not one that was just being made
+        indexed = finished.get(name)
+        if indexed and indexed[2] == _modified_ns(f"{trials}/{name}/outcome.json"):
+            rows.append((indexed[0], indexed[1]))
+        elif (folder.trial(name) / "trial.json").exists():  # else the driver is just creating it
             trial, outcome = folder.read_trial(name), folder.read_outcome(name)
             object.__setattr__(trial, "scale", scales.setdefault(trial.scale, trial.scale))
             rows.append((trial, outcome))
     return rows, {name: job for name, (_, _, _, job) in finished.items()}
 
 
-def _written(path: str) -> int | None:
-    """When a file was, in nanoseconds since 1970; of ten thousand, making Path objects takes longer than looking."""
-    try:
+def _modified_ns(path: str) -> int | None:
+    """Return a file's modification time in nanoseconds; None without a file."""
+    try:  # for ten thousand files, building Path objects takes longer than the calls themselves
         return os.stat(path).st_mtime_ns  # noqa: PTH116
     except FileNotFoundError:
         return None
@@ -115,19 +123,25 @@ def _written(path: str) -> int | None:
 def _failed(folder: RunFolder, trial: Trial, outcome: Outcome, job: str | None) -> Trouble:
     cause = outcome.cause or CODE_ERROR
     attempts = f" after {outcome.attempts} attempts" if outcome.attempts > 1 else ""
-    node = outcome.node or next((one.node for one in reversed(read_history(folder, trial.id).attempts)), None)
+    node = outcome.node or next((attempt.node for attempt in reversed(read_history(folder, trial.id).attempts)), None)
     return Trouble(trial, FAILED, cause, f"{outcome.error}{attempts if cause != 'killed' else ''}", node, job)
 
 
 class _Waiting:
-    """Says why trials are not being trained, from the scheduler's states, the driver's notes and the requests."""
+    """Reasons of waiting trials, from scheduler states, driver.json and requests.
 
-    def __init__(self, folder: RunFolder, driven: bool, notes: Mapping[str, Any]) -> None:
+    Args:
+        notes: content of driver.json.
+        keys: exact keys of the run's scales.
+    """
+
+    def __init__(self, folder: RunFolder, driven: bool, notes: Mapping[str, Any], keys: Collection[str]) -> None:
         self._folder, self._driven = folder, driven
         self._states = read_states(folder)
         self._refused = "" if driven else _last_refusal(folder)
         self._delayed: Mapping[str, float] = notes.get("delayed", {}) if driven else {}
         self._held: Mapping[str, str] = notes.get("held", {})
+        self._keys = keys
         self._cancels = [request for _, request in read_requests(folder) if request.verb == CANCEL]
         self._jobs: dict[str, Job] = {}
         for job in sorted(read_jobs(folder), key=lambda job: job.submitted):
@@ -151,35 +165,37 @@ class _Waiting:
             attempts = read_history(self._folder, trial.id).attempts
             last = attempts[-1] if attempts else None
             seconds = max(0, round(self._delayed[job.id] - time.time()))
-            return f"again after {last.cause if last and last.cause else 'an interruption'}", f"in {seconds} s"
+            return f"retry after {last.cause if last and last.cause else 'an interruption'}", f"in {seconds} s"
         if state and self._driven:
-            reason = f" ({state['reason']})" if state.get("reason") not in ("", "None", None) else ""
-            return f"{state['state']}{reason}", f"job {state['scheduler']}" if state.get("scheduler") else ""
-        held = self._held.get(trial.scale.key, self._held.get(trial.scale.name))
+            scheduler_reason = f" ({state['reason']})" if state.get("reason") not in ("", "None", None) else ""
+            return f"{state['state']}{scheduler_reason}", f"job {state['scheduler']}" if state.get("scheduler") else ""
+        held = self._held.get(trial.scale.key)
+        if held is None and trial.scale.name not in self._keys:  # versions before 0.2 wrote names, not keys
+            held = self._held.get(trial.scale.name)
         if held is not None and (self._driven or held == PILOT_FAILED):
             return held, ""
         if not self._driven:
-            return "no driver runs", f"`hptransfer sweep` goes on with it{self._refused}"
-        return ("submitted", f"job {job.scheduler or job.id}") if job else ("waits for a free slot", "")
+            return "no driver runs", f"`hptransfer sweep` resumes it{self._refused}"
+        return ("submitted", f"job {job.scheduler or job.id}") if job else ("waiting for a free slot", "")
 
 
 def _last_refusal(folder: RunFolder) -> str:
-    """Why a driver that was left alone ended, if it said so."""
-    said = (_tail(folder.path / "driver.log") or [""])[-1]
-    return f"; the last one ended with: {said}" if said.startswith("hptransfer: ") else ""
+    """Return the last error of a driver in the background, if any."""
+    last_line = (_tail(folder.path / "driver.log") or [""])[-1]
+    return f"; the last one ended with: {last_line}" if last_line.startswith("hptransfer: ") else ""
 
 
-def last_line(folder: RunFolder, trouble: Trouble) -> str:
-    """What a trial, or else its job, printed last; empty if nothing."""
+def last_log_line(folder: RunFolder, trouble: Trouble) -> str:
+    """Return the last log line of a trial, or of its job."""
     if trouble.job is None:
         return ""
     lines = _tail(folder.jobs / f"{trouble.job}.log")
-    own = [line for line in lines if not line.startswith("trial ") or line.startswith(f"trial {trouble.trial.id}")]
-    return (own or lines or [""])[-1]
+    of_trial = [line for line in lines if not line.startswith("trial ") or line.startswith(f"trial {trouble.trial.id}")]
+    return (of_trial or lines or [""])[-1]
 
 
 def _tail(path: Path) -> list[str]:
-    """The last lines of a log that are not empty; none if there is no such file."""
+    """Return the last nonempty lines of a log, if it exists."""
     if not path.exists():
         return []
     with path.open("rb") as file:
@@ -188,24 +204,29 @@ def _tail(path: Path) -> list[str]:
 
 
 def explain_troubles(status: Status, *, every: bool) -> Iterator[str]:
-    """Lines on all that failed or waits: one a reason with how many and an example, or one a trial."""
+    """Yield lines about failed and waiting trials.
+
+    Args:
+        every: one line per trial; otherwise one per reason, with the number of trials and an example.
+    """
     groups: dict[tuple[str, str, str], list[Trouble]] = {}
     for trouble in status.troubles:
         detail = trouble.detail if trouble.state == FAILED and trouble.reason == CODE_ERROR else ""
         groups.setdefault((trouble.state, trouble.reason, detail), []).append(trouble)
     for (state, reason, detail), troubles in sorted(groups.items()):
         if every or len(troubles) == 1:
-            yield from (f"{state}: {_one(status.folder, trouble)}" for trouble in troubles)
+            yield from (f"{state}: {_describe(status.folder, trouble)}" for trouble in troubles)
         else:
-            said = f": {detail}" if detail else ""
-            yield f"{state}: {len(troubles)} trials: {reason}{said}; such as {_one(status.folder, troubles[0])}"
+            shared = f": {detail}" if detail else ""
+            example = _describe(status.folder, troubles[0])
+            yield f"{state}: {len(troubles)} trials: {reason}{shared}; such as {example}"
 
 
-def _one(folder: RunFolder, trouble: Trouble) -> str:
-    """A trial with its reason, node and last line."""
-    said = f"{trouble.reason}" + (f", {trouble.detail}" if trouble.detail else "")
+def _describe(folder: RunFolder, trouble: Trouble) -> str:
+    """Return a trial's reason, node and last log line in one line."""
+    text = f"{trouble.reason}" + (f", {trouble.detail}" if trouble.detail else "")
     if (trouble.state == FAILED and trouble.reason in trouble.detail) or trouble.reason == CODE_ERROR:
-        said = trouble.detail
-    where = f" on {trouble.node}" if trouble.node and trouble.node not in said else ""
-    line = last_line(folder, trouble)
-    return f"{trouble.trial.id} {trouble.trial.name}: {said}{where}" + (f"; log: {line[:200]}" if line else "")
+        text = trouble.detail
+    where = f" on {trouble.node}" if trouble.node and trouble.node not in text else ""
+    line = last_log_line(folder, trouble)
+    return f"{trouble.trial.id} {trouble.trial.name}: {text}{where}" + (f"; log: {line[:200]}" if line else "")

@@ -1,4 +1,4 @@
-"""Progress for people: a live table on a terminal, plain lines elsewhere."""
+"""Progress and cost tables: live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Scale, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Scale, distinct, short
 from hptransfer.driver.progress import RUNNING, WAITING, Progress, ScaleProgress
 from hptransfer.monitor.status import Status, explain_troubles
 from hptransfer.planning.plan import Plan, num_devices
@@ -22,7 +22,7 @@ WATCH_S, WATCH_SHARE = 1.0, 4
 
 
 def clock(seconds: float | None) -> str:
-    """Seconds as people read them: 45s, 3m20s, 2h05m; "unknown" if nobody knows."""
+    """Format seconds as 45s, 3m20s or 2h05m; None as "unknown"."""
     if seconds is None:
         return "unknown"
     whole = round(seconds)
@@ -34,7 +34,7 @@ def clock(seconds: float | None) -> str:
 
 
 def headline(progress: Progress) -> str:
-    """One line: trials by state and the time left."""
+    """Return one line with the trials by state and the time left."""
     finished = progress.count(DONE, DIVERGED, PRUNED, FAILED)
     parts = [f"{finished}/{progress.count()} trials", f"{progress.count(RUNNING)} running"]
     for state in (DIVERGED, PRUNED, FAILED):
@@ -45,21 +45,28 @@ def headline(progress: Progress) -> str:
     return ", ".join(parts)
 
 
-def table(progress: Progress) -> Table:
-    """A row a scale."""
+def progress_table(progress: Progress) -> Table:
+    """Return a table of progress with one row per scale."""
     columns = {DONE: DONE, RUNNING: "run", WAITING: "wait", DIVERGED: "div", PRUNED: PRUNED, FAILED: "fail"}
-    if not progress.count(PRUNED):  # most sweeps stop nothing early
+    if not progress.count(PRUNED):  # most sweeps prune no trials
         del columns[PRUNED]
-    grid = _grid([scale.scale for scale in progress.scales], [*columns.values(), "best loss", "at"])
+    scales = [scale.scale for scale in progress.scales]
+    grid, axis_cells = _grid(scales, [*columns.values(), "best loss", "at"]), _axis_cells(scales)
     for scale in progress.scales:
         counts = [str(scale.states.get(state, 0) or "-") for state in columns]
         label = "verify" if scale.purpose == VERIFY else ""
-        grid.add_row(label, *map(short, scale.scale.axes.values()), *counts, *_best(scale))
+        grid.add_row(label, *axis_cells(scale.scale), *counts, *_best(scale))
     return grid
 
 
+def _axis_cells(scales: Sequence[Scale]) -> Callable[[Scale], list[str]]:
+    """Return a function that formats a scale; distinct scales print differently."""
+    shown = {axis: distinct(scale.axes[axis] for scale in scales) for axis in (scales[0].axes if scales else ())}
+    return lambda scale: [shown[axis][value] for axis, value in scale.axes.items()]
+
+
 def _grid(scales: Sequence[Scale], columns: Sequence[str]) -> Table:
-    """An empty table: a label, a column an axis, then the given ones."""
+    """Return an empty table with columns for label, axes and values."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     grid.add_column("")
     for column in (*(scales[0].axes if scales else ()), *columns):
@@ -74,16 +81,16 @@ def _best(scale: ScaleProgress) -> tuple[str, str]:
 
 
 def status_line(status: Status) -> str:
-    """One line: the run, its trials by state, who drives it."""
+    """Return one line with the run, its trials and its driver."""
     driver = status.driver
     driven = f"driven by process {driver['pid']} on {driver['host']}" if driver else "no driver runs"
     return f"{status.folder.path}: {headline(status.progress)}; {driven}"
 
 
 def print_status(console: Console, status: Status, *, every: bool) -> None:
-    """The line, a table of the scales, and why trials failed or wait."""
+    """Print a status: its line, its scales, and its troubles."""
     console.print(status_line(status), highlight=False, markup=False, soft_wrap=True)
-    console.print(table(status.progress))
+    console.print(progress_table(status.progress))
     for line in _lines(status, every=every):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -93,18 +100,22 @@ def _lines(status: Status, *, every: bool) -> list[str]:
 
 
 def _page(status: Status, *, every: bool, height: int | None = None) -> Group:
-    """
+    """Return the whole status for a terminal.
+
     Args:
-        height: lines that there is room for; None for all of them.
+        height: most lines about trials; None for all of them.
     """
     lines = _lines(status, every=every)
     if height is not None and len(lines) > height:
         lines = [*lines[: max(0, height - 1)], f"and {len(lines) - height + 1} lines more"]
-    return Group(Text(status_line(status)), table(status.progress), *map(Text, lines))
+    return Group(Text(status_line(status)), progress_table(status.progress), *map(Text, lines))
 
 
 def watch(console: Console, read: Callable[[], Status], *, every: bool) -> None:
-    """Shows a status until nothing will change by itself: in place on a terminal, as lines elsewhere."""
+    """Show a status until it is final.
+
+    On a terminal it is updated in place; elsewhere changes are printed as lines.
+    """
     last = ""
     with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
@@ -124,7 +135,10 @@ def watch(console: Console, read: Callable[[], Status], *, every: bool) -> None:
 
 
 class Display:
-    """Shows progress while a driver runs; a context manager, so that the terminal is left tidy."""
+    """Display of progress while a driver runs.
+
+    A context manager, so that the terminal is restored at the end.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -142,9 +156,15 @@ class Display:
             self._live.stop()
 
     def show(self, progress: Progress, *, last: bool = False) -> None:
-        """Shows the state now; plain lines appear when something changed, every ten seconds at most."""
+        """Show the current progress.
+
+        Without a terminal a line is printed if it has changed, at most every ten seconds.
+
+        Args:
+            last: print a changed line at once.
+        """
         if self._live:
-            grid = table(progress)
+            grid = progress_table(progress)
             grid.title, grid.title_justify = headline(progress), "left"
             self._live.update(grid)
             return
@@ -156,38 +176,44 @@ class Display:
 
 
 def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table | str]:
-    """What a sweep costs: a row a scale, the target, and the totals."""
-    grid = _grid([plan.target], ["parameters", "FLOPs a trial", "trials", "FLOPs", "time"])
+    """Return the cost table of a sweep and its totals."""
+    scales = [*plan.scales, plan.target]
+    grid, axis_cells = _grid(scales, ["parameters", "FLOPs a trial", "trials", "FLOPs", "time"]), _axis_cells(scales)
     for scale in plan.scales:
         size, trials = plan.sizes[scale], plan.num_trials(scale)
-        costs = [f"{size.flops:.3g}", str(trials), f"{size.flops * trials:.3g}", clock(_times(trials, seconds[scale]))]
-        grid.add_row("", *map(short, scale.axes.values()), f"{size.params:,}", *costs)
+        costs = [
+            f"{size.flops:.3g}",
+            str(trials),
+            f"{size.flops * trials:.3g}",
+            clock(_total_s(trials, seconds[scale])),
+        ]
+        grid.add_row("", *axis_cells(scale), f"{size.params:,}", *costs)
     target = plan.sizes[plan.target]
     costs = [f"{target.params:,}", f"{target.flops:.3g}", "", "", clock(seconds[plan.target])]
-    grid.add_row("target", *map(short, plan.target.axes.values()), *costs)
+    grid.add_row("target", *axis_cells(plan.target), *costs)
     trials = sum(plan.num_trials(scale) for scale in plan.scales)
     return [
         grid,
-        f"total: {trials} trials, {plan.flops():.3g} FLOPs, {_took(plan, seconds)}",
+        f"total: {trials} trials, {plan.flops():.3g} FLOPs, {_total_time(plan, seconds)}",
         f"share of the target's own training FLOPs: {plan.flops() / target.flops:.1%}",
     ]
 
 
-def _took(plan: Plan, seconds: Mapping[Scale, float | None]) -> str:
-    """What all trials take, as far as it is known from this machine or from finished trials."""
-    known = {scale: one for scale in plan.scales if (one := seconds[scale]) is not None}
+def _total_time(plan: Plan, seconds: Mapping[Scale, float | None]) -> str:
+    """Return device-hours and duration of all trials, if measured."""
+    known = {scale: trial_s for scale in plan.scales if (trial_s := seconds[scale]) is not None}
     if len(known) < len(plan.scales):
         return "device-hours unknown, as nothing was measured yet"
     launcher = plan.config.launcher
-    busy_s = {scale: one * plan.num_trials(scale) for scale, one in known.items()}
-    hours = sum(one * num_devices(plan, scale) for scale, one in busy_s.items()) / 3600
+    busy_s = {scale: trial_s * plan.num_trials(scale) for scale, trial_s in known.items()}
+    hours = sum(scale_s * num_devices(plan, scale) for scale, scale_s in busy_s.items()) / 3600
     slots = min(launcher.num_slots(plan.runner.gpus()), sum(plan.num_trials(scale) for scale in known))
-    lasts = clock(max(sum(busy_s.values()) / slots, *known.values()))
+    duration = clock(max(sum(busy_s.values()) / slots, *known.values()))
     where = f"{slots} worker{'s' if slots > 1 else ''} of this machine"
     if launcher.name == "slurm":
         where = f"nodes as fast as this machine, if {slots} trials run at a time"
-    return f"{hours:.3g} device-hours; about {lasts} on {where}"
+    return f"{hours:.3g} device-hours; about {duration} on {where}"
 
 
-def _times(count: int, seconds: float | None) -> float | None:
+def _total_s(count: int, seconds: float | None) -> float | None:
     return None if seconds is None else count * seconds

@@ -1,1 +1,1 @@
-"""An open run folder: signals, snapshot, tracker, notifications, and requests from other shells."""
+"""Open run folders: signals, snapshots, tracker, notifications and requests."""

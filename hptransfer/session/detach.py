@@ -1,4 +1,7 @@
-"""A driver that is left behind: in a session of its own, so that no terminal's end is its own."""
+"""Start of a driver in the background, with its own session.
+
+The driver survives the end of the terminal that started it.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,22 @@ LOOK_S = 0.1
 
 
 def detach(arguments: Sequence[str], folder: RunFolder, patience_s: float = PATIENCE_S) -> tuple[int, int | None, str]:
-    """Starts the command line in the background and waits until it has submitted its first jobs, or has ended.
+    """Start the command line in the background; wait for its first jobs.
+
+    The wait is over when the driver has submitted its first jobs, has ended, or after `patience_s` seconds.
 
     Args:
-        arguments: of `hptransfer`.
+        arguments: arguments of `hptransfer`.
 
     Returns:
-        Its process id; its exit code, None while it runs; what it wrote to driver.log.
+        Its process id; its exit code, None while it runs; its output in driver.log.
     """
-    began = time.time()
+    started = time.time()
     folder.create()
-    folder.driver_lock.touch()  # which makes it a run's folder
+    folder.driver_lock.touch()  # marks the folder as a run's
     log = folder.path / "driver.log"
     with log.open("ab") as file:
-        begin = file.tell()
+        start = file.tell()
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", "hptransfer.cli.main", *arguments],
             stdin=subprocess.DEVNULL,
@@ -41,13 +46,13 @@ def detach(arguments: Sequence[str], folder: RunFolder, patience_s: float = PATI
     deadline = time.monotonic() + patience_s
     while process.poll() is None and time.monotonic() < deadline:
         holder = locked_by(folder.driver_lock)
-        if holder and holder.get("pid") == process.pid and written_since(folder, began):
+        if holder and holder.get("pid") == process.pid and written_since(folder, started):
             break
         time.sleep(LOOK_S)
-    return process.pid, process.poll(), _since(log, begin)
+    return process.pid, process.poll(), _read_from(log, start)
 
 
-def _since(log: Path, begin: int) -> str:
+def _read_from(log: Path, start: int) -> str:
     with log.open("rb") as file:
-        file.seek(begin)
+        file.seek(start)
         return file.read().decode(errors="replace")

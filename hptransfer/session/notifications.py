@@ -1,4 +1,4 @@
-"""Hooks: a command or a web address that is told how a sweep ended, or that it needs a person."""
+"""Notifications by command or web request when a sweep ends or blocks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,12 @@ EVENTS = {EXIT_DONE: EVENT_DONE, EXIT_BUDGET_SPENT: EVENT_BLOCKED, EXIT_STOPPED:
 
 
 def notify(hooks: HooksConfig, event: str, facts: Mapping[str, Any]) -> str | None:
-    """Run the hook of an event, if it has one; return what went wrong, in one line."""
+    """Run the hook of an event; return its failure in one line.
+
+    Args:
+        event: one of EVENT_DONE, EVENT_FAILED and EVENT_BLOCKED.
+        facts: JSON values for the hook.
+    """
     hook = getattr(hooks, event)
     if hook is None:
         return None
@@ -36,17 +41,20 @@ def notify(hooks: HooksConfig, event: str, facts: Mapping[str, Any]) -> str | No
     try:
         _post(hook, facts, hooks.timeout_s) if isinstance(hook, str) else _call(hook, facts, hooks.timeout_s)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return f"hooks.{event} failed ({_reason(error)}); the sweep itself is as it was"
+        return f"hooks.{event} failed ({_reason(error)}); the sweep itself is not affected"
     return None
 
 
 def _reason(error: Exception) -> str:
-    """Never the address, which may hold a secret."""
+    """Return the reason of a failure without the address.
+
+    The address may hold a secret.
+    """
     if isinstance(error, subprocess.TimeoutExpired):
         return f"it took longer than {error.timeout:g} s"
     if isinstance(error, subprocess.CalledProcessError):
-        said = (error.stderr or "").strip().splitlines()
-        return f"it ended with exit code {error.returncode}" + (f": {said[-1]}" if said else "")
+        lines = (error.stderr or "").strip().splitlines()
+        return f"it ended with exit code {error.returncode}" + (f": {lines[-1]}" if lines else "")
     if isinstance(error, urllib.error.HTTPError):
         return f"its server answered {error.code}"
     if isinstance(error, urllib.error.URLError):
@@ -71,7 +79,7 @@ def _call(command: list[Any], facts: Mapping[str, Any], timeout_s: float) -> Non
 
 
 def _post(address: str, facts: Mapping[str, Any], timeout_s: float) -> None:
-    import urllib.request  # as slow to import as all else here together
+    import urllib.request  # slow to import
 
     body = json.dumps(facts).encode()
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
@@ -79,11 +87,12 @@ def _post(address: str, facts: Mapping[str, Any], timeout_s: float) -> None:
 
 
 class Announcer:
-    """Tells the hooks of one run what happens to it.
+    """Sender of one run's notifications.
 
     Attributes:
-        code: the exit code that it is about to end with.
-        reason: one line about that.
+        code: exit code that the run is about to end with.
+        reason: one line about it.
+        progress: progress of the run when it was last known.
     """
 
     def __init__(self, hooks: HooksConfig, folder: RunFolder, warn: Callable[[str], None]) -> None:
@@ -93,14 +102,15 @@ class Announcer:
         self._hooks, self._folder, self._warn = hooks, folder, warn
 
     def blocked(self, why: str, progress: Progress) -> None:
-        """Nothing goes on without a person."""
+        """Notify that the run cannot continue without intervention."""
         self.progress = progress
-        self._tell(EVENT_BLOCKED, None, why)
+        self._notify(EVENT_BLOCKED, None, why)
 
     def end(self, code: int, reason: str) -> None:
-        self._tell(EVENTS.get(code, EVENT_FAILED), code, reason)
+        """Notify that the run has ended."""
+        self._notify(EVENTS.get(code, EVENT_FAILED), code, reason)
 
-    def _tell(self, event: str, code: int | None, reason: str) -> None:
+    def _notify(self, event: str, code: int | None, reason: str) -> None:
         facts = {
             "run": self._folder.path.name,
             "folder": str(self._folder.path.absolute()),
@@ -116,7 +126,10 @@ class Announcer:
 
 @contextlib.contextmanager
 def announcing(hooks: HooksConfig, folder: RunFolder, warn: Callable[[str], None]) -> Iterator[Announcer]:
-    """Tells a run's hooks how the block ended; an interruption is the user's own and is told to nobody."""
+    """Notify a run's hooks of the block's end.
+
+    An interruption is the user's own and notifies no hook.
+    """
     announcer = Announcer(hooks, folder, warn)
     try:
         yield announcer

@@ -1,4 +1,4 @@
-"""Has a request carried out: by the run's driver, or here and now where none runs."""
+"""Client of requests, which the driver or this process handles."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from hptransfer.driver.requests import Request, write_request
 from hptransfer.monitor.status import read_trials_with_outcomes
 
 PATIENCE_S = 20.0
-# A scheduler takes a while to end a job.
+# A scheduler may need this long to end a job.
 END_S = 120.0
 LOOK_S = 0.1
 
 
 def matching_trials(folder: RunFolder, request: Request) -> list[Trial]:
-    """Trials that a request is about now.
+    """Return the trials that a request applies to now.
 
     Raises:
-        RunFolderError: no trial's id begins like one that it names.
+        RunFolderError: no trial's id starts with one of the request's prefixes.
     """
     rows = read_trials_with_outcomes(folder)[0]
-    for beginning in request.trials:
-        if not any(trial.id.startswith(beginning) for trial, _ in rows):
-            raise RunFolderError(f"{folder.path} has no trial {beginning!r}; `hptransfer status --all` lists them")
+    for prefix in request.trials:
+        if not any(trial.id.startswith(prefix) for trial, _ in rows):
+            raise RunFolderError(f"{folder.path} has no trial {prefix!r}; `hptransfer status --all` lists them")
     return [trial for trial, outcome in rows if request.takes(trial, outcome)]
 
 
 def send_request(folder: RunFolder, request: Request) -> tuple[bool, bool]:
-    """Leaves a request for the driver and waits a while for it; carries it out here if no driver runs.
+    """Send a request to the driver, or handle it here without one.
 
     Returns:
-        Whether it is carried out; whether a driver runs.
+        True if the request is carried out; True if a driver runs.
     """
     with disk_errors(folder):
         path = write_request(folder, request)
@@ -50,7 +50,7 @@ def send_request(folder: RunFolder, request: Request) -> tuple[bool, bool]:
 
 
 def _carry_out_here(folder: RunFolder, config: SweepConfig, path: Path) -> None:
-    """Does a driver's part: holds its lock, takes up its jobs, and carries out what was asked.
+    """Hold the driver's lock, adopt its jobs, and carry out all requests.
 
     Raises:
         StoppedError: a job does not end.

@@ -1,4 +1,4 @@
-"""A driver's session: takes a run folder, checks that it is the sweep's, and closes what it opened."""
+"""Session of a driver: the lock, checks and tracker of a run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from hptransfer.driver.summary import DriverSummary
 from hptransfer.monitor.tables import Display
 from hptransfer.planning.plan import Plan, differences, identity
 from hptransfer.planning.trial_set import TrialSet
-from hptransfer.session import snapshot
 from hptransfer.session.notifications import Announcer, announcing
+from hptransfer.session.snapshot import take_snapshot
 from hptransfer.trackers import BackgroundTracker
 
 INTERRUPT_PATIENCE_S = 5.0
@@ -30,7 +30,7 @@ INTERRUPT_PATIENCE_S = 5.0
 
 @dataclass(frozen=True)
 class Session:
-    """An open run folder, with its tracker."""
+    """Open run folder, with its tracker."""
 
     plan: Plan
     folder: RunFolder
@@ -39,7 +39,7 @@ class Session:
     announcer: Announcer
 
     def train(self, campaign: TrialSet) -> DriverSummary:
-        """Has a campaign trained, showing progress."""
+        """Train a set of trials and show progress."""
         for note in filter(None, (campaign.halving.note(), self.plan.config.launcher.note())):
             _note(self.console, note)
         gpus = self.plan.runner.gpus()
@@ -64,38 +64,41 @@ class Session:
 
 @contextmanager
 def deferred_signals() -> Iterator[Callable[[], bool]]:
-    """Turns Ctrl-C and SIGTERM into a question that the driver asks once a tick.
+    """Defer Ctrl-C and SIGTERM until the driver's next tick.
 
-    An exception in the middle of a write would come out of some library as another one. The second
-    signal interrupts at once.
+    An exception in the middle of a library's write would surface as a different one. The second signal interrupts at
+    once.
+
+    Yields:
+        A function that returns True after a signal.
     """
-    seen: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    received: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: FrameType | None) -> None:
-        if seen:
+        if received:
             raise KeyboardInterrupt
-        seen.append(number)
+        received.append(number)
 
-    for number in before:
+    for number in handlers:
         signal.signal(number, note)
     try:
-        yield lambda: bool(seen)
+        yield lambda: bool(received)
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 @contextmanager
 def session(plan: Plan, console: Console) -> Iterator[Session]:
-    """Holds the run folder of a plan for as long as it is driven.
+    """Hold the run folder of a plan while the block drives it.
 
     Raises:
-        RunFolderError: the folder belongs to another sweep, is no run folder, or cannot be written.
+        RunFolderError: the folder belongs to another sweep, is not a run folder, or cannot be written.
         StoppedError: another driver holds it.
     """
     folder = plan.config.folder
-    _refuse_strange_folder(folder)
+    _refuse_other_folder(folder)
     folder.create(plan.config.share)
     with restricted_umask(folder.path), driving(folder):
         _refuse_other_identity(folder, plan)
@@ -108,7 +111,7 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
 
 @contextmanager
 def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[BackgroundTracker]:
-    """The run's tracker, which has written what it can when the block ends."""
+    """Open the run's tracker, and flush it when the block ends."""
     settings = {"parameterization": plan.config.run.get("parameterization"), "data": plan.fingerprint}
     tracker = BackgroundTracker(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
     if note := plan.config.tracker.note():
@@ -117,15 +120,15 @@ def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[Backg
     try:
         yield tracker
     except KeyboardInterrupt:
-        patience = INTERRUPT_PATIENCE_S  # what is not written by then, the next run writes
+        patience = INTERRUPT_PATIENCE_S  # the next run writes the rest
         raise
     finally:
         tracker.close(patience)
         if tracker.missing:
             _note(
                 console,
-                f"not in the tracker yet: {tracker.missing}; nothing is lost, all is in {folder.path}, and the same "
-                "command writes it",
+                f"not in the tracker yet: {tracker.missing}; no result is lost, as {folder.path} has them all, and the "
+                "same command writes them",
             )
 
 
@@ -134,34 +137,39 @@ def _note(console: Console, text: str) -> None:
 
 
 def check_folder(plan: Plan) -> None:
-    """Raises RunFolderError if the plan's folder is no place for it, StoppedError if it is being driven."""
+    """Check that a plan can be driven in its folder.
+
+    Raises:
+        RunFolderError: the folder belongs to another sweep, or is not a run folder.
+        StoppedError: another driver holds it.
+    """
     folder = plan.config.folder
-    _refuse_strange_folder(folder)
+    _refuse_other_folder(folder)
     if holder := locked_by(folder.driver_lock):
         raise already_driven(folder, holder)
     _refuse_other_identity(folder, plan)
 
 
-def _refuse_strange_folder(folder: RunFolder) -> None:
-    ours = folder.sweep.exists() or folder.driver_lock.exists() or not folder.path.exists()
-    if not ours and (not folder.path.is_dir() or any(folder.path.iterdir())):
+def _refuse_other_folder(folder: RunFolder) -> None:
+    usable = folder.sweep.exists() or folder.driver_lock.exists() or not folder.path.exists()
+    if not usable and (not folder.path.is_dir() or any(folder.path.iterdir())):
         raise RunFolderError(f"{folder.path} exists and is not a run folder; choose another name=NAME or runs=DIR")
 
 
 def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
     if not folder.target.exists() or not folder.sweep.exists():
         return
-    there = identity(sweep_config.load_sweep(folder), read_json(folder.target, "fingerprint")["fingerprint"])
-    different = differences(there, identity(plan.config, plan.fingerprint))
-    if different:
+    existing = identity(sweep_config.load_sweep(folder), read_json(folder.target, "fingerprint")["fingerprint"])
+    changes = differences(existing, identity(plan.config, plan.fingerprint))
+    if changes:
         raise RunFolderError(
-            f"{folder.path} belongs to another sweep: {'; '.join(different)}; choose another name=NAME "
+            f"{folder.path} belongs to another sweep: {'; '.join(changes)}; choose another name=NAME "
             "(nothing was changed)"
         )
 
 
 def _describe(folder: RunFolder, plan: Plan) -> None:
-    """Writes what the run is: the resolved sweep, its target, and what it is trained from."""
-    snapshot.take(folder, plan.config)
+    """Write the resolved sweep, its target and a snapshot."""
+    take_snapshot(folder, plan.config)
     write_text(folder.sweep, sweep_config.dump_sweep(plan.config))
     write_json(folder.target, plan.target_json())

@@ -1,11 +1,12 @@
-"""What a sweep was trained from: code, package versions and settings, written down at its start.
+"""Snapshot of code, packages and settings at the start of a sweep.
 
-A start that finds all as it was before adds nothing; else it adds snapshots/<n>/ with
+A start adds snapshots/<n>/ if anything has changed since the last one:
 
-    snapshot.json    packages, settings, state of the git repository   changes.patch   what git says is not committed
+    snapshot.json    packages, settings, state of the git repository
+    changes.patch    changes that are not committed
 
-With `snapshot: true` the source tree is copied once, and all trials of a script run in the copy:
-code that is edited while they wait changes none of them.
+With `snapshot: true` the source tree is copied once, and all trials of a script run in the copy. Edits to the code then
+do not affect trials that are still waiting.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from hptransfer.core.run_folder import RunFolder
 GIT_S = 30.0
 PATCH_BYTES = 2_000_000
 LISTED = 1000
-"""Files of one kind that are listed by name."""
+"""Most changed, and most untracked, files that are listed by name."""
 SOURCE_BYTES = 200_000_000
 SOURCE_FILES = 20_000
 
 
-def take(folder: RunFolder, config: SweepConfig) -> None:
-    """Writes environment.json, and a further snapshot if anything that matters is not as it was.
+def take_snapshot(folder: RunFolder, config: SweepConfig) -> None:
+    """Write environment.json, and a snapshot if anything has changed.
 
     Raises:
         ConfigError: the source tree is to be copied, and cannot be.
@@ -54,16 +55,16 @@ def take(folder: RunFolder, config: SweepConfig) -> None:
     number, last = _last(folder)
     if last.get("key") != key:
         number += 1
-        place = folder.snapshots / str(number)
-        place.mkdir(parents=True, exist_ok=True)
+        path = folder.snapshots / str(number)
+        path.mkdir(parents=True, exist_ok=True)
         if patch:
-            write_text(place / "changes.patch", patch)
-        write_json(place / "snapshot.json", {"key": key, "time": time.time(), **content})
+            write_text(path / "changes.patch", patch)
+        write_json(path / "snapshot.json", {"key": key, "time": time.time(), **content})
     write_json(folder.environment, {**_environment(), "snapshot": number})
 
 
 def _last(folder: RunFolder) -> tuple[int, Mapping[str, Any]]:
-    """The newest snapshot that is whole, and its number; 0 if there is none."""
+    """Return number and content of the newest complete snapshot; 0 without one."""
     paths = [path for path in folder.snapshots.glob("*/snapshot.json") if path.parent.name.isdecimal()]
     if not paths:
         return 0, {}
@@ -83,31 +84,32 @@ def _environment() -> dict[str, Any]:
 
 
 def packages() -> dict[str, str]:
-    """Version of every installed package, by name."""
-    found = {str(one.metadata["Name"]): one.version for one in metadata.distributions() if one.metadata["Name"]}
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+    """Return the version of every installed package, by name."""
+    installed = metadata.distributions()
+    versions = {str(package.metadata["Name"]): package.version for package in installed if package.metadata["Name"]}
+    return dict(sorted(versions.items(), key=lambda item: item[0].lower()))
 
 
 def source_root(config: SweepConfig) -> Path:
-    """Where the code that trains lies: a script's working directory, else this package."""
+    """Return the folder of the training code: the script's or this package's."""
     if "cwd" in config.run:
         return Path(config.run["cwd"]).resolve()
     return Path(__file__).resolve().parents[2]
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """What git says; None if there is no repository, or no git."""
+    """Return the output of git; None without git or a repository."""
     try:
-        done = subprocess.run(
+        finished = subprocess.run(
             ["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=GIT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout if done.returncode == 0 else None
+    return finished.stdout if finished.returncode == 0 else None
 
 
 def _git_state(root: Path) -> dict[str, Any] | None:
-    """Commit and branch, and which files are not as they were committed; None outside of a repository."""
+    """Return commit, branch, changed and untracked files; None outside of a repository."""
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -125,7 +127,7 @@ def _git_state(root: Path) -> dict[str, Any] | None:
 
 
 def _patch(root: Path) -> str:
-    """What is not committed, as far as it is of bounded size."""
+    """Return the changes that are not committed, cut off at PATCH_BYTES characters."""
     text = _git(root, "diff", "HEAD", "--", ".") or ""
     if len(text) <= PATCH_BYTES:
         return text
@@ -133,11 +135,16 @@ def _patch(root: Path) -> str:
 
 
 def _copy_source(folder: RunFolder, cwd: Path) -> None:
-    """Copies what git tracks, as it is now, whole or not at all."""
-    top = _git(cwd, "rev-parse", "--show-toplevel")
-    if top is None:
-        raise ConfigError(f"snapshot: {cwd} is in no git repository, which says what to copy; make one (git init)")
-    root = Path(top.strip())
+    """Copy the files that git tracks, with their current content.
+
+    The copy appears only when it is complete.
+    """
+    toplevel = _git(cwd, "rev-parse", "--show-toplevel")
+    if toplevel is None:
+        raise ConfigError(
+            f"snapshot: {cwd} is not in a git repository, which defines the files to copy; make one (git init)"
+        )
+    root = Path(toplevel.strip())
     files = [root / name for name in (_git(root, "ls-files", "-z") or "").split("\0") if name]
     files = [file for file in files if file.is_symlink() or file.is_file()]
     size = sum(file.lstat().st_size for file in files)
@@ -153,7 +160,7 @@ def _copy_source(folder: RunFolder, cwd: Path) -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(file, copy, follow_symlinks=False)
         if not copy.is_symlink():
-            copy.chmod(copy.stat().st_mode & folder.path.stat().st_mode)  # no more open than the run
+            copy.chmod(copy.stat().st_mode & folder.path.stat().st_mode)  # at most as open as the run
     unfinished.mkdir(exist_ok=True)
     write_json(folder.source_origin, {"root": str(root), "cwd": str(cwd.relative_to(root.resolve()))})
     unfinished.rename(folder.source)

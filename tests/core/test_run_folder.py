@@ -15,6 +15,7 @@ from hptransfer.core import io, locks
 from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.io import filter_jsonl, read_json, read_jsonl, write_json
 from hptransfer.core.locks import LockedError, lock, locked_by
+from hptransfer.core.records import Scale
 from hptransfer.core.run_folder import RunFolder, disk_errors
 
 
@@ -113,3 +114,23 @@ def test_a_full_disk_stops_with_a_message(tmp_path: Path) -> None:
         disk_errors(RunFolder(tmp_path)),
     ):
         raise OSError(28, "No space left on device")
+
+
+def test_scales_that_print_alike_have_verification_files_of_their_own(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    one, other = Scale({"width": 1.00011}), Scale({"width": 1.00012})
+    assert one.name == other.name
+    write_json(folder.verification_of(one), {"scale": dict(one.axes), "regret_nats": 0.1})
+    write_json(folder.verification_of(other), {"scale": dict(other.axes), "regret_nats": 0.2})
+    assert [read["regret_nats"] for scale in (one, other) if (read := folder.read_verification_of(scale))] == [0.1, 0.2]
+
+
+def test_a_verification_under_its_old_name_is_read_for_its_own_scale_only(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    one, other = Scale({"width": 1.00011}), Scale({"width": 1.00012})
+    assert folder.read_verification_of(one) is None
+    write_json(tmp_path / "verification-width=1.json", {"scale": dict(one.axes), "regret_nats": 0.1})
+    read = folder.read_verification_of(one)
+    assert read is not None
+    assert read["regret_nats"] == 0.1
+    assert folder.read_verification_of(other) is None

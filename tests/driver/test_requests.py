@@ -180,7 +180,7 @@ def test_failed_trials_are_reset_by_their_cause_and_trained_by_the_same_command(
     verb(Scripted(), "retry", str(config.folder.path), "--cause", "killed")
     assert "nothing to retry" in capsys.readouterr().out
     verb(Scripted(), "retry", str(config.folder.path), "--cause", "code error")
-    assert "2 trials taken back; run `hptransfer sweep` again to train them" in capsys.readouterr().out
+    assert "2 trials reset; run `hptransfer sweep` again to train them" in capsys.readouterr().out
     back = [trial for trial, state in outcomes(config.folder).items() if state == "open"]
     assert [read_history(config.folder, trial).attempts[0].detail for trial in back] == ["boom", "boom"]
     launcher = Scripted(train)

@@ -13,9 +13,11 @@ from hptransfer.cli.main import main
 from hptransfer.config.retry import RetryConfig
 from hptransfer.core.io import write_json
 from hptransfer.core.locks import lock
-from hptransfer.core.records import CODE_ERROR, DONE, FAILED, OUT_OF_MEMORY, Job, Outcome
+from hptransfer.core.records import CODE_ERROR, DONE, FAILED, OUT_OF_MEMORY, Job, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
+from hptransfer.driver.driver_state import PILOT_FAILED
 from hptransfer.driver.jobs import JobManager
+from hptransfer.driver.progress import WAITING
 from hptransfer.driver.trial_index import TrialIndex
 from hptransfer.launchers import JobEnd
 from hptransfer.monitor.status import read_status
@@ -73,7 +75,7 @@ def test_what_waits_is_shown_with_the_schedulers_state(tmp_path: Path, capsys: p
         now = time.time() + 60
         write_json(folder.path / "driver.json", {"held": {}, "delayed": {job.id: now}, "blocked": "all jobs wait: X"})
         out = said(capsys, str(folder.path))
-        assert "again after an interruption, in 60 s" in out or "in 59 s" in out
+        assert "retry after an interruption, in 60 s" in out or "in 59 s" in out
         assert "blocked: all jobs wait: X" in out
     (folder.path / "driver.log").write_text("hptransfer: stopped: sbatch refused a job\n")
     out = said(capsys, str(folder.path))
@@ -109,7 +111,7 @@ def test_what_is_held_back_is_said_after_the_driver_has_ended(
     drive(config, Scripted(fate))
     out = said(capsys, str(config.folder.path))
     assert "the scale's pilot trial failed; its other trials wait (stage=first)" in out
-    assert "goes on with it" not in out
+    assert "resumes it" not in out
     assert "bad on n3" in out
 
 
@@ -183,3 +185,39 @@ def test_watching_on_a_terminal_is_a_page_in_place(tmp_path: Path) -> None:
     os.close(leader)
     assert "6/6 trials" in shown
     assert "best loss" in shown
+
+
+def test_scales_that_print_alike_have_rows_and_reasons_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    (folder.path / "sweep.yaml").write_text("")
+    scales = [Scale({"width": width}) for width in (1.00011, 1.00012, 1)]
+    for index, scale in enumerate(scales):
+        for seed in range(index + 1):
+            trial = Trial(id=f"{index}{seed}", scale=scale, tuned={"lr": 0.1}, seed=seed, run={}, flops=1.0, params=1)
+            folder.write_trial(trial)
+    write_json(folder.path / "driver.json", {"held": {scales[1].key: PILOT_FAILED}, "delayed": {}, "blocked": None})
+    status = read_status(folder)
+    assert [(row.scale, row.states) for row in status.progress.scales] == [
+        (scale, {WAITING: index + 1}) for index, scale in enumerate(scales)
+    ]
+    assert [trouble.reason == PILOT_FAILED for trouble in status.troubles] == [False, True, True, False, False, False]
+    out = said(capsys, str(folder.path))
+    assert "1.00011 - - 1 -" in out
+    assert "1.00012 - - 2 -" in out
+    assert " 1 - - 3 -" in out
+    write_json(folder.path / "driver.json", {"held": {scales[2].key: PILOT_FAILED}, "delayed": {}, "blocked": None})
+    reasons = [trouble.reason == PILOT_FAILED for trouble in read_status(folder).troubles]
+    assert reasons == [False, False, False, True, True, True]
+
+
+def test_what_an_older_version_wrote_about_waiting_scales_is_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    scale = Scale({"width": 1.00011})
+    folder.write_trial(Trial(id="0", scale=scale, tuned={"lr": 0.1}, seed=0, run={}, flops=1.0, params=1))
+    old = "its first trial failed, the others are held back (stage=first)"
+    write_json(folder.path / "driver.json", {"held": {"width=1": old}, "delayed": {}, "blocked": None})
+    assert [trouble.reason for trouble in read_status(folder).troubles] == [PILOT_FAILED]

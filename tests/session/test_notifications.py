@@ -142,7 +142,7 @@ def test_an_address_is_posted_to_and_its_failure_is_a_warning_without_it(
     assert sweep(tmp_path, bowl, f"hooks.done={address}/broken") == 0
     assert [facts["event"] for facts in posted] == ["done"]
     out = " ".join(capsys.readouterr().out.split())
-    assert "note: hooks.done failed (its server answered 500); the sweep itself is as it was" in out
+    assert "note: hooks.done failed (its server answered 500); the sweep itself is not affected" in out
     assert "/broken" not in out
 
 

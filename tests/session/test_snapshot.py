@@ -49,7 +49,7 @@ def script(runs: Path, root: Path, *overrides: str, copy: bool = False) -> Sweep
 
 def taken(config: SweepConfig) -> RunFolder:
     config.folder.create()
-    snapshot.take(config.folder, config)
+    snapshot.take_snapshot(config.folder, config)
     return config.folder
 
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_copied_is_refused(tmp_path: Path, repository: Path, monk
     with pytest.raises(ConfigError, match=r"2 files .* more than 1"):
         taken(script(tmp_path, repository, copy=True))
     (tmp_path / "bare" / "work").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="no git repository"):
+    with pytest.raises(ConfigError, match="is not in a git repository"):
         taken(script(tmp_path, tmp_path / "bare", copy=True))
 
 
@@ -166,7 +166,7 @@ def test_a_run_of_somebody_else_is_refused_in_one_line(
         main(["status", str(tmp_path)])
     error = capsys.readouterr().err
     assert (end.value.code, error.count("\n")) == (2, 1)
-    assert f"{tmp_path} may not be read by you; its owner can give it to a group" in error
+    assert f"{tmp_path} may not be read by you; its owner can share it with a group" in error
 
 
 def test_a_group_that_there_is_not_is_one_line(tmp_path: Path) -> None:

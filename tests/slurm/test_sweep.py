@@ -73,7 +73,7 @@ def test_a_disturbed_sweep_predicts_what_the_undisturbed_one_does(here: Cluster,
 
     wait_for(here, lambda: training(here, struck), "a job in training")
     here.cancel(training(here, struck)[0])
-    wait_for(here, lambda: "taken back" in command("retry", str(struck.path), "--cause", "cancelled").stdout, "a retry")
+    wait_for(here, lambda: "reset" in command("retry", str(struck.path), "--cause", "cancelled").stdout, "a retry")
     wait_for(here, lambda: driver.poll() is not None, "the end of the sweep")
     said, _ = driver.communicate()
     assert driver.returncode == 0, said

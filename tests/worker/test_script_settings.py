@@ -22,9 +22,9 @@ from tests.support.scripts import BOWL, execute, plan_of, write_sweep
 
 BAD = [
     ({"command": ["python", "{widht}", "{lr}"]}, "run.command[1]: unknown name 'widht'. Did you mean 'width'?"),
-    ({"command": ["python", "{width:03d}", "{lr}"]}, "has braces around what is no name; write {{ and }} for braces"),
-    ({"command": ["python", '{"a": 1}', "{lr}"]}, "has braces around what is no name"),
-    ({"command": ["python", "}", "{lr}"]}, "has braces around what is no name"),
+    ({"command": ["python", "{width:03d}", "{lr}"]}, "has braces around something that is not a name; write {{ and }}"),
+    ({"command": ["python", '{"a": 1}', "{lr}"]}, "has braces around something that is not a name"),
+    ({"command": ["python", "}", "{lr}"]}, "has braces around something that is not a name"),
     ({"command": ["python", "train.py", "{lr}"]}, "'width' is swept, but neither run.command nor run.environment"),
     ({"command": []}, "run.command must be a list of arguments, such as [python, train.py], got none"),
     ({"environment": {"LR": "{rate}"}}, "run.environment.LR: unknown name 'rate'"),
