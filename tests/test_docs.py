@@ -108,20 +108,36 @@ def test_the_jobs_on_the_page_are_those_that_sweeps_make() -> None:
     assert found == {32: 4, 64: 4, 128: 4, 256: 1}
 
 
-LAYERED = ["training", "sweep", "parameterizations", "analysis", "core"]
+PACKAGE = ROOT / "hptransfer"
 
 
 def test_the_architecture_names_what_there_is() -> None:
-    """Every package, and every path that it names exists."""
+    """Every package and every module of the trainer is named; every path that is named exists."""
     page = (ROOT / "docs" / "architecture.md").read_text()
-    package = ROOT / "hptransfer"
-    for path in package.glob("*/*/__init__.py"):
-        assert f"`{path.parent.relative_to(package)}/`" in page, path
-    for path in [*package.glob("training/*.py"), *package.glob("parameterizations/_*.py")]:
+    packages = [path.parent.relative_to(PACKAGE) for path in PACKAGE.glob("**/__init__.py") if path.parent != PACKAGE]
+    assert len(packages) > 20
+    for package in packages:
+        assert f"`{package}/`" in page, package
+    for path in [*PACKAGE.glob("training/*.py"), *PACKAGE.glob("parameterizations/_*.py")]:
         if path.name != "__init__.py":
-            assert f"`{path.relative_to(package)}`" in page, path
-    for name in re.findall(rf"`((?:{'|'.join(LAYERED)})/[\w./]+)`", page):
-        assert (package / name).exists(), name
+            assert f"`{path.relative_to(PACKAGE)}`" in page, path
+    for name in re.findall(rf"`((?:{'|'.join({package.parts[0] for package in packages})})/[\w./]+)`", page):
+        assert (PACKAGE / name).exists(), name
+
+
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
+CARRIERS = re.findall(r"`(\w+)` in `([\w/]+\.py)`", GLOSSARY)
+
+
+@pytest.mark.parametrize(("name", "file"), CARRIERS)
+def test_the_glossary_names_classes_where_they_are(name: str, file: str) -> None:
+    source = (PACKAGE / file).read_text()
+    assert re.search(rf"^(?:class|def) {name}\b|^{name} = ", source, flags=re.MULTILINE), f"{file} has no {name}"
+
+
+def test_every_term_of_the_glossary_names_its_carrier() -> None:
+    rows = re.findall(r"^\| \*\*.*$", GLOSSARY, flags=re.MULTILINE)
+    assert len(rows) == len(CARRIERS) > 25
 
 
 @pytest.mark.parametrize("family", ["parameterization", "model", "optimizer", "dataset"])
