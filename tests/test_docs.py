@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from docs.generators.measured_checks import measured_markdown, read_measured
 from docs.generators.parameterization_tables import markdown
@@ -18,8 +19,10 @@ from hptransfer.config.compose import compose
 from hptransfer.coordcheck.compose import compose_check
 from hptransfer.core import errors
 from hptransfer.core.registry import Registry
+from hptransfer.launchers.slurm.config import SlurmConfig
+from hptransfer.launchers.slurm.preview import preview
 from hptransfer.parameterizations import PARAMETERIZATIONS
-from hptransfer.planning.plan import make_plan
+from hptransfer.planning.plan import jobs_of, make_plan
 from hptransfer.worker.runners.builtin import CPU_JOBS
 from tests.support.helpers import ROOT, command
 
@@ -41,6 +44,44 @@ def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", document.read_text()):
         if not target.startswith("http"):
             assert (document.parent / target).exists(), target
+
+
+def yaml_blocks() -> list[tuple[str, str]]:
+    """Every YAML block of every page, with a name for it."""
+    blocks = []
+    for page in [*DOCUMENTS, ROOT / "examples" / "README.md"]:
+        texts = re.findall(r"```ya?ml\n(.*?)```", page.read_text(), flags=re.DOTALL)
+        blocks += [(f"{page.stem}-{number}", text) for number, text in enumerate(texts)]
+    return blocks
+
+
+SWEEP_FILES = [(name, text) for name, text in yaml_blocks() if "defaults:" in text]
+
+
+@pytest.mark.parametrize(("name", "text"), yaml_blocks(), ids=[name for name, _ in yaml_blocks()])
+def test_every_yaml_block_is_yaml(name: str, text: str) -> None:
+    assert isinstance(yaml.safe_load(text), dict)
+
+
+@pytest.mark.parametrize(("name", "text"), SWEEP_FILES, ids=[name for name, _ in SWEEP_FILES])
+def test_every_sweep_file_of_the_pages_can_be_planned(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It composes and plans beside the files that it names, and its launcher takes what it is told."""
+    monkeypatch.chdir(tmp_path)
+    for script in re.findall(r"[\w./]+\.py\b", text):
+        (tmp_path / script).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / script).touch()
+    (tmp_path / "page.yaml").write_text(text)
+    plan = make_plan(compose("page.yaml"))
+    assert plan.flops() > 0
+    if isinstance(launcher := plan.config.launcher, SlurmConfig):
+        jobs = [job for scale in plan.scales for job in jobs_of(plan, scale)]
+        assert "#SBATCH" in "".join(preview(launcher, plan.config.folder, jobs))
+
+
+def test_the_pages_have_sweep_files() -> None:
+    assert len(SWEEP_FILES) >= 4
 
 
 @pytest.mark.parametrize("line", commands())
