@@ -1,14 +1,16 @@
-"""The documents say what is so: commands run, links lead somewhere, help is what is printed."""
+"""The pages agree with the code: commands and sweep files work, links lead somewhere, tables are complete."""
 
 import csv
 import math
 import re
 import shlex
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from docs.generators.measured_checks import measured_markdown, read_measured
 from docs.generators.parameterization_tables import markdown
@@ -18,22 +20,39 @@ from hptransfer.config.compose import compose
 from hptransfer.coordcheck.compose import compose_check
 from hptransfer.core import errors
 from hptransfer.core.registry import Registry
+from hptransfer.launchers.slurm.config import SlurmConfig
+from hptransfer.launchers.slurm.preview import preview
 from hptransfer.parameterizations import PARAMETERIZATIONS
-from hptransfer.planning.plan import make_plan
+from hptransfer.planning.plan import jobs_of, make_plan
 from hptransfer.worker.runners.builtin import CPU_JOBS
 from tests.support.helpers import ROOT, command
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CHANGELOG.md"]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "examples" / "README.md",
+    ROOT / "CHANGELOG.md",
+]
 README = (ROOT / "README.md").read_text()
 
 
-CLUSTERS = (ROOT / "docs" / "clusters.md").read_text()
+def page(name: str) -> str:
+    return (ROOT / "docs" / f"{name}.md").read_text()
 
 
-def commands(page: str = README) -> list[str]:
-    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", page, flags=re.DOTALL)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("hptransfer ")]
+def commands() -> list[tuple[str, str]]:
+    """Every hptransfer command in a block of shell of any page, with the page's name."""
+    found = []
+    for document in DOCUMENTS:
+        blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", document.read_text(), flags=re.DOTALL)
+        lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+        found += [(document.stem, line) for line in lines if line.startswith("hptransfer ")]
+    return found
+
+
+@cache
+def options(verb: str) -> str:
+    return command(verb, "--help").stdout
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -43,100 +62,157 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert (document.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("line", commands())
-def test_every_command_of_the_readme_is_one(line: str) -> None:
-    """Verbs exist, sweeps compose with the overrides given, options are known."""
-    _, verb, *rest = shlex.split(line)
-    assert verb in VERBS
-    if verb in ("plan", "sweep"):
-        compose(rest[0], [word for word in rest[1:] if not word.startswith("--")])
-    if verb == "coord-check":
-        compose_check([word for word in rest if "=" in word])
-    assert_options_exist(verb, rest)
+def yaml_blocks() -> list[tuple[str, str]]:
+    """Every YAML block of every page, with a name for it."""
+    blocks = []
+    for document in DOCUMENTS:
+        texts = re.findall(r"```ya?ml\n(.*?)```", document.read_text(), flags=re.DOTALL)
+        blocks += [(f"{document.stem}-{number}", text) for number, text in enumerate(texts)]
+    return blocks
 
 
-@pytest.mark.parametrize("line", commands(CLUSTERS))
-def test_every_command_of_the_cluster_page_is_one(line: str) -> None:
+SWEEP_FILES = [(name, text) for name, text in yaml_blocks() if "defaults:" in text]
+
+
+@pytest.mark.parametrize(("name", "text"), yaml_blocks(), ids=[name for name, _ in yaml_blocks()])
+def test_every_yaml_block_is_yaml(name: str, text: str) -> None:
+    assert isinstance(yaml.safe_load(text), dict)
+
+
+@pytest.mark.parametrize(("name", "text"), SWEEP_FILES, ids=[name for name, _ in SWEEP_FILES])
+def test_every_sweep_file_of_the_pages_can_be_planned(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It composes and plans beside the files that it names, and its launcher takes what it is told."""
+    monkeypatch.chdir(tmp_path)
+    for script in re.findall(r"[\w./]+\.py\b", text):
+        (tmp_path / script).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / script).touch()
+    (tmp_path / "page.yaml").write_text(text)
+    plan = make_plan(compose("page.yaml"))
+    assert plan.flops() > 0
+    if isinstance(launcher := plan.config.launcher, SlurmConfig):
+        jobs = [job for scale in plan.scales for job in jobs_of(plan, scale)]
+        assert "#SBATCH" in "".join(preview(launcher, plan.config.folder, jobs))
+
+
+def test_the_pages_have_sweep_files() -> None:
+    assert len(SWEEP_FILES) >= 4
+
+
+@pytest.mark.parametrize(("where", "line"), commands(), ids=[f"{where}: {line}" for where, line in commands()])
+def test_every_command_of_the_pages_is_one(where: str, line: str) -> None:
+    """Verbs exist, sweeps of this checkout compose with the overrides given, options are known."""
     _, verb, *rest = shlex.split(line, comments=True)
     assert verb in VERBS
-    assert_options_exist(verb, rest)
-
-
-def assert_options_exist(verb: str, words: list[str]) -> None:
-    known = command(verb, "--help").stdout
-    for word in words:
+    known = [*(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))]
+    if verb in ("plan", "sweep") and rest[0] in known:
+        compose(rest[0], [word for word in rest[1:] if "=" in word and not word.startswith("--")])
+    if verb == "coord-check":
+        compose_check([word for word in rest if "=" in word])
+    for word in rest:
         if word.startswith("--"):
-            assert word in known
+            assert word in options(verb), where
 
 
-def test_the_readme_has_commands() -> None:
-    assert len(commands()) >= 8
+def test_the_pages_have_commands() -> None:
+    assert len([line for where, line in commands() if where == "README"]) >= 8
+    assert len(commands()) >= 50
 
 
-def test_the_readme_names_every_verb_and_exit_code() -> None:
+def test_every_page_is_linked_from_the_readme() -> None:
+    """What the README no longer says itself is one click away; the glossary on its first screen."""
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{path.name}" in README, path.name
+    assert "docs/glossary.md" in README[: README.index("## Install")]
+    assert "(glossary.md)" in page("architecture")
+
+
+def test_every_verb_and_exit_code_has_its_line() -> None:
     for verb in VERBS:
-        assert f"`{verb}" in README or f"hptransfer {verb}" in README, verb
+        assert f"| `{verb}` |" in page("commands"), verb
     codes = {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
     for code in codes:
-        assert f"| {code} |" in README, code
+        assert f"| {code} |" in page("exit-codes"), code
         assert str(code) in command("--help").stdout
 
 
-def test_the_make_targets_of_the_readme_exist() -> None:
+def test_the_make_targets_of_the_pages_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make ([a-z-]+)", README):
-        assert f"\n{target}:" in makefile, target
+    for document in DOCUMENTS:
+        for target in re.findall(r"(?:^|`)make ([a-z-]+)", document.read_text(), flags=re.MULTILINE):
+            assert f"\n{target}:" in makefile, f"{document.name}: {target}"
+
+
+def test_the_readme_starts_with_an_installation() -> None:
+    assert README.index("make setup") < README.index(".venv/bin/activate") < README.index("make demo")
+    assert "make test " in README
 
 
 def test_the_tables_of_parameterizations_are_the_codes() -> None:
-    page = (ROOT / "docs" / "parameterizations.md").read_text()
+    text = page("parameterizations")
     made = markdown()
     measured = measured_markdown(read_measured(ROOT / "docs" / "coordinate_checks.csv"))
     command = "python -m docs.generators.parameterization_tables docs/coordinate_checks.csv"
-    assert page[page.index("## ") :] == made + measured, f"run: {command}"
+    assert text[text.index("## ") :] == made + measured, f"run: {command}"
     assert made.count("\n## ") + 1 == len(PARAMETERIZATIONS.names())
 
 
 def test_the_jobs_on_the_page_are_those_that_sweeps_make() -> None:
-    page = (ROOT / "docs" / "performance.md").read_text()
-    rows = re.findall(r"^\| (below [0-9.e+]+|more) \| (\d+) \|", page, flags=re.MULTILINE)
+    text = page("performance")
+    rows = re.findall(r"^\| (below [0-9.e+]+|more) \| (\d+) \|", text, flags=re.MULTILINE)
     limits = {math.inf if limit == "more" else float(limit.removeprefix("below ")): int(size) for limit, size in rows}
     assert limits == CPU_JOBS
     plan = make_plan(compose("quickstart", ["grid.width.values=[32,64,128,256]", "grid.depth.values=[4]"]))
     found = {scale.axes["width"]: plan.runner.job_size(plan.run(scale), gpu=False) for scale in plan.scales}
-    assert "the quickstart at widths 32, 64 and 128" in page
+    assert "the quickstart at widths 32, 64 and 128" in text
     assert found == {32: 4, 64: 4, 128: 4, 256: 1}
 
 
-LAYERED = ["training", "sweep", "parameterizations", "analysis", "core"]
+PACKAGE = ROOT / "hptransfer"
 
 
 def test_the_architecture_names_what_there_is() -> None:
-    """Every package, and every path that it names exists."""
-    page = (ROOT / "docs" / "architecture.md").read_text()
-    package = ROOT / "hptransfer"
-    for path in package.glob("*/*/__init__.py"):
-        assert f"`{path.parent.relative_to(package)}/`" in page, path
-    for path in [*package.glob("training/*.py"), *package.glob("parameterizations/_*.py")]:
+    """Every package and every module of the trainer is named; every path that is named exists."""
+    text = page("architecture")
+    packages = [path.parent.relative_to(PACKAGE) for path in PACKAGE.glob("**/__init__.py") if path.parent != PACKAGE]
+    assert len(packages) > 20
+    for package in packages:
+        assert f"`{package}/`" in text, package
+    for path in [*PACKAGE.glob("training/*.py"), *PACKAGE.glob("parameterizations/_*.py")]:
         if path.name != "__init__.py":
-            assert f"`{path.relative_to(package)}`" in page, path
-    for name in re.findall(rf"`((?:{'|'.join(LAYERED)})/[\w./]+)`", page):
-        assert (package / name).exists(), name
+            assert f"`{path.relative_to(PACKAGE)}`" in text, path
+    for name in re.findall(rf"`((?:{'|'.join({package.parts[0] for package in packages})})/[\w./]+)`", text):
+        assert (PACKAGE / name).exists(), name
 
 
-@pytest.mark.parametrize("family", ["parameterization", "model", "optimizer", "dataset"])
-def test_the_readme_names_every_member(family: str) -> None:
+GLOSSARY = page("glossary")
+CARRIERS = re.findall(r"`(\w+)` in `([\w/]+\.py)`", GLOSSARY)
+
+
+@pytest.mark.parametrize(("name", "file"), CARRIERS)
+def test_the_glossary_names_classes_where_they_are(name: str, file: str) -> None:
+    source = (PACKAGE / file).read_text()
+    assert re.search(rf"^(?:class|def) {name}\b|^{name} = ", source, flags=re.MULTILINE), f"{file} has no {name}"
+
+
+def test_every_term_of_the_glossary_names_its_carrier() -> None:
+    rows = re.findall(r"^\| \*\*.*$", GLOSSARY, flags=re.MULTILINE)
+    assert len(rows) == len(CARRIERS) > 25
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_page_of_members_names_every_member(family: str) -> None:
     for name in Registry(family, FAMILIES[family]).names():
-        assert re.search(rf"\b{name}\b", README), name
+        assert re.search(rf"\b{name}\b", page("members")), name
 
 
 def test_the_depthwise_page_shows_what_was_measured() -> None:
     rows = csv.DictReader((ROOT / "docs" / "depthwise_transfer.csv").read_text(encoding="utf-8").splitlines())
-    page = (ROOT / "docs" / "depthwise_transfer.md").read_text(encoding="utf-8")
     found = 0
     for row in rows:
         value, low, high = (float(row[key]) for key in ("value", "low", "high"))
-        assert f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" in page, row
+        assert f"{value:+.2f} [{low:+.2f}, {high:+.2f}]" in page("depthwise_transfer"), row
         assert row["found"] == "True"
         found += 1
     assert found == 20

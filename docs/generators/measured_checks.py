@@ -1,6 +1,6 @@
 """What the coordinate checks of all combinations found, and which combinations are claimed to pass.
 
-MeasuredCheck by benchmarks/coordinate_checks.py into docs/coordinate_checks.csv; shown in docs/parameterizations.md.
+Measured by benchmarks/coordinate_checks.py into docs/coordinate_checks.csv; shown in docs/parameterizations.md.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def write_measured(path: Path, rows: Iterable[MeasuredCheck]) -> None:
 
 def measured_markdown(rows: list[MeasuredCheck]) -> str:
     """A table a model, a row a parameterization; and why what fails does."""
-    lines = ["## MeasuredCheck", "", *LEGEND.splitlines(), ""]
+    lines = ["## Measured", "", *LEGEND.splitlines(), ""]
     by_key = {row.key: row for row in rows}
     models, optimizers, names = (sorted({row.key[place] for row in rows}) for place in range(3))
     for model in models:

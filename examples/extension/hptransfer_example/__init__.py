@@ -1,0 +1,1 @@
+"""Members of hptransfer's families in a package of its own."""
