@@ -280,7 +280,9 @@ class Vector(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         trials, size = self.weight.shape
-        vector = scale_fwd(self.scaled_weight(x[0, ..., 0].numel()), self.multiplier).view(trials, *[1] * (x.dim() - 2), size)
+        vector = scale_fwd(self.scaled_weight(x[0, ..., 0].numel()), self.multiplier).view(
+            trials, *[1] * (x.dim() - 2), size
+        )
         return x * vector if self.start == "ones" else x + vector
 
 
@@ -371,6 +373,11 @@ def tagged(model: nn.Module) -> Iterator[Tagged]:
     for name, weight in model.named_parameters():
         inside = any(name.startswith(f"{branch}.") for branch in branches)
         yield Tagged(name, weight, owned[id(weight)], inside)
+
+
+def layers_by_name(model: nn.Module) -> dict[str, Layer]:
+    """Return every layer that owns a parameter, by its name in the model."""
+    return {item.name.removesuffix(".weight"): item.layer for item in tagged(model)}
 
 
 def draw(weight: Tensor, *, name: str, start: str, stds: Sequence[float], seeds: Sequence[int]) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from hptransfer.coordcheck.measurements import coordinate_check, one_layer_check
+from hptransfer.coordcheck.activations import coordinate_check
+from hptransfer.coordcheck.layer_updates import one_layer_check
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import Role, unit_scaling
 from hptransfer.parameterizations.umup import UMUP
