@@ -25,7 +25,7 @@ def coordinate_check_figure(check: Mapping[str, Any]) -> str:
     """A check's values against size, a panel a column, a line a module; of many modules the steepest ones are named.
 
     Args:
-        check: `hptransfer.coordcheck.measurements.Check` as plain values.
+        check: `hptransfer.coordcheck.check.Check` as plain values.
     """
     columns, sizes = check["columns"], check["sizes"]
     with rc_context(STYLE):

@@ -6,15 +6,16 @@ As `hptransfer.coordcheck.measurements` does with the builtin models, and judged
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hptransfer.coordcheck.measurements import LOOSE, OUTPUTS, Check, judge, theory
+from hptransfer.coordcheck.check import LOOSE, NOTHING, OUTPUTS, Check, judge
+from hptransfer.coordcheck.recording import recorded
+from hptransfer.coordcheck.theory import theory
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.user_model.branches import repeated
 from hptransfer.training.user_model.parameterize import DEFAULT, Choices, parameterize
@@ -75,7 +76,7 @@ def coord_check(
         repeats = [changes(size, seed) for seed in range(seeds)]
         for name in repeats[0]:
             # The geometric mean, as the slope is of logarithms.
-            logs = np.log(np.maximum([one[name] for one in repeats], 1e-300))
+            logs = np.log(np.maximum([one[name] for one in repeats], NOTHING))
             found.setdefault(name, []).append([float(value) for value in np.exp(logs.mean(axis=0))])
     judged = _judged(found, axis, len(sizes))
     if not judged:
@@ -196,33 +197,11 @@ def _trainable(value: object) -> Tensor:
 
 @torch.no_grad()
 def _outputs(model: nn.Module, batch: Any, loss: Loss) -> dict[str, Tensor]:
-    with _recorded(model) as taken:
+    modules = {plain(name) or OUTPUTS: module for name, module in model.named_modules()}
+    # Copied, as a user's model may change tensors in place.
+    with recorded(modules, read=lambda _, x: x.clone() if x.is_floating_point() else None) as outputs:
         loss(model, batch)
-    return taken
-
-
-@contextmanager
-def _recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """What modules put out, by name; a further use of one has its number."""
-    taken: dict[str, Tensor] = {}
-    uses: dict[str, int] = {}
-
-    def note(name: str, output: Any) -> None:
-        x = output[0] if isinstance(output, tuple) else output
-        if isinstance(x, Tensor) and x.is_floating_point():
-            uses[name] = uses.get(name, 0) + 1
-            taken[name if uses[name] == 1 else f"{name} #{uses[name]}"] = x.detach().clone()
-
-    named = {plain(name) or OUTPUTS: module for name, module in model.named_modules()}
-    handles = [
-        module.register_forward_hook(lambda _, __, output, name=name: note(name, output))
-        for name, module in named.items()
-    ]
-    try:
-        yield taken
-    finally:
-        for handle in handles:
-            handle.remove()
+    return outputs
 
 
 def _rms(x: Tensor) -> float:

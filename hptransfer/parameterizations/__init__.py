@@ -1,4 +1,7 @@
-"""Parameterizations: how init, multipliers and learning rates move with width. One file each."""
+"""Parameterizations: scaling of init, multipliers and learning rates with width.
+
+One file each.
+"""
 
 from hptransfer.parameterizations import _unit_scaling as unit_scaling
 from hptransfer.parameterizations._base import (

@@ -1,8 +1,8 @@
-"""Roles of parameters, a parameterization's table, an optimizer's update law, and the one formula.
+"""Roles of parameters, exponent tables, update laws, and their formula.
 
-A weight is used as `W = n^-a * w` with `w ~ N(0, sigma^2 n^-2b)` (abc form: arXiv:2011.14522; Everett
-et al., 2407.05872), n being a size over the size of the base model, so that everything is exactly 1 at
-the base. A matrix has two sizes, which may grow unequally: n_in, its fan-in, and n_out, its fan-out.
+A weight is used as `W = n^-a * w` with `w ~ N(0, sigma^2 n^-2b)` (abc form: arXiv:2011.14522; Everett et al.,
+2407.05872). n is a size over that of the base model, so that every factor is exactly 1 at the base. A matrix has two
+sizes, which may grow unequally: n_in, its fan-in, and n_out, its fan-out.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ FULL, NONE = 1.0, 0.5
 
 
 class Role(enum.Enum):
-    """What a parameter does, by which of its dimensions grow with width."""
+    """Role of a parameter, by the dimensions that grow with width."""
 
     INPUT = "input"
-    """Matrix whose output grows and whose input does not: embeddings, first layers."""
+    """Matrix of which only the output grows: embeddings, first layers."""
     HIDDEN = "hidden"
     """Matrix with two growing dimensions."""
     OUTPUT = "output"
-    """Matrix whose input grows and whose output does not: the readout, a router."""
+    """Matrix of which only the input grows: the readout, a router."""
     VECTOR = "vector"
-    """One-dimensional and growing: norm gains, biases."""
+    """Vector that grows: norm gains, biases."""
     FIXED = "fixed"
-    """No growing dimension."""
+    """Tensor without a growing dimension."""
 
 
 MATRICES = frozenset({Role.INPUT, Role.HIDDEN, Role.OUTPUT})
@@ -37,7 +37,10 @@ MATRICES = frozenset({Role.INPUT, Role.HIDDEN, Role.OUTPUT})
 
 @dataclass(frozen=True)
 class ShapePower:
-    """n_in^fan_in * n_out^fan_out * max(n_in, n_out)^largest, and what else `Sizes` has to a power, as exponents."""
+    """Exponents of n_in^fan_in * n_out^fan_out * max(n_in, n_out)^largest.
+
+    `averaged` and `spread` are exponents of the values of the same name in `Sizes`.
+    """
 
     fan_in: float = 0.0
     fan_out: float = 0.0
@@ -68,7 +71,7 @@ class ShapePower:
 
     @property
     def total(self) -> float:
-        """The power of n when all sizes grow alike; what is no size of the matrix stays."""
+        """Power of n when all sizes grow alike; `averaged` and `spread` stay."""
         return self.fan_in + self.fan_out + self.largest
 
 
@@ -85,15 +88,15 @@ class RoleExponents:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateLaw:
-    """How the raw step of an optimizer (before its learning rate) changes what a layer puts out.
+    """Scaling law of an optimizer's raw step, before its learning rate.
 
-    The change, over the layer's input, grows as gradient^gradient * weight^weight * n^gain, where
+    The change of a layer's output, over the layer's input, grows as gradient^gradient * weight^weight * n^gain.
     gradient and weight are the root mean squares of a tensor's gradient and of its entries.
 
     Attributes:
         gradient: 1 for SGD, 0 for updates without a scale, -1 for a full curvature inverse.
         weight: 1 if the step is relative to the weights (Adafactor with parameter scaling).
-        gain: None for steps of low rank, whose gain is n_in^alignment; else its exponents.
+        gain: exponents of the gain; None for steps of low rank, whose gain is n_in^alignment.
     """
 
     gradient: float = 0.0
@@ -101,39 +104,38 @@ class UpdateLaw:
     gain: ShapePower | None = None
 
     def of_unit_gradients(self) -> UpdateLaw:
-        """The law where gradients have the same size at every width and depth."""
+        """Return the law for gradients of the same size at every width and depth."""
         return dataclasses.replace(self, gradient=0.0)
 
 
 ENTRYWISE = UpdateLaw()
-"""Adam, AdamW, Adam-atan2, Lion, sign: every entry's step has size 1."""
+"""Law of Adam, AdamW, Adam-atan2, Lion and sign: every entry's step has size 1."""
 RAW = UpdateLaw(gradient=1)
-"""SGD, with or without momentum."""
+"""Law of SGD, with or without momentum."""
 RELATIVE = UpdateLaw(weight=1)
-"""Adafactor, or Adam, with parameter scaling."""
+"""Law of Adafactor, or Adam, with parameter scaling."""
 SPECTRAL = UpdateLaw(gain=ShapePower(fan_in=1 / 2, fan_out=-1 / 2))
-"""Spectral norm 1: Muon as it is, Shampoo with exponents -1/4."""
+"""Law of steps with spectral norm 1: unscaled Muon, Shampoo with exponents -1/4."""
 SPECTRAL_RMS = UpdateLaw(gain=ShapePower(fan_in=1 / 2, fan_out=-1 / 2, largest=1 / 2))
-"""Muon times sqrt(max(fan-in, fan-out)), so that its entries have a fixed size (arXiv:2502.16982)."""
+"""Law of Muon times sqrt(max(fan-in, fan-out)), whose entries have a fixed size (arXiv:2502.16982)."""
 CURVATURE = UpdateLaw(gradient=-1, gain=ShapePower(fan_out=-1))
-"""K-FAC with relative damping: the output moves by delta / |delta|^2 (arXiv:2312.12226)."""
+"""Law of K-FAC with relative damping: the output moves by delta / |delta|^2 (arXiv:2312.12226)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameterization:
-    """A table of exponents by role.
+    """Parameterization: a table of exponents by role.
 
     Attributes:
         rows: multiplier and init exponents of every role.
-        global_rate: True if one learning rate, epsilon and weight decay serve all roles, as people
-            do under standard parameterization, unless an alignment is asked for.
-        unit: True if the base model has size 1, so that factors are absolute, and every operation
-            keeps values and gradients at unit size (u-muP; numbers in `_unit`).
-        depth: exponent of the residual branch factor that belongs to it; 0 unless the run says.
-        lookup: power of the learning rate of embeddings, where the source's own rule is not the
-            formula's.
-        laws: those of the optimizers that it has rates for; empty for all.
-        decay: what weight decay means unless the run says: "coupled" or "independent".
+        global_rate: True if all roles share one learning rate, epsilon and weight decay, as is usual under standard
+            parameterization, unless an alignment is given.
+        unit: True if the base model has size 1, so that factors are absolute, and every operation keeps values and
+            gradients at unit size (u-muP; numbers in `unit_scaling`).
+        depth: default exponent of the residual branch factor.
+        lookup: power of the learning rate of embeddings, where the source's rule differs from the formula.
+        laws: update laws that it has rates for; empty for all.
+        decay: default meaning of weight decay: "coupled" or "independent".
         source: paper and table.
     """
 
@@ -147,40 +149,47 @@ class Parameterization:
     decay: str = "coupled"
 
     def along(self, role: Role, exponent: float) -> ShapePower:
-        """A power of the size that a role's multiplier and init go by: fan-in if that grows."""
+        """Return a power of the size that a role's multiplier and init follow.
+
+        The size is fan-in if that grows, else fan-out.
+        """
         if role is Role.FIXED:
             return ZERO
         return ShapePower(fan_in=exponent) if role in (Role.HIDDEN, Role.OUTPUT) else ShapePower(fan_out=exponent)
 
     def multiplier(self, role: Role) -> ShapePower:
+        """Return the power of a role's multiplier."""
         return self.along(role, -self.rows[role].a)
 
     def init_std(self, role: Role) -> ShapePower:
-        own = ZERO if self.global_rate else ShapePower(spread=1)
-        return self.along(role, -self.rows[role].b) + own
+        """Return the power of a role's init standard deviation."""
+        spread = ZERO if self.global_rate else ShapePower(spread=1)
+        return self.along(role, -self.rows[role].b) + spread
 
     def gradient(self, role: Role, alignment: float = FULL) -> ShapePower:
-        """The gradient's root mean square with respect to the stored tensor.
+        """Return the power of the gradient's root mean square.
 
-        The signal that reaches a layer before the readout falls as the readout's entries: as
-        n^-(a+b) at initialization, as n^-alignment once it has moved, whichever falls slower
-        (arXiv:2407.05872, stability system, with min for max). A tensor's own multiplier adds to it.
-        A layer whose output is one of those in a mean receives its share.
+        The gradient is that of the stored tensor. The signal that reaches a layer before the readout falls as the
+        readout's entries: as n^-(a+b) at initialization and as n^-alignment once it has moved, whichever falls slower
+        (arXiv:2407.05872, stability system, with min for max). A tensor's own multiplier adds to it. A layer whose
+        output is one of those in a mean receives its share.
         """
         if self.unit:
             return ZERO
-        own = self.multiplier(role) + ShapePower(averaged=-1)
+        of_tensor = self.multiplier(role) + ShapePower(averaged=-1)
         if role in (Role.OUTPUT, Role.FIXED):
-            return own
+            return of_tensor
         readout = self.rows[Role.OUTPUT]
-        return own + ShapePower(fan_out=-min(readout.a + readout.b, alignment))
+        return of_tensor + ShapePower(fan_out=-min(readout.a + readout.b, alignment))
 
     def learning_rate(self, role: Role, law: UpdateLaw, alignment: float | None = None) -> ShapePower:
-        """Power by which the learning rate is multiplied, so that every layer's output keeps moving alike.
+        """Return the power of the factor on a role's learning rate.
+
+        With it every layer's output changes equally at all sizes.
 
         Args:
-            alignment: how an update and the layer's input go together, from 1/2 (not at all) to 1
-                (fully); None is the parameterization's own: one rate for all, or full.
+            alignment: alignment of an update with the layer's input, from 1/2 (none) to 1 (full); None is the
+                parameterization's default: one rate for all, or full.
         """
         if alignment is None:
             if self.global_rate:
@@ -204,7 +213,7 @@ class Parameterization:
         return power
 
     def epsilon(self, role: Role, alignment: float | None = None) -> ShapePower:
-        """Power of Adam's epsilon: that of the gradient it is added to."""
+        """Return the power of Adam's epsilon, that of the gradient."""
         if alignment is None:
             if self.global_rate:
                 return ZERO

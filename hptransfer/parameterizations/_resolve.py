@@ -1,4 +1,4 @@
-"""A parameterization resolved to numbers: what one tensor trains with in one run."""
+"""Rules of one tensor in one run, resolved from a parameterization."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from hptransfer.parameterizations._base import Parameterization, Role, ShapePowe
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """A tensor's sizes over those that it has in the base model; 1 for what does not grow.
+    """Sizes of a tensor over its sizes in the base model.
+
+    Sizes that do not grow are 1.
 
     Attributes:
-        fan_in, fan_out: of a matrix; a vector's length is its fan-out.
+        fan_in, fan_out: sides of a matrix; a vector's length is its fan-out.
         largest: the larger of fan-in and fan-out, over the larger of the base's.
-        averaged: over how many layers' outputs the model takes a mean, of which this layer's is one (experts).
-        spread: what the model itself asks of its first values' spread, beside the table (an expert's last matrix).
-        inside: whether it stands in a residual block.
-        lookup: whether it is an embedding, of which one row is read.
+        averaged: number of layers' outputs in the mean that this layer's output is part of (experts).
+        spread: factor that the model sets on the spread of initial values, in addition to the table (an expert's last
+            matrix).
+        inside: True if the tensor is inside a residual block.
+        lookup: True for an embedding, of which one row is read.
     """
 
     fan_in: float = 1.0
@@ -31,7 +34,7 @@ class Sizes:
 
     @classmethod
     def alike(cls, role: Role, n: float, *, inside: bool = False) -> Sizes:
-        """All that grows in a role has grown n times."""
+        """Return sizes in which every growing side of a role has grown n times."""
         fan_in = n if role in (Role.HIDDEN, Role.OUTPUT) else 1.0
         fan_out = n if role in (Role.HIDDEN, Role.INPUT, Role.VECTOR) else 1.0
         return cls(fan_in=fan_in, fan_out=fan_out, largest=max(fan_in, fan_out), inside=inside)
@@ -40,7 +43,10 @@ class Sizes:
     def between(
         cls, role: Role, fans: tuple[int, int], base: tuple[int, int], *, inside: bool = False, lookup: bool = False
     ) -> Sizes:
-        """Of a tensor whose fan-in and fan-out are these and those in the base model: what its role says grows."""
+        """Return the sizes of a tensor from its fans and those in the base model.
+
+        Only sides that grow in its role count.
+        """
         grows_in = role in (Role.HIDDEN, Role.OUTPUT)
         grows_out = role in (Role.INPUT, Role.HIDDEN, Role.VECTOR)
 
@@ -56,18 +62,20 @@ class Sizes:
         )
 
     def to(self, power: ShapePower) -> float:
-        """The sizes to a power."""
+        """Return the sizes raised to a power."""
         matrix: float = self.fan_in**power.fan_in * self.fan_out**power.fan_out * self.largest**power.largest
         return matrix * float(self.averaged**power.averaged * self.spread**power.spread)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BranchRule:
-    """How residual branches go with depth: h + m_L^-alpha F(h), m_L the depth over the base's.
+    """Depth rule of residual branches: h + m_L^-alpha F(h).
+
+    m_L is the depth over the base's.
 
     Attributes:
-        alpha: 0 is no rule at all; 1/2 (arXiv:2309.16620, 2310.02244); 1 (CompleteP, 2505.01618).
-        rates: whether learning rates follow, so that the stream's change keeps its size.
+        alpha: 0 for no rule; 1/2 (arXiv:2309.16620, 2310.02244); 1 (CompleteP, 2505.01618).
+        rates: True if learning rates scale with depth too, so that the stream's change keeps its size.
         ratio: m_L.
     """
 
@@ -77,10 +85,14 @@ class BranchRule:
 
     @property
     def factor(self) -> float:
+        """Factor of every branch's output."""
         return float(self.ratio**-self.alpha)
 
     def learning_rate(self, law: UpdateLaw) -> float:
-        """L branches of n^-alpha, each moved by its step, whose gradient carries another n^-alpha."""
+        """Return the factor on learning rates inside branches.
+
+        L branches of factor n^-alpha each move by their step, whose gradient carries another n^-alpha.
+        """
         if not self.alpha or not self.rates:
             return 1.0
         return float(self.ratio ** (self.alpha * (1 + law.gradient) - 1))
@@ -88,10 +100,12 @@ class BranchRule:
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetRatio:
-    """Batch and token budget over those of the base run (arXiv:2205.10287; 2512.22382, Table 1).
+    """Batch size and token budget over those of the base run.
+
+    Sources: arXiv:2205.10287; 2512.22382, Table 1.
 
     Attributes:
-        rule: "none"; "sqrt", the square-root rule at equal tokens; "complete", Complete(d)P's, which goes by the
+        rule: "none"; "sqrt", the square-root rule at equal tokens; "complete", Complete(d)P's, which scales with the
             batch over the token budget.
         batch, tokens: m_B and m_D.
     """
@@ -102,11 +116,17 @@ class BudgetRatio:
 
     @property
     def ratio(self) -> float:
-        """What 1 - beta is multiplied by; learning rate and coupled decay by its root, epsilon by the inverse root."""
+        """Factor on 1 - beta.
+
+        Learning rate and coupled decay scale with its root, epsilon with its inverse root.
+        """
         return {"none": 1.0, "sqrt": self.batch, "complete": self.batch / self.tokens}[self.rule]
 
     def beta(self, base: float) -> float:
-        """A memory for this batch: 1 - beta goes with the ratio. Kept within [0.5, 0.9999], our choice."""
+        """Return a memory for this batch: 1 - beta scales with the ratio.
+
+        A changed memory is clipped to [0.5, 0.9999], which no source prescribes.
+        """
         return base if self.ratio == 1.0 else min(max(1 - (1 - base) * self.ratio, 0.5), 0.9999)
 
 
@@ -118,8 +138,8 @@ class TensorRule:
     """Factors on the base values of one tensor; all are 1 in the base run.
 
     Attributes:
-        decay: on coupled weight decay; times `learning_rate` it is what the budget rule alone makes of it.
-        budget: gives the memories of moments.
+        weight_decay: factor on coupled weight decay. Its product with `learning_rate` depends on the budget rule alone.
+        budget: rule for the memories of moments.
     """
 
     role: Role
@@ -141,11 +161,11 @@ def resolve(
     branch: BranchRule = BranchRule(),
     budget: BudgetRatio = BudgetRatio(),
 ) -> TensorRule:
-    """The rule of one tensor.
+    """Return the rule of one tensor.
 
-    Width, depth and budget multiply (science of each: `Parameterization`, `BranchRule`, `BudgetRatio`). Weight
-    decay keeps learning rate times decay over width, as published for AdamW (arXiv:2203.03466, completed
-    by 2505.01618, Table 1, where depth leaves decay alone).
+    Factors of width, depth and budget multiply; their sources are with `Parameterization`, `BranchRule` and
+    `BudgetRatio`. Learning rate times weight decay is constant over width, as published for AdamW (arXiv:2203.03466,
+    completed by 2505.01618, Table 1, where decay does not depend on depth).
     """
     law = law.of_unit_gradients() if parameterization.unit else law
     power = parameterization.learning_rate(role, law, alignment)
@@ -158,7 +178,7 @@ def resolve(
         multiplier=sizes.to(parameterization.multiplier(role)),
         init_std=sizes.to(parameterization.init_std(role)),
         learning_rate=width * inside.learning_rate(law) * budget.ratio**0.5,
-        # Gradients of unit size ask for the same epsilon everywhere.
+        # Gradients of unit size need the same epsilon everywhere.
         epsilon=1.0
         if parameterization.unit
         else sizes.to(parameterization.epsilon(role, alignment)) * inside.factor * budget.ratio**-0.5,
@@ -168,10 +188,12 @@ def resolve(
 
 
 def alignment_of(value: object, place: str) -> float | None:
-    """The alignment that a configuration asks for: default, full, none, or a measured number.
+    """Return the alignment that a configuration sets; None for the default.
+
+    Allowed are default, full, none, and a measured number from 0.5 to 1.
 
     Raises:
-        ConfigError: anything else.
+        ConfigError: any other value.
     """
     if value == "default":
         return None

@@ -1,4 +1,7 @@
-"""SP: standard parameterization; one learning rate for all, or by layer once an alignment is given."""
+"""SP: standard parameterization, one learning rate for all layers.
+
+With a given alignment (run.alignment) rates differ by layer.
+"""
 
 from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, RoleExponents
 

@@ -1,8 +1,9 @@
-"""u-muP: weights of variance one, operations that keep values and gradients there, a rate rule for embeddings.
+"""u-muP: unit-variance weights, values and gradients; own rate rule for embeddings.
 
-Published are the rates of updates whose entries have unit size: Adam's, and, as gradients have unit size too, SGD's.
-Those of Adafactor and Muon are derived. There are none for an optimizer that trains embeddings with matrix steps, as
-their rule does not say how, or that divides by a curvature, which the operations change.
+The published rates are those of updates whose entries have unit size: Adam's, and SGD's because gradients have unit
+size too. The rates for Adafactor and Muon are derived. Optimizers that train embeddings with matrix steps have no
+rates, because the rule for embeddings does not cover such steps. Optimizers that divide by a curvature have none
+either, because the scaled operations change it.
 """
 
 from hptransfer.parameterizations import (

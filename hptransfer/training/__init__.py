@@ -1,1 +1,4 @@
-"""The builtin trainer: stacks of small models that differ in hyperparameters and seeds only."""
+"""Builtin trainer of stacks of small models.
+
+The models of a stack differ only in hyperparameters and seeds.
+"""

@@ -1,4 +1,4 @@
-"""The state of one stack in one file, from which its training goes on as if nothing had happened."""
+"""Checkpoint: one stack's state in one file, from which training resumes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from hptransfer.core.errors import Interrupted
 from hptransfer.core.io import set_aside
 from hptransfer.core.records import digest
 
-VERSION = 1
+CHECKPOINT_VERSION = 1
 
 State = dict[str, Any]
 """Tensors, numbers and texts, in lists and dictionaries."""
 
 
 class Checkpoint:
-    """Saves a stack's state when it is time to, or when training is to stop.
+    """File of a stack's state, saved at intervals and when training is to stop.
 
     Args:
-        path: its file; another one beside it is there while it is written.
-        settings: JSON values of all that a state depends on; another stack's state is of no use.
-        every_s: seconds between two that nothing asks for.
-        stop: why training is to stop now, if it is.
-        curves: files that must be on disk before the state, which knows what has been written to them.
+        path: the file; a temporary one next to it exists while it is written.
+        settings: JSON values of everything that a state depends on; a state of other settings is not used.
+        every_s: seconds between two regular saves.
+        stop: function that returns why training is to stop now, or None.
+        curves: files that must be on disk before the state, which records the length written to them.
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class Checkpoint:
         self.step = 0 if self._state is None else int(self._state["step"])
 
     def take(self) -> State | None:
-        """The state that was found, if any; it is not kept here any longer."""
+        """Return the state that was read, if any, and release it."""
         state, self._state = self._state, None
         return state
 
     def keep(self, state: Callable[[], State]) -> None:
-        """Saves the state, if it is time to. To be called between any two steps.
+        """Save the state if it is due; call this between any two steps.
 
         Raises:
-            Interrupted: training is to stop, and has saved its state.
+            Interrupted: training is to stop, and its state has been saved.
         """
         cause = self._stop()
         if cause is None and time.monotonic() < self._due:
@@ -69,9 +69,9 @@ class Checkpoint:
             raise Interrupted(cause)
 
     def remove(self) -> None:
-        """To be called when all trials have ended."""
+        """Remove the file after all trials have ended."""
         self._path.unlink(missing_ok=True)
-        self._new.unlink(missing_ok=True)  # of an attempt that was killed while it wrote
+        self._new.unlink(missing_ok=True)  # left by an attempt that was killed while writing
 
     def _read(self) -> State | None:
         try:
@@ -79,18 +79,21 @@ class Checkpoint:
         except Exception as error:  # a damaged file raises anything
             set_aside(self._path)
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            print(f"checkpoint {self._path} cannot be used ({reason}); set aside, the stack starts anew", flush=True)
+            print(
+                f"checkpoint {self._path} cannot be used ({reason}); set aside, the stack restarts from its first step",
+                flush=True,
+            )
             return None
 
     def _load(self) -> State:
-        with zipfile.ZipFile(self._path) as whole:  # torch does not look at the checksums that it writes
+        with zipfile.ZipFile(self._path) as whole:  # torch does not verify the checksums that it writes
             if (damaged := whole.testzip()) is not None:
                 raise ValueError(f"{damaged} is damaged")
-        found: State = torch.load(self._path, weights_only=True)
-        for key, wanted in (("version", VERSION), ("settings", self._settings)):
-            if found[key] != wanted:
-                raise ValueError(f"its {key}: {found[key]}, not {wanted}")
-        state: State = found["state"]
+        content: State = torch.load(self._path, weights_only=True)
+        for key, wanted in (("version", CHECKPOINT_VERSION), ("settings", self._settings)):
+            if content[key] != wanted:
+                raise ValueError(f"its {key}: {content[key]}, not {wanted}")
+        state: State = content["state"]
         return state
 
     def _write(self, state: State) -> None:
@@ -98,7 +101,7 @@ class Checkpoint:
             _sync(curve)
         try:
             with self._new.open("wb") as file:
-                torch.save({"version": VERSION, "settings": self._settings, "state": state}, file)
+                torch.save({"version": CHECKPOINT_VERSION, "settings": self._settings, "state": state}, file)
                 file.flush()
                 os.fsync(file.fileno())
             self._new.replace(self._path)
@@ -109,7 +112,7 @@ class Checkpoint:
 
 
 def _sync(path: Path) -> None:
-    """Has the kernel put a file, or a folder's names, on disk."""
+    """Flush a file, or a folder's names, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""torch.compile of what a stack trains with, by whatever compiler the machine has."""
+"""torch.compile of a stack's losses, by the machine's compiler."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Losses = Callable[[Tensor, Tensor], Tensor]
 
 
 def compiled(losses: Losses) -> Losses:
-    """Losses of one batch, for inputs of one shape, compiled at the first call.
+    """Return the losses' function, compiled at its first call.
 
-    What was compiled before in this process is forgotten: torch keeps few versions of a function, and runs what is
-    beyond them as it is, without a word.
+    Inputs must keep one shape. Functions compiled before in this process are discarded: torch keeps few versions of a
+    function, and runs further ones uncompiled without a warning.
 
     Raises:
-        ConfigError: when it is called, as nothing compiles here.
+        ConfigError: by the returned function, if compiling fails here.
     """
     torch.compiler.reset()
     fast: Losses = torch.compile(losses, dynamic=False)

@@ -1,4 +1,4 @@
-"""One run's configuration: what the builtin trainer needs to know, and nothing about sweeps."""
+"""Configuration of one training run, independent of sweeps."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hptransfer.parameterizations import (
     Role,
     alignment_of,
 )
-from hptransfer.training.datasets import DATASETS, SQUARED, DataConfig, Shape
+from hptransfer.training.datasets import DATASETS, SQUARED, DataConfig, DataShape
 from hptransfer.training.models import FLOAT32, MODELS, PRECISIONS, ModelConfig
 from hptransfer.training.optimizers import OPTIMIZERS, OptimizerConfig
 from hptransfer.training.schedules import Schedule
-from hptransfer.training.unit_scaling import UnitConfig, useless
+from hptransfer.training.unit_scaling import UnitConfig, useless_multipliers
 
 LOSSES = ("held-out", "training")
 LAST = 0.25
@@ -33,29 +33,33 @@ LAST = 0.25
 
 @dataclass(kw_only=True)
 class Base:
-    """The run at which every factor of the parameterization is exactly 1."""
+    """Base run, at which every factor of the parameterization is exactly 1."""
 
     width: int = 64
     depth: int = 2
-    """Counts under a depth rule only (run.branch.alpha)."""
+    """Used under a depth rule only (run.branch.alpha)."""
     batch: int | None = None
-    """Sequences a step; must be given under a budget rule (run.budget)."""
+    """Sequences per step; required under a budget rule (run.budget)."""
     tokens: int | None = None
-    """Token budget; must be given under the complete budget rule."""
+    """Token budget; required under the complete budget rule."""
 
 
 @dataclass(kw_only=True)
 class BranchConfig:
-    """Residual branches: h + multiplier * m_L^-alpha * F(h), m_L being the depth over the base depth."""
+    """Depth rule of residual branches: h + multiplier * m_L^-alpha * F(h).
+
+    m_L is the depth over the base depth.
+    """
 
     alpha: float | None = None
-    """0, no depth rule; 0.5; or 1. Empty: the parameterization's own, which is 0 but for umup."""
+    """0 (no depth rule), 0.5 or 1. Empty: the parameterization's own, which is 0 except for umup."""
     rates: bool = True
-    """Learning rates in the blocks follow, so that the stream's change keeps its size."""
+    """Scale learning rates in the blocks with depth, so that the stream's change keeps its size."""
     multiplier: float = 1.0
-    """At the base depth; above 0."""
+    """Factor of every branch at the base depth; above 0."""
 
     def check(self, place: str) -> None:
+        """Raise ConfigError for the first value that breaks a rule."""
         if self.alpha not in (None, 0, 0.5, 1):
             raise ConfigError(
                 f"{place}.alpha must be 0, 0.5 or 1, got {self.alpha:g}; leave it out for the parameterization's own"
@@ -66,17 +70,17 @@ class BranchConfig:
 
 @dataclass(kw_only=True)
 class Constants:
-    """What one role's settings are multiplied by, at every size: tunable, like the learning rate itself."""
+    """Factors on one role's settings at every size, tunable like the learning rate."""
 
     lr: float = 1.0
     init: float = 1.0
-    """Of the initial standard deviation; may be 0."""
+    """Factor on the initial standard deviation; may be 0."""
     multiplier: float = 1.0
 
 
 @dataclass(kw_only=True)
 class RoleConstants:
-    """Constants of the input, hidden, output, vector and fixed tensors (arXiv:2407.05872)."""
+    """Constants of every role's tensors (arXiv:2407.05872)."""
 
     input: Constants = field(default_factory=Constants)
     hidden: Constants = field(default_factory=Constants)
@@ -85,6 +89,7 @@ class RoleConstants:
     fixed: Constants = field(default_factory=Constants)
 
     def check(self, place: str) -> None:
+        """Raise ConfigError for the first value that breaks a rule."""
         for role, constants in vars(self).items():
             for key, value in vars(constants).items():
                 if not (0 < value < math.inf or (key == "init" and value == 0)):
@@ -93,52 +98,54 @@ class RoleConstants:
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """A training run. Its members (model, optimizer, data) are chosen by `name`."""
+    """Settings of a training run.
+
+    Its members (model, optimizer, data) are chosen by `name`.
+    """
 
     runner: str = "builtin"
-    """What trains the run."""
+    """Runner that trains the run."""
     parameterization: str = "mup"
-    """How init, multipliers, learning rates and epsilon move with width: `hptransfer list`."""
+    """Rules by which init, multipliers, learning rates and epsilon scale with width; see `hptransfer list`."""
     alignment: Any = "default"
-    """Of updates with a layer's input: full, none, or a number from 0.5 to 1 that was measured. The default is
-    full, but for sp: one learning rate for all."""
+    """Alignment of updates with a layer's input: full, none, or a measured number from 0.5 to 1. The default is full,
+    except for sp, which has one learning rate for all layers."""
     budget: str = "none"
-    """How rates, betas, epsilon and decay move with batch and tokens: none, sqrt (batch alone) or complete."""
+    """Rule that scales rates, betas, epsilon and decay with batch and tokens: none, sqrt (batch only) or complete."""
     base: Base = field(default_factory=Base)
     branch: BranchConfig = field(default_factory=BranchConfig)
     constants: RoleConstants = field(default_factory=RoleConstants)
     unit: UnitConfig = field(default_factory=UnitConfig)
     tokens: int = 65536
-    """Token budget: training stops, and the schedule ends, when it is spent."""
+    """Token budget; the schedule ends, and training stops, when it is spent."""
     batch: int = 4
-    """Sequences a step."""
+    """Sequences per step."""
     sequence: int = 64
-    """Tokens a sequence; 1 for data without positions."""
+    """Tokens per sequence; 1 for data without positions."""
     data_seed: int = 0
-    """Order of the batches, shared by all trials of a sweep; a trial's own seed draws its weights."""
+    """Seed of the order of batches, shared by all trials of a sweep. A trial's own seed draws its weights."""
     loss: str = "held-out"
-    """What a trial is judged by: held-out, the loss once it is trained; or training, the mean loss of its last steps,
-    which says the same with less noise in less than one pass over the data."""
+    """Loss that a trial is judged by: held-out, after training; or training, the mean over its last steps. Within one
+    pass over the data both measure the same, the training loss with less noise."""
     validation_windows: int = 256
-    """Sequences that the held-out loss is the mean over."""
+    """Sequences over which the held-out loss is averaged."""
     last: float = LAST
-    """Share of the steps that the training loss is the mean over, the last ones; above 0, at most 1."""
+    """Share of the steps, at the end, over which the training loss is averaged; above 0, at most 1."""
     points: int = 32
-    """Points of the training curve that are written down, at most."""
+    """Maximum number of points recorded on the training curve."""
     diverged_above: float = 1.5
     """A training loss above this multiple of the first one counts as diverged."""
     precision: str = FLOAT32
-    """float32; or bf16, autocast: matrix products of the forward and backward pass in bfloat16, held-out loss included;
-    weights, their gradients, the optimizer, norms, the residual stream and the loss itself in float32."""
+    """float32, or bf16 (autocast): matrix products of the forward and backward pass are in bfloat16, also for the
+    held-out loss. Weights, their gradients, the optimizer, norms, the residual stream and the loss stay in float32."""
     compile: bool = False
-    """torch.compile of the training steps' forward and backward pass. It takes tens of seconds, once a stack and again
-    when a trial leaves it, and changes numbers by rounding alone, which training near divergence enlarges."""
+    """Use torch.compile for the forward and backward pass of training steps. Compiling takes tens of seconds per stack,
+    and again when a trial leaves it. Numbers change by rounding only, which training near divergence amplifies."""
     cuda_graph: bool = True
-    """On a GPU, an update is recorded as a CUDA graph and replayed: the same numbers without the time that it takes to
-    ask for every kernel. Not for every model and optimizer; where it is not, updates are as they are without."""
+    """Record updates on a GPU as a CUDA graph and replay them: the same numbers without launching every kernel. Models and optimizers that cannot be recorded train without a graph."""
     activation_checkpointing: bool = False
-    """Residual branches keep their input alone and are computed again in the backward pass: the same numbers from less
-    memory, in up to a third more time. A trial that alone runs out of a GPU's memory is tried again with it anyway."""
+    """Keep only the inputs of residual branches and recompute the branches in the backward pass: the same numbers with
+    less memory, in up to a third more time. A single trial that runs out of GPU memory is retried with it anyway."""
     model: Any = None
     optimizer: Any = None
     data: Any = None
@@ -150,13 +157,13 @@ class RunConfig:
 
     @property
     def steps(self) -> int:
-        """Whole batches in the token budget."""
+        """Number of whole batches in the token budget."""
         return self.tokens // self.tokens_a_step
 
     @property
-    def shape(self) -> Shape:
-        """What the model is given and what it answers."""
-        shape: Shape = self.data.shape(self.sequence)
+    def shape(self) -> DataShape:
+        """DataShape of the model's inputs and outputs."""
+        shape: DataShape = self.data.shape(self.sequence)
         return shape
 
     @property
@@ -165,28 +172,31 @@ class RunConfig:
 
     @property
     def trainer(self) -> OptimizerConfig:
-        """The optimizer, with the parameterization's own meaning of weight decay where it is left open."""
+        """Optimizer, with `decay` resolved by the parameterization where it is default."""
         optimizer: OptimizerConfig = self.optimizer
         return dataclasses.replace(optimizer, decay=self.table.decay) if optimizer.decay == "default" else optimizer
 
     def shared(self) -> dict[str, Any]:
-        """What trials that train as one model have in common: all but the numbers that a stack keeps for each."""
-        found = dataclasses.asdict(self)
-        for own in ("schedule", "branch", "constants", "unit"):
-            del found[own]
+        """Return the settings that trials must share to train as one stack.
+
+        All others are numbers that a stack keeps for each trial.
+        """
+        values = dataclasses.asdict(self)
+        for key in ("schedule", "branch", "constants", "unit"):
+            del values[key]
         kept = ("name", "decay", "width_rule", "nesterov")  # the rest goes into each trial's groups
-        found["optimizer"] = {key: value for key, value in found["optimizer"].items() if key in kept}
-        return found
+        values["optimizer"] = {key: value for key, value in values["optimizer"].items() if key in kept}
+        return values
 
     def branch_rule(self) -> BranchRule:
-        """How this run's residual branches go with its depth."""
-        own = self.table.depth if self.model.residual else 0.0
-        alpha = own if self.branch.alpha is None else self.branch.alpha
+        """Return the rule of residual branches at this run's depth."""
+        default = self.table.depth if self.model.residual else 0.0
+        alpha = default if self.branch.alpha is None else self.branch.alpha
         base = 1 if self.table.unit else self.base.depth
         return BranchRule(alpha=alpha, rates=self.branch.rates, ratio=self.model.depth / base)
 
     def budget_rule(self) -> BudgetRatio:
-        """How this run's batch and token budget move its settings."""
+        """Return the budget rule at this run's batch and token budget."""
         return BudgetRatio(
             rule=self.budget,
             batch=self.batch / (self.base.batch or self.batch),
@@ -194,12 +204,12 @@ class RunConfig:
         )
 
     def base_model(self) -> ModelConfig:
-        """The model at the base width, as deep as this one."""
+        """Return the model at the base width, as deep as this one."""
         model: ModelConfig = dataclasses.replace(self.model, **self.model.base_settings(self.base.width))
         return model
 
     def check(self, place: str = "run") -> None:
-        """Raises ConfigError for the first value that breaks a rule."""
+        """Raise ConfigError for the first value that breaks a rule."""
         for key in ("tokens", "batch", "sequence", "validation_windows", "points"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{place}.{key} must be at least 1, got {getattr(self, key)}")
@@ -224,8 +234,8 @@ class RunConfig:
             raise ConfigError(f"{place}.last must be above 0 and at most 1, got {self.last}; the default is {LAST}")
         if self.loss == "held-out" and self.last != LAST:
             raise ConfigError(
-                f"{place}.last is {self.last}, but {place}.loss=held-out is no mean over steps; leave it out, or take "
-                f"{place}.loss=training"
+                f"{place}.last is {self.last}, but {place}.loss=held-out is not a mean over steps; leave it out, or "
+                f"take {place}.loss=training"
             )
         if not self.diverged_above > 1:  # NaN is not
             raise ConfigError(f"{place}.diverged_above must be above 1, got {self.diverged_above}")
@@ -240,7 +250,7 @@ class RunConfig:
         self._check_together(place)
 
     def _check_together(self, place: str) -> None:
-        """Rules that name two settings."""
+        """Check rules that involve two settings."""
         table = self.table
         if self.shape.kind not in self.model.takes:
             fitting = [name for name in MODELS.names() if self.shape.kind in MODELS.get(name).takes]
@@ -256,18 +266,18 @@ class RunConfig:
             )
         if self.activation_checkpointing and not self.model.residual:
             raise ConfigError(
-                f"{place}.activation_checkpointing computes residual branches again, but {place}/model="
+                f"{place}.activation_checkpointing recomputes residual branches, but {place}/model="
                 f"{self.model.name} has none; leave it out"
             )
         if self.compile and self.precision not in self.model.compiles:
             raise ConfigError(
-                f"{place}.compile: torch compiles no {self.precision} of {place}/model={self.model.name}; set "
+                f"{place}.compile: torch cannot compile {place}/model={self.model.name} in {self.precision}; set "
                 f"{place}.precision={' or '.join(self.model.compiles)}, or {place}.compile=false"
             )
         if self.activation_checkpointing and self.compile:
             raise ConfigError(
-                f"{place}.activation_checkpointing does not go with {place}.compile, which decides itself what to "
-                "compute again; set one of them to false"
+                f"{place}.activation_checkpointing cannot be combined with {place}.compile, which decides itself "
+                "what to recompute; set one of them to false"
             )
         if self.alignment != "default" and table.unit:
             raise ConfigError(f"{place}.alignment: {self.parameterization} has rates of its own; leave it at default")
@@ -279,7 +289,7 @@ class RunConfig:
         for key in needed:
             if getattr(self.base, key) is None:
                 raise ConfigError(
-                    f"{place}.budget={self.budget} goes by {place}.base.{key}, which is not set; "
+                    f"{place}.budget={self.budget} scales by {place}.base.{key}, which is not set; "
                     f"set it to the {key} at which the run's settings hold as they are"
                 )
         if not table.unit:
@@ -303,7 +313,7 @@ class RunConfig:
             )
 
     def _check_unit(self, place: str) -> None:
-        """What scales operations has multipliers and residual weights of its own."""
+        """Check multipliers against parameterizations that scale every operation."""
         if not self.table.unit:
             for key, value in self.unit.changed().items():
                 raise ConfigError(
@@ -326,7 +336,7 @@ class RunConfig:
         if self.unit.changed():
             with torch.device("meta"):
                 model = self.model.build(trials=1, shape=self.shape)
-            reasons = useless(model, softmax=self.shape.loss != SQUARED)
+            reasons = useless_multipliers(model, softmax=self.shape.loss != SQUARED)
             for key, value in self.unit.changed().items():
                 if key in reasons:
                     raise ConfigError(
@@ -339,10 +349,10 @@ FAMILIES: Mapping[str, Registry[Any]] = {"model": MODELS, "optimizer": OPTIMIZER
 
 
 def run_from_json(values: Mapping[str, Any]) -> RunConfig:
-    """The configuration that `dataclasses.asdict` turned into plain values.
+    """Build a configuration from the plain values of `dataclasses.asdict`.
 
     Raises:
-        ConfigError: a key that the configuration does not have, or a value that breaks a rule.
+        ConfigError: a key is unknown, or a value breaks a rule.
     """
     constants = {role: _build(Constants, part, f"run.constants.{role}") for role, part in values["constants"].items()}
     nested = {

@@ -1,7 +1,7 @@
-"""Updates of a stack as a CUDA graph: recorded once, and then given to the GPU by one call a step.
+"""Updates of a stack as a CUDA graph, recorded once and replayed.
 
-A proxy's step is hundreds of kernels that each take a GPU a few microseconds, fewer than Python takes to ask for one.
-A graph is the same kernels on the same addresses, so its numbers are those of the steps that it stands for.
+A proxy's step is hundreds of kernels that each take a GPU a few microseconds, less than Python needs to launch one.
+A graph is the same kernels on the same addresses, so its numbers are those of ordinary steps.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from torch import Tensor
 from hptransfer.core.errors import ConfigError
 
 Update = Callable[[Tensor, Tensor], Tensor]
-"""From inputs and targets to losses; the weights move."""
+"""Function of inputs and targets that updates the weights and returns the losses."""
 
-# As they are: the first one makes the optimizer's state, which a graph would make anew in every step.
+# Not recorded: the first step creates the optimizer's state, which a graph would create in every step.
 FIRST_STEPS = 2
 
 
 class RecordedUpdate:
-    """An update that is recorded at its third call; the shapes of what it is given never change.
+    """Update that is recorded at its third call and then replayed.
 
-    Whatever changes from step to step beside inputs and targets has to stand in tensors on the GPU.
+    The shapes of inputs and targets never change. Everything else that changes between steps must be in tensors on the
+    GPU.
     """
 
     def __init__(self, update: Update) -> None:
@@ -33,7 +34,8 @@ class RecordedUpdate:
         self._inputs = self._targets = self._losses = torch.empty(0)
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """
+        """Run the update and return its losses.
+
         Raises:
             ConfigError: the update cannot be recorded.
         """

@@ -1,4 +1,4 @@
-"""The device that a process trains on: what it is called, and whether its memory will do."""
+"""Name and memory of the device that a process trains on."""
 
 from __future__ import annotations
 
@@ -13,25 +13,29 @@ from pathlib import Path
 import torch
 
 CUDA = "cuda"
-# Of the memory that is free, what a stack may take: allocators leave gaps, and others want some too.
+# Share of the free memory that a stack may use: allocators leave gaps, and other processes need some.
 ROOM = 0.8
 GROUPS = Path("/sys/fs/cgroup")
-# How torch says that a CPU's memory did not do, in an error of no type of its own.
+# Text of torch's error for a full CPU memory, which has no type of its own.
 CPU_FULL = "DefaultCPUAllocator"
 
 
 def device_name(device: str) -> str:
-    """Such as "NVIDIA H100 80GB HBM3", or a processor's."""
+    """Return the name of a GPU, such as "NVIDIA H100 80GB HBM3", or processor."""
     if device == CUDA:
         return torch.cuda.get_device_name()
     with contextlib.suppress(OSError):
-        if found := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE):
-            return found[1]
+        if model := re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), flags=re.MULTILINE):
+            return model[1]
     return platform.processor() or platform.machine()
 
 
 def out_of_memory(work: Callable[[], object]) -> str | None:
-    """Does what may take more memory than the device has; returns why it did not do, if that was it."""
+    """Run work that may exceed the device's memory.
+
+    Returns:
+        torch's message if memory was exceeded, else None.
+    """
     try:
         work()
         return None
@@ -39,23 +43,28 @@ def out_of_memory(work: Callable[[], object]) -> str | None:
         reason = str(error)
         if not isinstance(error, torch.OutOfMemoryError) and CPU_FULL not in reason:
             raise
-    # Outside of the handler, which holds on to every tensor of the work.
+    # Outside of the handler, which keeps every tensor of the work alive.
     torch.cuda.empty_cache()
     return reason
 
 
 class Memory:
-    """What ever larger stacks take at their peak, and whether the next one fits: each trial takes the same."""
+    """Forecast of the peak memory of ever larger stacks.
+
+    Every trial of a stack needs the same memory.
+    """
 
     def __init__(self, device: str) -> None:
         self._device = device
         self._peaks: dict[int, float] = {}
 
     def expect(self, size: int) -> None:
-        """Before a stack of this size is built; those of half and a quarter of it come before, if there are such.
+        """Check memory before a stack of this size is built.
+
+        Stacks of half and a quarter of its size must have been noted before, if there are any.
 
         Raises:
-            MemoryError: by what the smaller ones took it will not fit.
+            MemoryError: the stack will not fit, judged by the smaller ones.
         """
         half, quarter = self._peaks.get(size // 2, 0.0), self._peaks.get(size // 4, 0.0)
         if quarter and half + 2 * (half - quarter) > _room(self._device):
@@ -63,30 +72,33 @@ class Memory:
         _forget_peak(self._device)
 
     def note(self, size: int) -> None:
-        """After it is gone."""
+        """Record the peak of a stack of this size, after it has been freed."""
         self._peaks[size] = _peak(self._device)
         if self._device == CUDA:
             torch.cuda.empty_cache()
 
 
 def _room(device: str) -> float:
-    """Bytes that this process may come to hold: those that it has now, and most of its share of what is free."""
+    """Return the bytes that this process may use in all.
+
+    They are those in use and most of its share of the free memory.
+    """
     if device == CUDA:
         free, _ = torch.cuda.mem_get_info()
         taken = torch.cuda.memory_allocated()
         return taken + ROOM * (free + torch.cuda.memory_reserved() - taken)
     try:
-        return _own("VmRSS") + ROOM * _share_of_cores() * _available()
-    except OSError:  # no Linux
+        return _process_bytes("VmRSS") + ROOM * _share_of_cores() * _available()
+    except OSError:  # not Linux
         return math.inf
 
 
 def _peak(device: str) -> float:
-    """Most bytes that this process held since `_forget_peak`; 0 where nobody says."""
+    """Return the peak bytes of this process since `_forget_peak`; 0 if unknown."""
     if device == CUDA:
         return torch.cuda.max_memory_allocated()
     try:
-        return _own("VmHWM")
+        return _process_bytes("VmHWM")
     except OSError:
         return 0.0
 
@@ -99,30 +111,36 @@ def _forget_peak(device: str) -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
-def _own(key: str) -> int:
-    """Bytes of an entry of /proc/self/status."""
+def _process_bytes(key: str) -> int:
+    """Return the bytes of an entry of /proc/self/status."""
     return _kibibytes(Path("/proc/self/status"), key)
 
 
 def _kibibytes(path: Path, key: str) -> int:
-    found = re.search(rf"^{key}:\s+(\d+) kB$", path.read_text(), flags=re.MULTILINE)
-    if found is None:
+    entry = re.search(rf"^{key}:\s+(\d+) kB$", path.read_text(), flags=re.MULTILINE)
+    if entry is None:
         raise OSError(f"{path} has no {key}")
-    return 1024 * int(found[1])
+    return 1024 * int(entry[1])
 
 
 def _share_of_cores() -> float:
-    """As workers divide a machine's cores among them, they divide its memory."""
+    """Return this process's share of the cores.
+
+    Workers divide a machine's memory as they divide its cores.
+    """
     return min(1.0, torch.get_num_threads() / len(os.sched_getaffinity(0)))
 
 
 def _available() -> int:
-    """Bytes that are left on this machine, and in the control groups that a scheduler or a container puts a job in."""
-    left = [_kibibytes(Path("/proc/meminfo"), "MemAvailable")]
-    own = GROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
-    for group in (own, *own.parents):
-        with contextlib.suppress(OSError, ValueError):  # no such file, and "max"
+    """Return the bytes left on this machine and in the job's control groups.
+
+    A scheduler or a container sets limits on control groups.
+    """
+    available = [_kibibytes(Path("/proc/meminfo"), "MemAvailable")]
+    job_group = GROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
+    for group in (job_group, *job_group.parents):
+        with contextlib.suppress(OSError, ValueError):  # a missing file, and "max"
             limit, taken = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
             stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            left.append(limit - taken + int(stat["active_file"]) + int(stat["inactive_file"]))
-    return max(0, min(left))
+            available.append(limit - taken + int(stat["active_file"]) + int(stat["inactive_file"]))
+    return max(0, min(available))

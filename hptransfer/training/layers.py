@@ -1,7 +1,7 @@
-"""Layers with a leading trial axis, so that one model trains several trials at once.
+"""Layers with a leading trial axis: one model trains several trials.
 
 Letters: K trials of the stack, B examples, S positions, I fan-in, O fan-out, V vocabulary.
-Every parameter has shape (K, ...); the K slices never mix, so each trial's numbers are those that
+Every parameter has shape (K, ...). The K slices never mix, so each trial's numbers are those that
 it would have alone. Layers hold what a parameterization needs to know: role, fan-in and fan-out.
 """
 
@@ -24,11 +24,11 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import Role
 
 Scalar = float | Tensor
-"""One number for all trials, or a tensor of one a trial."""
+"""One number for all trials, or a tensor with one per trial."""
 
 
 def scale_fwd(x: Tensor, scalar: Scalar, axis: int = 0) -> Tensor:
-    """x, each trial's slice along an axis multiplied by its own number."""
+    """Multiply each trial's slice of x along an axis by its number."""
     if isinstance(scalar, Tensor):
         shape = [1] * x.dim()
         shape[axis] = -1
@@ -37,7 +37,7 @@ def scale_fwd(x: Tensor, scalar: Scalar, axis: int = 0) -> Tensor:
 
 
 def scale_channels(x: Tensor, scalar: Scalar) -> Tensor:
-    """x_B(KC)HW, each trial's channels multiplied by its own number."""
+    """Multiply each trial's channels of x_B(KC)HW by its number."""
     if isinstance(scalar, Tensor):
         numbers = wide(scalar, x).repeat_interleave(x.shape[1] // len(scalar)).view(1, -1, 1, 1)
         return (x * numbers).to(x.dtype)
@@ -45,7 +45,10 @@ def scale_channels(x: Tensor, scalar: Scalar) -> Tensor:
 
 
 def wide(numbers: Tensor, x: Tensor) -> Tensor:
-    """Numbers as x has them, but no narrower than float32: in bfloat16 one number for all trials is not rounded."""
+    """Return numbers on x's device in its type, at least float32.
+
+    In bfloat16 one number for all trials is not rounded either.
+    """
     return numbers.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
 
@@ -53,13 +56,13 @@ Multiply = Callable[[Tensor, Scalar], Tensor]
 
 
 def scale_bwd(x: Tensor, scalar: Scalar, by: Multiply = scale_fwd) -> Tensor:
-    """x itself, but its gradient multiplied by each trial's own number on the way back."""
+    """Return x; multiply its gradient by each trial's number in the backward pass."""
     if not isinstance(scalar, Tensor) and scalar == 1.0:
         return x
-    return _Tilt.apply(x, scalar, by)  # type: ignore[no-untyped-call, no-any-return]
+    return _ScaleBackward.apply(x, scalar, by)  # type: ignore[no-untyped-call, no-any-return]
 
 
-class _Tilt(torch.autograd.Function):
+class _ScaleBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scalar: Scalar, by: Multiply) -> Tensor:
         ctx.scalar, ctx.by = scalar, by
@@ -72,15 +75,16 @@ class _Tilt(torch.autograd.Function):
 
 @dataclass
 class Moments:
-    """Second moments of a layer's inputs h and of the loss's gradients g in its outputs, before its multiplier.
+    """Second moments of a layer's inputs h and output gradients g.
 
-    Sums over all examples and positions of a backward pass; a layer that is used more than once adds up all uses.
+    g is the gradient of the loss in the layer's output before its multiplier. Moments are sums over all examples and
+    positions of a backward pass; a layer that is used more than once adds up all uses.
 
     Attributes:
-        diagonal: whether only the diagonal of `outputs` is wanted.
+        diagonal: True if only the diagonal of `outputs` is needed.
         inputs: sum of h h^T, shape (K, I, I); its diagonal, (K, V), for lookups, whose h has a single 1.
         outputs: sum of g g^T, shape (K, O, O), or its diagonal (K, O).
-        rows: examples times positions in the sums.
+        rows: number of examples times positions in the sums.
     """
 
     diagonal: bool = False
@@ -100,15 +104,14 @@ class Moments:
 
 
 class Layer(nn.Module):
-    """A module with one weight of a known role. What it puts out is multiplied by `multiplier`.
+    """Module with one weight of a known role and an output multiplier.
 
     Attributes:
-        start: the weights' initial value, of which a parameterization scales the spread: "normal",
-            or "zeros" or "ones" without one.
-        gradient: what the weights' gradient is multiplied by over the root of the rows that it is summed
-            over, beside what the multiplier does to it; None leaves it as it is.
-        moments: what an optimizer that needs them has put here; filled by every backward pass.
-        averaged, spread: of its model's own, as in `Sizes`; what counts is their ratio to the base model's.
+        start: initial value of the weights: "normal", whose spread a parameterization scales, or "zeros" or "ones".
+        gradient: factor on the weights' gradient over the root of the rows that it sums, in addition to the effect of
+            the multiplier; None leaves the gradient as it is.
+        moments: moments that an optimizer has requested; filled by every backward pass.
+        averaged, spread: values of this model, as in `Sizes`; their ratio to the base model's enters the rules.
     """
 
     def __init__(self, shape: tuple[int, ...], *, role: Role, fan_in: int, fan_out: int, start: str = "normal") -> None:
@@ -124,38 +127,44 @@ class Layer(nn.Module):
         self.moments: Moments | None = None
 
     def matrices(self, tensor: Tensor) -> list[Tensor]:
-        """One trial's weight, or its gradient, as views of two dimensions at most: what an optimizer trains."""
+        """Return a trial's weight or gradient as views of at most two dimensions.
+
+        An optimizer trains these views.
+        """
         return [tensor.flatten(1) if tensor.dim() > 2 else tensor]
 
     def scaled_weight(self, rows: int) -> Tensor:
-        """The weights for an input of so many examples times positions."""
+        """Return the weights, with scaled gradient, for `rows` examples times positions."""
         return self.weight if self.gradient is None else scale_bwd(self.weight, self.gradient * rows**-0.5)
 
     def record_moments(self, x: Tensor, y: Tensor) -> Tensor:
-        """y, this layer's output before the multiplier, with its moments taken in the backward pass if asked for."""
+        """Return y; record its moments in the backward pass if requested.
+
+        y is this layer's output before the multiplier.
+        """
         if self.moments is not None and y.requires_grad:
-            y.register_hook(functools.partial(self._take, x.detach()))  # type: ignore[no-untyped-call]
+            y.register_hook(functools.partial(self._add_moments, x.detach()))  # type: ignore[no-untyped-call]
         return y
 
-    def _take(self, x: Tensor, gradient: Tensor) -> None:
+    def _add_moments(self, x: Tensor, gradient: Tensor) -> None:
         if self.moments is not None:
             x = x.to(self.weight.dtype) if x.is_floating_point() else x  # autocast has them narrower
             self.moments.add(self.input_moments(x), self.rows(gradient.to(self.weight.dtype)))
 
     def input_moments(self, x: Tensor) -> Tensor:
-        """Sum over examples and positions of h h^T, as in `Moments.inputs`."""
+        """Return the sum over examples and positions of h h^T, as in `Moments.inputs`."""
         raise NotImplementedError
 
     def rows(self, y: Tensor) -> Tensor:
-        """Outputs as (K, N, O), N being examples times positions."""
+        """Return outputs as (K, N, O), N being examples times positions."""
         return y.flatten(1, -2)
 
 
 class Linear(Layer):
-    """x_K...I -> x_K...O, without bias.
+    """Linear layer x_K...I -> x_K...O, without bias.
 
     Attributes:
-        backward: what the gradient of x is multiplied by, beside the multiplier.
+        backward: factor on the gradient of x, in addition to the multiplier.
     """
 
     def __init__(self, trials: int, fan_in: int, fan_out: int, *, role: Role, start: str = "normal") -> None:
@@ -172,20 +181,23 @@ class Linear(Layer):
 
 
 def linear(x: Tensor, weight_KOI: Tensor) -> Tensor:
-    """x_K...I times each trial's own matrix."""
+    """Multiply x_K...I by each trial's own matrix."""
     trials, fan_out, fan_in = weight_KOI.shape
     if trials == 1:
-        return F.linear(x, weight_KOI.squeeze(0))  # whose gradient is a view; that of an index is a copy into zeros
+        return F.linear(x, weight_KOI.squeeze(0))  # its gradient is a view; that of an index is a copy into zeros
     return products(x.reshape(trials, -1, fan_in), weight_KOI).view(*x.shape[:-1], fan_out)
 
 
 def products(x_KNI: Tensor, weight_KOI: Tensor) -> Tensor:
-    """The rows of each matrix of x times the transposed one of the weight: (K, N, O)."""
+    """Multiply the rows of x by each trial's transposed weight: (K, N, O)."""
     return _Products.apply(*narrowed(x_KNI, weight_KOI))  # type: ignore[no-untyped-call, no-any-return]
 
 
 def narrowed(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in the type that autocast, where it is on, has products in; for operations that it does not know."""
+    """Return both tensors in autocast's type for products, where it is on.
+
+    For operations that autocast does not know.
+    """
     device = x.device.type
     if not torch.is_autocast_enabled(device) or weight.dtype != torch.float32:
         return x, weight
@@ -194,7 +206,10 @@ def narrowed(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Products(torch.autograd.Function):
-    """x w^T, with a weight's gradient laid out as the weight: torch.bmm's is not, and is copied, all weights a step."""
+    """Product x w^T whose weight gradient has the weight's memory layout.
+
+    The gradient of torch.bmm has another one, so that all weights' gradients would be copied in every step.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_KNI: Tensor, weight_KOI: Tensor) -> Tensor:
@@ -212,7 +227,10 @@ class _Products(torch.autograd.Function):
 
 
 class Embedding(Layer):
-    """Indices (...) shared by all trials -> x_K...O. A lookup has fan-in 1: one row is read."""
+    """Embedding of indices (...), shared by all trials, -> x_K...O.
+
+    A lookup has fan-in 1: one row is read.
+    """
 
     def __init__(self, trials: int, num_rows: int, fan_out: int) -> None:
         super().__init__((trials, num_rows, fan_out), role=Role.INPUT, fan_in=1, fan_out=fan_out)
@@ -230,7 +248,7 @@ class Embedding(Layer):
 
 
 class TiedReadout(nn.Module):
-    """An embedding's weights used as the readout. Its multiplier is an output layer's."""
+    """Readout that uses an embedding's weights, with an output layer's multiplier."""
 
     def __init__(self, embedding: Embedding) -> None:
         super().__init__()
@@ -248,7 +266,10 @@ class TiedReadout(nn.Module):
 
 
 class Conv2d(Layer):
-    """x_B(KI)HW -> x_B(KO)HW with padding that keeps the size at stride 1, without bias."""
+    """Convolution x_B(KI)HW -> x_B(KO)HW, without bias.
+
+    Its padding keeps the size at stride 1.
+    """
 
     def __init__(self, trials: int, fan_in: int, fan_out: int, *, kernel: int, role: Role, stride: int = 1) -> None:
         shape = (trials, fan_out, fan_in, kernel, kernel)
@@ -267,25 +288,30 @@ class Conv2d(Layer):
         return h_KNI.mT @ h_KNI
 
     def rows(self, y: Tensor) -> Tensor:
-        """B(KC)... as (K, N, C), N being images times pixels."""
+        """Return B(KC)... as (K, N, C), N being images times pixels."""
         y_BKCN = y.reshape(len(y), len(self.weight), y.shape[1] // len(self.weight), -1)
         return y_BKCN.permute(1, 0, 3, 2).flatten(1, 2)
 
 
 class Vector(Layer):
-    """A gain or a bias along the last axis of x_K...O."""
+    """Gain or bias along the last axis of x_K...O."""
 
     def __init__(self, trials: int, size: int, *, role: Role = Role.VECTOR, start: str) -> None:
         super().__init__((trials, size), role=role, fan_in=1, fan_out=size, start=start)
 
     def forward(self, x: Tensor) -> Tensor:
         trials, size = self.weight.shape
-        vector = scale_fwd(self.scaled_weight(x[0, ..., 0].numel()), self.multiplier).view(trials, *[1] * (x.dim() - 2), size)
+        vector = scale_fwd(self.scaled_weight(x[0, ..., 0].numel()), self.multiplier).view(
+            trials, *[1] * (x.dim() - 2), size
+        )
         return x * vector if self.start == "ones" else x + vector
 
 
 class Norm(nn.Module):
-    """RMS norm over the last axis, with a gain only if asked for (gains harm transfer: arXiv:2404.05728)."""
+    """RMS norm over the last axis, with an optional gain.
+
+    Gains harm transfer (arXiv:2404.05728).
+    """
 
     def __init__(self, trials: int, size: int, *, gain: bool, role: Role = Role.VECTOR) -> None:
         super().__init__()
@@ -297,17 +323,17 @@ class Norm(nn.Module):
 
 
 class Residual(nn.Module):
-    """A branch of a residual stream: `add` gives skip * x + factor * branch(x).
+    """Branch of a residual stream: `add` returns skip * x + factor * branch(x).
 
-    The parameterization sets all numbers; every layer below stands inside a block.
+    The parameterization sets all numbers. Every layer below counts as inside a block.
 
     Attributes:
-        gradient: what gradients within the branch are multiplied by, which is taken back where they leave it.
-        recomputed: whether the backward pass computes the branch again from its input, all that is kept of it.
+        gradient: factor on gradients within the branch, undone where they leave it.
+        recomputed: True if only the branch's input is kept, and the backward pass recomputes the branch from it.
     """
 
     attends: ClassVar[bool] = False
-    """Whether it is attention, which some parameterizations weigh apart."""
+    """True for attention, which some parameterizations weight separately."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -317,11 +343,11 @@ class Residual(nn.Module):
         self.recomputed = False
 
     def add(self, x: Tensor) -> Tensor:
-        """x_K... with the branch added to it."""
+        """Return x_K... with the branch added."""
         return scale_fwd(x, self.skip) + self.share(x)
 
     def share(self, x: Tensor, by: Multiply = scale_fwd) -> Tensor:
-        """What the branch adds."""
+        """Return the branch's contribution to the stream."""
         y = scale_bwd(self._branch(scale_bwd(x, 1 / self.gradient, by)), self.gradient, by)
         return by(y, self.factor)
 
@@ -331,11 +357,11 @@ class Residual(nn.Module):
         return checkpoint(self, x, use_reentrant=False, context_fn=self._contexts)  # type: ignore[no-any-return]
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), self._unmoved()
+        return nullcontext(), self._buffers_kept()
 
     @contextmanager
-    def _unmoved(self) -> Iterator[None]:
-        """Takes back what the second of two equal passes does to buffers, such as running means."""
+    def _buffers_kept(self) -> Iterator[None]:
+        """Restore buffers, such as running means, after a recomputed pass."""
         before = [buffer.clone() for buffer in self.buffers()]
         try:
             yield
@@ -347,7 +373,11 @@ class Residual(nn.Module):
 
 @dataclass(frozen=True)
 class Tagged:
-    """A parameter with what its layer says about it; `inside` if it stands in a residual branch."""
+    """Parameter with its layer.
+
+    Attributes:
+        inside: True if the parameter is inside a residual branch.
+    """
 
     name: str
     weight: nn.Parameter
@@ -356,28 +386,32 @@ class Tagged:
 
 
 def tagged(model: nn.Module) -> Iterator[Tagged]:
-    """Every parameter with its layer.
+    """Yield every parameter with its layer.
 
     Raises:
-        ConfigError: a parameter that no Layer owns, and so has no role; all are named.
+        ConfigError: parameters without a Layer have no role; all are named.
     """
     owned = {id(layer.weight): layer for layer in model.modules() if isinstance(layer, Layer)}
     branches = [name for name, module in model.named_modules() if isinstance(module, Residual)]
-    strangers = [name for name, weight in model.named_parameters() if id(weight) not in owned]
-    if strangers:
+    unowned = [name for name, weight in model.named_parameters() if id(weight) not in owned]
+    if unowned:
         raise ConfigError(
-            f"parameters without a role: {', '.join(strangers)}; a layer of hptransfer/training/layers.py must own each"
+            f"parameters without a role: {', '.join(unowned)}; a layer of hptransfer/training/layers.py must own each"
         )
     for name, weight in model.named_parameters():
         inside = any(name.startswith(f"{branch}.") for branch in branches)
         yield Tagged(name, weight, owned[id(weight)], inside)
 
 
-def draw(weight: Tensor, *, name: str, start: str, stds: Sequence[float], seeds: Sequence[int]) -> None:
-    """Draws initial weights in place, trial by trial.
+def layers_by_name(model: nn.Module) -> dict[str, Layer]:
+    """Return every layer that owns a parameter, by its name in the model."""
+    return {item.name.removesuffix(".weight"): item.layer for item in tagged(model)}
 
-    Each (seed, parameter) has a random stream of its own, so that a trial starts from the same
-    weights whatever it is stacked with.
+
+def draw(weight: Tensor, *, name: str, start: str, stds: Sequence[float], seeds: Sequence[int]) -> None:
+    """Draw initial weights in place, trial by trial.
+
+    Each (seed, parameter) has its own random stream, so that a trial starts from the same weights in every stack.
     """
     with torch.no_grad():
         if start != "normal":
@@ -390,19 +424,22 @@ def draw(weight: Tensor, *, name: str, start: str, stds: Sequence[float], seeds:
 
 
 def to_device(model: nn.Module, device: str, dtype: torch.dtype) -> None:
-    """Moves a stack to a device, with the numbers of the parameterization, which keep their type."""
+    """Move a stack to a device.
+
+    The parameterization's numbers move too and keep their type.
+    """
     model.to(device, dtype)
     for module in model.modules():
         vars(module).update({name: value.to(device) for name, value in _numbers(module).items()})
 
 
 def _numbers(module: nn.Module) -> dict[str, Tensor]:
-    """A module's plain tensors: numbers of the parameterization, one a trial."""
+    """Return a module's plain tensors: numbers of the parameterization, one per trial."""
     return {name: value for name, value in vars(module).items() if isinstance(value, Tensor)}
 
 
 def keep(model: nn.Module, positions: Sequence[int]) -> None:
-    """Drops all trials of a stack but those at these positions."""
+    """Drop all trials of a stack except those at `positions`."""
     index = torch.tensor(list(positions))
 
     def kept(value: Any) -> Any:

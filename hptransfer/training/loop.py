@@ -1,4 +1,7 @@
-"""The training loop, over a stack of trials that share shapes, batches and step count."""
+"""Training loop over a stack of trials.
+
+Trials of a stack share shapes, batches and the number of steps.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,13 @@ VALIDATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Result:
-    """How one trial of a stack ended. Losses in nats a token; `loss`, what it is judged by, is None if it diverged.
+    """Result of one trial of a stack; losses are in nats per token.
 
-    `groups` is what its parameters trained with. One that was stopped before its end is `pruned`, and has no loss.
+    Attributes:
+        loss: loss that the trial is judged by; None if it diverged or was pruned.
+        loss_se: standard error of the loss.
+        groups: settings that its parameters trained with.
+        pruned: True if the trial was stopped before its end.
     """
 
     loss: float | None
@@ -35,25 +42,25 @@ class Result:
 
 
 OnPoint = Callable[[int, dict[str, Any]], None]
-"""Called with a trial's index in the stack and a point of its curve: step, tokens, loss, time, the model's report."""
+"""Callback with a trial's index in the stack and a point of its curve: step, tokens, loss, time, the model's report."""
 
 OnEnd = Callable[[int, Result, float], None]
-"""Called with a trial's index as it ends, its result, and its share of the stack's wall time in seconds."""
+"""Callback with the index of a trial that ends, its result, and its share of the stack's wall time in seconds."""
 
 IsPruned = Callable[[int], bool]
-"""Asked of a trial's index, at every point of its curve but the last, whether it is to stop here."""
+"""Test of a trial's index, at every point of its curve but the last: True if the trial is to stop here."""
 
 
 class Training:
-    """A stack somewhere in its training: what changes from step to step, and with it the results so far.
+    """State of a stack during its training, with the results so far.
 
     Attributes:
-        steps: trained so far.
-        results: of the trials that have ended, by index.
+        steps: number of steps trained so far.
+        results: results of the trials that have ended, by index.
     """
 
     def __init__(
-        self, runs: Sequence[RunConfig], seeds: Sequence[int], *, device: str, end: OnEnd | None, behind: IsPruned
+        self, runs: Sequence[RunConfig], seeds: Sequence[int], *, device: str, end: OnEnd | None, is_pruned: IsPruned
     ) -> None:
         self.run = runs[0]
         self.stack = Stack(runs, seeds, device=device)
@@ -62,51 +69,52 @@ class Training:
         self.results: dict[int, Result] = {}
         self._last_SK = torch.full((math.ceil(self.run.last * self.run.steps), len(runs)), math.nan, device=device)
         self._first_losses: list[float] = []
-        self._end, self._behind = end, behind
+        self._end, self._is_pruned = end, is_pruned
         self._share_s, self._since = 0.0, time.monotonic()
 
     def step(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One update of every trial; returns the losses before it, shape (K,)."""
+        """Update every trial once; return the losses before the update, shape (K,)."""
         losses_K = self.stack.step(inputs, targets, self.steps)
         self._last_SK[self.steps % len(self._last_SK)].index_copy_(0, self.stack.alive_K, losses_K.float())
         self.steps += 1
         return losses_K
 
     def drop_diverged(self, losses: Sequence[float]) -> None:
-        """Ends the trials whose losses are not finite, or far above their first ones."""
+        """End trials whose losses are not finite or far above their first."""
         self._first_losses = self._first_losses or list(losses)
         limits = [self.run.diverged_above * self._first_losses[index] for index in self.stack.alive]
-        self._drop([place for place, loss in enumerate(losses) if not loss <= limits[place]])  # NaN is not
+        self._drop([position for position, loss in enumerate(losses) if not loss <= limits[position]])  # NaN is not
 
     def drop_broken(self, losses: Sequence[float]) -> None:
-        """Ends the trials whose losses are not finite, and never will be again."""
-        self._drop([place for place, loss in enumerate(losses) if not math.isfinite(loss)])
+        """End trials whose losses are not finite."""
+        self._drop([position for position, loss in enumerate(losses) if not math.isfinite(loss)])
 
-    def drop_behind(self) -> None:
-        """Ends the trials that are to stop here."""
-        self._drop([place for place, index in enumerate(self.stack.alive) if self._behind(index)], pruned=True)
+    def drop_pruned(self) -> None:
+        """End trials that are pruned at this point."""
+        pruned = [position for position, index in enumerate(self.stack.alive) if self._is_pruned(index)]
+        self._drop(pruned, pruned=True)
 
-    def _drop(self, places: Sequence[int], *, pruned: bool = False) -> None:
-        if not places:
+    def _drop(self, positions: Sequence[int], *, pruned: bool = False) -> None:
+        if not positions:
             return
         stack, share_s = self.stack, self._share()
-        rest = sorted(set(range(len(stack.alive))).difference(places))
-        for place in places:
-            self._finish(stack.alive[place], None, None, self.steps, share_s, pruned=pruned)
+        rest = sorted(set(range(len(stack.alive))).difference(positions))
+        for position in positions:
+            self._finish(stack.alive[position], None, None, self.steps, share_s, pruned=pruned)
         if rest:
             stack.keep(rest)
         else:
             stack.alive = []
 
     def finish(self, held_out: tuple[Tensor, Tensor]) -> None:
-        """Ends the trials that have come to their last step."""
+        """End the trials that have reached their last step."""
         stack = self.stack
         ends = validate(stack, *held_out) if self.run.loss == "held-out" else means(self._last_SK[:, stack.alive].T)
         share_s = self._share()
         for index, (loss, error) in zip(stack.alive, ends, strict=True):
             finite = math.isfinite(loss)
-            known, spread = (value if math.isfinite(value) and finite else None for value in (loss, error))
-            self._finish(index, known, spread, self.run.steps, share_s)
+            loss_or_none, se = (value if math.isfinite(value) and finite else None for value in (loss, error))
+            self._finish(index, loss_or_none, se, self.run.steps, share_s)
 
     def _finish(
         self, index: int, loss: float | None, error: float | None, steps: int, share_s: float, *, pruned: bool = False
@@ -118,14 +126,20 @@ class Training:
             self._end(index, result, share_s)
 
     def _share(self) -> float:
-        """Seconds of wall time for each of the trials that are there; one that has left costs nothing any more."""
+        """Return the seconds of wall time per trial that is still in the stack.
+
+        A trial that has left it costs nothing from then on.
+        """
         now = time.monotonic()
         self._share_s += (now - self._since) / len(self.stack.alive)
         self._since = now
         return self._share_s
 
     def state(self) -> State:
-        """What a checkpoint holds. Batches go by the step alone; torch's random numbers are for models that draw."""
+        """Return the state for a checkpoint.
+
+        Batches depend only on the step. Torch's random state is kept for models that draw random numbers.
+        """
         return {
             "step": self.steps,
             "stack": self.stack.state(),
@@ -137,13 +151,16 @@ class Training:
         }
 
     def restore(self, state: State) -> None:
-        """Goes on where another training of the same trials was, whose trials that had left end once more."""
+        """Continue from the state of another training of the same trials.
+
+        Trials that had left the stack end once more.
+        """
         self.steps = state["step"]
         self._first_losses, self._last_SK = state["first_losses"], state["last_losses"]
         self.stack.restore(state["stack"])
         self._share_s, self._since = state["share_s"], time.monotonic()
         for index, steps in state["left"].items():
-            self._finish(index, None, None, steps, self._share_s, pruned=self._behind(index))
+            self._finish(index, None, None, steps, self._share_s, pruned=self._is_pruned(index))
         torch.set_rng_state(state["random"][0])
         if self._last_SK.is_cuda:
             torch.cuda.set_rng_state(state["random"][1])
@@ -162,32 +179,32 @@ def train(
     device: str = "cpu",
     report: OnPoint | None = None,
     end: OnEnd | None = None,
-    behind: IsPruned = lambda index: False,
+    is_pruned: IsPruned = lambda index: False,
     checkpoint: Checkpoint | None = None,
 ) -> list[Result]:
-    """Trains trials that differ in hyperparameters and seeds only, all at once.
+    """Train trials that differ only in hyperparameters and seeds, as one stack.
 
-    A trial whose loss is above `diverged_above` times its first one has diverged: it leaves the stack at the next point
-    of the curve and the others go on. One whose loss is not finite leaves at once; on a GPU too at the next point, as
-    reading a loss would have every step wait for the one before it.
+    A trial whose loss exceeds `diverged_above` times its first loss has diverged. It leaves the stack at the next point
+    of the curve, and the others continue. A trial whose loss is not finite leaves at once. On a GPU it too leaves at
+    the next point, because reading a loss would make every step wait for the previous one.
 
     Args:
         runs: settings of each trial; shapes, steps, batches and parameterization are equal.
-        seeds: one a trial, for its initial weights.
+        seeds: one per trial, for its initial weights.
         report: receives the points of the curves.
         end: receives the results as trials end.
-        behind: which trials are to stop before their end, as others of their scale are better.
-        checkpoint: what an earlier call left, from which this one goes on, and where this one leaves what it did.
+        is_pruned: test for trials that stop before their end, as others of their scale are better.
+        checkpoint: state of an earlier call, from which this one continues, and file of this call's state.
 
     Returns:
-        One result a trial, in the given order.
+        One result per trial, in the given order.
 
     Raises:
         Interrupted: the checkpoint was asked to stop.
     """
     run = runs[0]
     held_out = data.validation(windows=run.validation_windows, sequence=run.sequence)
-    training = Training(runs, seeds, device=device, end=end, behind=behind)
+    training = Training(runs, seeds, device=device, end=end, is_pruned=is_pruned)
     if checkpoint and (state := checkpoint.take()):
         training.restore(state)
     every = math.ceil(run.steps / run.points)
@@ -202,7 +219,7 @@ def train(
                     report(index, {**_point(run, step, loss), **more})
             training.drop_diverged(losses)
             if training.steps < run.steps:
-                training.drop_behind()
+                training.drop_pruned()
         elif not losses_K.is_cuda and not losses_K.isfinite().all():
             losses = losses_K.tolist()
             for index, loss in zip(training.stack.alive, losses, strict=True):
@@ -221,28 +238,28 @@ def train(
 
 
 def _point(run: RunConfig, step: int, loss: float) -> dict[str, Any]:
-    """A point of a curve; `time` is when it was written, in seconds since 1970."""
+    """Return a point of a curve; `time` is in seconds since 1970."""
     tokens = (step + 1) * run.tokens_a_step
     return {"step": step + 1, "tokens": tokens, "loss": loss if math.isfinite(loss) else None, "time": time.time()}
 
 
 @torch.no_grad()
 def validate(stack: Stack, inputs: Tensor, targets: Tensor) -> list[tuple[float, float]]:
-    """Mean loss over held-out windows and its standard error, for every trial of the stack."""
+    """Return every trial's mean held-out loss and its standard error."""
     device = next(stack.model.parameters()).device
-    parts = [stack.losses(some.to(device), answers.to(device)).mean(dim=2) for some, answers in _pairs(inputs, targets)]
+    parts = [stack.losses(x.to(device), y.to(device)).mean(dim=2) for x, y in _batches(inputs, targets)]
     return means(torch.cat(parts, dim=1))
 
 
 def means(losses_KW: Tensor) -> list[tuple[float, float]]:
-    """Mean over windows, or steps, and its standard error, for every trial."""
+    """Return every trial's mean over windows or steps, and its standard error."""
     losses_KW = losses_KW.double()
     means_K, number = losses_KW.mean(dim=1), losses_KW.shape[1]
     errors_K = losses_KW.std(dim=1) / number**0.5 if number > 1 else means_K * math.nan
     return list(zip(means_K.tolist(), errors_K.tolist(), strict=True))
 
 
-def _pairs(inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(inputs: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(inputs), VALIDATION_BATCH):
         yield inputs[start : start + VALIDATION_BATCH], targets[start : start + VALIDATION_BATCH]
 
@@ -256,11 +273,14 @@ def measure_step(
     between: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Seconds of one training step of a stack, the best of several after one to warm up.
+    """Return the seconds of one training step of a stack.
+
+    The best of several steps, after one to warm up.
 
     Args:
-        steps: taken, with the one to warm up; a GPU's fourth is the first that is replayed.
-        between: called before every step; what it raises ends the measurement.
+        steps: number of steps, with the one to warm up. On a GPU the fourth is the first that is replayed.
+        between: called before every step; an exception that it raises ends the measurement.
+        clock: clock that returns seconds.
     """
     data = run.data.load()
     stack = Stack([run] * trials, [0] * trials, device=device)

@@ -1,4 +1,6 @@
-"""Operations without weights that carry numbers of the parameterization, all 1 unless it sets them.
+"""Operations without weights that carry numbers of the parameterization.
+
+All numbers are 1 unless the parameterization sets them.
 
 Letters: K trials, B examples, S positions, H heads, C head size.
 """
@@ -22,7 +24,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Activation(nn.Module):
-    """multiplier * f(sharpness * x) / sharpness; for swiglu x holds the values and the gates side by side."""
+    """Activation multiplier * f(sharpness * x) / sharpness.
+
+    For swiglu x holds values and gates side by side.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -33,15 +38,16 @@ class Activation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.name == "swiglu":
             values, gates = x.chunk(2, dim=-1)
-            return scale_fwd(values * self.bend(gates), self.multiplier)
-        return scale_fwd(self.bend(x), self.multiplier)
+            return scale_fwd(values * self.sharpened(gates), self.multiplier)
+        return scale_fwd(self.sharpened(x), self.multiplier)
 
-    def bend(self, x: Tensor) -> Tensor:
+    def sharpened(self, x: Tensor) -> Tensor:
+        """Return f(sharpness * x) / sharpness."""
         return scale_fwd(ACTIVATIONS[self.name](scale_fwd(x, self.sharpness)), 1 / self.sharpness)
 
 
 class Sum(nn.Module):
-    """multiplier * (x + y)."""
+    """Sum multiplier * (x + y)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,11 +58,12 @@ class Sum(nn.Module):
 
 
 class ScaledDotProductAttention(nn.Module):
-    """multiplier * softmax(scale * q.k) v, head by head, over all positions or those up to one's own.
+    """Attention multiplier * softmax(scale * q.k) v, head by head.
 
     Args:
-        positions: how many there will be.
-        scale: of the logits; None leaves it to the parameterization, and is head_dim^-1/2 without one that cares.
+        positions: number of positions.
+        causal: attend to positions up to the query's own; to all otherwise.
+        scale: factor on the logits; None leaves it to the parameterization, and is head_dim^-1/2 unless one sets it.
     """
 
     def __init__(self, *, head_dim: int, positions: int, causal: bool, scale: float | None) -> None:
@@ -68,7 +75,7 @@ class ScaledDotProductAttention(nn.Module):
 
     def forward(self, q_KBSHC: Tensor, k_KBSGC: Tensor, v_KBSGC: Tensor) -> Tensor:
         scale = self.scale
-        if isinstance(scale, Tensor):  # torch's operation knows one scale for all
+        if isinstance(scale, Tensor):  # torch's operation has one scale for all trials
             q_KBSHC, scale = scale_fwd(q_KBSHC, scale), 1.0
         q, k, v = (y.flatten(0, 1).transpose(1, 2) for y in (q_KBSHC, k_KBSGC, v_KBSGC))  # trials and examples as one
         if k.shape[1] != q.shape[1]:

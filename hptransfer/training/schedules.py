@@ -1,4 +1,7 @@
-"""Learning-rate schedules: a factor on every group's peak rate, so that group ratios never change."""
+"""Learning-rate schedules: one factor on every group's peak rate.
+
+The ratios between groups never change.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,23 @@ SHAPES = ("constant", "linear", "cosine", "wsd")
 
 @dataclass(kw_only=True)
 class Schedule:
-    """Linear warm-up to the peak, then a decay over what is left of the run's own token budget."""
+    """Linear warm-up to the peak, then decay over the remaining token budget."""
 
     shape: str = "linear"
-    """After the warm-up: constant; linear or cosine decay; wsd, which is constant and decays linearly at the end."""
+    """Shape after the warm-up: constant; linear or cosine decay; or wsd, constant with a linear decay at the end."""
     warmup: float = 0.1
-    """How long to warm up, counted in `warmup_in`."""
+    """Length of the warm-up, in units of `warmup_in`."""
     warmup_in: str = "fraction"
-    """fraction of the steps, steps, or tokens."""
+    """Unit of `warmup`: fraction (of the steps), steps or tokens."""
     end: float = 0.0
-    """What the decay ends at: a fraction of the peak, in [0, 1]."""
+    """Final value of the decay as a fraction of the peak, in [0, 1]."""
     floor: float = 0.0
-    """What no decay goes below: a learning rate at the base, the same for all peaks (Step Law: 1e-5)."""
+    """Lower limit of the decay: a learning rate at the base, the same for all peaks (Step Law: 1e-5)."""
     decay: float = 0.1
-    """wsd: share of the steps that decay, in (0, 1]."""
+    """Share of the steps in the decay of wsd, in (0, 1]."""
 
     def check(self, place: str) -> None:
+        """Raise ConfigError for the first value that breaks a rule."""
         if self.shape not in SHAPES:
             raise ConfigError(f"{place}.shape: {unknown('schedule', self.shape, SHAPES)}")
         if self.warmup_in not in ("fraction", "steps", "tokens"):
@@ -44,7 +48,7 @@ class Schedule:
             raise ConfigError(f"{place}.decay must be in (0, 1], a share of the steps, got {self.decay}")
 
     def warmup_steps(self, steps: int, tokens_a_step: int) -> float:
-        """Steps of warm-up, fewer than `steps`.
+        """Return the steps of warm-up, fewer than `steps`.
 
         Raises:
             ConfigError: the warm-up is as long as the run.
@@ -58,11 +62,11 @@ class Schedule:
         return warm
 
     def factor(self, step: int, steps: int, *, warm: float, peak: float) -> float:
-        """Factor in [0, 1] at a step in [0, steps).
+        """Return the factor in [0, 1] at a step in [0, steps).
 
         Args:
             warm: steps of warm-up.
-            peak: the base learning rate, which the floor is compared with.
+            peak: base learning rate that the floor is compared with.
         """
         if step < warm:
             return (step + 1) / (warm + 1)
@@ -70,7 +74,10 @@ class Schedule:
         return low + (1 - low) * self._decayed(steps - step, steps, steps - warm)
 
     def _decayed(self, left: int, steps: int, cold: float) -> float:
-        """From 1 to 0 over `cold` steps, those after the warm-up, of which `left` are left."""
+        """Return the decay from 1 to 0 with `left` steps left.
+
+        It goes over the `cold` steps after the warm-up.
+        """
         if self.shape == "constant":
             return 1.0
         if self.shape == "cosine":

@@ -1,4 +1,4 @@
-"""A model of several trials with their optimizers: one update of all, and what is left when some have ended."""
+"""Stack: one model of several trials, with their optimizers."""
 
 from __future__ import annotations
 
@@ -16,44 +16,52 @@ from hptransfer.training.compiling import compiled
 from hptransfer.training.config import RunConfig
 from hptransfer.training.cuda_graph import RecordedUpdate
 from hptransfer.training.datasets import SQUARED
-from hptransfer.training.groups import assign_gradients, group_keys, groups_of, parameterize, settings, tensors
+from hptransfer.training.groups import (
+    assign_gradients,
+    group_keys,
+    group_settings,
+    groups_of,
+    parameterize_stack,
+    tensor_numbers,
+)
 from hptransfer.training.layers import Layer, Residual, keep, scale_bwd, scale_fwd, to_device
 from hptransfer.training.models import BF16
 from hptransfer.training.unit_scaling import per_trial
 
 
 class Stack:
-    """A model of K trials with optimizers; trials can leave it while the rest go on.
+    """Model of K trials with optimizers; trials can leave while others continue.
 
     Args:
-        runs, seeds: one a trial; the runs' shapes, batches and steps are equal.
+        runs, seeds: one per trial; the runs' shapes, batches and steps are equal.
 
     Attributes:
-        alive: places in `runs` of the trials that are there; `alive_K` has them on the stack's device.
+        alive: indices in `runs` of the trials that are still in the stack.
+        alive_K: the same indices on the stack's device.
     """
 
     def __init__(
         self, runs: Sequence[RunConfig], seeds: Sequence[int], *, device: str, dtype: torch.dtype = torch.float32
     ) -> None:
         if any(run.shared() != runs[0].shared() for run in runs[1:]):
-            raise ValueError("the trials of a stack differ in what it has for all of them")
+            raise ValueError("trials of one stack must be equal in all settings that the stack shares")
         self.alive = list(range(len(runs)))
         self.shape = runs[0].shape
         self.residual: bool = runs[0].model.residual
         self.model: nn.Module = runs[0].model.build(trials=len(runs), shape=self.shape)
-        parameterize(self.model, runs, seeds)
+        parameterize_stack(self.model, runs, seeds)
         to_device(self.model, device, dtype)
-        # Unlike torch's defaults: float32 is what run.precision says, and a trial that goes on is the one that it was.
+        # Unlike torch's defaults: run.precision=float32 means float32, and a resumed trial has the same numbers.
         torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic = False, True
         self._runs = list(runs)
-        self._kinds = group_keys(runs[0])
+        self._group_keys = group_keys(runs[0])
         for module in self.model.modules():
             if isinstance(module, Residual):
                 module.recomputed = runs[0].activation_checkpointing
         self._bind()
 
     def _bind(self) -> None:
-        """Optimizers over the trials that are there, and the forward pass that they train with."""
+        """Build optimizers and forward pass for the trials in the stack."""
         self._training_losses = compiled(self.losses) if self._runs[0].compile else self.losses
         self._train = RecordedUpdate(self._update) if self._recordable() else self._update
         sharpness = per_trial([self._runs[index].unit.loss for index in self.alive])
@@ -64,26 +72,26 @@ class Stack:
         self._views: list[list[Tensor]] = []
         self._views_by_layer: dict[Layer, list[list[Tensor]]] = {}
         for position, index in enumerate(self.alive):
-            own = groups_of(self.model, self._kinds, position)
-            self._views.append([view for group in own for view in group.params])
-            for one in own:
-                for view, layer in zip(one.params, one.layers, strict=True):
+            of_trial = groups_of(self.model, self._group_keys, position)
+            self._views.append([view for group in of_trial for view in group.params])
+            for group in of_trial:
+                for view, layer in zip(group.params, group.layers, strict=True):
                     by_trial = self._views_by_layer.setdefault(layer, [[] for _ in self.alive])
                     by_trial[position].append(view)
-                values = settings(self._runs[index], one.kind)
-                places = {"params": one.params, "layers": one.layers, "role": one.kind.role, "trial": position}
-                groups.append({**places, **values})
+                values = group_settings(self._runs[index], group.key)
+                members = {"params": group.params, "layers": group.layers, "role": group.key.role, "trial": position}
+                groups.append({**members, **values})
         self.optimizers: list[torch.optim.Optimizer] = self._runs[0].trainer.build(groups)
         trials = {id(view): position for position, views in enumerate(self._views) for view in views}
-        for group in self._param_groups():
-            group["peak"] = group["lr"]
-            group["trial"] = trials[id(group["params"][0])]
+        for param_group in self._param_groups():
+            param_group["peak"] = param_group["lr"]
+            param_group["trial"] = trials[id(param_group["params"][0])]
         self._weights = list(self.model.parameters())
-        # Rates that a recorded update finds where they were.
+        # A recorded update reads rates from fixed addresses.
         on_gpu = [group for group in self._param_groups() if group.get("capturable")]
         self._rates = torch.empty(len(on_gpu), device=device)
-        for group, rate in zip(on_gpu, self._rates, strict=True):
-            group["lr"] = rate
+        for param_group, rate in zip(on_gpu, self._rates, strict=True):
+            param_group["lr"] = rate
 
     def _recordable(self) -> bool:
         run = self._runs[0]
@@ -95,7 +103,11 @@ class Stack:
             yield from optimizer.param_groups
 
     def step(self, inputs: Tensor, targets: Tensor, at: int) -> Tensor:
-        """One update of every trial, the one at step `at` of the schedule; returns the losses before it, shape (K,)."""
+        """Update every trial once, at step `at` of the schedule.
+
+        Returns:
+            The losses before the update, shape (K,).
+        """
         self._follow_schedules(at)
         return self._train(inputs, targets)
 
@@ -119,7 +131,7 @@ class Stack:
         losses_K.sum().backward()  # type: ignore[no-untyped-call]
         assign_gradients(self._views_by_layer)
         for group in self._param_groups():
-            group["terms"] = losses_KBS[0].numel()  # that a trial's loss is the mean of
+            group["terms"] = losses_KBS[0].numel()  # terms of the mean that is a trial's loss
         for optimizer in self.optimizers:
             optimizer.step()
         return losses_K.detach()
@@ -129,14 +141,20 @@ class Stack:
         return run.schedule.factor(at, run.steps, warm=warm, peak=run.optimizer.lr)
 
     def outputs(self, inputs: Tensor) -> Tensor:
-        """What the model answers, shape (K, B, S, outputs), as wide as its weights whatever it computes in."""
+        """Return the model's outputs, shape (K, B, S, outputs).
+
+        They have the type of its weights, whatever type it computes in.
+        """
         weights = self._weights[0]
         with torch.autocast(weights.device.type, torch.bfloat16, enabled=self._runs[0].precision == BF16):
-            found: Tensor = self.model(inputs.to(weights.dtype) if inputs.is_floating_point() else inputs)
-        return found.to(weights.dtype)
+            outputs: Tensor = self.model(inputs.to(weights.dtype) if inputs.is_floating_point() else inputs)
+        return outputs.to(weights.dtype)
 
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Loss of every prediction, shape (K, B, S): cross-entropy in nats, or half the squared error."""
+        """Return the loss of every prediction, shape (K, B, S).
+
+        Cross-entropy in nats, or half the squared error.
+        """
         outputs_KBSO = self.outputs(inputs)
         trials, batch, sequence, outputs = outputs_KBSO.shape
         if self._runs[0].table.unit:
@@ -151,7 +169,7 @@ class Stack:
         return flat.view(trials, batch, sequence)
 
     def keep(self, positions: Sequence[int]) -> None:
-        """Drops all trials of the stack but those at these positions; the others keep their state."""
+        """Drop all trials except those at `positions`, which keep their state."""
         memory = self._memory(positions)
         keep(self.model, positions)
         self.alive = [self.alive[position] for position in positions]
@@ -159,24 +177,27 @@ class Stack:
         self._remember(memory)
 
     def state(self) -> State:
-        """What every further step depends on, between two steps."""
+        """Return the state, between two steps, that further steps depend on."""
         return {"alive": self.alive, "model": self.model.state_dict(), "memory": self._memory(range(len(self.alive)))}
 
     def restore(self, state: State) -> None:
-        """Puts a stack that was just made where another one of the same trials was."""
+        """Set a new stack to the state of another one of the same trials."""
         if state["alive"] != self.alive:
             self.keep(state["alive"])
         self.model.load_state_dict(state["model"])
         self._remember(state["memory"])
 
     def _memory(self, positions: Iterable[int]) -> list[list[tuple[dict[str, Any], int | None]]]:
-        """What optimizers know of every view of these trials; some count their steps by group, not by tensor."""
+        """Return the optimizers' state of every view of trials at `positions`.
+
+        Some optimizers count their steps by group, not by tensor.
+        """
         owners = self._owners()
-        found = []
+        memory = []
         for position in positions:
-            own = [(view, *owners[id(view)]) for view in self._views[position]]
-            found.append([(dict(optimizer.state[view]), group.get("step")) for view, optimizer, group in own])
-        return found
+            owned = [(view, *owners[id(view)]) for view in self._views[position]]
+            memory.append([(dict(optimizer.state[view]), group.get("step")) for view, optimizer, group in owned])
+        return memory
 
     def _remember(self, memory: Sequence[Sequence[tuple[dict[str, Any], int | None]]]) -> None:
         owners = self._owners()
@@ -188,24 +209,30 @@ class Stack:
                     group["step"] = steps
 
     def _owners(self) -> dict[int, tuple[torch.optim.Optimizer, dict[str, Any]]]:
-        """The optimizer and the group that train a view, by its id."""
-        found: dict[int, tuple[torch.optim.Optimizer, dict[str, Any]]] = {}
+        """Return the optimizer and the group of every view, by its id."""
+        owners: dict[int, tuple[torch.optim.Optimizer, dict[str, Any]]] = {}
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                found |= {id(view): (optimizer, group) for view in group["params"]}
-        return found
+                owners |= {id(view): (optimizer, group) for view in group["params"]}
+        return owners
 
     def report(self) -> list[dict[str, float]]:
-        """What the model says of every trial beside its loss, since the last call."""
-        found = {name: values.tolist() for name, values in self._runs[0].model.report(self.model).items()}
-        return [{name: values[position] for name, values in found.items()} for position in range(len(self.alive))]
+        """Return the model's numbers of every trial since the last call.
+
+        The loss is not among them.
+        """
+        numbers = {name: values.tolist() for name, values in self._runs[0].model.report(self.model).items()}
+        return [{name: values[position] for name, values in numbers.items()} for position in range(len(self.alive))]
 
     def groups(self, position: int) -> list[dict[str, Any]]:
-        """What the tensors of a trial train with, as plain numbers: their optimizer's by group, the others by name."""
+        """Return the numbers that a trial's tensors train with, by group.
+
+        A group has its optimizer's settings and the other numbers of each parameter by name.
+        """
         run = self._runs[self.alive[position]]
-        numbers = tensors(self.model, run, self._kinds, position)
-        found = []
-        for group in groups_of(self.model, self._kinds, position):
-            own = {name: numbers[name] for name in group.names}
-            found.append({"role": group.kind.role.value, "parameters": own, **settings(run, group.kind)})
-        return found
+        numbers = tensor_numbers(self.model, run, self._group_keys, position)
+        groups = []
+        for group in groups_of(self.model, self._group_keys, position):
+            of_group = {name: numbers[name] for name in group.names}
+            groups.append({"role": group.key.role.value, "parameters": of_group, **group_settings(run, group.key)})
+        return groups

@@ -4,18 +4,9 @@ import dataclasses
 
 import pytest
 
-from hptransfer.coordcheck.measurements import (
-    LOOSE,
-    OUTPUTS,
-    STREAM,
-    TIGHT,
-    Check,
-    alignment_check,
-    coordinate_check,
-    depth_check,
-    one_layer_check,
-    spectral_check,
-)
+from hptransfer.coordcheck.activations import coordinate_check, depth_check
+from hptransfer.coordcheck.check import LOOSE, OUTPUTS, STREAM, TIGHT, Check
+from hptransfer.coordcheck.layer_updates import alignment_check, one_layer_check, spectral_check
 from hptransfer.coordcheck.whole_training import wider_check
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import Base, BranchConfig, RunConfig

@@ -37,7 +37,7 @@ def test_all_branches_of_a_kind_add_the_same_whatever_their_depth(attends: list[
     """Follows the share of the stream's variance that is the embedding's, and each branch's."""
     shares = [1.0]
     for tau in unit_scaling.branches(attends, residual=residual):
-        factor, skip = unit_scaling.weighted(tau)
+        factor, skip = unit_scaling.branch_weights(tau)
         assert factor**2 + skip**2 == pytest.approx(1)
         shares = [*(share * skip**2 for share in shares), factor**2]
     assert shares[1:] == pytest.approx([shares[1]] * len(attends))

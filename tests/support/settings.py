@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from hptransfer.training.config import Base, RunConfig
-from hptransfer.training.datasets import FEATURES, IMAGES, TOKENS, Shape
+from hptransfer.training.datasets import FEATURES, IMAGES, TOKENS, DataShape
 from hptransfer.training.datasets.digits import DigitsConfig
 from hptransfer.training.datasets.stdlib import StdlibConfig
 from hptransfer.training.models import MODELS, ModelConfig
@@ -12,9 +12,9 @@ from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.optimizers.adamw import AdamWConfig
 
 SHAPES = {
-    TOKENS: Shape(kind=TOKENS, inputs=(24,), vocabulary=50, outputs=50),
-    IMAGES: Shape(kind=IMAGES, inputs=(3, 8, 8), outputs=7),
-    FEATURES: Shape(kind=FEATURES, inputs=(20,), outputs=7),
+    TOKENS: DataShape(kind=TOKENS, inputs=(24,), vocabulary=50, outputs=50),
+    IMAGES: DataShape(kind=IMAGES, inputs=(3, 8, 8), outputs=7),
+    FEATURES: DataShape(kind=FEATURES, inputs=(20,), outputs=7),
 }
 
 

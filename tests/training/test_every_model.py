@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import RunConfig
-from hptransfer.training.datasets import TOKENS, Dataset, Shape
+from hptransfer.training.datasets import TOKENS, Dataset, DataShape
 from hptransfer.training.layers import tagged
 from hptransfer.training.loop import train
 from hptransfer.training.models import MODELS
@@ -40,7 +40,7 @@ IDS = [f"{name}-{'-'.join(options) or 'plain'}" for name, options in CASES]
 every_model = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
 
 
-def inputs(shape: Shape, count: int) -> torch.Tensor:
+def inputs(shape: DataShape, count: int) -> torch.Tensor:
     return torch.randint(50, (count, 24)) if shape.kind == TOKENS else torch.randn(count, *shape.inputs).double()
 
 

@@ -34,21 +34,21 @@ def test_a_trial_that_diverges_leaves_and_the_others_go_on() -> None:
     assert [results[0].loss, results[2].loss] == pytest.approx(alone, rel=1e-4)
 
 
-def test_a_trial_that_is_behind_leaves_at_the_next_point_of_its_curve_and_the_others_go_on() -> None:
+def test_a_pruned_trial_leaves_at_the_next_point_of_its_curve_and_the_others_go_on() -> None:
     run = small(points=8)
     data, curves = run.data.load(), [0, 0]
 
     def report(index: int, point: dict[str, Any]) -> None:
         curves[index] = point["step"]
 
-    def behind(index: int) -> bool:
+    def is_pruned(index: int) -> bool:
         return index == 0 and curves[0] > 10
 
-    first, second = train([run, run], [0, 1], data, report=report, behind=behind)
+    first, second = train([run, run], [0, 1], data, report=report, is_pruned=is_pruned)
     assert (first.pruned, first.loss, first.steps, curves[0]) == (True, None, 17, 17)
     assert not second.pruned
     assert second.loss == pytest.approx(train([run], [1], data)[0].loss, rel=1e-4)
-    (whole,) = train([run], [0], data, behind=lambda index: False)
+    (whole,) = train([run], [0], data, is_pruned=lambda index: False)
     assert whole.loss is not None
 
 
@@ -122,7 +122,7 @@ def test_the_order_of_the_data_goes_by_its_seed() -> None:
 
 
 def test_a_trial_diverges_by_its_own_first_loss_whoever_has_left() -> None:
-    training = Training([small()] * 3, [0, 1, 2], device="cpu", end=None, behind=lambda index: False)
+    training = Training([small()] * 3, [0, 1, 2], device="cpu", end=None, is_pruned=lambda index: False)
     training.drop_diverged([4.0, 2.0, 1.0])
     training.drop_diverged([math.nan, 2.0, 1.0])
     training.drop_diverged([3.5, 1.4])  # above 1.5 times 2.0, not 1.5 times 4.0; and below 1.5 times 1.0
@@ -130,14 +130,14 @@ def test_a_trial_diverges_by_its_own_first_loss_whoever_has_left() -> None:
     assert [training.results[index].initial_loss for index in (0, 1)] == [4.0, 2.0]
 
 
-def test_nobody_is_stopped_as_behind_at_the_last_point() -> None:
+def test_no_trial_is_pruned_at_the_last_point() -> None:
     run, seen = small(points=4), [0]
     data = run.data.load()
 
     def report(index: int, point: dict[str, Any]) -> None:
         seen[0] = point["step"]
 
-    (result,) = train([run], [0], data, report=report, behind=lambda index: seen[0] == run.steps)
+    (result,) = train([run], [0], data, report=report, is_pruned=lambda index: seen[0] == run.steps)
     assert (result.pruned, result.steps) == (False, run.steps)
     assert result.loss is not None
 
@@ -145,9 +145,11 @@ def test_nobody_is_stopped_as_behind_at_the_last_point() -> None:
 def test_a_training_that_goes_on_counts_the_time_before() -> None:
     run, seconds = small(tokens=64), []
     data = run.data.load()
-    first = Training([run], [0], device="cpu", end=None, behind=lambda index: False)
+    first = Training([run], [0], device="cpu", end=None, is_pruned=lambda index: False)
     state = {**first.state(), "share_s": 1000.0}
-    again = Training([run], [0], device="cpu", end=lambda *ended: seconds.append(ended[2]), behind=lambda index: False)
+    again = Training(
+        [run], [0], device="cpu", end=lambda *ended: seconds.append(ended[2]), is_pruned=lambda index: False
+    )
     again.restore(state)
     batch = data.batch(seed=0, step=0, batch=run.batch, sequence=run.sequence)
     again.drop_diverged(again.step(*batch).tolist())

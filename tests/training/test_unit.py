@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from hptransfer.coordcheck.measurements import coordinate_check, one_layer_check
+from hptransfer.coordcheck.activations import coordinate_check
+from hptransfer.coordcheck.layer_updates import one_layer_check
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import Role, unit_scaling
 from hptransfer.parameterizations.umup import UMUP
 from hptransfer.training.config import BranchConfig, RunConfig, UnitConfig
-from hptransfer.training.groups import base_and_factors, parameterize
+from hptransfer.training.groups import base_and_factors, parameterize_stack
 from hptransfer.training.layers import Conv2d, Layer, Linear, Norm, Residual
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.operations import Activation, ScaledDotProductAttention, Sum
@@ -218,7 +219,7 @@ def test_what_it_has_no_rule_for_is_refused() -> None:
         unit_run(optimizer).check()
     tied = unit_run(tied=True)
     with pytest.raises(ConfigError, match=r"run.model.tied: umup gives embedding and readout another learning_rate"):
-        parameterize(tied.model.build(trials=1, shape=tied.shape), [tied], [0])
+        parameterize_stack(tied.model.build(trials=1, shape=tied.shape), [tied], [0])
 
 
 @pytest.mark.parametrize(

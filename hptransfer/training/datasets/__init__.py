@@ -1,4 +1,7 @@
-"""Data of the builtin trainer. One file each; the file's name is the dataset's."""
+"""Datasets of the builtin trainer.
+
+One file each; the file's name is the dataset's.
+"""
 
 from hptransfer.training.datasets._base import (
     DATASETS,
@@ -8,7 +11,7 @@ from hptransfer.training.datasets._base import (
     TOKENS,
     DataConfig,
     Dataset,
-    Shape,
+    DataShape,
     shuffled,
 )
 
@@ -19,7 +22,7 @@ __all__ = [
     "FEATURES",
     "IMAGES",
     "SQUARED",
-    "Shape",
+    "DataShape",
     "TOKENS",
     "shuffled",
 ]

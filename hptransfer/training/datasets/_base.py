@@ -1,4 +1,4 @@
-"""What a dataset answers: its shape, batches that depend on (seed, step) alone, and fixed held-out examples."""
+"""Base classes of datasets and their configurations, and their registry."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ CROSS_ENTROPY, SQUARED = "cross-entropy", "squared error"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What a model is given and what it is to answer, known without loading anything.
+class DataShape:
+    """Shape of a dataset's inputs and outputs, known without loading it.
 
     Attributes:
         kind: "tokens", indices (B, S); "images", (B, C, H, W); "features", (B, I).
         inputs: (S,), (C, H, W) or (I,).
         vocabulary: number of different tokens; 0 unless the kind is tokens.
-        outputs: classes (the next token's, for tokens), or values to regress on.
-        loss: "cross-entropy" in nats, or "squared error", half the sum over the outputs.
+        outputs: number of classes (of the next token, for tokens), or of values to regress on.
+        loss: "cross-entropy" in nats, or "squared error", half the sum over outputs.
     """
 
     kind: str
@@ -35,22 +35,26 @@ class Shape:
 
     @property
     def sequence(self) -> int:
-        """Positions of an example that are predicted, each counted as a token of the budget."""
+        """Predicted positions of an example, each a token of the budget."""
         return self.inputs[0] if self.kind == TOKENS else 1
 
 
 class Dataset(ABC):
-    """Examples, on the CPU.
+    """Dataset of examples, on the CPU.
+
+    Batches depend on (seed, step) alone; held-out examples are fixed.
 
     Attributes:
-        fingerprint: hash of what is trained and validated on.
+        fingerprint: hash of the training and validation data.
     """
 
     fingerprint: str
 
     @abstractmethod
     def batch(self, *, seed: int, step: int, batch: int, sequence: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of a step; the same for the same arguments, always.
+        """Return the inputs and targets of a step.
+
+        The same arguments always give the same batch.
 
         Tokens: inputs and targets (B, S) int64. Otherwise inputs (B, ...) float32, and targets (B, 1)
         int64, or (B, outputs) float32 under squared error.
@@ -58,10 +62,10 @@ class Dataset(ABC):
 
     @abstractmethod
     def validation(self, *, windows: int, sequence: int) -> tuple[Tensor, Tensor]:
-        """As `batch`, `windows` examples that are fixed for all trials.
+        """Return `windows` examples, fixed for all trials, as in `batch`.
 
         Raises:
-            DataError: there is too little held-out data.
+            DataError: there is not enough held-out data.
         """
 
 
@@ -72,10 +76,11 @@ class DataConfig(ABC):
     name: str
 
     @abstractmethod
-    def shape(self, sequence: int) -> Shape:
-        """
+    def shape(self, sequence: int) -> DataShape:
+        """Return the shape of inputs and outputs.
+
         Args:
-            sequence: tokens of an example; 1 for what has no positions.
+            sequence: tokens per example; 1 for data without positions.
 
         Raises:
             ConfigError: a setting breaks a rule.
@@ -83,13 +88,14 @@ class DataConfig(ABC):
 
     @abstractmethod
     def load(self) -> Dataset:
-        """
+        """Load the dataset.
+
         Raises:
             DataError: files are missing or unusable.
         """
 
-    def without_positions(self, sequence: int) -> None:
-        """Raises ConfigError unless examples are asked for as they are."""
+    def require_no_positions(self, sequence: int) -> None:
+        """Raise ConfigError unless `sequence` is 1, for data without positions."""
         if sequence != 1:
             raise ConfigError(
                 f"run.sequence must be 1 with run/data={self.name}, whose examples have no positions, got {sequence}; "
@@ -98,7 +104,10 @@ class DataConfig(ABC):
 
 
 def shuffled(*, size: int, seed: int, step: int, batch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Indices of a step's examples: epochs of all examples, each in an order of its own."""
+    """Return the indices of a step's examples.
+
+    Every epoch has all examples, in its own order.
+    """
     first = step * batch
     parts = []
     for epoch in range(first // size, (first + batch - 1) // size + 1):

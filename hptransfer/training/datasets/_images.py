@@ -1,4 +1,4 @@
-"""Labelled images in memory."""
+"""Dataset of labelled images in memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hptransfer.training.datasets import Dataset, shuffled
 
 
 class Images(Dataset):
-    """Images in memory, the last ones held out.
+    """Labelled images in memory, the last ones held out.
 
     Args:
         images: (N, C, H, W), of any type; a batch is (image - mean) / deviation as float32.
         labels: (N, 1) int64.
-        held_out: number of images at the end that are not trained on.
-        mean, deviation: one number, or one a channel, (C, 1, 1).
+        held_out: number of images at the end that are held out.
+        mean, deviation: one number, or one per channel, (C, 1, 1).
     """
 
     def __init__(

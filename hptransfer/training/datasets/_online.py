@@ -1,4 +1,4 @@
-"""Examples that are drawn when they are asked for, so that none is ever seen twice."""
+"""Datasets whose examples are drawn on demand, so that none is repeated."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from hptransfer.training.datasets import Dataset
 
 Values = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], tuple[Values, Values | NDArray[np.int64]]]
-"""Inputs (B, I), and labels or values (B, 1), of B examples."""
+"""Function that draws inputs (B, I), and labels or values (B, 1), of B examples."""
 
 
 class Task(Dataset):
-    """A fixed function of random inputs.
+    """Dataset of a fixed function of random inputs.
 
     Args:
-        draw: examples without noise.
-        settings: all that `draw` depends on, written out.
-        noise: standard deviation of what is added to the targets in training. The targets of
-            validation have none, so that its loss is the excess over noise^2 / 2.
+        draw: function that draws examples without noise.
+        settings: text of all settings that `draw` depends on.
+        noise: standard deviation of noise on the training targets. Validation targets have none, so that the
+            validation loss is the excess over noise^2 / 2.
     """
 
     def __init__(self, draw: Draw, *, settings: str, noise: float = 0.0) -> None:
         self._draw = draw
         self._noise = noise
-        # Of the settings and not of drawn numbers, whose last digits depend on the machine.
+        # A hash of the settings, not of drawn numbers, whose last digits depend on the machine.
         self.fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def batch(self, *, seed: int, step: int, batch: int, sequence: int) -> tuple[Tensor, Tensor]:
@@ -43,16 +43,19 @@ class Task(Dataset):
         return _tensors(inputs, targets)
 
     def validation(self, *, windows: int, sequence: int) -> tuple[Tensor, Tensor]:
-        return _tensors(*self._draw(stream(0, purpose=1), windows))
+        return _tensors(*self._draw(random_stream(0, purpose=1), windows))
 
 
-def stream(seed: int, *, purpose: int) -> np.random.Generator:
-    """Random numbers apart from those of every (seed, step), which have no spawn key."""
+def random_stream(seed: int, *, purpose: int) -> np.random.Generator:
+    """Return a random generator independent of those of every (seed, step).
+
+    Those have no spawn key.
+    """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose,)))
 
 
-def at_least(least: int, **settings: float) -> None:
-    """Raises ConfigError for a setting of run.data that is below `least`, or not finite."""
+def require_at_least(least: int, **settings: float) -> None:
+    """Raise ConfigError for a run.data setting below `least` or not finite."""
     for key, value in settings.items():
         if not least <= value < math.inf:
             raise ConfigError(f"run.data.{key} must be at least {least} and finite, got {value}")

@@ -1,4 +1,4 @@
-"""Examples cut out of two long streams of tokens, one to train on and one to validate on."""
+"""Dataset of windows cut from a training and a validation token stream."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Tokens = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
 
 
 class Stream(Dataset):
-    """Windows of S + 1 tokens, at random places for training and evenly spaced ones for validation.
+    """Windows of S + 1 tokens: random for training, evenly spaced for validation.
 
     Args:
         train, held_out: tokens, shape (N,); may be memory-mapped.
-        source: file or folder that the streams come from, for messages.
-        unit: what a token is called in messages.
-        remedy: how to get longer streams, for messages.
+        source: file or folder of the streams, for messages.
+        unit: name of a token in messages.
+        remedy: way to get longer streams, for messages.
     """
 
     def __init__(
@@ -52,6 +52,6 @@ class Stream(Dataset):
 
 
 def _windows(stream: Tokens, starts: NDArray[np.int64], size: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (B, S), the targets one token further."""
+    """Return inputs and targets (B, S), the targets shifted by one token."""
     tokens = torch.from_numpy(stream[starts[:, None] + np.arange(size + 1)].astype(np.int64))
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()

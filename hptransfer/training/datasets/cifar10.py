@@ -1,4 +1,7 @@
-"""CIFAR-10: 60,000 colour images of 32 x 32 pixels in ten classes, from a local copy of its binary version."""
+"""CIFAR-10: 60,000 colour images of 32 x 32 pixels, from local files.
+
+The files are those of its binary version; there are ten classes.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from hptransfer.core.errors import ConfigError, DataError
-from hptransfer.training.datasets import DATASETS, IMAGES, DataConfig, Dataset, Shape
+from hptransfer.training.datasets import DATASETS, IMAGES, DataConfig, Dataset, DataShape
 from hptransfer.training.datasets._images import Images
 
 # https://www.cs.toronto.edu/~kriz/cifar.html: a label, then 1,024 bytes each of red, green and blue, row by row.
 TRAIN = tuple(f"data_batch_{index}.bin" for index in range(1, 6))
 TEST = "test_batch.bin"
 RECORDS, RECORD_BYTES = 10_000, 3_073
-LAYOUT = (
+FOLDER_LAYOUT = (
     f"{TRAIN[0]} to {TRAIN[-1]} and {TEST}, each {RECORDS} records of {RECORD_BYTES} bytes (label, then 3 x 32 x 32)"
 )
 
@@ -26,19 +29,22 @@ LAYOUT = (
 @DATASETS.register("cifar10")
 @dataclass(kw_only=True)
 class Cifar10Config(DataConfig):
-    """Trains on five files and validates on the test file; each channel has mean 0 and variance 1 in training."""
+    """Settings of CIFAR-10.
+
+    Five files are for training, the test file is for validation. Each channel has mean 0 and variance 1 in training.
+    """
 
     name: str = "cifar10"
     path: str = ""
-    """Folder of the unpacked cifar-10-binary.tar.gz; must be given."""
+    """Folder of the unpacked cifar-10-binary.tar.gz; required."""
 
-    def shape(self, sequence: int) -> Shape:
-        self.without_positions(sequence)
+    def shape(self, sequence: int) -> DataShape:
+        self.require_no_positions(sequence)
         if not self.path:
             raise ConfigError(
                 "run.data.path must be given with run/data=cifar10, got ''; set it to the folder of its files"
             )
-        return Shape(kind=IMAGES, inputs=(3, 32, 32), outputs=10)
+        return DataShape(kind=IMAGES, inputs=(3, 32, 32), outputs=10)
 
     def load(self) -> Dataset:
         return _load(Path(self.path))
@@ -55,17 +61,17 @@ def _load(folder: Path) -> Images:
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    """Records of a file, (10000, 3073)."""
+    """Read the records of a file, (10000, 3073)."""
     try:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise DataError(
-            f"run.data.path: cannot read {path} ({error.strerror}); the folder must hold {LAYOUT}"
+            f"run.data.path: cannot read {path} ({error.strerror}); the folder must hold {FOLDER_LAYOUT}"
         ) from None
     if content.size != RECORDS * RECORD_BYTES:
         raise DataError(
             f"run.data.path: {path} has {content.size} bytes, not {RECORDS * RECORD_BYTES}; unpack "
-            f"cifar-10-binary.tar.gz again: the folder must hold {LAYOUT}"
+            f"cifar-10-binary.tar.gz again: the folder must hold {FOLDER_LAYOUT}"
         )
     records = content.reshape(RECORDS, RECORD_BYTES)
     if (largest := records[:, 0].max()) > 9:
@@ -74,7 +80,10 @@ def _read(path: Path) -> NDArray[np.uint8]:
 
 
 def _moments(images: NDArray[np.uint8]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each channel, (3, 1, 1), from its histogram: exact, in little memory."""
+    """Return each channel's mean and standard deviation, (3, 1, 1).
+
+    They come from histograms: exact, in little memory.
+    """
     values = np.arange(256)
     moments = []
     for channel in range(3):

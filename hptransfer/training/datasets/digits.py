@@ -1,4 +1,4 @@
-"""Digits: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, real images that ship with a package."""
+"""Digits: scikit-learn's 1,797 images of handwritten digits, 8 x 8 pixels."""
 
 from __future__ import annotations
 
@@ -10,21 +10,23 @@ import torch
 from torch import Tensor
 
 from hptransfer.core.errors import DataError
-from hptransfer.training.datasets import DATASETS, IMAGES, DataConfig, Dataset, Shape
+from hptransfer.training.datasets import DATASETS, IMAGES, DataConfig, Dataset, DataShape
 from hptransfer.training.datasets._images import Images
 
-# Examples that are held out; the split is the same for everyone.
+# Number of held-out examples; the split is fixed.
 HELD_OUT = 297
 
 
 @DATASETS.register("digits")
 @dataclass(kw_only=True)
 class DigitsConfig(DataConfig):
+    """Settings of Digits."""
+
     name: str = "digits"
 
-    def shape(self, sequence: int) -> Shape:
-        self.without_positions(sequence)
-        return Shape(kind=IMAGES, inputs=(1, 8, 8), outputs=10)
+    def shape(self, sequence: int) -> DataShape:
+        self.require_no_positions(sequence)
+        return DataShape(kind=IMAGES, inputs=(1, 8, 8), outputs=10)
 
     def load(self) -> Dataset:
         images, labels = _load()
@@ -33,7 +35,10 @@ class DigitsConfig(DataConfig):
 
 @functools.cache
 def _load() -> tuple[Tensor, Tensor]:
-    """Images (N, 1, 8, 8) of mean 0 and standard deviation 1, labels (N, 1), in an order that mixes the writers."""
+    """Return images (N, 1, 8, 8) and labels (N, 1).
+
+    Images have mean 0 and standard deviation 1. Their order mixes the writers.
+    """
     try:
         from sklearn.datasets import load_digits
     except ImportError:

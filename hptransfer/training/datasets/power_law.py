@@ -1,4 +1,4 @@
-"""Power-law random features: linear regression whose spectrum and target fall as powers (arXiv:2405.15074)."""
+"""Power-law random features: linear regression with power-law spectrum and target (arXiv:2405.15074)."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.training.datasets import DATASETS, FEATURES, SQUARED, DataConfig, Dataset, Shape
-from hptransfer.training.datasets._online import Task, Values, at_least
+from hptransfer.training.datasets import DATASETS, FEATURES, SQUARED, DataConfig, Dataset, DataShape
+from hptransfer.training.datasets._online import Task, Values, require_at_least
 
 
 @DATASETS.register("power_law")
 @dataclass(kw_only=True)
 class PowerLawConfig(DataConfig):
-    """Features x_j of variance j^(-2 alpha), target y = sum_j j^-beta x_j.
+    """Settings of power-law features x_j and target y = sum_j j^-beta x_j.
 
-    A linear model of all features, trained by SGD from zero, has the expected losses of
-    `quadratics.power_law_loss` with q = 2 alpha and s = 2 beta. The paper's random projection to d
+    x_j has variance j^(-2 alpha). A linear model of all features, trained by SGD from zero, has the expected losses of
+    a quadratic with a power-law spectrum, with q = 2 alpha and s = 2 beta. The paper's random projection to d
     parameters is left to the model.
     """
 
     name: str = "power_law"
     inputs: int = 256
-    """Features; at least 1."""
+    """Number of features; at least 1."""
     alpha: float = 1.0
     """Half the exponent of the spectrum; at least 0."""
     beta: float = 0.5
@@ -30,11 +30,11 @@ class PowerLawConfig(DataConfig):
     noise: float = 0.0
     """Standard deviation of the training targets' noise; at least 0."""
 
-    def shape(self, sequence: int) -> Shape:
-        self.without_positions(sequence)
-        at_least(0, alpha=self.alpha, beta=self.beta, noise=self.noise)
-        at_least(1, inputs=self.inputs)
-        return Shape(kind=FEATURES, inputs=(self.inputs,), outputs=1, loss=SQUARED)
+    def shape(self, sequence: int) -> DataShape:
+        self.require_no_positions(sequence)
+        require_at_least(0, alpha=self.alpha, beta=self.beta, noise=self.noise)
+        require_at_least(1, inputs=self.inputs)
+        return DataShape(kind=FEATURES, inputs=(self.inputs,), outputs=1, loss=SQUARED)
 
     def load(self) -> Dataset:
         j_I = np.arange(1, self.inputs + 1, dtype=np.float64)

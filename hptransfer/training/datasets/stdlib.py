@@ -1,4 +1,4 @@
-"""Real text that every machine has: the Python standard library's own sources, as bytes."""
+"""Python standard library's sources as bytes: real text on every machine."""
 
 from __future__ import annotations
 
@@ -13,36 +13,41 @@ from pathlib import Path
 import numpy as np
 
 from hptransfer.core.errors import DataError
-from hptransfer.training.datasets import DATASETS, TOKENS, DataConfig, Dataset, Shape
+from hptransfer.training.datasets import DATASETS, TOKENS, DataConfig, Dataset, DataShape
 from hptransfer.training.datasets._stream import Stream
 
-# Directories that distributions leave out, or that hold what is no part of the standard library.
+# Directories that distributions omit, or that are not part of the standard library.
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
 @DATASETS.register("stdlib")
 @dataclass(kw_only=True)
 class StdlibConfig(DataConfig):
+    """Settings of the standard library's sources."""
+
     name: str = "stdlib"
     path: str = ""
     """Folder whose *.py files are read; empty: the running interpreter's standard library."""
     validation_percent: int = 10
-    """Share of the files that is held out, in (0, 100)."""
+    """Percentage of the files that is held out, in (0, 100)."""
 
-    def shape(self, sequence: int) -> Shape:
-        return Shape(kind=TOKENS, inputs=(sequence,), vocabulary=256, outputs=256)
+    def shape(self, sequence: int) -> DataShape:
+        return DataShape(kind=TOKENS, inputs=(sequence,), vocabulary=256, outputs=256)
 
     def load(self) -> Dataset:
         return _load(self.path or sysconfig.get_paths()["stdlib"], self.validation_percent)
 
 
 def _sources(root: Path) -> list[Path]:
-    """Sorted *.py files below a folder, relative to it. What is skipped, most of all often, is not looked into."""
-    found = []
+    """Return sorted *.py files below a folder, relative to it.
+
+    Skipped folders, often most of all files, are not opened.
+    """
+    paths = []
     for folder, inner, files in os.walk(root):
         inner[:] = set(inner) - _SKIPPED
-        found += [Path(folder, file).relative_to(root) for file in files if file.endswith(".py")]
-    return sorted(found)
+        paths += [Path(folder, file).relative_to(root) for file in files if file.endswith(".py")]
+    return sorted(paths)
 
 
 @functools.cache
@@ -61,8 +66,8 @@ def _load(folder: str, validation_percent: int) -> Stream:
         raise DataError(f"run.data: no *.py file under {root}; point run.data.path at a folder that has some")
     if not streams[0]:
         raise DataError(
-            f"run.data: all {len(streams[1])} *.py files under {root} are held out by the split, which goes by file "
-            "name; point run.data.path at a folder with more of them"
+            f"run.data: all {len(streams[1])} *.py files under {root} are held out by the split, which depends on "
+            "file names; point run.data.path at a folder with more of them"
         )
     return Stream(
         np.frombuffer(b"\n".join(streams[0]), dtype=np.uint8),

@@ -1,4 +1,4 @@
-"""Token files: raw uint16 or uint32 tokens, or nanoGPT's .bin with a header, read where they lie."""
+"""Token files: raw uint16 or uint32 tokens, or modded-nanogpt's .bin, memory-mapped."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from hptransfer.core.errors import ConfigError, DataError, unknown
-from hptransfer.training.datasets import DATASETS, TOKENS, DataConfig, Dataset, Shape
+from hptransfer.training.datasets import DATASETS, TOKENS, DataConfig, Dataset, DataShape
 from hptransfer.training.datasets._stream import Stream, Tokens
 
 DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
 # The header of llm.c and modded-nanogpt: 256 int32, of which the first three are used.
-MAGIC, VERSION, HEADER_BYTES = 20240520, 1, 1024
-LAYOUT = (
+MAGIC, HEADER_VERSION, HEADER_BYTES = 20240520, 1, 1024
+FILE_LAYOUT = (
     f"a file holds little-endian tokens of run.data.dtype and nothing else, or a header of {HEADER_BYTES} bytes "
-    f"(int32: {MAGIC}, version {VERSION}, number of tokens) and uint16 tokens"
+    f"(int32: {MAGIC}, version {HEADER_VERSION}, number of tokens) and uint16 tokens"
 )
 _CHUNK_BYTES = 1 << 22
 
@@ -29,28 +29,31 @@ _CHUNK_BYTES = 1 << 22
 @DATASETS.register("token_file")
 @dataclass(kw_only=True)
 class TokenFileConfig(DataConfig):
-    """Tokens alone (nanoGPT's prepare.py), or after modded-nanogpt's header, which is known by its magic number."""
+    """Settings of token files, with or without a header.
+
+    Files without a header are those of nanoGPT's prepare.py. A magic number identifies modded-nanogpt's header.
+    """
 
     name: str = "token_file"
     path: str = ""
-    """File of the tokens to train on; must be given."""
+    """File of the training tokens; required."""
     validation_path: str = ""
-    """File of the tokens to validate on; empty: the end of the other file."""
+    """File of the validation tokens; empty: the end of the training file."""
     validation_percent: int = 10
-    """Share of the file that is held out if there is no other for validation, in (0, 100)."""
+    """Percentage of the training file that is held out without a validation file, in (0, 100)."""
     dtype: str = "uint16"
-    """Of a token in the file: uint16 or uint32, little-endian."""
+    """Type of a token in the file: uint16 or uint32, little-endian."""
     vocabulary: int = 0
-    """Number of different tokens, all below it; must be given."""
+    """Number of different tokens, all below it; required."""
 
-    def shape(self, sequence: int) -> Shape:
+    def shape(self, sequence: int) -> DataShape:
         if not self.path:
             raise ConfigError(
                 "run.data.path must be given with run/data=token_file, got ''; set it to a file of tokens"
             )
         for key in ("path", "validation_path"):
             if path := getattr(self, key):
-                with _readable(key, Path(path)):  # said first: what else is missing is of no use without it
+                with _readable(key, Path(path)):  # checked first: other settings do not matter without the file
                     Path(path).open("rb").close()
         if self.vocabulary < 1:
             raise ConfigError(
@@ -60,7 +63,7 @@ class TokenFileConfig(DataConfig):
             raise ConfigError(f"run.data.dtype: {unknown('type', self.dtype, DTYPES)}")
         if not 0 < self.validation_percent < 100:
             raise ConfigError(f"run.data.validation_percent must be between 0 and 100, got {self.validation_percent}")
-        return Shape(kind=TOKENS, inputs=(sequence,), vocabulary=self.vocabulary, outputs=self.vocabulary)
+        return DataShape(kind=TOKENS, inputs=(sequence,), vocabulary=self.vocabulary, outputs=self.vocabulary)
 
     def load(self) -> Dataset:
         train, content = self._open("path")
@@ -84,7 +87,7 @@ class TokenFileConfig(DataConfig):
         )
 
     def _open(self, key: str) -> tuple[Tokens, str]:
-        """Tokens of the file that a setting names, memory-mapped, and the hash of its bytes."""
+        """Return a setting's file of tokens, memory-mapped, and its content hash."""
         path, dtype = Path(getattr(self, key)), DTYPES[self.dtype]
         with _readable(key, path):
             offset = _offset(path, dtype, f"run.data.{key}")
@@ -101,38 +104,43 @@ class TokenFileConfig(DataConfig):
 
 @contextmanager
 def _readable(key: str, path: Path) -> Iterator[None]:
-    """Raises DataError for the file of a setting that cannot be read."""
+    """Raise DataError if the file of a setting cannot be read."""
     try:
         yield
     except OSError as error:
-        raise DataError(f"run.data.{key}: cannot read {path} ({error.strerror}); {LAYOUT}") from None
+        raise DataError(f"run.data.{key}: cannot read {path} ({error.strerror}); {FILE_LAYOUT}") from None
 
 
 def _offset(path: Path, dtype: np.dtype[Any], place: str) -> int:
-    """Bytes before the first token.
+    """Return the number of bytes before the first token.
 
     Raises:
-        DataError: the size of the file is not that of whole tokens, or not what its header says.
+        DataError: the size of the file does not match whole tokens, or its header.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         header = np.frombuffer(file.read(12).ljust(12, b"\0"), dtype="<i4")
     if header[0] != MAGIC:
         if not size or size % dtype.itemsize:
-            raise DataError(f"{place}: {path} has {size} bytes, no whole number of {dtype.name} tokens; {LAYOUT}")
+            raise DataError(
+                f"{place}: {path} has {size} bytes, not a whole number of {dtype.name} tokens; {FILE_LAYOUT}"
+            )
         return 0
-    if header[1] != VERSION or dtype.itemsize != 2:
+    if header[1] != HEADER_VERSION or dtype.itemsize != 2:
         raise DataError(
-            f"{place}: {path} has a header of version {header[1]}, read with run.data.dtype={dtype.name}; {LAYOUT}"
+            f"{place}: {path} has a header of version {header[1]}, read with run.data.dtype={dtype.name}; {FILE_LAYOUT}"
         )
     if header[2] < 1 or size != HEADER_BYTES + 2 * int(header[2]):
-        raise DataError(f"{place}: {path} has {size} bytes, its header says {header[2]} tokens; {LAYOUT}")
+        raise DataError(f"{place}: {path} has {size} bytes, its header says {header[2]} tokens; {FILE_LAYOUT}")
     return HEADER_BYTES
 
 
 @functools.cache
 def _scan(path: Path, size: int, mtime_ns: int, offset: int, dtype: np.dtype[Any]) -> tuple[str, int]:
-    """Hash of a file's bytes and its largest token, in bounded memory; again only for another size or time."""
+    """Return the hash of a file's bytes and its largest token.
+
+    In bounded memory. The result is cached by size and modification time.
+    """
     content, largest = hashlib.sha256(), 0
     with path.open("rb") as file:
         content.update(file.read(offset))

@@ -1,4 +1,7 @@
-"""Models of the builtin trainer. One file each; the file's name is the model's."""
+"""Models of the builtin trainer.
+
+One file each; the file's name is the model's.
+"""
 
 from hptransfer.training.models._base import (
     BF16,

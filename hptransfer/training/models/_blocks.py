@@ -1,4 +1,4 @@
-"""What transformers are made of: attention, MLP, and the block that adds both to the stream.
+"""Attention, MLP and the residual block of transformers.
 
 Letters: K trials, B examples, S positions, D width, H heads, G key-value heads, C head size, F MLP width.
 """
@@ -17,7 +17,7 @@ from hptransfer.training.models import ModelConfig
 from hptransfer.training.operations import Activation, ScaledDotProductAttention
 
 CHOICES = ("gelu", "relu2", "swiglu")
-SCALES = ("default", "sqrt", "full")
+ATTENTION_SCALES = ("default", "sqrt", "full")
 
 
 @dataclass(kw_only=True)
@@ -27,24 +27,24 @@ class BlocksConfig(ModelConfig):
     width: int = 64
     """Size of the residual stream; a multiple of head_dim."""
     depth: int = 2
-    """Blocks, each of an attention and an MLP branch."""
+    """Number of blocks, each of an attention and an MLP branch."""
     head_dim: int = 16
-    """Size of a head. Fixed while width grows, so that the number of heads grows."""
+    """Size of a head, fixed while width and the number of heads grow."""
     queries_per_key: int = 1
     """Query heads that share a key-value head (GQA); 0: all of them share one (MQA)."""
     mlp_ratio: int = 4
     """Width of the MLP's hidden layer over the model's."""
     activation: str = "gelu"
-    """gelu; relu2, ReLU squared; or swiglu, with a gate matrix of its own."""
+    """gelu, relu2 (ReLU squared) or swiglu, with its own gate matrix."""
     qk_norm: bool = False
     """RMS norm of queries and keys, head by head."""
     norm_gains: bool = False
     """Learned gains of the norms; they harm transfer (arXiv:2404.05728)."""
     attention_scale: str = "default"
-    """Logits are q.k over the root of head_dim (sqrt) or over head_dim (full). The default is sqrt, but full where the
-    parameterization scales every operation (umup)."""
+    """Divisor of the logits q.k: the root of head_dim (sqrt) or head_dim (full). The default is sqrt, but full where
+    the parameterization scales every operation (umup)."""
     zero_query: bool = False
-    """Queries start at zero, so that attention starts uniform."""
+    """Start queries at zero, so that attention starts uniform."""
 
     def check(self, place: str) -> None:
         self.check_positive(place, "width", "depth", "head_dim", "mlp_ratio")
@@ -61,8 +61,8 @@ class BlocksConfig(ModelConfig):
             )
         if self.activation not in CHOICES:
             raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, CHOICES)}")
-        if self.attention_scale not in SCALES:
-            raise ConfigError(f"{place}.attention_scale: {unknown('scale', self.attention_scale, SCALES)}")
+        if self.attention_scale not in ATTENTION_SCALES:
+            raise ConfigError(f"{place}.attention_scale: {unknown('scale', self.attention_scale, ATTENTION_SCALES)}")
 
     @property
     def heads(self) -> int:
@@ -77,27 +77,28 @@ class BlocksConfig(ModelConfig):
         return self.mlp_ratio * self.width
 
     def attention_weights(self) -> int:
-        """Entries of one attention branch's matrices."""
+        """Return the number of entries of one attention branch's matrices."""
         return 2 * self.width**2 + 2 * self.width * self.key_heads * self.head_dim
 
     def mlp_weights(self) -> int:
-        """Entries of one MLP branch's matrices."""
+        """Return the number of entries of one MLP branch's matrices."""
         return (3 if self.activation == "swiglu" else 2) * self.width * self.mlp_width
 
     def block_gains(self) -> int:
-        """Entries of one block's norm gains."""
+        """Return the number of entries of one block's norm gains."""
         return self.norm_gains * (2 * self.width + 2 * self.head_dim * self.qk_norm)
 
     def attention_flops(self, positions: int) -> float:
-        """Scores and their sums in one block, over all positions, forward and backward.
+        """Return the FLOPs of one block's scores and their sums.
 
+        Over all positions, forward and backward.
         Counted in full, not only below the diagonal, as torch's flop counter does.
         """
         return 12.0 * positions**2 * self.width
 
 
 class Attention(Residual):
-    """Self-attention over so many positions, pre-norm. `rotate` turns queries and keys by their positions."""
+    """Self-attention, pre-norm; optionally with rotary positions."""
 
     attends = True
 
@@ -106,7 +107,7 @@ class Attention(Residual):
         self.cfg, self.rotary = cfg, rotary
         inner, keys = cfg.width, cfg.key_heads * cfg.head_dim
         self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
-        # One matrix where there is nothing to tell queries from keys and values.
+        # One matrix where queries, keys and values have equal sizes and initial values.
         self.fused = keys == inner and not cfg.zero_query
         if self.fused:
             self.qkv = Linear(trials, cfg.width, 3 * inner, role=Role.HIDDEN)
@@ -139,9 +140,9 @@ class Attention(Residual):
 
 
 def rotate(x_KBSHC: Tensor) -> Tensor:
-    """Rotary positions (arXiv:2104.09864): pairs of channels turned by position times a frequency."""
+    """Rotate pairs of channels by position times frequency (arXiv:2104.09864)."""
     S, C = x_KBSHC.shape[2], x_KBSHC.shape[-1]
-    dtype = torch.promote_types(x_KBSHC.dtype, torch.float32)  # bfloat16 has no odd positions above 256
+    dtype = torch.promote_types(x_KBSHC.dtype, torch.float32)  # bfloat16 cannot represent odd positions above 256
     frequency = 10_000.0 ** (-torch.arange(0, C // 2, device=x_KBSHC.device, dtype=dtype) / (C // 2))
     angle_SC = torch.arange(S, device=x_KBSHC.device, dtype=dtype)[:, None] * frequency
     cos, sin = angle_SC.cos()[:, None], angle_SC.sin()[:, None]
@@ -150,7 +151,7 @@ def rotate(x_KBSHC: Tensor) -> Tensor:
 
 
 class Mlp(Residual):
-    """Two matrices, or three with a gate, pre-norm."""
+    """MLP of two matrices, or three with a gate, pre-norm."""
 
     def __init__(self, cfg: BlocksConfig, trials: int) -> None:
         super().__init__()
@@ -165,7 +166,7 @@ class Mlp(Residual):
 
 
 class Block(nn.Module):
-    """An attention and an MLP branch (or what takes the MLP's place)."""
+    """Block of an attention branch and an MLP branch, or its replacement."""
 
     def __init__(self, attention: Attention, mlp: Residual) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""MLP: an input layer, hidden layers, a readout; biases as an option."""
+"""MLP: input layer, hidden layers, readout; optional biases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.parameterizations import Role
-from hptransfer.training.datasets import FEATURES, IMAGES, Shape
+from hptransfer.training.datasets import FEATURES, IMAGES, DataShape
 from hptransfer.training.layers import Linear, Vector
 from hptransfer.training.models import MODELS, ModelConfig
 from hptransfer.training.operations import Activation
@@ -20,6 +20,8 @@ CHOICES = ("relu", "tanh", "gelu")
 @MODELS.register("mlp")
 @dataclass(kw_only=True)
 class MlpConfig(ModelConfig):
+    """Settings of an MLP."""
+
     takes: ClassVar[tuple[str, ...]] = (FEATURES, IMAGES)
     residual: ClassVar[bool] = False
 
@@ -27,7 +29,7 @@ class MlpConfig(ModelConfig):
     width: int = 64
     """Size of the hidden layers."""
     depth: int = 2
-    """Hidden layers, the one that reads the input among them."""
+    """Number of hidden layers, the input layer included."""
     activation: str = "relu"
     """relu, tanh or gelu."""
     biases: bool = False
@@ -37,20 +39,23 @@ class MlpConfig(ModelConfig):
         if self.activation not in CHOICES:
             raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, CHOICES)}")
 
-    def num_params(self, shape: Shape) -> int:
+    def num_params(self, shape: DataShape) -> int:
         biases = self.biases * (self.depth * self.width + shape.outputs)
-        return (inputs(shape) + (self.depth - 1) * self.width + shape.outputs) * self.width + biases
+        return (input_size(shape) + (self.depth - 1) * self.width + shape.outputs) * self.width + biases
 
-    def flops(self, shape: Shape) -> float:
-        """Six a matrix weight; four in the first layer, whose input needs no gradient."""
-        return (4.0 * inputs(shape) + 6.0 * ((self.depth - 1) * self.width + shape.outputs)) * self.width
+    def flops(self, shape: DataShape) -> float:
+        """Count six per matrix weight; four in the first layer.
 
-    def build(self, *, trials: int, shape: Shape) -> nn.Module:
+        The first layer's input needs no gradient.
+        """
+        return (4.0 * input_size(shape) + 6.0 * ((self.depth - 1) * self.width + shape.outputs)) * self.width
+
+    def build(self, *, trials: int, shape: DataShape) -> nn.Module:
         return MultiLayerPerceptron(self, trials=trials, shape=shape)
 
 
-def inputs(shape: Shape) -> int:
-    """Numbers that describe one example."""
+def input_size(shape: DataShape) -> int:
+    """Return the size of one example's input."""
     size = 1
     for side in shape.inputs:
         size *= side
@@ -58,12 +63,12 @@ def inputs(shape: Shape) -> int:
 
 
 class MultiLayerPerceptron(nn.Module):
-    """Features (B, ...) -> outputs (K, B, 1, O)."""
+    """MLP from features (B, ...) to outputs (K, B, 1, O)."""
 
-    def __init__(self, cfg: MlpConfig, *, trials: int, shape: Shape) -> None:
+    def __init__(self, cfg: MlpConfig, *, trials: int, shape: DataShape) -> None:
         super().__init__()
         self.activation = Activation(cfg.activation)
-        sizes = [inputs(shape), *[cfg.width] * cfg.depth, shape.outputs]
+        sizes = [input_size(shape), *[cfg.width] * cfg.depth, shape.outputs]
         roles = [Role.INPUT, *[Role.HIDDEN] * (cfg.depth - 1), Role.OUTPUT]
         self.layers = nn.ModuleList(
             Linear(trials, fan_in, fan_out, role=role, start=cfg.readout_start if role is Role.OUTPUT else "normal")

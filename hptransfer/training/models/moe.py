@@ -1,8 +1,9 @@
-"""Mixture of experts: a decoder transformer whose MLPs are experts, of which a router picks a few for every token.
+"""Mixture of experts: decoder transformer whose router picks experts per token.
 
-A branch puts out (1/A) sum g_i E_i(h) over the A active experts, g_i being the sigmoid of the router's logit. Active
-are those with the largest g_i + b_i. The bias b is not trained but moves against the load: b -= rate (load - kappa). No
-loss is added for balance. Form and rules: arXiv:2601.20205.
+The experts take the place of a block's MLP. The output of a branch is (1/A) sum g_i E_i(h) over the A active experts,
+g_i being the sigmoid of the router's logit. The experts with the largest g_i + b_i are active. The bias b is not
+trained but moves against the load: b -= rate (load - kappa). No loss is added for balance. Form and rules:
+arXiv:2601.20205.
 
 Letters: K trials, B sequences, S positions, N = B S tokens, D width, E experts, A active ones, F an expert's width,
 R = N A rows, one for every token and expert that it is sent to.
@@ -30,24 +31,27 @@ from hptransfer.training.operations import Activation
 @MODELS.register("moe")
 @dataclass(kw_only=True)
 class MoeConfig(TransformerConfig):
-    """Three axes beside width and depth: `experts` at a fixed share of active ones, `sparsity`, and `granularity`."""
+    """Settings of a mixture of experts, with three further axes.
+
+    The axes are `experts` at a fixed share of active ones, `sparsity`, and `granularity`.
+    """
 
     unit: ClassVar[bool] = False
-    compiles: ClassVar[tuple[str, ...]] = (BF16,)  # torch compiles the product of all experts in no other type
-    recordable: ClassVar[bool] = False  # products of experts look at how many rows each has, but on the newest GPUs
+    compiles: ClassVar[tuple[str, ...]] = (BF16,)  # torch compiles the experts' product in this type only
+    recordable: ClassVar[bool] = False  # experts' products read row counts, except on the newest GPUs
 
     name: str = "moe"
     experts: int = 8
-    """Experts of a layer, each an MLP of mlp_ratio times the model's width; a multiple of sparsity."""
+    """Experts per layer, a multiple of sparsity. Each is an MLP of mlp_ratio times the model's width."""
     sparsity: int = 4
-    """Experts for every active one: a token goes to experts / sparsity of them; kappa is 1 / sparsity."""
+    """Experts per active expert: a token is sent to experts / sparsity of them; kappa is 1 / sparsity."""
     granularity: int = 1
-    """Pieces that every expert is cut into: so many times more experts, and more active ones, each so many times
-    narrower; parameters and FLOPs stay. a_ffn, an expert's width over the model's, is mlp_ratio over granularity."""
+    """Pieces that every expert is cut into. It multiplies the numbers of experts and of active experts and divides an
+    expert's width; parameters and FLOPs stay. a_ffn, an expert's width over the model's, is mlp_ratio / granularity."""
     balance_rate: float = 0.01
-    """How fast the bias of an expert's selection moves against its load; 0 lets the loads go."""
+    """Rate at which the bias of an expert's selection moves against its load; 0 turns balancing off."""
     base_active: int = 2
-    """Active experts of the base model, before granularity, at which the factors of the parameterization are 1."""
+    """Active experts of the base model, before granularity; the parameterization's factors are 1 there."""
     base_granularity: int = 1
     """Granularity of the base model."""
 
@@ -71,26 +75,31 @@ class MoeConfig(TransformerConfig):
 
     @property
     def num_experts(self) -> int:
-        """As many as there are after cutting."""
+        """Number of experts after cutting."""
         return self.experts * self.granularity
 
     @property
     def num_active(self) -> int:
+        """Number of active experts after cutting."""
         return self.num_experts // self.sparsity
 
     @property
     def expert_width(self) -> int:
+        """Width of one expert after cutting."""
         return self.mlp_width // self.granularity
 
     def expert_params(self) -> int:
-        """Entries of one expert."""
+        """Return the number of entries of one expert."""
         return (3 if self.activation == "swiglu" else 2) * self.width * self.expert_width
 
     def mlp_params(self) -> int:
         return self.num_experts * (self.expert_params() + self.width)
 
     def mlp_weights(self) -> int:
-        """Entries that a token meets in one layer: the router's and its active experts'."""
+        """Return the entries that one token uses in one layer.
+
+        They are those of the router and of the token's active experts.
+        """
         return self.num_experts * self.width + self.num_active * self.expert_params()
 
     def base_settings(self, width: int) -> dict[str, Any]:
@@ -101,35 +110,41 @@ class MoeConfig(TransformerConfig):
         return MixtureOfExperts(self, trials)
 
     def report(self, model: nn.Module) -> dict[str, Tensor]:
-        """`expert_load`: tokens of the busiest expert of any layer over the mean; 1 is balanced, sparsity the most."""
+        """Return `expert_load`: the busiest expert's tokens over the mean.
+
+        The largest over layers: 1 is balanced, sparsity the maximum.
+        """
         loads_LK = torch.stack([mixture.take_load() for mixture in mixtures(model).values()])
         return {"expert_load": loads_LK.amax(dim=0)}
 
     def probe(self, model: nn.Module) -> dict[str, nn.Module]:
-        """Mixtures, for what they put out together."""
-        found = mixtures(model)
-        for mixture in found.values():
+        """Mark mixtures as probed and return them by name."""
+        probed = mixtures(model)
+        for mixture in probed.values():
             mixture.probed = True
-        return dict(found)
+        return dict(probed)
 
 
 def mixtures(model: nn.Module) -> dict[str, MixtureOfExperts]:
-    """A model's mixtures by name."""
+    """Return a model's mixtures by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, MixtureOfExperts)}
 
 
 class ExpertLinear(Layer):
-    """A matrix for every expert: (K, E, O, I), without bias. An expert's output is one of `averaged`."""
+    """Linear layer with one matrix per expert (K, E, O, I), without bias.
+
+    An expert's output is one of `averaged` in a mean.
+    """
 
     def __init__(self, trials: int, experts: int, fan_in: int, fan_out: int, *, averaged: int) -> None:
         super().__init__((trials, experts, fan_out, fan_in), role=Role.HIDDEN, fan_in=fan_in, fan_out=fan_out)
         self.averaged = averaged
 
     def forward(self, x: Tensor, ends_G: Tensor | None = None) -> Tensor:
-        """Rows x_KRI, those of an expert together, -> x_KRO; or, without ends, x_KENI -> x_KENO.
+        """Map rows x_KRI, sorted by expert, -> x_KRO; without ends, x_KENI -> x_KENO.
 
         Args:
-            ends_G: where the rows of each of all trials' K E experts end.
+            ends_G: end of the rows of each of all trials' K E experts.
         """
         weight_GOI = self.weight.flatten(0, 1)
         rows = x.flatten(0, 1)
@@ -140,13 +155,17 @@ class ExpertLinear(Layer):
         return [tensor[expert] for expert in range(len(tensor))]
 
 
-GROUPED_MM = getattr(F, "grouped_mm", None)  # newer than the oldest torch that this package takes
+GROUPED_MM = getattr(F, "grouped_mm", None)  # newer than the oldest torch that this package supports
 
 
 def grouped(x_RI: Tensor, weight_GOI: Tensor, ends_G: Tensor) -> Tensor:
-    """The rows of every group, which end at its end, times its own matrix; no row is dropped and none padded.
+    """Multiply the rows of every group by its own matrix.
 
-    One kernel for all groups, where torch has one: not for float64, nor sides that are no multiple of 16 bytes.
+    No row is dropped and none is padded. Torch has one kernel for all groups, but not for float64, nor for sides that
+    are not a multiple of 16 bytes.
+
+    Args:
+        ends_G: end of the rows of every group.
     """
     x_RI, weight_GOI = narrowed(x_RI, weight_GOI)
     sides = [side * x_RI.element_size() for side in weight_GOI.shape[1:]]
@@ -158,14 +177,14 @@ def grouped(x_RI: Tensor, weight_GOI: Tensor, ends_G: Tensor) -> Tensor:
 
 
 class MixtureOfExperts(Residual):
-    """Router and experts, pre-norm.
+    """Mixture of experts with its router, pre-norm.
 
     Attributes:
-        bias: b_i, shape (K, E), moved by every backward pass.
-        load: share of the tokens that each expert was given, shape (K, E), summed over backward passes.
-        probed: whether, for a check that repeats one batch, tokens stay with the experts that they had first, as one
-            that leaves its expert moves by far more than a step, and every expert is given every token.
-        held: the first choice, of a mixture that is probed.
+        bias: b_i, shape (K, E), updated by every backward pass.
+        load: share of the tokens that each expert received, shape (K, E), summed over backward passes.
+        probed: True for a check that repeats one batch: tokens keep their first experts, because a token that leaves
+            its expert changes by far more than a step, and every expert receives every token.
+        held: first choice of experts of a probed mixture.
     """
 
     bias: Tensor
@@ -190,9 +209,8 @@ class MixtureOfExperts(Residual):
 
     def forward(self, x_KBSD: Tensor) -> Tensor:
         h_KND = self.norm(x_KBSD).flatten(1, 2)
-        with torch.autocast(
-            h_KND.device.type, enabled=False
-        ):  # the choice hangs on small differences (arXiv:2101.03961)
+        # In float32, as the choice depends on small differences (arXiv:2101.03961).
+        with torch.autocast(h_KND.device.type, enabled=False):
             gates_KNE = self.router(h_KND).sigmoid()
         chosen_KNA = self._chosen(gates_KNE.detach())
         if gates_KNE.requires_grad:
@@ -210,7 +228,10 @@ class MixtureOfExperts(Residual):
         return chosen_KNA
 
     def _active(self, h_KND: Tensor, chosen_KNA: Tensor) -> Tensor:
-        """What the chosen experts put out, y_KNAD: their rows are sorted by trial and expert, and sorted back."""
+        """Return the outputs y_KNAD of the chosen experts.
+
+        Rows are sorted by trial and expert, and sorted back.
+        """
         trials, experts = self.bias.shape
         groups = torch.arange(trials * experts, device=h_KND.device)
         of_R = (chosen_KNA + groups[::experts].view(-1, 1, 1)).flatten()
@@ -221,20 +242,23 @@ class MixtureOfExperts(Residual):
         return y_KRD.flatten(0, 1)[order_R.argsort()].view(*chosen_KNA.shape, -1)
 
     def _all(self, h_KND: Tensor, chosen_KNA: Tensor) -> Tensor:
-        """The same, picked from what all experts put out for all tokens."""
+        """Return the outputs of the chosen experts, from all experts' outputs.
+
+        Every expert receives every token.
+        """
         h_KEND = h_KND.unsqueeze(1).expand(-1, self.cfg.num_experts, -1, -1)
         y_KNED: Tensor = self.down(self.activation(self.up(h_KEND))).transpose(1, 2)
         return y_KNED.gather(2, chosen_KNA.unsqueeze(-1).expand(-1, -1, -1, h_KND.shape[2]))
 
     def _balance(self, chosen_KNA: Tensor, _: Tensor) -> None:
-        """Moves the bias: in the backward pass, so that evaluation leaves it alone."""
+        """Update the bias in the backward pass, so that evaluation never does."""
         ones_KR = torch.ones_like(chosen_KNA.flatten(1), dtype=self.load.dtype)
         load_KE = torch.zeros_like(self.load).scatter_add_(1, chosen_KNA.flatten(1), ones_KR / chosen_KNA.shape[1])
         self.load += load_KE
         self.bias -= self.cfg.balance_rate * (load_KE - 1 / self.cfg.sparsity)
 
     def take_load(self) -> Tensor:
-        """Largest load over the mean one since the last call, shape (K,)."""
+        """Return the largest load over the mean since the last call, shape (K,)."""
         largest_K = self.load.amax(dim=1) / self.load.mean(dim=1)
         self.load.zero_()
         return largest_K

@@ -1,4 +1,7 @@
-"""Residual MLP: one or two matrices a branch, without norms or pre-norm (Bordelon et al. 2023, arXiv:2309.16620)."""
+"""Residual MLP: one or two matrices per branch, optionally pre-norm.
+
+Source: Bordelon et al. 2023, arXiv:2309.16620.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,27 @@ from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import Role
-from hptransfer.training.datasets import FEATURES, IMAGES, Shape
+from hptransfer.training.datasets import FEATURES, IMAGES, DataShape
 from hptransfer.training.layers import Linear, Norm, Residual
 from hptransfer.training.models import MODELS, ModelConfig
-from hptransfer.training.models.mlp import inputs
+from hptransfer.training.models.mlp import input_size
 from hptransfer.training.operations import Activation
 
 
 @MODELS.register("resmlp")
 @dataclass(kw_only=True)
 class ResMlpConfig(ModelConfig):
+    """Settings of a residual MLP."""
+
     takes: ClassVar[tuple[str, ...]] = (FEATURES, IMAGES)
 
     name: str = "resmlp"
     width: int = 64
     """Size of the residual stream."""
     depth: int = 2
-    """Residual blocks."""
+    """Number of residual blocks."""
     matrices: int = 1
-    """Matrices a branch: 1 or 2."""
+    """Matrices per branch: 1 or 2."""
     norm: bool = False
     """RMS norm, without a gain, before every branch and the readout."""
 
@@ -36,19 +41,22 @@ class ResMlpConfig(ModelConfig):
         if self.matrices not in (1, 2):
             raise ConfigError(f"{place}.matrices must be 1 or 2, got {self.matrices}")
 
-    def num_params(self, shape: Shape) -> int:
-        return (inputs(shape) + self.depth * self.matrices * self.width + shape.outputs) * self.width
+    def num_params(self, shape: DataShape) -> int:
+        return (input_size(shape) + self.depth * self.matrices * self.width + shape.outputs) * self.width
 
-    def flops(self, shape: Shape) -> float:
-        """Six a matrix weight; four in the first layer, whose input needs no gradient."""
-        return (4.0 * inputs(shape) + 6.0 * (self.depth * self.matrices * self.width + shape.outputs)) * self.width
+    def flops(self, shape: DataShape) -> float:
+        """Count six per matrix weight; four in the first layer.
 
-    def build(self, *, trials: int, shape: Shape) -> nn.Module:
+        The first layer's input needs no gradient.
+        """
+        return (4.0 * input_size(shape) + 6.0 * (self.depth * self.matrices * self.width + shape.outputs)) * self.width
+
+    def build(self, *, trials: int, shape: DataShape) -> nn.Module:
         return ResMlp(self, trials=trials, shape=shape)
 
 
 class Branch(Residual):
-    """ReLU, then a matrix, once or twice."""
+    """Residual branch of ReLU and matrix, once or twice."""
 
     def __init__(self, cfg: ResMlpConfig, trials: int) -> None:
         super().__init__()
@@ -66,11 +74,11 @@ class Branch(Residual):
 
 
 class ResMlp(nn.Module):
-    """Features (B, ...) -> outputs (K, B, 1, O)."""
+    """Residual MLP from features (B, ...) to outputs (K, B, 1, O)."""
 
-    def __init__(self, cfg: ResMlpConfig, *, trials: int, shape: Shape) -> None:
+    def __init__(self, cfg: ResMlpConfig, *, trials: int, shape: DataShape) -> None:
         super().__init__()
-        self.first = Linear(trials, inputs(shape), cfg.width, role=Role.INPUT)
+        self.first = Linear(trials, input_size(shape), cfg.width, role=Role.INPUT)
         self.blocks = nn.ModuleList(Branch(cfg, trials) for _ in range(cfg.depth))
         self.norm = Norm(trials, cfg.width, gain=False) if cfg.norm else nn.Identity()
         self.readout = Linear(trials, cfg.width, shape.outputs, role=Role.OUTPUT, start=cfg.readout_start)

@@ -1,4 +1,6 @@
-"""Convolutional ResNet: pre-activation with batch norm, or without norms; a depth multiplier on every branch.
+"""Convolutional ResNet: pre-activation, batch norm or no norms.
+
+Every branch has a depth multiplier.
 
 Letters: K trials, B images, C channels; activations are (B, K C, H, W), a group of channels a trial.
 """
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, multiples, unknown
 from hptransfer.parameterizations import Role
-from hptransfer.training.datasets import IMAGES, Shape
+from hptransfer.training.datasets import IMAGES, DataShape
 from hptransfer.training.layers import Conv2d, Linear, Residual, Vector, scale_channels
 from hptransfer.training.models import MODELS, ModelConfig
 from hptransfer.training.operations import Activation
@@ -26,17 +28,19 @@ NORMS = ("none", "batch")
 @MODELS.register("resnet")
 @dataclass(kw_only=True)
 class ResNetConfig(ModelConfig):
+    """Settings of a ResNet."""
+
     takes: ClassVar[tuple[str, ...]] = (IMAGES,)
 
     name: str = "resnet"
     width: int = 16
-    """Channels of the first stage; every further stage has twice those of the one before."""
+    """Channels of the first stage; every further stage has twice as many as the previous one."""
     depth: int = 3
-    """Residual blocks, the same number in every stage."""
+    """Number of residual blocks, the same in every stage."""
     stages: int = 1
-    """Stages; between two of them the image's sides are halved."""
+    """Number of stages; the image's sides are halved between stages."""
     convolutions: int = 1
-    """Convolutions a branch: 1 or 2."""
+    """Convolutions per branch: 1 or 2."""
     norm: str = "none"
     """none, or batch: batch norm with gains and biases before every convolution of a branch."""
 
@@ -53,7 +57,7 @@ class ResNetConfig(ModelConfig):
             raise ConfigError(f"{place}.norm: {unknown('norm', self.norm, NORMS)}")
 
     def blocks(self) -> Iterator[tuple[int, int, int]]:
-        """Channels in and out and the stride of every block."""
+        """Yield input channels, output channels and stride of every block."""
         before = self.width
         for stage in range(self.stages):
             for index in range(self.depth // self.stages):
@@ -61,7 +65,7 @@ class ResNetConfig(ModelConfig):
                 yield before, channels, 2 if stage and not index else 1
                 before = channels
 
-    def num_params(self, shape: Shape) -> int:
+    def num_params(self, shape: DataShape) -> int:
         total = 9 * shape.inputs[0] * self.width
         for before, channels, _ in self.blocks():
             sizes = [before, *[channels] * (self.convolutions - 1)]
@@ -71,8 +75,11 @@ class ResNetConfig(ModelConfig):
         last = self.width << (self.stages - 1)
         return total + last * shape.outputs + (2 * last if self.norm == "batch" else 0)
 
-    def flops(self, shape: Shape) -> float:
-        """Six a convolution's weight and output pixel; four in the first, whose input needs no gradient."""
+    def flops(self, shape: DataShape) -> float:
+        """Count six per convolution weight and output pixel; four in the first.
+
+        The first convolution's input needs no gradient.
+        """
         channels_in, height, width = shape.inputs
         total = 4.0 * 9 * channels_in * self.width * height * width
         for before, channels, stride in self.blocks():
@@ -82,12 +89,15 @@ class ResNetConfig(ModelConfig):
             total += 6.0 * weights * height * width
         return total + 6.0 * (self.width << (self.stages - 1)) * shape.outputs
 
-    def build(self, *, trials: int, shape: Shape) -> nn.Module:
+    def build(self, *, trials: int, shape: DataShape) -> nn.Module:
         return ResNet(self, trials=trials, shape=shape)
 
 
 class BatchNorm(nn.Module):
-    """Batch norm of every channel of every trial, with gains and biases; running means when not training."""
+    """Batch norm of every trial's channels, with gains and biases.
+
+    It uses running means when not training.
+    """
 
     def __init__(self, trials: int, size: int) -> None:
         super().__init__()
@@ -105,7 +115,7 @@ class BatchNorm(nn.Module):
 
 
 class Branch(Residual):
-    """(Norm,) ReLU, convolution, once or twice."""
+    """Residual branch of (norm,) ReLU and convolution, once or twice."""
 
     def __init__(self, cfg: ResNetConfig, trials: int, before: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -124,7 +134,10 @@ class Branch(Residual):
 
 
 class Block(nn.Module):
-    """skip + branch; the skip is a 1x1 convolution where the channels change."""
+    """Residual block: skip + branch.
+
+    The skip is a 1x1 convolution where the number of channels changes.
+    """
 
     def __init__(self, cfg: ResNetConfig, trials: int, before: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -139,9 +152,9 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images (B, C, H, W) -> logits (K, B, 1, O)."""
+    """ResNet from images (B, C, H, W) to logits (K, B, 1, O)."""
 
-    def __init__(self, cfg: ResNetConfig, *, trials: int, shape: Shape) -> None:
+    def __init__(self, cfg: ResNetConfig, *, trials: int, shape: DataShape) -> None:
         super().__init__()
         self.first = Conv2d(trials, shape.inputs[0], cfg.width, kernel=3, role=Role.INPUT)
         self.blocks = nn.ModuleList(Block(cfg, trials, *sizes) for sizes in cfg.blocks())

@@ -1,4 +1,6 @@
-"""Decoder-only transformer: pre-norm, heads of fixed size; GQA, SwiGLU, QK-norm, rotary, tied as options.
+"""Decoder-only transformer, pre-norm; GQA, SwiGLU, QK-norm, rotary, tied embeddings optional.
+
+Heads have a fixed size.
 
 Letters: K trials, B sequences, S positions, D width, V vocabulary.
 """
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.parameterizations import Role
-from hptransfer.training.datasets import TOKENS, Shape
+from hptransfer.training.datasets import TOKENS, DataShape
 from hptransfer.training.layers import Embedding, Linear, Norm, Residual, TiedReadout
 from hptransfer.training.models import MODELS
 from hptransfer.training.models._blocks import Attention, Block, BlocksConfig, Mlp
@@ -25,13 +27,15 @@ POSITIONS = ("learned", "rotary")
 @MODELS.register("transformer")
 @dataclass(kw_only=True)
 class TransformerConfig(BlocksConfig):
+    """Settings of a decoder-only transformer."""
+
     takes: ClassVar[tuple[str, ...]] = (TOKENS,)
 
     name: str = "transformer"
     positions: str = "learned"
-    """learned, an embedding of every position; or rotary."""
+    """learned (an embedding of every position) or rotary."""
     tied: bool = False
-    """The readout uses the embedding's weights."""
+    """Use the embedding's weights as the readout."""
 
     def check(self, place: str) -> None:
         super().check(place)
@@ -45,32 +49,32 @@ class TransformerConfig(BlocksConfig):
                 f"set {place}.tied=false or leave {place}.zero_readout out"
             )
 
-    def num_params(self, shape: Shape) -> int:
+    def num_params(self, shape: DataShape) -> int:
         embedded = shape.vocabulary * (1 if self.tied else 2) + shape.sequence * (self.positions == "learned")
         block = self.attention_weights() + self.mlp_params() + self.block_gains()
         return self.depth * block + embedded * self.width + self.norm_gains * self.width
 
     def mlp_params(self) -> int:
-        """Entries of all matrices in a block's second branch."""
+        """Return the number of entries of all matrices in a block's second branch."""
         return self.mlp_weights()
 
-    def flops(self, shape: Shape) -> float:
-        """Six a matrix weight and position, and the scores."""
+    def flops(self, shape: DataShape) -> float:
+        """Count six per matrix weight and position, and the scores."""
         weights = self.depth * (self.attention_weights() + self.mlp_weights()) + shape.vocabulary * self.width
         return 6.0 * weights * shape.sequence + self.depth * self.attention_flops(shape.sequence)
 
-    def build(self, *, trials: int, shape: Shape) -> nn.Module:
+    def build(self, *, trials: int, shape: DataShape) -> nn.Module:
         return Transformer(self, trials=trials, shape=shape)
 
     def branch(self, trials: int) -> Residual:
-        """A block's second branch."""
+        """Build a block's second branch."""
         return Mlp(self, trials)
 
 
 class Transformer(nn.Module):
-    """Indices (B, S) -> logits (K, B, S, V)."""
+    """Transformer from indices (B, S) to logits (K, B, S, V)."""
 
-    def __init__(self, cfg: TransformerConfig, *, trials: int, shape: Shape) -> None:
+    def __init__(self, cfg: TransformerConfig, *, trials: int, shape: DataShape) -> None:
         super().__init__()
         self.tokens = Embedding(trials, shape.vocabulary, cfg.width)
         self.positions = Embedding(trials, shape.sequence, cfg.width) if cfg.positions == "learned" else None

@@ -1,6 +1,8 @@
-"""ViT: patches of an image as tokens of a transformer without a causal mask, read out from a class token.
+"""ViT: transformer over image patches, read out from a class token.
 
-Letters: K trials, B images, P patches, I numbers a patch, S = P + 1 positions, D width.
+Attention has no causal mask.
+
+Letters: K trials, B images, P patches, I numbers per patch, S = P + 1 positions, D width.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError, divisors
 from hptransfer.parameterizations import Role
-from hptransfer.training.datasets import IMAGES, Shape
+from hptransfer.training.datasets import IMAGES, DataShape
 from hptransfer.training.layers import Embedding, Linear, Norm
 from hptransfer.training.models import MODELS
 from hptransfer.training.models._blocks import Attention, Block, BlocksConfig, Mlp
@@ -24,17 +26,19 @@ from hptransfer.training.operations import Sum
 @MODELS.register("vit")
 @dataclass(kw_only=True)
 class VitConfig(BlocksConfig):
+    """Settings of a ViT."""
+
     takes: ClassVar[tuple[str, ...]] = (IMAGES,)
 
     name: str = "vit"
     patch: int = 2
-    """Side of a patch in pixels; divides the image's sides."""
+    """Side of a patch in pixels, a divisor of the image's sides."""
 
     def check(self, place: str) -> None:
         super().check(place)
         self.check_positive(place, "patch")
 
-    def check_shape(self, place: str, shape: Shape) -> None:
+    def check_shape(self, place: str, shape: DataShape) -> None:
         _, height, width = shape.inputs
         if height % self.patch or width % self.patch:
             raise ConfigError(
@@ -42,31 +46,34 @@ class VitConfig(BlocksConfig):
                 f"take {divisors(math.gcd(height, width), self.patch)}"
             )
 
-    def patches(self, shape: Shape) -> tuple[int, int]:
-        """How many there are, and numbers in each."""
+    def patches(self, shape: DataShape) -> tuple[int, int]:
+        """Return the number of patches and the numbers in each."""
         channels, height, width = shape.inputs
         return (height // self.patch) * (width // self.patch), channels * self.patch**2
 
-    def num_params(self, shape: Shape) -> int:
+    def num_params(self, shape: DataShape) -> int:
         count, numbers = self.patches(shape)
         block = self.attention_weights() + self.mlp_weights() + self.block_gains()
         outside = numbers + count + 1 + 1 + shape.outputs + self.norm_gains
         return self.depth * block + outside * self.width
 
-    def flops(self, shape: Shape) -> float:
-        """Six a matrix weight and position; four in the patch embedding, whose input needs no gradient."""
+    def flops(self, shape: DataShape) -> float:
+        """Count six per matrix weight and position; four in the patch embedding.
+
+        The patch embedding's input needs no gradient.
+        """
         count, numbers = self.patches(shape)
         block = 6.0 * (self.attention_weights() + self.mlp_weights()) * (count + 1) + self.attention_flops(count + 1)
         return self.depth * block + (4.0 * numbers * count + 6.0 * shape.outputs) * self.width
 
-    def build(self, *, trials: int, shape: Shape) -> nn.Module:
+    def build(self, *, trials: int, shape: DataShape) -> nn.Module:
         return VisionTransformer(self, trials=trials, shape=shape)
 
 
 class VisionTransformer(nn.Module):
-    """Images (B, C, H, W) -> logits (K, B, 1, O)."""
+    """ViT from images (B, C, H, W) to logits (K, B, 1, O)."""
 
-    def __init__(self, cfg: VitConfig, *, trials: int, shape: Shape) -> None:
+    def __init__(self, cfg: VitConfig, *, trials: int, shape: DataShape) -> None:
         super().__init__()
         self.patch = cfg.patch
         count, numbers = cfg.patches(shape)

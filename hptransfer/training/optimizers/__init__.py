@@ -1,4 +1,7 @@
-"""Optimizers of the builtin trainer. One file each; the file's name is the optimizer's."""
+"""Optimizers of the builtin trainer.
+
+One file each; the file's name is the optimizer's.
+"""
 
 from hptransfer.training.optimizers._base import (
     OPTIMIZERS,

@@ -1,4 +1,4 @@
-"""What an optimizer's configuration answers: its update law, its settings by group, the torch objects."""
+"""Base class of optimizers' configurations, and their registry."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ COUPLED = ("default", "coupled")
 class OptimizerConfig(ABC):
     """Settings of one optimizer in the base run.
 
-    Fields that all have: `lr`, the peak; `weight_decay`, meant as `decay` says: "coupled", a step removes
-    lr * weight_decay of a weight; "independent", weight_decay times the schedule's factor; "timescale",
-    weights forget over weight_decay of the run's steps (arXiv:2405.13698), 0 for never; "default", as the
-    parameterization means it: coupled, but independent for umup.
+    Attributes:
+        lr: peak learning rate.
+        weight_decay: weight decay in the unit that `decay` sets.
+        decay: "coupled": a step removes lr * weight_decay of a weight. "independent": it removes weight_decay times the
+            schedule's factor. "timescale": weights forget over the share weight_decay of the run's steps
+            (arXiv:2405.13698), 0 for never. "default": the parameterization's, coupled except for umup (independent).
     """
 
     recordable: ClassVar[bool] = False
-    """Whether what changes from step to step stands in tensors on the GPU, so that a CUDA graph can hold a step."""
+    """True if all that changes between steps is in tensors on the GPU, so that a CUDA graph can hold a step."""
 
     name: str
     lr: float
@@ -36,9 +38,13 @@ class OptimizerConfig(ABC):
     decay: str = "default"
 
     def check(self, place: str) -> None:
-        """
+        """Check the settings.
+
+        Args:
+            place: prefix of the settings' keys in messages.
+
         Raises:
-            ConfigError: a value breaks a rule; `place` is where the settings stand.
+            ConfigError: a value breaks a rule.
         """
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"{place}.lr must be above 0 and finite, got {self.lr}; typical values are 1e-4 to 1e-1")
@@ -47,30 +53,33 @@ class OptimizerConfig(ABC):
         if self.decay == "l2":
             raise ConfigError(
                 f"{place}.decay=l2 adds decay to the gradient, where the two compete, but gradients shrink as a "
-                f"layer widens: what is right at one width is wrong at the next; set it to {', '.join(DECAYS[:-1])} "
-                f"or {DECAYS[-1]}"
+                f"layer widens: a value that is right at one width is wrong at the next; set it to "
+                f"{', '.join(DECAYS[:-1])} or {DECAYS[-1]}"
             )
         if self.decay not in DECAYS:
             raise ConfigError(f"{place}.decay: {unknown('kind of weight decay', self.decay, DECAYS)}")
 
     def check_memories(self, place: str, *keys: str) -> None:
-        """Raises ConfigError for the first of these settings outside [0, 1)."""
+        """Raise ConfigError for the first of these settings outside [0, 1)."""
         for key in keys:
             if not 0 <= getattr(self, key) < 1:
                 raise ConfigError(f"{place}.{key} must be in [0, 1), got {getattr(self, key)}")
 
     def check_nonnegative(self, place: str, *keys: str) -> None:
-        """Raises ConfigError for the first of these settings below 0 or infinite."""
+        """Raise ConfigError for the first of these settings below 0 or infinite."""
         for key in keys:
             if not 0 <= getattr(self, key) < math.inf:
                 raise ConfigError(f"{place}.{key} must be at least 0 and finite, got {getattr(self, key)}")
 
     def law(self, role: Role) -> UpdateLaw:
-        """How the raw step of a role's tensors scales: entrywise, unless the optimizer says otherwise."""
+        """Return the update law of a role's tensors; entrywise by default."""
         return ENTRYWISE
 
     def settings(self, rule: TensorRule, steps: int) -> dict[str, float]:
-        """Settings of a tensor under a rule, `weight_decay` as `decay` means it, but timescales as independent."""
+        """Return a tensor's settings under a rule.
+
+        `weight_decay` is in the unit of `decay`; a timescale is converted to independent decay.
+        """
         factor = rule.weight_decay if self.decay in COUPLED else rule.budget.ratio
         decay = self.weight_decay * factor
         if self.decay == "timescale" and self.weight_decay:
@@ -78,25 +87,25 @@ class OptimizerConfig(ABC):
         return {"lr": self.lr * rule.learning_rate, "weight_decay": decay, **self.more(rule)}
 
     def more(self, rule: TensorRule) -> dict[str, float]:
-        """Settings beside `lr` and `weight_decay`."""
+        """Return the settings other than `lr` and `weight_decay`."""
         return {}
 
     def coupled(self, settings: dict[str, float]) -> float:
-        """The decay of torch's optimizers, which multiply it by the learning rate."""
+        """Return the decay for torch's optimizers, which multiply it by lr."""
         return settings["weight_decay"] / (1.0 if self.decay in COUPLED else settings["lr"])
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
-        """The optimizers over all groups.
+        """Build the optimizers over all groups.
 
         Args:
-            groups: each with `params`, their `layers`, the `role`, and what `settings` gave.
+            groups: groups with `params`, their `layers`, the `role`, and the values of `settings`.
         """
 
 
 @dataclass(kw_only=True)
 class TwoBetasConfig(OptimizerConfig):
-    """An optimizer with two memories, `beta1` and `beta2`, and no further settings."""
+    """Settings of an optimizer with only the memories `beta1` and `beta2`."""
 
     beta1: float = 0.9
     beta2: float = 0.95
@@ -109,7 +118,7 @@ class TwoBetasConfig(OptimizerConfig):
         return {"beta1": rule.budget.beta(self.beta1), "beta2": rule.budget.beta(self.beta2)}
 
     def torch_groups(self, groups: list[dict[str, Any]], decay: str) -> list[dict[str, Any]]:
-        """Groups as torch's optimizers take them, coupled decay under the key `decay`."""
+        """Return groups for torch's optimizers, coupled decay under the key `decay`."""
         return [
             {
                 "params": group["params"],
@@ -122,7 +131,10 @@ class TwoBetasConfig(OptimizerConfig):
 
 
 class DecoupledDecay(torch.optim.Optimizer):
-    """Mixed in before an optimizer, it decays weights as AdamW does, by `lr * decoupled` of its groups."""
+    """Mixin that decays weights as AdamW does, by `lr * decoupled` of groups.
+
+    It comes before the optimizer's class.
+    """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

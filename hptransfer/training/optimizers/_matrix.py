@@ -1,4 +1,7 @@
-"""What Shampoo and K-FAC share: two factors a matrix, exponential means, whose damped powers multiply its gradient."""
+"""Preconditioning with two factors per matrix, for Shampoo and K-FAC.
+
+Factors are exponential means; their damped powers multiply the matrix's gradient.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,22 @@ CHOICES = {"all": MATRICES, "hidden": frozenset({Role.HIDDEN})}
 
 @dataclass(kw_only=True)
 class MatrixConfig(AdamSettings):
-    """Settings of both methods. Roles that `matrices` leaves out, and vectors, train with AdamW: `beta1`, `eps`.
+    """Settings of Shampoo and K-FAC.
 
-    `beta2` is the memory of the factors and of AdamW's squared gradient.
+    Roles that `matrices` excludes, and vectors, train with AdamW, whose settings are `beta1` and `eps`. `beta2` is the
+    memory of the factors and of AdamW's squared gradient.
     """
 
     matrices: str = "all"
-    """all: input, hidden and output matrices; or hidden: those alone, and AdamW for the others."""
+    """all (input, hidden and output matrices), or hidden (AdamW trains the others)."""
     momentum: float = 0.9
     """Memory of the gradient of matrices, in [0, 1)."""
     damping: float = 1e-6
-    """Added to a factor's eigenvalues, as a share of the largest, so that it means the same at every width; above 0."""
+    """Damping added to a factor's eigenvalues, as a share of the largest, so independent of width; in (0, 1]."""
     every: int = 1
-    """Steps between two computations of the factors' powers."""
+    """Number of steps between computations of the factors' powers."""
     largest_side: int = 2048
-    """Sides of a matrix that are longer have no dense factor; at least 1."""
+    """Longest side of a matrix that has a dense factor; at least 1."""
 
     def check(self, place: str) -> None:
         super().check(place)
@@ -50,7 +54,7 @@ class MatrixConfig(AdamSettings):
     @property
     @abstractmethod
     def matrix_law(self) -> UpdateLaw:
-        """The law of the method's own steps."""
+        """Update law of the method's own steps."""
 
     def law(self, role: Role) -> UpdateLaw:
         return self.matrix_law if role in CHOICES[self.matrices] else ENTRYWISE
@@ -62,21 +66,22 @@ class MatrixConfig(AdamSettings):
         return super().more(rule)
 
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
-        # Trials of a stack may differ in every setting: a group has those that its own trial gives it.
-        own = [{**group, "decoupled": self.coupled(group)} for group in groups if "damping" in group]
+        # Trials of a stack may differ in every setting, so each group carries its trial's.
+        matrices = [{**group, "decoupled": self.coupled(group)} for group in groups if "damping" in group]
         rest = [group for group in groups if "damping" not in group]
-        return [*([self.preconditioned(own)] if own else []), *([self.adamw(rest)] if rest else [])]
+        return [*([self.preconditioned(matrices)] if matrices else []), *([self.adamw(rest)] if rest else [])]
 
     @abstractmethod
     def preconditioned(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """The method over groups of matrices."""
+        """Build the method's optimizer over groups of matrices."""
 
 
 class FactoredPreconditioner(torch.optim.Optimizer, ABC):
-    """w -= lr * left^p m right^p, m the bias-corrected mean gradient, left and right bias-corrected mean factors.
+    """Optimizer with the step w -= lr * left^p m right^p.
 
-    Groups say, beside the settings: `layers`, those of the tensors; `trial`, their place in the stack; `terms`, how
-    many the loss is the mean of.
+    m is the bias-corrected mean gradient, left and right are bias-corrected mean factors. Groups hold, in addition to
+    the settings, the tensors' `layers`, their `trial` (position in the stack) and `terms`, the number of terms of the
+    mean that is the loss.
     """
 
     def __init__(self, params: list[dict[str, Any]]) -> None:
@@ -84,11 +89,14 @@ class FactoredPreconditioner(torch.optim.Optimizer, ABC):
 
     @abstractmethod
     def factors(self, view: Tensor, layer: Layer, group: dict[str, Any]) -> list[Tensor | None]:
-        """This step's left and right factor: symmetric, or a diagonal as a vector, or None for the identity."""
+        """Return this step's left and right factor.
+
+        A factor is symmetric, or a diagonal as a vector, or None for the identity.
+        """
 
     @abstractmethod
     def power(self, num_factors: int) -> float:
-        """The power that each of so many factors is raised to."""
+        """Return the power that each of `num_factors` factors is raised to."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -120,24 +128,25 @@ class FactoredPreconditioner(torch.optim.Optimizer, ABC):
 
 
 class DecoupledPreconditioner(DecoupledDecay, FactoredPreconditioner):
-    """With AdamW's weight decay."""
+    """Factored preconditioner with AdamW's weight decay."""
 
 
 def times_right(matrix: Tensor, factor: Tensor | None) -> Tensor:
-    """matrix times a symmetric factor; of a diagonal one the vector."""
+    """Multiply a matrix by a symmetric factor, or a diagonal as a vector."""
     if factor is None:
         return matrix
     return matrix * factor if factor.dim() == 1 else matrix @ factor
 
 
 def damped_power(factor: Tensor, power: float, damping: float) -> Tensor:
-    """(factor + damping * its largest eigenvalue)^power; NaN where the factor is not finite, as eigh would raise.
+    """Return (factor + damping * its largest eigenvalue)^power.
 
-    In float64: in float32 eigenvalues are wrong by 1e-7 of the largest, as much as a small damping. The largest
-    eigenvalue and not the mean one, which falls behind it as width grows while the batch, and so the rank, does not.
+    NaN where the factor is not finite, as eigh would raise. Computed in float64: in float32 eigenvalues are wrong by
+    1e-7 of the largest, as much as a small damping. The largest eigenvalue is used instead of the mean, because the
+    mean grows slower with width while the batch, and thus the rank, stays.
 
     Args:
-        factor: symmetric and without negative eigenvalues but for rounding, or a diagonal as a vector.
+        factor: symmetric, without negative eigenvalues except by rounding; or a diagonal as a vector.
     """
     if not factor.isfinite().all():
         return torch.full_like(factor, torch.nan)
@@ -150,7 +159,7 @@ def damped_power(factor: Tensor, power: float, damping: float) -> Tensor:
 
 def _damped(values: Tensor, power: float, damping: float) -> Tensor:
     values = values.clamp_min(0)
-    # Factors that are still zero belong to gradients that are: their power only has to be finite.
+    # A factor that is still zero belongs to a zero gradient: its power only has to be finite.
     tiny = torch.finfo(torch.float32).tiny
     powers: Tensor = (values + damping * values.max()).clamp_min(tiny) ** power
     return powers

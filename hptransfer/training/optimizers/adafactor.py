@@ -1,6 +1,6 @@
 """Adafactor with parameter scaling (arXiv:1804.04235), from the pytorch-optimizer package.
 
-Its own learning-rate schedule (relative_step) is off: it caps the rate, so that higher ones do nothing.
+Its learning-rate schedule (relative_step) is off: it caps the rate, so that higher ones have no effect.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from hptransfer.training.optimizers import OPTIMIZERS, DecoupledDecay, Optimizer
 @OPTIMIZERS.register("adafactor")
 @dataclass(kw_only=True)
 class AdafactorConfig(OptimizerConfig):
+    """Settings of Adafactor."""
+
     name: str = "adafactor"
     lr: float = 2.0**-5
     """Peak step relative to the weights' root mean square; above 0."""
     beta2: float = 0.999
     """Longest memory of the squared gradient, in [0, 1); at step t it is at most 1 - t^-0.8."""
     floor: float = 1e-3
-    """Weights smaller than this are stepped as if they were this large. A readout whose initial spread falls below it
-    with width leaves the rule: lower it, or take a form of muP with a readout multiplier."""
+    """Lower limit on the weights' root mean square that scales a step. A readout whose initial spread falls below it
+    with width no longer follows the rule: lower it, or take a form of muP with a readout multiplier."""
 
     def check(self, place: str) -> None:
         super().check(place)
@@ -56,5 +58,5 @@ class AdafactorConfig(OptimizerConfig):
             ]
             return Adafactor(torch_groups, relative_step=False, scale_parameter=True, eps2=floor)
 
-        # The package has one floor an optimizer; trials of a stack have their own.
+        # The package has one floor per optimizer; trials of a stack may have different ones.
         return [adafactor(floor) for floor in sorted({group["floor"] for group in groups})]

@@ -1,4 +1,4 @@
-"""Adam-atan2: Adam without an epsilon, its ratio bounded by an arctangent (Everett et al., arXiv:2407.05872)."""
+"""Adam-atan2: Adam with an arctangent instead of epsilon (arXiv:2407.05872)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from hptransfer.training.optimizers import OPTIMIZERS, DecoupledDecay, TwoBetasC
 @OPTIMIZERS.register("adam_atan2")
 @dataclass(kw_only=True)
 class AdamAtan2Config(TwoBetasConfig):
+    """Settings of Adam-atan2."""
+
     name: str = "adam_atan2"
     lr: float = 2.0**-6
     """Peak learning rate at the base; above 0."""
@@ -27,7 +29,10 @@ class AdamAtan2Config(TwoBetasConfig):
 
 
 class Atan2(torch.optim.Optimizer):
-    """w -= lr * atan2(m, sqrt(v)), m and v Adam's bias-corrected means; invariant to the loss's scale."""
+    """Optimizer with the step w -= lr * atan2(m, sqrt(v)).
+
+    m and v are Adam's bias-corrected means. Steps are invariant to the loss's scale.
+    """
 
     def __init__(self, params: list[dict[str, Any]]) -> None:
         super().__init__(params, {})
@@ -60,4 +65,4 @@ class Atan2(torch.optim.Optimizer):
 
 
 class AdamAtan2(DecoupledDecay, Atan2):
-    pass
+    """Adam-atan2 with AdamW's weight decay."""

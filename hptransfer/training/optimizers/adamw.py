@@ -1,4 +1,4 @@
-"""AdamW: AdamSettings with decoupled weight decay (arXiv:1711.05101), torch's fused version."""
+"""AdamW: Adam with decoupled weight decay (arXiv:1711.05101), torch's fused version."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hptransfer.training.optimizers import OPTIMIZERS, OptimizerConfig
 
 @dataclass(kw_only=True)
 class AdamSettings(OptimizerConfig):
-    """Settings of AdamWConfig, which other optimizers use for what they do not train themselves."""
+    """Settings of AdamW and of optimizers that leave some tensors to it."""
 
     beta1: float = 0.9
     """Memory of the mean gradient, in [0, 1)."""
     beta2: float = 0.95
     """Memory of the squared gradient, in [0, 1)."""
     eps: float = 1e-8
-    """Added to the root of the squared gradient, in the base run; at least 0."""
+    """Epsilon added to the root of the squared gradient, in the base run; at least 0."""
 
     def check(self, place: str) -> None:
         super().check(place)
@@ -35,7 +35,10 @@ class AdamSettings(OptimizerConfig):
         }
 
     def adamw(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Torch's AdamWConfig over groups. On a GPU it takes learning rates that are tensors there (`capturable`)."""
+        """Build torch's AdamW over groups.
+
+        On a GPU it accepts learning rates that are tensors there (`capturable`).
+        """
         on_gpu = any(view.is_cuda for group in groups for view in group["params"])
         torch_groups = [
             {
@@ -53,6 +56,8 @@ class AdamSettings(OptimizerConfig):
 @OPTIMIZERS.register("adamw")
 @dataclass(kw_only=True)
 class AdamWConfig(AdamSettings):
+    """Settings of AdamW."""
+
     recordable: ClassVar[bool] = True
 
     name: str = "adamw"

@@ -1,15 +1,16 @@
-"""K-FAC: B^-1 G A^-1, from second moments of a layer's inputs (A) and of its output's gradients (B).
+"""K-FAC: steps B^-1 G A^-1 from moments of inputs and output gradients.
 
-Martens and Grosse (arXiv:1503.05671); convolutions by patches (1602.01407); layers with positions by KFAC-expand
-(2311.00636). Damping is a share of the largest eigenvalue (scale by width: 2312.12226). The Fisher is the empirical
-one: gradients of the loss itself, not of labels drawn from the model.
+A are second moments of a layer's inputs, B those of the gradients in its output. Sources: Martens and Grosse
+(arXiv:1503.05671); convolutions by patches (1602.01407); layers with positions by KFAC-expand (2311.00636). Damping is
+a share of the largest eigenvalue (scaling with width: 2312.12226). The Fisher matrix is the empirical one: gradients of
+the loss itself, not of labels drawn from the model.
 
 A trial's loss is a mean over N terms, examples times predictions in each. With g the gradient of that mean in the
 layer's output before its multiplier, a term's own gradient is N g, and B, its second moment, is N times the sum of
 g g^T over examples and positions. A lookup's input has a single 1, so that its A is diagonal: how often each row is
 read. Learned positions are read once for the whole batch; their g is summed over it.
 
-Steps are as large as the inverse of the gradient, without a trust region: as the training loss goes to zero they grow.
+Steps scale as the inverse of the gradient, without a trust region: they grow as the training loss goes to zero.
 """
 
 from __future__ import annotations
@@ -30,15 +31,17 @@ from hptransfer.training.optimizers._matrix import DecoupledPreconditioner, Matr
 @OPTIMIZERS.register("kfac")
 @dataclass(kw_only=True)
 class KfacConfig(MatrixConfig):
+    """Settings of K-FAC."""
+
     name: str = "kfac"
     lr: float = 2.0**-6
-    """Peak learning rate at the base, of matrices and, unless `constants` set them apart, of the rest; above 0."""
+    """Peak learning rate at the base, of matrices and, unless `constants` differ, of the rest; above 0."""
     damping: float = 1e-2
-    """Added to a factor's eigenvalues, as a share of the largest; above 0. At 1e-3 and below steps also go with the
-    factors' rank, the smaller of width and examples, so that widths around the batch leave the law."""
+    """Damping added to a factor's eigenvalues, as a share of the largest; above 0. At 1e-3 and below steps also depend
+    on the factors' rank, the smaller of width and examples, so that widths near the batch deviate from the law."""
     largest_side: int = 2048
-    """A readout with more outputs has a diagonal B. Sides that grow with width are always dense: their diagonal would
-    have another law."""
+    """Most outputs of a readout with a dense B; it is diagonal above. Sides that grow with width are always dense,
+    because a diagonal would have another law."""
 
     @property
     def matrix_law(self) -> UpdateLaw:
@@ -49,7 +52,7 @@ class KfacConfig(MatrixConfig):
 
 
 class Kfac(DecoupledPreconditioner):
-    """Switches on the capture of its layers' moments, and empties them every step."""
+    """K-FAC, which records its layers' moments and clears them every step."""
 
     def __init__(self, params: list[dict[str, Any]]) -> None:
         super().__init__(params)
@@ -65,9 +68,9 @@ class Kfac(DecoupledPreconditioner):
                     f"run.optimizer=kfac has no factors for {what}, a matrix of role {layer.role.value}; {instead}, "
                     f"or run/optimizer=shampoo{adamw}"
                 )
-            # A stack has one kind of moments for all its trials: dense ones hold the diagonal too.
-            own = [group for group in params if layer in group["layers"]]
-            layer.moments = Moments(diagonal=all(_diagonal(layer, group) for group in own))
+            # A stack has one form of moments for all its trials; dense moments include the diagonal.
+            of_layer = [group for group in params if layer in group["layers"]]
+            layer.moments = Moments(diagonal=all(_diagonal(layer, group) for group in of_layer))
 
     def step(self, closure: Any = None) -> Any:
         super().step(closure)
@@ -76,11 +79,11 @@ class Kfac(DecoupledPreconditioner):
             layer.moments.clear()
 
     def factors(self, view: Tensor, layer: Layer, group: dict[str, Any]) -> list[Tensor | None]:
-        found, trial = layer.moments, group["trial"]
-        assert found is not None, "switched on above"
-        assert found.inputs is not None, "no backward pass since the last step"
-        assert found.outputs is not None, "no backward pass since the last step"
-        a, b = found.inputs[trial] / found.rows, found.outputs[trial] * group["terms"]
+        moments, trial = layer.moments, group["trial"]
+        assert moments is not None, "switched on above"
+        assert moments.inputs is not None, "no backward pass since the last step"
+        assert moments.outputs is not None, "no backward pass since the last step"
+        a, b = moments.inputs[trial] / moments.rows, moments.outputs[trial] * group["terms"]
         if b.dim() == 2 and _diagonal(layer, group):
             b = b.diagonal()
         return [a, b] if isinstance(layer, Embedding) else [b, a]
@@ -90,5 +93,5 @@ class Kfac(DecoupledPreconditioner):
 
 
 def _diagonal(layer: Layer, group: dict[str, Any]) -> bool:
-    """Whether a group's own setting makes the layer's B a diagonal."""
+    """Test if a group's setting makes the layer's B a diagonal."""
     return layer.role is Role.OUTPUT and layer.fan_out > int(group["largest_side"])

@@ -13,11 +13,13 @@ from hptransfer.training.optimizers import OPTIMIZERS, TwoBetasConfig
 @OPTIMIZERS.register("lion")
 @dataclass(kw_only=True)
 class LionConfig(TwoBetasConfig):
+    """Settings of Lion."""
+
     name: str = "lion"
     lr: float = 2.0**-9
     """Peak learning rate at the base; above 0."""
     beta1: float = 0.9
-    """Share of the memory in the step, in [0, 1)."""
+    """Share of the momentum in the step, in [0, 1)."""
     beta2: float = 0.99
     """Memory of the gradient, in [0, 1)."""
 

@@ -1,6 +1,7 @@
-"""Muon: momentum made orthogonal, for hidden matrices (torch's own); AdamW for everything else.
+"""Muon: orthogonalized momentum for hidden matrices, AdamW for the rest.
 
-Steps are scaled by 0.2 sqrt(max(fan-in, fan-out)), so that AdamW's learning rates fit (arXiv:2502.16982).
+The implementation is torch's. Steps are scaled by 0.2 sqrt(max(fan-in, fan-out)), so that AdamW's learning rates fit
+(arXiv:2502.16982).
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ WIDTH_RULES = {"spectral": SPECTRAL_RMS, "adamw": ENTRYWISE}
 @OPTIMIZERS.register("muon")
 @dataclass(kw_only=True)
 class MuonConfig(AdamSettings):
+    """Settings of Muon."""
+
     name: str = "muon"
     lr: float = 2.0**-6
     """Peak learning rate at the base, of hidden matrices and of the rest; above 0."""
     momentum: float = 0.95
     """Memory of the gradient of hidden matrices, in [0, 1)."""
     width_rule: str = "spectral"
-    """How the rate of hidden matrices goes with width n: spectral, n^-1/2, which keeps the change of what a layer puts
-    out; or adamw, n^-1, as used up to 3.7 billion parameters (arXiv:2505.02222)."""
+    """Scaling of the rate of hidden matrices with width n: spectral (n^-1/2, which keeps the change of a layer's
+    output) or adamw (n^-1, as used up to 3.7 billion parameters, arXiv:2505.02222)."""
 
     def check(self, place: str) -> None:
         super().check(place)
@@ -45,7 +48,10 @@ class MuonConfig(AdamSettings):
         return super().more(rule)
 
     def check_matrices(self, groups: list[dict[str, Any]]) -> None:
-        """Raises ConfigError for a hidden tensor that is no matrix: nothing of it could be orthogonal."""
+        """Raise ConfigError for a hidden tensor that is not a matrix.
+
+        Only matrices can be made orthogonal.
+        """
         for view in (view for group in groups for view in group["params"]):
             if view.dim() != 2:
                 raise ConfigError(

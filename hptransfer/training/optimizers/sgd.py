@@ -1,4 +1,4 @@
-"""SGD with momentum, torch's own; weight decay as AdamW's, not through the momentum."""
+"""SGD with momentum (torch's), with AdamW's decoupled weight decay."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from hptransfer.training.optimizers import OPTIMIZERS, DecoupledDecay, Optimizer
 @OPTIMIZERS.register("sgd")
 @dataclass(kw_only=True)
 class SgdConfig(OptimizerConfig):
+    """Settings of SGD."""
+
     name: str = "sgd"
     lr: float = 0.1
     """Peak learning rate at the base; above 0."""
@@ -46,4 +48,4 @@ class SgdConfig(OptimizerConfig):
 
 
 class Sgd(DecoupledDecay, torch.optim.SGD):
-    pass
+    """SGD with AdamW's weight decay."""

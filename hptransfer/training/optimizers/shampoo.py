@@ -1,8 +1,9 @@
-"""Shampoo: L^-1/4 G R^-1/4, L and R exponential means of G G^T and G^T G (arXiv:1802.09568, 2002.09018).
+"""Shampoo: steps L^-1/4 G R^-1/4 from the gradient's second moments.
 
-Damping is a share of the largest eigenvalue (2002.09018), without grafting, so that steps have spectral norm 1 at
-every width. A matrix with a side that is too long for a dense factor, such as an embedding's vocabulary, has one on
-its shorter side only, of power -1/2 (2002.09018), which keeps that norm.
+L and R are exponential means of G G^T and G^T G (arXiv:1802.09568, 2002.09018). Damping is a share of the largest
+eigenvalue (2002.09018), without grafting, so that steps have spectral norm 1 at every width. A matrix with a side too
+long for a dense factor, such as an embedding's vocabulary, has a factor on its shorter side only, of power -1/2
+(2002.09018), which keeps that norm.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from hptransfer.training.optimizers._matrix import DecoupledPreconditioner, Matr
 @OPTIMIZERS.register("shampoo")
 @dataclass(kw_only=True)
 class ShampooConfig(MatrixConfig):
+    """Settings of Shampoo."""
+
     name: str = "shampoo"
     lr: float = 2.0**-4
-    """Peak learning rate at the base, the spectral norm of a matrix's first step; above 0. AdamW's of the rest too,
-    unless `constants` set them apart."""
+    """Peak learning rate at the base, the spectral norm of a matrix's first step; above 0. It is also AdamW's rate for
+    the rest, unless `constants` differ."""
 
     @property
     def matrix_law(self) -> UpdateLaw:
@@ -36,11 +39,11 @@ class ShampooConfig(MatrixConfig):
 
 
 class Shampoo(DecoupledPreconditioner):
-    """The factors come from the gradients alone."""
+    """Shampoo, whose factors come from the gradients alone."""
 
     def factors(self, view: Tensor, layer: Layer, group: dict[str, Any]) -> list[Tensor | None]:
         gradient = view.grad
-        assert gradient is not None, "hand_out_gradients first"
+        assert gradient is not None, "assign_gradients first"
         (rows, columns), longest = view.shape, group["largest_side"]
         left = gradient @ gradient.mT if rows <= max(columns, longest) else None
         right = gradient.mT @ gradient if left is None or columns <= max(rows, longest) else None

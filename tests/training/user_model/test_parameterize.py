@@ -15,7 +15,7 @@ from torch import nn
 import hptransfer
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import Base, BranchConfig, RunConfig
-from hptransfer.training.datasets import Shape
+from hptransfer.training.datasets import DataShape
 from hptransfer.training.datasets import _base as datasets
 from hptransfer.training.layers import Layer
 from hptransfer.training.models.mlp import MlpConfig
@@ -37,17 +37,17 @@ from tests.support.user_models import (
 
 BRANCHES = ("blocks.*.attention", "blocks.*.mlp")
 PARAMETERIZATIONS = ("sp", "ntk", "mfp", "mup", "mup_table3", "mup_sqrt")
-TEXT = Shape(kind=datasets.TOKENS, inputs=(POSITIONS,), vocabulary=TOKENS, outputs=TOKENS)
-FEATURES = Shape(kind=datasets.FEATURES, inputs=(20,), outputs=7)
+TEXT = DataShape(kind=datasets.TOKENS, inputs=(POSITIONS,), vocabulary=TOKENS, outputs=TOKENS)
+FEATURES = DataShape(kind=datasets.FEATURES, inputs=(20,), outputs=7)
 
 
 @dataclass
 class Data:
     """What builtin models are told of the data."""
 
-    of: Shape
+    of: DataShape
 
-    def shape(self, sequence: int) -> Shape:
+    def shape(self, sequence: int) -> DataShape:
         return self.of
 
 
