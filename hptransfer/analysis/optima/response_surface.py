@@ -62,7 +62,7 @@ class ResponseSurface:
         runs: positions of the runs that were fitted, with their `residuals` and `excess` in log loss.
     """
 
-    bowl: ResponseShape
+    shape: ResponseShape
     x: Array
     octaves: Array
     information: Array
@@ -120,12 +120,12 @@ def _start(data: SelectedRuns) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    bowl: ResponseShape
+    shape: ResponseShape
     x: Array
 
     def moved(self, by_shape: Array, by_x: Array) -> _State:
-        theta = self.bowl.theta + np.clip(by_shape, -1, 1)
-        return _State(replace(self.bowl, theta=theta), self.x + np.clip(by_x, -2, 2))
+        theta = self.shape.theta + np.clip(by_shape, -1, 1)
+        return _State(replace(self.shape, theta=theta), self.x + np.clip(by_x, -2, 2))
 
     def from_optimum(self, data: SelectedRuns) -> tuple[Array, Array]:
         """Octaves of each run from its scale's optimum, and its scale's octaves."""
@@ -134,7 +134,7 @@ class _State:
 
 def _weights(data: SelectedRuns, state: _State, noise: float, mistrust: float) -> Array:
     """By the noise and by the share of the excess that the form may miss; strays count less (a soft L1 loss)."""
-    excess = state.bowl.excess(*state.from_optimum(data))
+    excess = state.shape.excess(*state.from_optimum(data))
     weights: Array = 1 / (noise**2 + (mistrust * excess) ** 2)
     left = data.centred(weights, (data.y - excess)[:, None])[:, 0]
     found: Array = weights / np.sqrt(1 + left**2 * weights)
@@ -191,7 +191,7 @@ class _Normal:
 
 def _linearized(data: SelectedRuns, weights: Array, state: _State) -> tuple[Array, Array, Array, Array]:
     """Excess, then residuals and derivatives with the intercepts eliminated."""
-    excess, by_x, by_shape = state.bowl.linearized(*state.from_optimum(data))
+    excess, by_x, by_shape = state.shape.linearized(*state.from_optimum(data))
     all_columns = np.concatenate([(data.y - excess)[:, None], by_x, by_shape], axis=1)
     centred = data.centred(weights, all_columns)
     tuned = by_x.shape[1]
@@ -205,7 +205,7 @@ def _solve(
     on_shape = 1 / deviations**2
 
     def objective(at: _State, left: Array) -> float:
-        far = ((at.x - towards) ** 2 @ on_x).sum() + ((at.bowl.theta - means) ** 2 @ on_shape)
+        far = ((at.x - towards) ** 2 @ on_x).sum() + ((at.shape.theta - means) ** 2 @ on_shape)
         return float((weights * left**2).sum() + far)
 
     _, left, by_x, by_shape = _linearized(data, weights, state)
@@ -213,7 +213,7 @@ def _solve(
     for _ in range(STEPS):
         normal = _Normal.of(data, weights, by_x, by_shape).with_prior(on_x, on_shape)
         pull_x = data.summed(by_x * (weights * left)[:, None]) - (state.x - towards) * on_x
-        pull_shape = by_shape.T @ (weights * left) - (state.bowl.theta - means) * on_shape
+        pull_shape = by_shape.T @ (weights * left) - (state.shape.theta - means) * on_shape
         while True:
             step_x, step_shape = normal.damped(damping).solve(pull_x, pull_shape)
             tried = state.moved(step_shape, step_x)
@@ -256,11 +256,11 @@ def _told(
     scores += np.eye(len(scores)) * (1e-6 * np.trace(scores) / len(scores) + 1e-12)
     freedom = max(1.0, float(len(left) - leverage.sum()))
     sandwich = np.linalg.solve(scores, curved).T * t_shrink(freedom)
-    pull_shape = by_shape.T @ (weights * left) - (state.bowl.theta - means) * on_shape
+    pull_shape = by_shape.T @ (weights * left) - (state.shape.theta - means) * on_shape
     score = data.summed(by_x * (weights * left)[:, None]).reshape(-1) - through @ pull_shape
     information = sandwich @ curved
     return ResponseSurface(
-        bowl=state.bowl,
+        shape=state.shape,
         x=state.x,
         octaves=data.octaves,
         information=(information + information.T) / 2,
