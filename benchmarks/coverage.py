@@ -21,7 +21,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.laws.fit import LAWS, fit_table
+from hptransfer.analysis.laws.fit import fit_table
+from hptransfer.analysis.laws.forms import default_laws
 from hptransfer.analysis.tables.checks import check_table
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.core.errors import FitError
@@ -43,7 +44,7 @@ Loss = Callable[[float], float]
 def laws_of(kind: str, offered: str) -> tuple[str, ...]:
     if offered == "power":
         return ("power",)
-    return tuple(law for law in LAWS if offered == "all" or law not in GENERATING[kind])
+    return tuple(law for law in default_laws() if offered == "all" or law not in GENERATING[kind])
 
 
 def one_setting(kind: str, sweeps: int, setting: int) -> list[list[Row]]:

@@ -25,7 +25,8 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
-from hptransfer.analysis.laws.fit import ESTIMATOR, LAWS
+from hptransfer.analysis.laws.fit import ESTIMATOR
+from hptransfer.analysis.laws.forms import default_laws
 from hptransfer.analysis.laws.model_averaging import LawProblem, ModelAverage, average_models
 from hptransfer.analysis.optima.estimators import ESTIMATORS
 from hptransfer.analysis.predict.published_laws import references
@@ -81,7 +82,7 @@ def measured(by: str) -> list[Measured]:
     return [Measured(runs) for _, runs in split(by)[1].groupby(list(COLUMNS.scales))]
 
 
-def predicted(table: pd.DataFrame, estimator: str, scales: Sequence[Axes], laws: Sequence[str] = LAWS) -> Array | None:
+def predicted(table: pd.DataFrame, estimator: str, scales: Sequence[Axes], laws: Sequence[str] = ()) -> Array | None:
     """log2 of the optimum at scales, (scales, tuned), as fit_table has it; None if the estimator gives no answer.
 
     Only the point is worked out, without draws, heights and exponents: the benchmark asks for thousands.
@@ -97,7 +98,7 @@ def predicted(table: pd.DataFrame, estimator: str, scales: Sequence[Axes], laws:
         known = np.diag(found[0].told.information).reshape(-1, len(COLUMNS.tuned)).min(axis=1) > 0
         if np.linalg.matrix_rank(power.features[known]) < power.features.shape[1]:
             return None
-    return ModelAverage.of(average_models(problem, found, laws), 1, 0).mean(scales)
+    return ModelAverage.of(average_models(problem, found, laws or default_laws()), 1, 0).mean(scales)
 
 
 def subset(table: pd.DataFrame, budget: float | str, seed: int) -> pd.DataFrame:

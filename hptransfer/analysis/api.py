@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from hptransfer.analysis.laws.fit import ESTIMATOR, LAWS
+from hptransfer.analysis.laws.fit import ESTIMATOR
 from hptransfer.analysis.pipeline import AnalysisOptions, fit_and_predict
 from hptransfer.analysis.report.analysis import Analysis
 from hptransfer.analysis.tables.checks import check_table, not_counted
@@ -22,7 +22,7 @@ def analyze(
     targets: pd.DataFrame | Sequence[Mapping[str, float]],
     loss: str = "loss",
     estimator: str = ESTIMATOR,
-    laws: Sequence[str] = LAWS,
+    laws: Sequence[str] = (),
     prior: bool = True,
 ) -> Analysis:
     """Where the optimum of every scale is, by which law it moves, and what to train each target with.
@@ -35,7 +35,8 @@ def analyze(
         targets: the scales to predict for; at least the columns of `scale`.
         loss: column of the loss, nats, above 0; missing, NaN or infinite where a run diverged.
         estimator: how optima are found; `hptransfer list estimator` names them.
-        laws: forms of law that are weighed against each other; `hptransfer list law` names them.
+        laws: forms of law that are weighed against each other, empty for all default ones; `hptransfer list law` names
+            them.
         prior: whether a tuned column's name brings in what published studies found of such (analysis.known).
 
     Raises:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from hptransfer.analysis.laws.fit import ESTIMATOR, LAWS, fit_table
-from hptransfer.analysis.laws.forms import LAWS as LAW_FAMILY
+from hptransfer.analysis.laws.fit import ESTIMATOR, fit_table
+from hptransfer.analysis.laws.forms import LAWS
 from hptransfer.analysis.optima.estimators import ESTIMATORS
 from hptransfer.analysis.predict.data_warnings import table_warnings
 from hptransfer.analysis.predict.findings import fit_json, optima_table, prediction_json
@@ -31,11 +31,10 @@ from hptransfer.analysis.report.target_groups import (
 )
 from hptransfer.analysis.tables.checks import WAITING, check_table, not_counted, run_records
 from hptransfer.analysis.tables.columns import Columns, run_columns
-from hptransfer.analysis.tables.scale_names import describe
 from hptransfer.analysis.tables.sources import TableSource, load_table, load_targets
 from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknown
 from hptransfer.core.io import read_json, writable_folder, write_json, write_text
-from hptransfer.core.records import DIVERGED, DONE, FAILED
+from hptransfer.core.records import DIVERGED, DONE, FAILED, Scale
 from hptransfer.core.run_folder import RunFolder
 
 FILES = (
@@ -102,7 +101,7 @@ class AnalysisOptions:
             ConfigError: there is no such estimator or law.
         """
         for name in self.laws:
-            LAW_FAMILY.get(name)
+            LAWS.get(name)
         ESTIMATORS.get(self.estimator or ESTIMATOR)
         return self
 
@@ -165,7 +164,7 @@ def fit_and_predict(
         FitError: no law can be fitted.
     """
     columns = replace(columns, prior=options.prior)
-    fit = fit_table(table, columns, estimator=options.estimator or ESTIMATOR, laws=options.laws or LAWS)
+    fit = fit_table(table, columns, estimator=options.estimator or ESTIMATOR, laws=options.laws)
     predictions = predict_table(fit, targets)
     warnings = [*notes, *table_warnings(table, fit, predictions), *fit.warnings]
     first = {axis: float(predictions.iloc[0][axis]) for axis in columns.scales}
@@ -272,13 +271,13 @@ def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame
     if verification and verification["scale"] != target["target"]:
         verification = None  # of a target that the run had before
     failed = records[records["state"] == FAILED]
-    names = [describe({axis: row[axis] for axis in target["scales"]}) for _, row in failed.iterrows()]
+    keys = [Scale({axis: float(row[axis]) for axis in target["scales"]}).key for _, row in failed.iterrows()]
     return RunContext(
         title=target["name"],
         target=target,
         verification=verification,
         states={str(state): int(count) for state, count in records["state"].value_counts().items()},
-        failed=Counter(names),
+        failed=Counter(keys),
         uncounted=not_counted(records),
         warnings=_unfinished(records),
         flops=float(records.loc[records["state"] != "waiting", "flops"].sum()),
@@ -287,7 +286,7 @@ def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame
 
 def _unfinished(records: pd.DataFrame) -> list[str]:
     waiting = int((records["state"] == WAITING).sum())
-    return [f"{waiting} of {len(records)} trials are not finished: this is not the last word"] if waiting else []
+    return [f"{waiting} of {len(records)} trials are not finished: these results are preliminary"] if waiting else []
 
 
 def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hptransfer.analysis.pipeline import analyze_file, analyze_run, export
 from hptransfer.cli.main import main
 from hptransfer.core.errors import FitError
 from hptransfer.core.io import read_json, write_json
-from hptransfer.core.records import FAILED, VERIFY, Outcome
+from hptransfer.core.records import FAILED, VERIFY, Outcome, Scale
 from hptransfer.core.run_folder import RunFolder
 from tests.support.landscape import TARGET, add, draw, write_run
 
@@ -44,7 +45,7 @@ def test_a_run_is_analyzed_as_its_records_are(tmp_path: Path, tuned: tuple[str, 
         assert (out / name).read_text() == (folder.path / name).read_text(), name
     predictions = pd.read_csv(out / "predictions.csv")
     values = [f"{name}{end}" for name in (*tuned, "loss") for end in ("", "_low", "_high")]
-    assert list(predictions.columns) == ["width", "depth", "tokens", *values, "distance"]
+    assert list(predictions.columns) == ["width", "depth", "tokens", *values, "extrapolation_octaves"]
     assert list(predictions["width"]) == [256, 64]
 
 
@@ -70,12 +71,15 @@ def test_the_contracts_of_the_files_hold(folder: RunFolder) -> None:
     fit, prediction = read_json(folder.path / "fit.json"), read_json(folder.prediction)
     for axis in ("width", "depth", "tokens"):
         exponent = fit["hyperparameters"]["lr"]["exponents"][axis]
-        assert {"value", "low", "high", "verdict", "unmoved_cost_nats", "unmoved_cost_percent"} <= set(exponent)
+        assert {"value", "low", "high", "verdict", "untransferred_cost_nats", "untransferred_cost_percent"} <= set(
+            exponent
+        )
     assert set(prediction["hyperparameters"]["lr"]) == {"value", "low", "high"}
     assert prediction["target"] == TARGET
     predictions = pd.read_csv(folder.path / "predictions.csv")
     assert list(predictions.columns) == [
-        *("width", "depth", "tokens", "lr", "lr_low", "lr_high", "loss", "loss_low", "loss_high", "distance")
+        *("width", "depth", "tokens", "lr", "lr_low", "lr_high", "loss", "loss_low", "loss_high"),
+        "extrapolation_octaves",
     ]
     assert predictions["lr"].iloc[0] == prediction["hyperparameters"]["lr"]["value"]
     assert len(pd.read_csv(folder.path / "optima.csv")) == 12
@@ -87,7 +91,7 @@ def test_targets_from_a_file_are_answered_in_order(folder: RunFolder, tmp_path: 
     analyze_run(folder, targets=tmp_path / "targets.csv")
     predictions = pd.read_csv(folder.path / "predictions.csv")
     assert list(predictions["width"]) == [512, 64]
-    assert list(predictions["distance"]) == [2.0, 0.0]
+    assert list(predictions["extrapolation_octaves"]) == [2.0, 0.0]
 
 
 def test_verification_trials_never_enter_the_fit(folder: RunFolder) -> None:
@@ -112,6 +116,22 @@ def test_failed_and_waiting_trials_are_recorded_and_left_out(folder: RunFolder) 
     assert sum(one.runs for one in analysis.fit.optima) == len(trials) - 2
 
 
+def test_failed_trials_are_counted_at_their_own_scale(tmp_path: Path) -> None:
+    """Two widths that agree in their first four digits."""
+    table, _ = draw((-0.1, -0.2, -0.35), noise=0.003)
+    folder = write_run(tmp_path / "run", table)
+    for trial in folder.read_trials():
+        axes = {**trial.scale.axes, "width": {32: 32 * 1.00011, 64: 32 * 1.00012}.get(trial.scale.axes["width"], 128)}
+        folder.write_trial(replace(trial, scale=Scale(axes)))
+    failing = next(trial for trial in folder.read_trials() if trial.scale.axes["width"] == 32 * 1.00012)
+    write_json(folder.outcome_path(failing.id), Outcome(state=FAILED, error="RuntimeError: x").to_json())
+    analyze_run(folder)
+    page = folder.report.read_text()
+    rows = re.findall(r"<tr><td>(width=[^<]*)</td><td>\d+</td><td>[^<]*</td><td>([^<]*)</td>", page)
+    assert [failed for name, failed in rows if "width=32.0038" in name].count("1") == 1
+    assert {failed for name, failed in rows if "width=32.0038" not in name} == {"\N{EN DASH}"}
+
+
 def test_a_run_without_outcomes_says_so(folder: RunFolder) -> None:
     for trial in folder.read_trials():
         folder.outcome_path(trial.id).unlink()
@@ -119,7 +139,8 @@ def test_a_run_without_outcomes_says_so(folder: RunFolder) -> None:
         analyze_run(folder)
 
 
-def test_the_page_stands_alone(folder: RunFolder) -> None:
+@pytest.mark.parametrize("key", ["untransferred", "unmoved"])  # the second in folders of earlier versions
+def test_the_page_stands_alone(folder: RunFolder, key: str) -> None:
     verification = {
         "scale": TARGET,
         "predicted": {"lr": 0.0070},
@@ -127,7 +148,7 @@ def test_the_page_stands_alone(folder: RunFolder) -> None:
         "regret_nats": 0.002,
         "regret_percent": 0.08,
         "error_octaves": {"lr": -0.15},
-        "unmoved": {"lr": 0.011, "regret_nats": 0.02, "regret_percent": 0.8},
+        key: {"lr": 0.011, "regret_nats": 0.02, "regret_percent": 0.8},
         "points": [{"lr": 0.007 * 2.0**k, "loss": 2.6 + 0.03 * k**2, "state": "done"} for k in range(-2, 3)],
         "warnings": [],
     }

@@ -9,6 +9,7 @@ import numpy as np
 
 from hptransfer.analysis.laws.forms import SweptAxes
 from hptransfer.analysis.laws.model_averaging import ModelAverage
+from hptransfer.analysis.tables.axis_roles import is_size_or_budget, kind
 
 INTERVAL = (5, 95)
 NORMAL_95 = 1.645
@@ -39,6 +40,20 @@ class Exponent:
         if self.low > TOLERANCE or self.high < -TOLERANCE:
             return DRIFTS
         return UNDECIDED
+
+    def sentence(self, tuned: str, axis: str) -> str:
+        """Return the exponent with its interval, and its verdict where it has one."""
+        interval = f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        return f"{interval} {self.verdict}" if has_verdict(tuned, axis) else interval
+
+
+def has_verdict(tuned: str, axis: str) -> bool:
+    """Return True if sentences judge the transfer of a hyperparameter along an axis.
+
+    A learning rate is expected to transfer over sizes and budgets. Other hyperparameters, such as the batch size, are
+    not: their exponent along a size or a budget is shown without a verdict.
+    """
+    return kind(tuned) == "rate" or not is_size_or_budget(axis)
 
 
 def exponents(power: ModelAverage, seen: SweptAxes, tuned: Sequence[str]) -> dict[str, dict[str, Exponent]]:

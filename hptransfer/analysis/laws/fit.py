@@ -11,7 +11,7 @@ import pandas as pd
 
 from hptransfer.analysis.laws import sufficiency as enough
 from hptransfer.analysis.laws.exponents import INTERVAL, Exponent, exponents
-from hptransfer.analysis.laws.forms import SweptAxes
+from hptransfer.analysis.laws.forms import SweptAxes, default_laws
 from hptransfer.analysis.laws.loss_law import LossLaw, fit_loss_law
 from hptransfer.analysis.laws.model_averaging import LawProblem, ModelAverage, average_models, power_law_components
 from hptransfer.analysis.optima.estimators import ESTIMATORS, OptimaEstimate
@@ -23,7 +23,6 @@ from hptransfer.core.errors import FitError
 
 DRAWS = 1000
 ESTIMATOR = "surface"
-LAWS = ("constant", "power", "drift", "saturating", "broken", "batch_time", "tokens_per_parameter")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,15 +111,15 @@ class Fit:
         self.check(scale)
         return self.loss_law.at(scale)
 
-    def distance(self, scale: Axes) -> float:
+    def extrapolation_octaves(self, scale: Axes) -> float:
         """Octaves beyond the largest scale seen, the largest over the axes; 0 inside the seen range."""
         return max(0.0, *(float(np.log2(scale[axis] / values[-1])) for axis, values in self.seen.values.items()))
 
-    def below(self, scale: Axes) -> float:
+    def octaves_below(self, scale: Axes) -> float:
         """Octaves below the smallest scale seen, the most over the axes; 0 inside the seen range."""
         return max(0.0, *(float(np.log2(values[0] / scale[axis])) for axis, values in self.seen.values.items()))
 
-    def lost(self, scale: Axes, away: Array, loss: float) -> Array:
+    def excess_loss(self, scale: Axes, away: Array, loss: float) -> Array:
         """Nats lost at a scale by training so many octaves away from its optimum, by the bowl, (places,).
 
         Args:
@@ -130,13 +129,13 @@ class Fit:
         away = np.atleast_2d(away)
         octaves = self.runs.octaves([scale])
         shapes = [shape.surface for shape in self.shapes if shape.surface]
-        excess = [shape.bowl.excess(away, np.tile(octaves, (len(away), 1))) for shape in shapes]
+        excess = [shape.shape.excess(away, np.tile(octaves, (len(away), 1))) for shape in shapes]
         found: Array = loss * np.expm1(np.mean(excess, axis=0))
         return found
 
-    def unmoved_cost(self, one: Optimum) -> float:
+    def untransferred_cost(self, one: Optimum) -> float:
         """Nats that a scale loses with the smallest scale's optimum."""
-        return float(self.lost(one.axes, self.smallest.x - one.x, one.loss)[0])
+        return float(self.excess_loss(one.axes, self.smallest.x - one.x, one.loss)[0])
 
 
 def fit_table(
@@ -144,7 +143,7 @@ def fit_table(
     columns: Columns,
     *,
     estimator: str = ESTIMATOR,
-    laws: Sequence[str] = LAWS,
+    laws: Sequence[str] = (),
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Fit:
@@ -152,7 +151,7 @@ def fit_table(
 
     Args:
         estimator: a member of analysis.estimators.
-        laws: members of analysis.laws that are weighed against each other.
+        laws: members of analysis.laws.forms that are weighed against each other; empty: all default ones.
 
     Raises:
         FitError: too few scales for the axes that were swept, or no optimum inside what was tried.
@@ -172,6 +171,7 @@ def fit_table(
         enough.check_alone(optima, problem.seen)
         doubts = []
     else:
+        laws = laws or default_laws()
         doubts = enough.check_together(runs, optima, shapes, power, problem.seen)
         doubts += enough.warn_of_assumed_exponents(power, problem, columns)
     mixture = ModelAverage.of(average_models(problem, found, laws), draws, seed)

@@ -15,7 +15,7 @@ from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW
 from hptransfer.analysis.statistics import priors
 from hptransfer.analysis.tables.arrays import Mask, Runs
 from hptransfer.analysis.tables.columns import Columns
-from hptransfer.analysis.tables.scale_names import name_of
+from hptransfer.analysis.tables.scale_names import format_scale
 from hptransfer.core.errors import FitError
 
 # Scales that a message names.
@@ -40,10 +40,11 @@ def check_runs(runs: Runs) -> None:
     wanted = 1 + len(seen.moving)
     if not seen.moving:
         raise FitError(
-            f"all runs are at one scale ({name_of(runs.scales[0])}); a law needs at least two scales: 1 more needed"
+            f"all runs are at one scale ({format_scale(runs.scales[0])}); a law needs at least two scales: "
+            "1 more needed"
         )
     if len(usable) < wanted:
-        without = [name_of(runs.scales[place]) for place in range(runs.num_scales) if place not in usable]
+        without = [runs.format_scale(runs.scales[place]) for place in range(runs.num_scales) if place not in usable]
         have = "1 scale has" if len(usable) == 1 else f"{len(usable)} scales have"
         raise FitError(
             f"{have} a run that did not diverge, a law over {', '.join(seen.moving)} needs {wanted}; "
@@ -103,15 +104,16 @@ def _turns(runs: Runs, surface: ResponseSurface, noises: float) -> Mask:
     """By tuned hyperparameter: whether on either side of an optimum some run is worse by more than so many noises."""
     u, octaves = runs.x - surface.x[runs.scale], surface.octaves[runs.scale]
     tuned = u.shape[1]
-    excess = np.stack([surface.bowl.excess(u * np.eye(tuned)[k], octaves) for k in range(tuned)], axis=1)
+    excess = np.stack([surface.shape.excess(u * np.eye(tuned)[k], octaves) for k in range(tuned)], axis=1)
     worse = ~np.isfinite(runs.loss)[:, None] | (excess > noises * surface.noise)
     below, above = worse & (u < 0), worse & (u > 0)
     return np.array([below[:, k].any() and above[:, k].any() for k in range(tuned)])
 
 
 def _loose(optima: Sequence[Optimum]) -> str:
-    named = [f"{name_of(one.axes)} ({', '.join(dict.fromkeys(one.status))})" for one in optima]
-    return "; ".join(named[:NAMED]) + (f" and {len(named) - NAMED} more" if len(named) > NAMED else "")
+    scales = [one.axes for one in optima]
+    named = [f"{format_scale(one.axes, scales)} ({', '.join(dict.fromkeys(one.status))})" for one in optima[:NAMED]]
+    return "; ".join(named) + (f" and {len(optima) - NAMED} more" if len(optima) > NAMED else "")
 
 
 def warn_of_assumed_exponents(power: ModelAverage, problem: LawProblem, columns: Columns) -> list[str]:
@@ -137,11 +139,13 @@ def warn_of_unbracketed_scales(optima: Sequence[Optimum], problem: LawProblem, c
     notes = []
     for k, name in enumerate(columns.tuned):
         for status in (EDGE_LOW, EDGE_HIGH, BOUNDED, TOO_FEW):
-            bad = [name_of(one.axes) for one in optima if one.status[k] == status]
+            bad = [one.axes for one in optima if one.status[k] == status]
             if bad:
                 more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+                scales = [one.axes for one in optima]
+                named = "; ".join(format_scale(axes, scales) for axes in bad[:NAMED])
                 notes.append(
-                    f"no bracketed optimum of {name} ({status}) at {' '.join(bad[:NAMED])}{more}: counted by what the "
+                    f"no bracketed optimum of {name} ({status}) at {named}{more}: counted by what the "
                     "runs show of the common shape"
                 )
     seen = problem.seen

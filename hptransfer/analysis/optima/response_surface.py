@@ -1,13 +1,12 @@
-"""One surface over all runs: a bowl whose place is free by scale and whose shape is shared by all scales.
+"""Response surface over all runs: free optima by scale, one shared shape.
 
-The log of a run's loss is a intercept plus the bowl (bowl.py) at its octaves from the scale's optimum. The shape
-is shared, so that a handful of runs places a scale's optimum. What a bowl of any one form misses grows with
-the loss above the optimum. How fast, the runs show; so a run counts by how near to the optimum it is, far runs
-hardly at all where the form is wrong and fully where it is right; and the answer is the mean over two forms of
-the bowl.
+The log of a run's loss is an intercept plus the excess of the response shape (response_shape.py) at the run's octaves
+from its scale's optimum. The shape is shared by all scales, so that a few runs suffice to place a scale's optimum. The
+error of any one form of the shape grows with the loss above the optimum, and the residuals show how fast. The weight
+of a run therefore falls with its excess, by as much as the form is wrong. The result is the mean over two forms.
 
-The least squares are by damped Gauss-Newton steps. Heights are eliminated exactly and scales meet
-only in the shape, so the cost is linear in runs.
+The nonlinear least squares use damped Gauss-Newton steps. The intercepts are eliminated exactly (variable projection)
+and scales interact only through the shape, so the cost is linear in the number of runs.
 """
 
 from __future__ import annotations
@@ -24,45 +23,53 @@ from hptransfer.analysis.optima.run_selection import SelectedRuns, select_runs
 from hptransfer.analysis.statistics.priors import ShapePrior
 from hptransfer.analysis.tables.arrays import Array, Index, Runs
 
-# Rounds that ask by what share of the excess the form is wrong, a run counting by what the round before found; then
-# rounds in which that share counts so many times, for a form is wrong alike in all runs: it does not average out.
-ASKING, DECIDING = 3, 2
+# Rounds that estimate the discrepancy, each weighting runs by the estimate of the round before; then rounds in which
+# the discrepancy is multiplied by CAUTION, because the error of a form is common to all runs and does not average out.
+ESTIMATING, DECIDING = 3, 2
 CAUTION = 8.0
-MISTRUST = (0.05, 1.0)
+DISCREPANCY_BOUNDS = (0.05, 1.0)
 FIRST_NOISE = 0.002
 FIRST_REWEIGHTS, REWEIGHTS = 4, 2
 STEPS = 25
-ENOUGH = 1e-7
+# Gain of a step, relative to the objective, below which the iteration has converged.
+CONVERGED = 1e-7
 
 
 class LawGuide(Protocol):
-    """A law that keeps scales with few runs near the others while the surface is fitted."""
+    """A law that keeps scales with few runs near the others during the fit."""
 
     def start(self, x: Array) -> tuple[Array, Array]:
-        """Rough optima, (scales, tuned), to where the law has them and the scatter about it, (tuned,)."""
+        """Return the law's optima and the scatter about it, from rough optima.
+
+        Args:
+            x: log2 of rough optima, (scales, tuned).
+
+        Returns:
+            log2 of the law's optima, (scales, tuned), and the scatter in octaves, (tuned,).
+        """
 
     def follow(self, information: Array, information_vector: Array) -> tuple[Array, Array]:
-        """The same from what a fit says of the optima."""
+        """Return the same from the likelihood of the optima after a fit."""
 
 
 @dataclass(frozen=True, eq=False)
 class ResponseSurface:
-    """A fitted surface.
+    """A fitted response surface.
 
-    What the runs say of all optima together is normal: its precision `information`, (scales * tuned)
-    squared, scale by scale, and `information_vector`, precision times mean. A scale with few runs has little of it.
+    The likelihood of all optima together is normal: its precision is `information`, (scales * tuned) squared, scale by
+    scale, and `information_vector` is precision times mean. A scale with few runs contributes little information.
 
     Attributes:
-        x: log2 of each scale's optimum, (scales, tuned), few runs being guided by the law.
+        x: log2 of each scale's optimum, (scales, tuned); scales with few runs are guided by the law.
         octaves: log2 of every scale's axes over their middle, (scales, axes).
         noise: standard deviation of a run's log loss at the optimum.
-        discrepancy: share of the excess by which the bowl's form is wrong.
-        freedom: degrees of freedom that noise and discrepancy rest on.
+        discrepancy: error of the shape's form, as a share of the excess.
+        freedom: degrees of freedom of the estimates of noise and discrepancy.
         intercepts: log loss at each scale's optimum; NaN for a scale without a run near it.
         runs: positions of the runs that were fitted, with their `residuals` and `excess` in log loss.
     """
 
-    bowl: ResponseShape
+    shape: ResponseShape
     x: Array
     octaves: Array
     information: Array
@@ -77,32 +84,39 @@ class ResponseSurface:
 
 
 def fit_response_surface(runs: Runs, form: str, prior: ShapePrior, guide: LawGuide) -> ResponseSurface:
-    """Fits one form of the bowl to all finite runs."""
-    kept, data = select_runs(runs)
+    """Fit one form of the response shape to all finite runs."""
+    selected_runs, data = select_runs(runs)
     tuned, axes = runs.x.shape[1], data.octaves.shape[1]
     means, deviations = prior.rows(tuned, axes)
-    x, log_a = _start(data)
+    problem = _LeastSquares(data, means, deviations)
+    x, log_curvature = _start(data)
     theta = means.copy()
-    theta[:tuned] = np.clip(log_a, means[:tuned] - 2 * deviations[:tuned], means[:tuned] + 3 * deviations[:tuned])
+    theta[:tuned] = np.clip(
+        log_curvature, means[:tuned] - 2 * deviations[:tuned], means[:tuned] + 3 * deviations[:tuned]
+    )
     state = _State(ResponseShape(form, tuned, axes, theta), x)
-    noise, mistrust, found = FIRST_NOISE, MISTRUST[1], None
-    towards, scatter = guide.start(x)
-    for cycle in range(ASKING + DECIDING):
-        if found is not None:
-            noise = found.noise
-            if cycle <= ASKING:
-                mistrust = float(np.clip((CAUTION if cycle == ASKING else 1.0) * found.discrepancy, *MISTRUST))
-            towards, scatter = guide.follow(found.information, found.information_vector)
+    noise, discrepancy, surface = FIRST_NOISE, DISCREPANCY_BOUNDS[1], None
+    law = _LawPrior.of(*guide.start(x))
+    for cycle in range(ESTIMATING + DECIDING):
+        if surface is not None:
+            noise = surface.noise
+            if cycle <= ESTIMATING:
+                factor = CAUTION if cycle == ESTIMATING else 1.0
+                discrepancy = float(np.clip(factor * surface.discrepancy, *DISCREPANCY_BOUNDS))
+            law = _LawPrior.of(*guide.follow(surface.information, surface.information_vector))
         for _ in range(REWEIGHTS if cycle else FIRST_REWEIGHTS):
-            weights = _weights(data, state, noise, mistrust)
-            state = _solve(data, weights, state, means, deviations, towards, 1 / scatter**2)
-        found = _told(data, weights, state, means, deviations, 1 / scatter**2)
-    assert found is not None
-    return replace(found, runs=kept)
+            weights = problem.robust_weights(state, noise, discrepancy)
+            state = problem.solve(state, weights, law)
+        surface = problem.likelihood(state, weights, law)
+    assert surface is not None
+    return replace(surface, runs=selected_runs)
 
 
 def _start(data: SelectedRuns) -> tuple[Array, Array]:
-    """Rough optima, the runs' places weighted towards the best of each scale, and rough log curvatures."""
+    """Return rough optima and rough log curvatures.
+
+    A rough optimum is the mean of the scale's runs, weighted towards the best of them.
+    """
     scales, tuned = len(data.octaves), data.x.shape[1]
     best = np.full(scales, np.inf)
     np.minimum.at(best, data.scale, data.y)
@@ -119,184 +133,237 @@ def _start(data: SelectedRuns) -> tuple[Array, Array]:
 
 
 @dataclass(frozen=True, eq=False)
-class _State:
-    bowl: ResponseShape
-    x: Array
+class _LawPrior:
+    """A normal prior of the optima: the law's values and the precision about them, (tuned,)."""
 
-    def moved(self, by_shape: Array, by_x: Array) -> _State:
-        theta = self.bowl.theta + np.clip(by_shape, -1, 1)
-        return _State(replace(self.bowl, theta=theta), self.x + np.clip(by_x, -2, 2))
+    optima: Array
+    precision: Array
 
-    def from_optimum(self, data: SelectedRuns) -> tuple[Array, Array]:
-        """Octaves of each run from its scale's optimum, and its scale's octaves."""
-        return data.x - self.x[data.scale], data.octaves[data.scale]
-
-
-def _weights(data: SelectedRuns, state: _State, noise: float, mistrust: float) -> Array:
-    """By the noise and by the share of the excess that the form may miss; strays count less (a soft L1 loss)."""
-    excess = state.bowl.excess(*state.from_optimum(data))
-    weights: Array = 1 / (noise**2 + (mistrust * excess) ** 2)
-    left = data.centred(weights, (data.y - excess)[:, None])[:, 0]
-    found: Array = weights / np.sqrt(1 + left**2 * weights)
-    return found
+    @classmethod
+    def of(cls, optima: Array, scatter: Array) -> _LawPrior:
+        return cls(optima, 1 / scatter**2)
 
 
 @dataclass(frozen=True, eq=False)
-class _Normal:
-    """Normal equations: blocks by scale, their border with the shape, and the shape's own."""
+class _State:
+    """The parameters of the least squares: the shape's and the scales' optima."""
+
+    shape: ResponseShape
+    x: Array
+
+    def moved(self, by_x: Array, by_shape: Array) -> _State:
+        """Return the state after a step of bounded length."""
+        theta = self.shape.theta + np.clip(by_shape, -1, 1)
+        return _State(replace(self.shape, theta=theta), self.x + np.clip(by_x, -2, 2))
+
+    def from_optimum(self, data: SelectedRuns) -> tuple[Array, Array]:
+        """Return each run's octaves from its scale's optimum, and its scale's octaves."""
+        return data.x - self.x[data.scale], data.octaves[data.scale]
+
+
+@dataclass(frozen=True, eq=False)
+class _Linearization:
+    """Excess by run; residuals and derivatives after projection of the intercepts."""
+
+    excess: Array
+    residuals: Array
+    by_x: Array
+    by_shape: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _NormalEquations:
+    """Blocks by scale (xx), their border with the shape (xt), and the shape's block (tt)."""
 
     xx: Array
     xt: Array
     tt: Array
 
     @classmethod
-    def of(cls, data: SelectedRuns, weights: Array, by_x: Array, by_shape: Array) -> _Normal:
+    def of(cls, data: SelectedRuns, weights: Array, linear: _Linearization) -> _NormalEquations:
+        by_x, by_shape = linear.by_x, linear.by_shape
         scales, tuned, shape = len(data.octaves), by_x.shape[1], by_shape.shape[1]
 
         def summed(left: Array, right: Array) -> Array:
-            found: Array = np.bincount(data.scale, weights * left * right, scales).astype(float)
-            return found
+            sums: Array = np.bincount(data.scale, weights * left * right, scales).astype(float)
+            return sums
 
         xx = [[summed(by_x[:, k], by_x[:, j]) for j in range(tuned)] for k in range(tuned)]
         xt = [[summed(by_x[:, k], by_shape[:, c]) for c in range(shape)] for k in range(tuned)]
         tt = by_shape.T @ (by_shape * weights[:, None])
         return cls(np.moveaxis(np.array(xx), 2, 0), np.moveaxis(np.array(xt), 2, 0), tt)
 
-    def with_prior(self, on_x: Array, on_shape: Array) -> _Normal:
-        return _Normal(self.xx + np.diag(on_x), self.xt, self.tt + np.diag(on_shape))
+    def with_prior(self, on_x: Array, on_shape: Array) -> _NormalEquations:
+        """Return the equations with the priors' precisions added."""
+        return _NormalEquations(self.xx + np.diag(on_x), self.xt, self.tt + np.diag(on_shape))
 
-    def damped(self, factor: float) -> _Normal:
+    def damped(self, factor: float) -> _NormalEquations:
+        """Return the equations with a larger diagonal (Levenberg-Marquardt)."""
         eye = np.eye(self.xx.shape[1])
-        return _Normal(self.xx * (1 + factor * eye), self.xt, self.tt * (1 + factor * np.eye(len(self.tt))))
+        return _NormalEquations(self.xx * (1 + factor * eye), self.xt, self.tt * (1 + factor * np.eye(len(self.tt))))
 
-    def solve(self, x: Array, shape: Array) -> tuple[Array, Array]:
+    def solve(self, on_x: Array, on_shape: Array) -> tuple[Array, Array]:
+        """Return the steps of the optima and of the shape (Schur complement).
+
+        Args:
+            on_x, on_shape: gradients by the optima, (scales, tuned), and by the shape, (parameters,).
+        """
         inverse = np.linalg.inv(self.xx)
         across = inverse @ self.xt
         schur = self.tt - np.einsum("skc,skd->cd", self.xt, across)
-        by_shape = np.linalg.solve(schur, shape - np.einsum("skc,sk->c", across, x))
-        by_x: Array = np.einsum("skj,sj->sk", inverse, x) - across @ by_shape
+        by_shape = np.linalg.solve(schur, on_shape - np.einsum("skc,sk->c", across, on_x))
+        by_x: Array = np.einsum("skj,sj->sk", inverse, on_x) - across @ by_shape
         return by_x, by_shape
 
     def border(self) -> Array:
-        """xt as one matrix, (scales * tuned, shape)."""
+        """Return xt as one matrix, (scales * tuned, shape)."""
         return self.xt.reshape(-1, self.xt.shape[2])
 
     def whole_xx(self) -> Array:
-        """xx as one block-diagonal matrix."""
+        """Return xx as one block-diagonal matrix."""
         scales, tuned, _ = self.xx.shape
-        found = np.zeros((scales, tuned, scales, tuned))
-        found[np.arange(scales), :, np.arange(scales)] = self.xx
-        return found.reshape(scales * tuned, scales * tuned)
+        blocks = np.zeros((scales, tuned, scales, tuned))
+        blocks[np.arange(scales), :, np.arange(scales)] = self.xx
+        return blocks.reshape(scales * tuned, scales * tuned)
 
 
-def _linearized(data: SelectedRuns, weights: Array, state: _State) -> tuple[Array, Array, Array, Array]:
-    """Excess, then residuals and derivatives with the intercepts eliminated."""
-    excess, by_x, by_shape = state.bowl.linearized(*state.from_optimum(data))
-    all_columns = np.concatenate([(data.y - excess)[:, None], by_x, by_shape], axis=1)
-    centred = data.centred(weights, all_columns)
-    tuned = by_x.shape[1]
-    return excess, centred[:, 0], centred[:, 1 : 1 + tuned], centred[:, 1 + tuned :]
+class _LeastSquares:
+    """The weighted least squares of one form: the runs, and the prior of its shape.
 
-
-def _solve(
-    data: SelectedRuns, weights: Array, state: _State, means: Array, deviations: Array, towards: Array, on_x: Array
-) -> _State:
-    """Least squares at fixed weights, by Gauss-Newton steps that are damped until the objective falls."""
-    on_shape = 1 / deviations**2
-
-    def objective(at: _State, left: Array) -> float:
-        far = ((at.x - towards) ** 2 @ on_x).sum() + ((at.bowl.theta - means) ** 2 @ on_shape)
-        return float((weights * left**2).sum() + far)
-
-    _, left, by_x, by_shape = _linearized(data, weights, state)
-    value, damping = objective(state, left), 1e-3
-    for _ in range(STEPS):
-        normal = _Normal.of(data, weights, by_x, by_shape).with_prior(on_x, on_shape)
-        pull_x = data.summed(by_x * (weights * left)[:, None]) - (state.x - towards) * on_x
-        pull_shape = by_shape.T @ (weights * left) - (state.bowl.theta - means) * on_shape
-        while True:
-            step_x, step_shape = normal.damped(damping).solve(pull_x, pull_shape)
-            tried = state.moved(step_shape, step_x)
-            linearized = _linearized(data, weights, tried)
-            reached = objective(tried, linearized[1])
-            if reached <= value:
-                break
-            damping *= 8
-            if damping > 1e6:
-                return state
-        gained, value = value - reached, reached
-        state, damping = tried, max(damping / 5, 1e-8)
-        _, left, by_x, by_shape = linearized
-        if gained < ENOUGH * (1 + abs(value)):
-            break
-    return state
-
-
-def _told(
-    data: SelectedRuns, weights: Array, state: _State, means: Array, deviations: Array, on_x: Array
-) -> ResponseSurface:
-    """What the runs say of the optima, the shape being integrated out and the law's guidance left out.
-
-    The weights say how far a run is trusted, not how noisy it is; so the precision is a sandwich, with
-    variances that the residuals show.
+    Args:
+        means, deviations: of the shape's parameters before any run, (parameters,).
     """
-    on_shape = 1 / deviations**2
-    excess, left, by_x, by_shape = _linearized(data, weights, state)
-    plain = _Normal.of(data, weights, by_x, by_shape)
-    leverage = _leverage(data, weights, by_x, by_shape, plain.with_prior(on_x, on_shape))
-    noise, discrepancy = noise_and_discrepancy(left, excess, leverage)
-    variance = variances(data, left, excess, leverage, noise**2 + (discrepancy * excess) ** 2)
 
-    prior = np.diag(on_shape)
-    through = plain.border() @ np.linalg.inv(plain.tt + prior)
-    curved = plain.whole_xx() - through @ plain.border().T
-    spread = _Normal.of(data, weights**2 * variance, by_x, by_shape)
-    crossed = through @ spread.border().T
-    scores = spread.whole_xx() - crossed - crossed.T + through @ (spread.tt + prior) @ through.T
-    scores += np.eye(len(scores)) * (1e-6 * np.trace(scores) / len(scores) + 1e-12)
-    freedom = max(1.0, float(len(left) - leverage.sum()))
-    sandwich = np.linalg.solve(scores, curved).T * t_shrink(freedom)
-    pull_shape = by_shape.T @ (weights * left) - (state.bowl.theta - means) * on_shape
-    score = data.summed(by_x * (weights * left)[:, None]).reshape(-1) - through @ pull_shape
-    information = sandwich @ curved
-    return ResponseSurface(
-        bowl=state.bowl,
-        x=state.x,
-        octaves=data.octaves,
-        information=(information + information.T) / 2,
-        information_vector=sandwich @ (score + curved @ state.x.reshape(-1)),
-        noise=noise,
-        discrepancy=discrepancy,
-        freedom=freedom,
-        intercepts=_intercepts(data, weights, data.y - excess),
-        runs=np.array([], dtype=np.intp),
-        residuals=left,
-        excess=excess,
-    )
+    def __init__(self, data: SelectedRuns, means: Array, deviations: Array) -> None:
+        self.data = data
+        self.means = means
+        self.precision: Array = 1 / deviations**2
+
+    def robust_weights(self, state: _State, noise: float, discrepancy: float) -> Array:
+        """Return weights by noise and discrepancy, lower for outliers (soft L1 loss)."""
+        excess = state.shape.excess(*state.from_optimum(self.data))
+        weights: Array = 1 / (noise**2 + (discrepancy * excess) ** 2)
+        residuals = self.data.centred(weights, (self.data.y - excess)[:, None])[:, 0]
+        robust: Array = weights / np.sqrt(1 + residuals**2 * weights)
+        return robust
+
+    def linearize(self, state: _State, weights: Array) -> _Linearization:
+        """Linearize the excess, with the intercepts eliminated (variable projection)."""
+        excess, by_x, by_shape = state.shape.linearized(*state.from_optimum(self.data))
+        all_columns = np.concatenate([(self.data.y - excess)[:, None], by_x, by_shape], axis=1)
+        projected = self.data.centred(weights, all_columns)
+        tuned = by_x.shape[1]
+        return _Linearization(excess, projected[:, 0], projected[:, 1 : 1 + tuned], projected[:, 1 + tuned :])
+
+    def objective(self, state: _State, weights: Array, law: _LawPrior, residuals: Array) -> float:
+        """Return the weighted sum of squares plus the squares of both priors."""
+        by_law = ((state.x - law.optima) ** 2 @ law.precision).sum()
+        prior = by_law + ((state.shape.theta - self.means) ** 2 @ self.precision)
+        return float((weights * residuals**2).sum() + prior)
+
+    def normal_equations(
+        self, state: _State, weights: Array, law: _LawPrior, linear: _Linearization
+    ) -> tuple[_NormalEquations, Array, Array]:
+        """Return the equations of a Gauss-Newton step, with the gradients by optima and shape."""
+        normal = _NormalEquations.of(self.data, weights, linear).with_prior(law.precision, self.precision)
+        gradient = self.data.summed(linear.by_x * (weights * linear.residuals)[:, None])
+        gradient = gradient - (state.x - law.optima) * law.precision
+        return normal, gradient, self._shape_gradient(state, weights, linear)
+
+    def _shape_gradient(self, state: _State, weights: Array, linear: _Linearization) -> Array:
+        gradient: Array = (
+            linear.by_shape.T @ (weights * linear.residuals) - (state.shape.theta - self.means) * self.precision
+        )
+        return gradient
+
+    def solve(self, state: _State, weights: Array, law: _LawPrior) -> _State:
+        """Minimize at fixed weights, by damped Gauss-Newton steps.
+
+        The damping of a step increases until the objective falls.
+        """
+        linear = self.linearize(state, weights)
+        value, damping = self.objective(state, weights, law, linear.residuals), 1e-3
+        for _ in range(STEPS):
+            normal, by_x, by_shape = self.normal_equations(state, weights, law, linear)
+            while True:
+                proposed = state.moved(*normal.damped(damping).solve(by_x, by_shape))
+                proposed_linear = self.linearize(proposed, weights)
+                reached = self.objective(proposed, weights, law, proposed_linear.residuals)
+                if reached <= value:
+                    break
+                damping *= 8
+                if damping > 1e6:
+                    return state
+            gained, value = value - reached, reached
+            state, linear, damping = proposed, proposed_linear, max(damping / 5, 1e-8)
+            if gained < CONVERGED * (1 + abs(value)):
+                break
+        return state
+
+    def likelihood(self, state: _State, weights: Array, law: _LawPrior) -> ResponseSurface:
+        """Return the surface with the likelihood of the optima, by a sandwich covariance.
+
+        The shape is integrated out and the law's prior is left out. The weights express how far a run is trusted, not
+        its noise; so the precision is a sandwich with variances that are estimated from the residuals.
+        """
+        data, linear = self.data, self.linearize(state, weights)
+        plain = _NormalEquations.of(data, weights, linear)
+        leverage = _leverage(data, weights, linear, plain.with_prior(law.precision, self.precision))
+        residuals, excess = linear.residuals, linear.excess
+        noise, discrepancy = noise_and_discrepancy(residuals, excess, leverage)
+        variance = variances(data, residuals, excess, leverage, noise**2 + (discrepancy * excess) ** 2)
+
+        prior = np.diag(self.precision)
+        through = plain.border() @ np.linalg.inv(plain.tt + prior)
+        hessian = plain.whole_xx() - through @ plain.border().T
+        meat = _NormalEquations.of(data, weights**2 * variance, linear)
+        crossed = through @ meat.border().T
+        scores = meat.whole_xx() - crossed - crossed.T + through @ (meat.tt + prior) @ through.T
+        scores += np.eye(len(scores)) * (1e-6 * np.trace(scores) / len(scores) + 1e-12)
+        freedom = max(1.0, float(len(residuals) - leverage.sum()))
+        sandwich = np.linalg.solve(scores, hessian).T * t_shrink(freedom)
+        score = data.summed(linear.by_x * (weights * residuals)[:, None]).reshape(-1)
+        score = score - through @ self._shape_gradient(state, weights, linear)
+        information = sandwich @ hessian
+        return ResponseSurface(
+            shape=state.shape,
+            x=state.x,
+            octaves=data.octaves,
+            information=(information + information.T) / 2,
+            information_vector=sandwich @ (score + hessian @ state.x.reshape(-1)),
+            noise=noise,
+            discrepancy=discrepancy,
+            freedom=freedom,
+            intercepts=_intercepts(data, weights, data.y - excess),
+            runs=np.array([], dtype=np.intp),
+            residuals=residuals,
+            excess=excess,
+        )
 
 
-def _leverage(data: SelectedRuns, weights: Array, by_x: Array, by_shape: Array, normal: _Normal) -> Array:
-    """Share of each run in its own fitted value."""
+def _leverage(data: SelectedRuns, weights: Array, linear: _Linearization, normal: _NormalEquations) -> Array:
+    """Return the share of each run in its own fitted value."""
+    by_x, by_shape = linear.by_x, linear.by_shape
     inverse = np.linalg.inv(normal.xx)
     across = inverse @ normal.xt
     shape = np.linalg.inv(normal.tt - np.einsum("skc,skd->cd", normal.xt, across))
-    own = inverse + across @ shape @ np.swapaxes(across, 1, 2)
+    of_scale = inverse + across @ shape @ np.swapaxes(across, 1, 2)
     border = (across @ shape)[data.scale]
-    value = np.einsum("ik,ikj,ij->i", by_x, own[data.scale], by_x) - 2 * np.einsum(
+    value = np.einsum("ik,ikj,ij->i", by_x, of_scale[data.scale], by_x) - 2 * np.einsum(
         "ik,ikc,ic->i", by_x, border, by_shape
     )
     value += np.einsum("ic,cd,id->i", by_shape, shape, by_shape)
-    found: Array = weights * value + weights / np.bincount(data.intercept, weights)[data.intercept]
-    return np.clip(found, 0.0, 0.95)
+    leverage: Array = weights * value + weights / np.bincount(data.intercept, weights)[data.intercept]
+    return np.clip(leverage, 0.0, 0.95)
 
 
 def _intercepts(data: SelectedRuns, weights: Array, level: Array) -> Array:
-    """Log loss at each scale's optimum, the mean over its seeds."""
+    """Return the log loss at each scale's optimum, the mean over its seeds."""
     total = np.bincount(data.intercept, weights)
-    by_height = np.bincount(data.intercept, weights * level) / total
+    by_intercept = np.bincount(data.intercept, weights * level) / total
     scale = np.zeros(len(total), dtype=np.intp)
     scale[data.intercept] = data.scale
     count = np.bincount(scale, minlength=len(data.octaves))
     with np.errstate(invalid="ignore"):
-        found: Array = np.bincount(scale, by_height, len(data.octaves)) / count
-    return found
+        mean: Array = np.bincount(scale, by_intercept, len(data.octaves)) / count
+    return mean

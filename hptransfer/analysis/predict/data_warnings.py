@@ -9,7 +9,7 @@ import pandas as pd
 
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.tables.axis_roles import SCHEDULE, kind
-from hptransfer.analysis.tables.scale_names import brief, compact
+from hptransfer.analysis.tables.scale_names import format_size
 
 # Beyond so many octaves from the largest scale a law is a leap.
 FAR_OCTAVES = 4.0
@@ -31,14 +31,18 @@ def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> 
     """One line each."""
     notes = []
     targets = [{axis: float(row[axis]) for axis in fit.columns.scales} for _, row in predictions.iterrows()]
-    for far, where in ((fit.distance, "beyond the largest"), (fit.below, "below the smallest")):
+    for far, where in ((fit.extrapolation_octaves, "beyond the largest"), (fit.octaves_below, "below the smallest")):
         octaves = np.array([far(target) for target in targets])
-        if far == fit.below:
+        if far == fit.octaves_below:
             octaves[octaves > OTHER_UNIT] = 0.0  # which is told of as another unit
         leaps = int((octaves > FAR_OCTAVES).sum())
         if leaps:
-            which = brief(targets[int(np.argmax(octaves))]) + (f" and {leaps - 1} more" if leaps > 1 else "")
-            notes.append(f"target {which} lies {octaves.max():.1f} octaves {where} scale: any law is a leap there")
+            which = fit.runs.format_scale(targets[int(np.argmax(octaves))]) + (
+                f" and {leaps - 1} more" if leaps > 1 else ""
+            )
+            notes.append(
+                f"target {which} lies {octaves.max():.1f} octaves {where} scale: extrapolation this far is unreliable"
+            )
     trained = table[np.isfinite(table[fit.columns.loss])]
     steps = trained.loc[trained["steps"] > 0, "steps"].min() if "steps" in table else FEW_STEPS  # 0: imported without
     if steps < FEW_STEPS:
@@ -118,7 +122,7 @@ def _units_of_targets(predictions: pd.DataFrame, fit: Fit) -> list[str]:
         beyond = max(np.log2(high / values[-1]), np.log2(values[0] / low))
         if len(values) > 1 and beyond > OTHER_UNIT:
             notes.append(
-                f"{axis} of the targets runs from {compact(low)} to {compact(high)}, of the runs from "
-                f"{compact(values[0])} to {compact(values[-1])}: are both in the same unit?"
+                f"{axis} of the targets runs from {format_size(low)} to {format_size(high)}, of the runs from "
+                f"{format_size(values[0])} to {format_size(values[-1])}: are both in the same unit?"
             )
     return notes

@@ -14,7 +14,6 @@ from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.tables.arrays import Axes
 from hptransfer.analysis.tables.checks import count_words
-from hptransfer.analysis.tables.scale_names import brief, describe
 from hptransfer.core.records import short
 
 
@@ -26,8 +25,8 @@ class Findings:
         fit: every number behind the tables.
         left_out: every scale predicted from all others; `ahead`, larger scales from smaller ones.
         predictions: one row a target, in order: the scale columns; of each tuned column the value and its 90%
-            interval (`_low`, `_high`), in its own unit; `loss` with its interval, in nats; `distance`, octaves beyond
-            the largest scale that was seen, 0 inside.
+            interval (`_low`, `_high`), in its own unit; `loss` with its interval, in nats; `extrapolation_octaves`
+            beyond the largest swept scale, 0 inside.
         next_runs: what would narrow the first target's interval most for its cost, best first.
         warnings: one line each.
         uncounted: how many rows of the table do not count, by their state: failed, running and the like.
@@ -69,12 +68,12 @@ class Findings:
         """The optimum of the smallest scale."""
         return dict(zip(self.fit.tuned, map(float, 2.0**self.fit.smallest.x), strict=True))
 
-    def unmoved_nats(self) -> float:
+    def untransferred_nats(self) -> float:
         """What the first target would lose with the smallest scale's optimum."""
         row = self.predictions.iloc[0]
         scale = {axis: float(row[axis]) for axis in self.fit.columns.scales}
         away = self.fit.smallest.x - self.fit.predict(scale)[:, 0]
-        return float(self.fit.lost(scale, away, float(row["loss"]))[0])
+        return float(self.fit.excess_loss(scale, away, float(row["loss"]))[0])
 
     def metrics(self) -> dict[str, float]:
         """A few numbers for a tracker."""
@@ -85,7 +84,7 @@ class Findings:
     def summary(self) -> str:
         """A few lines for the terminal: the answer, its interval, and what it rests on."""
         row = self.predictions.iloc[0]
-        scale = describe({axis: row[axis] for axis in self.fit.columns.scales})
+        scale = self.fit.runs.format_scale({axis: float(row[axis]) for axis in self.fit.columns.scales})
         lines = [
             f"recommended {name} for {scale}: {short(float(row[name]))} "
             f"(90% interval {short(float(row[f'{name}_low']))} to {short(float(row[f'{name}_high']))})"
@@ -99,15 +98,12 @@ class Findings:
         if self.uncounted:
             lines.append(f"rows that do not count, as their state says: {count_words(self.uncounted)}")
         for name, exponents in self.fit.exponents.items():
-            found = ", ".join(
-                f"{axis} {exponent.value:+.2f} [{exponent.low:+.2f}, {exponent.high:+.2f}] {exponent.verdict}"
-                for axis, exponent in exponents.items()
-            )
+            found = ", ".join(f"{axis} {exponent.sentence(name, axis)}" for axis, exponent in exponents.items())
             lines.append(f"exponents of {name}: {found or 'none'}")
-        unmoved = ", ".join(f"{name} {short(value)}" for name, value in self.smallest_optimum().items())
+        values = ", ".join(f"{name} {short(value)}" for name, value in self.smallest_optimum().items())
         lines += [
-            f"the smallest scale's optimum unmoved ({unmoved}) would cost the target about {self.unmoved_nats():.3f} "
-            "nats, by the shape of the scales' curves",
+            f"reusing the smallest scale's optimum ({values}) would cost the target about "
+            f"{self.untransferred_nats():.3f} nats, by the fitted response surface",
             held_out_sentence(self.fit, self.left_out),
         ]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
@@ -115,7 +111,7 @@ class Findings:
 
 def distance_sentence(fit: Fit, scale: Axes) -> str:
     """How far the target is from what was seen, in words."""
-    beyond, below = fit.distance(scale), fit.below(scale)
+    beyond, below = fit.extrapolation_octaves(scale), fit.octaves_below(scale)
     parts = [f"{beyond:.1f} octaves beyond the largest scale"] if beyond > 0 else []
     parts += [f"{below:.1f} octaves below the smallest scale"] if below > 0 else []
     if not parts:
@@ -131,18 +127,18 @@ def held_out_sentence(fit: Fit, held_out: Sequence[HeldOut]) -> str:
     errors = " and ".join(f"{error:+.2f} octaves of {name}" for name, error in zip(fit.tuned, last.error, strict=True))
     inside = "holds" if all(last.covered) else "does not hold"
     return (
-        f"Predicted from all other scales, the optimum of the largest one ({brief(last.axes)}) is off by {errors}, "
-        f"{last.regret_nats:.4f} nats ({last.regret_percent:.2f}%) of regret; the 90% interval of that prediction "
-        f"{inside} it."
+        f"Predicted from all other scales, the optimum of the largest one ({fit.runs.format_scale(last.axes)}) is off "
+        f"by {errors}, {last.regret_nats:.4f} nats ({last.regret_percent:.2f}%) of regret; the 90% interval of that "
+        f"prediction {inside} it."
     )
 
 
-def unmoved_cost(fit: Fit, tuned: int, axis: str, target: Mapping[str, float], loss: float) -> float:
+def untransferred_cost(fit: Fit, tuned: int, axis: str, target: Mapping[str, float], loss: float) -> float:
     """Nats lost at the target if one axis grows to it and one hyperparameter is not moved with it."""
     away = np.zeros(len(fit.tuned))
     moved = np.log2(target[axis] / fit.seen.values[axis][0])
     away[tuned] = -fit.exponents[fit.tuned[tuned]][axis].value * moved
-    return float(fit.lost(target, away, loss)[0])
+    return float(fit.excess_loss(target, away, loss)[0])
 
 
 def optima_table(fit: Fit) -> pd.DataFrame:
@@ -164,9 +160,9 @@ def exponents_table(findings: Findings) -> pd.DataFrame:
     rows = []
     for k, name in enumerate(fit.tuned):
         for axis, one in fit.exponents[name].items():
-            cost = unmoved_cost(fit, k, axis, target, loss)
+            cost = untransferred_cost(fit, k, axis, target, loss)
             numbers = {"value": one.value, "low": one.low, "high": one.high, "se": one.se, "verdict": one.verdict}
-            cost_of = {"unmoved_cost_nats": cost, "unmoved_cost_percent": 100 * cost / loss}
+            cost_of = {"untransferred_cost_nats": cost, "untransferred_cost_percent": 100 * cost / loss}
             rows.append({"tuned": name, "axis": axis, **numbers, **cost_of})
     return pd.DataFrame(rows)
 
@@ -220,7 +216,7 @@ def prediction_json(findings: Findings) -> dict[str, Any]:
         "target": {axis: _plain(row[axis]) for axis in fit.columns.scales},
         "hyperparameters": {name: interval(name) for name in fit.tuned},
         "loss": interval("loss"),
-        "distance": float(row["distance"]),
+        "extrapolation_octaves": float(row["extrapolation_octaves"]),
     }
 
 

@@ -167,7 +167,7 @@ def _candidates(fit: Fit, surface: ResponseSurface, target: Axes) -> list[_Candi
 
 def _added(surface: ResponseSurface, u: Array, octaves: Array, *, new: bool) -> Array:
     """What runs at u add to the information of their scale's optimum, (tuned, tuned)."""
-    excess, by_x, _ = surface.bowl.linearized(u, np.tile(octaves, (len(u), 1)))
+    excess, by_x, _ = surface.shape.linearized(u, np.tile(octaves, (len(u), 1)))
     weights = 1 / (surface.noise**2 + (surface.discrepancy * excess) ** 2)
     if new:
         by_x = by_x - (weights @ by_x) / weights.sum()

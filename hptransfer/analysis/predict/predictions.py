@@ -23,6 +23,11 @@ def predict_table(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
         for name, (x, low, high) in zip(fit.tuned, fit.predict(scale), strict=True):
             row |= {name: 2.0**x, f"{name}_low": 2.0**low, f"{name}_high": 2.0**high}
         loss, loss_low, loss_high = fit.predict_loss(scale)
-        row |= {"loss": loss, "loss_low": loss_low, "loss_high": loss_high, "distance": fit.distance(scale)}
+        row |= {
+            "loss": loss,
+            "loss_low": loss_low,
+            "loss_high": loss_high,
+            "extrapolation_octaves": fit.extrapolation_octaves(scale),
+        }
         rows.append(row)
     return pd.DataFrame(rows)

@@ -28,7 +28,7 @@ class HeldOut:
     """One scale, predicted without its own runs.
 
     Attributes:
-        distance: octaves beyond the largest scale that the prediction knew; 0 inside.
+        extrapolation_octaves: octaves beyond the largest scale that the prediction knew; 0 inside.
         error: prediction minus the scale's own optimum, octaves, by tuned hyperparameter.
         low, high: the 90% interval of the prediction minus the scale's own optimum.
         covered: whether the interval, with the own optimum's error, holds zero.
@@ -36,7 +36,7 @@ class HeldOut:
     """
 
     axes: Axes
-    distance: float
+    extrapolation_octaves: float
     error: Array
     low: Array
     high: Array
@@ -64,17 +64,17 @@ def larger_from_smaller(fit: Fit) -> list[HeldOut]:
     for known in range(first, count, max(1, -(-(count - first) // STEPS))):
         for place in range(known, count, -(-(count - known) // STEPS)):
             held = _predicted(fit, fit.optima[place], list(range(known)))
-            if held is not None and held.distance > 0:
+            if held is not None and held.extrapolation_octaves > 0:
                 found.append(held)
     return found
 
 
 def regret_per_octave(held: Sequence[HeldOut]) -> float | None:
     """Percent of the loss lost per octave of extrapolation: a line through the origin; None without any."""
-    distance = np.array([one.distance for one in held])
-    if not len(distance):
+    octaves = np.array([one.extrapolation_octaves for one in held])
+    if not len(octaves):
         return None
-    return float(distance @ [one.regret_percent for one in held] / (distance @ distance))
+    return float(octaves @ [one.regret_percent for one in held] / (octaves @ octaves))
 
 
 def _predicted(fit: Fit, one: Optimum, rest: Sequence[int]) -> HeldOut | None:
@@ -90,11 +90,11 @@ def _predicted(fit: Fit, one: Optimum, rest: Sequence[int]) -> HeldOut | None:
     low, high = mixture.quantiles(one.axes, [percent / 100 for percent in INTERVAL]).T
     error = value - one.x
     slack = NORMAL_95 * one.se
-    regret = float(fit.lost(one.axes, error, one.loss)[0])
+    regret = float(fit.excess_loss(one.axes, error, one.loss)[0])
     reach = [float(np.log2(one.axes[axis] / values[-1])) for axis, values in problem.seen.values.items()]
     return HeldOut(
         axes=one.axes,
-        distance=max(0.0, *reach),
+        extrapolation_octaves=max(0.0, *reach),
         error=error,
         low=low - one.x,
         high=high - one.x,

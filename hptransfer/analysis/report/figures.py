@@ -21,7 +21,7 @@ from hptransfer.analysis.optima.loss_curve import LossCurve
 from hptransfer.analysis.optima.response_surface import ResponseSurface
 from hptransfer.analysis.predict.validation import HeldOut
 from hptransfer.analysis.tables.arrays import Array
-from hptransfer.analysis.tables.scale_names import brief, compact
+from hptransfer.analysis.tables.scale_names import format_scale, format_size
 
 # What a notebook shows and a file holds.
 Drawing = Figure
@@ -92,13 +92,15 @@ def curve_panels(fit: Fit) -> list[Panel]:
     for place, one in enumerate(fit.optima):
         groups.setdefault(tuple(one.axes[axis] for axis in others), []).append(place)
     if len(groups) > len(fit.optima) / 2:  # scales that share no grid: all in one panel
-        titled = {fit.columns.loss: list(range(len(fit.optima)))}
+        titled = [(fit.columns.loss, list(range(len(fit.optima))))]
     else:
         keys = sorted(groups)[-PANELS:]
-        titled = {brief(dict(zip(others, key, strict=True))) or fit.columns.loss: groups[key] for key in keys}
+        fixed = [dict(zip(others, key, strict=True)) for key in keys]
+        titles = [format_scale(axes, fixed) or fit.columns.loss for axes in fixed]
+        titled = [(title, groups[key]) for title, key in zip(titles, keys, strict=True)]
     return [
         Panel(f"loss_{number}_{fit.tuned[k]}", partial(_curves, fit=fit, places=places, k=k, title=title))
-        for number, (title, places) in enumerate(titled.items(), start=1)
+        for number, (title, places) in enumerate(titled, start=1)
         for k in range(len(fit.tuned))
     ]
 
@@ -112,7 +114,7 @@ def _curves(axes: Axes, *, fit: Fit, places: Sequence[int], k: int, title: str) 
     for rank, place in enumerate(sorted(places, key=lambda place: fit.optima[place].axes[first])):
         one = fit.optima[place]
         turn, look = divmod(sizes.index(one.axes[first]) if sizes else rank, len(COLOURS))
-        name = ", ".join(f"{axis} {compact(one.axes[axis])}" for axis in differ)
+        name = format_scale({axis: one.axes[axis] for axis in differ}, [fit.optima[other].axes for other in places])
         style: dict[str, Any] = {"color": COLOURS[look], "linestyle": DASHES[look], "marker": MARKERS[look]}
         style["markerfacecolor"] = "white" if turn % 2 else COLOURS[look]
         x, y = lower_envelope(fit, place, k)
@@ -188,10 +190,10 @@ def _heat(axes: Axes, *, fit: Fit, place: int) -> None:
     grid_x, grid_y = (np.linspace(low - MARGIN, high + MARGIN, 50) for low, high in one.tried[:2])
     middle = [one.x[2:]] * 2500
     mesh = np.column_stack([np.repeat(grid_x, 50), np.tile(grid_y, 50), np.array(middle)])
-    excess = fit.lost(one.axes, mesh - one.x, one.loss).reshape(50, 50) / one.loss
+    excess = fit.excess_loss(one.axes, mesh - one.x, one.loss).reshape(50, 50) / one.loss
     axes.contour(grid_x, grid_y, 100 * excess.T, levels=[0.1, 0.25, 1, 4], colors=COLOURS[1], linewidths=0.9)
     axes.errorbar(one.x[0], one.x[1], xerr=1.645 * one.se[0], yerr=1.645 * one.se[1], **OPTIMUM)
-    axes.set_title(brief(one.axes))
+    axes.set_title(fit.runs.format_scale(one.axes))
     _value_axis(axes.xaxis, fit.tuned[0])
     _value_axis(axes.yaxis, fit.tuned[1])
 
@@ -246,7 +248,7 @@ def moved_to(fit: Fit, axis: str, target: Mapping[str, float]) -> Array:
 def residual_panels(fit: Fit) -> list[Panel]:
     """What the bowl misses of each run's loss, against how far above the optimum the run is."""
     surfaces = [one.surface for one in fit.shapes if one.surface]
-    return [Panel(f"residuals_{one.bowl.form}", partial(_residuals, fit=fit, surface=one)) for one in surfaces]
+    return [Panel(f"residuals_{one.shape.form}", partial(_residuals, fit=fit, surface=one)) for one in surfaces]
 
 
 def _residuals(axes: Axes, *, fit: Fit, surface: ResponseSurface) -> None:
@@ -257,7 +259,7 @@ def _residuals(axes: Axes, *, fit: Fit, surface: ResponseSurface) -> None:
     band = 1.645 * np.hypot(100 * surface.noise, surface.discrepancy * reach)
     axes.plot(reach, band, color=INK, linewidth=0.9, linestyle="--", label="90% by the fit")
     axes.plot(reach, -band, color=INK, linewidth=0.9, linestyle="--")
-    axes.set_title(f"{surface.bowl.form} bowl")
+    axes.set_title(f"{surface.shape.form} response surface")
     axes.set_xlabel("loss above the optimum, %")
     axes.set_ylabel("measured minus fitted, %")
     axes.legend(loc="best")
@@ -270,7 +272,9 @@ def ahead_panels(ahead: Sequence[HeldOut]) -> list[Panel]:
 
 def _ahead(axes: Axes, *, ahead: Sequence[HeldOut]) -> None:
     shown = ahead[:: 1 + len(ahead) // DOTS]
-    axes.plot([one.distance for one in shown], [one.regret_percent for one in shown], "o", color=COLOURS[1], ms=4)
+    axes.plot(
+        [one.extrapolation_octaves for one in shown], [one.regret_percent for one in shown], "o", color=COLOURS[1], ms=4
+    )
     axes.set_title("larger scales from smaller ones")
     axes.set_xlabel("octaves beyond the largest scale used")
     axes.set_ylabel("regret, %")
@@ -286,6 +290,12 @@ def verification_panels(verification: Mapping[str, Any]) -> list[Panel]:
     ]
 
 
+def untransferred_of(verification: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Values and regret of the smallest scale's optimum, under its present or its former key."""
+    values: Mapping[str, Any] = verification["untransferred" if "untransferred" in verification else "unmoved"]
+    return values
+
+
 def _verification(axes: Axes, *, verification: Mapping[str, Any], name: str) -> None:
     others = {key: value for key, value in verification["predicted"].items() if key != name}
     points = [
@@ -298,8 +308,8 @@ def _verification(axes: Axes, *, verification: Mapping[str, Any], name: str) -> 
         ("predicted", verification["predicted"][name], ACCENT, "D"),
         ("its best", verification["best"][name], INK, "*"),
     ]
-    if verification["unmoved"][name] is not None:
-        marks.append(("smallest scale's", verification["unmoved"][name], COLOURS[4], "^"))
+    if (smallest := untransferred_of(verification)[name]) is not None:
+        marks.append(("smallest scale's", smallest, COLOURS[4], "^"))
     fine = np.linspace(curve.x[0], curve.x[-1], 300)
     axes.plot(fine, [curve.at(float(x)) for x in fine], color=FAINT, linewidth=1.2)
     axes.plot(curve.x, curve.y, "o", color=COLOURS[1], markersize=4)
@@ -307,7 +317,7 @@ def _verification(axes: Axes, *, verification: Mapping[str, Any], name: str) -> 
         x = float(np.log2(value))
         if curve.x[0] <= x <= curve.x[-1]:
             axes.plot(x, curve.at(x), marker, color=colour, markersize=8, label=label, linestyle="none")
-    axes.set_title(brief(verification["scale"]))
+    axes.set_title(format_scale(verification["scale"]))
     axes.set_ylabel("loss, nats")
     _value_axis(axes.xaxis, name)
     axes.legend(loc="best")
@@ -341,7 +351,7 @@ def _powers(axis: Any, values: Sequence[float]) -> None:
         if np.log2(value / shown[-1]) >= apart and np.log2(high / value) >= apart:
             shown.append(value)
     shown.append(high)
-    axis.set_ticks(np.log2(shown), [compact(float(f"{value:.3g}") if value >= 1e6 else value) for value in shown])
+    axis.set_ticks(np.log2(shown), [format_size(float(f"{value:.3g}") if value >= 1e6 else value) for value in shown])
 
 
 def curves_figure(fit: Fit) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
-from hptransfer.analysis.laws.exponents import TOLERANCE, UNDECIDED
+from hptransfer.analysis.laws.exponents import TOLERANCE, UNDECIDED, has_verdict
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
-from hptransfer.analysis.predict.findings import Findings, distance_sentence, held_out_sentence, unmoved_cost
+from hptransfer.analysis.predict.findings import Findings, distance_sentence, held_out_sentence, untransferred_cost
 from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.published_laws import comparable, references
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
@@ -21,8 +21,8 @@ from hptransfer.analysis.report import figures as plots
 from hptransfer.analysis.report.comparison import ComparedSweep, compare_sweeps
 from hptransfer.analysis.report.target_groups import predicted_settings, resolved_groups
 from hptransfer.analysis.tables.axis_roles import kind
-from hptransfer.analysis.tables.scale_names import brief, describe
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, short
+from hptransfer.analysis.tables.scale_names import format_scale
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, Scale, short
 
 # Of what to run next.
 SHOWN_NEXT = 8
@@ -39,7 +39,7 @@ class RunContext:
         target: content of target.json.
         verification: content of verification.json.
         states: trials of the sweep by state.
-        failed: failed trials by scale name.
+        failed: failed trials by `Scale.key`.
         uncounted: rows that do not count, by their state.
         flops: training FLOPs that the sweep's finished trials cost.
         warnings: to be shown before those of the fit.
@@ -63,12 +63,13 @@ def render(analysis: Findings, context: RunContext, against: ComparedSweep | Non
     """
     fit, row = analysis.fit, analysis.predictions.iloc[0]
     scale = {axis: float(row[axis]) for axis in fit.columns.scales}
+    exponents = _exponents(fit, scale, float(row["loss"]))
     verification = context.verification
     environment = Environment(loader=PackageLoader("hptransfer.analysis.report", "."), autoescape=True)
     return environment.get_template("page.html.j2").render(
         title=context.title,
         tuned=", ".join(fit.tuned),
-        target_name=brief(scale),
+        target_name=fit.runs.format_scale(scale),
         answers=[_answer(row, name) for name in fit.tuned],
         loss=_answer(row, "loss"),
         targets=_targets(analysis),
@@ -83,8 +84,8 @@ def render(analysis: Findings, context: RunContext, against: ComparedSweep | Non
         maps_note=f" The {plots.MAPS} largest of {len(fit.optima)} scales." if len(fit.optima) > plots.MAPS else "",
         ahead_panels=_drawn(plots.ahead_panels(analysis.ahead)),
         tolerance=TOLERANCE,
-        exponents=_exponents(fit, scale, float(row["loss"])),
-        undecided=any(one.verdict == UNDECIDED for axes in fit.exponents.values() for one in axes.values()),
+        exponents=exponents,
+        undecided=any(row["verdict"] == UNDECIDED for row in exponents),
         scatter=", ".join(f"{name} {value:.2f}" for name, value in zip(fit.tuned, fit.mixture.scatter(), strict=True)),
         expected=fit.expected,
         laws=[(name, f"{share:.0%}") for name, share in fit.mixture.shares().items()],
@@ -92,7 +93,7 @@ def render(analysis: Findings, context: RunContext, against: ComparedSweep | Non
         noise=f"{fit.noise:.4f}",
         next_runs=[_next(fit, one) for one in analysis.next_runs[:SHOWN_NEXT]],
         held_out=held_out_sentence(fit, analysis.left_out),
-        left_out=[_left_out(one) for one in analysis.left_out[-ROWS:]],
+        left_out=[_left_out(fit, one) for one in analysis.left_out[-ROWS:]],
         per_octave=regret_per_octave(analysis.ahead),
         scales=[_scale_row(fit, one, context) for one in fit.optima[-ROWS:]],
         references=_references(fit, scale),
@@ -119,26 +120,28 @@ def _targets(analysis: Findings) -> list[dict[str, Any]]:
     names = [*analysis.fit.tuned, "loss"]
     if len(analysis.predictions) < 2:
         return []
+    shown = analysis.predictions.head(TARGETS)
+    scales = [{axis: float(row[axis]) for axis in analysis.fit.columns.scales} for _, row in shown.iterrows()]
     return [
         {
-            "name": brief({axis: float(row[axis]) for axis in analysis.fit.columns.scales}),
+            "name": format_scale(scale, scales),
             "answers": [_answer(row, name) for name in names],
-            "distance": f"{row['distance']:.1f}",
+            "beyond": f"{row['extrapolation_octaves']:.1f}",
         }
-        for _, row in analysis.predictions.head(TARGETS).iterrows()
+        for scale, (_, row) in zip(scales, shown.iterrows(), strict=True)
     ]
 
 
 def _verified(verification: Mapping[str, Any]) -> dict[str, str]:
-    unmoved, errors = verification["unmoved"], verification["error_octaves"]
+    reused, errors = plots.untransferred_of(verification), verification["error_octaves"]
     names = list(errors)
     return {
-        "scale": brief(verification["scale"]),
+        "scale": format_scale(verification["scale"]),
         "regret": f"{verification['regret_percent']:.2f}%",
         "error": ", ".join(f"{error:+.2f} octaves" for error in errors.values()),
         "best": ", ".join(short(verification["best"][name]) for name in names),
-        "unmoved": "diverged" if unmoved["regret_percent"] is None else f"{unmoved['regret_percent']:.2f}%",
-        "unmoved_value": ", ".join(short(unmoved[name]) for name in names),
+        "untransferred": "diverged" if reused["regret_percent"] is None else f"{reused['regret_percent']:.2f}%",
+        "untransferred_value": ", ".join(short(reused[name]) for name in names),
     }
 
 
@@ -146,7 +149,7 @@ def _exponents(fit: Fit, target: Mapping[str, float], loss: float) -> list[dict[
     rows = []
     for k, name in enumerate(fit.tuned):
         for axis, exponent in fit.exponents[name].items():
-            cost = unmoved_cost(fit, k, axis, target, loss)
+            cost = untransferred_cost(fit, k, axis, target, loss)
             rows.append(
                 {
                     "tuned": name,
@@ -154,7 +157,7 @@ def _exponents(fit: Fit, target: Mapping[str, float], loss: float) -> list[dict[
                     "value": f"{exponent.value:+.2f}",
                     "low": f"{exponent.low:+.2f}",
                     "high": f"{exponent.high:+.2f}",
-                    "verdict": exponent.verdict,
+                    "verdict": exponent.verdict if has_verdict(name, axis) else DASH,
                     "cost": f"{cost:.4f}",
                     "percent": f"{100 * cost / loss:.2f}%",
                 }
@@ -165,16 +168,16 @@ def _exponents(fit: Fit, target: Mapping[str, float], loss: float) -> list[dict[
 def _next(fit: Fit, one: NextRun) -> dict[str, str]:
     settings = [", ".join(short(float(f"{2.0**x:.4g}")) for x in setting) for setting in one.settings]
     return {
-        "scale": brief(one.axes),
+        "scale": fit.runs.format_scale(one.axes),
         "settings": "; ".join(settings),
         "cost": f"{one.flops:.3g}",
         "narrowing": f"{one.narrowing:.1%}",
     }
 
 
-def _left_out(one: HeldOut) -> dict[str, str]:
+def _left_out(fit: Fit, one: HeldOut) -> dict[str, str]:
     return {
-        "name": brief(one.axes),
+        "name": fit.runs.format_scale(one.axes),
         "error": ", ".join(f"{error:+.2f}" for error in one.error),
         "covered": "yes" if all(one.covered) else "no",
         "regret": f"{one.regret_percent:.3f}%",
@@ -206,15 +209,15 @@ def _scale_row(fit: Fit, one: Optimum, context: RunContext) -> dict[str, str]:
     ]
     values = [f"{sign}{short(float(2.0**x))}" for sign, x in zip(signs, one.x, strict=True)]
     return {
-        "name": brief(one.axes),
+        "name": fit.runs.format_scale(one.axes),
         "runs": str(one.runs),
         "diverged": str(one.diverged or DASH),
-        "failed": str(context.failed.get(describe(one.axes), DASH)),
+        "failed": str(context.failed.get(Scale(one.axes).key, DASH)),
         "best": ", ".join(values),
         "se": ", ".join(f"{error:.2f}" if math.isfinite(error) else DASH for error in one.se),
         "loss": DASH if math.isnan(one.loss) else f"{one.loss:.4f}",
         "curvature": ", ".join(f"{bend:.3f}" for bend in one.curvature),
-        "unmoved": f"{fit.unmoved_cost(one):.4f}",
+        "untransferred": f"{fit.untransferred_cost(one):.4f}",
         "status": ", ".join(dict.fromkeys(one.status)),
     }
 

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hptransfer.analysis.tables.columns import SEED, Columns
+from hptransfer.analysis.tables.scale_names import format_scale
 
 Array = NDArray[np.floating[Any]]
 Index = NDArray[np.intp]
@@ -79,6 +80,10 @@ class Runs:
         )
         found: Array = logs - (seen.min(axis=0) + seen.max(axis=0)) / 2
         return found
+
+    def format_scale(self, axes: Axes) -> str:
+        """Return a scale as text that differs from the text of every swept scale."""
+        return format_scale(axes, self.scales)
 
     def of_scale(self, place: int) -> Mask:
         """Which runs are of one scale."""

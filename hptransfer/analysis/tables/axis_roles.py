@@ -9,6 +9,9 @@ TOKENS = ("tokens", "token_budget", "num_tokens", "train_tokens", "training_toke
 PARAMS = ("params", "parameters", "num_params", "n_params", "num_parameters", "n")
 BATCH = ("batch", "batch_size", "batch_tokens", "global_batch_size", "bs")
 WIDTH = ("width", "d_model", "n_embd", "hidden_size")
+DEPTH = ("depth", "layers", "n_layer", "n_layers", "num_layers", "num_hidden_layers")
+# Names of axes that measure how long a run trains, besides tokens and batch size.
+DURATION = ("steps", "num_steps", "train_steps", "epochs", "examples", "samples", "flops", "compute")
 
 
 def named(axes: Sequence[str], names: Sequence[str]) -> str | None:
@@ -18,6 +21,11 @@ def named(axes: Sequence[str], names: Sequence[str]) -> str | None:
 
 # Settings on which the best learning rate depends (science notes C.8): a law across several values of one is of none.
 SCHEDULE = ("schedule", "lr_schedule", "scheduler", "warmup", "warmup_steps", "decay", "min_lr", "end_lr", "floor")
+
+
+def is_size_or_budget(axis: str) -> bool:
+    """Return True for an axis that is a model size or a training budget."""
+    return any(axis.lower() in names for names in (PARAMS, WIDTH, DEPTH, TOKENS, BATCH, DURATION))
 
 
 LEARNING_RATE = ("lr", "learning_rate", "learningrate", "base_lr", "max_lr", "peak_lr", "eta")

@@ -40,7 +40,7 @@ class Columns:
             "loss",
             "loss_low",
             "loss_high",
-            "distance",
+            "extrapolation_octaves",
             *(name + end for name in self.tuned for end in ("_low", "_high")),
         )
         for name in {*self.scales, *self.tuned} & {*ours}:

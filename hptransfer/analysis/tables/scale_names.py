@@ -1,28 +1,35 @@
-"""Scales as text."""
+"""Scales as text for people; identities use exact values instead."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
-def name_of(axes: Mapping[str, float]) -> str:
-    """A scale as text: "width=256,depth=4"."""
-    return ",".join(f"{axis}={value:g}" for axis, value in axes.items())
-
-
-def describe(values: Mapping[str, float]) -> str:
-    """A scale as text: "width=256, depth=4"."""
-    return ", ".join(f"{axis}={value:g}" if value < 1e6 else f"{axis}={value:.0f}" for axis, value in values.items())
-
-
-def compact(value: float) -> str:
-    """A size as it is short to read: 64, 214.7M, 20B."""
+def format_size(value: float) -> str:
+    """Return a size in short form: 64, 214.7M, 20B."""
     for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if value >= unit:
             return f"{value / unit:.4g}{name}"
     return f"{value:g}"
 
 
-def brief(values: Mapping[str, float]) -> str:
-    """A scale as it is short to read: "params=214.7M, tokens=4B"."""
-    return ", ".join(f"{axis}={compact(value)}" for axis, value in values.items())
+def format_scale(axes: Mapping[str, float], among: Iterable[Mapping[str, float]] = ()) -> str:
+    """Return a scale in short form: "params=214.7M, tokens=4B".
+
+    Args:
+        among: scales that the reader must be able to distinguish from this one. If another one of them has the same
+            short form, the text has exact digits.
+    """
+    text = _joined({axis: format_size(value) for axis, value in axes.items()})
+    same = (other for other in among if _joined({axis: format_size(other[axis]) for axis in axes}) == text)
+    if any(other[axis] != value for other in same for axis, value in axes.items()):
+        return _joined({axis: _exact(value) for axis, value in axes.items()})
+    return text
+
+
+def _joined(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{axis}={text}" for axis, text in values.items())
+
+
+def _exact(value: float) -> str:
+    return str(int(value)) if value % 1 == 0 else repr(float(value))

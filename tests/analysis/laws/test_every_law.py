@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from hptransfer.analysis.laws.exponents import INTERVAL
-from hptransfer.analysis.laws.fit import LAWS as DEFAULT
-from hptransfer.analysis.laws.forms import LAWS, SweptAxes, Variant
+from hptransfer.analysis.laws.forms import LAWS, Law, SweptAxes, Variant, default_laws, intercept_term
 from hptransfer.analysis.laws.model_averaging import LawProblem, ModelAverage, average_models
 from hptransfer.analysis.optima.estimators import OptimaEstimate
 from hptransfer.analysis.statistics.linear_model import OptimaLikelihood, solve
@@ -57,8 +56,20 @@ def variants_of(name: str) -> tuple[list[Axes], list[Variant]]:
     return scales, LAWS.get(name).variants(SweptAxes.of(scales[:-1]))
 
 
-def test_the_default_weighs_every_law() -> None:
-    assert set(DEFAULT) == set(LAWS.names())
+def test_the_default_weighs_every_law_in_its_order() -> None:
+    assert set(default_laws()) == set(LAWS.names())
+    assert default_laws()[:2] == ("constant", "power")  # sums over laws depend on the order in their last bits
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_a_law_that_is_registered_is_weighed_if_it_says_so(monkeypatch: pytest.MonkeyPatch, default: bool) -> None:
+    class Level(Law):
+        def variants(self, seen: SweptAxes) -> list[Variant]:
+            return [Variant("level", [intercept_term()])]
+
+    Level.default = default
+    monkeypatch.setitem(LAWS._members, "level", Level())
+    assert ("level" in default_laws()) == default
 
 
 @pytest.mark.parametrize("name", LAWS.names())
@@ -103,7 +114,7 @@ def test_intervals_hold_the_target_where_the_law_is_one_of_those_weighed(name: s
         _, x = drawn(variants[seed % len(variants)], scales, random)
         own = x + scatter * random.standard_normal(len(x))
         problem, found = problem_of(scales[:-1], own[:-1] + error * random.standard_normal(len(x) - 1), error)
-        mixture = ModelAverage.of(average_models(problem, [found], DEFAULT), 300, seed)
+        mixture = ModelAverage.of(average_models(problem, [found], default_laws()), 300, seed)
         low, high = mixture.quantiles(scales[-1], [percent / 100 for percent in INTERVAL]).T
         held += low[0] <= own[-1] <= high[0]
     assert held / sweeps >= 0.75

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.coverage import laws_of
-from hptransfer.analysis.laws.exponents import DRIFTS, TRANSFERS, UNDECIDED, Exponent
+from hptransfer.analysis.laws.exponents import DRIFTS, TRANSFERS, UNDECIDED, Exponent, has_verdict
 from hptransfer.analysis.laws.fit import fit_table
 from hptransfer.analysis.optima.scale_optima import EDGE_LOW
 from hptransfer.analysis.predict.predictions import predict_table
@@ -42,6 +42,26 @@ def test_mup_transfers_over_width_and_sp_does_not() -> None:
 )
 def test_verdicts_are_by_the_whole_interval(low: float, high: float, verdict: str) -> None:
     assert Exponent((low + high) / 2, low, high).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("tuned", "axis", "judged"),
+    [
+        ("lr", "width", True),
+        ("learning_rate", "tokens", True),
+        ("batch_size", "tokens", False),
+        ("batch_size", "params", False),
+        ("weight_decay", "width", False),
+        ("beta2", "n_layers", False),
+        ("weight_decay", "steps", False),
+        ("weight_decay", "temperature", True),
+    ],
+)
+def test_sentences_have_a_verdict_for_rates_and_for_axes_that_are_no_size_or_budget(
+    tuned: str, axis: str, judged: bool
+) -> None:
+    assert has_verdict(tuned, axis) == judged
+    assert Exponent(0.6, 0.5, 0.7).sentence(tuned, axis) == "+0.60 [+0.50, +0.70]" + f" {DRIFTS}" * judged
 
 
 def coverage(scatter: float, *, counted: bool = True, sweeps: int = 60, **drawn: Any) -> float:
@@ -123,22 +143,22 @@ def test_the_prediction_is_the_law_at_the_target() -> None:
     row = predict_table(fit_table(table, COLUMNS), pd.DataFrame([TARGET])).iloc[0]
     assert math.log2(row["lr"]) == pytest.approx(truth, abs=0.06)
     assert row["lr_low"] <= row["lr"] <= row["lr_high"]
-    assert row["distance"] == 1
+    assert row["extrapolation_octaves"] == 1
     assert row["loss"] == pytest.approx(2.0 + 2.0 * 8**-0.3 * 4**-0.2, rel=0.05)
     assert row["loss_low"] <= row["loss"] <= row["loss_high"]
 
 
-def test_a_target_inside_the_grid_has_no_distance() -> None:
+def test_a_target_inside_the_grid_is_no_extrapolation() -> None:
     table, _ = draw(MUP)
     inside = {"width": 64, "depth": 2, "tokens": 2**15}
-    assert predict_table(fit_table(table, COLUMNS), pd.DataFrame([inside]))["distance"].iloc[0] == 0
+    assert predict_table(fit_table(table, COLUMNS), pd.DataFrame([inside]))["extrapolation_octaves"].iloc[0] == 0
 
 
-def test_the_cost_of_an_unmoved_optimum_grows_with_the_drift() -> None:
+def test_the_cost_of_reusing_the_smallest_optimum_grows_with_the_drift() -> None:
     mup, sp = (fit_table(draw(powers, noise=1e-4)[0], COLUMNS) for powers in ((0.0, 0.0, 0.0), SP))
-    assert mup.unmoved_cost(mup.optima[-1]) == pytest.approx(0, abs=0.002)
+    assert mup.untransferred_cost(mup.optima[-1]) == pytest.approx(0, abs=0.002)
     shift = -1.0 * 2 - 0.2 - 0.35
-    assert sp.unmoved_cost(sp.optima[-1]) == pytest.approx(0.03 * shift**2, rel=0.25)
+    assert sp.untransferred_cost(sp.optima[-1]) == pytest.approx(0.03 * shift**2, rel=0.25)
 
 
 def test_every_scale_is_left_out_and_found_again() -> None:
@@ -221,7 +241,7 @@ def test_too_few_scales_are_refused_with_how_many_more() -> None:
     with pytest.raises(FitError, match=r"1 scale has a run.*needs 2; 1 more needed; all diverged: width=32"):
         fit_table(few, COLUMNS)
     one = table[(table["depth"] == 2) & (table["tokens"] == 2**15) & (table["width"] == 64)]
-    with pytest.raises(FitError, match=r"all runs are at one scale \(width=64,depth=2,tokens=32768\).*1 more needed"):
+    with pytest.raises(FitError, match=r"all runs are at one scale \(width=64, depth=2, tokens=32768\).*1 more needed"):
         fit_table(one, COLUMNS)
 
 

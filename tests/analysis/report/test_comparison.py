@@ -3,15 +3,17 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from hptransfer.analysis import analyze
 from hptransfer.analysis.pipeline import analyze_run
 from hptransfer.analysis.report.comparison import compare_sweeps
 from hptransfer.cli.main import main
 from hptransfer.core.errors import FitError
 from hptransfer.core.run_folder import RunFolder
-from tests.support.landscape import TARGET, draw, write_run
+from tests.support.landscape import COLUMNS, TARGET, draw, write_run
 
 MUP, SP = (-0.05, -0.2, -0.35), (-1.0, -0.2, -0.35)
 
@@ -32,7 +34,7 @@ def test_a_run_against_another(runs: tuple[RunFolder, RunFolder], capsys: pytest
     page = mup.report.read_text()
     assert "<h2>mup against sp</h2>" in page
     assert "<th>along</th><th>mup</th><th>sp</th>" in page
-    assert "<th>loss, mup</th><th>loss, sp</th><th>sp minus mup</th><th>unmoved, mup</th><th>unmoved, sp</th>" in page
+    assert "<th>loss, mup</th><th>loss, sp</th><th>sp minus mup</th><th>cost of reuse, mup</th>" in page
     row = next(line for line in re.findall(r"<tr>.*?</tr>", page) if "<td>width</td>" in line and "[" in line)
     assert re.search(r"] transfers</td>.*] does not transfer</td>", row)
     assert not sp.report.exists()  # the other is read, nothing is written there
@@ -57,7 +59,7 @@ def test_what_is_given_away(runs: tuple[RunFolder, RunFolder]) -> None:
     assert [float(row["given_away"]) for row in scales] == pytest.approx([0.05] * 12, abs=0.005)
     assert target["name"] == "target, predicted"
     # from width 32 to 256 SP's best rate falls by three octaves, muP's hardly: 0.03 nats an octave squared
-    assert float(target["unmoved_there"]) > 5 * float(target["unmoved_here"])
+    assert float(target["untransferred_there"]) > 5 * float(target["untransferred_here"])
     mirrored = compare_sweeps(other, one)["losses"]
     assert [float(row["given_away"]) for row in mirrored[:-1]] == pytest.approx([-0.05] * 12, abs=0.005)
 
@@ -67,6 +69,18 @@ def test_losses_at_scales_that_only_one_has_are_left_out(runs: tuple[RunFolder, 
     fewer = write_run(tmp_path / "fewer", table[table["width"] > 32])
     found = compare_sweeps(analyze_run(runs[0]), analyze_run(fewer))
     assert len(found["losses"]) == 8 + 1
+
+
+def test_scales_that_are_nearly_the_same_are_different_ones() -> None:
+    """Sizes that agree in their first four digits, as scales are printed elsewhere."""
+    alike = [draw(MUP, noise=0.003)[0].replace({"width": {32: 1.00011 * 2**k, 64: 1.00012 * 2**k}}) for k in (5, 5)]
+    alike[1] = alike[1].assign(loss=alike[1]["loss"] + np.where(alike[1]["width"] == 1.00012 * 2**5, 0.3, 0.1))
+    one, other = (analyze(table, scale=COLUMNS.scales, tune=["lr"], targets=[TARGET]) for table in alike)
+    losses = compare_sweeps(one, other)["losses"][:-1]
+    assert len({row["name"] for row in losses}) == len(losses) == 12
+    for row in losses:
+        wanted = 0.3 if row["name"].startswith("width=32.0038,") else 0.1
+        assert float(row["given_away"]) == pytest.approx(wanted, abs=0.01), row
 
 
 def test_runs_that_tuned_something_else_are_refused(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def assert_refused(result: tuple[int, str, str], *words: str, code: int = 2) -> 
 
 def test_a_csv_file(analyze: Analyze) -> None:
     assert_found(analyze(runs()))
-    names = ["width", "lr", "lr_low", "lr_high", "loss", "loss_low", "loss_high", "distance"]
+    names = ["width", "lr", "lr_low", "lr_high", "loss", "loss_low", "loss_high", "extrapolation_octaves"]
     assert list(answers().columns) == names
 
 
@@ -264,7 +264,7 @@ def test_a_target_inside_what_was_seen_is_interpolation_and_said(analyze: Analyz
     assert "this is interpolation" in said
     assert "2 more targets in predictions.csv" in said
     assert list(answers()["width"]) == [100, 512, 64]
-    assert list(answers()["distance"]) == [0, 1, 0]
+    assert list(answers()["extrapolation_octaves"]) == [0, 1, 0]
     Path("targets.csv").write_text("width\n512\n")
     assert "this is interpolation" not in analyze(runs())[1]
 

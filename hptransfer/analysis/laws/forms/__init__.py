@@ -7,6 +7,7 @@ from hptransfer.analysis.laws.forms._base import (
     SweptAxes,
     Term,
     Variant,
+    default_laws,
     intercept_term,
     slope_terms,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "SweptAxes",
     "Term",
     "Variant",
+    "default_laws",
     "intercept_term",
     "slope_terms",
 ]

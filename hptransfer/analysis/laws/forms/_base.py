@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -83,7 +84,15 @@ def slope_terms(seen: SweptAxes, axes: Sequence[str]) -> list[Term]:
 
 
 class Law(ABC):
-    """A form of law."""
+    """A form of law.
+
+    Attributes:
+        default: True if the form is weighed unless an analysis names its laws.
+        order: position among the default forms, ascending; forms with the same position are sorted by name.
+    """
+
+    default: ClassVar[bool] = True
+    order: ClassVar[int] = 100
 
     @abstractmethod
     def variants(self, seen: SweptAxes) -> list[Variant]:
@@ -91,3 +100,9 @@ class Law(ABC):
 
 
 LAWS: Registry[Law] = Registry("law", "hptransfer.analysis.laws.forms")
+
+
+def default_laws() -> tuple[str, ...]:
+    """Return the names of all default forms in their order of evaluation."""
+    members = {name: LAWS.get(name) for name in LAWS.names()}
+    return tuple(sorted((name for name in members if members[name].default), key=lambda name: members[name].order))

@@ -20,6 +20,8 @@ PLACES = 17
 
 
 class BatchTime(Law):
+    order = 6
+
     def variants(self, seen: SweptAxes) -> list[Variant]:
         batch, tokens = named(seen.moving, BATCH), named(seen.moving, TOKENS)
         if batch is None or tokens is None:

@@ -13,6 +13,8 @@ PLACES = 4
 
 
 class Broken(Law):
+    order = 5
+
     def variants(self, seen: SweptAxes) -> list[Variant]:
         found = []
         for axis in seen.moving:

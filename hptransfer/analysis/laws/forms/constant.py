@@ -6,6 +6,8 @@ from hptransfer.analysis.laws.forms import LAWS, Law, SweptAxes, Variant, interc
 
 
 class Constant(Law):
+    order = 1
+
     def variants(self, seen: SweptAxes) -> list[Variant]:
         return [Variant("constant", [intercept_term()])]
 

@@ -10,6 +10,8 @@ from hptransfer.analysis.tables.axis_roles import WIDTH, named
 
 
 class Drift(Law):
+    order = 3
+
     def variants(self, seen: SweptAxes) -> list[Variant]:
         width = named(seen.moving, WIDTH)
         if width is None or len(seen.values[width]) < 3:

@@ -6,6 +6,8 @@ from hptransfer.analysis.laws.forms import LAWS, Law, SweptAxes, Variant, interc
 
 
 class Power(Law):
+    order = 2
+
     def variants(self, seen: SweptAxes) -> list[Variant]:
         return [Variant("power", [intercept_term(), *slope_terms(seen, seen.moving)])]
 

@@ -13,6 +13,8 @@ RATES = (0.25, 0.5, 1.0)
 
 
 class Saturating(Law):
+    order = 4
+
     def variants(self, seen: SweptAxes) -> list[Variant]:
         found = []
         for axis in seen.moving:

@@ -9,6 +9,8 @@ from hptransfer.analysis.tables.axis_roles import PARAMS, TOKENS, named
 
 
 class TokensPerParameter(Law):
+    order = 7
+
     def variants(self, seen: SweptAxes) -> list[Variant]:
         params, tokens = named(seen.moving, PARAMS), named(seen.moving, TOKENS)
         if params is None or tokens is None:

@@ -60,7 +60,7 @@ class SurfaceEstimator(Estimator):
 def _found(surface: ResponseSurface) -> OptimaEstimate:
     return OptimaEstimate(
         told=OptimaLikelihood(surface.information, surface.information_vector, surface.x.shape[1]),
-        curvature=np.array([surface.bowl.hessian(row) for row in surface.octaves]),
+        curvature=np.array([surface.shape.hessian(row) for row in surface.octaves]),
         intercepts=surface.intercepts,
         noise=surface.noise,
         surface=surface,
