@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hptransfer.config import sweep as sweep_config
+from hptransfer.config.renamed import refuse_old_key, refuse_old_words
 from hptransfer.config.sweep import SweepConfig
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
@@ -65,6 +66,14 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     check_groups(overrides)
     search = ",".join(f"file://{folder}" for folder in resource_folders("configs"))
 
+    try:
+        refuse_old_words(_read(path))
+        for override in overrides:
+            key, _, value = override.lstrip("+~").partition("=")
+            refuse_old_key(key, value.strip().lower() != "false")
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({_shown(path)})") from None
+
     def composed(*overrides: str) -> dict[str, Any]:
         return compose_yaml(path.parent, path.stem, [f"hydra.searchpath=[{search}]", *overrides])
 
@@ -80,6 +89,7 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(f"{explain_hydra_error(error, chosen)} ({_shown(path)})") from None
     try:
+        refuse_old_words(values)
         config = sweep_config.sweep_from_json(values)
         _refuse_swept(config, overrides)
         return config

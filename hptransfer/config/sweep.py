@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from hptransfer.config.notifications import HooksConfig
+from hptransfer.config.renamed import translate_old_words
 from hptransfer.config.retry import RetryConfig, RetryRule
 from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import ConfigError, RunFolderError, unknown
@@ -25,7 +26,8 @@ from hptransfer.launchers import LAUNCHERS
 from hptransfer.samplers import SAMPLERS
 from hptransfer.trackers import TRACKERS
 
-DESIGNS = ("product", "plus")
+PRODUCT, ONE_AT_A_TIME = DESIGNS = ("product", "one_at_a_time")
+ONE_MINUS = "one_minus"
 ALL, FIRST = STAGES = ("all", "first")
 # What becomes a folder, a file or a job's name.
 NAME = re.compile(r"\w([\w .,=+-]{0,118}[\w.,=+-])?")
@@ -42,7 +44,7 @@ class AxisConfig:
     values: list[Any]
     """Numbers above 0."""
     center: Any = None
-    """Under scales=plus, the one of the values at which the other axes are swept."""
+    """Under scales=one_at_a_time, the value at which the other axes are swept."""
 
 
 @dataclass(kw_only=True)
@@ -57,17 +59,22 @@ class TunedConfig:
     count: int | None = None
     log: bool = True
     """Equal ratios between values rather than equal steps."""
-    complement: bool = False
-    """The setting is 1 minus the value: for momentum and betas, which go by factors of what they lack to 1."""
+    transform: str | None = None
+    """one_minus: the run gets 1 minus the value. For momentum and betas, whose distance to 1 varies by factors."""
     center: float | None = None
-    """Under design=plus, the one of the values at which the others are swept; the middle one unless given."""
+    """Under design=one_at_a_time, the value at which the others are swept; the middle one unless given."""
     extend: int = 6
     """Further values that a scale may get on one side while its best value is at that edge."""
 
     @property
+    def one_minus(self) -> bool:
+        """True if the run gets 1 minus the value."""
+        return self.transform == ONE_MINUS
+
+    @property
     def largest(self) -> float:
-        """No value is above this."""
-        return 1.0 if self.complement else math.inf
+        """Upper bound of the values."""
+        return 1.0 if self.one_minus else math.inf
 
     def grid(self, place: str) -> list[float]:
         """The values, ascending.
@@ -90,7 +97,7 @@ class TunedConfig:
         return values
 
     def middle(self, place: str) -> float:
-        """The value at which other hyperparameters are swept under design=plus.
+        """The value at which other hyperparameters are swept under design=one_at_a_time.
 
         Raises:
             ConfigError: `center` is none of the values.
@@ -179,11 +186,11 @@ class SweepConfig:
     grid: dict[str, AxisConfig]
     """Axes of the proxy grid."""
     scales: str = "product"
-    """product, every combination of the axes' values; or plus, one axis at a time, the others at their `center`."""
+    """product, every combination of the axes' values; or one_at_a_time, the other axes at their `center`."""
     space: dict[str, TunedConfig]
     """Tuned hyperparameters."""
     design: str = "product"
-    """Of several tuned hyperparameters: product, every combination; or plus, one at a time around their `center`."""
+    """Points of several tuned hyperparameters: product, all combinations; or one_at_a_time, around their `center`."""
     estimator: str = "surface"
     """How the optimum of every scale is found; `hptransfer list estimator`."""
     laws: list[str] = field(default_factory=list)
@@ -251,12 +258,14 @@ class SweepConfig:
             raise ConfigError(f"scales: {unknown('choice', self.scales, DESIGNS)}")
         for key, axis in self.grid.items():
             check_axis(f"grid.{key}.values", axis.values)
-            if self.scales == "plus" and axis.center not in axis.values:
+            if self.scales == ONE_AT_A_TIME and axis.center not in axis.values:
                 raise ConfigError(
-                    f"grid.{key}.center must be one of its values {list(axis.values)} under scales=plus, "
+                    f"grid.{key}.center must be one of its values {list(axis.values)} under scales={ONE_AT_A_TIME}, "
                     f"got {axis.center}"
                 )
         for key, tuned in self.space.items():
+            if tuned.transform not in (None, ONE_MINUS):
+                raise ConfigError(f"space.{key}.transform: {unknown('transform', tuned.transform, [ONE_MINUS])}")
             tuned.middle(f"space.{key}")
             if key in self.grid:
                 raise ConfigError(f"{key!r} is under both grid and space; give one of them another name")
@@ -372,7 +381,7 @@ def _name(place: str, path: str) -> str:
 def _own_path(place: str, part: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     if "names" not in run:
         raise ConfigError(f"{place}.path must be given, such as run.model.width")
-    if part.get("complement"):
+    if part.get("transform"):
         raise ConfigError(f"{place}.path must be given: {NAMES}.NAME, the name whose value is 1 minus it")
     return f"{NAMES}.{place.partition('.')[2]}"
 
@@ -403,7 +412,9 @@ def load_sweep(folder: RunFolder) -> SweepConfig:
     try:
         with reading(folder.sweep):
             values = yaml.safe_load(folder.sweep.read_text(encoding="utf-8"))
-            return sweep_from_json({**values, "name": place.name, "runs": str(_near(place.parent))})
+            return sweep_from_json(
+                {**translate_old_words(values), "name": place.name, "runs": str(_near(place.parent))}
+            )
     except (yaml.YAMLError, ConfigError) as error:
         reason = " ".join(str(error).split())
         raise RunFolderError(

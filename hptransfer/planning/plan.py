@@ -10,7 +10,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from hptransfer.config.sweep import SweepConfig
+from hptransfer.config.sweep import ONE_AT_A_TIME, SweepConfig
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import DONE, SWEEP, Job, Number, Scale, Trial, digest, get_path, trial_id, with_path
 from hptransfer.planning.search_space import Point, one_at_a_time, product
@@ -67,7 +67,7 @@ class Plan:
             tree = _set(tree, self.config.grid[key].path, value, f"grid.{key}")
         for key, value in (tuned or {}).items():
             place = self.config.space[key]
-            tree = _set(tree, place.path, 1 - value if place.complement else value, f"space.{key}")
+            tree = _set(tree, place.path, 1 - value if place.one_minus else value, f"space.{key}")
         return dict(tree["run"])
 
     def trial(self, scale: Scale, tuned: Mapping[str, float], seed: int, purpose: str = SWEEP) -> Trial:
@@ -104,7 +104,7 @@ class Plan:
             "name": self.config.name,
             "scales": list(self.config.grid),
             "tuned": {key: tuned.path for key, tuned in self.config.space.items()},
-            "complement": [key for key, tuned in self.config.space.items() if tuned.complement],
+            "complement": [key for key, tuned in self.config.space.items() if tuned.one_minus],
             "target": dict(target.axes),
             "params": size.params,
             "flops": size.flops,
@@ -226,7 +226,7 @@ def num_devices(plan: Plan, scale: Scale) -> int:
 def _settings(config: SweepConfig) -> tuple[Point, ...]:
     """What every scale tries, unless the sampler chooses."""
     grids = [tuned.grid(f"space.{key}") for key, tuned in config.space.items()]
-    if config.design == "plus":
+    if config.design == ONE_AT_A_TIME:
         return tuple(one_at_a_time(grids, [tuned.middle(f"space.{key}") for key, tuned in config.space.items()]))
     return tuple(product(grids))
 
@@ -235,7 +235,7 @@ def _scales(config: SweepConfig, axes: Mapping[str, list[Number]]) -> tuple[Scal
     """Every combination of the axes' values; or those in which one axis at most is off its center."""
     product = itertools.product(*map(sorted, axes.values()))
     found = [dict(zip(axes, values, strict=True)) for values in product]
-    if config.scales == "plus":
+    if config.scales == ONE_AT_A_TIME:
         centers = {key: _cast_to(config, key, config.grid[key].center) for key in axes}
         found = [scale for scale in found if sum(scale[key] != centers[key] for key in axes) <= 1]
     return tuple(map(Scale, found))
@@ -292,7 +292,7 @@ def identity(config: SweepConfig, fingerprint: str) -> dict[str, Any]:
     flat = {path: value for path, value in _flatten("run", decisive) if path not in swept}
     flat |= {f"grid.{key}": axis.path for key, axis in config.grid.items()}
     flat |= {
-        f"space.{key}": f"1 - {tuned.path}" if tuned.complement else tuned.path for key, tuned in config.space.items()
+        f"space.{key}": f"1 - {tuned.path}" if tuned.one_minus else tuned.path for key, tuned in config.space.items()
     }
     return {**flat, runner.fingerprint_source(config.run): fingerprint}
 

@@ -111,13 +111,33 @@ BAD = [
     (["sampler=random", "sampler.trials=2"], "sampler.trials must be at least 3"),
     (["name=../escape"], "name must be a plain folder name"),
     (["run.data.path=/nowhere"], "no *.py file under /nowhere"),
-    (["scales=pluss"], "scales: unknown choice 'pluss'. Did you mean 'plus'?"),
-    (["scales=plus"], "grid.width.center must be one of its values [32, 64, 128] under scales=plus, got None"),
+    (["scales=one_at_time"], "scales: unknown choice 'one_at_time'. Did you mean 'one_at_a_time'?"),
     (
-        ["space.lr.complement=true", "space.lr.high=2"],
+        ["scales=one_at_a_time"],
+        "grid.width.center must be one of its values [32, 64, 128] under scales=one_at_a_time, got None",
+    ),
+    (
+        ["space.lr.transform=one_minus", "space.lr.high=2"],
         "space.lr must be at most 1, as the setting is 1 minus it, got 2",
     ),
+    (["space.lr.transform=log"], "space.lr.transform: unknown transform 'log'. Known: one_minus"),
     (["run.validation_windows=10_000_000"], "of validation text"),
+    (
+        ["design=plus"],
+        "design: 'plus' is called 'one_at_a_time' since version 0.2; write design: one_at_a_time (sweeps/",
+    ),
+    (
+        ["scales=plus"],
+        "scales: 'plus' is called 'one_at_a_time' since version 0.2; write scales: one_at_a_time",
+    ),
+    (
+        ["space.lr.complement=true"],
+        "space.lr.complement is called transform since version 0.2; write transform: one_minus (sweeps/",
+    ),
+    (
+        ["+space.lr.complement=false"],
+        "space.lr.complement is called transform since version 0.2; leave it out",
+    ),
 ]
 
 
@@ -155,7 +175,7 @@ def test_text_that_is_all_held_out_is_not_called_missing(tmp_path: Path) -> None
     ("overrides", "message"),
     [
         (["design=cross"], "design: unknown choice 'cross'"),
-        (["design=plus", "space.lr.center=0.3"], "space.lr.center must be one of its values"),
+        (["design=one_at_a_time", "space.lr.center=0.3"], "space.lr.center must be one of its values"),
     ],
 )
 def test_a_design_that_makes_no_sense_is_refused(overrides: list[str], message: str) -> None:

@@ -24,14 +24,14 @@ def test_an_axis_that_the_target_does_not_name_is_the_largest_of_the_grid() -> N
     assert dict(plan.target.axes) == {"width": 512, "depth": 4, "tokens": 65536}
 
 
-def test_a_plus_sweeps_one_axis_at_a_time() -> None:
+def test_one_at_a_time_sweeps_one_axis_at_a_time() -> None:
     plan = make_plan(compose("depthwise_transfer"))
     scales = [(scale.axes["width"], scale.axes["depth"]) for scale in plan.scales]
     assert sorted(scales) == sorted([(w, 6) for w in (32, 64, 128, 256)] + [(64, d) for d in (3, 12, 24, 48)])
     assert dict(plan.target.axes) == {"width": 256, "depth": 48}
 
 
-def test_a_complement_is_tuned_by_what_the_setting_lacks_to_one() -> None:
+def test_one_minus_tunes_the_distance_to_one() -> None:
     plan = make_plan(compose("depthwise_transfer", ["space=momentum"]))
     assert plan.tuned == ("forgetting",)
     assert plan.run(plan.target, {"forgetting": 0.25})["optimizer"]["momentum"] == 0.75

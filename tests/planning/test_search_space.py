@@ -19,7 +19,7 @@ def bowl(lr: float, batch: float) -> dict[tuple[float, float], float]:
     }
 
 
-def test_product_and_plus() -> None:
+def test_product_and_one_at_a_time() -> None:
     assert len(product(GRIDS)) == 9
     assert one_at_a_time(GRIDS, (2.0, 16.0)) == [(1.0, 16.0), (2.0, 8.0), (2.0, 16.0), (2.0, 32.0), (4.0, 16.0)]
 

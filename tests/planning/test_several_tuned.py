@@ -20,7 +20,7 @@ grid:
   tokens: {path: run.tokens, values: [1600, 3200]}
 space:
   lr: {path: run.optimizer.lr, low: 0.03125, high: 0.5, count: 3, extend: 1}
-  lack: {path: run.optimizer.momentum, complement: true, values: [0.1, 0.3, 0.9], extend: 0}
+  lack: {path: run.optimizer.momentum, transform: one_minus, values: [0.1, 0.3, 0.9], extend: 0}
 design: DESIGN
 target: {width: 32, tokens: 3200}
 """
@@ -32,7 +32,7 @@ def written(folder: Path, design: str = "product") -> Path:
     return path
 
 
-@pytest.mark.parametrize(("design", "settings"), [("product", 9), ("plus", 5)])
+@pytest.mark.parametrize(("design", "settings"), [("product", 9), ("one_at_a_time", 5)])
 def test_a_plan_counts_the_settings_of_its_design(tmp_path: Path, design: str, settings: int) -> None:
     plan = make_plan(compose(str(written(tmp_path, design))))
     assert plan.tuned == ("lr", "lack")

@@ -130,12 +130,12 @@ def test_costs_are_formulas_or_functions(here: Path) -> None:
     assert plan.sizes[plan.scales[0]].flops == 2 * 12 * 32**2 * 1000 + 5
 
 
-def test_a_complement_has_a_name_of_its_own(here: Path) -> None:
+def test_a_transformed_value_has_a_name_of_its_own(here: Path) -> None:
     plan = plan_of(here)
     (here / "bowl.yaml").write_text(
         (here / "bowl.yaml")
         .read_text()
-        .replace("lr:\n", "lr:\n    complement: true\n    path: run.names.momentum\n")
+        .replace("lr:\n", "lr:\n    transform: one_minus\n    path: run.names.momentum\n")
         .replace("'{lr}'", "'{momentum}'")
     )
     plan = make_plan(compose(str(here / "bowl.yaml"), []))
