@@ -12,6 +12,9 @@ ROOT = Path(__file__).parents[1]
 # a second thread, but lose much where four share two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Before any test imports a kit: failed checks show their values.
+pytest.register_assert_rewrite("hptransfer.testing")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -25,12 +25,21 @@ LAYERS = {
     "next_trials": 10,
     "import_runs": 10,
     "cli": 11,
+    "testing": 12,
 }
 # The order inside analysis; pipeline and api use all of it.
 ANALYSIS = ["tables", "statistics", "optima", "laws", "predict", "report", "pipeline", "api"]
 # What may open the trainer, and what may use the analysis, besides themselves; nothing in between knows either.
-OPENS_TRAINING = ("training/", "coordcheck/", "config/compose.py", "worker/runners/builtin.py")
-USES_ANALYSIS = ("analysis/", "coordcheck/figure.py", "verify.py", "next_trials.py", "import_runs.py", "cli/")
+OPENS_TRAINING = ("training/", "coordcheck/", "config/compose.py", "worker/runners/builtin.py", "testing/")
+USES_ANALYSIS = (
+    "analysis/",
+    "coordcheck/figure.py",
+    "verify.py",
+    "next_trials.py",
+    "import_runs.py",
+    "cli/",
+    "testing/",
+)
 # Who may import a library of its own; everything else uses what stands below it.
 ONLY = {
     "hydra": {"config/compose.py", "coordcheck/compose.py"},
@@ -45,6 +54,7 @@ ONLY = {
         "worker/runners/builtin.py",
         *(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("training/**/*.py")),
         *(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("coordcheck/*.py")),
+        *(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("testing/*.py")),
     },
     "submitit": {"launchers/slurm/submitit_adapter.py"},
     "matplotlib": {"analysis/report/figures.py", "coordcheck/figure.py"},

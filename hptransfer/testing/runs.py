@@ -1,0 +1,123 @@
+"""Small runs of the builtin trainer and their first losses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hptransfer.training.config import Base, RunConfig
+from hptransfer.training.datasets import FEATURES, IMAGES, TOKENS, Dataset, DataShape
+from hptransfer.training.datasets.digits import DigitsConfig
+from hptransfer.training.datasets.stdlib import StdlibConfig
+from hptransfer.training.models import MODELS, ModelConfig
+from hptransfer.training.models.transformer import TransformerConfig
+from hptransfer.training.optimizers.adamw import AdamWConfig
+from hptransfer.training.stack import Stack
+
+SHAPES = {
+    TOKENS: DataShape(kind=TOKENS, inputs=(24,), vocabulary=50, outputs=50),
+    IMAGES: DataShape(kind=IMAGES, inputs=(3, 8, 8), outputs=7),
+    FEATURES: DataShape(kind=FEATURES, inputs=(20,), outputs=7),
+}
+STEPS = 12
+"""Steps after which numbers that depend on the rest of a stack have parted."""
+
+
+def small_run(*, lr: float = 2.0**-6, width: int = 32, depth: int = 2, **changes: Any) -> RunConfig:
+    """Return a run of 64 steps of a small transformer on text.
+
+    Args:
+        changes: fields of RunConfig.
+    """
+    run = RunConfig(
+        base=Base(width=32),
+        tokens=4096,
+        batch=2,
+        sequence=32,
+        validation_windows=16,
+        model=TransformerConfig(width=width, depth=depth, head_dim=16),
+        optimizer=AdamWConfig(lr=lr, weight_decay=0.1),
+        data=StdlibConfig(),
+    )
+    return dataclasses.replace(run, **changes)
+
+
+def run_of_model(name: str, *, width: int = 32, depth: int = 2, lr: float = 2.0**-6, **options: Any) -> RunConfig:
+    """Return a small run of a model on data that it takes.
+
+    Args:
+        options: settings of the model.
+    """
+    model: ModelConfig = MODELS.get(name)(name=name, width=width, depth=depth, **options)
+    if TOKENS in model.takes:
+        return small_run(lr=lr, model=model)
+    if name == "resnet":
+        model = dataclasses.replace(model, width=width // 2)  # whose width is counted in channels
+    return small_run(
+        lr=lr, model=model, data=DigitsConfig(), sequence=1, batch=32, tokens=32 * 60, validation_windows=64
+    )
+
+
+def batches(run: RunConfig, data: Dataset, steps: int = STEPS) -> list[tuple[Tensor, Tensor]]:
+    """Return inputs and targets of a run's first steps, by seed 0."""
+    return [data.batch(seed=0, step=step, batch=run.batch, sequence=run.sequence) for step in range(steps)]
+
+
+def first_losses(
+    runs: Sequence[RunConfig],
+    seeds: Sequence[int],
+    data: Dataset,
+    dtype: torch.dtype = torch.float64,
+    steps: int = STEPS,
+) -> Tensor:
+    """Return a stack's losses in its first steps, (steps, trials)."""
+    stack = Stack(runs, seeds, device="cpu", dtype=dtype)
+    return torch.stack([stack.step(*batch, step) for step, batch in enumerate(batches(runs[0], data, steps))])
+
+
+def assert_stack_equals_trials(
+    runs: Sequence[RunConfig],
+    seeds: Sequence[int],
+    *,
+    rtol: float = 1e-10,
+    dtype: torch.dtype = torch.float64,
+    steps: int = STEPS,
+) -> None:
+    """Assert that trials have the same losses in a stack as alone.
+
+    Losses are compared, not weights: those whose gradient is nothing but rounding, such as key biases, drift under an
+    optimizer that takes signs. What is left in float64 is the order of summation in a batched matrix multiply.
+    As a control, the trials must differ from each other.
+    """
+    data = runs[0].data.load()
+    together = first_losses(runs, seeds, data, dtype, steps)
+    apart = [first_losses([run], [seed], data, dtype, steps) for run, seed in zip(runs, seeds, strict=True)]
+    alone = torch.cat(apart, dim=1)
+    torch.testing.assert_close(together, alone, rtol=rtol, atol=0)
+    for second in range(1, len(runs)):
+        for first in range(second):
+            gap = (alone[-10:, first] - alone[-10:, second]).abs().max().item()  # two curves may cross once
+            assert gap > 100 * rtol, f"trials {first} and {second} must differ for the comparison to show anything"
+
+
+def assert_leaving_changes_nothing(runs: Sequence[RunConfig], *, rtol: float = 1e-9, steps: int = STEPS) -> None:
+    """Assert that the last trial keeps its losses after the others left.
+
+    Without the optimizer's memory the next losses would differ by far more than rounding.
+    """
+    data, half = runs[0].data.load(), steps // 2
+    seeds, last = [0] * len(runs), len(runs) - 1
+    given = batches(runs[0], data, steps)
+    whole, cut = (Stack(runs, seeds, device="cpu", dtype=torch.float64) for _ in range(2))
+    for step in range(half):
+        whole.step(*given[step], step)
+        cut.step(*given[step], step)
+    cut.keep([last])
+    assert cut.alive == [last], f"after keep([{last}]) trial {last} must be alive, got {cut.alive}"
+    expected = torch.stack([whole.step(*given[step], step)[last] for step in range(half, steps)])
+    found = torch.stack([cut.step(*given[step], step)[0] for step in range(half, steps)])
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=0)
