@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/gpu.py [--minutes 10]
 
 Ends with whether packs train trials at least eight times as fast as one at a time at every width up to 256. A row is a
-transformer at the quickstart's depth and batch under AdamWConfig, its updates as they are ("eager"), recorded as a CUDA graph
+transformer at the quickstart's depth and batch under AdamW, its updates as they are ("eager"), recorded as a CUDA graph
 and replayed ("recorded"), or compiled and recorded ("compiled"). "gain" is its throughput in trial-steps a second over
 that of one trial at a time in the same type and mode, "of eager" over that of one trial at a time, eager, in the same
 type; "share" is its FLOPs a second over the largest matrix product's in that type, measured in the same run. Packs grow

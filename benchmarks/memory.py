@@ -2,7 +2,7 @@
 
     PYTHONPATH=. python benchmarks/memory.py [--device cuda]
 
-A row is a few steps of a transformer at the quickstart's depth and batch under AdamWConfig. On a CPU it is a process of its
+A row is a few steps of a transformer at the quickstart's depth and batch under AdamW. On a CPU it is a process of its
 own, and the number is its peak resident memory over that of one which trains the smallest model; on a GPU it is the
 most that tensors took. "ratio" is the pack's over as many times that of one trial: below 1 a pack needs less
 than its parts. Kinds: float32, bf16, and float32 with activation checkpointing.

@@ -64,7 +64,7 @@ def _torch_settings(optimizer: OptimizerConfig, trainer: str, settings: Mapping[
     if isinstance(optimizer, MuonConfig) and trainer == "muon":
         found["adjust_lr_fn"] = MUON_SCALE
     if isinstance(optimizer, AdamSettings) and trainer == "adamw":
-        found[DECOUPLED] = True  # torch's AdamSettings reads it, and is AdamW then
+        found[DECOUPLED] = True  # torch's Adam reads it, and is AdamW then
     return found
 
 
