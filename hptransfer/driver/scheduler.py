@@ -52,7 +52,7 @@ class Start:
 
 
 class Scheduler:
-    """The choice of the next trials of every scale, and of their jobs.
+    """The choice of the next trials of every scale.
 
     Args:
         read_run: the resolved configuration of a trial that is on disk, by the trial's id.
