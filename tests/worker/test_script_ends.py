@@ -60,7 +60,7 @@ FAILURES = [
         reports(*points(3, 2)),
         {"metric": {"reduce": "mean", "points": 3}},
         CODE_ERROR,
-        "came 2 times, and run.metric is the mean of the last 3",
+        "was reported 2 times, and run.metric is the mean of the last 3",
     ),
     (
         "import os; os.remove(os.environ['HPTRANSFER_METRICS'])",

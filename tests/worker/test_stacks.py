@@ -16,7 +16,7 @@ from hptransfer.core.records import PREEMPTED, with_path
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.training import loop
 from hptransfer.training.config import run_from_json
-from hptransfer.worker import stack_sizes as _stacks
+from hptransfer.worker import stack_sizes as stack_sizes_module
 from hptransfer.worker.job import run_job
 from hptransfer.worker.runners.builtin import BuiltinRunner
 from hptransfer.worker.stack_sizes import (
@@ -128,21 +128,24 @@ def test_sizes_are_powers_of_two_up_to_the_first_that_holds_the_job() -> None:
 def test_a_calibration_takes_its_share_of_the_job_or_is_left_out(steps: int, trials: int, gpu: bool) -> None:
     each = calibration_steps(steps, trials, gpu=gpu)
     trained, tried = (steps, len(stack_sizes(trials))) if gpu else (steps * trials, sum(stack_sizes(trials)))
-    assert each == 0 or _stacks.MIN_CALIBRATION_STEPS <= each <= CALIBRATION_STEPS
-    assert (each and each + _stacks.BUILD_STEPS) * tried <= CALIBRATION_SHARE * trained
-    assert (each > 0) == (CALIBRATION_SHARE * trained >= tried * (_stacks.MIN_CALIBRATION_STEPS + _stacks.BUILD_STEPS))
+    assert each == 0 or stack_sizes_module.MIN_CALIBRATION_STEPS <= each <= CALIBRATION_STEPS
+    assert (each and each + stack_sizes_module.BUILD_STEPS) * tried <= CALIBRATION_SHARE * trained
+    assert (each > 0) == (
+        CALIBRATION_SHARE * trained
+        >= tried * (stack_sizes_module.MIN_CALIBRATION_STEPS + stack_sizes_module.BUILD_STEPS)
+    )
 
 
 def test_the_shortest_job_that_is_measured_is_the_one_on_the_page() -> None:
     page = " ".join((ROOT / "docs" / "performance.md").read_text().split())
     assert "with four trials on a CPU, below 210 steps" in page
-    assert f"{_stacks.MIN_CALIBRATION_STEPS - 1} to {CALIBRATION_STEPS - 1} timed steps of each size" in page
+    assert f"{stack_sizes_module.MIN_CALIBRATION_STEPS - 1} to {CALIBRATION_STEPS - 1} timed steps of each size" in page
     assert f"more than {MIN_GAIN:.0%} on trials alone" in page
-    assert f"gains {_stacks.MIN_GAIN_ON_STACK:.0%} more" in page
+    assert f"gains {stack_sizes_module.MIN_GAIN_ON_STACK:.0%} more" in page
     assert f"At most {CALIBRATION_SHARE:.0%} of the job" in page
     assert (calibration_steps(209, 4, gpu=False), calibration_steps(210, 4, gpu=False)) == (
         0,
-        _stacks.MIN_CALIBRATION_STEPS,
+        stack_sizes_module.MIN_CALIBRATION_STEPS,
     )
 
 
@@ -237,7 +240,7 @@ def test_a_home_that_cannot_be_written_is_measured_without(
         raise OSError(28, "No space left on device")
 
     (tmp_path / "cache").unlink()
-    monkeypatch.setattr(_stacks, "write_json", full)
+    monkeypatch.setattr(stack_sizes_module, "write_json", full)
     assert BuiltinRunner().stack_size(trials, go_on) == 4
 
     def homeless(_: Path) -> Path:
@@ -262,7 +265,7 @@ for number in range(1, 200):
 def test_two_writers_leave_a_whole_file_at_every_moment(tmp_path: Path, own_cache: Path) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", WRITER], env=environment()) for _ in range(2)]
     assert [writer.wait(120) for writer in writers] == [0, 0]
-    assert [path.name for path in own_cache.iterdir()] == [f"{_stacks.digest({'device': 'x'})}.json"]
+    assert [path.name for path in own_cache.iterdir()] == [f"{stack_sizes_module.digest({'device': 'x'})}.json"]
 
 
 # --- the measurement ---
