@@ -26,7 +26,7 @@ from hptransfer.planning.trial_set import TrialSet, search_bounds
 from hptransfer.session.session import Session
 
 # Points of the curve from which the best loss is read, with the prediction in the middle.
-POINTS = 5
+CURVE_POINTS = 5
 # Neighbours have the sweep's own spacing, but at most this one.
 MAX_SPACING_OCTAVES = 1.0
 
@@ -96,7 +96,7 @@ def verify(open_session: Session, scale: Scale) -> tuple[DriverSummary, Verifica
     bounds = zip(search_bounds(plan), columns, strict=True)
     extends = [replace(bound, low=min(values), high=max(values)) for bound, values in bounds]
     driver_summary = open_session.train(TrialSet(VERIFY, {scale: points}, len(points), extends))
-    verification = measure(folder, scale, predicted, untransferred)
+    verification = measure_regret(folder, scale, predicted, untransferred)
     verification.warnings.extend(f"not bracketed: {line}" for line in driver_summary.unbracketed)
     path = folder.verification if scale == plan.target else folder.verification_of(scale)
     write_json(path, asdict(verification))
@@ -123,7 +123,7 @@ def points_around(plan: Plan, predicted: Mapping[str, float], untransferred: Map
     for name in plan.tuned:
         first, second, *_ = plan.grids[name]
         spacing = min(abs(math.log2(second / first)), MAX_SPACING_OCTAVES)
-        steps = range(-(POINTS // 2), POINTS // 2 + 1)
+        steps = range(-(CURVE_POINTS // 2), CURVE_POINTS // 2 + 1)
         largest = plan.config.space[name].largest
         lines.append(sorted({canonical(min(predicted[name] * 2.0 ** (spacing * step), largest)) for step in steps}))
     center = tuple(canonical(predicted[name]) for name in plan.tuned)
@@ -134,7 +134,7 @@ def points_around(plan: Plan, predicted: Mapping[str, float], untransferred: Map
     return sorted(set(points))
 
 
-def measure(
+def measure_regret(
     folder: RunFolder, scale: Scale, predicted: Mapping[str, float], untransferred: Mapping[str, float]
 ) -> Verification:
     """Measure regret and error at a scale from its finished verification trials.

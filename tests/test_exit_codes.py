@@ -1,4 +1,4 @@
-"""Exit codes say how a sweep ended, and the same command goes on after each."""
+"""Exit codes by the end of a sweep; the same command resumes after each."""
 
 import json
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ def test_no_law_is_6(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """Runs the command line in this process; returns its one line of error."""
+    """Run the command line in this process and return its one line of error."""
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
@@ -149,7 +149,7 @@ def again(runs: Path) -> Sequence[str]:
 
 
 def test_export_resolves_the_groups_of_the_predicted_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of another target than the run's own, too: a prediction with another's groups would be wrong by far."""
+    """Also for another target than the run's own, whose groups have other values."""
     folder = finished_run(again(tmp_path)[2:])
     targets = tmp_path / "targets.csv"
     found = {}

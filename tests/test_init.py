@@ -1,4 +1,4 @@
-"""What `hptransfer init` writes composes and plans as it is, and nothing is overwritten."""
+"""Files of `hptransfer init` compose and plan unchanged; no file is overwritten."""
 
 import subprocess
 import sys

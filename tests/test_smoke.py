@@ -1,4 +1,4 @@
-"""The whole way, as a user goes it: plan, sweep, status, verify, export, logs; and bad input on it."""
+"""The workflow of a user: plan, sweep, status, verify, export, logs; and bad input."""
 
 import json
 import os
@@ -17,7 +17,7 @@ SMALL = (*TINY, "space.lr.low=0.00048828125", "space.lr.high=0.25", "space.lr.co
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a finished and verified run, made by the commands alone."""
+    """A directory with a finished and verified run, created by the commands alone."""
     folder = tmp_path_factory.mktemp("smoke")
     swept = command("sweep", "quickstart", *SMALL, cwd=folder)
     assert swept.returncode == 0, swept.stdout + swept.stderr

@@ -26,7 +26,12 @@ FAMILIES = {
 def _init_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", metavar="KIND", nargs="?", help="kind of sweep; without it, all kinds are listed")
     parser.add_argument(
-        "file", metavar="FILE", nargs="?", type=Path, default=Path("my_sweep.yaml"), help="file to write"
+        "file",
+        metavar="FILE",
+        nargs="?",
+        type=Path,
+        default=Path("my_sweep.yaml"),
+        help="file to write (default: my_sweep.yaml)",
     )
 
 

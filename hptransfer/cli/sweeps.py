@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def _plan_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", metavar="SWEEP")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("sweep", metavar="SWEEP", help="name in sweeps/, or path to a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that override the sweep file's")
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -36,7 +36,7 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     _plan_arguments(parser)
     parser.add_argument("--detach", action="store_true", help="run in the background, even after the terminal closes")
     parser.add_argument("--dry-run", action="store_true", help="print what launcher=slurm would submit, and exit")
-    parser.add_argument("--next", type=int, metavar="K", help="train the K trials of next.csv that are worth most")
+    parser.add_argument("--next", type=int, metavar="K", help="train the K points that next.csv ranks highest")
 
 
 def _sweep(args: argparse.Namespace) -> int:
@@ -103,7 +103,7 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
 
 
 def _drive(plan: Plan, num_next: int | None) -> int:
-    """Train a sweep, or only its most valuable next runs, and analyze."""
+    """Train and analyze a sweep, or only its most valuable next points."""
     # Imported before the first trial, so that a broken installation shows at once and not after days.
     from hptransfer.analysis.pipeline import analysis_files, analyze_run
     from hptransfer.next_trials import next_trial_set

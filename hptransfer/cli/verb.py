@@ -47,7 +47,7 @@ def make_console() -> Console:
 
 def add_run_argument(parser: argparse.ArgumentParser) -> None:
     """Add the argument RUN, which `run_folder` resolves."""
-    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("run", metavar="RUN", help="folder or name of a run")
 
 
 def run_folder(run: str) -> RunFolder:

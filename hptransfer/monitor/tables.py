@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Scale, distinct, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Number, Scale, distinct, short
 from hptransfer.driver.progress import RUNNING, WAITING, Progress, ScaleProgress
 from hptransfer.monitor.status import Status, explain_troubles
 from hptransfer.planning.plan import Plan, num_devices
@@ -61,7 +61,11 @@ def progress_table(progress: Progress) -> Table:
 
 def _axis_cells(scales: Sequence[Scale]) -> Callable[[Scale], list[str]]:
     """Return a function that formats a scale; distinct scales print differently."""
-    shown = {axis: distinct(scale.axes[axis] for scale in scales) for axis in (scales[0].axes if scales else ())}
+    values: dict[str, list[Number]] = {}
+    for scale in scales:
+        for axis, value in scale.axes.items():
+            values.setdefault(axis, []).append(value)
+    shown = {axis: distinct(of_axis) for axis, of_axis in values.items()}
     return lambda scale: [shown[axis][value] for axis, value in scale.axes.items()]
 
 

@@ -1,4 +1,4 @@
-"""A formula of a sweep file is arithmetic and nothing else."""
+"""Formulas of sweep files allow arithmetic only."""
 
 import re
 import time

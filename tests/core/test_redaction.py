@@ -1,4 +1,4 @@
-"""A password in a URI is never shown; what is none is left alone."""
+"""Passwords in URIs are redacted; other text is unchanged."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A family is a folder: listing imports nothing, and a wrong name says which there are."""
+"""Registries list members without importing them, and name the known ones in errors."""
 
 import subprocess
 import sys

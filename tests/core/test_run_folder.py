@@ -1,4 +1,4 @@
-"""Files: whole or not at all; locks that die with their holder."""
+"""Files are written atomically; locks end with their holder."""
 
 import errno
 import json

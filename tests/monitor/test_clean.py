@@ -1,4 +1,4 @@
-"""`clean` removes what nobody needs, and nothing else."""
+"""`clean` removes files that are no longer needed, and no others."""
 
 import os
 import time
@@ -18,7 +18,7 @@ VALUES = ("space.lr.values=[0.004,0.0078,0.0156,0.031,0.0625]", "grid.depth.valu
 
 
 def run_with_waste(runs: Path) -> tuple[RunFolder, set[Path], set[Path]]:
-    """A finished run; what can go, and what has to stay although it looks like that."""
+    """Return a finished run, its removable files, and similar files that must be kept."""
     folder = finished_run([f"runs={runs}", "~target.depth", "~target.tokens", *VALUES])
     trials = folder.read_trials()
     open_trial = trials[-1].id

@@ -1,4 +1,4 @@
-"""Status says of everything that failed or waits why, briefly, and fast."""
+"""Status gives the reasons of failed and waiting trials, briefly and fast."""
 
 import os
 import pty
@@ -49,7 +49,7 @@ def test_a_failure_is_shown_with_its_cause_node_and_last_line(
 
 
 def waiting(tmp_path: Path) -> tuple[RunFolder, Job]:
-    """A run that waits for its scheduler."""
+    """Return a run that waits for its scheduler."""
     config = tiny(tmp_path, *ONE_SCALE)
     launcher = Scripted(lambda folder, job: None)
     with pytest.MonkeyPatch.context() as patch:

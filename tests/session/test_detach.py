@@ -1,4 +1,4 @@
-"""A driver left behind lives on when its terminal closes; what is wrong is said before."""
+"""A driver in the background survives its terminal; errors are reported before."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Hooks are told how a sweep ended, and that it needs a person; their failure is a warning."""
+"""Hooks are notified of the end of a sweep and of blocks; their failure is a warning."""
 
 import http.server
 import json
@@ -23,8 +23,8 @@ from tests.support.scripted import Scripted, playing, train
 VALUES = ("space.lr.low=0.001953125", "space.lr.high=0.125", "space.lr.count=7", "space.lr.extend=3")
 
 
-def bowl(folder: RunFolder, job: Job) -> JobEnd:
-    """Trials whose losses have an optimum inside."""
+def parabola(folder: RunFolder, job: Job) -> JobEnd:
+    """Finish trials with losses on a parabola, whose optimum lies inside the grid."""
     for trial_id in job.trials:
         loss = 3 + (math.log2(folder.read_trial(trial_id).tuned["lr"]) + 6) ** 2 / 20
         write_json(folder.outcome_path(trial_id), Outcome(state="done", loss=loss, loss_se=0.1, steps=64).to_json())
@@ -32,8 +32,8 @@ def bowl(folder: RunFolder, job: Job) -> JobEnd:
 
 
 def fails(folder: RunFolder, job: Job) -> JobEnd:
-    """The same, but for the lowest rates, which raise."""
-    bowl(folder, job)
+    """Like `parabola`, but trials with the lowest rates fail."""
+    parabola(folder, job)
     for trial_id in job.trials:
         if folder.read_trial(trial_id).tuned["lr"] < 0.003:
             failed = Outcome(state=FAILED, error="boom", cause=CODE_ERROR)
@@ -49,7 +49,7 @@ def sweep(runs: Path, fate: Any, *overrides: str) -> int:
 
 
 def command(out: Path) -> str:
-    """A hook that writes down what it is told."""
+    """A hook that appends the facts that it receives to a file."""
     script = out / "hook.py"
     script.write_text(
         "import json, os, sys\n"
@@ -71,10 +71,10 @@ def hooks(out: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("fate", "more", "code", "event"),
     [
-        (bowl, (), 0, "done"),
+        (parabola, (), 0, "done"),
         (fails, (), 3, "failed"),
         (train, (), 6, "failed"),
-        (bowl, ("budget.trials=10",), 4, "blocked"),
+        (parabola, ("budget.trials=10",), 4, "blocked"),
     ],
 )
 def test_one_hook_is_told_how_the_sweep_ended(
@@ -89,7 +89,7 @@ def test_one_hook_is_told_how_the_sweep_ended(
     assert facts["environment"]["HPTRANSFER_TRIALS_DONE"] == str(facts["trials"]["done"])
 
 
-def test_jobs_that_nobody_lets_run_are_told_of_once(tmp_path: Path) -> None:
+def test_jobs_that_cannot_run_are_reported_once(tmp_path: Path) -> None:
     ticks: list[Job] = []
 
     def fate(folder: RunFolder, job: Job) -> JobEnd | None:
@@ -98,7 +98,7 @@ def test_jobs_that_nobody_lets_run_are_told_of_once(tmp_path: Path) -> None:
         states = {j: {"state": "PENDING", "reason": reason, "node": "", "scheduler": "1"} for j in [job.id]}
         write_json(folder.jobs / "states.json", {"jobs": states, "checked": 0})
         time.sleep(0.1)
-        return None if len(ticks) < 20 else bowl(folder, job)
+        return None if len(ticks) < 20 else parabola(folder, job)
 
     launcher_slots = ("hooks.blocked_after_s=0.3",)
     with pytest.MonkeyPatch.context() as patch:
@@ -114,7 +114,7 @@ def test_jobs_that_nobody_lets_run_are_told_of_once(tmp_path: Path) -> None:
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[Any]]]:
-    """A web address of this machine, and what was posted to it."""
+    """A web address of this machine, and the bodies posted to it."""
     posted: list[Any] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -139,7 +139,7 @@ def test_an_address_is_posted_to_and_its_failure_is_a_warning_without_it(
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     address, posted = server
-    assert sweep(tmp_path, bowl, f"hooks.done={address}/broken") == 0
+    assert sweep(tmp_path, parabola, f"hooks.done={address}/broken") == 0
     assert [facts["event"] for facts in posted] == ["done"]
     out = " ".join(capsys.readouterr().out.split())
     assert "note: hooks.done failed (its server answered 500); the sweep itself is not affected" in out
@@ -153,7 +153,7 @@ def test_an_address_is_posted_to_and_its_failure_is_a_warning_without_it(
 def test_a_command_that_fails_is_a_warning(
     tmp_path: Path, command: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep(tmp_path, bowl, f"hooks.done={command}", "hooks.timeout_s=0.2") == 0
+    assert sweep(tmp_path, parabola, f"hooks.done={command}", "hooks.timeout_s=0.2") == 0
     assert message in " ".join(capsys.readouterr().out.split())
 
 

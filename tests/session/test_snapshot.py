@@ -1,4 +1,4 @@
-"""What a sweep was trained from is written down, once a change; its folder is private; no password is in it."""
+"""Snapshots of code and settings, one per change; the folder is private and holds no password."""
 
 import dataclasses
 import grp
@@ -122,7 +122,7 @@ def test_the_builtin_trainer_has_no_source_tree_to_copy(tmp_path: Path) -> None:
         tiny(tmp_path, "snapshot=true")
 
 
-# --- who may read it ---
+# --- permissions ---
 
 
 def modes(folder: RunFolder) -> dict[str, set[int]]:
@@ -134,7 +134,7 @@ def modes(folder: RunFolder) -> dict[str, set[int]]:
 
 
 def test_a_run_is_its_owners_alone(tmp_path: Path) -> None:
-    """Whatever the umask; workers are processes of their own."""
+    """For any umask, also in the processes of workers."""
     before = os.umask(0)
     try:
         done = command(*sweep_arguments(tmp_path, "tracker=mlflow", *ONE_SCALE))
@@ -145,7 +145,7 @@ def test_a_run_is_its_owners_alone(tmp_path: Path) -> None:
     assert modes(folder) == {"folder": {0o700}, "file": {0o600}}
 
 
-def test_a_run_can_be_shared_with_a_group_and_taken_back(tmp_path: Path) -> None:
+def test_a_run_can_be_shared_with_a_group_and_made_private_again(tmp_path: Path) -> None:
     group = grp.getgrgid(os.getgid())
     for share, mode in ((f"share={group.gr_name}", {"folder": {0o2770}, "file": {0o660}}), ("share=null", None)):
         done = command(*sweep_arguments(tmp_path, "launcher=inline", "tracker=mlflow", share))
@@ -155,7 +155,7 @@ def test_a_run_can_be_shared_with_a_group_and_taken_back(tmp_path: Path) -> None
         assert {path.stat().st_gid for path in folder.path.rglob("*")} == {group.gr_gid}
 
 
-def test_a_run_of_somebody_else_is_refused_in_one_line(
+def test_a_run_of_another_user_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(path: Path) -> bool:
@@ -174,7 +174,7 @@ def test_a_group_that_there_is_not_is_one_line(tmp_path: Path) -> None:
         tiny(tmp_path).folder.create("nobody-here")
 
 
-# --- what must not be in it ---
+# --- passwords ---
 
 
 def assert_secret_is_nowhere(folder: Path, *texts: str) -> None:
@@ -276,7 +276,7 @@ def test_a_file_named_after_a_scale_stays_in_the_run(tmp_path: Path) -> None:
     assert file_name("a") != file_name("a/") != file_name("a_")
 
 
-# --- how much it is ---
+# --- number of files ---
 
 
 def test_a_trial_is_few_files(tmp_path: Path) -> None:
