@@ -252,9 +252,9 @@ def test_bad_input_is_2_and_writes_nothing(tmp_path: Path) -> None:
         ),
         (("check=one-layer", "steps=5"), "override 'steps=5' would do nothing: check=one-layer takes one step"),
         (("run.loss=training",), "override 'run.loss=training' would do nothing: check=width judges activations"),
-        (("run.compile=true",), "override 'run.compile=true' would do nothing: check=width looks at numbers"),
+        (("run.compile=true",), "override 'run.compile=true' would do nothing: check=width judges numbers"),
         (("check=wider", "run.tokens=48"), "check=wider compares 8 windows of a run over seeds, got"),
-        (("run.tokens=64",), "override 'run.tokens=64' would do nothing: check=width trains so many steps; set steps"),
+        (("run.tokens=64",), "override 'run.tokens=64' would do nothing: check=width trains for the number of steps"),
         (("check=one_layer",), "check: unknown check 'one_layer'. Did you mean 'one-layer'?"),
         (("check=depth",), "check=depth: run/model=mlp has no residual branches"),
         (("run/model=moe", "run/optimizer=kfac"), "run.optimizer=kfac has no factors for ExpertLinear"),
@@ -283,7 +283,7 @@ def test_a_check_that_judges_nothing_says_what_it_measured(capsys: pytest.Captur
         main(["coord-check", "check=alignment", "steps=1", *SMALL])
     assert end.value.code == 0
     out = capsys.readouterr().out
-    assert "measured only, without pass or fail: 0.5 is no alignment and 1 is full" in out
+    assert "measured only, without pass or fail: 0.5 means no alignment, 1 full alignment" in out
     assert "passed" not in out
 
 

@@ -1,6 +1,6 @@
-"""What the coordinate checks of all combinations found, and which combinations are claimed to pass.
+"""Measured coordinate checks of all combinations, and claims of which pass.
 
-Measured by benchmarks/coordinate_checks.py into docs/coordinate_checks.csv; shown in docs/parameterizations.md.
+benchmarks/coordinate_checks.py measures them into docs/coordinate_checks.csv. docs/parameterizations.md shows them.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ CLAIMS: dict[str, dict[str, tuple[str, ...]]] = {
     "mfp": {"mlp": ("adamw", "sgd"), "transformer": ("adamw", "sgd")},
     "umup": {"mlp": ("adamw", "sgd"), "transformer": ("adamw", "sgd")},
 }
-"""Optimizers by parameterization and model whose coordinate check passes; the tests hold every one to it."""
+"""Optimizers whose coordinate check passes, by parameterization and model; tests check every one."""
 
 KFAC_RANK = (
-    "Where a layer is used at many positions its outputs' gradients take more directions the wider the net, up to "
-    "examples times positions: the largest eigenvalue of their factor, of which the damping is a share, falls faster "
+    "In a layer that is used at many positions, the gradients of the outputs span more directions in wider nets, up to "
+    "examples times positions. The largest eigenvalue of their factor, of which the damping is a share, falls faster "
     "than the factor's trace, and steps grow."
 )
 UNEXPECTED: dict[tuple[str, str], str] = {
-    ("moe", "adafactor"): "The router's first values fall to Adafactor's floor, which has no width in it.",
+    ("moe", "adafactor"): "The router's initial values fall to Adafactor's floor, which does not depend on width.",
     (
         "moe",
         "lion",
-    ): "By the fifth change (steps=5) it is -0.03; with experts that start at zero none is steeper than 0.1 from "
-    "the third change on (mixture-of-experts.md).",
+    ): "At the fifth change (steps=5) the slope is -0.03. With experts that start at zero no slope is steeper than 0.1 "
+    "from the third change on (mixture-of-experts.md).",
     (
         "moe",
         "muon",
-    ): "By the fifth change (steps=5) it is -0.04; with experts that start at zero none is steeper than 0.1 from "
-    "the third change on (mixture-of-experts.md).",
+    ): "At the fifth change (steps=5) the slope is -0.04. With experts that start at zero no slope is steeper than 0.1 "
+    "from the third change on (mixture-of-experts.md).",
     (
         "moe",
         "sgd",
-    ): "A router's gradient shrinks as n^-1/2 while the part of its experts that is random outweighs what they have "
-    "learned; with experts that start at zero what it changes by itself keeps its size (mixture-of-experts.md).",
+    ): "A router's gradient shrinks as n^-1/2 while the random part of its experts outweighs the learned part. With "
+    "experts that start at zero the router's own change keeps its size (mixture-of-experts.md).",
     ("resnet", "kfac"): f"{KFAC_RANK} From 16 to 128 channels the first convolution's factor goes from 7 directions to "
     "33 (trace squared over the sum of squares), its largest eigenvalue as n^-1.5, its trace as n^-0.96. With a single "
     "image (`run.batch=1 'widths=[32,64,128]' steps=1 seeds=4`) the check passes (+0.13; with 32 images +0.47). With "
@@ -52,12 +52,15 @@ UNEXPECTED: dict[tuple[str, str], str] = {
     "eigenvalue as n^-1.36, its trace as n^-1.08. With damping as a share of the trace, which is not offered, 0.5 "
     "gives the patches -0.07.",
 }
-"""What is known of failures that theory does not expect, by model and optimizer."""
+"""Explanations of failures that theory does not expect, by model and optimizer."""
 PASSES_ANYWAY: dict[tuple[str, str], str] = {
     ("moe", "ntk"): "the nets are too narrow; over widths of 256 to 1024 the readout's first change grows under sgd "
     "(+0.32), and the check fails",
-    ("transformer", "ntk"): "the growth that theory expects is not seen at widths of 64 to 256, with 256 outputs; what "
-    "fails under adamw, adam_atan2 and lion shrinks. Over 256 to 1024 the readout's first change grows under sgd "
+    (
+        "transformer",
+        "ntk",
+    ): "the growth that theory expects does not show at widths of 64 to 256, with 256 outputs; the "
+    "failures under adamw, adam_atan2 and lion are of slopes that shrink. Over 256 to 1024 the readout's first change grows under sgd "
     "(+0.37), and the check fails",
     (
         "vit",
@@ -65,19 +68,19 @@ PASSES_ANYWAY: dict[tuple[str, str], str] = {
     ): "the nets are too narrow; over widths of 128 to 512 the readout's change grows under muon (+0.33), and "
     "the check fails",
 }
-"""Why checks pass that theory expects to fail, by model and parameterization: it is no claim that they transfer."""
+"""Reasons why checks pass that theory expects to fail, by model and parameterization; they do not claim transfer."""
 NOTES = tuple(f"{name} on {model}, e: {why}." for (model, name), why in PASSES_ANYWAY.items())
-"""What the marks do not say."""
+"""Notes below the tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredCheck:
-    """One combination's check, with the settings that `hptransfer coord-check` takes by itself.
+    """Check of one combination with the default settings of `hptransfer coord-check`.
 
     Attributes:
-        slope: the steepest of those that must be flat, over what is prescribed; `where`, its module and step. None if
-            the combination is refused.
-        expected: why theory expects a failure, empty if it does not; or why it is refused.
+        slope: steepest slope that must be flat, minus the prescribed slope; None if the combination is refused.
+        where: module and step of that slope.
+        expected: why theory expects a failure, empty if it does not; or why the combination is refused.
     """
 
     model: str
@@ -98,7 +101,7 @@ class MeasuredCheck:
 
     @property
     def mark(self) -> str:
-        """Slope and letter, as the table's legend explains."""
+        """Slope and letter, explained in the tables' legend."""
         if self.slope is None:
             return "-"
         if self.passed:
@@ -111,14 +114,14 @@ class MeasuredCheck:
 LEGEND = """\
 The steepest slope of each combination's coordinate check over its first 3 steps, `hptransfer coord-check
 run/model=MODEL run/optimizer=OPTIMIZER run.parameterization=PARAMETERIZATION`. At most 0.1 passes on the MLP at widths
-of 256 and more, 0.2 elsewhere. **P** passes, and is claimed to: the tests hold it to that. p passes, not claimed. e
-passes at these widths though theory expects that wide nets fail: it is not claimed to transfer. x fails, as theory
-expects. f fails, not claimed and not expected. - is refused. Embeddings under umup are held to -1/2, as it prescribes.
+of 256 and more, 0.2 elsewhere. **P** passes as claimed: the tests check it. p passes without a claim. e passes at these
+widths although theory expects that wide nets fail: no transfer is claimed. x fails, as theory expects. f fails, neither
+claimed nor expected. - is refused. Embeddings under umup must have slope -1/2, as it prescribes.
 """
 
 
 def claims() -> Iterator[tuple[str, str, str]]:
-    """Model, optimizer and parameterization of every claim."""
+    """Yield model, optimizer and parameterization of every claim."""
     for parameterization, models in CLAIMS.items():
         for model, optimizers in models.items():
             for optimizer in optimizers:
@@ -126,6 +129,7 @@ def claims() -> Iterator[tuple[str, str, str]]:
 
 
 def read_measured(path: Path) -> list[MeasuredCheck]:
+    """Read measured checks from a CSV file."""
     with path.open(encoding="utf-8", newline="") as file:
         return [_row(row) for row in csv.DictReader(file)]
 
@@ -143,6 +147,7 @@ def _row(row: dict[str, str]) -> MeasuredCheck:
 
 
 def write_measured(path: Path, rows: Iterable[MeasuredCheck]) -> None:
+    """Write measured checks to a CSV file, sorted."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(MeasuredCheck.__dataclass_fields__)
@@ -153,15 +158,18 @@ def write_measured(path: Path, rows: Iterable[MeasuredCheck]) -> None:
 
 
 def measured_markdown(rows: list[MeasuredCheck]) -> str:
-    """A table a model, a row a parameterization; and why what fails does."""
+    """Return one table per model, and the reasons of failures.
+
+    A table has one row per parameterization.
+    """
     lines = ["## Measured", "", *LEGEND.splitlines(), ""]
     by_key = {row.key: row for row in rows}
-    models, optimizers, names = (sorted({row.key[place] for row in rows}) for place in range(3))
+    models, optimizers, names = (sorted({row.key[index] for row in rows}) for index in range(3))
     for model in models:
         lines += [f"### {model}", "", f"| | {' | '.join(optimizers)} |", f"|---|{'---|' * len(optimizers)}"]
         for name in names:
             cells = (by_key.get((model, optimizer, name)) for optimizer in optimizers)
-            lines.append(f"| {name} | {' | '.join(one.mark if one else '' for one in cells)} |")
+            lines.append(f"| {name} | {' | '.join(check.mark if check else '' for check in cells)} |")
         lines.append("")
     failed = [row for row in rows if not row.passed and row.slope is not None]
     lines += ["### Why", ""]
@@ -169,11 +177,13 @@ def measured_markdown(rows: list[MeasuredCheck]) -> str:
     lines += [f"- {note}" for note in NOTES]
     refused = sorted({row.expected for row in rows if row.slope is None})
     lines += [f"- Refused: `{reason}`." for reason in refused]
-    places: dict[tuple[str, str, str], list[str]] = {}
+    unexpected: dict[tuple[str, str, str], list[str]] = {}
     for row in failed:
         if not row.expected:
-            places.setdefault((row.model, row.optimizer, row.where), []).append(row.parameterization)
-    for (model, optimizer, where), names in places.items():
-        known = UNEXPECTED.get((model, optimizer), "")
-        lines.append(f"- {model}, {optimizer} under {', '.join(names)}: farthest off at {where}. {known}".rstrip())
+            unexpected.setdefault((row.model, row.optimizer, row.where), []).append(row.parameterization)
+    for (model, optimizer, where), names in unexpected.items():
+        explanation = UNEXPECTED.get((model, optimizer), "")
+        lines.append(
+            f"- {model}, {optimizer} under {', '.join(names)}: farthest off at {where}. {explanation}".rstrip()
+        )
     return "\n".join([*lines, ""])

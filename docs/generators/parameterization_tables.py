@@ -1,5 +1,6 @@
-"""The tables of docs/parameterizations.md, made from the code and from the file of measured slopes.
+"""Generator of the tables of docs/parameterizations.md.
 
+They come from the code and from the file of measured slopes. Run it in the checkout:
 `python -m docs.generators.parameterization_tables docs/coordinate_checks.csv`.
 """
 
@@ -28,7 +29,10 @@ OF_MATRICES = (laws.SPECTRAL, laws.SPECTRAL_RMS, laws.CURVATURE)
 
 
 def markdown() -> str:
-    """A section a parameterization: powers of the width by role, with their source."""
+    """Return one section per parameterization: powers of the width by role.
+
+    A section names its source.
+    """
     return "\n".join(line for name in PARAMETERIZATIONS.names() for line in _section(name))
 
 
@@ -42,7 +46,7 @@ def _section(name: str) -> Iterator[str]:
     alignments: tuple[float | None, ...] = (None,) if not table.global_rate else (None, laws.FULL)
     for alignment in alignments:
         if table.global_rate:
-            yield "One rate for all (`run.alignment=default`):" if alignment is None else "`run.alignment=full`:"
+            yield "One rate for all roles (`run.alignment=default`):" if alignment is None else "`run.alignment=full`:"
             yield ""
         yield f"| role | {' | '.join(COLUMNS)} |"
         yield f"|---|{'---|' * len(COLUMNS)}"
@@ -50,23 +54,23 @@ def _section(name: str) -> Iterator[str]:
             yield f"| {role.value} | {' | '.join(_cells(table, role, alignment))} |"
         yield ""
     if table.lookup is not None:
-        yield f"The learning rate of embeddings: {_shown(table.lookup)}."
+        yield f"The learning rate of embeddings: {_fraction(table.lookup)}."
         yield ""
 
 
 def _cells(table: Parameterization, role: Role, alignment: float | None) -> Iterator[str]:
-    yield _shown(table.multiplier(role))
-    yield _shown(table.init_std(role))
+    yield _fraction(table.multiplier(role))
+    yield _fraction(table.init_std(role))
     for law in LAWS.values():
-        own = role in laws.MATRICES and (law != laws.SPECTRAL_RMS or role is Role.HIDDEN)
-        used = law if own or law not in OF_MATRICES else laws.ENTRYWISE
+        as_matrix = role in laws.MATRICES and (law != laws.SPECTRAL_RMS or role is Role.HIDDEN)
+        used = law if as_matrix or law not in OF_MATRICES else laws.ENTRYWISE
         has_rule = not table.laws or law in table.laws
-        yield _shown(table.learning_rate(role, used, alignment)) if has_rule else "no rule"
-    yield _shown(table.epsilon(role, alignment))
-    yield _shown(-table.learning_rate(role, laws.ENTRYWISE, alignment))
+        yield _fraction(table.learning_rate(role, used, alignment)) if has_rule else "no rule"
+    yield _fraction(table.epsilon(role, alignment))
+    yield _fraction(-table.learning_rate(role, laws.ENTRYWISE, alignment))
 
 
-def _shown(power: ShapePower) -> str:
+def _fraction(power: ShapePower) -> str:
     return str(Fraction(power.total).limit_denominator(100))
 
 

@@ -1,1 +1,1 @@
-"""Coordinate checks: quantities that a parameterization keeps independent of size, measured."""
+"""Coordinate checks: measurements of what a parameterization keeps independent of size."""

@@ -1,4 +1,4 @@
-"""The result of a coordinate check, and the judgement of slopes over size."""
+"""Results of coordinate checks, and judgement of their slopes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def judge(
     expected: str,
     prescribed: Mapping[str, float] | None = None,
 ) -> Check:
-    """Return the check of measured numbers: which slopes must be flat and are not.
+    """Judge measured numbers by their slopes over size.
 
     Args:
         measured: numbers by name, size and column.

@@ -1,4 +1,4 @@
-"""The checks of `hptransfer coord-check`, by name."""
+"""Registry of the checks of `hptransfer coord-check`, by name."""
 
 from __future__ import annotations
 

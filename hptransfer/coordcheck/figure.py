@@ -1,4 +1,4 @@
-"""A coordinate check as a figure."""
+"""Figure of a coordinate check."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from hptransfer.analysis.report.figures import (
 
 
 def coordinate_check_figure(check: Mapping[str, Any]) -> str:
-    """A check's values against size, a panel a column, a line a module; of many modules the steepest ones are named.
+    """Plot a check's values against size and return the figure as SVG.
+
+    Every column has a panel and every module a line. Among many modules the steepest ones are named.
 
     Args:
         check: `hptransfer.coordcheck.check.Check` as plain values.
@@ -35,7 +37,7 @@ def coordinate_check_figure(check: Mapping[str, Any]) -> str:
             if rows and rows[0]["slopes"]:
                 rows.sort(key=lambda row: -abs(row["slopes"][column]))
             for rank, row in enumerate(rows):
-                place = check["rows"].index(row)  # a module looks the same in every panel
+                place = check["rows"].index(row)  # a module has the same style in every panel
                 style = {
                     "marker": MARKERS[place % len(MARKERS)],
                     "ms": 4,
@@ -47,7 +49,7 @@ def coordinate_check_figure(check: Mapping[str, Any]) -> str:
                 axes.loglog(sizes, [values[column] for values in row["values"]], **{**style, **named})
             axes.set_yscale("log", base=2)
             low, high = axes.get_ylim()
-            room = max(1.0, (FLAT_SPAN * low / high) ** 0.5)  # what is flat is to look flat
+            room = max(1.0, (FLAT_SPAN * low / high) ** 0.5)  # flat lines must look flat
             axes.set_ylim(low / room, high * room)
             axes.set_xticks(sizes, [str(size) for size in sizes], minor=False)
             axes.set_xticks([], minor=True)

@@ -21,7 +21,7 @@ from hptransfer.training.stack import Stack
 
 
 def one_layer_check(run: RunConfig, *, widths: Sequence[int], steps: int = 1, seeds: int = 8) -> Check:
-    """Check that a layer's own update changes its output equally at all widths.
+    """Check that a layer's own update acts equally at all widths.
 
     The output is that for the layer's first input, the update that of its first step or steps. Unlike in the coordinate
     check, other layers' updates do not enter, so that a wrong rule is seen in the row of its own layer.
@@ -51,7 +51,7 @@ def alignment_check(run: RunConfig, *, widths: Sequence[int], steps: int = 10, s
     measured = measure_sizes(run, "width", widths, steps, seeds, measure)
     columns = [f"step {steps}"]
     check = judge_run("alignment of updates with inputs", run, "width", widths, columns, measured, [False])
-    reading = "0.5 is no alignment and 1 is full; a layer whose input does not grow has none to measure"
+    reading = "0.5 means no alignment, 1 full alignment; a layer whose input does not grow has none to measure"
     if not run.table.unit:
         reading += ". The values of hidden and output layers can be given as run.alignment"
     return dataclasses.replace(check, expected="", reading=reading)

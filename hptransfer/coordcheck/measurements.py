@@ -1,4 +1,4 @@
-"""Training of a builtin model at several sizes and seeds, measured and judged.
+"""Training of a builtin model at several sizes, with measurements.
 
 Every check trains the model at several widths (or depths) for a few steps on one batch. It fits the slope of log2 of a
 measured number against log2 of the size, which is zero under a parameterization that transfers.
@@ -93,7 +93,7 @@ def judge_run(
     measured: dict[str, list[list[float]]],
     judged: list[bool],
 ) -> Check:
-    """Return the check of a run's numbers, by the tolerance of its model."""
+    """Judge a run's numbers by the tolerance of its model."""
     tight = axis == "width" and run.model.name == "mlp" and min(sizes) >= WIDE
     tolerance = TIGHT if tight else LOOSE
     expected = expected_failure(run)

@@ -1,4 +1,4 @@
-"""One coordinate check, by the name that the command line gives it."""
+"""Execution of one coordinate check by its name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hptransfer.worker.runners import RUNNERS
 
 
 def run_check(config: Any) -> Any:
-    """Runs one check of `hptransfer coord-check`; returns what it found.
+    """Run one check of `hptransfer coord-check` and return its result.
 
     Raises:
         ConfigError: the run breaks a rule, at one of the sizes.

@@ -1,6 +1,7 @@
-"""How `hptransfer coord-check` trains unless it is told otherwise: wide enough for the law, small enough for seconds.
+"""Default settings of `hptransfer coord-check`.
 
-docs/coordinate_checks.csv is measured with these settings. Every one is an override that a user can give another value.
+Models are wide enough for the law, and small enough to train in seconds. docs/coordinate_checks.csv is measured with
+these settings. A user can override every one of them.
 """
 
 from __future__ import annotations
@@ -10,22 +11,22 @@ from collections.abc import Iterable
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role
 
-# Checks that train the run's whole budget by its own schedule; and all those without a number of steps.
+# Checks that train the run's whole budget by its own schedule, and all checks without a number of steps.
 WHOLE = ("wider", "convergence")
 UNSTEPPED = ("one-layer", *WHOLE)
 
 # Optimizers whose step costs the cube of the width.
 CUBIC = ("kfac", "muon", "shampoo")
 
-IMAGES = {"run.sequence": "1", "run.batch": "64"}
-TOKENS = {"run.sequence": "32"}
+IMAGE_RUN = {"run.sequence": "1", "run.batch": "64"}
+TOKEN_RUN = {"run.sequence": "32"}
 BY_MODEL: dict[str, dict[str, str]] = {
-    "mlp": {**IMAGES, "widths": "[256,512,1024]"},
-    "resmlp": {**IMAGES, "widths": "[128,256,512]"},
-    "resnet": {**IMAGES, "widths": "[16,32,64]", "run.base.width": "16", "run.batch": "32"},
-    "vit": {**IMAGES, "widths": "[64,128,256]", "run.batch": "16", "run.model.patch": "4"},
-    "transformer": {**TOKENS, "widths": "[64,128,256]"},
-    "moe": {**TOKENS, "widths": "[128,256,512]", "run.model.depth": "1", "seeds": "2"},
+    "mlp": {**IMAGE_RUN, "widths": "[256,512,1024]"},
+    "resmlp": {**IMAGE_RUN, "widths": "[128,256,512]"},
+    "resnet": {**IMAGE_RUN, "widths": "[16,32,64]", "run.base.width": "16", "run.batch": "32"},
+    "vit": {**IMAGE_RUN, "widths": "[64,128,256]", "run.batch": "16", "run.model.patch": "4"},
+    "transformer": {**TOKEN_RUN, "widths": "[64,128,256]"},
+    "moe": {**TOKEN_RUN, "widths": "[128,256,512]", "run.model.depth": "1", "seeds": "2"},
 }
 BY_MODEL_CUBIC: dict[str, dict[str, str]] = {
     "mlp": {"widths": "[64,128,256]", "seeds": "4"},
@@ -35,8 +36,8 @@ BY_MODEL_CUBIC: dict[str, dict[str, str]] = {
     "transformer": {"run.model.depth": "1", "run.model.mlp_ratio": "2", "seeds": "2"},
     "moe": {"widths": "[64,128,256]", "run.model.mlp_ratio": "2"},
 }
-# Checks of whole trainings: a hundred steps, at rates below the edge of stability, where seeds go ways of their own
-# whatever the width.
+# Checks of whole trainings: a hundred steps, at rates below the edge of stability, where seeds diverge from each other
+# at every width.
 STEPS_WHOLE = 100
 BY_MODEL_WHOLE: dict[str, dict[str, str]] = {
     "mlp": {"widths": "[64,128,256,512]", "run.batch": "16"},
@@ -51,9 +52,9 @@ BY_OPTIMIZER_CONVERGENCE: dict[str, dict[str, str]] = {
     "adam_atan2": {"run.optimizer.lr": "0.00390625"},
     "sgd": {"run.optimizer.lr": "0.02", "run.optimizer.momentum": "0"},
 }
-# The damping keeps K-FAC's steps off the rank of its factors: the smaller of width and examples.
+# The damping makes K-FAC's steps independent of the rank of its factors, the smaller of width and examples.
 KFAC = {"run.optimizer.damping": "0.5"}
-# At the usual rate of AdamW a ResNet without norms has left its first steps behind by the third.
+# At AdamW's usual rate a ResNet without norms is no longer in its initial regime by the third step.
 BY_PAIR: dict[tuple[str, str], dict[str, str]] = {
     ("mlp", "kfac"): {"widths": "[128,256,384]", "seeds": "2"},
     ("resnet", "adamw"): {"run.optimizer.lr": "0.0078125"},
@@ -61,19 +62,19 @@ BY_PAIR: dict[tuple[str, str], dict[str, str]] = {
     ("resnet", "sgd"): {"widths": "[32,64,128]", "seeds": "4"},
     ("vit", "muon"): {"seeds": "8"},
 }
-# Optimizers that a readout of zeros leads astray: Adafactor's steps are relative to the weights, K-FAC's go with the
+# Optimizers that fail with a readout of zeros: Adafactor's steps are relative to the weights, K-FAC's scale with the
 # inverse of the gradient that comes through them (arXiv:2312.12226).
 RANDOM_READOUT = ("adafactor", "kfac")
-EMBEDDING = ("moe", "transformer", "vit")
+WITH_EMBEDDING = ("moe", "transformer", "vit")
 
 
 def axis_of(check: str) -> str:
-    """The key that the sizes of a check stand under."""
+    """Return the key of a check's sizes."""
     return "depths" if check == "depth" else "widths"
 
 
 def refuse_unread(check: str, overrides: Iterable[str]) -> None:
-    """Raises ConfigError for an override of the user's that the check would not read, or would replace."""
+    """Raise ConfigError for an override that the check ignores or replaces."""
     sizes = axis_of(check)
     unread = {
         "widths" if sizes == "depths" else "depths": f"trains over {sizes}; set {sizes}",
@@ -85,14 +86,16 @@ def refuse_unread(check: str, overrides: Iterable[str]) -> None:
         )
     if check not in WHOLE:
         unread["run.tokens"] = (
-            "takes one step; leave it out" if check in UNSTEPPED else "trains so many steps; set steps"
+            "takes one step; leave it out"
+            if check in UNSTEPPED
+            else "trains for the number of steps given by steps; set steps"
         )
     for key in ("loss", "last", "points", "diverged_above"):
-        unread[f"run.{key}"] = "judges activations or curves of its own; leave it out"
+        unread[f"run.{key}"] = "judges activations or curves; leave it out"
     for key in ("compile", "cuda_graph", "activation_checkpointing"):
-        unread[f"run.{key}"] = "looks at numbers, which it leaves as they are; leave it out"
+        unread[f"run.{key}"] = "judges numbers, which this does not change; leave it out"
     if check != "convergence":
-        unread["run.validation_windows"] = "looks at nothing held out; leave it out"
+        unread["run.validation_windows"] = "uses no held-out data; leave it out"
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         why = unread.get(key)
@@ -103,54 +106,63 @@ def refuse_unread(check: str, overrides: Iterable[str]) -> None:
 
 
 def check_settings(check: str, model: str, optimizer: str, parameterization: str, *, takes: str) -> dict[str, str]:
-    """Overrides of a check before the user's own.
+    """Return the overrides of a check that precede the user's.
 
     Args:
-        check: kind of check.
-        takes: kind of data that the model takes.
+        check: name of the check.
+        takes: kind of data that the model accepts.
     """
-    found = dict(BY_MODEL.get(model, TOKENS if takes == "tokens" else IMAGES))
+    overrides = dict(BY_MODEL.get(model, TOKEN_RUN if takes == "tokens" else IMAGE_RUN))
     if optimizer in CUBIC:
-        found |= BY_MODEL_CUBIC.get(model, {"seeds": "4"})
+        overrides |= BY_MODEL_CUBIC.get(model, {"seeds": "4"})
     if optimizer == "kfac":
-        found |= KFAC
-    found |= BY_PAIR.get((model, optimizer), {})
+        overrides |= KFAC
+    overrides |= BY_PAIR.get((model, optimizer), {})
     if check in WHOLE:
-        found |= BY_MODEL_WHOLE.get(model, {})
-        found["run.tokens"] = str(STEPS_WHOLE * int(found.get("run.batch", "4")) * int(found["run.sequence"]))
-        found["seeds"] = "8"
+        overrides |= BY_MODEL_WHOLE.get(model, {})
+        overrides["run.tokens"] = str(
+            STEPS_WHOLE * int(overrides.get("run.batch", "4")) * int(overrides["run.sequence"])
+        )
+        overrides["seeds"] = "8"
     if check == "convergence":
-        found |= {"seeds": "16"} | BY_OPTIMIZER_CONVERGENCE.get(optimizer, {})
+        overrides |= {"seeds": "16"} | BY_OPTIMIZER_CONVERGENCE.get(optimizer, {})
     if check == "depth":
-        found.pop("widths", None)
-    if check == "width" and model in EMBEDDING and slows_embeddings(parameterization):
-        found["run.constants.input.lr"] = "0.25"
+        overrides.pop("widths", None)
+    if check == "width" and model in WITH_EMBEDDING and slows_embeddings(parameterization):
+        overrides["run.constants.input.lr"] = "0.25"
     if check == "width" and readout_shrinks(parameterization):
-        found |= {"run.constants.output.lr": "8"} if optimizer in RANDOM_READOUT else {"run.model.zero_readout": "true"}
+        overrides |= (
+            {"run.constants.output.lr": "8"} if optimizer in RANDOM_READOUT else {"run.model.zero_readout": "true"}
+        )
         if model == "moe":  # routers are readouts too, but from zero they would choose no experts
-            found["run.constants.output.init"] = "0.03"
-    return found
+            overrides["run.constants.output.init"] = "0.03"
+    return overrides
 
 
 def table_of(parameterization: str) -> Parameterization | None:
-    """The parameterization of a name; None if there is none, which is said later."""
+    """Return the parameterization of a name, or None for an unknown one.
+
+    Unknown names are reported later.
+    """
     return PARAMETERIZATIONS.get(parameterization) if parameterization in PARAMETERIZATIONS.names() else None
 
 
 def slows_embeddings(parameterization: str) -> bool:
-    """Whether embeddings learn slower with width by intent, so that what they do to the first layers shrinks too.
+    """Test if embeddings learn slower with width by intent.
 
-    Embeddings that learn slowly at every width leave those layers their own change.
+    Their effect on the first layers then shrinks too. With embeddings that learn slowly at every width, the check shows
+    the change of these layers themselves.
     """
     table = table_of(parameterization)
     return table is not None and table.lookup is not None
 
 
 def readout_shrinks(parameterization: str) -> bool:
-    """Whether a parameterization's first outputs legitimately shrink with width, and with them a share of their change.
+    """Test if a parameterization's first outputs shrink with width by intent.
 
-    A readout that starts at zero takes that away (arXiv:2203.03466); one that learns fast drowns it. The readout of sp
-    and ntk does not shrink; that it is too large is what a check finds.
+    A share of their change then shrinks too. A readout that starts at zero removes this share (arXiv:2203.03466); a
+    readout that learns fast outweighs it. The readout of sp and ntk does not shrink. It is too large, which a check
+    detects.
     """
     table = table_of(parameterization)
     if table is None:

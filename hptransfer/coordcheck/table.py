@@ -1,4 +1,4 @@
-"""A coordinate check as a table on the terminal."""
+"""Table of a coordinate check on the terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from rich.table import Table
 
 
 def coordinate_check_table(check: Any) -> list[Table | str]:
-    """Slopes of a check, a row a module; those that were judged and are too steep are marked."""
+    """Return a check's slopes as a table, one row per module.
+
+    Judged slopes that are too steep are marked.
+    """
     title = f"slope of log2 {check.what} against log2 {check.axis}, {check.axis}s {', '.join(map(str, check.sizes))}"
     grid = Table(box=None, pad_edge=False, header_style="bold")
     grid.add_column("")

@@ -1,6 +1,6 @@
-"""The coordinate check of anybody's model: `coord_check`.
+"""Coordinate check of a user's own model: `coord_check`.
 
-As `hptransfer.coordcheck.measurements` does with the builtin models, and judged alike.
+The check measures and judges as `hptransfer.coordcheck.activations` does for builtin models.
 """
 
 from __future__ import annotations
@@ -39,49 +39,50 @@ def coord_check(
     base: int | Mapping[str, int],
     **choices: Unpack[Choices],
 ) -> Check:
-    """Root mean square of what every module puts out, and of its change, over a few training steps, at several sizes.
+    """Check that changes of module outputs do not scale with size.
 
-    One batch is repeated. A change that grows with size will blow up, one that shrinks will stop learning; what is
-    flat transfers. A module that is used more than once is recorded each time. Leave dropout out.
+    The numbers are root mean squares of every module's output, and of its change over a few training steps, at several
+    sizes. One batch is repeated. A change that grows with size will blow up, one that shrinks will stop learning, one
+    that is flat transfers. A module that is used more than once is recorded each time. Leave dropout out.
 
     Args:
-        make_model: `make_model(width)` builds the model, its weights drawn by torch's own generator; over depth
-            `make_model(width, depth)` does.
+        make_model: `make_model(width)` builds the model with weights drawn by torch's own generator; over depth,
+            `make_model(width, depth)` builds it.
         batch, loss: `loss(model, batch)` is the training loss, a number with a gradient.
-        widths, depths: sizes to compare, of one or the other. Depths are compared at the base's width, and what stands
-            in one of the repeated blocks is not judged.
-        base: the width at which every factor is 1, or a dictionary, as `parameterize` takes it.
-        choices: what else `parameterize` takes, `optimizer` and `lr` at least; over depths, `depth` is each in turn. A
-            rate above the usual ones shows more, such as 1e-2 for adamw.
+        widths, depths: sizes to compare, of one or the other. Depths are compared at the base's width, and modules
+            in the repeated blocks are not judged.
+        base: width at which every factor is 1, or a dictionary, as in `parameterize`.
+        choices: further arguments of `parameterize`, `optimizer` and `lr` at least; over depths, `depth` is set to
+            each in turn. A rate above the usual ones shows more, such as 1e-2 for adamw.
 
     Raises:
-        ConfigError: fewer than two sizes, a loss that cannot train, an embedding that is the readout by a call, or what
-            `parameterize` refuses.
+        ConfigError: fewer than two sizes, a loss that cannot train, an embedding that a call uses as the readout, or
+            an argument that `parameterize` refuses.
     """
     axis, sizes = _axis(widths, depths)
     check_whole("steps", steps)
     check_whole("seeds", seeds)
-    _check_takes("make_model", make_model, [axis] if axis == "width" else ["width", axis])
-    _check_takes("loss", loss, ["model", "batch"])
+    _check_signature("make_model", make_model, [axis] if axis == "width" else ["width", axis])
+    _check_signature("loss", loss, ["model", "batch"])
 
     def changes(size: int, seed: int) -> dict[str, list[float]]:
-        make, width, given = _at(make_model, axis, size, base, choices)
+        make, width, arguments = _at(make_model, axis, size, base, choices)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = make(width)
-        return _changes(model, parameterize(model, make=make, base=base, **given), batch, loss, steps)
+        return _changes(model, parameterize(model, make=make, base=base, **arguments), batch, loss, steps)
 
-    found: dict[str, list[list[float]]] = {}
+    measured: dict[str, list[list[float]]] = {}
     for size in sizes:
         repeats = [changes(size, seed) for seed in range(seeds)]
         for name in repeats[0]:
             # The geometric mean, as the slope is of logarithms.
-            logs = np.log(np.maximum([one[name] for one in repeats], NOTHING))
-            found.setdefault(name, []).append([float(value) for value in np.exp(logs.mean(axis=0))])
-    judged = _judged(found, axis, len(sizes))
+            logs = np.log(np.maximum([values[name] for values in repeats], NOTHING))
+            measured.setdefault(name, []).append([float(value) for value in np.exp(logs.mean(axis=0))])
+    judged = _judged(measured, axis, len(sizes))
     if not judged:
         raise ConfigError(
-            "no module put out a tensor of numbers at every size, so that nothing can be judged: call them"
+            "no module returned a tensor of numbers at every size, so nothing can be judged: call the modules in loss"
         )
     return judge(
         "activations",
@@ -95,23 +96,23 @@ def coord_check(
     )
 
 
-def _check_takes(place: str, function: object, arguments: Sequence[str]) -> None:
-    """Raises ConfigError for what cannot be called with such arguments."""
+def _check_signature(place: str, function: object, arguments: Sequence[str]) -> None:
+    """Raise ConfigError unless `function` can be called with these arguments."""
     wanted = f"{place} must be a function of ({', '.join(arguments)})"
     if not callable(function):
         raise ConfigError(f"{wanted}, got {function!r}; write it as lambda {', '.join(arguments)}: ...")
     try:
         inspect.signature(function).bind(*arguments)
-    except ValueError:  # some of C's have no signature
+    except ValueError:  # some functions in C have no signature
         return
     except TypeError as error:
         raise ConfigError(
-            f"{wanted}, and this one has {error}; write it as lambda {', '.join(arguments)}: ..."
+            f"{wanted}, but the given one has {error}; write it as lambda {', '.join(arguments)}: ..."
         ) from None
 
 
 def _axis(widths: Sequence[int], depths: Sequence[int]) -> tuple[str, list[int]]:
-    """What is compared, and at which sizes."""
+    """Return the compared axis and its sizes."""
     for place, value in {"widths": widths, "depths": depths}.items():
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise ConfigError(f"{place} must be a list of sizes, got {value!r}; write it as {place}=(64, 128, 256)")
@@ -131,26 +132,29 @@ def _axis(widths: Sequence[int], depths: Sequence[int]) -> tuple[str, list[int]]
 def _at(
     make_model: Callable[..., nn.Module], axis: str, size: int, base: int | Mapping[str, int], choices: Choices
 ) -> tuple[Callable[[int], nn.Module], int, Choices]:
-    """What builds the model at a size, its width there, and what `parameterize` is told."""
+    """Return a size's builder, its width, and arguments of `parameterize`."""
     if axis == "width":
         return make_model, size, choices
-    given = choices.copy()
-    if given.get("alpha"):
-        given["depth"] = size
-    return lambda width: make_model(width, size), base_sizes(base)["width"], given
+    arguments = choices.copy()
+    if arguments.get("alpha"):
+        arguments["depth"] = size
+    return lambda width: make_model(width, size), base_sizes(base)["width"], arguments
 
 
-def _judged(found: Mapping[str, list[list[float]]], axis: str, count: int) -> dict[str, list[list[float]]]:
-    """Numbers that there are at every size; over depth, of what stands outside the blocks."""
-    common = {name: values for name, values in found.items() if len(values) == count}
+def _judged(measured: Mapping[str, list[list[float]]], axis: str, count: int) -> dict[str, list[list[float]]]:
+    """Return the numbers that exist at every size.
+
+    Over depth, only those of modules outside the repeated blocks.
+    """
+    common = {name: values for name, values in measured.items() if len(values) == count}
     if axis == "width":
         return common
-    growing = {repeated(name) for name in found.keys() - common.keys()}
+    growing = {repeated(name) for name in measured.keys() - common.keys()}
     return {name: values for name, values in common.items() if repeated(name) not in growing}
 
 
 def _expected(axis: str, choices: Choices) -> str:
-    """Why theory expects a failure; empty if it does not."""
+    """Return why theory expects a failure; empty if it does not."""
     name = choices.get("parameterization", DEFAULT)
     if axis == "depth" and not choices.get("alpha"):
         return "without a depth rule (alpha) the stream grows with its blocks"
@@ -160,7 +164,10 @@ def _expected(axis: str, choices: Choices) -> str:
 def _changes(
     model: nn.Module, parameterized: Parameterized, batch: Any, loss: Loss, steps: int
 ) -> dict[str, list[float]]:
-    """Every output's size at the start, and of its change after each step."""
+    """Return root mean squares of every output and of its changes.
+
+    At the start, and of the change after each step.
+    """
     with NoHiddenReadouts(parameterized):
         first = _outputs(model, batch, loss)
     values = {name: [_rms(x)] for name, x in first.items()}
@@ -176,10 +183,10 @@ def _changes(
 
 
 def _trainable(value: object) -> Tensor:
-    """A loss that can be trained on.
+    """Return the loss if it can be trained on.
 
     Raises:
-        ConfigError: it is no number, or has no gradient.
+        ConfigError: it is not one number, or has no gradient.
     """
     if not isinstance(value, Tensor):
         raise ConfigError(f"loss(model, batch) must return a tensor of one number, and returns {type(value).__name__}")

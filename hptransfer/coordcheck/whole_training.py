@@ -1,6 +1,6 @@
-"""Checks of whole trainings: is wider better at every time, and does training converge as width grows?
+"""Checks of whole trainings: wider is better, training converges with width.
 
-Each trains the run's own budget and schedule at several widths, several seeds each; batches are the same for all.
+Each check trains the run's own budget and schedule at several widths with several seeds; all have the same batches.
 
 Sources: wider is better, the mup package (arXiv:2203.03466); convergence, dynamical mean-field theory of
 parameterizations that learn features (arXiv:2205.09653, 2309.16620).
@@ -22,9 +22,9 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import RunConfig
 
 WINDOWS = 8
-# Standard errors: by chance one of eight windows is worse by so much in less than 1 of 100 checks.
+# Standard errors by which a window counts as worse: one of eight is by chance in less than 1 of 100 checks.
 WORSE = 3.5
-# What the variance over seeds is held to, as -1, and the examples whose outputs it is taken of.
+# Tolerance of the slope -1 of the variance over seeds, and the number of examples whose outputs vary.
 CONVERGES = 0.25
 EXAMPLES = 256
 VARIANCE, DISTANCE = "variance over seeds of outputs", "distance to the widest's curve"
@@ -32,10 +32,10 @@ TRAINED = "after training"
 
 
 def wider_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) -> Check:
-    """Training loss over the run's whole budget: at every time a wider model has the lower one (mup package).
+    """Check that a wider model always has the lower training loss.
 
-    The run in eight windows; a wider model counts as worse if it is by more than `WORSE` standard errors of the
-    difference over seeds, all windows' differences pooled.
+    The run's whole budget is parted into eight windows (mup package). A wider model counts as worse in a window if its
+    loss is higher by more than `WORSE` standard errors of the difference over seeds, pooled over windows.
 
     Raises:
         ConfigError: fewer steps than windows, or a single seed.
@@ -54,7 +54,7 @@ def wider_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) -> Che
     for index in range(1, len(widths)):
         difference = curves[index] - curves[index - 1]
         error = (difference.var(axis=1, ddof=1).mean() / seeds) ** 0.5
-        worse = ~(difference.mean(axis=1) - WORSE * error <= 0)  # NaN is
+        worse = ~(difference.mean(axis=1) - WORSE * error <= 0)  # NaN counts as worse
         fails += [
             f"width {widths[index]} is worse than {widths[index - 1]} in window {window + 1}: by "
             f"{difference[window].mean():.4f} nats"
@@ -66,11 +66,11 @@ def wider_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) -> Che
 
 
 def convergence_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 16) -> Check:
-    """What seeds disagree on vanishes as 1/width, and training curves approach the widest net's.
+    """Check that training converges as width grows.
 
-    Judged are the variance over seeds of the outputs for held-out examples after training, whose slope against width
-    is to be -1, and the root mean square distance between a width's training curve, its mean over seeds, and the
-    widest's, which is to fall from each width to the next.
+    The variance over seeds of the outputs for held-out examples after training must have slope -1 against width. The
+    root mean square distance between a width's training curve (its mean over seeds) and the widest's must fall from
+    each width to the next.
     """
     examples, _ = run.data.load().validation(windows=min(EXAMPLES, run.validation_windows), sequence=run.sequence)
     widths = sorted(widths)
@@ -80,24 +80,28 @@ def convergence_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 16)
         variances.append(float(outputs_KBSO.var(dim=0).mean()))
         curves.append(losses.mean(axis=1))
     distances = [float(np.sqrt(((curve - curves[-1]) ** 2).mean())) for curve in curves]
-    falls = log_slope(widths, variances)
+    slope = log_slope(widths, variances)
     fails = []
-    if not abs(falls + 1) <= CONVERGES:
-        fails.append(f"{VARIANCE}, {TRAINED}: slope {falls:+.2f}, not -1")
+    if not abs(slope + 1) <= CONVERGES:
+        fails.append(f"{VARIANCE}, {TRAINED}: slope {slope:+.2f}, not -1")
     fails += [
         f"{DISTANCE}: that of width {width}, {near:.3g} nats, is not below that of {narrower}, {far:.3g}"
         for narrower, width, far, near in zip(widths, widths[1:], distances, distances[1:], strict=False)
         if not near < far
     ]
     rows = [
-        CheckRow(VARIANCE, [[one] for one in variances], [falls], [True], prescribed=-1.0),
-        CheckRow(DISTANCE, [[one] for one in distances], [log_slope(widths[:-1], distances[:-1])], [False]),
+        CheckRow(VARIANCE, [[variance] for variance in variances], [slope], [True], prescribed=-1.0),
+        CheckRow(DISTANCE, [[distance] for distance in distances], [log_slope(widths[:-1], distances[:-1])], [False]),
     ]
     return Check("convergence", "width", list(widths), [TRAINED], rows, CONVERGES, fails, expected_failure(run))
 
 
 def trained(run: RunConfig, seeds: int, examples: Tensor | None = None) -> tuple[NDArray[np.float64], Tensor]:
-    """Training losses of a run's whole budget, (steps, seeds), and then the outputs for examples, seeds first."""
+    """Train a run's whole budget; return its losses and final outputs.
+
+    Returns:
+        Training losses (steps, seeds), and the outputs for `examples` after training, seeds first.
+    """
     data = run.data.load()
     curves, outputs = [], []
     for stack in stacks(run, seeds):

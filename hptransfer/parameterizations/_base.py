@@ -104,7 +104,10 @@ class UpdateLaw:
     gain: ShapePower | None = None
 
     def of_unit_gradients(self) -> UpdateLaw:
-        """Return the law for gradients of the same size at every width and depth."""
+        """Return the law for gradients of unit size.
+
+        They have the same size at every width and depth.
+        """
         return dataclasses.replace(self, gradient=0.0)
 
 
@@ -149,7 +152,7 @@ class Parameterization:
     decay: str = "coupled"
 
     def along(self, role: Role, exponent: float) -> ShapePower:
-        """Return a power of the size that a role's multiplier and init follow.
+        """Return a power of the size that sets multiplier and init.
 
         The size is fan-in if that grows, else fan-out.
         """

@@ -34,7 +34,7 @@ class Sizes:
 
     @classmethod
     def alike(cls, role: Role, n: float, *, inside: bool = False) -> Sizes:
-        """Return sizes in which every growing side of a role has grown n times."""
+        """Return sizes of a role with every growing side n times larger."""
         fan_in = n if role in (Role.HIDDEN, Role.OUTPUT) else 1.0
         fan_out = n if role in (Role.HIDDEN, Role.INPUT, Role.VECTOR) else 1.0
         return cls(fan_in=fan_in, fan_out=fan_out, largest=max(fan_in, fan_out), inside=inside)
@@ -43,7 +43,7 @@ class Sizes:
     def between(
         cls, role: Role, fans: tuple[int, int], base: tuple[int, int], *, inside: bool = False, lookup: bool = False
     ) -> Sizes:
-        """Return the sizes of a tensor from its fans and those in the base model.
+        """Return a tensor's sizes from its fans and the base model's.
 
         Only sides that grow in its role count.
         """
@@ -123,9 +123,9 @@ class BudgetRatio:
         return {"none": 1.0, "sqrt": self.batch, "complete": self.batch / self.tokens}[self.rule]
 
     def beta(self, base: float) -> float:
-        """Return a memory for this batch: 1 - beta scales with the ratio.
+        """Return the memory for this batch.
 
-        A changed memory is clipped to [0.5, 0.9999], which no source prescribes.
+        1 - beta scales with the ratio. A changed memory is clipped to [0.5, 0.9999], which no source prescribes.
         """
         return base if self.ratio == 1.0 else min(max(1 - (1 - base) * self.ratio, 0.5), 0.9999)
 
@@ -135,7 +135,9 @@ BUDGET_RULES = ("none", "sqrt", "complete")
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRule:
-    """Factors on the base values of one tensor; all are 1 in the base run.
+    """Factors on the base values of one tensor.
+
+    All are 1 in the base run.
 
     Attributes:
         weight_decay: factor on coupled weight decay. Its product with `learning_rate` depends on the budget rule alone.

@@ -22,7 +22,7 @@ State = dict[str, Any]
 
 
 class Checkpoint:
-    """File of a stack's state, saved at intervals and when training is to stop.
+    """File of a stack's state, saved at intervals and when training stops.
 
     Args:
         path: the file; a temporary one next to it exists while it is written.
@@ -55,7 +55,7 @@ class Checkpoint:
         return state
 
     def keep(self, state: Callable[[], State]) -> None:
-        """Save the state if it is due; call this between any two steps.
+        """Save the state if due; call this between any two steps.
 
         Raises:
             Interrupted: training is to stop, and its state has been saved.

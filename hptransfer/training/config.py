@@ -70,7 +70,7 @@ class BranchConfig:
 
 @dataclass(kw_only=True)
 class Constants:
-    """Factors on one role's settings at every size, tunable like the learning rate."""
+    """Factors on one role's settings at every size; tunable."""
 
     lr: float = 1.0
     init: float = 1.0
@@ -142,7 +142,8 @@ class RunConfig:
     """Use torch.compile for the forward and backward pass of training steps. Compiling takes tens of seconds per stack,
     and again when a trial leaves it. Numbers change by rounding only, which training near divergence amplifies."""
     cuda_graph: bool = True
-    """Record updates on a GPU as a CUDA graph and replay them: the same numbers without launching every kernel. Models and optimizers that cannot be recorded train without a graph."""
+    """Record updates on a GPU as a CUDA graph and replay them: the same numbers without launching
+    every kernel. Models and optimizers that cannot be recorded train without a graph."""
     activation_checkpointing: bool = False
     """Keep only the inputs of residual branches and recompute the branches in the backward pass: the same numbers with
     less memory, in up to a third more time. A single trial that runs out of GPU memory is retried with it anyway."""

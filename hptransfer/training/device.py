@@ -21,7 +21,10 @@ CPU_FULL = "DefaultCPUAllocator"
 
 
 def device_name(device: str) -> str:
-    """Return the name of a GPU, such as "NVIDIA H100 80GB HBM3", or processor."""
+    """Return the name of the GPU or the processor.
+
+    A GPU's is such as "NVIDIA H100 80GB HBM3".
+    """
     if device == CUDA:
         return torch.cuda.get_device_name()
     with contextlib.suppress(OSError):
@@ -72,7 +75,7 @@ class Memory:
         _forget_peak(self._device)
 
     def note(self, size: int) -> None:
-        """Record the peak of a stack of this size, after it has been freed."""
+        """Record the peak of a stack of this size after freeing it."""
         self._peaks[size] = _peak(self._device)
         if self._device == CUDA:
             torch.cuda.empty_cache()
@@ -132,7 +135,7 @@ def _share_of_cores() -> float:
 
 
 def _available() -> int:
-    """Return the bytes left on this machine and in the job's control groups.
+    """Return the free bytes of this machine and the job's control groups.
 
     A scheduler or a container sets limits on control groups.
     """

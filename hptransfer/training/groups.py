@@ -135,7 +135,7 @@ def _tied_multiplier(run: RunConfig, readout: TiedReadout) -> float:
 
 
 def resolve_alike(run: RunConfig, role: Role, n: float) -> TensorRule:
-    """Return the rule of a role outside the blocks, all sizes grown n times."""
+    """Return a role's rule outside the blocks, all sizes grown n times."""
     return rule(run, GroupKey(role, Sizes.alike(role, n), 1))
 
 
@@ -189,7 +189,7 @@ def assign_gradients(views: Mapping[Layer, Sequence[Sequence[Tensor]]]) -> None:
 
 
 def group_settings(run: RunConfig, key: GroupKey) -> dict[str, float]:
-    """Return the optimizer's settings of a group key's tensors; `lr` is the peak."""
+    """Return the optimizer's settings of a group; `lr` is the peak."""
     values: dict[str, float] = run.trainer.settings(rule(run, key), run.steps)
     values["lr"] *= constants(run, key.role).lr
     return values

@@ -56,7 +56,7 @@ Multiply = Callable[[Tensor, Scalar], Tensor]
 
 
 def scale_bwd(x: Tensor, scalar: Scalar, by: Multiply = scale_fwd) -> Tensor:
-    """Return x; multiply its gradient by each trial's number in the backward pass."""
+    """Return x, with its gradient multiplied by each trial's number."""
     if not isinstance(scalar, Tensor) and scalar == 1.0:
         return x
     return _ScaleBackward.apply(x, scalar, by)  # type: ignore[no-untyped-call, no-any-return]
@@ -127,9 +127,9 @@ class Layer(nn.Module):
         self.moments: Moments | None = None
 
     def matrices(self, tensor: Tensor) -> list[Tensor]:
-        """Return a trial's weight or gradient as views of at most two dimensions.
+        """Return a trial's weight or gradient as matrices and vectors.
 
-        An optimizer trains these views.
+        An optimizer trains these views, which have at most two dimensions.
         """
         return [tensor.flatten(1) if tensor.dim() > 2 else tensor]
 
@@ -152,7 +152,7 @@ class Layer(nn.Module):
             self.moments.add(self.input_moments(x), self.rows(gradient.to(self.weight.dtype)))
 
     def input_moments(self, x: Tensor) -> Tensor:
-        """Return the sum over examples and positions of h h^T, as in `Moments.inputs`."""
+        """Return the sum over rows of h h^T, as in `Moments.inputs`."""
         raise NotImplementedError
 
     def rows(self, y: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ def linear(x: Tensor, weight_KOI: Tensor) -> Tensor:
 
 
 def products(x_KNI: Tensor, weight_KOI: Tensor) -> Tensor:
-    """Multiply the rows of x by each trial's transposed weight: (K, N, O)."""
+    """Multiply x by each trial's transposed weight: (K, N, O)."""
     return _Products.apply(*narrowed(x_KNI, weight_KOI))  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -323,9 +323,10 @@ class Norm(nn.Module):
 
 
 class Residual(nn.Module):
-    """Branch of a residual stream: `add` returns skip * x + factor * branch(x).
+    """Branch of a residual stream.
 
-    The parameterization sets all numbers. Every layer below counts as inside a block.
+    `add` returns skip * x + factor * branch(x). The parameterization sets all numbers. Every layer below counts as
+    inside a block.
 
     Attributes:
         gradient: factor on gradients within the branch, undone where they leave it.
@@ -404,7 +405,7 @@ def tagged(model: nn.Module) -> Iterator[Tagged]:
 
 
 def layers_by_name(model: nn.Module) -> dict[str, Layer]:
-    """Return every layer that owns a parameter, by its name in the model."""
+    """Return every layer that owns a parameter, by name."""
     return {item.name.removesuffix(".weight"): item.layer for item in tagged(model)}
 
 

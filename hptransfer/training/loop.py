@@ -24,7 +24,9 @@ VALIDATION_BATCH = 64
 
 @dataclass(frozen=True)
 class Result:
-    """Result of one trial of a stack; losses are in nats per token.
+    """Result of one trial of a stack.
+
+    Losses are in nats per token.
 
     Attributes:
         loss: loss that the trial is judged by; None if it diverged or was pruned.
@@ -126,7 +128,7 @@ class Training:
             self._end(index, result, share_s)
 
     def _share(self) -> float:
-        """Return the seconds of wall time per trial that is still in the stack.
+        """Return the seconds of wall time per trial in the stack.
 
         A trial that has left it costs nothing from then on.
         """

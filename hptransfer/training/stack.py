@@ -181,7 +181,7 @@ class Stack:
         return {"alive": self.alive, "model": self.model.state_dict(), "memory": self._memory(range(len(self.alive)))}
 
     def restore(self, state: State) -> None:
-        """Set a new stack to the state of another one of the same trials."""
+        """Restore the state of another stack of the same trials."""
         if state["alive"] != self.alive:
             self.keep(state["alive"])
         self.model.load_state_dict(state["model"])

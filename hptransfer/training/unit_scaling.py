@@ -113,7 +113,10 @@ def _scale_activation(module: Activation, scalar: Callable[[Callable[[UnitConfig
 def _scale_attention(
     module: ScaledDotProductAttention, scalar: Callable[[Callable[[UnitConfig], float]], Scalar]
 ) -> None:
-    """Set attention's numbers; logits are over head_dim unless the model sets another scale."""
+    """Set attention's numbers.
+
+    Logits are divided by head_dim unless the model sets another scale.
+    """
     chosen = 1.0 if module.chosen is None else module.chosen * module.head_dim
     module.scale = scalar(lambda unit: chosen * unit.attention / module.head_dim)
     module.multiplier = scalar(

@@ -144,7 +144,7 @@ def test_adams_updates_are_aligned_with_inputs_that_grow() -> None:
     assert slope(check, "layers.0", "step 2") == pytest.approx(0, abs=0.1)  # whose fan-in does not grow
     assert check.passed  # it is a probe: nothing is judged
     assert not any(judged for row in check.rows for judged in row.judged)
-    assert "0.5 is no alignment and 1 is full" in check.reading
+    assert "0.5 means no alignment, 1 full alignment" in check.reading
 
 
 def test_alignment_does_not_depend_on_the_form_of_a_parameterization() -> None:

@@ -127,7 +127,9 @@ def test_a_block_keeps_two_activations_of_its_stream(name: str) -> None:
 
 def test_compilation_decides_itself_what_to_compute_again() -> None:
     run = dataclasses.replace(of_model("transformer"), activation_checkpointing=True, compile=True)
-    with pytest.raises(ConfigError, match=r"does not go with run\.compile, which decides itself .*; set one of them"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be combined with run\.compile, which decides itself .*; set one of them"
+    ):
         run.check()
 
 

@@ -14,7 +14,9 @@ Tokens = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
 
 
 class Stream(Dataset):
-    """Windows of S + 1 tokens: random for training, evenly spaced for validation.
+    """Windows of S + 1 tokens.
+
+    They start at random places for training, and at evenly spaced ones for validation.
 
     Args:
         train, held_out: tokens, shape (N,); may be memory-mapped.

@@ -21,8 +21,8 @@ from hptransfer.training.datasets._online import Task, Values, random_stream, re
 class PolynomialConfig(DataConfig):
     """Settings of the polynomial y = sum_k c_k He_k(w.x) / sqrt(k!).
 
-    k runs from 1 to the degree; |w| = |c| = 1. The probabilists' Hermite polynomials He_k / sqrt(k!) are orthonormal under N(0, 1), so that y
-    has mean 0 and variance 1 at every degree.
+    k runs from 1 to the degree; |w| = |c| = 1. The probabilists' Hermite polynomials He_k / sqrt(k!) are orthonormal
+    under N(0, 1), so that y has mean 0 and variance 1 at every degree.
     """
 
     name: str = "polynomial"

@@ -17,10 +17,10 @@ from hptransfer.training.datasets._online import Task, Values, random_stream, re
 @DATASETS.register("teacher")
 @dataclass(kw_only=True)
 class TeacherConfig(DataConfig):
-    """Settings of the teacher, whose label of x is argmax_c of (relu(x W) V)_c.
+    """Settings of the teacher.
 
-    W (I, H) and V (H, C) have independent N(0, 1) entries. A label does not depend on the scale of either matrix. Units
-    that are never negative make some classes more frequent than others.
+    The label of x is argmax_c of (relu(x W) V)_c. W (I, H) and V (H, C) have independent N(0, 1) entries. A label does
+    not depend on the scale of either matrix. Units that are never negative make some classes more frequent than others.
     """
 
     name: str = "teacher"

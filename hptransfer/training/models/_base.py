@@ -77,9 +77,9 @@ class ModelConfig(ABC):
 
     @abstractmethod
     def build(self, *, trials: int, shape: DataShape) -> nn.Module:
-        """Build a module from inputs (B, ...) to outputs (K, B, S, outputs).
+        """Build the module, its weights not yet drawn.
 
-        Its weights are not yet drawn.
+        It maps inputs (B, ...) to outputs (K, B, S, outputs).
         """
 
     def base_settings(self, width: int) -> dict[str, Any]:

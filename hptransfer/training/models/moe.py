@@ -131,9 +131,9 @@ def mixtures(model: nn.Module) -> dict[str, MixtureOfExperts]:
 
 
 class ExpertLinear(Layer):
-    """Linear layer with one matrix per expert (K, E, O, I), without bias.
+    """Linear layer with one matrix per expert, without bias.
 
-    An expert's output is one of `averaged` in a mean.
+    Its weight is (K, E, O, I). An expert's output is one of `averaged` in a mean.
     """
 
     def __init__(self, trials: int, experts: int, fan_in: int, fan_out: int, *, averaged: int) -> None:
@@ -141,7 +141,9 @@ class ExpertLinear(Layer):
         self.averaged = averaged
 
     def forward(self, x: Tensor, ends_G: Tensor | None = None) -> Tensor:
-        """Map rows x_KRI, sorted by expert, -> x_KRO; without ends, x_KENI -> x_KENO.
+        """Multiply each row by its expert's matrix.
+
+        Rows x_KRI, sorted by expert, -> x_KRO; without ends, x_KENI -> x_KENO.
 
         Args:
             ends_G: end of the rows of each of all trials' K E experts.
@@ -258,7 +260,7 @@ class MixtureOfExperts(Residual):
         self.bias -= self.cfg.balance_rate * (load_KE - 1 / self.cfg.sparsity)
 
     def take_load(self) -> Tensor:
-        """Return the largest load over the mean since the last call, shape (K,)."""
+        """Return the largest load over the mean, shape (K,), and reset."""
         largest_K = self.load.amax(dim=1) / self.load.mean(dim=1)
         self.load.zero_()
         return largest_K

@@ -152,7 +152,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet from images (B, C, H, W) to logits (K, B, 1, O)."""
+    """ResNet: images (B, C, H, W) -> logits (K, B, 1, O)."""
 
     def __init__(self, cfg: ResNetConfig, *, trials: int, shape: DataShape) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ class TransformerConfig(BlocksConfig):
         return self.depth * block + embedded * self.width + self.norm_gains * self.width
 
     def mlp_params(self) -> int:
-        """Return the number of entries of all matrices in a block's second branch."""
+        """Return the number of entries of a block's second branch."""
         return self.mlp_weights()
 
     def flops(self, shape: DataShape) -> float:

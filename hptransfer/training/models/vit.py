@@ -71,7 +71,7 @@ class VitConfig(BlocksConfig):
 
 
 class VisionTransformer(nn.Module):
-    """ViT from images (B, C, H, W) to logits (K, B, 1, O)."""
+    """ViT: images (B, C, H, W) -> logits (K, B, 1, O)."""
 
     def __init__(self, cfg: VitConfig, *, trials: int, shape: DataShape) -> None:
         super().__init__()

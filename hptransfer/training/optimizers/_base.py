@@ -131,9 +131,9 @@ class TwoBetasConfig(OptimizerConfig):
 
 
 class DecoupledDecay(torch.optim.Optimizer):
-    """Mixin that decays weights as AdamW does, by `lr * decoupled` of groups.
+    """Mixin that decays weights as AdamW does.
 
-    It comes before the optimizer's class.
+    Weights decay by `lr * decoupled` of their group. The mixin comes before the optimizer's class.
     """
 
     @torch.no_grad()

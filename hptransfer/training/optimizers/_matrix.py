@@ -132,7 +132,10 @@ class DecoupledPreconditioner(DecoupledDecay, FactoredPreconditioner):
 
 
 def times_right(matrix: Tensor, factor: Tensor | None) -> Tensor:
-    """Multiply a matrix by a symmetric factor, or a diagonal as a vector."""
+    """Multiply a matrix by a symmetric factor, a diagonal or None.
+
+    A diagonal is a vector; None is the identity.
+    """
     if factor is None:
         return matrix
     return matrix * factor if factor.dim() == 1 else matrix @ factor

@@ -1,1 +1,1 @@
-"""Anybody's nn.Module: `parameterize` and `coord_check`."""
+"""Parameterization of a user's own nn.Module: `parameterize`."""

@@ -1,4 +1,4 @@
-"""Residual branches of anybody's model: which modules they are, and which parameters belong to them."""
+"""Residual branches of a user's model, and their parameters."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from hptransfer.training.user_model.roles import InferredRole, plain
 
 
 def branches_of(model: nn.Module, globs: Sequence[str], depth: int | None) -> dict[str, nn.Module]:
-    """The model's residual branches by name; none without globs.
+    """Return the model's residual branches by name; none without globs.
 
     Raises:
-        ConfigError: a glob that matches nothing, a branch inside a branch, blocks without the branches that their likes
-            have, or a number of branches that does not go with the depth.
+        ConfigError: a glob matches nothing, a branch is inside another, a block lacks branches that similar blocks
+            have, or the number of branches does not fit the depth.
     """
-    found = _matching(model, globs, "branches")
-    if not found or depth is None:
+    branches = _matching(model, globs, "branches")
+    if not branches or depth is None:
         return {}
-    nested = [f"{name} in {outer}" for name in found for outer in found if name.startswith(f"{outer}.")]
+    nested = [f"{name} in {outer}" for name in branches for outer in branches if name.startswith(f"{outer}.")]
     if nested:
         raise ConfigError(
             f"branches inside branches would be multiplied twice: {', '.join(nested)}; name the outer or the inner ones"
         )
-    left = [name for name in _likes(model, found) if name not in found]
-    if left:
+    missing = [name for name in _counterparts(model, branches) if name not in branches]
+    if missing:
         raise ConfigError(
-            f"branches has {', '.join(_some(list(found)))} but not {', '.join(_some(left))}, in other blocks of the "
-            "same stack; name those of every block by one glob, as in 'blocks.*.attention'"
+            f"branches has {', '.join(_some(list(branches)))} but not {', '.join(_some(missing))}, in other blocks of "
+            "the same stack; name those of every block by one glob, as in 'blocks.*.attention'"
         )
-    if len(found) % depth:
+    if len(branches) % depth:
         raise ConfigError(
-            f"depth={depth} does not go with {len(found)} branches ({', '.join(_some(list(found)))}): as many belong "
-            "to each layer, so that their number is a multiple of depth; mend depth or branches"
+            f"depth={depth} does not fit {len(branches)} branches ({', '.join(_some(list(branches)))}): each layer has "
+            "the same number, so the total must be a multiple of depth; correct depth or branches"
         )
-    return found
+    return branches
 
 
 def belonging(
     model: nn.Module, items: Sequence[InferredRole], branches: Mapping[str, nn.Module], blocks: Sequence[str] | None
 ) -> set[str]:
-    """Parameters that belong to a residual branch.
+    """Return the names of parameters that belong to a residual branch.
 
     Raises:
-        ConfigError: some stand beside a branch in its block, and it is not said whether they belong to it.
+        ConfigError: `blocks` does not decide if parameters next to a branch in its block belong to it.
     """
     if not branches:
         return set()
@@ -58,21 +58,27 @@ def belonging(
     beside = [i.name for i in items if i.name not in inside and i.name.startswith(tuple(f"{a}." for a in around))]
     if blocks is None and beside:
         raise ConfigError(
-            f"beside the branches stand {', '.join(beside)}: name the modules all of whose parameters belong to a "
-            "branch by blocks=[glob], as norms before one do, such as ['blocks.*']; or blocks=[] if none does"
+            f"next to the branches are {', '.join(beside)}: name the modules all of whose parameters belong to a "
+            "branch, such as norms before it, by blocks=[glob], as in ['blocks.*']; or give blocks=[] if none does"
         )
     return inside
 
 
 def repeated(name: str) -> str:
-    """A module's name with * for its numbers: what blocks of one stack have in common."""
+    """Replace numbers in a module's name by *.
+
+    The result is the same for all blocks of a stack.
+    """
     return re.sub(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)", "*", name)
 
 
 def _matching(model: nn.Module, globs: Sequence[str], place: str) -> dict[str, nn.Module]:
-    """Modules by name; a * in a glob stays between two dots."""
+    """Return the modules that match globs, by name.
+
+    A * in a glob matches no dot.
+    """
     names = {plain(name): module for name, module in model.named_modules() if plain(name)}
-    found: dict[str, nn.Module] = {}
+    matching: dict[str, nn.Module] = {}
     for glob in globs:
         parts = glob.split(".")
         fitting = {
@@ -82,14 +88,17 @@ def _matching(model: nn.Module, globs: Sequence[str], place: str) -> dict[str, n
         }
         if not fitting:
             raise ConfigError(f"{place}: {glob!r} matches no module; there are {', '.join(list(names)[:6])}, ...")
-        found |= fitting
-    return found
+        matching |= fitting
+    return matching
 
 
-def _likes(model: nn.Module, branches: Mapping[str, nn.Module]) -> list[str]:
-    """Modules of the branches' names in any block; a name that ends in a number says nothing of what it is."""
-    kinds = {repeated(name) for name in branches if not name.rpartition(".")[2].isdigit()}
-    return [plain(name) for name, _ in model.named_modules() if repeated(plain(name)) in kinds]
+def _counterparts(model: nn.Module, branches: Mapping[str, nn.Module]) -> list[str]:
+    """Return the modules in any block that are named like the branches.
+
+    Names that end in a number are left out, as they do not identify a module's function.
+    """
+    patterns = {repeated(name) for name in branches if not name.rpartition(".")[2].isdigit()}
+    return [plain(name) for name, _ in model.named_modules() if repeated(plain(name)) in patterns]
 
 
 def _some(names: Sequence[str]) -> list[str]:

@@ -1,9 +1,10 @@
-"""First values of anybody's model, rescaled: spread as at the base width, times what the parameterization says.
+"""Rescaling of a user's initial values to the parameterization's spread.
 
-How a model's own initialization goes with width is measured: a tensor's root mean square at this size over that in
-the base model, drawn once from a fixed seed. Usual laws (constant, a side's or Xavier's -1/2, a side's -1) are
-recognized and taken exactly, as small tensors' measured spreads scatter; what fits none is taken as measured. Tensors
-whose entries all start alike, such as zeros or gains of one, stay as they are, and so does all that has its base size.
+The spread becomes that of the base width times the parameterization's factor. The scaling of a model's own
+initialization with width is measured: a tensor's root mean square at this size over that in the base model, drawn once
+from a fixed seed. Usual laws (constant, a side's or Xavier's -1/2, a side's -1) are recognized and used exactly, as
+measured spreads of small tensors scatter. A spread that fits none is used as measured. Tensors whose entries all start
+alike, such as zeros or gains of one, and tensors of base size keep their values.
 """
 
 from __future__ import annotations
@@ -16,31 +17,36 @@ from torch import Tensor, nn
 
 from hptransfer.training.user_model.roles import InferredRole, parameters
 
-# A measured law is a usual one within so much of its logarithm, and so many standard errors of a sample.
+# Largest distance of a measured spread's logarithm from a usual law's, and that in standard errors of a sample.
 SYSTEMATIC, SIGMAS = 0.05, 4.0
 
 
-def own_laws(model: nn.Module, found: Sequence[InferredRole], make_base: Callable[[], nn.Module]) -> dict[str, float]:
-    """Spread of a parameter's first values over that at the base, by name; without those that start alike."""
-    near = _near(found)
-    resized = [item for item in found if _sides(near[item.name])]
+def spread_laws(
+    model: nn.Module, items: Sequence[InferredRole], make_base: Callable[[], nn.Module]
+) -> dict[str, float]:
+    """Return every parameter's initial spread over that at the base, by name.
+
+    Parameters whose entries all start alike are left out.
+    """
+    near = _neighbours(items)
+    resized = [item for item in items if _sides(near[item.name])]
     if not resized:
         return {}
     now, base = parameters(model), parameters(_drawn(make_base))
     laws: dict[str, float] = {}
-    # Matrices first: what a small bias leaves open, its matrix says.
+    # Matrices first: a matrix decides the law of its small bias.
     for item in sorted(resized, key=lambda item: -math.prod(item.shape)):
         values, base_values = _whole(now[item.name].detach()), base[item.name].detach()
         if not (_alike(values) or _alike(base_values)):
             error = SYSTEMATIC + SIGMAS / (2 * min(values.numel(), base_values.numel())) ** 0.5
             known = [laws[other.name] for other in near[item.name] if other.name in laws]
-            laws[item.name] = _usual(_rms(values) / _rms(base_values), _sides(near[item.name]), error, known)
+            laws[item.name] = _nearest_law(_rms(values) / _rms(base_values), _sides(near[item.name]), error, known)
     return laws
 
 
 @torch.no_grad()
 def rescale_values(model: nn.Module, laws: Mapping[str, float], factors: Mapping[str, float]) -> None:
-    """Gives each tensor that has a law the base's spread times its factor."""
+    """Give each tensor with a law the base's spread times its factor."""
     for name, parameter in parameters(model).items():
         change = factors[name] / laws[name] if name in laws else 1.0
         if change != 1.0:
@@ -48,30 +54,39 @@ def rescale_values(model: nn.Module, laws: Mapping[str, float], factors: Mapping
 
 
 def _drawn(make_base: Callable[[], nn.Module]) -> nn.Module:
-    """The base model with values, always the same ones; the caller's random numbers go on as if it had not been."""
+    """Build the base model with fixed values.
+
+    The caller's random state is left unchanged.
+    """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(0)
         return make_base()
 
 
-def _near(found: Sequence[InferredRole]) -> dict[str, list[InferredRole]]:
-    """Each tensor and the others of its modules: biases are often drawn by their matrix's fan-in."""
+def _neighbours(items: Sequence[InferredRole]) -> dict[str, list[InferredRole]]:
+    """Return each tensor with the others of its modules.
+
+    Biases are often drawn by their matrix's fan-in.
+    """
     held: dict[int, list[InferredRole]] = {}
-    for item in found:
+    for item in items:
         for use, _ in item.uses:
             held.setdefault(id(use.module), []).append(item)
     return {
-        item.name: [item, *(o for use, _ in item.uses for o in held[id(use.module)] if o is not item)] for item in found
+        item.name: [item, *(o for use, _ in item.uses for o in held[id(use.module)] if o is not item)] for item in items
     }
 
 
 def _sides(near: Sequence[InferredRole]) -> list[tuple[int, int]]:
-    """Sizes here and in the base that differ."""
-    return [pair for one in near for pair in zip(one.shape, one.base_shape, strict=True) if pair[0] != pair[1]]
+    """Return the pairs of sizes, here and in the base, that differ."""
+    return [pair for item in near for pair in zip(item.shape, item.base_shape, strict=True) if pair[0] != pair[1]]
 
 
-def _usual(measured: float, sides: Sequence[tuple[int, int]], error: float, known: Sequence[float]) -> float:
-    """The law of what stands near, or the usual one that is nearest, if it is as near as chance allows."""
+def _nearest_law(measured: float, sides: Sequence[tuple[int, int]], error: float, known: Sequence[float]) -> float:
+    """Return the neighbours' law, the nearest usual law, or the measured one.
+
+    A law counts if it is within `error` of the measured one in logarithm.
+    """
     laws = [1.0, *((new / old) ** -power for new, old in sides for power in (0.5, 1.0))]
     laws += [((a + b) / (c + d)) ** -0.5 for a, c in sides[:2] for b, d in sides[:2]]
 
@@ -93,7 +108,7 @@ def _alike(x: Tensor) -> bool:
 
 
 def _whole(x: Tensor) -> Tensor:
-    """A tensor that may lie in parts on several processes."""
+    """Return the whole of a tensor that may be sharded over processes."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return x
     from torch.distributed.tensor import DTensor

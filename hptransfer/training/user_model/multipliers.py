@@ -1,7 +1,8 @@
-"""Multipliers in anybody's forward pass, as hooks: the module's class and its state_dict stay what they are.
+"""Multipliers in a user's forward pass, as hooks.
 
-A matrix's multiplier acts on its input, so that a bias is left alone; an embedding's, and a residual branch's, on what
-is put out. Hooks are objects of this module, so that models that have them can be copied and pickled.
+The module's class and its state_dict stay the same. A matrix's multiplier acts on its input, so that a bias is not
+multiplied. Multipliers of embeddings and residual branches act on the output. Hooks are objects of this module, so that
+models with hooks can be copied and pickled.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hptransfer.training.user_model.roles import LOOKUPS
 
 @dataclass(frozen=True)
 class ScaleInput:
-    """Multiplies a module's first input."""
+    """Hook that multiplies a module's first input."""
 
     factor: float
 
@@ -30,7 +31,10 @@ class ScaleInput:
 
 @dataclass(frozen=True)
 class ScaleOutput:
-    """Multiplies what a module puts out; of several things the first, as attention puts its weights second."""
+    """Hook that multiplies a module's output, or the first of a tuple.
+
+    Attention returns its weights second.
+    """
 
     factor: float
 
@@ -41,7 +45,11 @@ class ScaleOutput:
 
 
 def multiply(module: nn.Module, factor: float) -> None:
-    """Makes a layer act as if its matrix or table were so many times larger."""
+    """Scale a layer as if its matrix or table were larger.
+
+    Args:
+        factor: how many times larger.
+    """
     if factor == 1.0:
         return
     if isinstance(module, LOOKUPS):
@@ -51,13 +59,16 @@ def multiply(module: nn.Module, factor: float) -> None:
 
 
 def multiply_branch(branch: nn.Module, factor: float) -> None:
-    """Multiplies all that a residual branch puts out."""
+    """Multiply a residual branch's output."""
     if factor != 1.0:
         branch.register_forward_hook(ScaleOutput(factor))
 
 
 def check_untouched(model: nn.Module) -> None:
-    """Raises ConfigError if the model has multipliers: they would multiply once more."""
+    """Raise ConfigError if the model already has multipliers.
+
+    They would multiply a second time.
+    """
     for name, module in model.named_modules():
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         if any(isinstance(hook, ScaleInput | ScaleOutput) for hook in hooks):

@@ -1,10 +1,10 @@
-"""`parameterize`: any nn.Module under a parameterization, without a word about it in the module's own code.
+"""`parameterize`: any nn.Module under a parameterization, its code unchanged.
 
     parameterized = hptransfer.parameterize(model, make=make, base=128, optimizer="adamw", lr=2**-7)
     optimizer = torch.optim.AdamW(parameterized)
 
-Roles come from shapes (`roles`), numbers from the parameterization's table and the optimizer's law (`resolve`), first
-values are rescaled (`initial`), multipliers are hooks (`forward`).
+Roles come from shapes (`roles`), numbers from the parameterization's table and the optimizer's law (`rules`). Initial
+values are rescaled (`initial_values`), multipliers are hooks (`multipliers`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DRAWS = (Tensor.normal_, Tensor.uniform_)
 
 
 class Choices(TypedDict, total=False):
-    """What `parameterize` takes beside models and the base, for those who hand it on."""
+    """Arguments of `parameterize` except models and the base, for wrappers."""
 
     optimizer: Required[str]
     lr: Required[float]
@@ -77,128 +77,136 @@ def parameterize(
     tokens: int | None = None,
     rescale: bool = True,
 ) -> Parameterized:
-    """Puts a model under a parameterization: rescales its first values, installs multipliers, resolves its groups.
+    """Put a model under a parameterization.
 
-    At the base size nothing changes, to the last bit. The model may be sharded (`fully_shard`), compiled, or wrapped in
-    DistributedDataParallel or checkpointing before or after; then or later, iterate over what is returned.
+    Initial values are rescaled, multipliers are installed, and groups are resolved. At the base size nothing changes,
+    to the last bit. The model may be sharded (`fully_shard`), compiled, or wrapped in DistributedDataParallel or
+    checkpointing, before or after the call. Iterate over the result for the optimizer's groups.
 
     Args:
-        make: builds the model, as it is but for its width, at a width; called at the base's and at twice that, on the
-            meta device, and once at the base's for real if there are first values to rescale.
-        base: the width at which every factor is 1, or that with the base's `depth`, `batch_size` and
+        make: builds the same model at a given width. It is called at the base's width and at twice that, on the meta
+            device, and once at the base's width with values if there are initial values to rescale.
+        base: width at which every factor is 1, or a dictionary of it with the base's `depth`, `batch_size` and
             `tokens`.
         optimizer, lr, settings: as under run.optimizer in a sweep: `lr` is the peak at the base, `settings` the others
             (weight_decay, beta1, eps, ...). "adam" is torch's, without weight decay.
-        roles: by glob of parameter names, where shapes cannot tell.
-        depth, alpha: of this model; the depth rule m_L^-alpha with m_L = depth over the base's.
-        branches: globs of modules whose outputs are added to the residual stream; needed under a depth rule, as many in
-            each layer.
-        blocks: globs of modules all of whose parameters belong to a branch, such as norms that stand before it.
-        budget, batch_size, tokens: the rule for batch and tokens over the base's: none, sqrt or complete.
+        parameterization, alignment: as run.parameterization and run.alignment in a sweep.
+        roles: roles by glob of parameter names, where shapes do not determine them.
+        depth, alpha: depth of this model, and exponent of the depth rule m_L^-alpha with m_L = depth over the base's.
+        branches: globs of modules whose outputs are added to the residual stream; required under a depth rule, the same
+            number in each layer.
+        blocks: globs of modules all of whose parameters belong to a branch, such as norms before it.
+        budget, batch_size, tokens: rule for batch and tokens over the base's: none, sqrt or complete.
         rescale: False for values that come from a checkpoint of a parameterized model.
 
     Raises:
-        ConfigError: what cannot be told, or does not go together.
+        ConfigError: a role or size cannot be determined, or arguments contradict each other.
     """
     _check_given(model, make)
-    of_base = base_sizes(base)
+    sizes = base_sizes(base)
     table = table_by_name(parameterization)
-    chosen = Rules(
+    rules = Rules(
         table=table,
         optimizer=optimizer_of(optimizer, lr, settings or {}, table),
         alignment=alignment_of(alignment, "alignment"),
-        branch=branch_rule(alpha, depth, of_base.get("depth"), branches, blocks),
-        budget=budget_rule(budget, batch_size, tokens, of_base),
+        branch=branch_rule(alpha, depth, sizes.get("depth"), branches, blocks),
+        budget=budget_rule(budget, batch_size, tokens, sizes),
     )
-    width = of_base["width"]
+    width = sizes["width"]
     narrow, wide = _built(make, width), _built(make, 2 * width)
     check_untouched(model)
     items = infer(model, narrow, wide, checked_roles(roles))
     for line in growing_heads(narrow, wide):
         warnings.warn(
             f"heads widen: {line} (widths {width} and {2 * width}). Attention logits must then be divided by the "
-            "head's size and not its root, which cannot be seen from here; or keep the size, let their number grow",
+            "head's size instead of its root, which cannot be checked here; or keep the size and let their number grow",
             stacklevel=2,
         )
     named = branches_of(model, branches, depth)
     inside = belonging(model, items, named, blocks)
-    tuned = {item.name: chosen.tuned(item, inside=item.name in inside) for item in items}
-    _check_possible(tuned, chosen.optimizer)
-    _install(tuned, named, chosen.branch.factor)
-    found = Parameterized(
+    tuned = {item.name: rules.tuned(item, inside=item.name in inside) for item in items}
+    _check_possible(tuned, rules.optimizer)
+    _install(tuned, named, rules.branch.factor)
+    parameterized = Parameterized(
         model=model,
         tuned=tuned,
-        branches=dict.fromkeys(named, chosen.branch.factor),
-        optimizer=chosen.optimizer,
-        record={"parameterization": parameterization, "alignment": alignment, "base": of_base, **chosen.to_json()},
+        branches=dict.fromkeys(named, rules.branch.factor),
+        optimizer=rules.optimizer,
+        record={"parameterization": parameterization, "alignment": alignment, "base": sizes, **rules.to_json()},
         make_base=lambda: make(width),
         waiting=rescale,
     )
     if rescale and not any(parameter.is_meta for parameter in model.parameters()):
-        found.rescale_initial_values()
-    return found
+        parameterized.rescale_initial_values()
+    return parameterized
 
 
 def _check_given(model: object, make: object) -> None:
-    """Raises ConfigError for what is no model, or cannot build one."""
+    """Raise ConfigError unless `model` is a model and `make` is callable."""
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model must be an nn.Module, got {_what(model)}; build it first, as make(width) does")
+        raise ConfigError(f"model must be an nn.Module, got {_describe(model)}; build it first, as make(width) does")
     if not callable(make):
         raise ConfigError(
-            f"make must build the model at a width, got {_what(make)}; give one such as lambda width: Model(width)"
+            f"make must build the model at a width, got {_describe(make)}; give one such as lambda width: Model(width)"
         )
 
 
-def _what(value: object) -> str:
+def _describe(value: object) -> str:
     return f"{type(value).__name__} {str(value).splitlines()[0][:40] if str(value) else ''}".rstrip()
 
 
 def _install(tuned: Mapping[str, TunedParameter], branches: Mapping[str, nn.Module], factor: float) -> None:
-    for one in tuned.values():
-        for use, _ in one.item.uses:
-            multiply(use.module, one.multipliers[use.name])
+    for parameter in tuned.values():
+        for use, _ in parameter.item.uses:
+            multiply(use.module, parameter.multipliers[use.name])
     for branch in branches.values():
         multiply_branch(branch, factor)
 
 
 class _WithoutDraws(TorchFunctionMode):
-    """Leaves out the drawing of values, which meta tensors do not have: torch would import its compiler for it."""
+    """Skip the drawing of values, which meta tensors do not have.
+
+    Torch would import its compiler for it.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if func in DRAWS else func(*args, **(kwargs or {}))
 
 
 def _built(make: Callable[[int], nn.Module], width: int) -> nn.Module:
-    """The model's shapes at a width."""
+    """Build the model's shapes at a width."""
     try:
         with torch.device("meta"), _WithoutDraws():
             model = make(width)
     except Exception as error:
-        said = " ".join(str(error).split())
-        raise ConfigError(f"make({width}) fails on the meta device, where only shapes are: {said}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"make({width}) fails on the meta device, where only shapes are: {reason}") from error
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"make({width}) must return the model, an nn.Module, and returns {_what(model)}")
+        raise ConfigError(f"make({width}) must return the model, an nn.Module, and returns {_describe(model)}")
     return model
 
 
 def _check_possible(tuned: Mapping[str, TunedParameter], optimizer: OptimizerConfig) -> None:
-    """Raises ConfigError for multipliers that no hook can apply, and for what an optimizer of matrices cannot take."""
-    deaf = [
-        f"{one.item.name} ({type(use.module).__name__})"
-        for one in tuned.values()
-        for use, _ in one.item.uses
-        if one.multipliers[use.name] != 1.0 and not (use.called and use.layer)
+    """Raise ConfigError for multipliers and shapes that cannot be handled.
+
+    No hook can apply such multipliers; an optimizer of matrices cannot train such shapes.
+    """
+    unhookable = [
+        f"{parameter.item.name} ({type(use.module).__name__})"
+        for parameter in tuned.values()
+        for use, _ in parameter.item.uses
+        if parameter.multipliers[use.name] != 1.0 and not (use.called and use.layer)
     ]
-    if deaf:
+    if unhookable:
         raise ConfigError(
-            f"this parameterization multiplies what these put out, which no hook can do: {', '.join(deaf)}; hold "
-            "them in an nn.Linear, convolution or nn.Embedding that is called, or take parameterization=mup_table3, "
-            "which has no multipliers"
+            f"this parameterization multiplies the outputs of these, which no hook can do: {', '.join(unhookable)}; "
+            "hold them in an nn.Linear, convolution or nn.Embedding that is called, or take "
+            "parameterization=mup_table3, which has no multipliers"
         )
     wrong = [
-        f"{one.item.name} ({one.item.role.value}, {'x'.join(map(str, one.item.shape))})"
-        for one in tuned.values()
-        if _of_matrices(optimizer, one) and len(one.item.shape) != 2
+        f"{parameter.item.name} ({parameter.item.role.value}, {'x'.join(map(str, parameter.item.shape))})"
+        for parameter in tuned.values()
+        if _trains_as_matrix(optimizer, parameter) and len(parameter.item.shape) != 2
     ]
     if wrong:
         raise ConfigError(
@@ -207,6 +215,6 @@ def _check_possible(tuned: Mapping[str, TunedParameter], optimizer: OptimizerCon
         )
 
 
-def _of_matrices(optimizer: OptimizerConfig, one: TunedParameter) -> bool:
-    """Whether the optimizer's own step, and not AdamW's, trains a parameter."""
-    return one.item.role is Role.HIDDEN if optimizer.name == "muon" else "damping" in one.settings
+def _trains_as_matrix(optimizer: OptimizerConfig, parameter: TunedParameter) -> bool:
+    """Test if the optimizer's own step, instead of AdamW's, trains a parameter."""
+    return parameter.item.role is Role.HIDDEN if optimizer.name == "muon" else "damping" in parameter.settings

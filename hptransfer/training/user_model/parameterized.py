@@ -1,4 +1,4 @@
-"""A model under a parameterization: its groups for an optimizer, its record for other trainers."""
+"""Model under a parameterization, with groups and record for trainers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.core.io import write_json
 from hptransfer.training.optimizers import OptimizerConfig
 from hptransfer.training.user_model.groups import group
-from hptransfer.training.user_model.initial_values import own_laws, rescale_values
+from hptransfer.training.user_model.initial_values import rescale_values, spread_laws
 from hptransfer.training.user_model.roles import parameters
 from hptransfer.training.user_model.rules import TunedParameter
 
@@ -23,13 +23,15 @@ SCHEMA = 1
 
 @dataclass(kw_only=True)
 class Parameterized:
-    """What `parameterize` made of a model. Iterating gives parameter groups: `torch.optim.AdamW(parameterized)`.
+    """Result of `parameterize`; iterating yields parameter groups.
+
+    It can be passed to an optimizer: `torch.optim.AdamW(parameterized)`.
 
     Attributes:
-        model: as it was given; wrap it as you like, the groups hold the parameters that it has when they are asked for.
+        model: the given model. It may be wrapped later: groups hold the parameters that it has when they are built.
         tuned: every parameter's numbers, by name.
-        branches: what each residual branch's output is multiplied by, by module; empty without a depth rule.
-        waiting: whether first values are still to be rescaled, as the model had none (meta device).
+        branches: factor on each residual branch's output, by module; empty without a depth rule.
+        waiting: True if initial values are still to be rescaled, as the model had none (meta device).
     """
 
     model: nn.Module
@@ -41,66 +43,75 @@ class Parameterized:
     waiting: bool
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """A group for each set of parameters that train alike, as torch's optimizers take them.
+        """Yield one group for torch's optimizers per set of equal settings.
 
-        Beside `params` a group has `lr`, `weight_decay`, what else the optimizer knows (`betas`, `eps`, `momentum`),
-        and for the record `role`, `names` and, under `hptransfer`, what it is made for: an optimizer of another kind
-        raises ConfigError at its first step. torch's Adam decays weights as AdamW does; of muon, choose groups by role,
-        or take `optimizers`.
+        In addition to `params` a group has `lr`, `weight_decay` and further settings of the optimizer (`betas`, `eps`,
+        `momentum`). For the record it has `role`, `names` and, under `hptransfer`, the optimizer that it is made for:
+        another optimizer raises ConfigError at its first step. torch's Adam decays weights as AdamW does. For muon,
+        choose groups by role, or use `optimizers`.
         """
-        for names, one in self._alike():
-            yield group(self._present(names), names, self.optimizer, one.item.role, one.settings)
+        for names, parameter in self._alike():
+            yield group(self._present(names), names, self.optimizer, parameter.item.role, parameter.settings)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
-        """The package's own: one, or for optimizers of matrices alone a second one for the rest."""
+        """Build hptransfer's own optimizers over all parameters.
+
+        There is one, and a second one for the rest where the first trains only matrices.
+        """
         groups = []
-        for names, one in self._alike():
+        for names, parameter in self._alike():
             params = self._present(names)
-            places = {"params": params, "layers": [None] * len(params), "role": one.item.role, "trial": 0}
-            groups.append({**places, **one.settings})
+            members = {"params": params, "layers": [None] * len(params), "role": parameter.item.role, "trial": 0}
+            groups.append({**members, **parameter.settings})
         return self.optimizer.build(groups)
 
     def rescale_initial_values(self) -> None:
-        """For a model that was parameterized on the meta device: call it when its weights have been drawn.
+        """Rescale the initial values of a model parameterized on the meta device.
 
-        Not when they come from a checkpoint of a parameterized model.
+        Call it after the weights have been drawn, but not if they come from a checkpoint of a parameterized model.
         """
-        items = [one.item for one in self.tuned.values()]
-        factors = {name: one.rule.init_std for name, one in self.tuned.items()}
-        rescale_values(self.model, own_laws(self.model, items, self.make_base), factors)
+        items = [parameter.item for parameter in self.tuned.values()]
+        factors = {name: parameter.rule.init_std for name, parameter in self.tuned.items()}
+        rescale_values(self.model, spread_laws(self.model, items, self.make_base), factors)
         self.waiting = False
 
     def to_json(self) -> dict[str, Any]:
-        """All resolved numbers as plain values, for other trainers (schema: docs/your-model.md)."""
+        """Return all resolved numbers as plain values, for other trainers.
+
+        Schema: docs/your-model.md.
+        """
         return {
             "schema": SCHEMA,
             **self.record,
             "branches": self.branches,
-            "parameters": [one.to_json() for one in self.tuned.values()],
+            "parameters": [parameter.to_json() for parameter in self.tuned.values()],
         }
 
     def write(self, path: str | Path) -> None:
-        """`to_json` into a file.
+        """Write `to_json` to a file.
 
         Raises:
-            ConfigError: the file cannot be written, as its folder is missing.
+            ConfigError: the file cannot be written, for example without its folder.
         """
         try:
             write_json(Path(path), self.to_json())
         except OSError as error:
             raise ConfigError(
-                f"write({str(path)!r}) cannot: {error.strerror}; name a file in a folder that can be written"
+                f"write({str(path)!r}) failed: {error.strerror}; name a file in a folder that can be written"
             ) from None
 
     def _alike(self) -> Iterator[tuple[list[str], TunedParameter]]:
         groups: dict[tuple[Any, ...], list[str]] = {}
-        for name, one in self.tuned.items():
-            groups.setdefault((one.item.role, *sorted(one.settings.items())), []).append(name)
+        for name, parameter in self.tuned.items():
+            groups.setdefault((parameter.item.role, *sorted(parameter.settings.items())), []).append(name)
         for names in groups.values():
             yield names, self.tuned[names[0]]
 
     def _present(self, names: Sequence[str]) -> list[Tensor]:
-        """The parameters that the model has now: sharding puts others in their places."""
+        """Return the parameters that the model has now.
+
+        Sharding replaces parameters.
+        """
         present = parameters(self.model)
         if self.waiting and not any(present[name].is_meta for name in names):
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Readouts that shapes do not show: an embedding whose table a forward pass multiplies with, by a call."""
+"""Detection of embeddings that a forward pass uses as readouts by calls."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ PRODUCTS = (
 
 
 class NoHiddenReadouts(TorchFunctionMode):
-    """Raises ConfigError where an embedding that is no readout as a module is multiplied with, itself or transposed."""
+    """Mode that raises ConfigError where an embedding is used in a product.
+
+    The embedding, or its transpose, then acts as a readout without being one as a module.
+    """
 
     def __init__(self, parameterized: Parameterized) -> None:
         super().__init__()
         present = parameters(parameterized.model)
         self.tables = {
             id(present[name]): name
-            for name, one in parameterized.tuned.items()
-            if one.item.lookup and all(role is Role.INPUT for _, role in one.item.uses)
+            for name, parameter in parameterized.tuned.items()
+            if parameter.item.lookup and all(role is Role.INPUT for _, role in parameter.item.uses)
         }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -1,8 +1,8 @@
-"""Roles of anybody's parameters, from their shapes at two widths.
+"""Roles of a user's parameters, inferred from shapes at two widths.
 
-A dimension that differs between the two grows with width. What holds a parameter says which of its dimensions is the
-fan-in; together they give the role (arXiv:2203.03466; the mup package compares shapes likewise). What shapes cannot
-decide is refused, all at once, and left to the user.
+A dimension that differs between the two widths grows with width. The module that holds a parameter determines the
+dimension of the fan-in. Both determine the role (arXiv:2203.03466; the mup package compares shapes likewise). Roles
+that shapes cannot decide are refused, all in one message, and the user has to name them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ TensorShape = tuple[int, ...]
 LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 HEAD_SIZES = ("head_dim", "head_size", "d_head", "dim_head", "d_k")
 HEAD_COUNTS = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_heads")
-# Parts that wrappers put into the names of parameters, and that the model itself does not have.
+# Parts that wrappers add to the names of parameters.
 WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
 
 
 @dataclass(frozen=True)
 class Use:
-    """A module that holds a parameter, under an attribute.
+    """Use of a parameter: a module that holds it under an attribute.
 
     Attributes:
-        called: whether the module is called, so that hooks on it are: attention reads its last layer's weights itself.
+        called: True if the module is called, so that its hooks are too: attention reads its last layer's weights
+            itself.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Use:
 
     @property
     def layer(self) -> bool:
-        """Whether it is the weight of a layer that multiplies by it, or looks it up, and does nothing else with it."""
+        """True for a layer's weight that is only multiplied or looked up."""
         return self.attribute == "weight" and isinstance(self.module, (*LOOKUPS, nn.Linear, _ConvNd))
 
     @property
@@ -50,7 +51,7 @@ class Use:
         return self.layer and isinstance(self.module, LOOKUPS)
 
     def sides(self, shape: TensorShape) -> tuple[int, int] | None:
-        """Which dimensions are the fan-in's and the fan-out's, where the module says."""
+        """Return the dimensions of fan-in and fan-out; None if unknown."""
         if len(shape) < 2 or not (self.layer or isinstance(self.module, nn.MultiheadAttention | nn.RNNBase)):
             return None
         return (0, 1) if self.lookup or isinstance(self.module, _ConvTransposeNd) else (1, 0)
@@ -58,12 +59,12 @@ class Use:
 
 @dataclass(frozen=True, kw_only=True)
 class InferredRole:
-    """What shapes say of one parameter.
+    """Role of one parameter, inferred from its shapes.
 
     Attributes:
-        fans, base_fans: fan-in and fan-out; of what has no such sides, the size that grows and 1.
-        lookup: whether it is an embedding.
-        uses: every module that holds it, with the role that it has there; they differ for tied embeddings alone.
+        fans, base_fans: fan-in and fan-out; for tensors without such sides, the size that grows and 1.
+        lookup: True for an embedding.
+        uses: every module that holds the parameter, with its role there. Roles differ only for tied embeddings.
     """
 
     name: str
@@ -77,29 +78,29 @@ class InferredRole:
 
 
 def plain(name: str) -> str:
-    """A parameter's or module's name without what wrappers add."""
+    """Return a parameter's or module's name without the parts of wrappers."""
     for part in WRAPPERS:
         name = name.replace(part, "")
     return name.removeprefix("module.")  # DistributedDataParallel's
 
 
 def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every parameter by its plain name, once."""
+    """Return every parameter once, by its plain name."""
     return {plain(name): parameter for name, parameter in model.named_parameters()}
 
 
 def infer(model: nn.Module, base: nn.Module, other: nn.Module, roles: Mapping[str, str | Role]) -> list[InferredRole]:
-    """The role of every parameter.
+    """Infer the role of every parameter.
 
     Args:
-        base, other: the same model at two widths, of which the first is the base; their values are not looked at.
-        roles: by glob of names, what shapes cannot say.
+        base, other: the same model at two widths, the first of them the base's; their values are not used.
+        roles: roles by glob of names, where shapes do not determine them.
 
     Raises:
-        ConfigError: parameters that differ in more than width, or whose role cannot be told; all are named.
+        ConfigError: parameters differ in more than width, or their role cannot be inferred; all are named.
     """
-    for one in (model, base, other):
-        for name, parameter in one.named_parameters():
+    for module in (model, base, other):
+        for name, parameter in module.named_parameters():
             if isinstance(parameter, UninitializedParameter):
                 raise ConfigError(
                     f"{plain(name)} has no shape until the model has run; give its layer sizes, not Lazy ones"
@@ -111,42 +112,42 @@ def infer(model: nn.Module, base: nn.Module, other: nn.Module, roles: Mapping[st
     grows = {name: [i for i, b in enumerate(base_shapes[name]) if b != other_shapes[name][i]] for name in shapes}
     chosen = _chosen(roles, shapes)
     uses = _uses(model)
-    found: dict[str, list[Role]] = {}
+    inferred: dict[str, list[Role]] = {}
     reasons: dict[str, str] = {}
     for name, shape in shapes.items():
-        said = _by_use(uses[name], shape, base_shapes[name], grows[name], chosen.get(name))
-        if isinstance(said, str):
-            reasons[name] = said
+        by_use = _by_use(uses[name], shape, base_shapes[name], grows[name], chosen.get(name))
+        if isinstance(by_use, str):
+            reasons[name] = by_use
         else:
-            found[name] = said
-    readouts = [name for name, by_use in found.items() if Role.OUTPUT in by_use]
+            inferred[name] = by_use
+    readouts = [name for name, roles_by_use in inferred.items() if Role.OUTPUT in roles_by_use]
     if len(readouts) > 1:
-        unsure = [name for name in readouts if name not in chosen and Role.INPUT not in found[name]]
+        unsure = [name for name in readouts if name not in chosen and Role.INPUT not in inferred[name]]
         reasons |= dict.fromkeys(unsure, "only its input grows: a readout, a router, or hidden with a fixed output?")
     if reasons:
         lines = [f"{n} ({_dims(base_shapes[n])}, wider {_dims(other_shapes[n])}): {r}" for n, r in reasons.items()]
         raise ConfigError(
-            f"parameters whose role cannot be told from their shapes: {'; '.join(lines)}. "
-            f"Say which by roles={{glob: role}}, roles being {', '.join(role.value for role in Role)}"
+            f"parameters whose role cannot be inferred from their shapes: {'; '.join(lines)}. "
+            f"Name them by roles={{glob: role}}, roles being {', '.join(role.value for role in Role)}"
         )
     if not readouts:
         raise ConfigError(
-            "no readout found: of no matrix the input alone grows with width. Weights that are tied by a call such as "
-            "F.linear(x, embedding.weight) cannot be seen: tie them as modules, head = nn.Linear(...) and "
+            "no readout found: there is no matrix whose input alone grows with width. Weights that are tied by a call, "
+            "such as F.linear(x, embedding.weight), cannot be seen: tie them as modules, head = nn.Linear(...) and "
             "head.weight = embedding.weight; or name the readout by roles={glob: 'output'}"
         )
-    return [_inferred(n, shapes[n], base_shapes[n], grows[n], uses[n], found[n]) for n in shapes]
+    return [_inferred(n, shapes[n], base_shapes[n], grows[n], uses[n], inferred[n]) for n in shapes]
 
 
 def _check_alike(
     shapes: Mapping[str, TensorShape], base: Mapping[str, TensorShape], other: Mapping[str, TensorShape]
 ) -> None:
-    """Raises ConfigError unless the three have the same parameters, that differ only in what grows with width."""
-    strangers = sorted((shapes.keys() ^ base.keys()) | (base.keys() ^ other.keys()))
-    if strangers:
+    """Raise ConfigError unless all three differ only in width."""
+    not_common = sorted((shapes.keys() ^ base.keys()) | (base.keys() ^ other.keys()))
+    if not_common:
         raise ConfigError(
-            f"make must build the model that is given but for its width, depth included; not in both: "
-            f"{', '.join(strangers[:5])}{', ...' if len(strangers) > 5 else ''}"
+            f"make must build the given model except for its width, depth included; not in both: "
+            f"{', '.join(not_common[:5])}{', ...' if len(not_common) > 5 else ''}"
         )
     wrong = []
     for name, shape in shapes.items():
@@ -157,16 +158,16 @@ def _check_alike(
     if wrong:
         raise ConfigError(
             f"the model differs from what make builds in dimensions that do not grow with width: {'; '.join(wrong)}; "
-            "make must build the model that is given but for its width"
+            "make must build the given model except for its width"
         )
     if base == other:
-        raise ConfigError("make builds the same shapes at both widths: it must use the width that it is given")
+        raise ConfigError("make builds the same shapes at both widths: it must use the given width")
 
 
 def _chosen(roles: Mapping[str, str | Role], names: Mapping[str, TensorShape]) -> dict[str, Role]:
-    """The user's roles by parameter; a later glob wins."""
+    """Return the user's roles by parameter; a later glob wins."""
     known = [role.value for role in Role]
-    found: dict[str, Role] = {}
+    chosen: dict[str, Role] = {}
     for glob, role in roles.items():
         value = role.value if isinstance(role, Role) else role
         if value not in known:
@@ -174,42 +175,42 @@ def _chosen(roles: Mapping[str, str | Role], names: Mapping[str, TensorShape]) -
         matching = fnmatch.filter(names, glob)
         if not matching:
             raise ConfigError(f"roles[{glob!r}] matches no parameter; there are {', '.join(list(names)[:5])}, ...")
-        found |= dict.fromkeys(matching, Role(value))
-    return found
+        chosen |= dict.fromkeys(matching, Role(value))
+    return chosen
 
 
 def _uses(model: nn.Module) -> dict[str, list[Use]]:
-    """Every module that holds a parameter, by the parameter's name."""
+    """Return every module that holds a parameter, by the parameter's name."""
     names = {id(parameter): name for name, parameter in parameters(model).items()}
     reads_itself = [f"{plain(name)}." for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)]
-    found: dict[str, list[Use]] = {}
+    uses: dict[str, list[Use]] = {}
     for name, module in model.named_modules():
         called = not plain(name).startswith(tuple(reads_itself)) if reads_itself else True
         for attribute, parameter in module._parameters.items():
             if parameter is not None:
-                found.setdefault(names[id(parameter)], []).append(Use(plain(name), module, attribute, called))
-    return found
+                uses.setdefault(names[id(parameter)], []).append(Use(plain(name), module, attribute, called))
+    return uses
 
 
 def _by_use(
     uses: Sequence[Use], shape: TensorShape, base: TensorShape, grows: Sequence[int], choice: Role | None
 ) -> list[Role] | str:
-    """The role of a parameter in each of its modules, or why it cannot be told."""
-    said = [_by_shape(use, shape, base, grows) for use in uses]
-    kinds = {role for role in said if isinstance(role, Role)}
-    tied = kinds == {Role.INPUT, Role.OUTPUT}
+    """Return a parameter's role in each module, or why it is unknown."""
+    answers = [_by_shape(use, shape, base, grows) for use in uses]
+    roles = {role for role in answers if isinstance(role, Role)}
+    tied = roles == {Role.INPUT, Role.OUTPUT}
     if choice is not None:
         if tied:
-            return "it is an embedding and a readout both; leave it out of roles"
+            return "it is both an embedding and a readout; leave it out of roles"
         return _against(choice, uses, shape, grows) or [choice] * len(uses)
-    if len(kinds) > 1 and not tied:
-        return f"it is shared by modules where it is {' and '.join(sorted(kind.value for kind in kinds))}"
-    reasons = [reason for reason in said if isinstance(reason, str)]
-    return reasons[0] if reasons else [role for role in said if isinstance(role, Role)]
+    if len(roles) > 1 and not tied:
+        return f"it is shared by modules where it is {' and '.join(sorted(role.value for role in roles))}"
+    reasons = [reason for reason in answers if isinstance(reason, str)]
+    return reasons[0] if reasons else [role for role in answers if isinstance(role, Role)]
 
 
 def _by_shape(use: Use, shape: TensorShape, base: TensorShape, grows: Sequence[int]) -> Role | str:
-    """The role of a parameter in a module, or why it cannot be told."""
+    """Return a parameter's role in a module, or why it is unknown."""
     if not grows:
         return Role.FIXED
     if use.sides(shape) is not None:
@@ -218,7 +219,11 @@ def _by_shape(use: Use, shape: TensorShape, base: TensorShape, grows: Sequence[i
         return f"{len(grows)} of its dimensions grow, which no rule covers"
     if len(grows) == 2:
         ratios = {shape[i] / base[i] for i in grows}
-        return Role.HIDDEN if len(ratios) == 1 else "its sides grow unequally, and nothing says which is the input's"
+        return (
+            Role.HIDDEN
+            if len(ratios) == 1
+            else "its sides grow unequally, and its module does not show which is the input's"
+        )
     if math.prod(shape) == shape[grows[0]]:
         return Role.VECTOR
     return "one dimension grows: a table of positions, a first layer or a readout?"
@@ -226,7 +231,7 @@ def _by_shape(use: Use, shape: TensorShape, base: TensorShape, grows: Sequence[i
 
 def _oriented(use: Use, shape: TensorShape, grows: Sequence[int]) -> Role | str:
     sides = use.sides(shape)
-    assert sides is not None, "its module says which side is which"
+    assert sides is not None, "called only for modules with known sides"
     if not set(grows) <= set(sides):
         return "a kernel that grows with width, which no rule covers"
     grows_in, grows_out = (side in grows for side in sides)
@@ -238,7 +243,7 @@ def _oriented(use: Use, shape: TensorShape, grows: Sequence[int]) -> Role | str:
 
 
 def _against(role: Role, uses: Sequence[Use], shape: TensorShape, grows: Sequence[int]) -> str:
-    """Why the user's choice cannot be; empty if it can."""
+    """Return why the user's choice is impossible; empty if it is not."""
     if role in (Role.HIDDEN, Role.OUTPUT) and any(use.lookup for use in uses):
         return f"an embedding, whose rows are looked up, is not {role.value}"
     if role in MATRICES and len(shape) < 2:
@@ -276,7 +281,10 @@ def _inferred(
 
 
 def growing_heads(base: nn.Module, other: nn.Module) -> Iterator[str]:
-    """Attention whose heads widen, as far as modules say it by the usual names: one line each."""
+    """Yield one line for each attention module whose heads widen.
+
+    Only modules with the usual attribute names are recognized.
+    """
     wider = dict(other.named_modules())
     for name, module in base.named_modules():
         for key in HEAD_SIZES:

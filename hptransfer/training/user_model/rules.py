@@ -1,4 +1,4 @@
-"""What a call's choices give each parameter: its rule, its settings, its multiplier in every module that uses it."""
+"""Rules, settings and multipliers of every parameter from a call's arguments."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from hptransfer.training.optimizers import OPTIMIZERS, OptimizerConfig
 from hptransfer.training.user_model.roles import InferredRole
 
 BASE_KEYS = ("width", "depth", "batch_size", "tokens")
-# Where embedding and readout must agree to be one tensor.
+# Factors that must be equal for embedding and readout to be one tensor.
 TIED = ("init_std", "learning_rate", "epsilon", "weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TunedParameter:
-    """One parameter with what it trains with.
+    """Parameter with the numbers that it trains with.
 
     Attributes:
         rule: factors on the base run's values.
-        settings: the optimizer's, resolved; `lr` is the peak.
-        multipliers: by module that uses it, what its matrix is multiplied by there.
+        settings: resolved settings of the optimizer; `lr` is the peak.
+        multipliers: factor on its matrix in every module that uses it.
     """
 
     item: InferredRole
@@ -45,6 +45,7 @@ class TunedParameter:
     multipliers: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
+        """Return all numbers as plain values."""
         uses = [
             {"module": use.name, "role": role.value, "multiplier": self.multipliers[use.name]}
             for use, role in self.item.uses
@@ -64,7 +65,7 @@ class TunedParameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """All that a parameter's numbers come from, but itself."""
+    """Rules of a call, which determine the numbers of every parameter."""
 
     table: Parameterization
     optimizer: OptimizerConfig
@@ -73,12 +74,17 @@ class Rules:
     budget: BudgetRatio
 
     def tuned(self, item: InferredRole, *, inside: bool) -> TunedParameter:
+        """Return a parameter with its numbers.
+
+        Args:
+            inside: True if the parameter belongs to a residual branch.
+        """
         sizes = Sizes.between(item.role, item.fans, item.base_fans, inside=inside, lookup=item.lookup)
         rule = self.rule(item.role, sizes)
         multipliers = {}
         for use, role in item.uses:
             as_used = rule
-            if role is not item.role:  # an embedding that is the readout too: its fan-out is that one's fan-in
+            if role is not item.role:  # an embedding that is also the readout: its fan-out is the readout's fan-in
                 as_used = self.rule(role, Sizes.between(role, item.fans[::-1], item.base_fans[::-1], inside=inside))
                 _check_tied(item.name, rule, as_used)
             multipliers[use.name] = as_used.multiplier
@@ -86,11 +92,12 @@ class Rules:
         return TunedParameter(item=item, sizes=sizes, rule=rule, settings=settings, multipliers=multipliers)
 
     def rule(self, role: Role, sizes: Sizes) -> TensorRule:
+        """Return the rule of a tensor of this role and these sizes."""
         law = self.optimizer.law(role)
         return resolve(self.table, law, role, sizes, alignment=self.alignment, branch=self.branch, budget=self.budget)
 
     def to_json(self) -> dict[str, Any]:
-        """The base run's values and the rules over depth, batch and tokens."""
+        """Return the base values and rules of depth, batch and tokens."""
         return {
             "optimizer": dataclasses.asdict(self.optimizer),
             "depth": {"alpha": self.branch.alpha, "ratio": self.branch.ratio},
@@ -99,7 +106,7 @@ class Rules:
 
 
 def base_sizes(base: int | Mapping[str, int]) -> dict[str, int]:
-    """The base's sizes by key."""
+    """Return the base's sizes by key."""
     sizes = dict(base) if isinstance(base, Mapping) else {"width": base}
     for key, value in sizes.items():
         if key not in BASE_KEYS:
@@ -111,13 +118,13 @@ def base_sizes(base: int | Mapping[str, int]) -> dict[str, int]:
 
 
 def check_whole(place: str, value: object) -> None:
-    """Raises ConfigError for what is not a size."""
+    """Raise ConfigError for a value that is not a size."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{place} must be a whole number of at least 1, got {value!r}; give a size such as 128")
 
 
 def check_globs(place: str, value: object) -> None:
-    """Raises ConfigError for what is no list of globs."""
+    """Raise ConfigError for a value that is not a list of globs."""
     if isinstance(value, str):
         raise ConfigError(f"{place} must be a list of globs, got {value!r}; write {place}=[{value!r}]")
     if not isinstance(value, Sequence) or not all(isinstance(glob, str) for glob in value):
@@ -125,10 +132,10 @@ def check_globs(place: str, value: object) -> None:
 
 
 def checked_roles(roles: Mapping[str, str | Role] | None) -> Mapping[str, str | Role]:
-    """Roles by glob; whether they are known is seen where they are used.
+    """Return roles by glob, not yet checked for unknown ones.
 
     Raises:
-        ConfigError: they are no dictionary by name.
+        ConfigError: they are not a dictionary by name.
     """
     if roles is not None and not (isinstance(roles, Mapping) and all(isinstance(glob, str) for glob in roles)):
         raise ConfigError(
@@ -139,66 +146,79 @@ def checked_roles(roles: Mapping[str, str | Role] | None) -> Mapping[str, str | 
 
 def _check_name(place: str, value: object) -> None:
     if not isinstance(value, str):
-        raise ConfigError(f"{place} must be a name, got {value!r}; `hptransfer list` shows those there are")
+        raise ConfigError(f"{place} must be a name, got {value!r}; `hptransfer list` shows all names")
 
 
 def _check_like(place: str, value: object, default: object) -> None:
-    """Raises ConfigError for a setting of another type than its default."""
+    """Raise ConfigError for a setting of another type than its default."""
     if isinstance(default, bool | str):
-        good = isinstance(value, type(default))
+        fits = isinstance(value, type(default))
     else:
-        good = isinstance(value, Real) and not isinstance(value, bool)
-    if not good:
-        kind = {bool: "True or False", str: "a name"}.get(type(default), "a number")
-        raise ConfigError(f"{place} must be {kind}, got {value!r}; its default is {default!r}")
+        fits = isinstance(value, Real) and not isinstance(value, bool)
+    if not fits:
+        wanted = {bool: "True or False", str: "a name"}.get(type(default), "a number")
+        raise ConfigError(f"{place} must be {wanted}, got {value!r}; its default is {default!r}")
 
 
 def table_by_name(name: str) -> Parameterization:
+    """Return the parameterization of a name.
+
+    Raises:
+        ConfigError: the name is unknown, or needs the builtin models.
+    """
     _check_name("parameterization", name)
     table = PARAMETERIZATIONS.get(name)
     if table.unit:
         raise ConfigError(
             f"parameterization={name} scales every operation, not only weights, and needs a model that is made of "
-            "them, as the builtin ones are; take mup for this one"
+            "scaled operations, as the builtin ones are; take mup for this one"
         )
     return table
 
 
 def optimizer_of(name: str, lr: float, settings: Mapping[str, Any], table: Parameterization) -> OptimizerConfig:
-    """The optimizer's settings in the base run; weight decay as the parameterization means it, if it is left open."""
+    """Return the optimizer's settings in the base run.
+
+    `decay` is the parameterization's if it is default.
+    """
     _check_name("optimizer", name)
     if not isinstance(settings, Mapping):
         raise ConfigError(f"settings must be a dictionary, got {settings!r}; write it as {{'weight_decay': 0.1}}")
     if name == "adam" and settings.get("weight_decay"):
         raise ConfigError(
             f"optimizer=adam with weight_decay {settings['weight_decay']} adds decay to a gradient that shrinks with "
-            "width, so that no factor keeps the two in proportion; take adamw, whose decay stands beside it"
+            "width, so that no factor keeps the two in proportion; take adamw, whose decay is separate"
         )
     if name == "kfac":
-        raise ConfigError("optimizer=kfac needs layers that note what they are given; take shampoo or muon")
-    kind = OPTIMIZERS.get("adamw" if name == "adam" else name)
-    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+        raise ConfigError("optimizer=kfac needs layers that record their inputs; take shampoo or muon")
+    config = OPTIMIZERS.get("adamw" if name == "adam" else name)
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
     known = sorted(defaults.keys() - {"name", "lr"})
     _check_like("lr", lr, defaults["lr"])
     for key, value in settings.items():
         if key not in known:
             raise ConfigError(f"settings: {unknown(f'setting of {name}', str(key), known)}")
         _check_like(f"settings[{key!r}]", value, defaults[key])
-    found = kind(**{"lr": lr, **settings})
-    found.check("optimizer")
-    if found.decay == "timescale":
+    resolved = config(**{"lr": lr, **settings})
+    resolved.check("optimizer")
+    if resolved.decay == "timescale":
         raise ConfigError(
-            "settings: decay=timescale goes by the run's steps, which are not known here; take independent, with a "
+            "settings: decay=timescale depends on the run's steps, which are not known here; take independent, with a "
             "weight_decay of 1 / (timescale * steps)"
         )
-    return dataclasses.replace(found, decay=table.decay) if found.decay == "default" else found
+    return dataclasses.replace(resolved, decay=table.decay) if resolved.decay == "default" else resolved
 
 
 def branch_rule(
     alpha: float, depth: int | None, base: int | None, branches: Sequence[str], blocks: Sequence[str] | None
 ) -> BranchRule:
+    """Return the depth rule of a call.
+
+    Raises:
+        ConfigError: an argument is invalid, missing, or of no effect.
+    """
     if isinstance(alpha, bool) or alpha not in (0, 0.5, 1):
-        raise ConfigError(f"alpha must be 0, 0.5 or 1, got {alpha!r}; 0 is no depth rule, 1 is CompleteP's")
+        raise ConfigError(f"alpha must be 0, 0.5 or 1, got {alpha!r}; 0 turns the depth rule off, 1 is CompleteP's")
     check_globs("branches", branches)
     if blocks is not None:
         check_globs("blocks", blocks)
@@ -212,7 +232,7 @@ def branch_rule(
         return BranchRule()
     if depth is None or base is None:
         raise ConfigError(
-            f"alpha={alpha} goes by the model's depth over the base's: give depth and base={{'width': ..., "
+            f"alpha={alpha} scales with the model's depth over the base's: give depth and base={{'width': ..., "
             f"'depth': ...}}, got depth {depth} and base depth {base}"
         )
     if not branches:
@@ -224,6 +244,11 @@ def branch_rule(
 
 
 def budget_rule(rule: str, batch_size: int | None, tokens: int | None, base: Mapping[str, int]) -> BudgetRatio:
+    """Return the budget rule of a call.
+
+    Raises:
+        ConfigError: an argument is invalid, missing, or of no effect.
+    """
     _check_name("budget", rule)
     if rule not in BUDGET_RULES:
         raise ConfigError(f"budget: {unknown('budget rule', rule, BUDGET_RULES)}")
@@ -235,10 +260,10 @@ def budget_rule(rule: str, batch_size: int | None, tokens: int | None, base: Map
             check_whole(key, value)
         if key in needed and (value is None or key not in base):
             raise ConfigError(
-                f"budget={rule} goes by {key} over base[{key!r}]: {value} over {base.get(key)}; give both"
+                f"budget={rule} scales with {key} over base[{key!r}]: {value} over {base.get(key)}; give both"
             )
         if key not in needed and (value is not None or key in base):
-            raise ConfigError(f"{key} says nothing under budget={rule}; leave it out, here and in base")
+            raise ConfigError(f"{key} has no effect under budget={rule}; leave it out, here and in base")
         if value is not None:
             ratios[key] = value / base[key]
     return BudgetRatio(rule=rule, batch=ratios.get("batch_size", 1.0), tokens=ratios.get("tokens", 1.0))
@@ -248,6 +273,6 @@ def _check_tied(name: str, embedding: TensorRule, readout: TensorRule) -> None:
     for what in TIED:
         if abs(getattr(embedding, what) / getattr(readout, what) - 1) > 1e-9:
             raise ConfigError(
-                f"{name} is tied: this parameterization gives embedding and readout another {what}; untie them, or "
+                f"{name} is tied: this parameterization gives embedding and readout different {what}; untie them, or "
                 "take parameterization=mup, whose readout has a multiplier instead"
             )

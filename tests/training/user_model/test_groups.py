@@ -68,7 +68,7 @@ def test_an_optimizer_that_would_leave_settings_out_is_refused() -> None:
 @pytest.mark.parametrize("optimizer", ["adafactor", "adam_atan2", "shampoo"])
 def test_groups_of_the_packages_own_go_through_optimizers(optimizer: str) -> None:
     with pytest.raises(
-        ConfigError, match=rf"optimizer={optimizer} is the package's own.*take parameterized\.optimizers"
+        ConfigError, match=rf"optimizer={optimizer} is hptransfer's own.*take parameterized\.optimizers"
     ):
         groups(optimizer)
 

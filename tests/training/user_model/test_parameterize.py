@@ -332,7 +332,7 @@ def test_the_record_holds_every_number(tmp_path: Path) -> None:
         ({"optimizer": "kfac"}, "kfac needs layers"),
         ({"lr": 0.0}, "optimizer.lr must be above 0"),
         ({"settings": {"beta3": 0.9}}, "unknown setting of adamw 'beta3'"),
-        ({"settings": {"decay": "timescale", "weight_decay": 0.1}}, "decay=timescale goes by the run's steps"),
+        ({"settings": {"decay": "timescale", "weight_decay": 0.1}}, "decay=timescale depends on the run's steps"),
         ({"alignment": "half"}, "alignment must be"),
         ({"base": 0}, "base must be a whole number of at least 1, got 0"),
         ({"base": True}, "base must be a whole number of at least 1, got True"),
@@ -368,13 +368,13 @@ def test_the_record_holds_every_number(tmp_path: Path) -> None:
         ({"base": {"depth": 2}}, "base needs the width"),
         ({"base": {"width": 16, "heads": 2}}, "unknown size 'heads'"),
         ({"alpha": 0.3}, "alpha must be 0, 0.5 or 1, got 0.3"),
-        ({"alpha": 1}, "goes by the model's depth"),
+        ({"alpha": 1}, "scales with the model's depth"),
         ({"alpha": 1, "depth": 2, "base": {"width": 16, "depth": 2}}, "shapes do not show.*branches"),
         ({"depth": 2}, "is for a depth rule; add alpha"),
         ({"branches": BRANCHES}, "is for a depth rule; add alpha"),
-        ({"budget": "sqrt"}, "goes by batch_size over"),
+        ({"budget": "sqrt"}, "scales with batch_size over"),
         ({"budget": "squared"}, "unknown budget rule"),
-        ({"batch_size": 8}, "batch_size says nothing under budget=none"),
+        ({"batch_size": 8}, "batch_size has no effect under budget=none"),
     ],
 )
 def test_bad_input_is_one_line(options: dict[str, Any], said: str) -> None:
@@ -401,10 +401,10 @@ def test_the_error_of_make_is_one_line() -> None:
 def test_a_record_is_not_written_where_it_cannot_be(tmp_path: Path) -> None:
     found = mup(Transformer(32))
     with pytest.raises(
-        ConfigError, match=r"write\('.*/missing/a.json'\) cannot: No such file.*; name a file in a folder"
+        ConfigError, match=r"write\('.*/missing/a.json'\) failed: No such file.*; name a file in a folder"
     ):
         found.write(tmp_path / "missing" / "a.json")
-    with pytest.raises(ConfigError, match=r"cannot: Is a directory"):
+    with pytest.raises(ConfigError, match=r"failed: Is a directory"):
         found.write(tmp_path)
 
 
@@ -421,9 +421,9 @@ DEPTH: dict[str, Any] = {"base": {"width": 16, "depth": 2}, "alpha": 1}
         (
             BRANCHES,
             3,
-            r"depth=3 does not go with 8 branches \(blocks\.0\.attention, .*, \.\.\.\).*mend depth or branches",
+            r"depth=3 does not fit 8 branches \(blocks\.0\.attention, .*, \.\.\.\).*correct depth or branches",
         ),
-        (BRANCHES, 16, "depth=16 does not go with 8 branches"),
+        (BRANCHES, 16, "depth=16 does not fit 8 branches"),
     ],
 )
 def test_branches_that_do_not_go_with_the_model_are_refused(branches: Any, depth: int, said: str) -> None:
@@ -447,7 +447,7 @@ def test_what_must_be_said_of_branches() -> None:
     with pytest.raises(ConfigError, match=r"'blocks\.\*\.att' matches no module"):
         mup(make(32), make, branches=["blocks.*.att"], **rule)
     with pytest.raises(
-        ConfigError, match=r"beside the branches stand blocks\.0\.norm1\.weight.*\['blocks\.\*'\]; or blocks=\[\]"
+        ConfigError, match=r"next to the branches are blocks\.0\.norm1\.weight.*\['blocks\.\*'\]; or blocks=\[\]"
     ):
         mup(make(32), make, branches=BRANCHES, **rule)
     inside = mup(make(32), make, branches=BRANCHES, blocks=["blocks.*"], **rule).tuned
