@@ -1,6 +1,6 @@
 """What the coordinate checks of all combinations found, and which combinations are claimed to pass.
 
-Measured by benchmarks/coordinate_checks.py into docs/coordinate_checks.csv; shown in docs/parameterizations.md.
+MeasuredCheck by benchmarks/coordinate_checks.py into docs/coordinate_checks.csv; shown in docs/parameterizations.md.
 """
 
 from __future__ import annotations
