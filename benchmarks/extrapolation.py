@@ -41,7 +41,7 @@ SPLITS = ("params", "tokens")
 # Long runs are those of so many tokens.
 LONG = 2e10
 SHARES = (1.0, 0.05, 0.1, 0.2)
-PLUS = "plus of 5"
+PLUS = "cross of 5"
 ARM = 2  # steps of the grid from a plus's centre to its ends
 STEP_LAW = "Step Law"
 

@@ -19,7 +19,7 @@ from tests.support.helpers import ROOT, environment
 pytestmark = pytest.mark.slurm
 
 PAGE = (ROOT / "docs" / "clusters.md").read_text()
-WALK = PAGE[: PAGE.index("## What is submitted")]
+WALK = PAGE[: PAGE.index("## Submitted jobs")]
 PROGRAMS = {"hptransfer": f"{sys.executable} -m hptransfer.cli.main", "python": sys.executable}
 DETACHED_S = 150.0
 
