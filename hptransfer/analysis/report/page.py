@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from hptransfer.analysis.laws.exponents import TOLERANCE, UNDECIDED, has_verdict
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
-from hptransfer.analysis.predict.findings import Findings, distance_sentence, held_out_sentence, untransferred_cost
+from hptransfer.analysis.predict.findings import Findings, extrapolation_sentence, held_out_sentence, untransferred_cost
 from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.published_laws import comparable, references
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
@@ -73,7 +73,7 @@ def render(analysis: Findings, context: RunContext, against: ComparedSweep | Non
         answers=[_answer(row, name) for name in fit.tuned],
         loss=_answer(row, "loss"),
         targets=_targets(analysis),
-        distance_note=distance_sentence(fit, scale),
+        distance_note=extrapolation_sentence(fit, scale),
         warnings=analysis.warnings,
         verified=_verified(verification) if verification else None,
         verification_panels=_drawn(plots.verification_panels(verification)) if verification else [],

@@ -45,10 +45,10 @@ def drawn(variant: Variant, scales: Sequence[Axes], random: np.random.Generator)
 def problem_of(scales: Sequence[Axes], x: Array, error: float) -> tuple[LawProblem, OptimaEstimate]:
     """Optima of scales, known to so many octaves."""
     precision = np.full(len(x), error**-2)
-    told = OptimaLikelihood(np.diag(precision), precision * x, 1)
+    likelihood = OptimaLikelihood(np.diag(precision), precision * x, 1)
     flat = np.full((len(x), 1, 1), np.nan)
     problem = LawProblem(scales, ("knob",), np.array([LEVEL]), vague=False)
-    return problem, OptimaEstimate(told, flat, np.full(len(x), np.nan), np.nan)
+    return problem, OptimaEstimate(likelihood, flat, np.full(len(x), np.nan), np.nan)
 
 
 def variants_of(name: str) -> tuple[list[Axes], list[Variant]]:
@@ -79,7 +79,7 @@ def test_a_law_finds_its_own_numbers_again(name: str) -> None:
     for variant in variants:
         coefficients, x = drawn(variant, scales, np.random.default_rng(1))
         problem, found = problem_of(scales[:-1], x[:-1], SURE)
-        solved = solve(found.told, problem.linear(variant), (0.03,))
+        solved = solve(found.likelihood, problem.linear(variant), (0.03,))
         there = variant.matrix(scales[-1:]) @ solved.coefficients[0]
         spread = np.sqrt(np.diag(solved.covariance))
         assert (np.abs(solved.coefficients[0] - coefficients) < 0.1 + 2 * spread).all(), variant.detail
