@@ -95,7 +95,7 @@ def predicted(table: pd.DataFrame, estimator: str, scales: Sequence[Axes], laws:
     found = chosen.find(runs, power)
     if chosen.published:
         laws = ("power",)
-        known = np.diag(found[0].told.information).reshape(-1, len(COLUMNS.tuned)).min(axis=1) > 0
+        known = np.diag(found[0].likelihood.information).reshape(-1, len(COLUMNS.tuned)).min(axis=1) > 0
         if np.linalg.matrix_rank(power.features[known]) < power.features.shape[1]:
             return None
     return ModelAverage.of(average_models(problem, found, laws or default_laws()), 1, 0).mean(scales)

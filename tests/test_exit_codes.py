@@ -77,7 +77,7 @@ def test_a_budget_that_ends_before_an_optimum_is_bracketed_is_4(
 
 def test_no_law_is_6(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code(tmp_path, "space.lr.low=1e-7", "space.lr.high=1e-5", "space.lr.extend=0") == 6
-    assert "no optimum of lr lies inside what was tried" in capsys.readouterr().err
+    assert "no optimum of lr lies inside the tried values" in capsys.readouterr().err
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -1,20 +1,24 @@
-"""From a table of outcomes to the law of the optimum, the target's prediction and the page.
+"""Analysis: fit a law of the optima and predict for larger scales.
 
-In a notebook, on a DataFrame with one row a run (docs/analyze-a-table.md):
+In a notebook, on a DataFrame with one row per run (docs/analyze-a-table.md):
 
     from hptransfer.analysis import analyze
 
-    found = analyze(runs, scale=["params", "tokens"], tune=["lr"], targets=[{"params": 7e9, "tokens": 1.4e11}])
-    found.predictions, found.exponents, found.optima, found.held_out
-    found.figures()["law_lr_params"]
-    Path("report.html").write_text(found.report_html())
+    analysis = analyze(runs, scale=["params", "tokens"], tune=["lr"], targets=[{"params": 7e9, "tokens": 1.4e11}])
+    analysis.predictions, analysis.exponents, analysis.optima, analysis.held_out
+    analysis.figures()["law_lr_params"]
+    Path("report.html").write_text(analysis.report_html())
 
-Losses are in nats; an octave is a factor of two; intervals are 90%. What is wrong with a table is a
-ConfigError, a table from which no law can be fitted a FitError; both are one line.
+Losses are in nats; an octave is a factor of two; intervals are 90%. A faulty table raises ConfigError, and a table to
+which no law can be fitted raises FitError; both messages are one line.
 
-    sources      tables of anybody's runs: CSV, parquet, W&B, Optuna, MLflow
-    fit          the optimum of every scale, the law, draws, verdicts
-    pipeline     all of it, written into a folder with report.html
+    tables       sources (CSV, parquet, W&B, Optuna, MLflow), columns, checks
+    statistics   priors, the linear normal model, quantiles
+    optima       the optimum of every scale: estimators, response surface
+    laws         the fit: forms of law, model averaging, exponents, the loss law
+    predict      predictions, validation, next runs, published laws, warnings
+    report       page, figures, comparison, exports
+    pipeline     all stages, written to a folder with report.html
 """
 
 from __future__ import annotations
@@ -29,16 +33,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Analysis", "ConfigError", "FitError", "analyze"]
 
-# What is imported when it is first asked for: the command line's help is not to wait for SciPy.
-_LATER = {"Analysis": "hptransfer.analysis.report.analysis", "analyze": "hptransfer.analysis.api"}
+# Imported on first access, so that the command line's help need not import SciPy.
+_LAZY = {"Analysis": "hptransfer.analysis.report.analysis", "analyze": "hptransfer.analysis.api"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_LATER[name]), name)
+    return getattr(importlib.import_module(_LAZY[name]), name)
 
 
 def __dir__() -> list[str]:

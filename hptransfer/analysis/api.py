@@ -1,4 +1,4 @@
-"""The analysis of a DataFrame: what a notebook calls. Writes nothing."""
+"""Analysis of a DataFrame, for notebooks; it writes no files."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ def analyze(
     laws: Sequence[str] = (),
     prior: bool = True,
 ) -> Analysis:
-    """Where the optimum of every scale is, by which law it moves, and what to train each target with.
+    """Fit the law of the optimum and predict the tuned values for targets.
 
     Args:
-        frame: one row a run; rows that repeat a scale and a value are repeats. Columns `seed`, `state`, `flops` and
-            `steps` are used if they are there, others than those named are only warned about.
-        scale: columns that say how large a run is, above 0, in any unit, the same in all rows and targets.
-        tune: columns that were tuned, above 0.
-        targets: the scales to predict for; at least the columns of `scale`.
+        frame: one row per run; rows with the same scale and tuned values are repeats. Columns `seed`, `state`, `flops`
+            and `steps` are used if present; other columns can only cause warnings.
+        scale: columns that measure the size of a run, above 0, in any unit, the same in all rows and targets.
+        tune: columns of the tuned hyperparameters, above 0.
+        targets: scales to predict for, with at least the columns of `scale`.
         loss: column of the loss, nats, above 0; missing, NaN or infinite where a run diverged.
-        estimator: how optima are found; `hptransfer list estimator` names them.
+        estimator: method that estimates the optima; `hptransfer list estimator` names them.
         laws: forms of law that are weighed against each other, empty for all default ones; `hptransfer list law` names
             them.
-        prior: whether a tuned column's name brings in what published studies found of such (analysis.known).
+        prior: use priors from published studies, inferred from column names; if False, use uninformative priors.
 
     Raises:
         ConfigError: a column is missing, not numeric, or has values that are not above 0; `state` has an unknown word;
-            there is no such law.
-        FitError: no law can be fitted: too few scales or values, or a target on an axis that was not swept.
+            a law or the estimator is unknown.
+        FitError: no law can be fitted: too few scales or values, or a target that differs on an axis that was not
+            swept.
     """
     columns = Columns(scales=tuple(scale), tuned=tuple(tune), loss=loss)
     options = AnalysisOptions.of(estimator, ",".join(laws), "", prior=prior)

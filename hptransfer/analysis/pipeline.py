@@ -1,4 +1,4 @@
-"""The analyze stage: from records to every file that it writes, for a run and for anybody's table."""
+"""Pipeline of `analyze`: from records or a table to the written files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FILES = (
     "optima.csv",
     "records.csv",
 )
-# What target.json must hold for an analysis; the driver writes it.
+# Keys of target.json that an analysis needs; the driver writes it.
 TARGET_KEYS = (
     "name",
     "scales",
@@ -67,13 +67,13 @@ TARGET_KEYS = (
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisOptions:
-    """How a table is analyzed.
+    """Options of an analysis.
 
     Attributes:
-        estimator: a member of analysis.estimators; None: the run's own, or the surface.
-        laws: members of analysis.laws; none: the run's own, or all.
-        formats: members of FORMATS, written beside the page.
-        prior: whether names of tuned columns bring in what published studies found (analysis.known).
+        estimator: a member of analysis.optima.estimators; None: the one of the run's sweep file, else the surface.
+        laws: members of analysis.laws.forms; empty: those of the run's sweep file, else all default ones.
+        formats: members of FORMATS to write besides the page.
+        prior: use priors from published studies, inferred from column names; if False, uninformative priors.
     """
 
     estimator: str | None = None
@@ -83,10 +83,13 @@ class AnalysisOptions:
 
     @classmethod
     def of(cls, estimator: str | None, laws: str | None, formats: str, *, prior: bool) -> AnalysisOptions:
-        """From the options of the command line.
+        """Return the options of the command line.
+
+        Args:
+            laws, formats: names, separated by commas.
 
         Raises:
-            ConfigError: there is no such estimator, law or format.
+            ConfigError: an estimator, law or format is unknown.
         """
         chosen = tuple(laws.split(",")) if laws else ()
         wanted = tuple(filter(None, formats.split(",")))
@@ -96,17 +99,14 @@ class AnalysisOptions:
         return cls(estimator=estimator, laws=chosen, formats=wanted, prior=prior).checked()
 
     def checked(self) -> AnalysisOptions:
-        """
-        Raises:
-            ConfigError: there is no such estimator or law.
-        """
+        """Raise ConfigError if the estimator or a law is unknown."""
         for name in self.laws:
             LAWS.get(name)
         ESTIMATORS.get(self.estimator or ESTIMATOR)
         return self
 
     def of_run(self, target: Mapping[str, Any]) -> AnalysisOptions:
-        """What is not said here is as the sweep says it.
+        """Return these options, completed by those of the run's sweep file.
 
         Args:
             target: content of target.json.
@@ -127,7 +127,9 @@ def analyze_table(
     options: AnalysisOptions = DEFAULT,
     against: ComparedSweep | None = None,
 ) -> Analysis:
-    """Fits a checked table and writes FILES but for records.csv, and what an earlier analysis left it takes away.
+    """Fit a checked table and write the files of the analysis.
+
+    These are FILES without records.csv. Exports of an earlier analysis that are not written again are removed.
 
     Raises:
         FitError: no law can be fitted.
@@ -142,7 +144,9 @@ def analyze_table(
     write_text(out / "loss_curves.svg", curves_figure(analysis.fit))
     earlier, written = earlier_files(out), write_formats(analysis, out, options.formats)
     remove_stale(out, earlier, written)
-    write_json(out / "fit.json", {**fit_json(analysis), "files": written})  # the last, or earlier ones were forgotten
+    write_json(
+        out / "fit.json", {**fit_json(analysis), "files": written}
+    )  # last: it lists the exports of the earlier analysis until then
     return analysis
 
 
@@ -154,11 +158,11 @@ def fit_and_predict(
     uncounted: Mapping[str, int],
     notes: Sequence[str] = (),
 ) -> Analysis:
-    """Fits a checked table and predicts for checked targets; writes nothing.
+    """Fit a checked table and predict for checked targets.
 
     Args:
-        uncounted: rows that do not count, by their state (records.not_counted).
-        notes: warnings to be shown before those of the fit.
+        uncounted: number of rows that are not used, by their state (checks.not_counted).
+        notes: warnings to show before those of the fit.
 
     Raises:
         FitError: no law can be fitted.
@@ -180,7 +184,7 @@ def fit_and_predict(
 
 
 def analysis_files(folder: RunFolder) -> list[Path]:
-    """What analyze wrote, for a tracker: the page and the figure first."""
+    """Return the files that analyze wrote, the page and the figure first."""
     return [folder.path / name for name in FILES if (folder.path / name).exists()]
 
 
@@ -194,10 +198,10 @@ def analyze_source(
     out: Path,
     options: AnalysisOptions = DEFAULT,
 ) -> Analysis:
-    """Analyzes a table of anybody's runs.
+    """Analyze a table of runs from any source.
 
     Raises:
-        ConfigError: the table or the targets cannot be used, or nothing can be written to `out`.
+        ConfigError: the table or the targets are faulty, or `out` cannot be written.
         FitError: no law can be fitted.
     """
     columns = Columns(scales=scales, tuned=tuned, loss=loss)
@@ -212,7 +216,7 @@ def analyze_source(
 def analyze_file(
     path: Path, *, scales: tuple[str, ...], tuned: tuple[str, ...], loss: str, targets: Path, out: Path
 ) -> Analysis:
-    """Analyzes a CSV or parquet file; errors as of analyze_source."""
+    """Analyze a CSV or parquet file, with the errors of analyze_source."""
     return analyze_source(TableSource(path), scales=scales, tuned=tuned, loss=loss, targets=targets, out=out)
 
 
@@ -223,10 +227,10 @@ def analyze_run(
     options: AnalysisOptions = DEFAULT,
     against: RunFolder | None = None,
 ) -> Analysis:
-    """Writes a run's records.csv, then analyzes that file with the columns that the sweep declares.
+    """Write a run's records.csv and analyze it with the sweep's columns.
 
     Args:
-        against: another run, compared with this one on the page.
+        against: another run to compare with this one on the page.
 
     Raises:
         RunFolderError: the sweep has not been started.
@@ -243,7 +247,7 @@ def analyze_run(
     columns = run_columns(target)
     wanted = load_targets(targets, columns.scales) if targets else pd.DataFrame([target["target"]])
     if {axis: wanted.iloc[0][axis] for axis in columns.scales} != target["target"]:
-        target = {**target, "groups": None, "flops": None}  # they are another target's
+        target = {**target, "groups": None, "flops": None}  # those belong to the sweep's own target
     context = _context(folder, target, records)
     table = load_table(path, columns)
     options = options.of_run(target)
@@ -256,7 +260,7 @@ def analyze_run(
 
 
 def _fitted(folder: RunFolder, wanted: pd.DataFrame, options: AnalysisOptions) -> Analysis:
-    """The analysis of a run that another one is compared with; writes nothing."""
+    """Analyze a run for a comparison, without writing files."""
     target = read_json(folder.target, *TARGET_KEYS)
     columns = run_columns(target)
     if missing := [axis for axis in columns.scales if axis not in wanted]:
@@ -269,7 +273,7 @@ def _fitted(folder: RunFolder, wanted: pd.DataFrame, options: AnalysisOptions) -
 def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame) -> RunContext:
     verification = read_json(folder.verification, "scale") if folder.verification.exists() else None
     if verification and verification["scale"] != target["target"]:
-        verification = None  # of a target that the run had before
+        verification = None  # of an earlier target
     failed = records[records["state"] == FAILED]
     keys = [Scale({axis: float(row[axis]) for axis in target["scales"]}).key for _, row in failed.iterrows()]
     return RunContext(
@@ -290,11 +294,12 @@ def _unfinished(records: pd.DataFrame) -> list[str]:
 
 
 def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], Mapping[str, Any]]) -> dict[str, Any]:
-    """The answer for a trainer's configuration: values with intervals, and resolved parameter groups.
+    """Return the prediction for a trainer's configuration.
+
+    It has the tuned values with their intervals, and the resolved parameter groups or the command.
 
     Args:
-        describe_target: gives the settings of a scale other than the run's own target, for which a
-            prediction may have been asked.
+        describe_target: function that returns the content of target.json for a scale other than the run's own target.
 
     Raises:
         RunFolderError: the run has no prediction yet.
@@ -305,10 +310,10 @@ def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], M
     target: Mapping[str, Any] = read_json(folder.target, *TARGET_KEYS)
     if target["target"] != prediction["target"]:
         target = describe_target(prediction["target"])
-    values = {name: found["value"] for name, found in prediction["hyperparameters"].items()}
+    values = {name: interval["value"] for name, interval in prediction["hyperparameters"].items()}
     settings = predicted_settings(target, values)
     answer = {"target": prediction["target"], "hyperparameters": prediction["hyperparameters"]}
-    if "command" in target:  # a script's: its names, and the command that they make
+    if "command" in target:  # the trials run a script: its names and its command
         return answer | predicted_command(target, settings)
     return {
         **answer,

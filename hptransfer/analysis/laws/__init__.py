@@ -1,1 +1,1 @@
-"""From optima to a fit: forms of law, model averaging, exponents, the loss law."""
+"""Laws fitted to optima: forms, model averaging, exponents, the loss law."""

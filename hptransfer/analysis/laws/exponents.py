@@ -1,4 +1,4 @@
-"""How the optimum moves with each axis: exponents of a power law, with a verdict."""
+"""Exponents of the optimum along each axis, with verdicts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hptransfer.analysis.tables.axis_roles import is_size_or_budget, kind
 
 INTERVAL = (5, 95)
 NORMAL_95 = 1.645
-# An exponent whose interval lies within so many octaves per octave of zero counts as transfer.
+# An exponent with its whole interval within this distance of zero, in octaves per octave, counts as transfer.
 TOLERANCE = 0.25
 
 TRANSFERS = "transfers"
@@ -23,7 +23,7 @@ UNDECIDED = "undecided"
 
 @dataclass(frozen=True)
 class Exponent:
-    """How the optimum moves with one axis, in octaves per octave, with its 90% interval."""
+    """Exponent along one axis, octaves per octave, with its 90% interval."""
 
     value: float
     low: float
@@ -57,16 +57,19 @@ def has_verdict(tuned: str, axis: str) -> bool:
 
 
 def exponents(power: ModelAverage, seen: SweptAxes, tuned: Sequence[str]) -> dict[str, dict[str, Exponent]]:
-    """By tuned hyperparameter and axis, between the axis's ends, the other axes at their smallest."""
+    """Return exponents by tuned hyperparameter and axis.
+
+    An exponent is the slope between the ends of its axis, with the other axes at their smallest values.
+    """
     ends = [{axis: values[0] for axis, values in seen.values.items()}]
     ends += [{**ends[0], axis: seen.values[axis][-1]} for axis in seen.moving]
     drawn, mean = power.draws(ends), power.mean(ends)
-    found: dict[str, dict[str, Exponent]] = {name: {} for name in tuned}
-    for place, axis in enumerate(seen.moving, start=1):
+    by_name: dict[str, dict[str, Exponent]] = {name: {} for name in tuned}
+    for end, axis in enumerate(seen.moving, start=1):
         octaves = np.log2(seen.values[axis][-1] / seen.values[axis][0])
-        moved = (drawn[:, place] - drawn[:, 0]) / octaves
+        slopes = (drawn[:, end] - drawn[:, 0]) / octaves
         for k, name in enumerate(tuned):
-            low, high = np.percentile(moved[:, k], INTERVAL)
-            value = float((mean[place, k] - mean[0, k]) / octaves)
-            found[name][axis] = Exponent(value, float(low), float(high))
-    return found
+            low, high = np.percentile(slopes[:, k], INTERVAL)
+            value = float((mean[end, k] - mean[0, k]) / octaves)
+            by_name[name][axis] = Exponent(value, float(low), float(high))
+    return by_name

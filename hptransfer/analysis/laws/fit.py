@@ -1,4 +1,4 @@
-"""The fit: where the optimum of every scale is, the law it moves by, and draws of both."""
+"""The fit: the optimum of every scale, and the law of the optima."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.laws import sufficiency as enough
+from hptransfer.analysis.laws import sufficiency
 from hptransfer.analysis.laws.exponents import INTERVAL, Exponent, exponents
 from hptransfer.analysis.laws.forms import SweptAxes, default_laws
 from hptransfer.analysis.laws.loss_law import LossLaw, fit_loss_law
@@ -27,20 +27,21 @@ ESTIMATOR = "surface"
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Everything that was fitted.
+    """Fitted quantities.
 
     Attributes:
-        estimator: whose optima the law goes through.
+        estimator: name of the estimator of the optima that the law is fitted to.
         optima: of every scale, cheapest first.
-        found: what each form of the estimator found; `shapes`, what each form of the surface did.
-        mixture: of laws, that predicts; `power`, of power laws alone, that exponents are read off.
+        estimates: one for each form of the estimator; `shapes`, one for each form of the response surface.
+        mixture: average over laws, used for predictions; `power`, over power laws alone, used for exponents.
+        loss_law: the loss at the optimum against scale.
         noise: standard deviation of a run's loss at the optimum, in nats.
     """
 
     runs: Runs
     estimator: str
     optima: Sequence[Optimum]
-    found: Sequence[OptimaEstimate]
+    estimates: Sequence[OptimaEstimate]
     shapes: Sequence[OptimaEstimate]
     problem: LawProblem
     laws: Sequence[str]
@@ -64,7 +65,7 @@ class Fit:
 
     @property
     def expected(self) -> list[str]:
-        """What was expected of exponents before any run, where published studies say something."""
+        """Return the priors of exponents that come from published studies, as text."""
         if self.problem.vague:
             return []
         pairs = [(name, axis) for name in self.columns.known for axis in self.seen.moving]
@@ -73,19 +74,16 @@ class Fit:
 
     @property
     def smallest(self) -> Optimum:
-        """The cheapest scale whose optimum is bracketed; the cheapest one if none is."""
-        return next((one for one in self.optima if one.bracketed), self.optima[0])
+        """Return the cheapest scale with a bracketed optimum, else the cheapest scale."""
+        return next((optimum for optimum in self.optima if optimum.bracketed), self.optima[0])
 
     @cached_property
     def exponents(self) -> dict[str, dict[str, Exponent]]:
-        """By tuned hyperparameter and axis."""
+        """Return exponents by tuned hyperparameter and axis."""
         return exponents(self.power, self.seen, self.tuned)
 
     def check(self, scale: Axes) -> None:
-        """
-        Raises:
-            FitError: the scale differs on an axis of which only one value was seen.
-        """
+        """Raise FitError if the scale differs on an axis with one swept value."""
         for axis, values in self.seen.values.items():
             if len(values) == 1 and scale[axis] != values[0]:
                 raise FitError(
@@ -94,48 +92,60 @@ class Fit:
                 )
 
     def predict(self, scale: Axes) -> Array:
-        """log2 of the optimum at a scale with its 90% interval, (tuned, 3): value, low, high.
+        """Return log2 of the optimum at a scale with its 90% interval.
 
-        The interval holds the uncertainty of the optima, of the law and of its form, and the scatter of single
-        scales about it.
+        The interval covers noise, scatter of single scales about the law, and model choice, but not a change of trend
+        beyond the proxies.
+
+        Returns:
+            (tuned, 3): value, low, high.
+
+        Raises:
+            FitError: the scale differs on an axis of which only one value was swept.
         """
         self.check(scale)
         value = self.mixture.mean([scale])[0]
         low, high = self.mixture.quantiles(scale, [percent / 100 for percent in INTERVAL]).T
-        found = np.stack([value, np.minimum(low, value), np.maximum(high, value)], axis=1)
-        bounded: Array = np.minimum(found, self.columns.upper[:, None])
+        rows = np.stack([value, np.minimum(low, value), np.maximum(high, value)], axis=1)
+        bounded: Array = np.minimum(rows, self.columns.upper[:, None])
         return bounded
 
     def predict_loss(self, scale: Axes) -> tuple[float, float, float]:
-        """Loss at the optimum of a scale with its 90% interval, nats."""
+        """Return the loss at a scale's optimum with its 90% interval, nats."""
         self.check(scale)
         return self.loss_law.at(scale)
 
     def extrapolation_octaves(self, scale: Axes) -> float:
-        """Octaves beyond the largest scale seen, the largest over the axes; 0 inside the seen range."""
+        """Return the octaves beyond the largest swept value, 0 inside the range.
+
+        Of several axes the largest number counts.
+        """
         return max(0.0, *(float(np.log2(scale[axis] / values[-1])) for axis, values in self.seen.values.items()))
 
     def octaves_below(self, scale: Axes) -> float:
-        """Octaves below the smallest scale seen, the most over the axes; 0 inside the seen range."""
+        """Return the octaves below the smallest swept value, 0 inside the range.
+
+        Of several axes the largest number counts.
+        """
         return max(0.0, *(float(np.log2(values[0] / scale[axis])) for axis, values in self.seen.values.items()))
 
     def excess_loss(self, scale: Axes, away: Array, loss: float) -> Array:
-        """Nats lost at a scale by training so many octaves away from its optimum, by the bowl, (places,).
+        """Return the loss above the optimum by the response surface, nats, (points,).
 
         Args:
-            away: octaves, (places, tuned), or (tuned,) for one.
+            away: octaves from the scale's optimum, (points, tuned), or (tuned,) for one.
             loss: nats at the optimum.
         """
         away = np.atleast_2d(away)
         octaves = self.runs.octaves([scale])
-        shapes = [shape.surface for shape in self.shapes if shape.surface]
-        excess = [shape.shape.excess(away, np.tile(octaves, (len(away), 1))) for shape in shapes]
-        found: Array = loss * np.expm1(np.mean(excess, axis=0))
-        return found
+        surfaces = [estimate.surface for estimate in self.shapes if estimate.surface]
+        excess = [surface.shape.excess(away, np.tile(octaves, (len(away), 1))) for surface in surfaces]
+        nats: Array = loss * np.expm1(np.mean(excess, axis=0))
+        return nats
 
-    def untransferred_cost(self, one: Optimum) -> float:
-        """Nats that a scale loses with the smallest scale's optimum."""
-        return float(self.excess_loss(one.axes, self.smallest.x - one.x, one.loss)[0])
+    def untransferred_cost(self, optimum: Optimum) -> float:
+        """Return a scale's loss from reusing the smallest scale's optimum, nats."""
+        return float(self.excess_loss(optimum.axes, self.smallest.x - optimum.x, optimum.loss)[0])
 
 
 def fit_table(
@@ -147,46 +157,46 @@ def fit_table(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Fit:
-    """Fits a checked table (see records.check_table).
+    """Fit a table that check_table has checked.
 
     Args:
-        estimator: a member of analysis.estimators.
+        estimator: a member of analysis.optima.estimators.
         laws: members of analysis.laws.forms that are weighed against each other; empty: all default ones.
 
     Raises:
         FitError: too few scales for the axes that were swept, or no optimum inside what was tried.
     """
     runs = Runs.of(table, columns)
-    enough.check_runs(runs)
+    sufficiency.check_runs(runs)
     chosen = ESTIMATORS.get(estimator)
     centre = (runs.x.min(axis=0) + runs.x.max(axis=0)) / 2
     problem = LawProblem(runs.scales, columns.known, centre, chosen.published)
     guide = LawProblem(runs.scales, columns.known, centre, vague=False)
     shapes = ESTIMATORS.get(ESTIMATOR).find(runs, guide.linear(guide.power()))
-    found = shapes if estimator == ESTIMATOR else chosen.find(runs, problem.linear(problem.power()))
-    optima = find_optima(runs, found, shapes)
-    power = ModelAverage.of(power_law_components(problem, found), draws, seed)
+    estimates = shapes if estimator == ESTIMATOR else chosen.find(runs, problem.linear(problem.power()))
+    optima = find_optima(runs, estimates, shapes)
+    power = ModelAverage.of(power_law_components(problem, estimates), draws, seed)
     if chosen.published:
         laws = ("power",)
-        enough.check_alone(optima, problem.seen)
-        doubts = []
+        sufficiency.check_alone(optima, problem.seen)
+        warnings = []
     else:
         laws = laws or default_laws()
-        doubts = enough.check_together(runs, optima, shapes, power, problem.seen)
-        doubts += enough.warn_of_assumed_exponents(power, problem, columns)
-    mixture = ModelAverage.of(average_models(problem, found, laws), draws, seed)
-    intercepts = np.array([np.log(one.loss) for one in optima])
+        warnings = sufficiency.check_together(runs, optima, shapes, power, problem.seen)
+        warnings += sufficiency.warn_of_assumed_exponents(power, problem, columns)
+    mixture = ModelAverage.of(average_models(problem, estimates, laws), draws, seed)
+    intercepts = np.array([np.log(optimum.loss) for optimum in optima])
     return Fit(
         runs=runs,
         estimator=estimator,
         optima=optima,
-        found=found,
+        estimates=estimates,
         shapes=shapes,
         problem=problem,
         laws=laws,
         mixture=mixture,
         power=power,
         loss_law=fit_loss_law(runs.scales, intercepts),
-        noise=float(np.median([one.loss for one in optima]) * np.mean([one.noise for one in shapes])),
-        warnings=[*doubts, *enough.warn_of_unbracketed_scales(optima, problem, columns)],
+        noise=float(np.median([optimum.loss for optimum in optima]) * np.mean([shape.noise for shape in shapes])),
+        warnings=[*warnings, *sufficiency.warn_of_unbracketed_scales(optima, problem, columns)],
     )

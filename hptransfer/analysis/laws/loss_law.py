@@ -1,12 +1,11 @@
-"""The loss at the optimum against scale: powers above a floor that nobody knows, or one power of the whole loss.
+"""Law of the loss at the optimum, by floor plus powers or one power.
 
-    loss = E + sum of A_axis (axis over its smallest)^-a_axis        a floor, and powers of what is above it
+    loss = E + sum of A_axis (axis over its smallest)^-a_axis        a floor plus a power of each axis
     log loss = b_0 + sum of b_axis log2(axis over its smallest)      a power law of the whole loss
 
-A handful of scales hardly shows the floor, and the loss of a large target hangs on it. So the floor is
-integrated over a grid of shares of the least loss, and the scatter of scales about the law over another;
-every pair is a component, weighed by its evidence (by Laplace's method: the posterior of A and a is taken
-as normal about its mode).
+A few scales hardly determine the floor, but the loss of a large target depends on it. So the floor is integrated over a
+grid of shares of the least loss, and the scatter of scales about the law over another. Every pair is a component,
+weighted by its evidence by Laplace's method: the posterior of A and a is approximated by a normal about its mode.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from hptransfer.analysis.laws.forms import SweptAxes
 from hptransfer.analysis.statistics.quantiles import quantiles
 from hptransfer.analysis.tables.arrays import Array, Axes
 
-# Shares of the least loss that was seen, all as likely before any run.
+# Floors as shares of the least measured loss, with equal prior weights.
 FLOORS = tuple(k / 50 for k in range(50))
-# Log losses scatter about a law by one of these; before any run by a half-Cauchy about this scale.
+# Grid of the scatter of log losses about a law, with a half-Cauchy prior of this scale.
 SCATTERS, SCATTER_SCALE = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032), 0.003
-# What the power of the whole loss weighs before any run, beside all floors.
+# Prior weight of the power of the whole loss; all floors share the rest.
 PLAIN = 0.2
-# Normals before any run, (mean, deviation): log of A about an axis's share of what is above the floor at the smallest
-# scale, log of a about 0.3, and log loss an octave in a power of the whole loss.
+# Normal priors, (mean, deviation): log of A about an axis's share of the loss above the floor at the smallest scale,
+# log of a about 0.3, and log loss per octave in a power of the whole loss.
 LEVEL_SPREAD, EXPONENT, SLOPE = 1.0, (np.log(0.3), 0.6), (-0.05, 0.15)
-# Log of the loss at the smallest scale, about what was seen there.
+# Deviation of the log loss at the smallest scale about its measured value.
 FIRST_SPREAD = 1.0
-# Logs of an exponent beyond which a step of the fit is not followed.
+# Upper limit of the log of an exponent during the fit.
 STEEPEST = 2.0
 STEPS, DAMPING = 40, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class _Components:
-    """One form at every floor and scatter of its grid.
+    """One form of the law at every floor and scatter of its grid.
 
     Attributes:
         floors: E in units of the loss, (components,); None for a power of the whole loss.
@@ -54,7 +53,10 @@ class _Components:
     log_weight: Array
 
     def at(self, octaves: Array) -> tuple[Array, Array]:
-        """Log loss at one scale and its standard error, the scatter of scales included, (components,)."""
+        """Return the log loss at one scale and its standard error, (components,).
+
+        The error includes the scatter of scales.
+        """
         value, slopes = _curve(self.parameters, octaves, self.floors)
         variance = np.einsum("gp,gpq,gq->g", slopes[:, 0], self.covariance, slopes[:, 0])
         return value[:, 0], np.sqrt(variance + self.scatter**2)
@@ -62,13 +64,13 @@ class _Components:
 
 @dataclass(frozen=True, eq=False)
 class LossLaw:
-    """The loss at the optimum of any scale."""
+    """Law of the loss at the optimum."""
 
     seen: SweptAxes
     forms: Sequence[_Components]
 
     def at(self, scale: Axes) -> tuple[float, float, float]:
-        """Loss with its 90% interval, nats."""
+        """Return the loss at a scale with its 90% interval, nats."""
         octaves = _octaves(self.seen, [scale])
         values, errors = (
             np.concatenate(parts) for parts in zip(*(form.at(octaves) for form in self.forms), strict=True)
@@ -82,9 +84,10 @@ class LossLaw:
 
 
 def fit_loss_law(scales: Sequence[Axes], intercepts: Array) -> LossLaw:
-    """
+    """Fit the law to the losses at the optima.
+
     Args:
-        intercepts: log loss at each scale's optimum; NaN where it is not known.
+        intercepts: log loss at each scale's optimum; NaN where unknown.
     """
     known, seen = np.isfinite(intercepts), SweptAxes.of(scales)
     octaves, y = _octaves(seen, scales)[known], intercepts[known]
@@ -99,21 +102,25 @@ def _forms(octaves: Array, y: Array) -> list[_Components]:
     axes = octaves.shape[1]
     first = float(y[np.argmin(octaves.sum(axis=1))])
     plain = np.array([[first, *np.full(axes, SLOPE[0])]]), np.array([FIRST_SPREAD, *np.full(axes, SLOPE[1])])
-    found = [_fitted(octaves, y, None, *plain, np.log([PLAIN if axes else 1.0]))]
+    forms = [_fitted(octaves, y, None, *plain, np.log([PLAIN if axes else 1.0]))]
     if axes:
         floors = np.array(FLOORS) * np.exp(y.min())
         level = np.log((np.exp(first) - floors) / axes)
         means = np.column_stack([*[level] * axes, *[np.full(len(floors), EXPONENT[0])] * axes])
         deviations = np.repeat([LEVEL_SPREAD, EXPONENT[1]], axes)
         share = np.full(len(floors), np.log((1 - PLAIN) / len(floors)))
-        found.append(_fitted(octaves, y, floors, means, deviations, share))
-    return found
+        forms.append(_fitted(octaves, y, floors, means, deviations, share))
+    return forms
 
 
 def _curve(parameters: Array, octaves: Array, floors: Array | None) -> tuple[Array, Array]:
-    """Log loss at scales, (components, scales), and its slopes, (components, scales, parameters).
+    """Return the log loss at scales and its slopes by the parameters.
 
-    Parameters: b_0 and b; or the logs of each A and of each a.
+    Args:
+        parameters: b_0 and b, or the logs of each A and of each a, (components, parameters).
+
+    Returns:
+        (components, scales) and (components, scales, parameters).
     """
     axes = octaves.shape[1]
     if floors is None:
@@ -129,7 +136,7 @@ def _curve(parameters: Array, octaves: Array, floors: Array | None) -> tuple[Arr
 def _fitted(
     octaves: Array, y: Array, floors: Array | None, means: Array, deviations: Array, log_share: Array
 ) -> _Components:
-    """The mode at every floor and scatter, by Gauss-Newton steps that are damped where the objective does not fall."""
+    """Fit the mode at every floor and scatter, by damped Gauss-Newton steps."""
     scatter = np.tile(SCATTERS, len(means))
     means = np.repeat(means, len(SCATTERS), axis=0)
     floors = None if floors is None else np.repeat(floors, len(SCATTERS))
@@ -137,23 +144,28 @@ def _fitted(
 
     def linearized(parameters: Array) -> tuple[Array, Array, Array]:
         value, slopes = _curve(parameters, octaves, floors)
-        left, off = (y - value) / scatter[:, None], (parameters - means) / deviations
-        return left, slopes / scatter[:, None, None], (left**2).sum(axis=1) + (off**2).sum(axis=1)
+        residuals, prior_residuals = (y - value) / scatter[:, None], (parameters - means) / deviations
+        return residuals, slopes / scatter[:, None, None], (residuals**2).sum(axis=1) + (prior_residuals**2).sum(axis=1)
 
     parameters, damping = means.copy(), np.full(len(means), DAMPING)
-    left, slopes, objective = linearized(parameters)
+    residuals, slopes, objective = linearized(parameters)
     for _ in range(STEPS):
         normal = np.swapaxes(slopes, 1, 2) @ slopes + prior
-        information_vector = np.einsum("gsp,gs->gp", slopes, left) - (parameters - means) * deviations**-2.0
+        information_vector = np.einsum("gsp,gs->gp", slopes, residuals) - (parameters - means) * deviations**-2.0
         damped = normal + damping[:, None, None] * normal * np.eye(len(prior))
         tried = parameters + np.clip(np.linalg.solve(damped, information_vector[:, :, None])[:, :, 0], -1, 1)
-        left_tried, slopes_tried, reached = linearized(tried)
+        residuals_tried, slopes_tried, reached = linearized(tried)
         better = reached <= objective
         damping = np.where(better, damping / 5, np.minimum(damping * 8, 1e8))
         gained = np.where(better, objective - reached, 0.0)
-        parameters, left, slopes, objective = (
+        parameters, residuals, slopes, objective = (
             np.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-            for new, old in ((tried, parameters), (left_tried, left), (slopes_tried, slopes), (reached, objective))
+            for new, old in (
+                (tried, parameters),
+                (residuals_tried, residuals),
+                (slopes_tried, slopes),
+                (reached, objective),
+            )
         )
         if better.all() and gained.max() < 1e-6:
             break

@@ -1,13 +1,15 @@
-"""Laws weighed against each other: by what each predicts of larger scales from smaller ones.
+"""Bayesian model averaging over laws.
 
-A prediction is the mean over forms of the bowl, forms of the law and scatters about it, each with its
-weight; where the runs cannot tell the forms apart, their spread widens the interval.
+A form is weighted by how well it predicts larger scales from smaller ones. A prediction is the weighted mean over forms
+of the response surface, forms of the law and scatters about it. Where the runs do not distinguish the forms, their
+spread widens the interval.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,65 +29,68 @@ from hptransfer.analysis.tables.arrays import Array, Axes
 from hptransfer.core.errors import FitError
 
 POWER = "power"
-# The power law is the null model: before any run it weighs as much as all other forms together.
+# The power law is the null model: its prior weight is that of all other forms together.
 NULL_WEIGHT = 0.5
-# A component that weighs less is left out.
+# A component with less weight is left out.
 LIGHT = 1e-3
-# Spread of the optimum at the smallest scale before any run, octaves about the middle of what was tried.
+# Prior deviation of the optimum at the smallest scale, octaves about the middle of the tried values.
 LEVEL_OCTAVES = 5.0
-# Deviation of a coefficient where nothing is to be assumed.
+# Deviation of a coefficient with an uninformative prior.
 VAGUE = 100.0
 
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """One form of the law at one scatter, through what one form of the estimator found.
+    """One form of the law at one scatter, fitted to one estimate of the optima.
 
     Attributes:
-        found: index of what the estimator found.
+        estimate: index of the estimate.
         weight: share of the mixture.
         scatter: octaves, by tuned hyperparameter.
     """
 
     variant: Variant
     law: LinearLaw
-    found: int
+    estimate: int
     weight: float
     scatter: Array
-    solved: Posterior
+    posterior: Posterior
 
     def mean(self, scales: Sequence[Axes]) -> Array:
-        """log2 of the optimum at scales, (scales, tuned)."""
-        answer: Array = self.variant.matrix(scales) @ self.solved.coefficients.T
-        return answer
+        """Return log2 of the optimum at scales, (scales, tuned)."""
+        optima: Array = self.variant.matrix(scales) @ self.posterior.coefficients.T
+        return optima
 
     def error(self, scale: Axes) -> Array:
-        """Standard error of the optimum of one more scale, octaves, (tuned,): of the law there, and its scatter."""
+        """Return the standard error of a new scale's optimum, octaves, (tuned,).
+
+        It includes the law's error and the scatter of scales about the law.
+        """
         row = self.law.whole(self.variant.matrix([scale]))
-        variance: Array = np.einsum("kc,cd,kd->k", row, self.solved.covariance, row) + self.scatter**2
+        variance: Array = np.einsum("kc,cd,kd->k", row, self.posterior.covariance, row) + self.scatter**2
         return np.sqrt(variance)
 
     def drawn(self, scales: Sequence[Axes], normals: Array) -> Array:
-        """Draws of the law at scales, (draws, scales, tuned).
+        """Return draws of the law at scales, (draws, scales, tuned).
 
         Args:
-            normals: (draws, tuned * coefficients).
+            normals: standard normal numbers, (draws, tuned * coefficients).
         """
-        root = np.linalg.cholesky(self.solved.covariance)
-        coefficients = self.solved.coefficients.reshape(-1) + normals[:, : len(root)] @ root.T
+        root = np.linalg.cholesky(self.posterior.covariance)
+        coefficients = self.posterior.coefficients.reshape(-1) + normals[:, : len(root)] @ root.T
         by_tuned = coefficients.reshape(len(normals), len(self.scatter), -1)
-        answer: Array = np.einsum("sc,dkc->dsk", self.variant.matrix(scales), by_tuned)
-        return answer
+        draws: Array = np.einsum("sc,dkc->dsk", self.variant.matrix(scales), by_tuned)
+        return draws
 
 
 def linear_law(
     variant: Variant, scales: Sequence[Axes], tuned: Sequence[str], centre: Array, *, vague: bool
 ) -> LinearLaw:
-    """A variant on these scales with what is known of its coefficients.
+    """Return a variant on these scales with the priors of its coefficients.
 
     Args:
-        centre: log2 of the middle of what was tried, by tuned hyperparameter.
-        vague: assume nothing.
+        centre: log2 of the middle of the tried values, by tuned hyperparameter.
+        vague: use uninformative priors.
     """
     means, deviations = np.zeros((2, len(tuned), len(variant.terms)))
     for k, name in enumerate(tuned):
@@ -103,7 +108,13 @@ def linear_law(
 
 @dataclass(frozen=True, eq=False)
 class LawProblem:
-    """Scales and what was tuned there: what a law is fitted to besides what was found of the optima."""
+    """Inputs of a law fit besides the optima: scales, tuned hyperparameters, priors.
+
+    Attributes:
+        tuned: names that select the priors; "" for an uninformative one.
+        centre: log2 of the middle of the tried values, by tuned hyperparameter.
+        vague: use uninformative priors for all coefficients.
+    """
 
     scales: Sequence[Axes]
     tuned: Sequence[str]
@@ -121,8 +132,10 @@ class LawProblem:
         return LAWS.get(POWER).variants(self.seen)[0]
 
 
-def average_models(problem: LawProblem, found: Sequence[OptimaEstimate], laws: Sequence[str]) -> list[Component]:
-    """All components that weigh something, heaviest first. Weights add up to 1.
+def average_models(problem: LawProblem, estimates: Sequence[OptimaEstimate], laws: Sequence[str]) -> list[Component]:
+    """Return all components with a considerable weight, heaviest first.
+
+    Their weights add up to 1.
 
     Raises:
         FitError: none of the laws applies to the axes that were swept.
@@ -134,55 +147,56 @@ def average_models(problem: LawProblem, found: Sequence[OptimaEstimate], laws: S
     if not forms:
         raise FitError(f"none of the laws {', '.join(laws)} applies to {', '.join(seen.moving)}; add power")
     if len(problem.scales) <= first and POWER in forms:
-        forms = {POWER: forms[POWER]}  # nothing is held out that could tell them apart
+        forms = {POWER: forms[POWER]}  # no scale is left to compare the forms on
     components = []
-    for index, one in enumerate(found):
+    for index, estimate in enumerate(estimates):
         logs = {}
         for name, variants in forms.items():
             share = NULL_WEIGHT if name == POWER else (1 - NULL_WEIGHT) / max(1, len(forms) - 1)
             for variant in variants:
-                ahead = (
-                    log_predictive_score(one.told, problem.linear(variant), first)
+                score = (
+                    log_predictive_score(estimate.likelihood, problem.linear(variant), first)
                     if len(problem.scales) > first
                     else 0.0
                 )
-                logs[variant] = np.log(share / len(variants)) + ahead
+                logs[variant] = np.log(share / len(variants)) + score
         top = max(logs.values())
         total = sum(np.exp(log - top) for log in logs.values())
         for variant, log in logs.items():
-            components += _components(problem, one, index, variant, float(np.exp(log - top) / total / len(found)))
+            weight = float(np.exp(log - top) / total / len(estimates))
+            components += _components(problem, estimate, index, variant, weight)
     return normalized(components)
 
 
-def power_law_components(problem: LawProblem, found: Sequence[OptimaEstimate]) -> list[Component]:
-    """The power law's components, which exponents are read off."""
-    variant = problem.power()
-    return normalized(
-        [part for index, one in enumerate(found) for part in _components(problem, one, index, variant, 1 / len(found))]
-    )
+def power_law_components(problem: LawProblem, estimates: Sequence[OptimaEstimate]) -> list[Component]:
+    """Return the power law's components, which exponents are computed from."""
+    variant, weight = problem.power(), 1 / len(estimates)
+    parts = (_components(problem, estimate, index, variant, weight) for index, estimate in enumerate(estimates))
+    return normalized(list(itertools.chain.from_iterable(parts)))
 
 
 def _components(
-    problem: LawProblem, found: OptimaEstimate, index: int, variant: Variant, weight: float
+    problem: LawProblem, estimate: OptimaEstimate, index: int, variant: Variant, weight: float
 ) -> list[Component]:
     if weight < LIGHT:
         return []
-    law, grid = problem.linear(variant), scatters(found.told.tuned)
-    solved = solve_each(found.told, law, grid)
-    logs = np.array([one.evidence + log_prior(scatter) for one, scatter in zip(solved, grid, strict=True)])
+    law, grid = problem.linear(variant), scatters(estimate.likelihood.tuned)
+    posteriors = solve_each(estimate.likelihood, law, grid)
+    pairs = zip(posteriors, grid, strict=True)
+    logs = np.array([posterior.evidence + log_prior(scatter) for posterior, scatter in pairs])
     shares = np.exp(logs - logs.max())
     shares *= weight / shares.sum()
     return [
-        Component(variant, law, index, float(share), np.array(scatter), one)
-        for share, scatter, one in zip(shares, grid, solved, strict=True)
+        Component(variant, law, index, float(share), np.array(scatter), posterior)
+        for share, scatter, posterior in zip(shares, grid, posteriors, strict=True)
     ]
 
 
 def normalized(components: Sequence[Component]) -> list[Component]:
-    """Without what is light, heaviest first, weights adding up to 1."""
-    kept = sorted((one for one in components if one.weight >= LIGHT), key=lambda one: -one.weight)
-    total = sum(one.weight for one in kept)
-    return [Component(one.variant, one.law, one.found, one.weight / total, one.scatter, one.solved) for one in kept]
+    """Return the components with a considerable weight, heaviest first, with total weight 1."""
+    kept = sorted((part for part in components if part.weight >= LIGHT), key=lambda part: -part.weight)
+    total = sum(part.weight for part in kept)
+    return [replace(part, weight=part.weight / total) for part in kept]
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,44 +214,46 @@ class ModelAverage:
 
     @classmethod
     def of(cls, components: Sequence[Component], draws: int, seed: int) -> ModelAverage:
-        ends = np.round(np.cumsum([one.weight for one in components]) * draws).astype(int)
+        ends = np.round(np.cumsum([part.weight for part in components]) * draws).astype(int)
         counts = np.diff(ends, prepend=0)
-        width = max(one.solved.covariance.shape[0] for one in components)
+        width = max(part.posterior.covariance.shape[0] for part in components)
         return cls(components, list(counts), np.random.default_rng(seed).standard_normal((draws, width)))
 
     def mean(self, scales: Sequence[Axes]) -> Array:
-        """log2 of the optimum at scales, (scales, tuned)."""
-        answer: Array = sum((one.weight * one.mean(scales) for one in self.components), np.zeros(1))
-        return answer
+        """Return log2 of the optimum at scales, (scales, tuned)."""
+        mean: Array = sum((part.weight * part.mean(scales) for part in self.components), np.zeros(1))
+        return mean
 
     def draws(self, scales: Sequence[Axes]) -> Array:
-        """Draws of the law at scales, (draws, scales, tuned)."""
+        """Return draws of the law at scales, (draws, scales, tuned)."""
         parts, start = [], 0
-        for one, count in zip(self.components, self.counts, strict=True):
+        for part, count in zip(self.components, self.counts, strict=True):
             if count:
-                parts.append(one.drawn(scales, self.normals[start : start + count]))
+                parts.append(part.drawn(scales, self.normals[start : start + count]))
             start += count
         return np.concatenate(parts)
 
     def quantiles(self, scale: Axes, shares: Sequence[float]) -> Array:
-        """Of the optimum of one more scale, which scatters about the law as the others do, exactly, (tuned, shares).
+        """Return exact quantiles of a new scale's optimum, (tuned, shares).
+
+        The new scale scatters about the law as the others do.
 
         Args:
-            shares: below each quantile, between 0 and 1.
+            shares: probabilities below each quantile, between 0 and 1.
         """
-        weights = np.array([one.weight for one in self.components])
-        means = np.array([one.mean([scale])[0] for one in self.components])
-        errors = np.array([one.error(scale) for one in self.components])
+        weights = np.array([part.weight for part in self.components])
+        means = np.array([part.mean([scale])[0] for part in self.components])
+        errors = np.array([part.error(scale) for part in self.components])
         return quantiles(weights, means, errors, shares)
 
     def shares(self) -> dict[str, float]:
-        """Weight of each form of law."""
-        found: dict[str, float] = {}
-        for one in self.components:
-            found[one.variant.law] = found.get(one.variant.law, 0.0) + one.weight
-        return found
+        """Return the weight of each form of law."""
+        weights: dict[str, float] = {}
+        for part in self.components:
+            weights[part.variant.law] = weights.get(part.variant.law, 0.0) + part.weight
+        return weights
 
     def scatter(self) -> Array:
-        """Scatter of scales about the law, octaves, by tuned hyperparameter: the mean over components."""
-        answer: Array = sum((one.weight * one.scatter for one in self.components), np.zeros(1))
-        return answer
+        """Return the mean scatter of scales about the law, octaves, (tuned,)."""
+        mean: Array = sum((part.weight * part.scatter for part in self.components), np.zeros(1))
+        return mean

@@ -1,4 +1,4 @@
-"""Whether the runs are enough to say anything: what is refused, and what is warned of."""
+"""Checks that the runs suffice for a fit: errors and warnings."""
 
 from __future__ import annotations
 
@@ -20,23 +20,20 @@ from hptransfer.core.errors import FitError
 
 # Scales that a message names.
 NAMED = 4
-# Fewer values than this have no inside.
+# Fewer values than this cannot bracket an optimum.
 FEWEST_VALUES = 3
-# All runs that place the optimum no better than this, half of what is assumed before any, place it nowhere.
+# An optimum with a larger error, half of the prior deviation, counts as not placed by the runs.
 NOWHERE_OCTAVES = LEVEL_OCTAVES / 2
-# A run is worse than the optimum if it is by so many standard deviations of noise.
+# Standard deviations of noise by which a run must be worse than the optimum.
 NOISES = 1.0
-# An exponent whose standard error is so large a share of what was assumed before any run is mostly assumed.
+# An exponent whose standard error is at least this share of the prior deviation comes mostly from the prior.
 ASSUMED = 0.8
 
 
 def check_runs(runs: Runs) -> None:
-    """
-    Raises:
-        FitError: too few scales or values for what was swept.
-    """
+    """Raise FitError if there are too few scales or tuned values."""
     seen = SweptAxes.of(runs.scales)
-    usable = [place for place in range(runs.num_scales) if np.isfinite(runs.loss[runs.of_scale(place)]).any()]
+    usable = [index for index in range(runs.num_scales) if np.isfinite(runs.loss[runs.of_scale(index)]).any()]
     wanted = 1 + len(seen.moving)
     if not seen.moving:
         raise FitError(
@@ -44,7 +41,7 @@ def check_runs(runs: Runs) -> None:
             "1 more needed"
         )
     if len(usable) < wanted:
-        without = [runs.format_scale(runs.scales[place]) for place in range(runs.num_scales) if place not in usable]
+        without = [runs.format_scale(runs.scales[index]) for index in range(runs.num_scales) if index not in usable]
         have = "1 scale has" if len(usable) == 1 else f"{len(usable)} scales have"
         raise FitError(
             f"{have} a run that did not diverge, a law over {', '.join(seen.moving)} needs {wanted}; "
@@ -59,12 +56,12 @@ def check_runs(runs: Runs) -> None:
 
 
 def check_alone(optima: Sequence[Optimum], seen: SweptAxes) -> None:
-    """Raises FitError if a law through each scale's own optimum has too few of them."""
-    placed = [one for one in optima if np.isfinite(one.se).all()]
+    """Raise FitError if too few scales have an optimum of their own."""
+    placed = [optimum for optimum in optima if np.isfinite(optimum.se).all()]
     wanted = 1 + len(seen.moving)
     if len(placed) < wanted:
         have = "1 scale has" if len(placed) == 1 else f"{len(placed)} scales have"
-        others = _loose([one for one in optima if one not in placed])
+        others = _not_placed([optimum for optimum in optima if optimum not in placed])
         raise FitError(
             f"{have} runs that place an optimum, a law over {', '.join(seen.moving)} needs {wanted}; "
             f"{wanted - len(placed)} more needed: try values on both sides of the best of {others}"
@@ -74,15 +71,17 @@ def check_alone(optima: Sequence[Optimum], seen: SweptAxes) -> None:
 def check_together(
     runs: Runs, optima: Sequence[Optimum], shapes: Sequence[OptimaEstimate], power: ModelAverage, seen: SweptAxes
 ) -> list[str]:
-    """Warnings of hyperparameters whose optimum lies beyond what was tried.
+    """Return warnings of optima that lie beyond all tried values.
 
     Raises:
-        FitError: all runs together place no optimum: the answer would be what was assumed before any run.
+        FitError: all runs together place no optimum, so the answer would be the prior.
     """
     middle = {axis: float(np.sqrt(values[0] * values[-1])) for axis, values in seen.values.items()}
     error = power.draws([middle])[:, 0].std(axis=0)
-    surfaces = [one.surface for one in shapes if one.surface]
-    inside, shown = (np.mean([_turns(runs, one, by) for one in surfaces], axis=0) > 0.5 for by in (NOISES, 0.0))
+    surfaces = [estimate.surface for estimate in shapes if estimate.surface]
+    inside, shown = (
+        np.mean([_turns(runs, surface, noises) for surface in surfaces], axis=0) > 0.5 for noises in (NOISES, 0.0)
+    )
     nowhere = (error > NOWHERE_OCTAVES) | ~inside.any()
     for k in np.flatnonzero(nowhere):
         if shown[k]:
@@ -91,17 +90,21 @@ def check_together(
                 "noise; try values farther apart, or repeat them with other seeds"
             )
         raise FitError(
-            f"no optimum of {runs.columns.tuned[k]} lies inside what was tried; "
-            f"try values on both sides of the best of {_loose(optima)}"
+            f"no optimum of {runs.columns.tuned[k]} lies inside the tried values; "
+            f"try values on both sides of the best of {_not_placed(optima)}"
         )
     return [
-        f"the optimum of {name} lies beyond all values that were tried: a guess by the shape of the losses"
+        f"the optimum of {name} lies beyond all tried values: extrapolated with the fitted response surface"
         for name in np.array(runs.columns.tuned)[~inside]
     ]
 
 
 def _turns(runs: Runs, surface: ResponseSurface, noises: float) -> Mask:
-    """By tuned hyperparameter: whether on either side of an optimum some run is worse by more than so many noises."""
+    """Return True by tuned hyperparameter if worse runs lie on both sides of an optimum.
+
+    Args:
+        noises: by how many standard deviations of noise the runs are worse, at least.
+    """
     u, octaves = runs.x - surface.x[runs.scale], surface.octaves[runs.scale]
     tuned = u.shape[1]
     excess = np.stack([surface.shape.excess(u * np.eye(tuned)[k], octaves) for k in range(tuned)], axis=1)
@@ -110,15 +113,15 @@ def _turns(runs: Runs, surface: ResponseSurface, noises: float) -> Mask:
     return np.array([below[:, k].any() and above[:, k].any() for k in range(tuned)])
 
 
-def _loose(optima: Sequence[Optimum]) -> str:
+def _not_placed(optima: Sequence[Optimum]) -> str:
     scales = [one.axes for one in optima]
     named = [f"{format_scale(one.axes, scales)} ({', '.join(dict.fromkeys(one.status))})" for one in optima[:NAMED]]
     return "; ".join(named) + (f" and {len(optima) - NAMED} more" if len(optima) > NAMED else "")
 
 
 def warn_of_assumed_exponents(power: ModelAverage, problem: LawProblem, columns: Columns) -> list[str]:
-    """A warning of the exponents that the runs hardly show."""
-    found = exponents(power, problem.seen, columns.tuned)
+    """Return a warning of the exponents that come mostly from the prior."""
+    fitted = exponents(power, problem.seen, columns.tuned)
     pairs = [
         (name, axis, *priors.slope(by, axis))
         for name, by in zip(columns.tuned, problem.tuned, strict=True)
@@ -127,15 +130,15 @@ def warn_of_assumed_exponents(power: ModelAverage, problem: LawProblem, columns:
     hardly = [
         f"{name} along {axis} ({mean:g} ± {deviation:g})"
         for name, axis, mean, deviation in pairs
-        if found[name][axis].se > ASSUMED * deviation
+        if fitted[name][axis].se > ASSUMED * deviation
     ]
     if not hardly:
         return []
-    return [f"the runs hardly show an exponent, which is mostly what was assumed before any run: {', '.join(hardly)}"]
+    return [f"the runs hardly measure an exponent, which comes mostly from its prior: {', '.join(hardly)}"]
 
 
 def warn_of_unbracketed_scales(optima: Sequence[Optimum], problem: LawProblem, columns: Columns) -> list[str]:
-    """Warnings of scales whose optimum is not bracketed, and of axes that too few scales tell of."""
+    """Return warnings of scales without a bracketed optimum and of axes with few scales."""
     notes = []
     for k, name in enumerate(columns.tuned):
         for status in (EDGE_LOW, EDGE_HIGH, BOUNDED, TOO_FEW):
@@ -145,14 +148,14 @@ def warn_of_unbracketed_scales(optima: Sequence[Optimum], problem: LawProblem, c
                 scales = [one.axes for one in optima]
                 named = "; ".join(format_scale(axes, scales) for axes in bad[:NAMED])
                 notes.append(
-                    f"no bracketed optimum of {name} ({status}) at {named}{more}: counted by what the "
-                    "runs show of the common shape"
+                    f"no bracketed optimum of {name} ({status}) at {named}{more}: estimated "
+                    "with the common response shape"
                 )
     seen = problem.seen
     if len(optima) <= 1 + len(seen.moving):
         notes.append(
             "as many scales as a power law has parameters: the scatter about it is assumed, and no other "
-            "form of law can be told from it"
+            "form of law can be compared with it"
         )
     for axis, values in seen.values.items():
         if len(values) == 1:

@@ -1,1 +1,1 @@
-"""From runs to the optimum of every scale: run selection, response surface, estimators."""
+"""Optima of the scales: run selection, response surface, estimators."""

@@ -1,4 +1,4 @@
-"""A smooth curve through the points of one scale: what a verification reads its regret off."""
+"""Smooth curve through the losses of one scale, for the regret of verifications."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
 from hptransfer.analysis.tables.arrays import Array
 
-# A loss above the least by this factor belongs to no smooth bowl, and a curve through it would swing; but so many
-# points are kept in any case.
+# A loss above the least by this factor is left out, because a curve through it would oscillate. This number of points
+# is kept in any case.
 FAR, FEWEST = 3.0, 3
 
 
 class LossCurve:
-    """A smooth curve through the finite points of one scale (Akima; PCHIP below five points), far ones left out.
+    """Smooth curve through the finite points of one scale.
+
+    An Akima spline, or PCHIP below five points; points with far larger losses are left out.
 
     Args:
         values: tuned values, above 0.
@@ -28,21 +30,21 @@ class LossCurve:
         near = (y <= y.min() + (FAR - 1) * abs(y.min())) | (y <= np.sort(y)[min(FEWEST, len(y)) - 1])
         self.x: Array = x[near]
         self.y: Array = y[near]
-        kind = Akima1DInterpolator if len(self.x) >= 5 else PchipInterpolator
-        self._curve = kind(self.x, self.y)
+        spline = Akima1DInterpolator if len(self.x) >= 5 else PchipInterpolator
+        self._curve = spline(self.x, self.y)
 
     def at(self, x: float) -> float:
-        """Loss at log2 of a value.
+        """Return the loss at log2 of a value.
 
         Raises:
-            ValueError: x lies outside the points that it goes through.
+            ValueError: x lies outside the points of the curve.
         """
         if not self.x[0] - 1e-9 <= x <= self.x[-1] + 1e-9:
             raise ValueError(f"{x} lies outside the curve, {self.x[0]} to {self.x[-1]}")
         return float(self._curve(min(max(x, self.x[0]), self.x[-1])))
 
     def minimum(self) -> tuple[float, float]:
-        """log2 of the best value on the curve, and its loss."""
+        """Return log2 of the best value on the curve, and its loss."""
         fine = np.union1d(np.linspace(self.x[0], self.x[-1], 2001), self.x)  # never above a point
         losses = self._curve(fine)
         best = int(np.argmin(losses))

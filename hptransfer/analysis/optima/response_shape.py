@@ -1,4 +1,4 @@
-"""The bowl: how the log loss rises above a scale's optimum, along the tuned hyperparameters and by scale.
+"""Response shape: rise of the log loss above a scale's optimum.
 
     u = log2 of the tuned values minus the scale's optimum                      (octaves)
     p_k = u_k - sum over j > k of gamma_kj u_j                                  (a ridge: tuned axes interact)
@@ -6,8 +6,8 @@
     phi = 2 (exp(kappa p) - 1 - kappa p) / kappa^2 or p^2 (1 + kappa p / 3)     (unequal sides; p^2 at kappa 0)
     excess = sum over k of A_k phi(kappa_k, p_k)                                (log loss above the optimum)
 
-Unequal sides matter most: the loss climbs faster at high learning rates, and a parabola is biased
-low (science notes C.2, D.2).
+Unequal sides matter most: the loss rises faster at high learning rates, so the optimum of a parabola is biased low. The
+published runs of Step Law (arXiv:2503.04715) show both.
 """
 
 from __future__ import annotations
@@ -20,15 +20,19 @@ import numpy as np
 from hptransfer.analysis.tables.arrays import Array
 
 FORMS = ("linear-exponential", "cubic")
-# Exponents beyond this go on as a straight line: a far run must not overflow.
+# Exponentials continue as a straight line beyond this exponent, so that far runs do not overflow.
 STEEP = 5.0
-# A cubic bowl's low side goes on as a parabola from where it would turn down.
+# The low side of the cubic form continues as a parabola from here, where it would otherwise turn down.
 TURN = -2.0
 
 
 @dataclass(frozen=True, eq=False)
 class ResponseShape:
-    """The shape: parameters in the order of ShapePrior.rows."""
+    """Response shape with its parameters.
+
+    Attributes:
+        theta: parameters in the order of ShapePrior.rows.
+    """
 
     form: str
     tuned: int
@@ -46,38 +50,50 @@ class ResponseShape:
         return theta[:k], theta[k : k + k * a].reshape(k, a), theta[k + k * a : 2 * k + k * a], theta[2 * k + k * a :]
 
     def excess(self, u: Array, octaves: Array) -> Array:
-        """Log loss above the optimum, (runs,), at u octaves from it, (runs, tuned)."""
-        found: Array = self._terms(u, octaves)[0].sum(axis=1)
-        return found
+        """Return the log loss above the optimum, (runs,).
+
+        Args:
+            u: octaves from the optimum, (runs, tuned).
+            octaves: of the runs' scales, (runs, axes).
+        """
+        excess: Array = self._terms(u, octaves)[0].sum(axis=1)
+        return excess
 
     def curvature(self, octaves: Array) -> Array:
-        """Log loss per octave squared along each p_k, (scales, tuned)."""
+        """Return the log loss per octave squared along each p_k, (scales, tuned)."""
         log_a, trend, _, _ = self._parts
-        found: Array = np.exp(log_a + octaves @ trend.T)
-        return found
+        curvature: Array = np.exp(log_a + octaves @ trend.T)
+        return curvature
 
     def hessian(self, octaves: Array) -> Array:
-        """Half of the second derivatives of the log loss at the optimum of one scale, (tuned, tuned)."""
-        skewed = self._slanted(np.eye(self.tuned)).T
-        found: Array = skewed.T @ np.diag(self.curvature(octaves[None])[0]) @ skewed
-        return found
+        """Return half of the log loss's Hessian at one scale's optimum, (tuned, tuned)."""
+        sheared = self._sheared(np.eye(self.tuned)).T
+        half: Array = sheared.T @ np.diag(self.curvature(octaves[None])[0]) @ sheared
+        return half
 
-    def _slanted(self, u: Array) -> Array:
+    def _sheared(self, u: Array) -> Array:
         p = u.copy()
         for (k, j), gamma in zip(self.pairs, self._parts[3], strict=True):
             p[:, k] -= gamma * u[:, j]
         return p
 
     def _terms(self, u: Array, octaves: Array) -> tuple[Array, Array, Array, Array]:
-        """By run and tuned hyperparameter: what is added to the log loss, its derivatives by p and by kappa; p."""
+        """Return the terms of the excess, their derivatives by p and kappa, and p.
+
+        All are (runs, tuned).
+        """
         phi = _PHI[self.form]
-        p, scale, skew = self._slanted(u), self.curvature(octaves), self._parts[2]
+        p, scale, skew = self._sheared(u), self.curvature(octaves), self._parts[2]
         parts = [np.stack(phi(skew[k], p[:, k])) for k in range(self.tuned)]
         value, by_p, by_skew = (scale * np.stack([part[row] for part in parts], axis=1) for row in range(3))
         return value, by_p, by_skew, p
 
     def linearized(self, u: Array, octaves: Array) -> tuple[Array, Array, Array]:
-        """Excess, its derivatives by the scale's optimum, (runs, tuned), and by the shape, (runs, parameters)."""
+        """Return the excess and its derivatives by the optimum and the shape.
+
+        Returns:
+            (runs,), (runs, tuned) and (runs, parameters).
+        """
         value, by_p, by_skew, _ = self._terms(u, octaves)
         by_x = -by_p
         for (k, j), gamma in zip(self.pairs, self._parts[3], strict=True):

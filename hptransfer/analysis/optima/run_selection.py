@@ -1,4 +1,4 @@
-"""Which runs a surface is fitted to: the finite ones near the best of their scale."""
+"""Selection of the runs that a response surface is fitted to."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ import numpy as np
 
 from hptransfer.analysis.tables.arrays import Array, Index, Runs
 
-# Log loss above the scale's best beyond which a setting says nothing of where the best is; but of every scale one
-# setting for each tuned hyperparameter and so many more are kept in any case.
+# Log loss above the scale's best beyond which a point has no information about the optimum; of every scale this number
+# of points, plus one for each tuned hyperparameter, is kept in any case.
 FAR = 0.4
 KEPT = 2
-# Of so many settings of a scale one may be a stray, if its log loss is so far below all others.
-MANY, STRAY = 6, 0.12
+# From this number of points a scale may have an outlier, with a log loss this far below all others.
+MANY, OUTLIER = 6, 0.12
 
 
 @dataclass(frozen=True, eq=False)
 class SelectedRuns:
-    """The runs that are fitted; x, log losses, scale and intercept of each."""
+    """The runs that are fitted.
+
+    Attributes:
+        x: log2 of the tuned values, (runs, tuned).
+        y: log losses, (runs,).
+        scale, intercept: index of each run's scale and intercept.
+        octaves: log2 of every scale's axes over their middle, (scales, axes).
+    """
 
     x: Array
     y: Array
@@ -27,52 +34,61 @@ class SelectedRuns:
     octaves: Array
 
     def centred(self, weights: Array, columns: Array) -> Array:
-        """Columns less their weighted mean within each intercept: what is left of them once intercepts are free."""
+        """Return the columns minus their weighted mean within each intercept.
+
+        This is their projection once the intercepts are free.
+        """
         total = np.bincount(self.intercept, weights)
-        found = np.empty_like(columns)
-        for place, column in enumerate(columns.T):
-            found[:, place] = column - (np.bincount(self.intercept, weights * column) / total)[self.intercept]
-        return found
+        centred = np.empty_like(columns)
+        for k, column in enumerate(columns.T):
+            centred[:, k] = column - (np.bincount(self.intercept, weights * column) / total)[self.intercept]
+        return centred
 
     def summed(self, rows: Array) -> Array:
-        """Sums of rows by scale."""
-        found: Array = np.stack([np.bincount(self.scale, column, len(self.octaves)) for column in rows.T], axis=1)
-        return found
+        """Return sums of rows by scale."""
+        sums: Array = np.stack([np.bincount(self.scale, column, len(self.octaves)) for column in rows.T], axis=1)
+        return sums
 
 
 def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
-    """The finite runs near the best of their scale, in log loss; repeats of a setting together, by their mean.
+    """Select the finite runs near the best of their scale.
 
-    Levels are taken over the least of what shares a intercept, so that a lucky seed does not pass for a better setting.
+    Repeats of a point are selected together, by their mean log loss. Losses are relative to the least loss with the
+    same intercept, so that a lucky seed does not make a point look better.
+
+    Returns:
+        Positions of the runs, and the runs.
     """
     finite = np.flatnonzero(np.isfinite(runs.loss))
     x, y, intercept = runs.x[finite], np.log(runs.loss[finite]), runs.intercept[finite]
     least = np.full(runs.intercept.max() + 1, np.inf)
     np.minimum.at(least, intercept, y)
-    settings, setting = np.unique(np.column_stack([runs.scale[finite], x]), axis=0, return_inverse=True)
-    setting = setting.reshape(-1)
-    level = np.bincount(setting, y - least[intercept]) / np.bincount(setting)
-    order = np.lexsort((level, settings[:, 0]))
+    points, point = np.unique(np.column_stack([runs.scale[finite], x]), axis=0, return_inverse=True)
+    point = point.reshape(-1)
+    level = np.bincount(point, y - least[intercept]) / np.bincount(point)
+    order = np.lexsort((level, points[:, 0]))
     few = KEPT + runs.x.shape[1]
-    close = np.zeros(len(settings), dtype=bool)
-    for own in np.split(order, np.flatnonzero(np.diff(settings[order, 0])) + 1):
-        sound = own[int(_stray(settings[own, 1:], level[own])) :]
+    close = np.zeros(len(points), dtype=bool)
+    for of_scale in np.split(order, np.flatnonzero(np.diff(points[order, 0])) + 1):
+        sound = of_scale[int(_has_outlier(points[of_scale, 1:], level[of_scale])) :]
         close[sound[level[sound] < level[sound[0]] + FAR]] = True
         close[sound[:few]] = True
-    kept = finite[close[setting]]
+    kept = finite[close[point]]
     intercept = np.unique(runs.intercept[kept], return_inverse=True)[1].reshape(-1)
     return kept, SelectedRuns(
         runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], intercept, runs.octaves(runs.scales)
     )
 
 
-def _stray(x: Array, y: Array) -> bool:
-    """Whether a scale's lowest loss lies far below all others and away from the next best: a mistake, no optimum.
+def _has_outlier(x: Array, y: Array) -> bool:
+    """Return True if a scale's lowest loss is an error, not an optimum.
+
+    It then lies far below all other losses, and the second best point is not among its neighbours.
 
     Args:
-        x, y: of the scale's settings, losses ascending.
+        x, y: log2 of the scale's points and their log losses, losses ascending.
     """
-    if len(y) < MANY or y[1] - y[0] <= STRAY:
+    if len(y) < MANY or y[1] - y[0] <= OUTLIER:
         return False
     nearest = np.argsort(np.abs(x[1:] - x[0]).max(axis=1))[: 2 * x.shape[1]]
     return 0 not in nearest

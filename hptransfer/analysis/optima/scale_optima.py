@@ -1,4 +1,4 @@
-"""The optimum of every scale, as its own runs have it."""
+"""The optimum of every scale by its own runs."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ EDGE_LOW = "edge, low"
 EDGE_HIGH = "edge, high"
 BOUNDED = "bounded by divergence"
 TOO_FEW = "too few runs"
-# A scale whose own runs place its optimum no better than this says next to nothing of it.
+# An optimum with a larger standard error by the scale's own runs counts as unknown.
 LOOSE_OCTAVES = 1.5
 
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """The optimum of one scale, as its own runs have it, the bowl's shape being that of all.
+    """The optimum of one scale by its own runs, given the common response shape.
 
     Attributes:
-        x: log2 of the optimum, by tuned hyperparameter, and `se` its standard error in octaves, infinite where the
-            runs say nothing.
-        curvature: of the loss, nats per octave squared, by tuned hyperparameter, the others held.
+        x: log2 of the optimum, by tuned hyperparameter, and `se` its standard error in octaves, infinite if unknown.
+        curvature: of the loss, nats per octave squared, by tuned hyperparameter, with the others fixed.
         loss: nats at the optimum.
-        status: by tuned hyperparameter: BRACKETED, or why it is not.
-        tried: lowest and highest log2 of what was tried, by tuned hyperparameter.
+        status: by tuned hyperparameter: BRACKETED, or the reason why it is not.
+        tried: lowest and highest log2 of the tried values, by tuned hyperparameter.
+        runs, diverged: number of runs, and of those that diverged.
     """
 
     axes: Axes
@@ -44,31 +44,32 @@ class Optimum:
 
     @property
     def bracketed(self) -> bool:
+        """Return True if the optimum is bracketed along all hyperparameters."""
         return all(status == BRACKETED for status in self.status)
 
 
-def find_optima(runs: Runs, found: Sequence[OptimaEstimate], shapes: Sequence[OptimaEstimate]) -> list[Optimum]:
-    """Of every scale, cheapest first."""
-    own = [one.told.own() for one in found]
-    x = np.mean([place for place, _ in own], axis=0)
-    se = np.mean([error for _, error in own], axis=0)
-    intercepts = np.mean([one.intercepts for one in shapes], axis=0)
-    bends = np.mean([one.curvature for one in shapes], axis=0)
-    guided = np.mean([one.surface.x for one in shapes if one.surface], axis=0)
+def find_optima(runs: Runs, estimates: Sequence[OptimaEstimate], shapes: Sequence[OptimaEstimate]) -> list[Optimum]:
+    """Return the optima of all scales, cheapest first."""
+    by_own_runs = [estimate.likelihood.own() for estimate in estimates]
+    x = np.mean([optima for optima, _ in by_own_runs], axis=0)
+    se = np.mean([errors for _, errors in by_own_runs], axis=0)
+    intercepts = np.mean([shape.intercepts for shape in shapes], axis=0)
+    curvature = np.mean([shape.curvature for shape in shapes], axis=0)
+    guided = np.mean([shape.surface.x for shape in shapes if shape.surface], axis=0)
     optima = []
-    for place, axes in enumerate(runs.scales):
-        mask = runs.of_scale(place)
+    for index, axes in enumerate(runs.scales):
+        mask = runs.of_scale(index)
         finite = mask & np.isfinite(runs.loss)
-        tight = se[place] < LOOSE_OCTAVES
-        loss = float(np.exp(intercepts[place])) if np.isfinite(intercepts[place]) else float("nan")
+        placed = se[index] < LOOSE_OCTAVES
+        loss = float(np.exp(intercepts[index])) if np.isfinite(intercepts[index]) else float("nan")
         optima.append(
             Optimum(
                 axes=axes,
-                x=np.minimum(np.where(tight, x[place], guided[place]), runs.columns.upper),
-                se=np.where(tight, se[place], np.inf),
-                curvature=loss * np.diag(bends[place]),
+                x=np.minimum(np.where(placed, x[index], guided[index]), runs.columns.upper),
+                se=np.where(placed, se[index], np.inf),
+                curvature=loss * np.diag(curvature[index]),
                 loss=loss,
-                status=_status(runs, mask, finite, tight),
+                status=_status(runs, mask, finite, placed),
                 tried=np.stack([runs.x[mask].min(axis=0), runs.x[mask].max(axis=0)], axis=1),
                 runs=int(mask.sum()),
                 diverged=int((mask & ~finite).sum()),
@@ -77,20 +78,20 @@ def find_optima(runs: Runs, found: Sequence[OptimaEstimate], shapes: Sequence[Op
     return optima
 
 
-def _status(runs: Runs, mask: Mask, finite: Mask, tight: Mask) -> tuple[str, ...]:
-    """Whether the best of a scale lies inside what was tried, by tuned hyperparameter."""
+def _status(runs: Runs, mask: Mask, finite: Mask, placed: Mask) -> tuple[str, ...]:
+    """Return the status of a scale's optimum, by tuned hyperparameter."""
     if not finite.any():
-        return (TOO_FEW,) * len(tight)
+        return (TOO_FEW,) * len(placed)
     best = np.flatnonzero(finite)[np.argmin(runs.loss[finite])]
-    found = []
-    for k, placed in enumerate(tight):
+    status = []
+    for k, is_placed in enumerate(placed):
         low, high = runs.x[finite, k].min(), runs.x[finite, k].max()
         if low == high:
-            found.append(TOO_FEW)
+            status.append(TOO_FEW)
         elif runs.x[best, k] == low:
-            found.append(EDGE_LOW)
+            status.append(EDGE_LOW)
         elif runs.x[best, k] == high:
-            found.append(BOUNDED if runs.x[mask, k].max() > high else EDGE_HIGH)
+            status.append(BOUNDED if runs.x[mask, k].max() > high else EDGE_HIGH)
         else:
-            found.append(BRACKETED if placed else TOO_FEW)
-    return tuple(found)
+            status.append(BRACKETED if is_placed else TOO_FEW)
+    return tuple(status)

@@ -1,1 +1,1 @@
-"""From a fit to predictions: targets, validation, next runs, published laws, data warnings."""
+"""Predictions of a fit: targets, validation, next runs, published laws, warnings."""

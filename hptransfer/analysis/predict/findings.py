@@ -1,4 +1,4 @@
-"""What an analysis found, as values, tables and text."""
+"""Findings of an analysis as values, tables and text."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from hptransfer.core.records import short
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What analyze found. Tables are DataFrames, losses nats, errors and exponents octaves.
+    """Findings of an analysis, as pandas DataFrames.
+
+    Losses are in nats, errors and exponents in octaves.
 
     Attributes:
-        fit: every number behind the tables.
+        fit: the fit behind the tables.
         left_out: every scale predicted from all others; `ahead`, larger scales from smaller ones.
-        predictions: one row a target, in order: the scale columns; of each tuned column the value and its 90%
-            interval (`_low`, `_high`), in its own unit; `loss` with its interval, in nats; `extrapolation_octaves`
+        predictions: one row per target, in order: the scale columns; for each tuned column the value and its 90%
+            interval (`_low`, `_high`), in the unit of the table; `loss` with its interval; `extrapolation_octaves`
             beyond the largest swept scale, 0 inside.
-        next_runs: what would narrow the first target's interval most for its cost, best first.
+        next_runs: runs that would narrow the first target's interval most for their cost, best first.
         warnings: one line each.
-        uncounted: how many rows of the table do not count, by their state: failed, running and the like.
+        uncounted: number of table rows that are not used, by their state, such as failed or running.
     """
 
     fit: Fit
@@ -42,47 +44,56 @@ class Findings:
 
     @property
     def optima(self) -> pd.DataFrame:
-        """One row a scale, cheapest first: of each tuned column its optimum as `NAME`, log2 of it, the standard error
-        of that in octaves, the curvature in nats per octave squared and whether it is bracketed; the loss there in
-        nats; how many runs there are and how many of them diverged."""
+        """Table of the scales' optima, one row per scale, cheapest first.
+
+        For each tuned column: the optimum as `NAME`, its log2, the standard error of the latter in octaves, the
+        curvature in nats per octave squared, and the status (bracketed, or the reason why not). Then the loss at the
+        optimum in nats, and the numbers of runs and of diverged runs.
+        """
         return optima_table(self.fit)
 
     @property
     def exponents(self) -> pd.DataFrame:
-        """One row a tuned column and axis: octaves of the optimum per octave of the axis with the 90% interval and
-        the verdict; what the first target loses, in nats and percent, if that alone is not moved with it."""
+        """Table of the exponents, one row per tuned column and axis.
+
+        Octaves of the optimum per octave of the axis with the 90% interval and the verdict; the cost of reusing the
+        smallest scale's optimum if only this axis grows to the first target's value, in nats and percent.
+        """
         return exponents_table(self)
 
     @property
     def held_out(self) -> pd.DataFrame:
-        """One row a scale that was predicted from all others: the error in octaves by tuned column, whether the 90%
-        interval covers it, and the regret in nats and percent of the loss."""
+        """Table of held-out scales, one row per scale predicted from all others.
+
+        The error in octaves by tuned column, whether the 90% interval covers it, and the regret in nats and in percent
+        of the loss.
+        """
         return held_out_table(self)
 
     def predict(self, scale: Mapping[str, float]) -> dict[str, float]:
-        """The tuned values to train a scale with."""
+        """Return the predicted tuned values of a scale."""
         values = 2.0 ** self.fit.predict(scale)[:, 0]
         return dict(zip(self.fit.tuned, map(float, values), strict=True))
 
     def smallest_optimum(self) -> dict[str, float]:
-        """The optimum of the smallest scale."""
+        """Return the optimum of the smallest scale."""
         return dict(zip(self.fit.tuned, map(float, 2.0**self.fit.smallest.x), strict=True))
 
     def untransferred_nats(self) -> float:
-        """What the first target would lose with the smallest scale's optimum."""
+        """Return the first target's cost of reusing the smallest scale's optimum, nats."""
         row = self.predictions.iloc[0]
         scale = {axis: float(row[axis]) for axis in self.fit.columns.scales}
         away = self.fit.smallest.x - self.fit.predict(scale)[:, 0]
         return float(self.fit.excess_loss(scale, away, float(row["loss"]))[0])
 
     def metrics(self) -> dict[str, float]:
-        """A few numbers for a tracker."""
+        """Return the predictions of the first target, for a tracker."""
         row = self.predictions.iloc[0]
         keys = [f"{name}{end}" for name in self.fit.tuned for end in ("", "_low", "_high")]
         return {f"predicted_{key}": float(row[key]) for key in (*keys, "loss")}
 
     def summary(self) -> str:
-        """A few lines for the terminal: the answer, its interval, and what it rests on."""
+        """Return the main results as a few lines for the terminal."""
         row = self.predictions.iloc[0]
         scale = self.fit.runs.format_scale({axis: float(row[axis]) for axis in self.fit.columns.scales})
         lines = [
@@ -90,16 +101,16 @@ class Findings:
             f"(90% interval {short(float(row[f'{name}_low']))} to {short(float(row[f'{name}_high']))})"
             for name in self.fit.tuned
         ]
-        lines.append(distance_sentence(self.fit, {axis: float(row[axis]) for axis in self.fit.columns.scales}))
+        lines.append(extrapolation_sentence(self.fit, {axis: float(row[axis]) for axis in self.fit.columns.scales}))
         if (others := len(self.predictions) - 1) > 0:
             lines.append(f"{others} more target{'s' * (others > 1)} in predictions.csv")
-        if diverged := sum(one.diverged for one in self.fit.optima):
+        if diverged := sum(optimum.diverged for optimum in self.fit.optima):
             lines.append(f"{diverged} of {len(self.fit.runs.loss)} runs diverged: counted by scale in optima.csv")
         if self.uncounted:
-            lines.append(f"rows that do not count, as their state says: {count_words(self.uncounted)}")
+            lines.append(f"rows not used because of their state: {count_words(self.uncounted)}")
         for name, exponents in self.fit.exponents.items():
-            found = ", ".join(f"{axis} {exponent.sentence(name, axis)}" for axis, exponent in exponents.items())
-            lines.append(f"exponents of {name}: {found or 'none'}")
+            by_axis = ", ".join(f"{axis} {exponent.sentence(name, axis)}" for axis, exponent in exponents.items())
+            lines.append(f"exponents of {name}: {by_axis or 'none'}")
         values = ", ".join(f"{name} {short(value)}" for name, value in self.smallest_optimum().items())
         lines += [
             f"reusing the smallest scale's optimum ({values}) would cost the target about "
@@ -109,8 +120,8 @@ class Findings:
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
-def distance_sentence(fit: Fit, scale: Axes) -> str:
-    """How far the target is from what was seen, in words."""
+def extrapolation_sentence(fit: Fit, scale: Axes) -> str:
+    """Return a sentence about the target's distance from the swept scales."""
     beyond, below = fit.extrapolation_octaves(scale), fit.octaves_below(scale)
     parts = [f"{beyond:.1f} octaves beyond the largest scale"] if beyond > 0 else []
     parts += [f"{below:.1f} octaves below the smallest scale"] if below > 0 else []
@@ -120,66 +131,71 @@ def distance_sentence(fit: Fit, scale: Axes) -> str:
 
 
 def held_out_sentence(fit: Fit, held_out: Sequence[HeldOut]) -> str:
-    """What leaving out the largest scale showed, in words."""
+    """Return a sentence about the prediction of the held-out largest scale."""
     if not held_out or held_out[-1].axes != fit.optima[-1].axes:
-        return "The largest scale could not be held out: too few scales are left, or its own optimum is not known."
+        return "The largest scale could not be held out: too few scales are left, or its own optimum is unknown."
     last = held_out[-1]
     errors = " and ".join(f"{error:+.2f} octaves of {name}" for name, error in zip(fit.tuned, last.error, strict=True))
-    inside = "holds" if all(last.covered) else "does not hold"
+    covers = "covers" if all(last.covered) else "does not cover"
     return (
         f"Predicted from all other scales, the optimum of the largest one ({fit.runs.format_scale(last.axes)}) is off "
         f"by {errors}, {last.regret_nats:.4f} nats ({last.regret_percent:.2f}%) of regret; the 90% interval of that "
-        f"prediction {inside} it."
+        f"prediction {covers} it."
     )
 
 
 def untransferred_cost(fit: Fit, tuned: int, axis: str, target: Mapping[str, float], loss: float) -> float:
-    """Nats lost at the target if one axis grows to it and one hyperparameter is not moved with it."""
+    """Return the cost of reusing one optimum while one axis grows, nats.
+
+    Args:
+        tuned: index of the hyperparameter that keeps the optimum of the axis's smallest value.
+        loss: nats at the target's optimum.
+    """
     away = np.zeros(len(fit.tuned))
-    moved = np.log2(target[axis] / fit.seen.values[axis][0])
-    away[tuned] = -fit.exponents[fit.tuned[tuned]][axis].value * moved
+    octaves = np.log2(target[axis] / fit.seen.values[axis][0])
+    away[tuned] = -fit.exponents[fit.tuned[tuned]][axis].value * octaves
     return float(fit.excess_loss(target, away, loss)[0])
 
 
 def optima_table(fit: Fit) -> pd.DataFrame:
-    """The optimum of every scale, cheapest first."""
+    """Return the optima of all scales as a table, cheapest scale first."""
     rows = []
-    for one in fit.optima:
-        row: dict[str, Any] = dict(one.axes)
+    for optimum in fit.optima:
+        row: dict[str, Any] = dict(optimum.axes)
         for k, name in enumerate(fit.tuned):
-            row |= {name: 2.0 ** one.x[k], f"log2_{name}": one.x[k], f"log2_{name}_se": one.se[k]}
-            row |= {f"{name}_curvature": one.curvature[k], f"{name}_status": one.status[k]}
-        rows.append({**row, "loss": one.loss, "runs": one.runs, "diverged": one.diverged})
+            row |= {name: 2.0 ** optimum.x[k], f"log2_{name}": optimum.x[k], f"log2_{name}_se": optimum.se[k]}
+            row |= {f"{name}_curvature": optimum.curvature[k], f"{name}_status": optimum.status[k]}
+        rows.append({**row, "loss": optimum.loss, "runs": optimum.runs, "diverged": optimum.diverged})
     return pd.DataFrame(rows)
 
 
 def exponents_table(findings: Findings) -> pd.DataFrame:
-    """A row a tuned hyperparameter and axis: the exponent, its 90% interval, the verdict, what ignoring it costs."""
+    """Return the exponents as a table, one row per tuned hyperparameter and axis."""
     fit, row = findings.fit, findings.predictions.iloc[0]
     target, loss = {axis: float(row[axis]) for axis in fit.columns.scales}, float(row["loss"])
     rows = []
     for k, name in enumerate(fit.tuned):
-        for axis, one in fit.exponents[name].items():
+        for axis, exponent in fit.exponents[name].items():
             cost = untransferred_cost(fit, k, axis, target, loss)
-            numbers = {"value": one.value, "low": one.low, "high": one.high, "se": one.se, "verdict": one.verdict}
+            numbers = {"value": exponent.value, "low": exponent.low, "high": exponent.high, "se": exponent.se}
             cost_of = {"untransferred_cost_nats": cost, "untransferred_cost_percent": 100 * cost / loss}
-            rows.append({"tuned": name, "axis": axis, **numbers, **cost_of})
+            rows.append({"tuned": name, "axis": axis, **numbers, "verdict": exponent.verdict, **cost_of})
     return pd.DataFrame(rows)
 
 
 def held_out_table(findings: Findings) -> pd.DataFrame:
-    """A row a scale that was left out: its axes, the prediction's error by hyperparameter, and the regret."""
+    """Return the held-out scales as a table, one row per scale."""
     rows = []
-    for one in findings.left_out:
-        row: dict[str, Any] = dict(one.axes)
+    for held in findings.left_out:
+        row: dict[str, Any] = dict(held.axes)
         for k, name in enumerate(findings.fit.tuned):
-            row |= {f"{name}_error_octaves": one.error[k], f"{name}_covered": one.covered[k]}
-        rows.append({**row, "regret_nats": one.regret_nats, "regret_percent": one.regret_percent})
+            row |= {f"{name}_error_octaves": held.error[k], f"{name}_covered": held.covered[k]}
+        rows.append({**row, "regret_nats": held.regret_nats, "regret_percent": held.regret_percent})
     return pd.DataFrame(rows)
 
 
 def fit_json(findings: Findings) -> dict[str, Any]:
-    """What fit.json holds."""
+    """Return the content of fit.json."""
     fit = findings.fit
     scatter = fit.mixture.scatter()
     hyperparameters: dict[str, Any] = {
@@ -193,20 +209,21 @@ def fit_json(findings: Findings) -> dict[str, Any]:
         "expected_before": fit.expected,
         "hyperparameters": hyperparameters,
         "noise_nats": fit.noise,
-        "held_out": [_held_json(fit, one) for one in findings.left_out],
+        "held_out": [_held_json(fit, held) for held in findings.left_out],
         "regret_percent_per_octave": regret_per_octave(findings.ahead),
         "warnings": findings.warnings,
     }
 
 
-def _held_json(fit: Fit, one: HeldOut) -> dict[str, Any]:
-    errors = dict(zip(fit.tuned, map(float, one.error), strict=True))
-    covered = dict(zip(fit.tuned, one.covered, strict=True))
-    regret = {"regret_nats": one.regret_nats, "regret_percent": one.regret_percent}
-    return {"scale": dict(one.axes), "error_octaves": errors, "covered": covered, **regret}
+def _held_json(fit: Fit, held: HeldOut) -> dict[str, Any]:
+    errors = dict(zip(fit.tuned, map(float, held.error), strict=True))
+    covered = dict(zip(fit.tuned, held.covered, strict=True))
+    regret = {"regret_nats": held.regret_nats, "regret_percent": held.regret_percent}
+    return {"scale": dict(held.axes), "error_octaves": errors, "covered": covered, **regret}
 
 
 def prediction_json(findings: Findings) -> dict[str, Any]:
+    """Return the content of prediction.json: the prediction for the first target."""
     fit, row = findings.fit, findings.predictions.iloc[0]
 
     def interval(name: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Predictions for target scales: predictions.csv."""
+"""Predictions for target scales, as in predictions.csv."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from hptransfer.analysis.laws.fit import Fit
 
 
 def predict_table(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
-    """For every target in order: the scale, the tuned values and the loss with 90% intervals, the distance.
+    """Predict for every target, one row each in order.
+
+    Columns: the scale, the tuned values and the loss with 90% intervals, and the octaves of extrapolation.
 
     Args:
-        targets: has the scale columns.
+        targets: table with the scale columns.
 
     Raises:
         FitError: a target differs on an axis of which only one value was swept.

@@ -1,9 +1,8 @@
-"""Published laws of the learning rate and the batch size of language models, as references.
+"""Published laws of learning rate and batch size of language models.
 
-Units differ and are the source of most disagreement: N is non-embedding parameters (Porian: with the
-head), D tokens, C = 6 N D training FLOPs where a law is in FLOPs, B tokens, L the loss in nats. Sources
-and how sure each is: the science notes, C.1. The law of token horizons (arXiv:2409.19913) is left out:
-its exponents are known, its constant's units are not.
+Units differ and cause most disagreements: N is non-embedding parameters (Porian: with the head), D tokens, C = 6 N D
+training FLOPs for laws in FLOPs, B tokens, L the loss in nats. Each law names its paper. The law of token horizons
+(arXiv:2409.19913) is left out: its exponents are known, but the units of its constant are not.
 """
 
 from __future__ import annotations
@@ -21,10 +20,11 @@ LawFunction = Callable[[float, float], float]
 
 @dataclass(frozen=True)
 class PublishedLaw:
-    """One study's laws, functions of parameters and tokens; None where it has none.
+    """Laws of one study, as functions of parameters and tokens.
 
     Attributes:
-        batch_by_loss: batch size in tokens as a function of the loss, where the study has it so.
+        rate, batch_tokens: None if the study has no such law.
+        batch_by_loss: batch size in tokens as a function of the loss, in nats; None if the study has no such law.
     """
 
     name: str
@@ -68,25 +68,28 @@ PUBLISHED = (
 
 
 def comparable(columns: Columns) -> bool:
-    """Whether the columns say what the published laws are about."""
+    """Return True if the columns have the inputs and an output of published laws."""
     kinds = {kind(name) for name in columns.scales}
     return {"params", "tokens"} <= kinds and any(kind(name) in ("rate", "batch") for name in columns.tuned)
 
 
 def references(columns: Columns, scale: Axes, loss: float | None = None) -> dict[str, dict[str, float]]:
-    """What each study would train a scale with: by its name and `learning_rate`, `batch_tokens`.
+    """Return the prediction of each study for a scale.
 
     Args:
-        loss: nats at the optimum; without it, laws in the loss say nothing.
+        loss: nats at the optimum; without it, laws in the loss are left out.
+
+    Returns:
+        `learning_rate` and `batch_tokens` by the study's name.
     """
     size = {kind(name): scale[name] for name in columns.scales}
     n, d = size["params"], size["tokens"]
-    found = {}
+    by_study = {}
     for law in PUBLISHED:
         answers = {"learning_rate": law.rate(n, d)} if law.rate else {}
         if law.batch_tokens:
             answers["batch_tokens"] = law.batch_tokens(n, d)
         elif law.batch_by_loss and loss is not None:
             answers["batch_tokens"] = law.batch_by_loss(loss)
-        found[law.name] = answers
-    return {name: answers for name, answers in found.items() if answers}
+        by_study[law.name] = answers
+    return {name: answers for name, answers in by_study.items() if answers}

@@ -1,4 +1,4 @@
-"""Does it transfer? Every scale predicted from the others, and larger scales from smaller ones."""
+"""Validation: scales predicted from the others, larger ones from smaller ones."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from hptransfer.analysis.optima.scale_optima import Optimum
 from hptransfer.analysis.statistics.linear_model import solve
 from hptransfer.analysis.tables.arrays import Array, Axes
 
-# Components that scales are left out of, heaviest first, and the largest scales that are.
+# Components that are refitted, heaviest first, and largest scales that are left out.
 COMPONENTS = 12
 SCALES = 40
-# Of many scales so many are predicted, from so many beginnings.
+# Upper limits of the numbers of starting sets and of scales predicted from each.
 STEPS = 12
-# A scale whose own optimum is known no better cannot judge a prediction, octaves.
+# Standard error of a scale's own optimum, in octaves, up to which it can judge a prediction.
 JUDGE_OCTAVES = 0.75
 
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """One scale, predicted without its own runs.
+    """A scale predicted without its own runs.
 
     Attributes:
-        extrapolation_octaves: octaves beyond the largest scale that the prediction knew; 0 inside.
+        extrapolation_octaves: octaves beyond the largest scale of the fit; 0 inside.
         error: prediction minus the scale's own optimum, octaves, by tuned hyperparameter.
         low, high: the 90% interval of the prediction minus the scale's own optimum.
-        covered: whether the interval, with the own optimum's error, holds zero.
-        regret_nats, regret_percent: what training with the prediction would have lost, by the bowl.
+        covered: True if the interval, widened by the own optimum's error, contains zero, by tuned hyperparameter.
+        regret_nats, regret_percent: loss from training with the prediction, by the response surface.
     """
 
     axes: Axes
@@ -46,61 +46,73 @@ class HeldOut:
 
 
 def leave_one_out(fit: Fit) -> list[HeldOut]:
-    """Every scale, cheapest first, predicted from all others; of very many scales the largest ones."""
+    """Predict every scale from all others, cheapest first.
+
+    Of more than SCALES scales only the largest ones are predicted.
+    """
     count = len(fit.optima)
-    found = []
-    for place in range(max(0, count - SCALES), count):
-        rest = [other for other in range(count) if other != place]
-        held = _predicted(fit, fit.optima[place], rest)
+    held_out = []
+    for index in range(max(0, count - SCALES), count):
+        rest = [other for other in range(count) if other != index]
+        held = _predicted(fit, fit.optima[index], rest)
         if held is not None:
-            found.append(held)
-    return found
+            held_out.append(held)
+    return held_out
 
 
 def larger_from_smaller(fit: Fit) -> list[HeldOut]:
-    """Larger scales predicted from the cheapest few, from a few more, and so on: how regret grows with distance."""
+    """Predict larger scales from growing sets of the cheapest ones.
+
+    The result shows how the regret grows with the octaves of extrapolation.
+    """
     count, first = len(fit.optima), 1 + len(fit.seen.moving)
-    found = []
+    held_out = []
     for known in range(first, count, max(1, -(-(count - first) // STEPS))):
-        for place in range(known, count, -(-(count - known) // STEPS)):
-            held = _predicted(fit, fit.optima[place], list(range(known)))
+        for index in range(known, count, -(-(count - known) // STEPS)):
+            held = _predicted(fit, fit.optima[index], list(range(known)))
             if held is not None and held.extrapolation_octaves > 0:
-                found.append(held)
-    return found
+                held_out.append(held)
+    return held_out
 
 
 def regret_per_octave(held: Sequence[HeldOut]) -> float | None:
-    """Percent of the loss lost per octave of extrapolation: a line through the origin; None without any."""
-    octaves = np.array([one.extrapolation_octaves for one in held])
+    """Return the regret per octave of extrapolation, percent of the loss.
+
+    It is the slope of a line through the origin; None without any held-out scale.
+    """
+    octaves = np.array([scale.extrapolation_octaves for scale in held])
     if not len(octaves):
         return None
-    return float(octaves @ [one.regret_percent for one in held] / (octaves @ octaves))
+    return float(octaves @ [scale.regret_percent for scale in held] / (octaves @ octaves))
 
 
-def _predicted(fit: Fit, one: Optimum, rest: Sequence[int]) -> HeldOut | None:
-    """None if the scale's own optimum is not known well enough, or the others do not reach along some axis."""
-    if not (one.se < JUDGE_OCTAVES).all():
+def _predicted(fit: Fit, own: Optimum, rest: Sequence[int]) -> HeldOut | None:
+    """Predict a scale from the rest.
+
+    None if the scale's own optimum is too uncertain, or if the rest has a single value of a swept axis.
+    """
+    if not (own.se < JUDGE_OCTAVES).all():
         return None
-    scales = [fit.runs.scales[place] for place in rest]
+    scales = [fit.runs.scales[index] for index in rest]
     problem = LawProblem(scales, fit.columns.known, fit.problem.centre, fit.problem.vague)
     if any(len(problem.seen.values[axis]) == 1 for axis in fit.seen.moving):
         return None
     mixture = ModelAverage.of([_without(fit, part, rest) for part in _heaviest(fit)], len(fit.mixture.normals), 0)
-    value = mixture.mean([one.axes])[0]
-    low, high = mixture.quantiles(one.axes, [percent / 100 for percent in INTERVAL]).T
-    error = value - one.x
-    slack = NORMAL_95 * one.se
-    regret = float(fit.excess_loss(one.axes, error, one.loss)[0])
-    reach = [float(np.log2(one.axes[axis] / values[-1])) for axis, values in problem.seen.values.items()]
+    value = mixture.mean([own.axes])[0]
+    low, high = mixture.quantiles(own.axes, [percent / 100 for percent in INTERVAL]).T
+    error = value - own.x
+    slack = NORMAL_95 * own.se
+    regret = float(fit.excess_loss(own.axes, error, own.loss)[0])
+    reach = [float(np.log2(own.axes[axis] / values[-1])) for axis, values in problem.seen.values.items()]
     return HeldOut(
-        axes=one.axes,
+        axes=own.axes,
         extrapolation_octaves=max(0.0, *reach),
         error=error,
-        low=low - one.x,
-        high=high - one.x,
-        covered=tuple(bool(a - s <= 0 <= b + s) for a, b, s in zip(low - one.x, high - one.x, slack, strict=True)),
+        low=low - own.x,
+        high=high - own.x,
+        covered=tuple(bool(a - s <= 0 <= b + s) for a, b, s in zip(low - own.x, high - own.x, slack, strict=True)),
         regret_nats=regret,
-        regret_percent=100 * regret / one.loss,
+        regret_percent=100 * regret / own.loss,
     )
 
 
@@ -109,6 +121,8 @@ def _heaviest(fit: Fit) -> list[Component]:
 
 
 def _without(fit: Fit, part: Component, rest: Sequence[int]) -> Component:
-    """The same form at the same scatter, fitted to some of the scales."""
-    told, law = fit.found[part.found].told.only(rest), part.law.only(rest)
-    return Component(part.variant, law, part.found, part.weight, part.scatter, solve(told, law, tuple(part.scatter)))
+    """Return the component refitted to some of the scales, at the same scatter."""
+    likelihood, law = fit.estimates[part.estimate].likelihood.only(rest), part.law.only(rest)
+    return Component(
+        part.variant, law, part.estimate, part.weight, part.scatter, solve(likelihood, law, tuple(part.scatter))
+    )

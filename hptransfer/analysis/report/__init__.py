@@ -1,1 +1,1 @@
-"""From predictions to the page: HTML, figures, comparison, exports, target groups."""
+"""Report of an analysis: page, figures, comparison, exports, target groups."""

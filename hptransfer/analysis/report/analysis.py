@@ -1,4 +1,4 @@
-"""An analysis as users hold it: its findings, with its figures and its page."""
+"""Analysis as users see it: findings, figures and page."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from hptransfer.analysis.report.page import RunContext, render
 
 @dataclass(frozen=True, eq=False)
 class Analysis(Findings):
-    """Findings that can be drawn and rendered."""
+    """Findings with figures and a page."""
 
     def figures(self) -> dict[str, Drawing]:
-        """Every figure of the page by name, as matplotlib draws it: a notebook shows what a cell ends with."""
+        """Return every figure of the page by name, as matplotlib figures.
+
+        A notebook displays the figure that a cell ends with.
+        """
         row = self.predictions.iloc[0]
         return figures(self.fit, {axis: float(row[axis]) for axis in self.fit.columns.scales}, self.ahead)
 
     def report_html(self, title: str = "table") -> str:
-        """The page as self-contained HTML, to be written into a file."""
+        """Return the page as self-contained HTML, to write into a file."""
         return render(self, RunContext(title=title))

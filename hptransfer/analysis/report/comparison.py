@@ -1,4 +1,4 @@
-"""Two sweeps side by side: say muP and SP, each at its own optimum and at its smallest scale's."""
+"""Comparison of two sweeps, such as muP and SP, at their own optima."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from hptransfer.core.records import Scale, short
 
 @dataclass(frozen=True, eq=False)
 class ComparedSweep:
-    """The sweep that one is compared with.
+    """Sweep that another one is compared with.
 
     Attributes:
-        here: name of the one, `name` of this.
+        here: name of the other sweep, whose page shows the comparison; `name`, of this sweep.
     """
 
     here: str
@@ -26,14 +26,14 @@ class ComparedSweep:
 
 
 def compare_sweeps(one: Findings, other: Findings) -> dict[str, Any]:
-    """What the page shows of two sweeps.
+    """Return the page's tables of two sweeps.
 
     Returns:
-        `exponents`, a row a hyperparameter and axis; `losses`, at every scale that both have and at the target: the
-        loss at each one's optimum, the difference, and each one's cost of reusing its smallest scale's optimum.
+        `exponents`, one row per hyperparameter and axis; `losses`, one row per common scale and for the target: the
+        loss at each sweep's optimum, their difference, and each sweep's cost of reusing its smallest scale's optimum.
 
     Raises:
-        FitError: the sweeps have other axes or tuned hyperparameters.
+        FitError: the sweeps have different axes or tuned hyperparameters.
     """
     a, b = one.fit, other.fit
     if a.columns.scales != b.columns.scales or a.tuned != b.tuned:
@@ -45,24 +45,24 @@ def compare_sweeps(one: Findings, other: Findings) -> dict[str, Any]:
         {
             "tuned": name,
             "axis": axis,
-            "here": found.sentence(name, axis),
-            "there": there.sentence(name, axis),
+            "here": exponent.sentence(name, axis),
+            "there": other_exponent.sentence(name, axis),
         }
         for name in a.tuned
-        for axis, found in a.exponents[name].items()
-        if (there := b.exponents[name].get(axis)) is not None
+        for axis, exponent in a.exponents[name].items()
+        if (other_exponent := b.exponents[name].get(axis)) is not None
     ]
     by_key = {Scale(optimum.axes).key: optimum for optimum in b.optima}
     losses = []
-    for found in a.optima:
-        there_one = by_key.get(Scale(found.axes).key)
-        if there_one is not None and np.isfinite([found.loss, there_one.loss]).all():
-            costs = a.untransferred_cost(found), b.untransferred_cost(there_one)
-            losses.append(_losses(a.runs.format_scale(found.axes), found.loss, there_one.loss, costs))
-    row, there_row = one.predictions.iloc[0], other.predictions.iloc[0]
-    if all(row[axis] == there_row[axis] for axis in a.columns.scales):
+    for optimum in a.optima:
+        other_optimum = by_key.get(Scale(optimum.axes).key)
+        if other_optimum is not None and np.isfinite([optimum.loss, other_optimum.loss]).all():
+            costs = a.untransferred_cost(optimum), b.untransferred_cost(other_optimum)
+            losses.append(_losses(a.runs.format_scale(optimum.axes), optimum.loss, other_optimum.loss, costs))
+    row, other_row = one.predictions.iloc[0], other.predictions.iloc[0]
+    if all(row[axis] == other_row[axis] for axis in a.columns.scales):
         costs = one.untransferred_nats(), other.untransferred_nats()
-        losses.append(_losses("target, predicted", float(row["loss"]), float(there_row["loss"]), costs))
+        losses.append(_losses("target, predicted", float(row["loss"]), float(other_row["loss"]), costs))
     return {"exponents": exponents, "losses": losses}
 
 

@@ -1,4 +1,4 @@
-"""What is on the page, as files: every figure as SVG or PNG, every table as CSV or JSON."""
+"""Exports of the page: figures as SVG or PNG, tables as CSV or JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FORMATS = ("csv", "json", "png", "svg")
 
 
 def write_formats(analysis: Analysis, out: Path, formats: Sequence[str]) -> list[str]:
-    """Writes figures/NAME.svg or .png and tables/NAME.csv or .json, of those formats that are asked for.
+    """Write the figures and tables in the given formats.
 
     Returns:
-        What was written, as paths below `out`.
+        The written files as paths below `out`: figures/NAME.svg or .png, tables/NAME.csv or .json.
     """
     tables = {
         "exponents": analysis.exponents,
@@ -43,27 +43,30 @@ def write_formats(analysis: Analysis, out: Path, formats: Sequence[str]) -> list
 
 
 def earlier_files(out: Path) -> list[str]:
-    """What an earlier analysis wrote into its `figures` and `tables`, as its fit.json says; none if that is no such."""
+    """Return the exports that the fit.json of an earlier analysis lists.
+
+    Empty if there is no such file, or if its list is not one of exports.
+    """
     try:
-        found = read_json(out / "fit.json").get("files")
+        files = read_json(out / "fit.json").get("files")
     except (OSError, RunFolderError):
         return []
-    names = found if isinstance(found, list) else []
+    names = files if isinstance(files, list) else []
     return [name for name in names if isinstance(name, str) and re.fullmatch(r"(figures|tables)/[^/]+", name)]
 
 
 def remove_stale(out: Path, earlier: Sequence[str], written: Sequence[str]) -> None:
-    """Takes away what an earlier analysis wrote and this one did not; no other file is touched."""
+    """Remove the exports of an earlier analysis that were not written again."""
     for name in {*earlier} - {*written}:
         if (out / name).is_file():
             (out / name).unlink()
 
 
 def figure_file_name(key: str) -> str:
-    """A figure's name as a file's: columns may be called anything, such as optim/lr."""
+    """Return a file name for a figure; names of columns may contain any character."""
     return re.sub(r"[^\w.-]+", "-", key)
 
 
 def as_json(table: pd.DataFrame) -> str:
-    """A table as a JSON array of objects; what is no finite number is null."""
+    """Return a table as a JSON array of objects; numbers that are not finite are null."""
     return table.to_json(orient="records", indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""Figures as SVG text: small panels, told apart without colour, that a page can lay out in a grid."""
+"""Figures as small SVG panels that are readable without colour."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from hptransfer.analysis.predict.validation import HeldOut
 from hptransfer.analysis.tables.arrays import Array
 from hptransfer.analysis.tables.scale_names import format_scale, format_size
 
-# What a notebook shows and a file holds.
+# Type of the figures that notebooks display and that exports contain.
 Drawing = Figure
-# Dark to light, so that the order survives a grey printer; markers and dashes say it again.
+# Dark to light, so that the order is visible in grey; markers and dashes repeat it.
 COLOURS = ("#1b3a5c", "#2f6f8f", "#3f9b8a", "#8fbc5a", "#d9a441", "#c8643c")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
@@ -51,47 +51,47 @@ OPTIMUM: Any = {
     "color": ACCENT, "marker": "|", "markersize": 13, "markeredgewidth": 1.4, "capsize": 2, "linewidth": 1.2,
     "zorder": 3,
 }  # fmt: skip
-# Dots that a panel shows, evenly picked: a page of very many runs stays small.
+# Dots that a panel shows, evenly picked, to limit the size of the page.
 DOTS = 2000
 # Panels of one kind on a page.
 PANELS, MAPS = 12, 6
-# Share of the runs whose losses a panel shows: the worst would flatten all others.
+# Quantile of the losses at the top of a panel: the largest ones would flatten all others.
 SHOWN = 0.85
-# Values of a hyperparameter that a curve goes through, at most.
-STRETCHES = 24
-# Lines of a check's panel that its legend names.
+# Upper limit of the values of a hyperparameter that a curve connects.
+SECTIONS = 24
+# Lines of a coordinate check's panel that its legend names.
 NAMED = 6
-# Height of a check's panel, at least: largest value over smallest.
+# Smallest ratio of the largest to the smallest value of a coordinate check's panel.
 FLAT_SPAN = 8
 PANEL_INCHES = (3.7, 2.9)
-# Height of a line of a legend below a panel, and how short names are that stand three abreast.
+# Height of a legend's line below a panel, and letters of a name below which three share a line.
 LEGEND_INCHES, NARROW = 0.15, 14
-# Ticks nearer than this share of an axis run into each other.
+# Share of an axis that two ticks need between them.
 TICK_SHARE = 0.2
-# An axis of so few octaves has its ticks at numbers of these digits.
+# An axis of fewer octaves has its ticks at numbers with these digits.
 SHORT, ROUND = 3.5, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
-# Octaves beside the outermost runs of a map.
+# Octaves of a map beyond its outermost runs.
 MARGIN = 0.35
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A figure that is not drawn yet."""
+    """Figure that is drawn on demand."""
 
     name: str
     draw: Callable[[Axes], None]
 
 
 def curve_panels(fit: Fit) -> list[Panel]:
-    """Loss against a tuned value: a panel for every setting of all axes but the first.
+    """Return panels of the loss against each tuned value.
 
-    With several tuned hyperparameters, the best over the others at each value.
+    There is one for every combination of all axes but the first. Each point is the best over the other hyperparameters.
     """
     others = fit.columns.scales[1:]
     groups: dict[tuple[float, ...], list[int]] = {}
     for place, one in enumerate(fit.optima):
         groups.setdefault(tuple(one.axes[axis] for axis in others), []).append(place)
-    if len(groups) > len(fit.optima) / 2:  # scales that share no grid: all in one panel
+    if len(groups) > len(fit.optima) / 2:  # scales without a common grid: all in one panel
         titled = [(fit.columns.loss, list(range(len(fit.optima))))]
     else:
         keys = sorted(groups)[-PANELS:]
@@ -132,10 +132,10 @@ def _curves(axes: Axes, *, fit: Fit, places: Sequence[int], k: int, title: str) 
 
 
 def _legend_below(axes: Axes, letters: int) -> None:
-    """A legend under the figure, which grows by it: lines of many scales leave no room among them.
+    """Add a legend below the figure and increase the figure's height by it.
 
     Args:
-        letters: of the longest name.
+        letters: length of the longest name.
     """
     if not letters:
         return
@@ -152,31 +152,35 @@ def _legend_below(axes: Axes, letters: int) -> None:
 
 
 def lower_envelope(fit: Fit, place: int, k: int) -> tuple[Array, Array]:
-    """log2 of the values of one hyperparameter that a scale tried, and the least mean loss at each, over the others.
+    """Return log2 of a scale's values of one hyperparameter, with the least mean loss.
 
-    Of many values, those on no grid, the best of every stretch is taken: a line through all would be a cloud.
+    The least is over the other hyperparameters. If there are many values, because they are not on a grid, only the best
+    of every section of the axis is returned.
     """
     mask = fit.runs.of_scale(place)
     x, loss = fit.runs.x[mask], fit.runs.loss[mask]
     points, which = np.unique(x, axis=0, return_inverse=True)
     mean = np.bincount(which.reshape(-1), loss) / np.bincount(which.reshape(-1))
-    values, stretch = np.unique(points[:, k], return_inverse=True)
-    if len(values) > STRETCHES:
-        stretch = ((points[:, k] - values[0]) / (values[-1] - values[0]) * (STRETCHES - 1e-9)).astype(int)
-    order = np.lexsort((mean, stretch))
-    best = order[np.unique(stretch[order], return_index=True)[1]]
+    values, section = np.unique(points[:, k], return_inverse=True)
+    if len(values) > SECTIONS:
+        section = ((points[:, k] - values[0]) / (values[-1] - values[0]) * (SECTIONS - 1e-9)).astype(int)
+    order = np.lexsort((mean, section))
+    best = order[np.unique(section[order], return_index=True)[1]]
     return points[best, k], mean[best]
 
 
 def heat_panels(fit: Fit) -> list[Panel]:
-    """Loss over two tuned hyperparameters, a panel a scale, with the optimum and the contours of the fitted bowl."""
+    """Return maps of the loss over two hyperparameters, one per scale.
+
+    They show the runs, the optimum and the contours of the fitted response surface.
+    """
     if len(fit.tuned) < 2:
         return []
     return [Panel(f"map_{place + 1}", partial(_heat, fit=fit, place=place)) for place in _largest(fit)]
 
 
 def _largest(fit: Fit) -> list[int]:
-    """Positions of the scales that are shown: all, or the largest."""
+    """Return the positions of the shown scales: all, or the largest."""
     return list(range(len(fit.optima)))[-MAPS:]
 
 
@@ -199,7 +203,10 @@ def _heat(axes: Axes, *, fit: Fit, place: int) -> None:
 
 
 def law_panels(fit: Fit, target: Mapping[str, float], verified: Mapping[str, float] | None) -> list[Panel]:
-    """Each tuned hyperparameter's optimum against every axis, the other axes taken to the target's values."""
+    """Return panels of each hyperparameter's optimum against every axis.
+
+    The optima are shifted along the law to the target's values of the other axes.
+    """
     return [
         Panel(f"law_{fit.tuned[k]}_{axis}", partial(_law, fit=fit, k=k, axis=axis, target=target, verified=verified))
         for k in range(len(fit.tuned))
@@ -238,7 +245,10 @@ def _law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, float]
 
 
 def moved_to(fit: Fit, axis: str, target: Mapping[str, float]) -> Array:
-    """Each scale's optimum with its other axes taken to the target's values, along the law, (scales, tuned)."""
+    """Return the scales' optima shifted to the target's other axes, (scales, tuned).
+
+    The shift is by the law; `axis` keeps each scale's value.
+    """
     scales = [one.axes for one in fit.optima]
     there = fit.mixture.mean([{**target, axis: scale[axis]} for scale in scales])
     moved: Array = np.array([one.x for one in fit.optima]) + there - fit.mixture.mean(scales)
@@ -246,7 +256,7 @@ def moved_to(fit: Fit, axis: str, target: Mapping[str, float]) -> Array:
 
 
 def residual_panels(fit: Fit) -> list[Panel]:
-    """What the bowl misses of each run's loss, against how far above the optimum the run is."""
+    """Return panels of the residuals against the excess over the optimum."""
     surfaces = [one.surface for one in fit.shapes if one.surface]
     return [Panel(f"residuals_{one.shape.form}", partial(_residuals, fit=fit, surface=one)) for one in surfaces]
 
@@ -266,7 +276,7 @@ def _residuals(axes: Axes, *, fit: Fit, surface: ResponseSurface) -> None:
 
 
 def ahead_panels(ahead: Sequence[HeldOut]) -> list[Panel]:
-    """Regret against distance: larger scales predicted from smaller ones."""
+    """Return a panel of the regret against the octaves of extrapolation."""
     return [Panel("extrapolation", partial(_ahead, ahead=ahead))] if ahead else []
 
 
@@ -283,7 +293,10 @@ def _ahead(axes: Axes, *, ahead: Sequence[HeldOut]) -> None:
 
 
 def verification_panels(verification: Mapping[str, Any]) -> list[Panel]:
-    """The target's own sweep with the prediction, its best, and the smallest scale's optimum."""
+    """Return panels of a verification, one per hyperparameter.
+
+    They show the trained losses, the prediction, the target's best value and the smallest scale's optimum.
+    """
     names = verification["predicted"]
     return [
         Panel(f"verification_{name}", partial(_verification, verification=verification, name=name)) for name in names
@@ -291,7 +304,10 @@ def verification_panels(verification: Mapping[str, Any]) -> list[Panel]:
 
 
 def untransferred_of(verification: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Values and regret of the smallest scale's optimum, under its present or its former key."""
+    """Return the smallest scale's optimum and its regret from verification.json.
+
+    Earlier versions wrote them under the key `unmoved`.
+    """
     values: Mapping[str, Any] = verification["untransferred" if "untransferred" in verification else "unmoved"]
     return values
 
@@ -306,7 +322,7 @@ def _verification(axes: Axes, *, verification: Mapping[str, Any], name: str) -> 
     curve = LossCurve([value for value, _ in points], [loss for _, loss in points])
     marks = [
         ("predicted", verification["predicted"][name], ACCENT, "D"),
-        ("its best", verification["best"][name], INK, "*"),
+        ("best", verification["best"][name], INK, "*"),
     ]
     if (smallest := untransferred_of(verification)[name]) is not None:
         marks.append(("smallest scale's", smallest, COLOURS[4], "^"))
@@ -324,7 +340,11 @@ def _verification(axes: Axes, *, verification: Mapping[str, Any], name: str) -> 
 
 
 def _value_axis(axis: Any, name: str) -> None:
-    """Ticks at (half) powers of two: as powers along the bottom, as values up the side, round ones if it is short."""
+    """Set ticks of an axis of log2 values.
+
+    They are at (half) powers of two: as powers on the horizontal axis, as values on the vertical one. A short vertical
+    axis has ticks at round values.
+    """
     low, high = axis.get_view_interval()
     axis.set_label_text(name)
     if axis.axis_name == "y" and high - low < SHORT:
@@ -343,7 +363,7 @@ def _value_axis(axis: Any, name: str) -> None:
 
 
 def _powers(axis: Any, values: Sequence[float]) -> None:
-    """Ticks at what was swept and the target, but for those that would run into the next."""
+    """Set ticks at the swept values and the target, except those that would overlap."""
     low, *inner, high = sorted({float(value) for value in values})
     apart = TICK_SHARE * np.log2(high / low)
     shown = [low]
@@ -355,7 +375,7 @@ def _powers(axis: Any, values: Sequence[float]) -> None:
 
 
 def curves_figure(fit: Fit) -> str:
-    """All curve panels as one SVG file, one beside the other."""
+    """Return all curve panels as one SVG file."""
     panels = curve_panels(fit)
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
@@ -369,13 +389,13 @@ def curves_figure(fit: Fit) -> str:
 
 
 def figures(fit: Fit, target: Mapping[str, float], ahead: Sequence[HeldOut]) -> dict[str, Figure]:
-    """Every figure of the page, by name, for a notebook or a file."""
+    """Return every figure of the page by name."""
     panels = [*law_panels(fit, target, None), *ahead_panels(ahead), *curve_panels(fit), *heat_panels(fit)]
     return {panel.name: figure(panel) for panel in [*panels, *residual_panels(fit)]}
 
 
 def figure(panel: Panel) -> Figure:
-    """One panel as a figure of its own."""
+    """Return one panel as a figure."""
     with rc_context(STYLE):
         made = Figure(figsize=PANEL_INCHES)
         made.subplots_adjust(left=0.2, right=0.97, top=0.91, bottom=0.16)
@@ -384,7 +404,7 @@ def figure(panel: Panel) -> Figure:
 
 
 def svg(panel: Panel) -> str:
-    """One panel as SVG that scales with its place on the page; nothing in it reaches out."""
+    """Return one panel as scalable SVG without external references."""
     made = figure(panel)
     with rc_context(STYLE):
         text = _svg(made)
@@ -394,7 +414,7 @@ def svg(panel: Panel) -> str:
 
 
 def _svg(figure: Figure) -> str:
-    """The same figure is the same text."""
+    """Return a figure as SVG; equal figures give equal text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The page: one self-contained HTML file with the answer first; no script, no network."""
+"""Page of an analysis: one self-contained HTML file, without scripts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from hptransfer.analysis.laws.exponents import TOLERANCE, UNDECIDED, has_verdict
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
-from hptransfer.analysis.predict.findings import Findings, distance_sentence, held_out_sentence, untransferred_cost
+from hptransfer.analysis.predict.findings import Findings, extrapolation_sentence, held_out_sentence, untransferred_cost
 from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.published_laws import comparable, references
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
@@ -24,25 +24,25 @@ from hptransfer.analysis.tables.axis_roles import kind
 from hptransfer.analysis.tables.scale_names import format_scale
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, Scale, short
 
-# Of what to run next.
+# Rows of the table of next runs.
 SHOWN_NEXT = 8
 DASH = "\N{EN DASH}"
-# Targets and scales that a table of the page shows; all are in the files beside it.
+# Rows of the page's tables of targets and scales; the written files have all.
 TARGETS, ROWS = 40, 60
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """What only a run knows, for the page; a table from elsewhere has none of it.
+    """Information of a run that a table of another source lacks.
 
     Attributes:
         target: content of target.json.
         verification: content of verification.json.
         states: trials of the sweep by state.
         failed: failed trials by `Scale.key`.
-        uncounted: rows that do not count, by their state.
-        flops: training FLOPs that the sweep's finished trials cost.
-        warnings: to be shown before those of the fit.
+        uncounted: number of rows that are not used, by their state.
+        flops: training FLOPs of the sweep's finished trials.
+        warnings: to show before those of the fit.
     """
 
     title: str
@@ -56,10 +56,10 @@ class RunContext:
 
 
 def render(analysis: Findings, context: RunContext, against: ComparedSweep | None = None) -> str:
-    """The page as text.
+    """Return the page as text.
 
     Args:
-        against: another sweep, compared with this one.
+        against: another sweep to compare with this one.
     """
     fit, row = analysis.fit, analysis.predictions.iloc[0]
     scale = {axis: float(row[axis]) for axis in fit.columns.scales}
@@ -73,7 +73,7 @@ def render(analysis: Findings, context: RunContext, against: ComparedSweep | Non
         answers=[_answer(row, name) for name in fit.tuned],
         loss=_answer(row, "loss"),
         targets=_targets(analysis),
-        distance_note=distance_sentence(fit, scale),
+        distance_note=extrapolation_sentence(fit, scale),
         warnings=analysis.warnings,
         verified=_verified(verification) if verification else None,
         verification_panels=_drawn(plots.verification_panels(verification)) if verification else [],
@@ -116,7 +116,7 @@ def _answer(row: pd.Series[Any], name: str) -> dict[str, str]:
 
 
 def _targets(analysis: Findings) -> list[dict[str, Any]]:
-    """All targets, if there are several."""
+    """Return the rows of all targets, if there are several."""
     names = [*analysis.fit.tuned, "loss"]
     if len(analysis.predictions) < 2:
         return []
@@ -185,18 +185,18 @@ def _left_out(fit: Fit, one: HeldOut) -> dict[str, str]:
 
 
 def _references(fit: Fit, scale: Mapping[str, float]) -> list[dict[str, str]]:
-    """What published laws would train the target with, if the columns are theirs."""
+    """Return the predictions of published laws, if the columns have their inputs."""
     if not comparable(fit.columns):
         return []
-    rows = [_own(fit, scale)]
+    rows = [_fit_row(fit, scale)]
     for name, answers in references(fit.columns, scale, fit.predict_loss(scale)[0]).items():
         shown = {key: short(float(f"{value:.4g}")) for key, value in answers.items()}
         rows.append({"name": name, "rate": shown.get("learning_rate", DASH), "batch": shown.get("batch_tokens", DASH)})
     return rows
 
 
-def _own(fit: Fit, scale: Mapping[str, float]) -> dict[str, str]:
-    """This fit's answer beside the published ones; its batch size in the table's own unit."""
+def _fit_row(fit: Fit, scale: Mapping[str, float]) -> dict[str, str]:
+    """Return this fit's prediction as a row; its batch size has the table's unit."""
     answers = {kind(name): short(float(2.0**x)) for name, (x, _, _) in zip(fit.tuned, fit.predict(scale), strict=True)}
     batch = f"{answers['batch']} as in the table" if "batch" in answers else DASH
     return {"name": "this fit", "rate": answers.get("rate", DASH), "batch": batch}

@@ -1,4 +1,4 @@
-"""The target's parameter groups with the predicted values filled in: what a trainer's configuration needs."""
+"""Parameter groups of the target with the predicted values, for trainers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from hptransfer.core.command_templates import fill_template, names_in
 
-# What the constants of a role are called among a group's settings.
+# Keys of a group's settings for the constants of a role.
 CONSTANTS = {"lr": "lr", "init": "init_std", "multiplier": "output_multiplier"}
 
 BRANCH = "run.branch.multiplier"
 
 
 def predicted_settings(target: Mapping[str, Any], predicted: Mapping[str, float]) -> dict[str, float]:
-    """What the predicted values set, by the path of the setting in a run's configuration.
+    """Return the predicted settings by their path in a run's configuration.
 
     Args:
         target: content of target.json.
@@ -27,7 +27,9 @@ def predicted_settings(target: Mapping[str, Any], predicted: Mapping[str, float]
 
 
 def predicted_command(target: Mapping[str, Any], settings: Mapping[str, float]) -> dict[str, Any]:
-    """A script's values by their names, and its command with them; what only a trial has stays in braces.
+    """Return a script's values by name, and its command with them.
+
+    Names that only a trial has stay in braces.
 
     Args:
         target: content of target.json.
@@ -44,17 +46,17 @@ def _braces(template: str) -> dict[str, str]:
 
 
 def resolved_branch(target: Mapping[str, Any], settings: Mapping[str, float]) -> float:
-    """The factor of residual branches, its base multiplier being as predicted."""
-    own: float = target["branch_multiplier"]
-    return own * settings[BRANCH] / target["run"]["branch"]["multiplier"] if BRANCH in settings else own
+    """Return the factor of residual branches under the predicted multiplier."""
+    base: float = target["branch_multiplier"]
+    return base * settings[BRANCH] / target["run"]["branch"]["multiplier"] if BRANCH in settings else base
 
 
 def resolved_groups(target: Mapping[str, Any], settings: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """What every parameter group of the target trains with.
+    """Return the resolved settings of every parameter group of the target.
 
     Args:
         target: content of target.json: `base` settings and `groups` of factors on them.
-        settings: as predicted, by path: of the optimizer's settings, or a constant of a role.
+        settings: predicted values by path: of settings of the optimizer, or of a role's constants.
 
     Returns:
         By role: the settings, the factor on the base init's standard deviation, and the multiplier
@@ -66,9 +68,9 @@ def resolved_groups(target: Mapping[str, Any], settings: Mapping[str, float]) ->
         *_, family, name, setting = path.split(".")
         if (family, name) == ("run", "optimizer"):
             base[setting] = value
-        elif family == "constants":  # the target's factors have the run's own constant in them
-            own = target["run"]["constants"][name][setting]
-            constants[name, CONSTANTS[setting]] = value / own
+        elif family == "constants":  # the target's factors include the run's own constant
+            constant = target["run"]["constants"][name][setting]
+            constants[name, CONSTANTS[setting]] = value / constant
     return {
         group: {
             key: factor * base.get(key, 1.0) * constants.get((group.partition(" ")[0], key), 1.0)

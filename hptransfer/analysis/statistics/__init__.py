@@ -1,1 +1,1 @@
-"""The statistics below every fit: priors, the linear normal model, quantiles."""
+"""Statistics used by every fit: priors, linear normal model, quantiles."""

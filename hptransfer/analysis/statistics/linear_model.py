@@ -1,12 +1,12 @@
-"""From what is known of the scales' optima to a law: one normal model, solved exactly.
+"""The normal model of a law given the likelihood of the optima, solved exactly.
 
-    told     what the runs say of all optima together: precision `information`, and `information_vector`
-    optima   x* = features(scale) @ coefficients + scatter, independent by scale and tuned hyperparameter
-    prior    coefficients are independent normals
+    likelihood   of all optima together, normal: precision `information`, and `information_vector`, precision times mean
+    optima       x* = features(scale) @ coefficients + scatter, independent by scale and tuned hyperparameter
+    prior        coefficients are independent normals
 
-A law is not exact and scales scatter about it by more than their own errors; that scatter is unknown
-and is integrated over a grid. The marginal likelihood of more and more scales, cheapest first, is at
-once how well a form predicts the larger scales from the smaller ones.
+A law is not exact: scales scatter about it by more than their own errors. The scatter is unknown and is integrated
+over a grid. The ratio of the marginal likelihoods of all scales and of the cheapest ones scores how well a form
+predicts larger scales from smaller ones.
 """
 
 from __future__ import annotations
@@ -19,19 +19,24 @@ import numpy as np
 
 from hptransfer.analysis.tables.arrays import Array, Index
 
-# Scatter of scales about the law, octaves; a half-Cauchy around 0.15, which small nets of ours show. Nothing lies on
-# a law to better than 0.03: the bowl has a form of its own too.
+# Grid of the scatter of scales about the law, octaves, with a half-Cauchy prior of scale 0.15, measured on small nets.
+# No scale lies on a law to better than 0.03, because the form of the response surface has an error too.
 SCATTERS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 SCATTER_SCALE = 0.15
-# Of so many tuned hyperparameters each has a scatter of its own; beyond, they share one, or the grid explodes.
+# Up to this number of tuned hyperparameters each has its own scatter; more of them share one, to limit the grid.
 OWN_SCATTER = 2
-# What is added to a precision that may be singular: a scale without runs knows nothing.
+# Added to a precision that may be singular: a scale without runs has no information.
 RIDGE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class OptimaLikelihood:
-    """What the runs say of the optima, (scales * tuned) values, scale by scale."""
+    """Normal likelihood of the optima, (scales * tuned) values, scale by scale.
+
+    Attributes:
+        information: precision, (scales * tuned) squared.
+        information_vector: precision times mean, (scales * tuned,).
+    """
 
     information: Array
     information_vector: Array
@@ -42,7 +47,7 @@ class OptimaLikelihood:
         return len(self.information_vector) // self.tuned
 
     def only(self, scales: Sequence[int] | Index) -> OptimaLikelihood:
-        """What is said of some scales if nothing is assumed of the others."""
+        """Return the marginal likelihood of some scales, the others being unknown."""
         rows = (np.asarray(scales)[:, None] * self.tuned + np.arange(self.tuned)).reshape(-1)
         others = np.setdiff1d(np.arange(len(self.information_vector)), rows)
         across = self.information[np.ix_(rows, others)]
@@ -56,8 +61,12 @@ class OptimaLikelihood:
         )
 
     def own(self) -> tuple[Array, Array]:
-        """Each scale's optimum by its own runs and its standard error, (scales, tuned); infinite where nothing is."""
-        scale = np.sqrt(np.diag(self.information)).max() or 1.0  # 0: nothing is said of any scale
+        """Return each scale's optimum by its own runs with its standard error.
+
+        Returns:
+            Both (scales, tuned); the error is very large where the runs have no information.
+        """
+        scale = np.sqrt(np.diag(self.information)).max() or 1.0  # 0: no scale has any information
         cut = np.linalg.eigh(self.information / scale**2)
         good = cut.eigenvalues > 1e-10
         inverse = np.where(good, 1 / np.where(good, cut.eigenvalues, 1.0), 1e12)
@@ -69,7 +78,7 @@ class OptimaLikelihood:
 
 @dataclass(frozen=True, eq=False)
 class LinearLaw:
-    """A law that is linear in its coefficients, for all tuned hyperparameters.
+    """Law that is linear in its coefficients, for all tuned hyperparameters.
 
     Attributes:
         features: (scales, coefficients).
@@ -84,15 +93,21 @@ class LinearLaw:
         return LinearLaw(self.features[np.asarray(scales)], self.means, self.deviations)
 
     def whole(self, features: Array) -> Array:
-        """Features of all tuned hyperparameters at once, (scales * tuned, tuned * coefficients)."""
+        """Return features of all tuned hyperparameters, (scales * tuned, tuned * coefficients)."""
         tuned = len(self.means)
-        found: Array = np.einsum("sc,kj->skjc", features, np.eye(tuned))
-        return found.reshape(len(features) * tuned, -1)
+        blocks: Array = np.einsum("sc,kj->skjc", features, np.eye(tuned))
+        return blocks.reshape(len(features) * tuned, -1)
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """A law at one scatter: log evidence, coefficients with their covariance, and where it has the optima."""
+    """Posterior of a law at one scatter.
+
+    Attributes:
+        evidence: log marginal likelihood.
+        coefficients: means, (tuned, coefficients), with their `covariance`, (tuned * coefficients) squared.
+        optima: posterior means of log2 of the optima, (scales, tuned).
+    """
 
     evidence: float
     coefficients: Array
@@ -100,32 +115,34 @@ class Posterior:
     optima: Array
 
 
-# Numbers in a stack of matrices that is solved at once: enough to spare calls, few enough for a hundred megabytes.
+# Numbers in a stack of matrices that is solved at once: few calls, and memory below a hundred megabytes.
 _AT_ONCE = 2_000_000
 
 
-def solve(told: OptimaLikelihood, law: LinearLaw, scatter: Sequence[float]) -> Posterior:
-    """
+def solve(likelihood: OptimaLikelihood, law: LinearLaw, scatter: Sequence[float]) -> Posterior:
+    """Return the posterior of a law at one scatter.
+
     Args:
         scatter: octaves, by tuned hyperparameter.
     """
-    return solve_each(told, law, [tuple(scatter)])[0]
+    return solve_each(likelihood, law, [tuple(scatter)])[0]
 
 
-def solve_each(told: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]]) -> list[Posterior]:
-    """A law at each scatter of a grid."""
-    step = max(1, _AT_ONCE // told.information.size)
-    return [one for start in range(0, len(grid), step) for one in _stacked(told, law, grid[start : start + step])]
+def solve_each(likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]]) -> list[Posterior]:
+    """Return the posterior of a law at each scatter of a grid."""
+    step = max(1, _AT_ONCE // likelihood.information.size)
+    stacks = (_stacked(likelihood, law, grid[start : start + step]) for start in range(0, len(grid), step))
+    return list(itertools.chain.from_iterable(stacks))
 
 
-def _stacked(told: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]]) -> list[Posterior]:
-    between = np.tile(1 / np.square(grid), (1, told.num_scales))
+def _stacked(likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]]) -> list[Posterior]:
+    between = np.tile(1 / np.square(grid), (1, likelihood.num_scales))
     rows = law.whole(law.features)
     means, precision = law.means.reshape(-1), 1 / law.deviations.reshape(-1) ** 2
     weighed = between[:, :, None] * rows
-    whole = told.information + (between + RIDGE)[:, :, None] * np.eye(len(rows))
+    whole = likelihood.information + (between + RIDGE)[:, :, None] * np.eye(len(rows))
     root = np.linalg.cholesky(whole)
-    information_vector = np.broadcast_to(told.information_vector[:, None], (len(grid), len(rows), 1))
+    information_vector = np.broadcast_to(likelihood.information_vector[:, None], (len(grid), len(rows), 1))
     divided = np.linalg.solve(whole, np.concatenate([weighed, information_vector], axis=2))
     known = rows.T @ weighed - np.swapaxes(weighed, 1, 2) @ divided[:, :, :-1] + np.diag(precision)
     towards = np.swapaxes(weighed, 1, 2) @ divided[:, :, -1:] + (precision * means)[:, None]
@@ -134,38 +151,43 @@ def _stacked(told: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[flo
     evidence = (
         0.5 * (np.log(between).sum(axis=1) + np.log(precision).sum() - np.linalg.slogdet(known)[1])
         - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
-        + 0.5 * (divided[:, :, -1] @ told.information_vector + (towards[:, :, 0] * coefficients).sum(axis=1))
+        + 0.5 * (divided[:, :, -1] @ likelihood.information_vector + (towards[:, :, 0] * coefficients).sum(axis=1))
         - 0.5 * means @ (precision * means)
     )
     optima = divided[:, :, -1] + (divided[:, :, :-1] @ coefficients[:, :, None])[:, :, 0]
     shape = law.means.shape
     return [
-        Posterior(float(evidence[g]), coefficients[g].reshape(shape), covariance[g], optima[g].reshape(-1, told.tuned))
+        Posterior(
+            float(evidence[g]), coefficients[g].reshape(shape), covariance[g], optima[g].reshape(-1, likelihood.tuned)
+        )
         for g in range(len(grid))
     ]
 
 
 def scatters(tuned: int) -> list[tuple[float, ...]]:
-    """The grid of scatters that is integrated over."""
+    """Return the grid of scatters that is integrated over."""
     if tuned > OWN_SCATTER:
-        return [(one,) * tuned for one in SCATTERS]
+        return [(scatter,) * tuned for scatter in SCATTERS]
     return list(itertools.product(SCATTERS, repeat=tuned))
 
 
 def log_prior(scatter: Sequence[float]) -> float:
-    """Half-Cauchy, on a grid that is even in the logarithm."""
-    return float(sum(np.log(one) - np.log1p((one / SCATTER_SCALE) ** 2) for one in scatter))
+    """Return the log of a half-Cauchy prior on a logarithmic grid."""
+    return float(sum(np.log(octaves) - np.log1p((octaves / SCATTER_SCALE) ** 2) for octaves in scatter))
 
 
-def log_evidence(told: OptimaLikelihood, law: LinearLaw) -> float:
-    """Log marginal likelihood, the scatter integrated out."""
-    grid = scatters(told.tuned)
-    solved = solve_each(told, law, grid)
-    found = [one.evidence + log_prior(scatter) for one, scatter in zip(solved, grid, strict=True)]
-    return float(np.logaddexp.reduce(found))
+def log_evidence(likelihood: OptimaLikelihood, law: LinearLaw) -> float:
+    """Return the log marginal likelihood, with the scatter integrated out."""
+    grid = scatters(likelihood.tuned)
+    posteriors = solve_each(likelihood, law, grid)
+    logs = [posterior.evidence + log_prior(scatter) for posterior, scatter in zip(posteriors, grid, strict=True)]
+    return float(np.logaddexp.reduce(logs))
 
 
-def log_predictive_score(told: OptimaLikelihood, law: LinearLaw, first: int) -> float:
-    """Log likelihood of all scales beyond the `first` cheapest ones, each predicted from those before it."""
+def log_predictive_score(likelihood: OptimaLikelihood, law: LinearLaw, first: int) -> float:
+    """Return the log likelihood of the scales beyond the `first` cheapest ones.
+
+    Each of them is predicted from those before it.
+    """
     small = np.arange(first)
-    return log_evidence(told, law) - log_evidence(told.only(small), law.only(small))
+    return log_evidence(likelihood, law) - log_evidence(likelihood.only(small), law.only(small))

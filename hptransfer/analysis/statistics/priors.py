@@ -1,12 +1,17 @@
-"""What published studies say before any run, as weak priors; by the names of the columns.
+"""Weak priors from published studies, by the names of the columns.
 
-Slopes, octaves of the optimum per octave of the axis (science notes C.1): learning rate against
-parameters -0.71 (Step Law), -0.36 (Porian), -0.23 (token horizons), -0.22 (Zhou), mean -0.4; against
-tokens +0.31, -0.32, -0.35, mean 0; batch size against tokens 0.57, 0.38, 0.47, mean 0.5, and against
-parameters nothing (Step Law, Power Lines) or 0.09 (Zhang). Each deviation holds every one of these
-studies. The ridge: at a fixed budget the best learning rate goes with a power 0.3 to 0.7 of the batch size (C.2).
-Learning rates have a steeper high side (C.2, D.2). Everything else is expected not to move, by an
-octave per octave either way.
+Slopes, in octaves of the optimum per octave of the axis:
+
+- learning rate against parameters: -0.71 (Step Law, arXiv:2503.04715), -0.36 (Porian, arXiv:2406.19146), -0.23 (token
+  horizons, arXiv:2409.19913), -0.22 (Zhou, arXiv:2601.05049); prior mean -0.4;
+- learning rate against tokens: +0.31 (Step Law), -0.32 (token horizons), -0.35 (Zhou); prior mean 0;
+- batch size against tokens: 0.57 (Step Law), 0.38 (Power Lines, arXiv:2505.13738), 0.47 (Zhang, arXiv:2410.21676);
+  prior mean 0.5;
+- batch size against parameters: 0 (Step Law, Power Lines) or 0.09 (Zhang); prior mean 0.
+
+Each deviation covers all of these studies. At a fixed budget the best learning rate is a power 0.3 to 0.7 of the batch
+size (the ridge), and the loss rises faster at high learning rates (the skew); both are measured on the published runs
+of Step Law. Every other exponent has a prior of 0 with a deviation of one octave per octave.
 """
 
 from __future__ import annotations
@@ -33,31 +38,31 @@ SKEWS: dict[str, Normal] = {"rate": (0.4, 0.4), "batch": (0.0, 0.3)}
 OTHER_SKEW: Normal = (0.0, 0.4)
 RIDGES: dict[tuple[str, str], Normal] = {("rate", "batch"): (0.4, 0.5)}
 OTHER_RIDGE: Normal = (0.0, 0.5)
-# 0.011 nats per octave squared of a loss of 2.4 (C.2); small nets and squared errors differ by powers of ten.
+# 0.011 nats per octave squared at a loss of 2.4 in the runs of Step Law; small nets differ by powers of ten.
 CURVATURE: Normal = (math.log(0.005), 2.0)
 TREND: Normal = (0.0, 0.2)
 
 
 def slope(tuned: str, axis: str) -> Normal:
-    """Mean and deviation of the exponent of a tuned hyperparameter along an axis."""
+    """Return mean and deviation of a tuned hyperparameter's exponent along an axis."""
     return SLOPES.get((kind(tuned), kind(axis)), OTHER_SLOPE)
 
 
 def shape(tuned: Sequence[str]) -> ShapePrior:
-    """What the bowl over these hyperparameters looks like."""
+    """Return the prior of the response shape over these hyperparameters."""
     kinds = [kind(name) for name in tuned]
     pairs = [(kinds[k], kinds[j]) for k in range(len(kinds)) for j in range(k + 1, len(kinds))]
     return ShapePrior(
         curvature=CURVATURE,
         trend=TREND,
-        skew=tuple(SKEWS.get(one, OTHER_SKEW) for one in kinds),
+        skew=tuple(SKEWS.get(role, OTHER_SKEW) for role in kinds),
         ridge=tuple(RIDGES.get(pair, OTHER_RIDGE) for pair in pairs),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class ShapePrior:
-    """What is known of the bowl before any run: independent normals, (mean, standard deviation).
+    """Prior of the response shape: independent normals, (mean, standard deviation).
 
     Attributes:
         curvature: of each a_k, log of log loss per octave squared.
@@ -72,6 +77,6 @@ class ShapePrior:
     ridge: tuple[tuple[float, float], ...]
 
     def rows(self, tuned: int, axes: int) -> Array:
-        """Means and deviations of all shape parameters, (2, parameters)."""
+        """Return means and deviations of all shape parameters, (2, parameters)."""
         normals = [self.curvature] * tuned + [self.trend] * (tuned * axes) + [*self.skew, *self.ridge]
         return np.array(normals, dtype=float).T

@@ -1,4 +1,4 @@
-"""A table's finished runs as arrays: what the estimators work on."""
+"""Finished runs of a table as arrays, the input of estimators."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ Index = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 Axes = Mapping[str, float]
 
-# Seeds that ran at so many values of a scale have a intercept of their own there.
+# Tuned values of a scale that a seed must have run at to have its own intercept there.
+# Each such seed has its own intercept, so only differences within a seed enter the fit.
 OWN_INTERCEPT = 3
 
 
@@ -28,11 +29,11 @@ class Runs:
 
     Attributes:
         scales: the axes of every scale.
-        flops: of one run at every scale; the product of its axes if the table does not say.
+        flops: of one run at every scale; the product of its axes if the table has no such column.
         x: log2 of the tuned values, (runs, tuned).
-        loss: as the table has it, (runs,); infinite where a run diverged.
+        loss: as in the table, (runs,); infinite for a diverged run.
         scale: index of each run's scale.
-        intercept: index of what shares a level of the loss: the scale's runs, or those of one of its seeds.
+        intercept: index of the intercept of each run's loss: one per scale, or one per seed of it.
     """
 
     columns: Columns
@@ -45,23 +46,20 @@ class Runs:
 
     @classmethod
     def of(cls, table: pd.DataFrame, columns: Columns) -> Runs:
-        """
-        Args:
-            table: as records.check_table leaves it.
-        """
+        """Return the runs of a table that check_table has checked."""
         axes = table[list(columns.scales)].to_numpy(dtype=float)
-        found, scale = np.unique(axes, axis=0, return_inverse=True)
+        distinct, scale = np.unique(axes, axis=0, return_inverse=True)
         scale = scale.reshape(-1)
-        size = np.prod(found, axis=1)
+        size = np.prod(distinct, axis=1)
         if "flops" in table:
             size = np.bincount(scale, table["flops"].to_numpy(dtype=float)) / np.bincount(scale)
-        order = np.lexsort((*found.T[::-1], size))
+        order = np.lexsort((*distinct.T[::-1], size))
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         x = np.log2(table[list(columns.tuned)].to_numpy(dtype=float))
         return cls(
             columns=columns,
-            scales=[dict(zip(columns.scales, map(float, found[place]), strict=True)) for place in order],
+            scales=[dict(zip(columns.scales, map(float, distinct[index]), strict=True)) for index in order],
             flops=size[order],
             x=x,
             loss=table[columns.loss].to_numpy(dtype=float),
@@ -74,29 +72,33 @@ class Runs:
         return len(self.scales)
 
     def octaves(self, scales: Sequence[Axes]) -> Array:
-        """log2 of scales' axes over the middle of those that were run, (scales, axes)."""
-        logs, seen = (
-            np.log2([[one[axis] for axis in self.columns.scales] for one in some]) for some in (scales, self.scales)
+        """Return log2 of scales' axes over the middle of the swept range, (scales, axes)."""
+        logs, swept = (
+            np.log2([[scale[axis] for axis in self.columns.scales] for scale in group])
+            for group in (scales, self.scales)
         )
-        found: Array = logs - (seen.min(axis=0) + seen.max(axis=0)) / 2
-        return found
+        octaves: Array = logs - (swept.min(axis=0) + swept.max(axis=0)) / 2
+        return octaves
 
     def format_scale(self, axes: Axes) -> str:
         """Return a scale as text that differs from the text of every swept scale."""
         return format_scale(axes, self.scales)
 
-    def of_scale(self, place: int) -> Mask:
-        """Which runs are of one scale."""
-        mask: Mask = self.scale == place
+    def of_scale(self, index: int) -> Mask:
+        """Return a mask of the runs of one scale."""
+        mask: Mask = self.scale == index
         return mask
 
 
 def _intercepts(table: pd.DataFrame, x: Array, scale: Index) -> Index:
-    """The scale, and within it each seed that ran at several values; the others share one."""
+    """Return the index of each run's intercept.
+
+    A seed that ran at several values of a scale has its own intercept there; the other runs of the scale share one.
+    """
     if SEED not in table:
         return scale
     frame = pd.DataFrame({"scale": scale, "seed": table[SEED].to_numpy()})
     frame["point"] = pd.DataFrame(x).groupby(list(range(x.shape[1]))).ngroup().to_numpy()
     values = frame.groupby(["scale", "seed"])["point"].transform("nunique")
-    own = frame["seed"].where(values >= OWN_INTERCEPT, -1)
-    return pd.DataFrame({"scale": scale, "own": own}).groupby(["scale", "own"]).ngroup().to_numpy().astype(np.intp)
+    seed = frame["seed"].where(values >= OWN_INTERCEPT, -1)
+    return pd.DataFrame({"scale": scale, "seed": seed}).groupby(["scale", "seed"]).ngroup().to_numpy().astype(np.intp)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# Axes that some forms are about, by the names that they go by.
+# Names of axes that some forms of law and priors are defined for.
 TOKENS = ("tokens", "token_budget", "num_tokens", "train_tokens", "training_tokens", "d")
 PARAMS = ("params", "parameters", "num_params", "n_params", "num_parameters", "n")
 BATCH = ("batch", "batch_size", "batch_tokens", "global_batch_size", "bs")
@@ -15,11 +15,11 @@ DURATION = ("steps", "num_steps", "train_steps", "epochs", "examples", "samples"
 
 
 def named(axes: Sequence[str], names: Sequence[str]) -> str | None:
-    """The first of the axes that goes by one of the names."""
+    """Return the first axis with one of the names, None if there is none."""
     return next((axis for axis in axes if axis.lower() in names), None)
 
 
-# Settings on which the best learning rate depends (science notes C.8): a law across several values of one is of none.
+# Settings on which the best learning rate depends: a law fitted across several of their values is wrong for each.
 SCHEDULE = ("schedule", "lr_schedule", "scheduler", "warmup", "warmup_steps", "decay", "min_lr", "end_lr", "floor")
 
 
@@ -35,5 +35,5 @@ _KINDS = {"rate": LEARNING_RATE, "batch": BATCH, "params": PARAMS, "tokens": TOK
 
 
 def kind(name: str) -> str:
-    """What a column is, by its name; the name itself if nothing is known of it."""
-    return next((kind for kind, names in _KINDS.items() if name.lower() in names), name)
+    """Return the role of a column inferred from its name, else the name."""
+    return next((role for role, names in _KINDS.items() if name.lower() in names), name)

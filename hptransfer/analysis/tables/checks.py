@@ -1,4 +1,4 @@
-"""Tables of outcomes: from a run folder, or from anybody's CSV or parquet file; checked either way."""
+"""Records of a run folder as a table, and checks of tables."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ HUGE = 1e300
 
 
 def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:
-    """One row a trial of the sweep, finished or not; verification trials are left out.
+    """Return a table of the sweep's trials, one row each, finished or not.
+
+    Verification trials are left out.
 
     Args:
-        target: content of target.json, which names the scale axes and the tuned hyperparameter.
+        target: content of target.json, which names the scale axes and the tuned hyperparameters.
     """
     rows = []
     for trial in folder.read_trials():
@@ -51,11 +53,10 @@ def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFrame:
-    """The rows that say something: finished runs with their loss, diverged ones with infinity.
+    """Return the finished runs with their loss, infinite for diverged ones.
 
-    A `state` column, if there is one, says which runs finished; without one every row did, and a
-    loss that is missing or not finite means that the run diverged. Rows that repeat a scale and a
-    value are repeats (seeds).
+    A `state` column, if there is one, tells which runs finished; without one all did. A loss that is missing or not
+    finite means that the run diverged. Rows with the same scale and tuned values are repeats (seeds).
 
     Raises:
         ConfigError: a column is missing, not numeric, or has values that are not above 0.
@@ -77,7 +78,7 @@ def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFra
         bad = clean[~((clean[name] > 0) & np.isfinite(clean[name]))]
         if len(bad):
             way_out = ""
-            if name in columns.tuned and (bad[name] == 0).all():  # dropout and weight decay are often tried at 0
+            if name in columns.tuned and (bad[name] == 0).all():  # dropout and weight decay are often 0
                 way_out = (
                     "; its logarithm is fitted: leave these rows out, or tune a column that is above 0 instead, "
                     f"such as 1 - {name}, or {name} plus a constant"
@@ -100,7 +101,7 @@ def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFra
 
 
 def not_counted(frame: pd.DataFrame) -> dict[str, int]:
-    """How many rows check_table leaves out, by their state."""
+    """Return the number of rows that check_table leaves out, by their state."""
     if "state" not in frame.columns:
         return {}
     states = frame["state"].value_counts()
@@ -108,33 +109,31 @@ def not_counted(frame: pd.DataFrame) -> dict[str, int]:
 
 
 def count_words(states: Mapping[str, int]) -> str:
-    """Such as "5 failed, 4 running"."""
+    """Return counts as text, such as "5 failed, 4 running"."""
     return ", ".join(f"{count} {state}" for state, count in states.items())
 
 
 def check_unique(place: str, header: Sequence[str], used: Iterable[str]) -> None:
-    """
-    Raises:
-        ConfigError: a used column is there twice.
-    """
+    """Raise ConfigError if a used column occurs twice."""
     for name in used:
         if (times := header.count(name)) > 1:
             raise ConfigError(f"{place}: {times} columns are called {name!r}; which one is meant? Rename the others")
 
 
 def row_of(rows: pd.DataFrame | pd.Series[Any]) -> str:
-    """The first of some rows, as a person counts them: row 1 is the first below the header."""
+    """Return the first of some rows as text; row 1 is the first below the header."""
     first = rows.index[0]
     return f"row {first + 1}" if isinstance(first, int | np.integer) else f"row {first!r}"
 
 
 def check_numbers(column: pd.Series[Any], name: str, place: str) -> pd.Series[float]:
-    """
+    """Return the column as floats.
+
     Raises:
-        ConfigError: something in the column is no number.
+        ConfigError: a value in the column is not a number.
     """
     values = pd.to_numeric(column, errors="coerce")
-    strange = column[values.isna() & column.notna()]
-    if len(strange):
-        raise ConfigError(f"{place}: column {name!r} must be numbers, got {strange.iloc[0]!r} in {row_of(strange)}")
+    invalid = column[values.isna() & column.notna()]
+    if len(invalid):
+        raise ConfigError(f"{place}: column {name!r} must be numbers, got {invalid.iloc[0]!r} in {row_of(invalid)}")
     return values.astype(float)

@@ -1,4 +1,4 @@
-"""Columns of a table: which hold the scale, the tuned values and the loss."""
+"""Roles of a table's columns: scale, tuned values and loss."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SEED = "seed"
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table say what.
+    """Names of the columns of a table by their role.
 
     Attributes:
-        prior: whether the names of the tuned columns bring in what published studies found (analysis.known).
-        largest: the most that a tuned column can be, where there is such; no answer is above it.
+        prior: use priors from published studies, inferred from column names; if False, uninformative priors.
+        largest: upper limits of tuned columns that have one; predictions are at most that.
     """
 
     scales: tuple[str, ...]
@@ -31,21 +31,21 @@ class Columns:
     largest: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for what, names, such in (("scale", self.scales, "width"), ("tuned", self.tuned, "lr")):
+        for role, names, example in (("scale", self.scales, "width"), ("tuned", self.tuned, "lr")):
             if not any(names) or len(set(names)) < len(names):
                 raise ConfigError(
-                    f"name at least one {what} column, such as {such}, each once; got {','.join(names)!r}"
+                    f"name at least one {role} column, such as {example}, each once; got {','.join(names)!r}"
                 )
-        ours = (
+        reserved = (
             "loss",
             "loss_low",
             "loss_high",
             "extrapolation_octaves",
             *(name + end for name in self.tuned for end in ("_low", "_high")),
         )
-        for name in {*self.scales, *self.tuned} & {*ours}:
+        for name in {*self.scales, *self.tuned} & {*reserved}:
             raise ConfigError(
-                f"column {name!r} would be there twice in predictions.csv, which has a column of that name; "
+                f"column {name!r} would occur twice in predictions.csv, which has a column of that name; "
                 f"call it something else, such as {name}_, in the table or with --columns {name}_={name}"
             )
         both = {*self.scales} & {*self.tuned, self.loss} | {*self.tuned} & {self.loss}
@@ -54,16 +54,19 @@ class Columns:
 
     @property
     def upper(self) -> NDArray[np.float64]:
-        """log2 of the most that each tuned column can be, (tuned,)."""
+        """Return log2 of the upper limit of each tuned column, (tuned,)."""
         return np.log2([self.largest.get(name, math.inf) for name in self.tuned])
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Names under which something may be known of the tuned columns; blank without a prior."""
+        """Return the names that select the priors of tuned columns, blank without priors."""
         return self.tuned if self.prior else ("",) * len(self.tuned)
 
 
 def run_columns(target: Mapping[str, Any]) -> Columns:
-    """The columns that a sweep declares in its target.json; one minus a momentum is at most 1."""
+    """Return the columns of a sweep by its target.json.
+
+    A hyperparameter that is tuned as one minus its value is at most 1.
+    """
     largest = dict.fromkeys(target["complement"], 1.0)
     return Columns(scales=tuple(target["scales"]), tuned=tuple(target["tuned"]), largest=largest)

@@ -1,7 +1,7 @@
-"""Runs from anywhere: CSV and parquet files, exports of W&B and Optuna, an MLflow experiment.
+"""Sources of tables: CSV, parquet, exports of W&B and Optuna, MLflow.
 
-Only columns that are used or warned about are read, in parts; a table of too many rows, or of rows
-that do not end, is refused rather than read.
+Only columns that are used or that cause warnings are read, in parts. A table with too many rows or with endless lines
+is refused before it fills the memory.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from hptransfer.analysis.tables.columns import SEED, Columns
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED
 
-# Rows that are read: more than any sweep has runs; the analysis of so many takes 1 GB.
+# Upper limit of the rows, more than any sweep has; their analysis takes 1 GB.
 MOST_ROWS = 1_000_000
 PART_ROWS = 200_000
-# A line longer than this, in bytes, is none of a table.
+# Upper limit of a line, in bytes.
 LONGEST_LINE = 1_000_000
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
-# What separates columns in files that only call themselves comma-separated.
+# Separators of files that are not comma-separated.
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 # Prefixes under which other tools export a column: Optuna, W&B, MLflow.
 PREFIXES = ("params_", "user_attrs_", "config/", "config.", "params.", "metrics.", "summary/", "summary.")
-# What else a loss, a seed or a state is called there.
+# Other names of a loss, a seed and a state in such exports.
 OTHER_NAMES = {"loss": ("value", "values_0"), "state": ("State", "status", "Status"), SEED: ("Seed",)}
-# What a state is called there, and here.
+# States of other tools, with the state of a run folder that they mean.
 STATES = {
     **dict.fromkeys(("done", "finished", "complete", "completed", "success"), DONE),
     **dict.fromkeys(("diverged",), DIVERGED),
@@ -47,22 +47,22 @@ STATES = {
     **dict.fromkeys(("failed", "fail", "crashed", "killed", "preempted", "cancelled", "canceled"), FAILED),
     **{word: word for word in (WAITING, "running", "pending", "queued", "scheduled", "preempting")},
 }
-# MLflow would send telemetry, and try seven times over minutes.
+# By default MLflow sends telemetry and retries seven times, for minutes.
 MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
-# Words that a message names.
+# Values that a message names.
 NAMED = 4
-# Of what MLflow makes of an error, letters that are shown.
+# Letters of an MLflow error that are shown.
 LONGEST_REASON = 120
 USEFUL = ("flops", "steps", SEED, "state", *SCHEDULE)
 
 
 @dataclass(frozen=True)
 class TableSource:
-    """Where a table of runs is.
+    """Location of a table of runs.
 
     Attributes:
-        path: a file; or else `mlflow` and `experiment`.
-        names: what the table calls a column, by the name that it is analyzed under.
+        path: a file; None for `mlflow`, a URI, and `experiment`, a name.
+        names: columns of the table by the names that they are analyzed under.
     """
 
     path: Path | None = None
@@ -72,7 +72,7 @@ class TableSource:
 
     @classmethod
     def of(cls, path: Path | None, mlflow: str | None, experiment: str | None, columns: str | None) -> TableSource:
-        """From the options of the command line.
+        """Return the source that the command line names.
 
         Raises:
             ConfigError: `--columns` is not NAME=COLUMN,...
@@ -90,81 +90,91 @@ class TableSource:
 
     @property
     def title(self) -> str:
+        """Title of the report."""
         return self.path.name if self.path else str(self.experiment)
 
     @property
     def place(self) -> str:
+        """Location as messages name it."""
         return str(self.path) if self.path else f"experiment {self.experiment!r}"
 
     def read(self, columns: Columns) -> pd.DataFrame:
-        """The table, its columns renamed to those that are asked for; not yet checked.
+        """Read the table and rename its columns; check_table checks the values.
 
         Raises:
-            ConfigError: it is missing, no table, or too large; a column is missing.
+            ConfigError: the table is missing, unreadable or too large, or lacks a column.
         """
         wanted = [*columns.scales, *columns.tuned, columns.loss]
         if self.path is None:
             frame = _experiment(str(self.mlflow), str(self.experiment))
-            found = self._found(frame.columns, wanted)
+            names = self._matched(frame.columns, wanted)
         else:
             header = _header(self.path)
-            found = self._found(header, wanted)
-            check_unique(self.place, header, found.values())
-            frame = _rows(self.path, sorted(set(found.values())))
-        frame = frame[list(found.values())].set_axis(list(found), axis=1)
+            names = self._matched(header, wanted)
+            check_unique(self.place, header, names.values())
+            frame = _rows(self.path, sorted(set(names.values())))
+        frame = frame[list(names.values())].set_axis(list(names), axis=1)
         if "state" in self.names and not _has_words(frame["state"]):
             raise ConfigError(
                 f"{self.place}: --columns state={self.names['state']}: a column of numbers does not say which runs "
                 f"finished; use words ({_known_words()}), or leave it out of --columns to count every row"
             )
-        return canonical_states(frame, self.place, found.get("state", "state"))
+        return canonical_states(frame, self.place, names.get("state", "state"))
 
-    def _found(self, there: Iterable[str], wanted: list[str]) -> dict[str, str]:
-        """The table's column of each name: as given, as it is, or as other tools export it."""
-        names = list(map(str, there))
+    def _matched(self, columns: Iterable[str], wanted: list[str]) -> dict[str, str]:
+        """Return the table's column for each name.
+
+        It is the one given by --columns, the one of that name, or the name under which other tools export it.
+        """
+        names = list(map(str, columns))
         for name, column in self.names.items():
             if column not in names:
                 raise ConfigError(f"{self.place}: --columns {name}={column}: {unknown('column', column, names)}")
-        found = {}
+        matched = {}
         for name in (*wanted, *USEFUL, *(name for name in names if kind(name) == "batch")):
             candidates = [self.names.get(name, name), *(prefix + name for prefix in PREFIXES)]
             candidates += OTHER_NAMES.get("loss" if name == wanted[-1] else name, ())
-            match = next((one for one in candidates if one in names), None)
+            match = next((column for column in candidates if column in names), None)
             if match is not None:
-                found[name] = match
+                matched[name] = match
             elif name in wanted:
                 raise ConfigError(f"{self.place}: {_unknown_column(name, names)}")
-        return found
+        return matched
 
 
 def _unknown_column(name: str, names: Sequence[str]) -> str:
-    """One line; it says so if options cannot give the column's name, as commas stand between names there."""
-    whole = next((one for one in names if name in one.split(",")[:-1]), None)
+    """Return the message of a missing column.
+
+    It mentions a column with a comma in its name, which options cannot name because commas separate names there.
+    """
+    whole = next((column for column in names if name in column.split(",")[:-1]), None)
     hint = f"; column {whole!r} has a comma in its name, which must be renamed in the table" if whole else ""
     return unknown("column", name, names) + hint
 
 
 def canonical_states(frame: pd.DataFrame, place: str, column: str = "state") -> pd.DataFrame:
-    """A table whose `state` column, if it has one, says it in the words of a run folder.
+    """Return the table with the states of a run folder in its `state` column.
 
-    Numbers there are no states (exit codes, say): the table is as if it had no such column.
+    A column of numbers, such as exit codes, is dropped: numbers are not states. A table without the column is returned
+    unchanged.
 
     Args:
-        column: what the table itself calls it.
+        column: name of the column in the table itself, for messages.
 
     Raises:
-        ConfigError: the column has a word that is no known state.
+        ConfigError: the column has an unknown state.
     """
     if "state" not in frame:
         return frame
     if not _has_words(frame["state"]):
         return frame.drop(columns="state")
     words = frame["state"].astype(object).fillna("").astype(str).str.strip().str.lower()
-    if strange := sorted({*words} - {*STATES}):
-        named = ", ".join(map(repr, strange[:NAMED])) + (f" and {len(strange) - NAMED} more" * (len(strange) > NAMED))
+    if unknown_words := sorted({*words} - {*STATES}):
+        more = f" and {len(unknown_words) - NAMED} more" * (len(unknown_words) > NAMED)
+        named = ", ".join(map(repr, unknown_words[:NAMED])) + more
         raise ConfigError(
             f"{place}: column {column!r} says which runs finished, got {named} in "
-            f"{row_of(words[words == strange[0]])}; known: {_known_words()}; "
+            f"{row_of(words[words == unknown_words[0]])}; known: {_known_words()}; "
             "write one of these there, or rename the column to count every row"
         )
     return frame.assign(state=words.map(STATES))
@@ -179,7 +189,7 @@ def _known_words() -> str:
 
 
 def _header(path: Path) -> list[str]:
-    """The names of the columns, one that is there twice twice."""
+    """Return the names of the columns, with duplicates."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; give the path of a CSV or parquet file")
     if not path.exists():
@@ -198,19 +208,19 @@ def _header(path: Path) -> list[str]:
         text, first = line.decode("utf-8-sig"), file.readline(LONGEST_LINE).decode()
     if not text.strip():
         raise ConfigError(f"{path} is empty; a table needs a header and rows")
-    if "," not in text and (used := next((one for one in SEPARATORS if one in text), None)):
+    if "," not in text and (used := next((separator for separator in SEPARATORS if separator in text), None)):
         raise ConfigError(f"{path} has its columns separated by {SEPARATORS[used]}; save it with commas, as CSV")
-    names, row = (next(csv.reader([one]), []) for one in (text, first))
-    if any(row[len(names) :]):  # 0,5 for 0.5, say: every column would be another one's
+    names, row = (next(csv.reader([line]), []) for line in (text, first))
+    if any(row[len(names) :]):  # such as 0,5 for 0.5, which would shift all columns
         raise ConfigError(f"{path} cannot be read as a table: its first row has more values than the header")
     return names
 
 
 def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
-    """These columns of a file.
+    """Read columns of a file.
 
     Raises:
-        ConfigError: it cannot be read as a table, has too many rows, or a row that is not as long as the header.
+        ConfigError: the file cannot be read as a table, has too many rows, or a row of another length than the header.
     """
     if path.suffix == ".parquet":
         import pyarrow.parquet
@@ -226,7 +236,7 @@ def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
         _Lines(path) as file,
         pd.read_csv(file, usecols=columns, chunksize=PART_ROWS, index_col=False) as reader,
     ):
-        warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # what is no number is named later
+        warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # check_table names values that are not numbers
         for part in reader:
             rows += len(part)
             if rows > MOST_ROWS:
@@ -237,19 +247,18 @@ def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _check_lengths(path: Path) -> None:
-    """A reader of tables fills what is missing in a line and drops what is too much, without a word.
+    """Raise ConfigError if a row of a CSV file has another length than its header.
 
-    Raises:
-        ConfigError: a row of a CSV file has fewer or more values than its header.
+    pandas silently fills missing values of a line and drops additional ones.
     """
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))  # a cell may hold a whole configuration
     with _as_table(path), io.TextIOWrapper(io.BufferedReader(_Lines(path)), "utf-8-sig", newline="") as file:
         rows = (row for row in csv.reader(file) if len(row) > 1 or "".join(row).strip())
         header = next(rows)
-        most, fewest = len(header), 1 + max(place for place, name in enumerate(header) if name)
+        most, fewest = len(header), 1 + max(index for index, name in enumerate(header) if name)
         for number, row in enumerate(rows, start=1):
             if len(row) < fewest or any(row[most:]):
-                how = "fewer" if len(row) < fewest else "more"  # cut off, or 0,5 for 0.5, say
+                how = "fewer" if len(row) < fewest else "more"  # a line that was cut off, or 0,5 for 0.5
                 raise ConfigError(
                     f"{path}: row {number} has {len(row)} values, {how} values than the header, which has {fewest}; "
                     "complete the row or leave it out, and put a value that holds a comma in quotes"
@@ -263,20 +272,18 @@ def _too_many(path: Path, rows: str) -> str:
 
 
 class _Lines(io.RawIOBase):
-    """A file whose lines must end: a reader of tables would hold one that does not in memory."""
+    """A file that refuses endless lines, which pandas would hold in memory."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb", buffering=0)
         self._length = 0
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """
-        Raises:
-            ValueError: a line is too long.
-        """
+        """Read into the buffer; raise ValueError if a line is too long."""
         count = self._file.readinto(buffer) or 0
         end = bytes(buffer[:count]).rfind(b"\n")
         self._length = self._length + count if end < 0 else count - end - 1
@@ -285,13 +292,14 @@ class _Lines(io.RawIOBase):
         return count
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
         super().close()
 
 
 @contextmanager
 def _as_table(path: Path) -> Iterator[None]:
-    """Turns what a reader makes of a bad file into one line."""
+    """Convert a reader's errors to a ConfigError of one line."""
     try:
         yield
     except OSError as error:
@@ -304,13 +312,15 @@ def _as_table(path: Path) -> Iterator[None]:
 
 
 def _experiment(uri: str, name: str) -> pd.DataFrame:
-    """Runs of an MLflow experiment: parameters, as numbers where they are, last metrics, tags and the state.
+    """Return the runs of an MLflow experiment as a table.
+
+    Columns: tags, parameters, last metrics and the state.
 
     Raises:
-        ConfigError: the server does not answer, or has no such experiment.
+        ConfigError: the server does not answer, or the experiment is unknown or has no runs.
     """
     store = uri.removeprefix("sqlite:///")
-    if store != uri and not Path(store).is_file():  # MLflow would make an empty one
+    if store != uri and not Path(store).is_file():  # MLflow would create an empty one
         raise ConfigError(f"--mlflow: no store {store!r}")
     with _variables(MLFLOW):
         rows = _runs(uri, name)
@@ -321,25 +331,25 @@ def _experiment(uri: str, name: str) -> pd.DataFrame:
 
 
 def load_table(path: Path, columns: Columns) -> pd.DataFrame:
-    """A file of runs with the named columns checked and the loss made finite or infinite.
+    """Read and check a file of runs.
 
     Raises:
-        ConfigError: the file or a column is missing, empty or not what it should be.
+        ConfigError: the file or a column is missing, empty or faulty.
     """
     return check_table(TableSource(path).read(columns), columns, str(path))
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """All columns of a CSV or parquet file as they are.
+    """Read all columns of a CSV or parquet file, unchecked.
 
     Raises:
-        ConfigError: it is missing, empty, no table or too large.
+        ConfigError: the file is missing, empty, unreadable or too large.
     """
     return _rows(path, _header(path))
 
 
 def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
-    """The scales to predict for, one row each.
+    """Read the scales to predict for, one row each.
 
     Raises:
         ConfigError: the file or a column is missing, or a value is not above 0.
@@ -354,7 +364,7 @@ def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
 
 
 def check_targets(frame: pd.DataFrame, scales: Sequence[str], place: str) -> pd.DataFrame:
-    """The scale columns as numbers.
+    """Return the scale columns of targets as numbers.
 
     Raises:
         ConfigError: a column is missing, or a value is not above 0.
@@ -379,8 +389,8 @@ def _runs(uri: str, name: str) -> list[dict[str, object]]:
         client = MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            there = [one.name for one in client.search_experiments()]
-            raise ConfigError(f"--mlflow: {unknown('experiment', name, there)}")
+            names = [known.name for known in client.search_experiments()]
+            raise ConfigError(f"--mlflow: {unknown('experiment', name, names)}")
         rows: list[dict[str, object]] = []
         token: str | None = None
         while True:
@@ -391,7 +401,7 @@ def _runs(uri: str, name: str) -> list[dict[str, object]]:
                 break
     except MlflowException as error:
         reason = str(error).strip().splitlines()[0]
-        if "failed with exception" in reason:  # of the connection, in all its detail
+        if "failed with exception" in reason:  # a connection error with all its details
             cause = re.search(r"\[Errno -?\d+\] ([^'\")]+)|(timed out)", reason)
             answer = f" ({cause.group(0)})" if cause else ""
             message = f"--mlflow: no server answers at {uri}{answer}; start it, or give another URI"
@@ -403,7 +413,7 @@ def _runs(uri: str, name: str) -> list[dict[str, object]]:
 
 @contextmanager
 def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables for a while; what the user has set counts."""
+    """Set environment variables temporarily, except those that are already set."""
     added = [name for name in values if name not in os.environ]
     os.environ.update({name: values[name] for name in added})
     try:

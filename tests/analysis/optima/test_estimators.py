@@ -40,14 +40,14 @@ def _powers(runs: Runs, x: Array, axes: tuple[str, ...]) -> list[float]:
     scales = [{axis: scale[axis] for axis in axes} for scale in runs.scales]
     problem = LawProblem(scales, ("tuned",), np.zeros(1), vague=True)
     found = equal_weight_likelihood(x, np.ones(len(x)))
-    return list(solve(found.told, problem.linear(problem.power()), (1.0,)).coefficients[0, 1:])
+    return list(solve(found.likelihood, problem.linear(problem.power()), (1.0,)).coefficients[0, 1:])
 
 
 def placed(runs: Runs, estimator: str) -> Array:
     """log2 of what an estimator finds at every scale."""
     problem = LawProblem(runs.scales, COLUMNS.tuned, np.zeros(2), vague=True)
     (found,) = ESTIMATORS.get(estimator).find(runs, problem.linear(problem.power()))
-    return found.told.own()[0]
+    return found.likelihood.own()[0]
 
 
 @pytest.mark.parametrize("estimator", PUBLISHED)

@@ -231,9 +231,9 @@ def test_rows_that_do_not_count_are_counted(analyze: Analyze) -> None:
     table.loc[[3, 4, 20], "State"] = ["Preempted", "running", "crashed"]
     result = analyze(table)
     assert_found(result)
-    assert "rows that do not count, as their state says: 2 failed, 1 running\n" in result[1]
+    assert "rows not used because of their state: 2 failed, 1 running\n" in result[1]
     assert pd.read_csv("out/optima.csv")["runs"].sum() == 29
-    assert "do not count" not in analyze(runs(State="finished"))[1]
+    assert "not used because" not in analyze(runs(State="finished"))[1]
 
 
 def test_numbers_are_no_states(analyze: Analyze) -> None:
@@ -241,7 +241,7 @@ def test_numbers_are_no_states(analyze: Analyze) -> None:
     table.loc[3, "status"] = 0
     result = analyze(table)
     assert_found(result)
-    assert "do not count" not in result[1]
+    assert "not used because" not in result[1]
     assert pd.read_csv("out/optima.csv")["runs"].sum() == len(table)
     Path("out").rename("before")
     words = ("--columns state=status: a column of numbers does not say which runs finished; use words (canceled,",)

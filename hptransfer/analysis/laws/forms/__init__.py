@@ -1,4 +1,4 @@
-"""Laws: forms in which the optimum may move with scale. One file each."""
+"""Laws: forms of the optimum against scale, one file each."""
 
 from hptransfer.analysis.laws.forms._base import (
     LAWS,

@@ -1,7 +1,8 @@
-"""The port of a law: features of a scale in which log2 of the optimum is linear.
+"""Base class of laws, and the terms they are made of.
 
-What is not linear in a form, such as where it breaks, is a handful of variants; each is weighed by
-how well it predicts larger scales from smaller ones.
+A law is a set of features of a scale in which log2 of the optimum is linear. A number of a form that is not linear,
+such as the position of a break, takes a few values, each of them a variant. A variant is weighted by how well it
+predicts larger scales from smaller ones.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ Feature = Callable[[Axes], float]
 
 @dataclass(frozen=True, eq=False)
 class SweptAxes:
-    """The scales that were swept.
+    """Axes of the swept scales.
 
     Attributes:
-        values: of every axis, ascending.
+        values: distinct values of every axis, ascending.
     """
 
     values: dict[str, list[float]]
@@ -35,11 +36,11 @@ class SweptAxes:
 
     @property
     def moving(self) -> list[str]:
-        """Axes with more than one value; of the others no law can say anything."""
+        """Return the axes with more than one value, along which exponents can be measured."""
         return [axis for axis, values in self.values.items() if len(values) > 1]
 
     def octaves(self, axis: str) -> Feature:
-        """log2 of an axis over its smallest value."""
+        """Return the feature log2 of an axis over its smallest value."""
         smallest = self.values[axis][0]
         return lambda scale: float(np.log2(scale[axis] / smallest))
 
@@ -49,9 +50,8 @@ class Term:
     """One term of a law.
 
     Attributes:
-        feature: of a scale.
-        mean, deviation: of its coefficient before any run, in octaves; None: as the law's caller knows of slopes
-            along `axis`.
+        feature: function of a scale.
+        mean, deviation: prior of its coefficient, in octaves; None: the caller's prior of slopes along `axis`.
     """
 
     feature: Feature
@@ -62,24 +62,24 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """A form whose every number but the coefficients is settled. The first term of each is 1."""
+    """A form with all numbers fixed but its coefficients; its first term is 1."""
 
     law: str
     terms: Sequence[Term]
     detail: str = ""
 
     def matrix(self, scales: Sequence[Axes]) -> Array:
-        """Features, (scales, terms)."""
+        """Return the features, (scales, terms)."""
         return np.array([[term.feature(scale) for term in self.terms] for scale in scales])
 
 
 def intercept_term() -> Term:
-    """The first term: the optimum at the smallest values of all axes."""
+    """Return the first term: the optimum at the smallest values of all axes."""
     return Term(lambda scale: 1.0)
 
 
 def slope_terms(seen: SweptAxes, axes: Sequence[str]) -> list[Term]:
-    """A power of each axis."""
+    """Return a term for a power of each axis."""
     return [Term(seen.octaves(axis), axis) for axis in axes]
 
 
@@ -96,7 +96,7 @@ class Law(ABC):
 
     @abstractmethod
     def variants(self, seen: SweptAxes) -> list[Variant]:
-        """The form on these axes; none if it does not apply to them."""
+        """Return the variants on these axes; empty if the form does not apply to them."""
 
 
 LAWS: Registry[Law] = Registry("law", "hptransfer.analysis.laws.forms")

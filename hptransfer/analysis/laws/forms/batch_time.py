@@ -1,4 +1,6 @@
-"""Batch and time: the optimum grows as sqrt(B/T) below a critical batch k T and falls as sqrt(T/B) above it.
+"""Batch and time: a maximum at a critical batch that grows with tokens.
+
+The optimum grows as sqrt(B/T) below a critical batch k T and falls as sqrt(T/B) above it:
 
     eta*(B, T) = 2 eta_max / (sqrt(B/(k T)) + sqrt(k T/B))
 
@@ -16,10 +18,13 @@ from hptransfer.analysis.laws.forms import LAWS, Feature, Law, SweptAxes, Term, 
 from hptransfer.analysis.tables.arrays import Axes
 from hptransfer.analysis.tables.axis_roles import BATCH, TOKENS, named
 
-PLACES = 17
+# Critical batch sizes that are tried.
+CRITICAL_VALUES = 17
 
 
 class BatchTime(Law):
+    """Form with a maximum at a critical batch size."""
+
     order = 6
 
     def variants(self, seen: SweptAxes) -> list[Variant]:
@@ -29,12 +34,12 @@ class BatchTime(Law):
         others = [axis for axis in seen.moving if axis not in (batch, tokens)]
         low = math.log2(seen.values[batch][0] / seen.values[tokens][-1])
         high = math.log2(seen.values[batch][-1] / seen.values[tokens][0])
-        found = []
-        for place in np.linspace(low - 3, high + 3, PLACES):
-            surge = Term(_surge(batch, tokens, float(place)), mean=1.0, deviation=0.01)
-            detail = f"critical {batch} {2.0**place:.3g} {tokens}"
-            found.append(Variant("batch_time", [intercept_term(), *slope_terms(seen, others), surge], detail))
-        return found
+        variants = []
+        for critical in np.linspace(low - 3, high + 3, CRITICAL_VALUES):
+            surge = Term(_surge(batch, tokens, float(critical)), mean=1.0, deviation=0.01)
+            detail = f"critical {batch} {2.0**critical:.3g} {tokens}"
+            variants.append(Variant("batch_time", [intercept_term(), *slope_terms(seen, others), surge], detail))
+        return variants
 
 
 def _surge(batch: str, tokens: str, critical: float) -> Feature:

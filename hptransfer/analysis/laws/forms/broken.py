@@ -1,4 +1,4 @@
-"""Broken: along one axis the power changes at one of the inner values that were swept."""
+"""Broken: the power along one axis changes at an inner swept value."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import math
 
 from hptransfer.analysis.laws.forms import LAWS, Feature, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
 
-# A break needs so many values of its axis: two on either side.
+# Values of an axis that a break needs: two on either side.
 VALUES = 4
-# Places that are tried along an axis.
-PLACES = 4
+# Breaks that are tried along an axis.
+BREAKS = 4
 
 
 class Broken(Law):
+    """Power law with a break along one axis."""
+
     order = 5
 
     def variants(self, seen: SweptAxes) -> list[Variant]:
-        found = []
+        variants = []
         for axis in seen.moving:
             inner = seen.values[axis][1:-1] if len(seen.values[axis]) >= VALUES else []
-            for place in inner[:: max(1, len(inner) // PLACES)]:
-                bend = Term(_beyond(axis, place), mean=0.0, deviation=0.5)
+            for value in inner[:: max(1, len(inner) // BREAKS)]:
+                bend = Term(_beyond(axis, value), mean=0.0, deviation=0.5)
                 terms = [intercept_term(), *slope_terms(seen, seen.moving), bend]
-                found.append(Variant("broken", terms, f"at {axis}={place:g}"))
-        return found
+                variants.append(Variant("broken", terms, f"at {axis}={value:g}"))
+        return variants
 
 
-def _beyond(axis: str, place: float) -> Feature:
-    return lambda scale: max(0.0, math.log2(scale[axis] / place))
+def _beyond(axis: str, value: float) -> Feature:
+    return lambda scale: max(0.0, math.log2(scale[axis] / value))
 
 
 LAWS.register("broken")(Broken())

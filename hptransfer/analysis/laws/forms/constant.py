@@ -1,4 +1,4 @@
-"""Constant: the optimum does not move; what a parameterization that transfers promises."""
+"""Constant: the same optimum at all scales, as under perfect transfer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from hptransfer.analysis.laws.forms import LAWS, Law, SweptAxes, Variant, interc
 
 
 class Constant(Law):
+    """Form with the same optimum at all scales."""
+
     order = 1
 
     def variants(self, seen: SweptAxes) -> list[Variant]:

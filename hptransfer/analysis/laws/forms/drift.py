@@ -1,4 +1,4 @@
-"""Power with a drift in 1/width: what a finite width adds to a law that holds for wide nets.
+"""Drift: a power law plus a finite-width correction in 1/width.
 
 The optimum of a smooth loss moves as x(n) = x_inf - alpha/n + O(1/n^2) (arXiv:2505.02222, appendix H).
 """
@@ -10,6 +10,8 @@ from hptransfer.analysis.tables.axis_roles import WIDTH, named
 
 
 class Drift(Law):
+    """Power law with a correction in 1/width."""
+
     order = 3
 
     def variants(self, seen: SweptAxes) -> list[Variant]:

@@ -1,4 +1,4 @@
-"""Power: a power of every axis; the null model of all others, and what exponents are read off."""
+"""Power: a power of every axis; the null model, which defines exponents."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from hptransfer.analysis.laws.forms import LAWS, Law, SweptAxes, Variant, interc
 
 
 class Power(Law):
+    """Form with a power of every axis."""
+
     order = 2
 
     def variants(self, seen: SweptAxes) -> list[Variant]:

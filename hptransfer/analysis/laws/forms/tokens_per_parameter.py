@@ -1,4 +1,7 @@
-"""Tokens per parameter: size and budget matter through their ratio alone (Power Lines, arXiv:2505.13738)."""
+"""Tokens per parameter: a power of the ratio of tokens to parameters.
+
+Size and budget enter only through their ratio (Power Lines, arXiv:2505.13738).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from hptransfer.analysis.tables.axis_roles import PARAMS, TOKENS, named
 
 
 class TokensPerParameter(Law):
+    """Form with a power of tokens per parameter."""
+
     order = 7
 
     def variants(self, seen: SweptAxes) -> list[Variant]:

@@ -1,4 +1,4 @@
-"""Estimators: how the optimum of every scale is read off its runs. One file each."""
+"""Estimators of the optimum of every scale, one file each."""
 
 from hptransfer.analysis.optima.estimators._base import (
     ESTIMATORS,

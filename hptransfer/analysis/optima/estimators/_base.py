@@ -1,4 +1,4 @@
-"""The port of an estimator: from runs to what they say of each scale's optimum."""
+"""Base class of estimators, which turn runs into estimates of optima."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hptransfer.core.registry import Registry
 
 @dataclass(frozen=True, eq=False)
 class OptimaEstimate:
-    """What one form of an estimator found.
+    """Estimate of all optima by one form of an estimator.
 
     Attributes:
-        told: of all optima together, scale by scale.
-        curvature: second derivative of the log loss at each scale's optimum, halved, (scales, tuned, tuned).
-        intercepts: log loss at each scale's optimum; NaN where it is not known.
-        noise: standard deviation of a run's log loss about what was fitted; NaN where nothing was.
-        surface: if it fitted one.
+        likelihood: of all optima together, scale by scale.
+        curvature: half of the second derivative of the log loss at each scale's optimum, (scales, tuned, tuned).
+        intercepts: log loss at each scale's optimum; NaN where unknown.
+        noise: standard deviation of a run's log loss about the fit; NaN for an estimator without a fit.
+        surface: the response surface, if the estimator fits one.
     """
 
-    told: OptimaLikelihood
+    likelihood: OptimaLikelihood
     curvature: Array
     intercepts: Array
     noise: float
@@ -34,64 +34,74 @@ class OptimaEstimate:
 
 
 class Estimator(ABC):
-    """Finds optima."""
+    """Base class of estimators."""
 
     @property
     @abstractmethod
     def published(self) -> bool:
-        """Whether the law through the optima is plain least squares, as the study has it, without priors."""
+        """Return True if the law is fitted as in a published study.
+
+        Such a law is a plain least-squares fit to the optima, without priors.
+        """
 
     @abstractmethod
     def find(self, runs: Runs, law: LinearLaw) -> Sequence[OptimaEstimate]:
-        """
+        """Estimate the optima of all scales.
+
         Args:
             law: a power law that may keep scales with few runs near the others.
 
         Returns:
-            One or more forms, each as good as the next.
+            One or more estimates with equal prior weights.
         """
 
 
 ESTIMATORS: Registry[Estimator] = Registry("estimator", "hptransfer.analysis.optima.estimators")
 
-# A published estimator gives a point and no error: all scales count alike.
-ALIKE_OCTAVES = 0.1
+# Published estimators have no error estimate: every scale gets this one.
+EQUAL_ERROR_OCTAVES = 0.1
 
 
 class ByScale(Estimator):
-    """A published estimator: each scale's optimum by its own runs that did not diverge."""
+    """Base class of published estimators, which treat each scale separately.
+
+    They use the runs that did not diverge.
+    """
 
     published = True
 
     @abstractmethod
     def optimum(self, x: Array, losses: Array) -> tuple[Array, float] | None:
-        """log2 of a scale's optimum, (tuned,), and the loss there, nats; None if its runs have none.
+        """Return log2 of a scale's optimum and its loss, None if there is none.
 
         Args:
             x: log2 of the tuned values, (runs, tuned), of one run or more.
             losses: nats, (runs,).
+
+        Returns:
+            (tuned,), and nats.
         """
 
     def find(self, runs: Runs, law: LinearLaw) -> Sequence[OptimaEstimate]:
         tuned = runs.x.shape[1]
         x, losses = np.full((runs.num_scales, tuned), np.nan), np.full(runs.num_scales, np.nan)
-        for place in range(runs.num_scales):
-            own = runs.of_scale(place) & np.isfinite(runs.loss)
-            found = self.optimum(runs.x[own], runs.loss[own]) if own.any() else None
-            if found is not None:
-                x[place], losses[place] = found
+        for index in range(runs.num_scales):
+            mask = runs.of_scale(index) & np.isfinite(runs.loss)
+            optimum = self.optimum(runs.x[mask], runs.loss[mask]) if mask.any() else None
+            if optimum is not None:
+                x[index], losses[index] = optimum
         return [equal_weight_likelihood(x, losses)]
 
 
 def equal_weight_likelihood(x: Array, losses: Array) -> OptimaEstimate:
-    """What an estimator without errors found: all scales count alike.
+    """Return an estimate in which all scales have the same error.
 
     Args:
-        x: log2 of each scale's optimum, (scales, tuned); NaN where there is none.
+        x: log2 of each scale's optimum, (scales, tuned); NaN for a scale without one.
         losses: at each scale's optimum, nats.
     """
-    precision = np.where(np.isfinite(x).reshape(-1), ALIKE_OCTAVES**-2, 0.0)
-    told = OptimaLikelihood(np.diag(precision), precision * np.nan_to_num(x.reshape(-1)), x.shape[1])
+    precision = np.where(np.isfinite(x).reshape(-1), EQUAL_ERROR_OCTAVES**-2, 0.0)
+    likelihood = OptimaLikelihood(np.diag(precision), precision * np.nan_to_num(x.reshape(-1)), x.shape[1])
     flat = np.full((*x.shape, x.shape[1]), np.nan)
     positive = np.where(losses > 0, losses, np.nan)  # a vertex far outside may lie below 0
-    return OptimaEstimate(told, flat, np.log(positive), np.nan)
+    return OptimaEstimate(likelihood, flat, np.log(positive), np.nan)

@@ -9,6 +9,8 @@ from hptransfer.analysis.tables.arrays import Array
 
 
 class Argmin(ByScale):
+    """Estimator that takes the best run of every scale."""
+
     def optimum(self, x: Array, losses: Array) -> tuple[Array, float] | None:
         best = int(np.argmin(losses))
         return x[best], float(losses[best])

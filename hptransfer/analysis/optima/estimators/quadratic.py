@@ -1,4 +1,4 @@
-"""Quadratic: the vertex of a paraboloid through the runs near the best of every scale."""
+"""Quadratic: vertex of a paraboloid through each scale's best runs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import numpy as np
 from hptransfer.analysis.optima.estimators import ESTIMATORS, ByScale
 from hptransfer.analysis.tables.arrays import Array
 
-# Runs within so many nats of the best enter it, and so many for each of its coefficients at least.
+# Runs within this excess of the best, in nats, enter the fit, and at least this number per coefficient.
 NEAR_NATS = 0.02
 PER_COEFFICIENT = 1.5
 
 
 class Quadratic(ByScale):
+    """Estimator by a least-squares paraboloid."""
+
     def optimum(self, x: Array, losses: Array) -> tuple[Array, float] | None:
         return vertex(x, losses)
 
 
 def vertex(x: Array, losses: Array) -> tuple[Array, float] | None:
-    """Where a least-squares paraboloid through the runs near the best has its minimum, and the loss there.
+    """Return the minimum of a paraboloid through the best runs, with its loss.
 
-    None if it has none within the values that were tried, or there are too few runs.
+    None if it has no minimum within the tried values, or if there are too few runs.
     """
     tuned = x.shape[1]
     pairs = [(k, j) for k in range(tuned) for j in range(k, tuned)]
@@ -40,9 +42,9 @@ def vertex(x: Array, losses: Array) -> tuple[Array, float] | None:
         half[j, k] += bend / 2
     if np.linalg.eigvalsh(half).min() <= 0:
         return None
-    found = -np.linalg.solve(half, slope) / 2
-    inside = (x.min(axis=0) <= centre + found) & (centre + found <= x.max(axis=0))
-    return (centre + found, float(level + slope @ found / 2)) if inside.all() else None
+    offset = -np.linalg.solve(half, slope) / 2
+    inside = (x.min(axis=0) <= centre + offset) & (centre + offset <= x.max(axis=0))
+    return (centre + offset, float(level + slope @ offset / 2)) if inside.all() else None
 
 
 ESTIMATORS.register("quadratic")(Quadratic())

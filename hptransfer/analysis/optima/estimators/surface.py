@@ -1,4 +1,4 @@
-"""Surface: one bowl over all runs with unequal sides, the mean over its forms; the default."""
+"""Surface: response surface over all runs, averaged over its forms; the default."""
 
 from __future__ import annotations
 
@@ -21,45 +21,50 @@ from hptransfer.analysis.statistics.linear_model import (
 )
 from hptransfer.analysis.tables.arrays import Array, Runs
 
-# Scatter about the law before a first fit has shown it, octaves.
+# Scatter about the law before the first fit, octaves.
 FIRST_SCATTER = 0.7
 
 
 @dataclass(frozen=True, eq=False)
 class PowerGuide:
-    """Guides a fit by the power law through what is known so far."""
+    """Guide of the surface fit by a power law, refitted after every round."""
 
     law: LinearLaw
 
     def start(self, x: Array) -> tuple[Array, Array]:
+        """Return the law's optima and scatter from rough optima."""
         rough = np.full(x.shape[1], FIRST_SCATTER)
-        told = OptimaLikelihood(np.eye(x.size) / FIRST_SCATTER**2, x.reshape(-1) / FIRST_SCATTER**2, x.shape[1])
-        towards: Array = self.law.features @ solve(told, self.law, tuple(rough)).coefficients.T
-        return towards, rough
+        likelihood = OptimaLikelihood(np.eye(x.size) / FIRST_SCATTER**2, x.reshape(-1) / FIRST_SCATTER**2, x.shape[1])
+        optima: Array = self.law.features @ solve(likelihood, self.law, tuple(rough)).coefficients.T
+        return optima, rough
 
     def follow(self, information: Array, information_vector: Array) -> tuple[Array, Array]:
-        told = OptimaLikelihood(information, information_vector, len(self.law.means))
-        grid = scatters(told.tuned)
-        found = solve_each(told, self.law, grid)
-        logs = np.array([one.evidence + log_prior(scatter) for one, scatter in zip(found, grid, strict=True)])
+        """Return the law's optima and scatter from a likelihood of the optima."""
+        likelihood = OptimaLikelihood(information, information_vector, len(self.law.means))
+        grid = scatters(likelihood.tuned)
+        posteriors = solve_each(likelihood, self.law, grid)
+        pairs = zip(posteriors, grid, strict=True)
+        logs = np.array([posterior.evidence + log_prior(scatter) for posterior, scatter in pairs])
         weights = np.exp(logs - logs.max())
         weights /= weights.sum()
-        coefficients = np.tensordot(weights, np.array([one.coefficients for one in found]), 1)
+        coefficients = np.tensordot(weights, np.array([posterior.coefficients for posterior in posteriors]), 1)
         scatter: Array = np.exp(weights @ np.log(np.array(grid)))
         return self.law.features @ coefficients.T, scatter
 
 
 class SurfaceEstimator(Estimator):
+    """Estimator by the response surface, one estimate a form."""
+
     published = False
 
     def find(self, runs: Runs, law: LinearLaw) -> Sequence[OptimaEstimate]:
         prior = priors.shape(runs.columns.known)
-        return [_found(fit_response_surface(runs, form, prior, PowerGuide(law))) for form in FORMS]
+        return [_estimate(fit_response_surface(runs, form, prior, PowerGuide(law))) for form in FORMS]
 
 
-def _found(surface: ResponseSurface) -> OptimaEstimate:
+def _estimate(surface: ResponseSurface) -> OptimaEstimate:
     return OptimaEstimate(
-        told=OptimaLikelihood(surface.information, surface.information_vector, surface.x.shape[1]),
+        likelihood=OptimaLikelihood(surface.information, surface.information_vector, surface.x.shape[1]),
         curvature=np.array([surface.shape.hessian(row) for row in surface.octaves]),
         intercepts=surface.intercepts,
         noise=surface.noise,
