@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from rich.console import Console
 
@@ -12,7 +11,6 @@ from hptransfer.config.sweep import SweepConfig
 from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.io import read_json, read_jsonl, write_json
 from hptransfer.core.records import DIVERGED, DONE, FAILED
-from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver import DriverSummary, driving
 from hptransfer.driver.jobs import read_jobs
 from hptransfer.driver.trial_index import TrialIndex
@@ -23,33 +21,13 @@ from hptransfer.session.session import session
 from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import ONE_SCALE, outcomes, tiny
 from tests.support.scripted import Scripted, drive, train
+from tests.support.views import assert_optuna_agrees, studies
 
 
 def run(config: SweepConfig) -> DriverSummary:
     plan = make_plan(config)
     with session(plan, Console(quiet=True)) as open_session:
         return open_session.train(TrialSet.sweep(plan))
-
-
-def studies(folder: RunFolder) -> dict[str, optuna.Study]:
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder.journal)))
-    return {
-        summary.study_name: optuna.load_study(study_name=summary.study_name, storage=storage)
-        for summary in optuna.get_all_study_summaries(storage)
-    }
-
-
-def assert_optuna_agrees(folder: RunFolder) -> None:
-    shown = {t.user_attrs["trial"]: t for study in studies(folder).values() for t in study.trials}
-    trials = folder.read_trials()
-    assert set(shown) == {trial.id for trial in trials}
-    assert len(shown) == sum(len(study.trials) for study in studies(folder).values())
-    for trial in trials:
-        outcome = folder.read_outcome(trial.id)
-        assert outcome is not None
-        assert shown[trial.id].params == dict(trial.tuned)
-        if outcome.state == DONE:
-            assert shown[trial.id].value == outcome.loss
 
 
 def test_a_sweep_trains_every_trial_and_optuna_agrees(tmp_path: Path) -> None:

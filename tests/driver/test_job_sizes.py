@@ -12,7 +12,7 @@ from hptransfer.launchers.slurm.config import SlurmConfig
 from hptransfer.planning.plan import make_plan
 from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import ONE_SCALE, tiny
-from tests.trackers.test_trackers import run as sweep
+from tests.support.views import sweep
 
 
 def job_sizes(folder: RunFolder) -> list[int]:

@@ -13,9 +13,9 @@ from hptransfer.core.io import read_json
 from hptransfer.core.locks import locked_by
 from hptransfer.core.records import DONE
 from hptransfer.core.run_folder import RunFolder
-from tests.driver.test_driver import assert_optuna_agrees
 from tests.support.helpers import outcomes, start, sweep_arguments, workers
-from tests.trackers.test_trackers import assert_mlflow_agrees
+from tests.support.views import assert_mlflow_agrees, assert_optuna_agrees
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -25,13 +25,6 @@ SLOW = ("grid.tokens.values=[49152]", "space.lr.count=4", "launcher.max_attempts
 
 def arguments(runs: Path, *overrides: str) -> list[str]:
     return [*sweep_arguments(runs, *SLOW, *overrides)]
-
-
-def wait_for(condition: object, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
 
 
 def complete(runs: Path, *overrides: str) -> RunFolder:
@@ -97,7 +90,7 @@ def test_a_worker_that_outlives_its_driver_keeps_its_trials(tmp_path: Path) -> N
     """The new driver waits for it instead of training the same trials beside it."""
     folder = RunFolder(tmp_path / "quickstart")
     driver = start(*arguments(tmp_path, "launcher.workers=1"))
-    wait_for(lambda: any(locked_by(path) for path in folder.path.glob("trials/*/lease")))
+    wait_until(lambda: any(locked_by(path) for path in folder.path.glob("trials/*/lease")), "a trial in training")
     driver.kill()
     end(driver)
     held = {path.parent.name for path in folder.path.glob("trials/*/lease") if locked_by(path)}
@@ -118,7 +111,7 @@ def in_training(folder: RunFolder) -> list[Path]:
 def test_ctrl_c_ends_everything_at_once_and_the_command_goes_on_where_it_was(tmp_path: Path) -> None:
     folder, longer = RunFolder(tmp_path / "quickstart"), "grid.tokens.values=[131072]"
     driver = start(*arguments(tmp_path, longer))
-    wait_for(lambda: in_training(folder))
+    wait_until(lambda: in_training(folder), "a curve that grows")
     driver.send_signal(signal.SIGINT)
     output, _ = driver.communicate(timeout=30)
     assert driver.returncode == 130
@@ -131,7 +124,7 @@ def test_ctrl_c_ends_everything_at_once_and_the_command_goes_on_where_it_was(tmp
 def test_a_second_driver_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "quickstart")
     first = start(*arguments(tmp_path, "seeds=4"))
-    wait_for(lambda: locked_by(folder.driver_lock))
+    wait_until(lambda: locked_by(folder.driver_lock), "a driver")
     second = start(*arguments(tmp_path, "seeds=4"))
     output, _ = second.communicate(timeout=60)
     assert second.returncode == 5
