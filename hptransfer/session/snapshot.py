@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,11 @@ def _environment() -> dict[str, Any]:
     }
 
 
+@cache
 def packages() -> dict[str, str]:
     """Version of every installed package, by name."""
-    found = {str(one.metadata["Name"]): one.version for one in metadata.distributions() if one.metadata["Name"]}
+    headers = [one.metadata for one in metadata.distributions()]
+    found = {str(header["Name"]): str(header["Version"]) for header in headers if header["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
