@@ -1,5 +1,8 @@
 # make demo    the quickstart: sweep, recommendation, verification
-# make test    lint, types, tests, and the wheel outside the checkout
+# make test    lint, types, tests, and the wheel outside the checkout; at most six minutes on two idle cores
+# make test-fast     what neither trains nor starts processes; at most one minute
+# make test-slow     long simulations, chaos and sweeps: each has a small version in `make test`
+# make test-interop  comparisons with other packages, which `make test` has too
 # All set up what they need in .venv; a second call installs nothing.
 
 PYTHON ?= python3
@@ -8,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-slow lint benchmark clean
+.PHONY: setup demo test test-fast test-slow test-interop lint benchmark clean
 
 setup: $(READY)
 
@@ -30,11 +33,18 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Four processes on two cores: one waits for the SLURM cluster most of the time, and holds no core.
 test: lint
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -n 4 --dist loadgroup -m "not slow"
+
+test-fast: $(READY)
+	$(BIN)/pytest -n 2 --dist loadgroup -m fast
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
+
+test-interop: $(READY)
+	$(BIN)/pytest -m "interop and not slow"
 
 benchmark: $(READY)
 	$(BIN)/python benchmarks/throughput.py

@@ -1,8 +1,14 @@
 """What every test leaves as it was."""
 
+import ctypes
+import gc
 import os
-from collections.abc import Iterator
+import resource
+from collections import Counter
+from collections.abc import Generator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +20,85 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Before any test imports a kit: failed checks show their values.
 pytest.register_assert_rewrite("hptransfer.testing")
+
+
+# Oracles: files that compare with packages of the extra `interop` (mup is installed by the Makefile, without its own
+# requirements). They run in `make test` where the package is there; in continuous integration it has to be.
+INTEROP = {
+    "parameterizations/test_mup_package.py": "mup",
+    "parameterizations/test_unit.py": "unit_scaling",
+    "training/test_unit_oracle.py": "unit_scaling",
+    "trackers/test_mlflow_server.py": "psycopg2",
+}
+collect_ignore = [
+    file for file, package in INTEROP.items() if not (find_spec(package) or os.environ.get("CI") == "true")
+]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks oracles. One process runs a file, for its fixtures' sake, and one all tests of the SLURM cluster."""
+    for item in items:
+        file = item.path.relative_to(ROOT / "tests").as_posix()
+        if file in INTEROP:
+            item.add_marker("interop")
+        item.add_marker(pytest.mark.xdist_group("slurm" if item.get_closest_marker("slurm") else file))
+
+
+FILE_CPU_S = 40.0
+"""Processor time of a test file, above which the summary names it."""
+LARGE_PROCESS = 1 << 30
+"""Bytes of resident memory, above which freed memory is handed back at the end of a module."""
+
+
+def processor_time() -> float:
+    """Seconds of this process and of its children that were waited for."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Adds a test's processor time to its last report: xdist carries it to the process that prints the summary."""
+    report = yield
+    if call.when == "teardown":
+        now = processor_time()
+        report.user_properties.append(("cpu_s", now - item.config.stash.get(LAST_CPU, STARTED)))
+        item.config.stash[LAST_CPU] = now
+    return report
+
+
+LAST_CPU = pytest.StashKey[float]()
+STARTED = processor_time()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported so far is never garbage: collecting at the end of each module is cheap without it."""
+    gc.collect()
+    gc.freeze()
+    session.config.stash[LAST_CPU] = processor_time()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Names the files that take the most processor time."""
+    used: Counter[str] = Counter()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if getattr(report, "when", None) == "teardown":
+            used[report.nodeid.partition("::")[0]] += dict(report.user_properties).get("cpu_s", 0.0)
+    terminalreporter.write_line(f"processor time of all tests: {sum(used.values()):.0f} s")
+    for file, seconds in used.most_common():
+        if seconds > FILE_CPU_S:
+            terminalreporter.write_line(f"{file} takes {seconds:.0f} s of processor time, more than {FILE_CPU_S:.0f}")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def leftovers() -> Iterator[None]:
+    """What a module leaves open is reported there, and not in the next one; its memory is handed back."""
+    yield
+    gc.collect()
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    if resident > LARGE_PROCESS:
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -73,6 +73,17 @@ def imports(file: str) -> set[str]:
     return names
 
 
+def test_no_test_module_imports_from_another() -> None:
+    """What tests share is in tests/support."""
+    for path in sorted(Path(__file__).parent.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules = [name for name in names if name.startswith("tests.")]
+            shared = [name for name in modules if name.split(".")[-1].startswith("test_")]
+            assert not shared, f"{path.name} imports {', '.join(shared)}"
+
+
 def part(module: str) -> str:
     return module.split(".")[1] if module.count(".") else ""
 

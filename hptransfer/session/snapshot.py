@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,11 @@ def _environment() -> dict[str, Any]:
     }
 
 
+@cache
 def packages() -> dict[str, str]:
     """Return the version of every installed package, by name."""
-    installed = metadata.distributions()
-    versions = {str(package.metadata["Name"]): package.version for package in installed if package.metadata["Name"]}
+    headers = [package.metadata for package in metadata.distributions()]
+    versions = {str(header["Name"]): str(header["Version"]) for header in headers if header["Name"]}
     return dict(sorted(versions.items(), key=lambda item: item[0].lower()))
 
 

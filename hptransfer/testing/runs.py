@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hptransfer.training.config import Base, RunConfig
+from hptransfer.training.config import Base, Constants, RoleConstants, RunConfig
 from hptransfer.training.datasets import FEATURES, IMAGES, TOKENS, Dataset, DataShape
 from hptransfer.training.datasets.digits import DigitsConfig
 from hptransfer.training.datasets.stdlib import StdlibConfig
 from hptransfer.training.models import MODELS, ModelConfig
 from hptransfer.training.models.transformer import TransformerConfig
+from hptransfer.training.optimizers import OptimizerConfig
 from hptransfer.training.optimizers.adamw import AdamWConfig
+from hptransfer.training.schedules import Schedule
 from hptransfer.training.stack import Stack
 
 SHAPES = {
@@ -60,6 +62,39 @@ def run_of_model(name: str, *, width: int = 32, depth: int = 2, lr: float = 2.0*
     return small_run(
         lr=lr, model=model, data=DigitsConfig(), sequence=1, batch=32, tokens=32 * 60, validation_windows=64
     )
+
+
+# Settings that trials of one stack may have of their own, where their optimizer knows them.
+OWN_SETTINGS: dict[str, tuple[float, float, float]] = {
+    "weight_decay": (0.0, 0.3, 0.1),
+    "beta1": (0.9, 0.8, 0.95),
+    "beta2": (0.95, 0.99, 0.9),
+    "eps": (1e-8, 1e-6, 1e-5),
+    "momentum": (0.9, 0.8, 0.95),
+    "floor": (1e-3, 1e-2, 1e-4),
+    "damping": (1e-2, 3e-2, 1e-1),
+}
+
+
+def differing_runs(run: RunConfig, optimizer: OptimizerConfig) -> list[RunConfig]:
+    """Return three runs that differ in all that one stack allows.
+
+    Args:
+        optimizer: the first one's, its `OWN_SETTINGS` apart; the others have half and a quarter of its rate.
+    """
+    known = {field.name for field in dataclasses.fields(optimizer)}
+    runs = []
+    for index in range(3):
+        own: dict[str, Any] = {key: values[index] for key, values in OWN_SETTINGS.items() if key in known}
+        other = dataclasses.replace(optimizer, lr=optimizer.lr * (1.0, 0.5, 0.25)[index], **own)
+        constants = RoleConstants(
+            hidden=Constants(multiplier=(1.0, 0.5, 0.75)[index], init=(1.0, 1.5, 0.5)[index]),
+            output=Constants(lr=(1.0, 0.5, 0.25)[index]),
+        )
+        branch = dataclasses.replace(run.branch, multiplier=(1.0, 0.8, 1.2)[index])
+        schedule = Schedule(warmup=(0.1, 0.2, 0.05)[index], end=(0.0, 0.2, 0.1)[index], floor=(0.0, 0.0, 1e-4)[index])
+        runs.append(dataclasses.replace(run, optimizer=other, constants=constants, branch=branch, schedule=schedule))
+    return runs
 
 
 def batches(run: RunConfig, data: Dataset, steps: int = STEPS) -> list[tuple[Tensor, Tensor]]:

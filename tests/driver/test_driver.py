@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from rich.console import Console
 
@@ -12,7 +11,6 @@ from hptransfer.config.sweep import SweepConfig
 from hptransfer.core.errors import RunFolderError, StoppedError
 from hptransfer.core.io import read_json, read_jsonl, write_json
 from hptransfer.core.records import DIVERGED, DONE, FAILED
-from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver import driving
 from hptransfer.driver.jobs import read_jobs
 from hptransfer.driver.summary import DriverSummary
@@ -24,6 +22,7 @@ from hptransfer.session.session import session
 from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import ONE_SCALE, outcomes, tiny
 from tests.support.scripted import Scripted, drive, train
+from tests.support.views import assert_optuna_agrees, studies
 
 
 def run(config: SweepConfig) -> DriverSummary:
@@ -32,25 +31,9 @@ def run(config: SweepConfig) -> DriverSummary:
         return open_session.train(TrialSet.sweep(plan))
 
 
-def studies(folder: RunFolder) -> dict[str, optuna.Study]:
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder.journal)))
-    return {
-        summary.study_name: optuna.load_study(study_name=summary.study_name, storage=storage)
-        for summary in optuna.get_all_study_summaries(storage)
-    }
-
-
-def assert_optuna_agrees(folder: RunFolder) -> None:
-    shown = {t.user_attrs["trial"]: t for study in studies(folder).values() for t in study.trials}
-    trials = folder.read_trials()
-    assert set(shown) == {trial.id for trial in trials}
-    assert len(shown) == sum(len(study.trials) for study in studies(folder).values())
-    for trial in trials:
-        outcome = folder.read_outcome(trial.id)
-        assert outcome is not None
-        assert shown[trial.id].params == dict(trial.tuned)
-        if outcome.state == DONE:
-            assert shown[trial.id].value == outcome.loss
+def play(config: SweepConfig) -> DriverSummary:
+    """The sweep without training: outcomes are made up, one job at a time."""
+    return drive(config, Scripted(slots=1))
 
 
 def test_a_sweep_trains_every_trial_and_optuna_agrees(tmp_path: Path) -> None:
@@ -80,13 +63,13 @@ def test_the_same_command_again_trains_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_run_is_extended_in_place(tmp_path: Path) -> None:
-    run(tiny(tmp_path))
+    play(tiny(tmp_path))
     first = outcomes(tiny(tmp_path).folder)
-    run(tiny(tmp_path, "seeds=2"))
+    play(tiny(tmp_path, "seeds=2"))
     more_seeds = outcomes(tiny(tmp_path).folder)
     assert (len(more_seeds), set(first) <= set(more_seeds)) == (12, True)
     config = tiny(tmp_path, "seeds=2", "grid.width.values=[16,32,48]", "target.width=128")
-    run(config)
+    play(config)
     assert len(outcomes(config.folder)) == 18
     assert read_json(config.folder.target)["target"]["width"] == 128
     assert_optuna_agrees(config.folder)
@@ -94,14 +77,14 @@ def test_a_run_is_extended_in_place(tmp_path: Path) -> None:
 
 def test_another_identity_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
     config = tiny(tmp_path)
-    run(config)
+    play(config)
     before = {
         path: path.read_bytes()
         for path in config.folder.path.rglob("*")
         if path.is_file() and path.name != "driver.lock"
     }
     with pytest.raises(RunFolderError, match=r"run.parameterization is mup there, sp here; choose another name=NAME"):
-        run(tiny(tmp_path, "run.parameterization=sp"))
+        play(tiny(tmp_path, "run.parameterization=sp"))
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -170,11 +153,11 @@ def test_a_trial_that_raises_fails_alone_with_its_traceback(tmp_path: Path, monk
 )
 def test_a_budget_stops_asking_and_says_what_is_missing(tmp_path: Path, budget: str, trained: int) -> None:
     config = tiny(tmp_path, budget)
-    report = run(config)
+    report = play(config)
     states = list(outcomes(config.folder).values())
     assert states.count(DONE) == trained
     assert sum(int(line.rpartition(": ")[2].split()[0]) for line in report.missing) == 6 - trained
-    run(tiny(tmp_path))
+    play(tiny(tmp_path))
     assert set(outcomes(config.folder).values()) == {DONE}
 
 
@@ -207,30 +190,30 @@ def test_a_trial_on_many_devices_costs_the_time_of_them_all(tmp_path: Path) -> N
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp", "cmaes"])
 def test_every_sampler_tries_its_number_of_values_and_resumes(tmp_path: Path, sampler: str) -> None:
     config = tiny(tmp_path, f"sampler={sampler}", "sampler.trials=4", "seeds=2", *ONE_SCALE)
-    run(config)
+    play(config)
     values = [trial.tuned["lr"] for trial in config.folder.read_trials()]
     assert (len(values), len(set(values))) == (8, 4)
     assert all(2.0**-8 <= value <= 2.0**-4 for value in values)
-    run(tiny(tmp_path, f"sampler={sampler}", "sampler.trials=6", "seeds=2", *ONE_SCALE))
+    play(tiny(tmp_path, f"sampler={sampler}", "sampler.trials=6", "seeds=2", *ONE_SCALE))
     assert len(config.folder.read_trials()) == 12
     assert_optuna_agrees(config.folder)
 
 
 def test_a_lost_journal_is_made_again(tmp_path: Path) -> None:
     config = tiny(tmp_path)
-    run(config)
+    play(config)
     config.folder.journal.unlink()
-    run(config)
+    play(config)
     assert_optuna_agrees(config.folder)
 
 
 @pytest.mark.parametrize("damage", [b'{"op_code": 4, "work', b"\x00\xffgarbage\n", b"not json\n{}\n"])
 def test_a_torn_or_damaged_journal_is_mended(tmp_path: Path, damage: bytes) -> None:
     config = tiny(tmp_path)
-    run(config)
+    play(config)
     with config.folder.journal.open("ab") as journal:
         journal.write(damage)
-    run(tiny(tmp_path, "seeds=2"))
+    play(tiny(tmp_path, "seeds=2"))
     assert_optuna_agrees(config.folder)
 
 

@@ -21,11 +21,10 @@ from hptransfer.driver.halving import SuccessiveHalving
 from hptransfer.driver.trial_index import ScaleState
 from hptransfer.launchers import JobEnd
 from hptransfer.planning.search_space import Bounds, next_point
-from tests.driver.test_driver import studies
 from tests.support.helpers import outcomes, tiny
-from tests.support.jobs import JOB, results, run_job, write_job
+from tests.support.jobs import JOB, After, results, run_job, write_job
 from tests.support.scripted import Scripted, drive
-from tests.worker.test_worker import After
+from tests.support.views import studies
 
 STEPS = 12
 BEST = {16: 2.0**-6, 32: 2.0**-5, 64: 2.0**-5}

@@ -12,7 +12,7 @@ from hptransfer.launchers.slurm.config import SlurmConfig
 from hptransfer.planning.plan import make_plan
 from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import ONE_SCALE, tiny
-from tests.trackers.test_trackers import run as sweep
+from tests.support.scripted import Scripted, drive
 
 
 def job_sizes(folder: RunFolder) -> list[int]:
@@ -24,13 +24,15 @@ def job_sizes(folder: RunFolder) -> list[int]:
 def test_no_core_of_this_machine_is_left_without_a_job(trials: int, jobs: list[int], tmp_path: Path) -> None:
     rates = [f"space.lr.count={trials}", "launcher.workers=2", "launcher=local"]
     config = tiny(tmp_path, *rates, "launcher.stack=4", "tracker=none", *ONE_SCALE, inline=False)
-    sweep(config)
+    launcher = Scripted()
+    launcher.dedicated = True  # as workers of this machine are
+    drive(config, launcher)
     assert job_sizes(config.folder) == jobs
 
 
 def test_one_worker_has_them_all_in_one_job(tmp_path: Path) -> None:
     config = tiny(tmp_path, "launcher=local", "launcher.workers=1", "tracker=none", *ONE_SCALE, inline=False)
-    sweep(config)
+    drive(config, Scripted(slots=1))
     assert job_sizes(config.folder) == [3]
 
 

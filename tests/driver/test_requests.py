@@ -15,9 +15,9 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.jobs import JobManager
 from hptransfer.driver.requests import CANCEL, RETRY, Request, read_requests, write_request
 from hptransfer.launchers import JobEnd
-from tests.driver.test_driver import studies
 from tests.support.helpers import ONE_SCALE, outcomes, tiny
 from tests.support.scripted import Scripted, drive, playing, train
+from tests.support.views import studies
 
 
 def verb(launcher: Scripted, *arguments: str) -> None:

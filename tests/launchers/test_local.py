@@ -10,7 +10,7 @@ from hptransfer.core.records import KILLED, OUT_OF_MEMORY, Job, Scale
 from hptransfer.launchers import num_cores
 from hptransfer.launchers.local import LocalConfig
 from tests.support.helpers import ONE_SCALE, tiny
-from tests.trackers.test_trackers import run as sweep
+from tests.support.views import sweep
 
 PYTHON = sys.executable
 WORKER = """

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,8 @@ import pytest
 from hptransfer.core.locks import locked_by
 from hptransfer.core.records import DONE
 from hptransfer.core.run_folder import RunFolder
-from tests.driver.test_survival import wait_for
 from tests.support.helpers import command, environment, outcomes, start, sweep_arguments
+from tests.support.waiting import files, wait_until
 
 SLOW = ("tracker=none", "grid.tokens.values=[49152]", "space.lr.count=4", "launcher.workers=1")
 
@@ -46,7 +45,7 @@ def test_it_lives_on_when_its_terminal_hangs_up(tmp_path: Path) -> None:
     second = command(*sweep_arguments(tmp_path, *SLOW), "--detach")
     os.kill(holder["pid"], signal.SIGCONT)
     assert (second.returncode, f"is being driven by process {holder['pid']}" in second.stderr) == (5, True)
-    wait_for(lambda: locked_by(folder.driver_lock) is None, seconds=200)
+    wait_until(lambda: locked_by(folder.driver_lock) is None, "the end of the driver", progress=files(folder.path))
     assert set(outcomes(folder).values()) == {DONE}
     assert "trials" in (folder.path / "driver.log").read_text()
 
@@ -57,7 +56,7 @@ def test_ending_the_driver_alone_leaves_a_run_that_goes_on(tmp_path: Path) -> No
     holder = locked_by(folder.driver_lock)
     assert holder is not None
     os.kill(holder["pid"], signal.SIGTERM)
-    wait_for(lambda: locked_by(folder.driver_lock) is None)
+    wait_until(lambda: locked_by(folder.driver_lock) is None, "the end of the driver", progress=files(folder.path))
     assert "interrupted; finished trials are kept" in _soon(folder.path / "driver.log", "interrupted")
     driver = start(*sweep_arguments(tmp_path, *SLOW))
     driver.communicate(timeout=200)
@@ -65,9 +64,7 @@ def test_ending_the_driver_alone_leaves_a_run_that_goes_on(tmp_path: Path) -> No
 
 
 def _soon(path: Path, text: str) -> str:
-    deadline = time.monotonic() + 20
-    while text not in path.read_text() and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: text in path.read_text(), f"{text!r} in {path}", progress=files(path.parent))
     return path.read_text()
 
 

@@ -335,7 +335,7 @@ class Chaos:
         else:
             struck = [job for job in training if job.node == victim.node]
             evicting = self._cluster.preempt(seconds=1, node=victim.node)
-            self._cluster.wait_for(lambda: self._cluster.state(evicting) != "PENDING", "preemption", 30)
+            self._cluster.wait_for(lambda: self._cluster.state(evicting) != "PENDING", "preemption")
         hit = [job for job in struck if not self.folder.outcome_path(job.trial).exists()]
         self.faults.append(Fault(kind, len(hit)))
         return True

@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from tests.support.waiting import files, processor_time, wait_until
+
 PACKAGES = ("slurm-wlm", "munge", "slurmdbd", "mariadb-server")
 INSTALL = f"apt-get update && apt-get install -y --no-install-recommends {' '.join(PACKAGES)}"
 PROGRAMS = (
@@ -197,17 +199,20 @@ class Cluster:
         options = ("--partition=high", where, "--exclusive", "--time=10", "--output=/dev/null")
         return self.run("sbatch", "--parsable", *options, str(self.folder / "preempt.sh")).strip()
 
-    def wait_for(self, question: Callable[[], bool], what: str, timeout: float = START_S) -> None:
+    def wait_for(self, question: Callable[[], object], what: str) -> None:
         """Waits until a question is answered with yes.
 
         Raises:
-            ClusterError: it was not in time.
+            ClusterError: neither daemons nor jobs get on any more.
         """
-        deadline = time.monotonic() + timeout
-        while not question():
-            if time.monotonic() > deadline:
-                raise ClusterError(f"{what}: not after {timeout:.0f} s; logs in {self.folder}/log")
-            time.sleep(0.1)
+        try:
+            wait_until(question, what, progress=self.progress, pause_s=0.1)
+        except AssertionError as error:
+            raise ClusterError(f"{error}; logs in {self.folder}/log") from error
+
+    def progress(self) -> object:
+        """A value that changes as long as daemons log or this process's own children compute."""
+        return files(self.folder / "log")(), processor_time()
 
     def answers(self, *command: str) -> bool:
         """Whether a command succeeds and prints something."""

@@ -31,7 +31,7 @@ def test_an_upper_job_evicts_a_lower_one_which_comes_back(slurm):
     upper = slurm.preempt(seconds=1)
     slurm.wait_for(lambda: slurm.state(upper) == "COMPLETED", "the upper job")
     assert slurm.state(job) == "PENDING"
-    slurm.wait_for(lambda: slurm.state(job) == "RUNNING", "start again", 40)
+    slurm.wait_for(lambda: slurm.state(job) == "RUNNING", "start again")
     slurm.cancel(job)
 
 

@@ -11,7 +11,8 @@ from hptransfer.core.io import read_json, write_json
 from hptransfer.core.run_folder import RunFolder
 from tests.slurm.cluster import Cluster
 from tests.support.helpers import ROOT
-from tests.support.jobs import JOB, SLOW, checkpoints, log_of, points, results, start_worker, wait_for, write_job
+from tests.support.jobs import JOB, SLOW, checkpoints, log_of, points, results, start_worker, write_job
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slurm
 
@@ -39,18 +40,18 @@ def submit(
 
 
 def wait_until_it_trains(slurm: Cluster, job: str, folder: RunFolder) -> None:
-    wait_for(lambda: points(folder) >= 6 and checkpoints(folder), f"job {job}: {folder}")
+    wait_until(lambda: points(folder) >= 6 and checkpoints(folder), f"job {job}: {folder}", progress=slurm.progress)
     assert slurm.state(job) == "RUNNING"
 
 
 def wait_until_it_is_back(slurm: Cluster, job: str) -> None:
     """A requeued job is held back for a while, unless it is released."""
-    slurm.wait_for(lambda: slurm.state(job) == "PENDING", "requeue", 30)
+    slurm.wait_for(lambda: slurm.state(job) == "PENDING", "requeue")
     slurm.release(job)
 
 
 def assert_ends_undisturbed(slurm: Cluster, job: str, folder: RunFolder, undisturbed: Any) -> None:
-    slurm.wait_for(lambda: slurm.state(job) in ("COMPLETED", "FAILED"), f"the end of job {job}", 90)
+    slurm.wait_for(lambda: slurm.state(job) in ("COMPLETED", "FAILED"), f"the end of job {job}")
     assert slurm.state(job) == "COMPLETED", log_of(folder)
     assert "resumes after step" in log_of(folder)
     assert results(folder) == undisturbed
@@ -116,7 +117,7 @@ def test_a_job_that_nears_its_time_limit_is_warned_in_time(slurm: Cluster, tmp_p
     folder = write_job(tmp_path, *SLOW)
     job = submit(slurm, folder, "--time=1", "--signal=B:USR2@10", path=str(tmp_path))
     wait_until_it_trains(slurm, job, folder)
-    slurm.wait_for(lambda: f"requeue of job {job}: done" in log_of(folder), "the warning", 90)
+    slurm.wait_for(lambda: f"requeue of job {job}: done" in log_of(folder), "the warning")
     wait_until_it_is_back(slurm, job)
     assert "stops: time limit" in log_of(folder)
     assert_ends_undisturbed(slurm, job, folder, undisturbed)
@@ -127,7 +128,7 @@ def test_a_deadline_does_without_a_signal_and_a_refused_requeue_leaves_the_job_t
 ) -> None:
     folder = write_job(tmp_path, "grid.tokens.values=[1048576]")
     job = submit(slurm, folder, "--no-requeue", limit_s=10)
-    slurm.wait_for(lambda: slurm.state(job) == "FAILED", "the deadline", 60)
+    slurm.wait_for(lambda: slurm.state(job) == "FAILED", "the deadline")
     assert "stops: time limit" in log_of(folder)
     assert f"requeue of job {job}: " in log_of(folder)
     assert "ExitCode=75:0" in slurm.run("scontrol", "show", "job", job)
@@ -137,7 +138,7 @@ def test_a_deadline_does_without_a_signal_and_a_refused_requeue_leaves_the_job_t
     slurm.wait_for(lambda: slurm.state(late) == "FAILED", "the attempt that is no longer the job's")
     assert "ExitCode=2:0" in slurm.run("scontrol", "show", "job", late)
     job = submit(slurm, folder, attempt=2)
-    slurm.wait_for(lambda: slurm.state(job) == "COMPLETED", "the next attempt", 90)
+    slurm.wait_for(lambda: slurm.state(job) == "COMPLETED", "the next attempt")
     assert "resumes after step" in log_of(folder)
 
 
@@ -146,5 +147,5 @@ def test_a_job_that_is_cancelled_stays_so(slurm: Cluster, tmp_path: Path) -> Non
     job = submit(slurm, folder)
     wait_until_it_trains(slurm, job, folder)
     slurm.cancel(job)
-    slurm.wait_for(lambda: slurm.state(job) == "CANCELLED" and not slurm.jobs(), "the end", 30)
+    slurm.wait_for(lambda: slurm.state(job) == "CANCELLED" and not slurm.jobs(), "the end")
     assert checkpoints(folder) == [f"{JOB}.0.checkpoint"]

@@ -216,7 +216,7 @@ def test_a_job_whose_number_was_lost_is_cancelled_by_the_next_driver(here, tmp_p
     (number,) = bench.submit()
     bench.launcher = bench.open()  # the first one ended before it wrote the number down
     assert bench.launcher.adopt([bench.job(0)]) == set()
-    here.wait_for(lambda: number not in here.jobs(), "the end of the stranger", 20)
+    here.wait_for(lambda: number not in here.jobs(), "the end of the stranger")
 
 
 def test_set_up_lines_flags_and_gpus_reach_the_worker(here, tmp_path):
@@ -243,7 +243,7 @@ def test_the_driver_itself_can_be_a_job_and_is_queued_again_when_its_time_is_ove
     number = first.stdout.split()[2]
     here.wait_for(lambda: bool(locked_by(folder.driver_lock)), "a driver that drives")
     here.run("scancel", "--batch", "--signal=USR1", number)  # as the scheduler does before the time limit
-    here.wait_for(lambda: here.state(number) == "PENDING", "the driver's place in the queue", 30)
+    here.wait_for(lambda: here.state(number) == "PENDING", "the driver's place in the queue")
     here.release(number)
     here.wait_for(lambda: here.state(number) in ("COMPLETED", "FAILED"), "the driver's end")
     assert set(outcomes(folder).values()) == {"done"}, (folder.path / "driver.log").read_text()

@@ -1,7 +1,6 @@
 """Whole sweeps on the cluster: to their prediction, and to the same one whatever strikes jobs and driver."""
 
 import contextlib
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,18 +21,20 @@ SWEEP = (
     *("launcher.poll_min_s=0.5", "launcher.poll_max_s=2", "launcher.time=10"),
 )
 NUM_JOBS = 3
-PATIENCE_S = 90.0
 
 
 def wait_for(slurm: Cluster, question: Callable[[], object], what: str) -> None:
     """Waits, and lets requeued jobs start, which SLURM holds back for a while."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not question():
-        assert time.monotonic() < deadline, f"waited too long for {what}"
+
+    def answer() -> object:
+        if found := question():
+            return found
         for job in slurm.jobs("PENDING"):
             with contextlib.suppress(ClusterError):  # it runs by now
                 slurm.release(job)
-        time.sleep(0.2)
+        return None
+
+    slurm.wait_for(answer, what)
 
 
 def logs(folder: RunFolder) -> dict[str, str]:

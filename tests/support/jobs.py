@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hptransfer.core.io import read_json, read_jsonl
-from hptransfer.core.records import Job
+from hptransfer.core.records import PREEMPTED, Job
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import make_plan
 from hptransfer.worker import job as worker
+from hptransfer.worker.interruption import StopCheck
 from tests.support.helpers import ONE_SCALE, environment, tiny
 
 JOB = "job"
@@ -23,6 +22,18 @@ ONE_STACK = 16
 """Jobs train as one stack, so that their numbers can be compared to the bit."""
 SLOW = ("grid.tokens.values=[262144]",)
 """Two seconds of training or more, so that it can be hit in the middle."""
+
+
+class After(StopCheck):
+    """Asks to stop at the end of so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def __call__(self) -> str | None:
+        self.left -= 1
+        return PREEMPTED if self.left < 0 else super().__call__()
 
 
 def write_job(runs: Path, *overrides: str) -> RunFolder:
@@ -57,13 +68,6 @@ def start_worker(folder: RunFolder, *, attempt: int = 1, **more: str) -> subproc
 
 def log_of(folder: RunFolder) -> str:
     return (folder.jobs / f"{JOB}.log").read_text()
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited too long for {what}"
-        time.sleep(0.02)
 
 
 def points(folder: RunFolder) -> int:

@@ -12,18 +12,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.support.packages import needed, postgresql
+from tests.support.waiting import wait_until
 
-START_S = 90.0
 CALL_S = 60.0
 
 
@@ -100,7 +99,7 @@ class Server:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        until(self._answers, START_S, f"the MLflow server came up ({self.folder / 'server.log'})")
+        wait_until(self._answers, f"the MLflow server ({self.folder / 'server.log'})", pause_s=0.1)
 
     def _answers(self) -> bool:
         assert self.process is not None
@@ -135,11 +134,3 @@ def mlflow_server(folder: Path) -> Iterator[Server]:
             yield server
         finally:
             server.stop()
-
-
-def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Waits for a condition; fails after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"in {seconds:g} s it is not so that {what}"
-        time.sleep(0.1)

@@ -12,7 +12,7 @@ from hptransfer.core.io import append_jsonl, write_json
 from hptransfer.core.records import DONE, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.trackers import BackgroundTracker, CurvePoints, SweepResults, Tracker, _background
-from tests.support.servers import until
+from tests.support.waiting import wait_until
 
 OUTCOME = Outcome(state=DONE, loss=1.0)
 
@@ -143,10 +143,10 @@ def test_running_curves_are_written_as_they_grow_and_not_again(folder: RunFolder
     with running(fake, folder) as background:
         background.started(one.id)
         append_jsonl(folder.curve_path(one.id), [{"step": 0}])
-        until(lambda: "one:1" in fake.written, 10, "the first point is shown")
+        wait_until(lambda: "one:1" in fake.written, "the first point", progress=lambda: fake.written)
         time.sleep(0.2)
         append_jsonl(folder.curve_path(one.id), [{"step": 1}])
-        until(lambda: "one:2" in fake.written, 10, "the second point is shown")
+        wait_until(lambda: "one:2" in fake.written, "the second point", progress=lambda: fake.written)
         write_json(folder.outcome_path(one.id), OUTCOME.to_json())
         background.log(one, OUTCOME)
     assert fake.written == ["one:1", "one:2", "one", "close"]

@@ -20,7 +20,8 @@ from hptransfer.session.session import Session, session
 from hptransfer.trackers import _background
 from hptransfer.trackers.mlflow import MlflowTracker
 from tests.support.helpers import ONE_SCALE, command, start, sweep_arguments, tiny
-from tests.support.servers import Server, mlflow_server, until
+from tests.support.servers import Server, mlflow_server
+from tests.support.waiting import wait_until
 
 # MLflow's own libraries warn about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -101,7 +102,7 @@ def test_the_page_opens_on_the_answer(server: Server, tmp_path: Path) -> None:
 def test_a_server_that_is_away_for_a_while_is_made_up_for(server: Server, tmp_path: Path) -> None:
     config = on(server, tmp_path)
     with session(make_plan(config), Console(quiet=True)) as open_session:
-        until(lambda: bool(experiments(server, config)), 60, "the experiment is there")
+        wait_until(lambda: bool(experiments(server, config)), "the experiment is there")
         server.stop()
         begun = time.monotonic()
         train(open_session)
@@ -145,7 +146,7 @@ def test_a_driver_killed_while_it_writes_leaves_one_run_a_trial(server: Server, 
     config = on(server, tmp_path)
     arguments = sweep_arguments(tmp_path, "launcher=inline", "tracker=mlflow", f"tracker.uri={server.uri}")
     driver = start(*arguments)
-    until(lambda: any(len(experiment(server, config.folder)[2]) > 1 for _ in experiments(server, config)), 90, "a run")
+    wait_until(lambda: any(len(experiment(server, config.folder)[2]) > 1 for _ in experiments(server, config)), "a run")
     driver.send_signal(signal.SIGKILL)
     driver.communicate(timeout=30)
     for _ in range(2):
@@ -220,10 +221,10 @@ def test_curves_are_shown_while_their_trials_train(server: Server, tmp_path: Pat
         config.folder.write_trial(trial)
         open_session.tracker.started(trial.id)
         append_jsonl(config.folder.curve_path(trial.id), curve(1000.0, 3))
-        until(lambda: bool(experiments(server, config)), 60, "the experiment is there")
-        until(lambda: steps(server, config.folder) == {"RUNNING": [0, 1, 2]}, 30, "the curve is shown")
+        wait_until(lambda: bool(experiments(server, config)), "the experiment is there")
+        wait_until(lambda: steps(server, config.folder) == {"RUNNING": [0, 1, 2]}, "the curve is shown")
         append_jsonl(config.folder.curve_path(trial.id), curve(1000.0, 5)[3:])
-        until(lambda: steps(server, config.folder) == {"RUNNING": [0, 1, 2, 3, 4]}, 30, "it grows")
+        wait_until(lambda: steps(server, config.folder) == {"RUNNING": [0, 1, 2, 3, 4]}, "it grows")
 
 
 def test_runs_of_one_name_have_experiments_of_their_own(server: Server, tmp_path: Path) -> None:

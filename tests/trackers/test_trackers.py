@@ -8,66 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
-from hptransfer.config.sweep import SweepConfig
 from hptransfer.core.io import read_jsonl, write_json
-from hptransfer.core.records import DIVERGED, FAILED, Outcome, Scale, Trial
-from hptransfer.core.run_folder import RunFolder
+from hptransfer.core.records import FAILED, Outcome, Scale, Trial
 from hptransfer.planning.plan import make_plan
-from hptransfer.planning.trial_set import TrialSet
-from hptransfer.session.session import session
 from hptransfer.trackers import _background
 from hptransfer.trackers.mlflow import MlflowTracker, TrackedRun, _trial_tags
-from tests.driver.test_driver import studies
 from tests.support.helpers import ONE_SCALE, command, sweep_arguments, tiny
+from tests.support.views import assert_mlflow_agrees, studies
+from tests.support.views import mlflow_runs as shown
+from tests.support.views import sweep as run
 
 # MLflow's own libraries warn about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def run(config: SweepConfig) -> str:
-    plan = make_plan(config)
-    console = Console(record=True, quiet=False, file=(config.folder.path.parent / "out").open("w"))
-    with session(plan, console) as open_session:
-        open_session.train(TrialSet.sweep(plan))
-    text = console.export_text()
-    console.file.close()
-    return text
-
-
-def shown(folder: RunFolder) -> tuple[object, list[object]]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{folder.mlflow}")
-    experiment = client.get_experiment_by_name(folder.path.name)
-    assert experiment is not None
-    return client, list(client.search_runs([experiment.experiment_id], max_results=1000))
-
-
-def assert_mlflow_agrees(folder: RunFolder) -> None:
-    client, runs = shown(folder)
-    by_trial = {run.data.tags["trial"]: run for run in runs}
-    trials = {trial.id: trial for trial in folder.read_trials()}
-    assert len(runs) == len(by_trial)
-    assert set(by_trial) == {"sweep", *trials}
-    parent = by_trial["sweep"].info.run_id
-    for trial_id, trial in trials.items():
-        assert_run_shows(client, by_trial[trial_id], trial, folder, parent)
-
-
-def assert_run_shows(client: object, run: object, trial: Trial, folder: RunFolder, parent: str) -> None:
-    outcome = folder.read_outcome(trial.id)
-    assert outcome is not None
-    assert run.data.tags["mlflow.parentRunId"] == parent
-    assert run.data.tags["state"] == outcome.state
-    assert run.info.status == "FINISHED"
-    assert run.data.params == {k: str(v) for k, v in {**trial.scale.axes, **trial.tuned, "seed": trial.seed}.items()}
-    assert run.data.metrics["diverged"] == (outcome.state == DIVERGED)
-    assert run.data.metrics.get("loss") == outcome.loss
-    curve = [(p["step"], p["loss"]) for p in read_jsonl(folder.curve_path(trial.id)) if p["loss"] is not None]
-    history = client.get_metric_history(run.info.run_id, "train_loss")
-    assert sorted((m.step, m.value) for m in history) == curve
 
 
 def test_mlflow_shows_every_trial_once_and_again_changes_nothing(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from hptransfer.training.config import RunConfig
 from hptransfer.training.layers import Residual
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
+from tests.support.model_cases import CASES, IDS
 from tests.support.settings import of_model
-from tests.training.test_every_model import CASES, IDS
 
 RESIDUAL = [(case, name) for case, name in zip(CASES, IDS, strict=True) if of_model(case[0]).model.residual]
 every_residual_model = pytest.mark.parametrize(

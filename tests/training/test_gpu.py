@@ -16,10 +16,8 @@ from hptransfer.training.loop import train
 from hptransfer.training.models import MODELS, PRECISIONS
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
+from tests.support.model_cases import CALM_BF16, CASES, IDS, STACKED_BF16, trials
 from tests.support.settings import of_model
-from tests.training.test_every_model import CASES, IDS
-from tests.training.test_precision import CALM, STACKED
-from tests.training.test_same_numbers import trials
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
@@ -29,7 +27,7 @@ pytestmark = [
 ]
 
 STEPS = 20
-BOUNDS = {"float32": 1e-5, "bf16": STACKED}
+BOUNDS = {"float32": 1e-5, "bf16": STACKED_BF16}
 # cuDNN's kernels for a stack's convolutions, which are in groups, round otherwise than those for one trial's.
 GROUPED_CONVOLUTIONS = 1e-3
 SEEDS = (0, 1, 2)
@@ -67,7 +65,7 @@ def losses(
 def test_a_trial_has_its_own_numbers_in_a_stack(name: str, options: dict[str, Any], precision: str) -> None:
     runs = with_all(trials(name, options, "adamw"), precision=precision)
     for run in runs:
-        run.optimizer.lr *= CALM if precision == "bf16" else 1.0
+        run.optimizer.lr *= CALM_BF16 if precision == "bf16" else 1.0
     bound = GROUPED_CONVOLUTIONS if (name, precision) == ("resnet", "float32") else BOUNDS[precision]
     assert_own_numbers(runs, bound, torch.float32)
 

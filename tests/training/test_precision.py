@@ -7,35 +7,36 @@ import pytest
 import torch
 
 from hptransfer.core.errors import ConfigError
+from hptransfer.testing.runs import STEPS
 from hptransfer.training.config import RunConfig
 from hptransfer.training.layers import scale_channels, scale_fwd
 from hptransfer.training.loop import train
 from hptransfer.training.models._blocks import rotate
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
+from tests.support.model_cases import CALM_BF16, CASES, IDS, STACKED_BF16, alone, stacked, trials
 from tests.support.settings import small
-from tests.training.test_every_model import CASES, IDS
-from tests.training.test_same_numbers import alone, stacked, trials
 
-# A bfloat16 has eight significant bits: one rounding changes a number by up to 4e-3 of it.
-STACKED = 4e-3
 # Of a loss against float32's: so many nats, and as much of it.
 AGAINST_FLOAT32 = 1e-2
-# Trials that learn a batch by heart, or are on the edge of stability, enlarge what rounding does to them.
-CALM = 0.25
+LONG = 50
+"""Steps of the slow variants."""
 
 
 def in_bf16(runs: list[RunConfig]) -> list[RunConfig]:
     return [dataclasses.replace(run, precision="bf16") for run in runs]
 
 
-def assert_close_curves(runs: list[RunConfig]) -> None:
+def assert_close_curves(runs: list[RunConfig], steps: int = STEPS) -> None:
     """Stacked as alone, and near what float32 gives but not that, at every step."""
     for run in runs:
-        run.optimizer.lr *= CALM
-    together, apart, full = stacked(in_bf16(runs)), alone(in_bf16(runs)), stacked(runs)
+        run.optimizer.lr *= CALM_BF16
+    together, apart, full = (
+        train_them(given, steps=steps)
+        for train_them, given in ((stacked, in_bf16(runs)), (alone, in_bf16(runs)), (stacked, runs))
+    )
     assert together.dtype == torch.float32
-    assert ((together / apart - 1).abs().amax(dim=0) < STACKED).all()
+    assert ((together / apart - 1).abs().amax(dim=0) < STACKED_BF16).all()
     torch.testing.assert_close(together, full, rtol=AGAINST_FLOAT32, atol=AGAINST_FLOAT32)
     assert ((together / full - 1).abs().amax(dim=0) > 1e-6).all()
 
@@ -43,6 +44,18 @@ def assert_close_curves(runs: list[RunConfig]) -> None:
 @pytest.mark.parametrize(("model", "options"), CASES, ids=IDS)
 def test_every_model(model: str, options: dict[str, Any]) -> None:
     assert_close_curves(trials(model, options, "adamw"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "options"), CASES, ids=IDS)
+def test_every_model_for_fifty_steps(model: str, options: dict[str, Any]) -> None:
+    assert_close_curves(trials(model, options, "adamw"), LONG)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
+def test_every_optimizer_for_fifty_steps(optimizer: str) -> None:
+    assert_close_curves(trials("mlp", {}, optimizer), LONG)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())

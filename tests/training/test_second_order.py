@@ -173,6 +173,7 @@ def twin(stack: Stack, activation: nn.Module) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+@pytest.mark.interop
 @pytest.mark.filterwarnings("ignore")
 def test_kfacs_factors_of_an_mlp_are_curvlinops() -> None:
     run = run_of("mlp", KfacConfig(), activation="gelu")
@@ -182,6 +183,7 @@ def test_kfacs_factors_of_an_mlp_are_curvlinops() -> None:
     compare(twin(stack, nn.GELU()), images, labels[:, 0], [layer.moments for layer in stack.model.layers])
 
 
+@pytest.mark.interop
 @pytest.mark.filterwarnings("ignore")
 def test_kfacs_factors_of_convolutions_are_curvlinops() -> None:
     layers = [

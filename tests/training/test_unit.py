@@ -11,39 +11,16 @@ from hptransfer.coordcheck.layer_updates import one_layer_check
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import Role, unit_scaling
 from hptransfer.parameterizations.umup import UMUP
+from hptransfer.testing.runs import assert_leaving_changes_nothing, assert_stack_equals_trials, first_losses
 from hptransfer.training.config import BranchConfig, RunConfig, UnitConfig
 from hptransfer.training.groups import base_and_factors, parameterize_stack
 from hptransfer.training.layers import Conv2d, Layer, Linear, Norm, Residual
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.operations import Activation, ScaledDotProductAttention, Sum
-from hptransfer.training.optimizers import OPTIMIZERS
-from hptransfer.training.schedules import Schedule
 from hptransfer.training.stack import Stack
 from hptransfer.training.unit_scaling import scale_operations
-from tests.support.settings import of_model, small
-from tests.training.test_every_model import losses
-
-RULES = ("adafactor", "adam_atan2", "adamw", "lion", "muon", "sgd")
-
-
-def unit_run(optimizer: str = "adamw", lr: float = 2.0**-3, model: str = "transformer", **options: Any) -> RunConfig:
-    run = of_model(model, width=64, depth=3, **options)
-    return dataclasses.replace(
-        run,
-        parameterization="umup",
-        optimizer=OPTIMIZERS.get(optimizer)(name=optimizer, lr=lr),
-        schedule=Schedule(shape="constant", warmup=0.0),
-    )
-
-
-def swiglu(optimizer: str = "adamw", **unit: float) -> RunConfig:
-    run = unit_run(optimizer, lr=2.0**-3 if optimizer == "adamw" else 2.0**-6, activation="swiglu")
-    run.optimizer.weight_decay = 0.01 if optimizer == "adamw" else 0.0
-    return dataclasses.replace(run, unit=UnitConfig(**unit))
-
-
-def stacked(run: RunConfig) -> Stack:
-    return Stack([run], [0], device="cpu", dtype=torch.float64)
+from tests.support.settings import small
+from tests.support.unit_runs import RULES, stacked, swiglu, unit_run
 
 
 @pytest.mark.parametrize(
@@ -167,31 +144,19 @@ def test_with_mups_rate_of_embeddings_a_transformer_is_flat(optimizer: str, monk
 @pytest.mark.parametrize("model", ["transformer", "vit", "mlp", "resmlp", "resnet"])
 def test_it_trains_every_model(model: str) -> None:
     run = unit_run(model=model, lr=1.0 if model == "resnet" else 2.0**-3)
-    curve = losses([run], [0], run.data.load())[:, 0]
+    curve = first_losses([run], [0], run.data.load(), steps=50)[:, 0]
     assert curve[-5:].mean() < curve[0] - 0.5
 
 
 def test_multipliers_that_differ_by_trial_are_the_same_stacked_and_alone() -> None:
     changes: list[dict[str, float]] = [{}, {"activation": 2.0, "attention": 3.0}, {"residual": 0.5, "loss": 2.0}]
     runs = [swiglu(**change) for change in changes]
-    data = runs[0].data.load()
-    together = losses(runs, [0, 0, 0], data)
-    alone = torch.stack([losses([run], [0], data)[:, 0] for run in runs], dim=1)
-    torch.testing.assert_close(together, alone, rtol=1e-9, atol=0)
-    assert len({round(loss, 4) for loss in alone[-1].tolist()}) == 3
+    assert_stack_equals_trials(runs, [0, 0, 0])
 
 
 def test_a_trial_that_leaves_takes_its_own_multipliers_with_it() -> None:
     runs = [swiglu(attention=2.0, loss=0.5), swiglu(residual=0.5, activation=2.0)]
-    data = runs[0].data.load()
-    batches = [data.batch(seed=0, step=step, batch=2, sequence=32) for step in range(6)]
-    whole, cut = (Stack(runs, [0, 0], device="cpu", dtype=torch.float64) for _ in range(2))
-    for step, batch in enumerate(batches[:3]):
-        whole.step(*batch, step)
-        cut.step(*batch, step)
-    cut.keep([1])
-    for step, batch in enumerate(batches[3:], start=3):
-        assert cut.step(*batch, step).item() == pytest.approx(whole.step(*batch, step)[1].item(), rel=1e-10)
+    assert_leaving_changes_nothing(runs)
 
 
 def test_weight_decay_is_independent_unless_the_run_says() -> None:

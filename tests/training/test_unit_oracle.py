@@ -17,7 +17,7 @@ from hptransfer.training.layers import Linear, Residual
 from hptransfer.training.operations import Activation, ScaledDotProductAttention
 from hptransfer.training.stack import Stack
 from hptransfer.training.unit_scaling import scale_operations
-from tests.training.test_unit import stacked, swiglu
+from tests.support.unit_runs import stacked, swiglu
 
 BLOCKS, WIDTH, HEADS, POSITIONS, BATCH = 3, 64, 4, 32, 2
 EPS = 1e-6  # of our norms; the package's are given it too

@@ -14,6 +14,7 @@ from hptransfer.core.io import read_jsonl
 from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, KILLED, OUT_OF_MEMORY, PREEMPTED, TIME_LIMIT
 from tests.support.helpers import environment
 from tests.support.scripts import execute, plan_of, points, reports
+from tests.support.waiting import wait_until
 
 # --- how it can end --------------------------------------------------------------------------------
 
@@ -176,22 +177,19 @@ def test_a_script_and_its_children_end_with_their_worker(here: Path) -> None:
     """Killed without a word, as by an out-of-memory killer: its next attempt must not find it still training."""
     script = SLEEPERS + "time.sleep(60)"
     plan_of(here, script)
-    code = "from tests.worker.test_script import *; execute(plan_of(Path(sys.argv[1]), sys.argv[2]))"
+    code = "import sys; from pathlib import Path; from tests.support.scripts import *"
+    code += "; execute(plan_of(Path(sys.argv[1]), sys.argv[2]))"
     worker = subprocess.Popen(
         [sys.executable, "-c", code, str(here), script],
         env=environment(),
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
-    while not (here / "ready").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until((here / "ready").exists, "the script")
     pids = [int(word) for word in (here / "ready").read_text().split()]
     assert all(alive(pid) for pid in pids)
     worker.send_signal(signal.SIGKILL)
     worker.wait()
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not any(alive(pid) for pid in pids)
+    wait_until(lambda: not any(alive(pid) for pid in pids), "the end of all children", patience_s=30)
 
 
 # Children as torchrun starts them, in sessions of their own, among them.

@@ -16,8 +16,8 @@ from hptransfer.worker.job import run_job
 from hptransfer.worker.runners.builtin import BuiltinRunner
 from hptransfer.worker.stack_sizes import StackTimings, calibrate
 from tests.support.helpers import ONE_SCALE
+from tests.support.jobs import After
 from tests.support.stacked import LONG, Clock, go_on, of_one_scale, stacks, stepping, trained_with, write_job
-from tests.worker.test_worker import After
 
 
 def test_a_stack_that_would_not_fit_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:

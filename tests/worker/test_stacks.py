@@ -30,9 +30,9 @@ from hptransfer.worker.stack_sizes import (
     stack_sizes,
 )
 from tests.support.helpers import ONE_SCALE, ROOT, environment, tiny
+from tests.support.jobs import After
 from tests.support.stacked import LONG, Clock, go_on, of_one_scale, stacks, stepping, trained_with, write_job
-from tests.trackers.test_trackers import run as sweep
-from tests.worker.test_worker import After
+from tests.support.views import sweep
 
 # --- the choice ---
 

@@ -36,29 +36,17 @@ from tests.support.jobs import (
     ONE_STACK,
     SLOW,
     TRIALS,
+    After,
     checkpoints,
     log_of,
     points,
     results,
     run_job,
     start_worker,
-    wait_for,
     write_job,
 )
-from tests.trackers.test_trackers import assert_mlflow_agrees
-from tests.trackers.test_trackers import run as sweep
-
-
-class After(StopCheck):
-    """Asks to stop at the end of so many steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.left = steps
-
-    def __call__(self) -> str | None:
-        self.left -= 1
-        return PREEMPTED if self.left < 0 else super().__call__()
+from tests.support.views import assert_mlflow_agrees, sweep
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -388,7 +376,7 @@ def test_the_exit_code_says_how_a_job_ended(tmp_path: Path, monkeypatch: pytest.
 
 def stopped_in_the_middle(folder: RunFolder, number: int, **more: str) -> None:
     process = start_worker(folder, **more)
-    wait_for(lambda: points(folder) >= 6, "training")
+    wait_until(lambda: points(folder) >= 6, "training")
     process.send_signal(number)
     assert process.wait(20) == 75, log_of(folder)
     assert 6 <= points(folder) < 33
@@ -427,7 +415,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path: Pa
     )
     path = f"{tmp_path}:{environment()['PYTHONPATH']}"
     process = start_worker(folder, HPTRANSFER_CHECKPOINT_S="0.2", PYTHONPATH=path)
-    wait_for((tmp_path / "writing").exists, "the third checkpoint")
+    wait_until((tmp_path / "writing").exists, "the third checkpoint")
     process.kill()
     process.wait()
     assert checkpoints(folder) == [f"{JOB}.0.checkpoint", f"{JOB}.0.checkpoint.new"]
@@ -444,7 +432,7 @@ def test_kills_at_random_moments_change_no_bit(tmp_path: Path, slow_undisturbed:
     for _ in range(8):
         process = start_worker(folder, HPTRANSFER_CHECKPOINT_S="0.05")
         before, ended = points(folder), process.poll
-        wait_for(lambda b=before, ended=ended: points(folder) > b or ended() is not None, "training")
+        wait_until(lambda b=before, ended=ended: points(folder) > b or ended() is not None, "training")
         time.sleep(choose.uniform(0.0, 0.5))
         process.kill()
         process.wait()
@@ -463,7 +451,7 @@ def test_an_idle_worker_ends_at_once(tmp_path: Path) -> None:
     with process:
         status = Path(f"/proc/{process.pid}/status")
         caught = lambda: int(status.read_text().partition("SigCgt:")[2].split()[0], 16)  # noqa: E731
-        wait_for(lambda: caught() & (1 << (signal.SIGTERM - 1)), "the handler")
+        wait_until(lambda: caught() & (1 << (signal.SIGTERM - 1)), "the handler")
         process.terminate()
         assert process.wait(10) == 75
 
@@ -481,7 +469,7 @@ def test_a_worker_that_serves_stops_with_a_checkpoint_too(tmp_path: Path) -> Non
         assert process.stdin is not None
         process.stdin.write(f"{JOB}\n")
         process.stdin.flush()
-        wait_for(lambda: points(folder) >= 3, "training")
+        wait_until(lambda: points(folder) >= 3, "training")
         process.terminate()
         assert process.wait(10) == 75
     assert checkpoints(folder) == [f"{JOB}.0.checkpoint"]
