@@ -103,6 +103,7 @@ def test_jobs_that_cannot_run_are_reported_once(tmp_path: Path) -> None:
     launcher_slots = ("hooks.blocked_after_s=0.3",)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hptransfer.driver.driver.REPORT_S", 0.05)
+        patch.setattr("hptransfer.driver.driver.REPORT_SHARE", 0)  # ticks are slow on a busy machine
         with playing(Scripted(fate, slots=1)), pytest.raises(SystemExit) as end:
             main([*sweep_arguments(tmp_path / "runs", *INLINE, *VALUES, *hooks(tmp_path), *launcher_slots)])
     assert end.value.code == 0

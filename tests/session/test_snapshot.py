@@ -209,7 +209,7 @@ def test_a_password_is_nowhere_even_when_its_server_cannot_be_reached(
 
 def test_a_stored_address_is_whole_again_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(mlflow_tracker, "Mlflow", lambda uri, *_: seen.append(uri))
+    monkeypatch.setattr(mlflow_tracker, "MlflowTracker", lambda uri, *_: seen.append(uri))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://me:{SECRET}@db/x")
     config = tiny(tmp_path, "tracker=mlflow", "tracker.uri='postgresql://me:***@db/x'")
     config.tracker.open(config.folder, config.name, {})
