@@ -28,6 +28,7 @@ from hptransfer.core.records import (
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker import interruption as stop_module
 from hptransfer.worker import job as worker
+from hptransfer.worker.__main__ import run_one
 from hptransfer.worker.interruption import StopCheck, process_deadline, requeue_job
 from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import environment, outcomes, tiny
@@ -291,7 +292,7 @@ def test_a_few_minutes_apart_checkpoints_are_written_unasked(tmp_path: Path, und
 
 
 def exit_code(folder: RunFolder, attempt: int) -> int:
-    return worker.run_one(folder, JOB, attempt, StopCheck(), 300.0, ONE_STACK)
+    return run_one(folder, JOB, attempt, StopCheck(), 300.0, ONE_STACK)
 
 
 def everything(folder: RunFolder) -> dict[Path, int]:
@@ -519,7 +520,7 @@ def test_only_a_job_that_is_warned_asks_for_a_requeue(
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     stop = StopCheck()
     stop.cause = cause
-    assert worker.run_one(write_job(tmp_path), JOB, 1, stop, 300.0) == 75
+    assert run_one(write_job(tmp_path), JOB, 1, stop, 300.0) == 75
     assert (tmp_path / "asked").exists() == asked
 
 
@@ -532,14 +533,14 @@ def test_a_job_that_comes_no_farther_does_not_ask_again(tmp_path: Path, monkeypa
     def ask() -> int:
         stop = StopCheck()
         stop.cause = TIME_LIMIT
-        assert worker.run_one(folder, JOB, 1, stop, 300.0) == 75
+        assert run_one(folder, JOB, 1, stop, 300.0) == 75
         return len((tmp_path / "asked").read_text())
 
     first, *_ = folder.read_job(JOB).trials
     assert [ask(), ask()] == [1, 1]
     append_jsonl(folder.curve_path(first), [{"step": 1, "tokens": 1, "loss": 3.0, "time": 0.0}])
     assert [ask(), ask()] == [2, 2]
-    assert worker.run_one(folder, JOB, 1, StopCheck(), 300.0) == 0
+    assert run_one(folder, JOB, 1, StopCheck(), 300.0) == 0
     assert not folder.reached_path(JOB).exists()
 
 
