@@ -1,4 +1,4 @@
-"""Every law: what was drawn from it is found again, and it keeps away from tables that lack its axes."""
+"""Every law: what was drawn from it is found again, and it does not apply to tables that lack its axes."""
 
 import itertools
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def drawn(variant: Variant, scales: Sequence[Axes], random: np.random.Generator)
 
 
 def problem_of(scales: Sequence[Axes], x: Array, error: float) -> tuple[LawProblem, OptimaEstimate]:
-    """Optima of scales, known to so many octaves."""
+    """Return the inputs of a law fit to optima with a standard error in octaves."""
     precision = np.full(len(x), error**-2)
     likelihood = OptimaLikelihood(np.diag(precision), precision * x, 1)
     flat = np.full((len(x), 1, 1), np.nan)
