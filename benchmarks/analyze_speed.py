@@ -1,10 +1,10 @@
-"""Time and memory of an analysis, page included.
+"""Time and memory of an analysis, including the page.
 
     python benchmarks/analyze_speed.py [--large 100000]
 
-Rows: the published language-model runs (951, two tuned axes, 1,000 draws), then simulated ones over
-100 scales, the last with twice the runs of the one before: linear cost is a ratio of at most 2. Each
-runs in a process of its own, whose largest resident memory is printed.
+Rows: the published language-model runs (951, two tuned axes, 1,000 draws), then simulated ones over 100 scales, the
+last with twice the runs of the one before: a linear cost is a ratio of at most 2. Each analysis runs in a separate
+process, whose peak resident memory is printed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCALES = 100
 
 
 def simulated(runs: int) -> pd.DataFrame:
-    """Runs over a hundred scales, ten values of params by ten of tokens."""
+    """Return runs over a hundred scales, ten values of params by ten of tokens."""
     random = np.random.default_rng(0)
     scale = np.arange(runs) % SCALES
     n, d = scale // 10 / 2, scale % 10 / 2
@@ -39,7 +39,7 @@ def simulated(runs: int) -> pd.DataFrame:
 
 
 def one(table: Path) -> None:
-    """Analyzes a table in this process; prints seconds, megabytes and whether torch was imported."""
+    """Analyze a table in this process; print seconds, megabytes and if torch was imported."""
     from hptransfer.analysis.pipeline import analyze_file
 
     started = time.perf_counter()

@@ -1,13 +1,13 @@
-"""How often the 90% interval of the target's best learning rate holds the truth, on problems that have one.
+"""Coverage of the 90% interval of the target's best learning rate, on problems with a known one.
 
     python -m benchmarks.coverage [--sweeps 500] [--processes 2]
 
 Every sweep draws a problem of its kind, a grid of rates at every scale and the noise of the losses
-(tests/support/objectives.py). The target lies one to five octaves beyond the scales that are tried.
-"without": all forms of law but those that generated the data. "power": the power law alone.
-"scatter": each scale's own optimum lies off the problem's by a normal of 0.1 octaves, as those of nets
-do, and the truth is the target's own. These two are of a fifth of the sweeps. Then exponents: in the
-limit that theory knows, of the exact optima of the scales that were tried, and as found.
+(tests/support/objectives.py). The target lies one to five octaves beyond the swept scales. "without": all forms of law
+except those that generated the data. "power": the power law alone. "scatter": each scale's own optimum deviates from
+the problem's by a normal of 0.1 octaves, as in nets, and the truth is the target's own. These two use a fifth of the
+sweeps. A second table has exponents: in the limit known from theory, of the exact optima of the swept scales, and as
+fitted.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from tests.support.objectives import KINDS, simulate
 from tests.support.quadratics import best_rate, lms_loss, power_law, power_law_loss, sign_best_rate
 
 NOISE, SCATTER = 0.004, 0.1
-# Problems of a kind, which the sweeps are shared out over.
+# Problems of a kind, among which the sweeps are divided.
 SETTINGS = 50
 # Forms of law that generated the data, exactly or in the limit of large scales.
 GENERATING = {"H.1": ("drift", "saturating"), "H.2": ("power",), "H.3": ("saturating",), "H.6": ("power", "drift")}
-# Forms of law that are offered, the scatter of scales, and the share of the sweeps: the goal is about the first two.
+# Offered forms of law, scatter of scales, and divisor of the number of sweeps; the goal concerns the first two.
 CASES = (("all", 0.0, 1), ("without", 0.0, 1), ("power", 0.0, 5), ("all", SCATTER, 5))
 # The prediction with its interval, and the truth.
 Row = tuple[float, float, float, float]
@@ -42,13 +42,14 @@ Loss = Callable[[float], float]
 
 
 def laws_of(kind: str, offered: str) -> tuple[str, ...]:
+    """Return the laws of a case: "all", "without" those that generated the data, or "power"."""
     if offered == "power":
         return ("power",)
     return tuple(law for law in default_laws() if offered == "all" or law not in GENERATING[kind])
 
 
 def one_setting(kind: str, sweeps: int, setting: int) -> list[list[Row]]:
-    """Every case on the same sweeps of one problem."""
+    """Return the rows of every case on the same sweeps of one problem."""
     return [
         [_row(kind, setting, seed, offered, scatter) for seed in range(len(range(setting, sweeps // share, SETTINGS)))]
         for offered, scatter, share in CASES
@@ -56,7 +57,7 @@ def one_setting(kind: str, sweeps: int, setting: int) -> list[list[Row]]:
 
 
 def _row(kind: str, setting: int, seed: int, offered: str, scatter: float) -> Row:
-    """NaN for the prediction where the runs were too poor for one."""
+    """Return prediction, interval and truth; NaN if the runs do not suffice."""
     sweep = simulate(kind, setting, seed, noise=NOISE, scatter=scatter)
     try:
         fit = fit_table(sweep.table, sweep.columns, laws=laws_of(kind, offered), draws=500)
@@ -67,6 +68,7 @@ def _row(kind: str, setting: int, seed: int, offered: str, scatter: float) -> Ro
 
 
 def summary(rows: Sequence[Row]) -> str:
+    """Return the cells of one case."""
     answered = [row for row in rows if math.isfinite(row[0])]
     value, low, high, truth = np.array(answered).T
     inside = (low <= truth) & (truth <= high)
@@ -75,7 +77,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def known_exponents() -> Iterator[tuple[str, dict[str, float], dict[tuple[int, ...], Loss]]]:
-    """Problems whose exponents theory knows: a name, the exponents, and the loss of every scale."""
+    """Yield problems with exponents known from theory: name, exponents, loss of every scale."""
     widths = {
         (width, steps): partial(lms_loss, dimensions=width, batch=2, steps=steps, noise_variance=0.0)
         for width in (64, 128, 256, 512)
@@ -110,6 +112,7 @@ def _parabola(width: int, tokens: int) -> Loss:
 
 
 def exponent_rows() -> Iterator[str]:
+    """Yield the rows of the table of exponents."""
     random = np.random.default_rng(0)
     for name, theory, losses in known_exponents():
         axes, rows, exact = list(theory), [], []
@@ -120,14 +123,14 @@ def exponent_rows() -> Iterator[str]:
                 value = loss(2.0**x) * math.exp(NOISE * random.standard_normal())
                 rows.append({**dict(zip(axes, scale, strict=True)), "lr": 2.0**x, "loss": value})
         columns = Columns(scales=tuple(axes), tuned=("lr",))
-        found = fit_table(check_table(pd.DataFrame(rows), columns, name), columns).exponents["lr"]
+        fitted = fit_table(check_table(pd.DataFrame(rows), columns, name), columns).exponents["lr"]
         logs = np.column_stack([np.ones(len(losses)), np.log2(list(losses))])
         slopes = np.linalg.lstsq(logs, np.array(exact), rcond=None)[0][1:]
         for axis, slope in zip(axes, slopes, strict=True):
-            one = found[axis]
-            held = "yes" if one.low <= theory[axis] <= one.high else "no"
-            shown = f"{theory[axis]:+.2f} | {slope:+.3f} | {one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}] | {held}"
-            yield f"| {name} | {axis} | {shown} |"
+            exponent = fitted[axis]
+            covered = "yes" if exponent.low <= theory[axis] <= exponent.high else "no"
+            shown = f"{exponent.value:+.3f} [{exponent.low:+.3f}, {exponent.high:+.3f}] | {covered}"
+            yield f"| {name} | {axis} | {theory[axis]:+.2f} | {slope:+.3f} | {shown} |"
 
 
 def main() -> None:
@@ -141,10 +144,10 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.processes) as pool:
         for kind in KINDS:
             each = list(pool.map(partial(one_setting, kind, arguments.sweeps), settings))
-            for place, (offered, scatter, _) in enumerate(CASES):
-                rows = [row for one in each for row in one[place]]
+            for case, (offered, scatter, _) in enumerate(CASES):
+                rows = [row for by_case in each for row in by_case[case]]
                 print(f"| {kind} | {offered} | {scatter:g} | {summary(rows)} |", flush=True)
-    print("\n| problem | axis | theory | exact optima | found, 90% interval | holds theory |")
+    print("\n| problem | axis | theory | exact optima | fitted, 90% interval | covers theory |")
     print("|---|---|---|---|---|---|")
     for line in exponent_rows():
         print(line, flush=True)

@@ -1,14 +1,13 @@
-"""How much loss a prediction costs at larger scales than it was fitted on, on published language-model runs.
+"""Regret of predictions at larger scales than those of the fit, on published language-model runs.
 
     python benchmarks/extrapolation.py [--subsets 200] [--processes 2]
 
 Regret at a held-out scale: its measured losses, averaged over repeats, interpolated linearly on
-log2 axes at the predicted learning rate and batch size (the nearest run outside of what was tried),
-minus the scale's least, in percent of that. A table a split: mean and worst over held-out scales.
-All estimators see the same random subsets; "less default" is the mean difference to the default
-estimator with its paired standard error.
-An estimator that finds optima at fewer scales than the law has parameters gives no answer: regret is
-over the subsets that it answers, and so is the default's that it is compared with.
+log2 axes at the predicted learning rate and batch size (the nearest run outside the tried values), minus the scale's
+least loss, in percent of that. One table per split: mean and worst over held-out scales. All estimators use the same
+random subsets; "less default" is the mean difference to the default estimator with its paired standard error. An
+estimator with optima at fewer scales than the law has parameters gives no prediction: its regret, and that of the
+default estimator that it is compared with, is over the remaining subsets.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ DATA = Path(__file__).parent / "data" / "lm_lr_batch_sweep.csv"
 COLUMNS = Columns(scales=("params", "tokens"), tuned=("learning_rate", "batch_size"))
 SEQUENCE = 2048  # tokens; the file's batch size is in sequences
 SPLITS = ("params", "tokens")
-# Long runs are those of so many tokens.
+# Tokens from which a run counts as long.
 LONG = 2e10
 SHARES = (1.0, 0.05, 0.1, 0.2)
 PLUS = "cross of 5"
@@ -53,14 +52,14 @@ def read() -> pd.DataFrame:
 
 @cache
 def split(by: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The smaller scales, and the larger ones that are predicted."""
+    """Return the runs of the smaller scales, and of the larger ones to predict."""
     table = read()
     larger = table["params"] == table["params"].max() if by == "params" else table["tokens"] >= LONG
     return table[~larger].reset_index(drop=True), table[larger].reset_index(drop=True)
 
 
 class Measured:
-    """What was measured at one held-out scale."""
+    """Measured losses of one held-out scale."""
 
     def __init__(self, runs: pd.DataFrame) -> None:
         self.scale: Axes = {axis: float(runs[axis].iloc[0]) for axis in COLUMNS.scales}
@@ -71,7 +70,7 @@ class Measured:
         self.outside = NearestNDInterpolator(places, losses.to_numpy())
 
     def regret(self, x: Array) -> float:
-        """Percent of the least loss that training at x, log2 of rate and batch, loses."""
+        """Return the regret at x, log2 of rate and batch, in percent of the least loss."""
         inside = float(self.inside(*x))
         loss = inside if math.isfinite(inside) else float(self.outside(*x))
         return 100 * (loss / self.least - 1)
@@ -83,26 +82,27 @@ def measured(by: str) -> list[Measured]:
 
 
 def predicted(table: pd.DataFrame, estimator: str, scales: Sequence[Axes], laws: Sequence[str] = ()) -> Array | None:
-    """log2 of the optimum at scales, (scales, tuned), as fit_table has it; None if the estimator gives no answer.
+    """Return log2 of the optimum at scales as by fit_table, (scales, tuned).
 
-    Only the point is worked out, without draws, heights and exponents: the benchmark asks for thousands.
+    None if the estimator gives no prediction. Draws, intercepts and exponents are omitted, because the benchmark needs
+    thousands of predictions.
     """
     runs = Runs.of(table, COLUMNS)
     chosen = ESTIMATORS.get(estimator)
     centre = (runs.x.min(axis=0) + runs.x.max(axis=0)) / 2
     problem = LawProblem(runs.scales, COLUMNS.tuned, centre, chosen.published)
     power = problem.linear(problem.power())
-    found = chosen.find(runs, power)
+    estimates = chosen.find(runs, power)
     if chosen.published:
         laws = ("power",)
-        known = np.diag(found[0].likelihood.information).reshape(-1, len(COLUMNS.tuned)).min(axis=1) > 0
+        known = np.diag(estimates[0].likelihood.information).reshape(-1, len(COLUMNS.tuned)).min(axis=1) > 0
         if np.linalg.matrix_rank(power.features[known]) < power.features.shape[1]:
             return None
-    return ModelAverage.of(average_models(problem, found, laws or default_laws()), 1, 0).mean(scales)
+    return ModelAverage.of(average_models(problem, estimates, laws or default_laws()), 1, 0).mean(scales)
 
 
 def subset(table: pd.DataFrame, budget: float | str, seed: int) -> pd.DataFrame:
-    """Random runs: a share of all of them, or a plus of five a scale."""
+    """Return random runs: a share of all, or five per scale that form a plus."""
     random = np.random.default_rng([0, seed])
     if isinstance(budget, float):
         return table.iloc[np.sort(random.choice(len(table), round(budget * len(table)), replace=False))]
@@ -111,7 +111,7 @@ def subset(table: pd.DataFrame, budget: float | str, seed: int) -> pd.DataFrame:
 
 
 def _plus(runs: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
-    """A centre drawn from the middle of a scale's grid, and the runs two steps away along either axis."""
+    """Return a random centre in the middle of a scale's grid, and the runs two steps away."""
     grid = [np.unique(runs[name]) for name in COLUMNS.tuned]
     place = {tuple(key): row for row, key in enumerate(runs[list(COLUMNS.tuned)].to_numpy())}
     crosses = []
@@ -125,31 +125,36 @@ def _plus(runs: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
 
 
 def regrets(estimator: str, budget: float | str, by: str, seed: int) -> list[float] | None:
-    """At every held-out scale, percent."""
+    """Return the regret at every held-out scale, percent."""
     held = measured(by)
     x = predicted(subset(split(by)[0], budget, seed), estimator, [one.scale for one in held])
     return None if x is None else [one.regret(place) for one, place in zip(held, x, strict=True)]
 
 
 def all_regrets(budget: float | str, by: str, seed: int) -> dict[str, list[float] | None]:
-    """Of every estimator on one subset."""
+    """Return the regrets of every estimator on one subset."""
     return {name: regrets(name, budget, by, seed) for name in ESTIMATORS.names()}
 
 
 def published(by: str) -> dict[str, list[float]]:
-    """Regret of the published laws that say both rate and batch."""
-    found: dict[str, list[float]] = {}
+    """Return the regrets of the published laws of both rate and batch."""
+    by_law: dict[str, list[float]] = {}
     for one in measured(by):
         for name, law in references(COLUMNS, one.scale).items():
             if len(law) == len(COLUMNS.tuned):
                 x = np.log2([law["learning_rate"], law["batch_tokens"] / SEQUENCE])
-                found.setdefault(name, []).append(one.regret(x))
-    return found
+                by_law.setdefault(name, []).append(one.regret(x))
+    return by_law
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Percent; `less_default` and its paired standard error `se` over the subsets that were answered."""
+    """Row of the table, in percent.
+
+    Attributes:
+        less_default: mean difference to the default estimator, with its paired standard error `se`.
+        answered: share of the subsets with a prediction.
+    """
 
     budget: str
     name: str

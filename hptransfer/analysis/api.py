@@ -25,7 +25,7 @@ def analyze(
     laws: Sequence[str] = (),
     prior: bool = True,
 ) -> Analysis:
-    """Fit the law of the optimum and predict the tuned values for targets.
+    """Fit the law of the optima and predict for targets.
 
     Args:
         frame: one row per run; rows with the same scale and tuned values are repeats. Columns `seed`, `state`, `flops`

@@ -253,8 +253,9 @@ def analyze_run(
     options = options.of_run(target)
     other = None
     if against:
-        here, there = folder.path.resolve(), against.path.resolve()
-        names = (here.name, there.name) if here.name != there.name else (str(here), str(there))
+        path, other_path = folder.path.resolve(), against.path.resolve()
+        distinct = path.name != other_path.name
+        names = (path.name, other_path.name) if distinct else (str(path), str(other_path))
         other = ComparedSweep(*names, _fitted(against, wanted, options))
     return analyze_table(table, columns, wanted, folder.path, context, options, other)
 

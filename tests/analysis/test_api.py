@@ -1,4 +1,4 @@
-"""The analysis of a DataFrame: what a notebook sees, and that names bring in what is known of them."""
+"""The analysis of a DataFrame: its results in a notebook, and priors by names."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Losses drawn from a known law: the parametric landscape that the analyzer is tested on."""
+"""Losses drawn from a known law: parametric landscapes for tests of the analysis."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ GRID = tuple(2.0**k for k in range(-12, -2))
 
 
 def optimum_at(scale: dict[str, float], powers: tuple[float, float, float]) -> float:
+    """Return log2 of the best learning rate of a scale by the law."""
     ratios = (scale["width"] / 32, scale["depth"] / 2, scale["tokens"] / 2**15)
     return -6.5 + sum(power * math.log2(ratio) for power, ratio in zip(powers, ratios, strict=True))
 
@@ -39,12 +40,12 @@ def draw(
     by_seed: tuple[float, float] = (0.0, 0.0),
     diverges: float = math.inf,
 ) -> tuple[pd.DataFrame, float]:
-    """A table of runs over the grid, and the true log2 optimum of the target.
+    """Return a table of runs over the grid, and the true log2 optimum of the target.
 
     Args:
-        by_seed: spread over seeds of a scale's level, in nats, and of its optimum, in octaves, alike at all values.
-        scatter: of each scale's own optimum about the law, the target's included, in octaves.
-        diverges: octaves above the optimum from which on runs diverge.
+        by_seed: standard deviations over seeds of a scale's loss, in nats, and of its optimum, in octaves.
+        scatter: standard deviation of the scales' optima about the law in octaves, including the target's.
+        diverges: octaves above the optimum beyond which runs diverge.
     """
     random, of_seeds = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     rows = []
@@ -69,7 +70,7 @@ def write_run(
     tuned: Sequence[str] = ("lr",),
     parameterization: str = "mup",
 ) -> RunFolder:
-    """A run's folder with these outcomes, as a driver leaves it."""
+    """Write a run folder with these outcomes, as a driver leaves it."""
     folder = RunFolder(path)
     folder.create()
     target = {
@@ -96,7 +97,7 @@ def write_run(
 
 
 def add(folder: RunFolder, name: str, row: Any, **changes: Any) -> None:
-    """One finished trial."""
+    """Add one finished trial to a run folder."""
     axes = {key: int(row[key]) for key in ("width", "depth", "tokens")}
     cost = math.prod(axes.values())
     values = {"scale": Scale(axes), "tuned": {"lr": row["lr"]}, "seed": 0, "run": {}, "flops": cost, "params": cost}

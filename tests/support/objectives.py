@@ -1,7 +1,7 @@
-"""Sweeps of problems whose best learning rate is known: what the analyzer's intervals are counted on.
+"""Simulated sweeps of problems with known best learning rates, to test the coverage of intervals.
 
-A sweep draws a problem of its kind, a grid of rates and the noise of its losses, which is normal in
-the log loss. The truth is the minimum of the exact loss at the target.
+A sweep draws a problem of its kind, a grid of rates and the noise of its losses, which is normal in the log loss. The
+truth is the minimum of the exact loss at the target.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from tests.support.quadratics import (
 )
 
 Loss = Callable[[float], float]
-# Rates a scale tries, half an octave to an octave apart, about a guess that is off by up to two octaves.
+# Rates per scale, half an octave to an octave apart, about a centre that is off by up to one octave.
 RATES = 11
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A table of runs, and what is to be found.
+    """Table of runs with the true optimum.
 
     Attributes:
         truth: log2 of the target's best rate.
@@ -47,13 +47,16 @@ class Sweep:
 
 
 def lms(setting: int) -> tuple[dict[tuple[float, ...], Loss], list[str], tuple[float, ...]]:
-    """H.1: isotropic regression, axes width and steps; noiseless, or noisy so that the best rate falls with steps."""
+    """H.1: isotropic regression, axes width and steps.
+
+    With noise the best rate falls with steps.
+    """
     random = np.random.default_rng([1, setting])
     batch, variance = int(random.choice([2, 4, 8])), float(random.choice([0.0, 0.1, 0.5]))
     widths, steps = (16, 32, 64, 128), (64, 128, 256)
 
     def loss(width: float, count: float) -> Loss:
-        largest = 2 * lms_best_rate(dimensions=int(width), batch=batch)  # from there on the loss only grows
+        largest = 2 * lms_best_rate(dimensions=int(width), batch=batch)  # the loss only grows beyond it
 
         def at(rate: float) -> float:
             if rate >= largest:
@@ -88,10 +91,13 @@ def noisy_quadratic(setting: int) -> tuple[dict[tuple[float, ...], Loss], list[s
 
 
 def sign_descent(setting: int) -> tuple[dict[tuple[float, ...], Loss], list[str], tuple[float, ...]]:
-    """H.3: one step of sign descent, axis batch: the square root of the batch, then saturation."""
+    """H.3: one step of sign descent, axis batch.
+
+    The best rate grows as the square root of the batch and then saturates.
+    """
     random = np.random.default_rng([3, setting])
     theta = 0.1 * np.random.default_rng(0).standard_normal(400)
-    noise = float(random.choice([0.3, 1.0, 3.0]))  # of more, the losses of small batches show nothing
+    noise = float(random.choice([0.3, 1.0, 3.0]))  # more noise would hide the optimum of small batches
 
     def loss(batch: float) -> Loss:
         best = sign_best_rate(theta, gradient_noise=noise, batch=int(batch))
@@ -101,7 +107,10 @@ def sign_descent(setting: int) -> tuple[dict[tuple[float, ...], Loss], list[str]
 
 
 def landscape(setting: int) -> tuple[dict[tuple[float, ...], Loss], list[str], tuple[float, ...]]:
-    """H.6: a parabola with a steeper far side whose optimum moves by powers, some with a drift in 1/width."""
+    """H.6: a parabola with a steeper far side.
+
+    Its optimum follows a power law, in some problems with a drift in 1/width.
+    """
     random = np.random.default_rng([6, setting])
     powers, drift = random.uniform(-1, 0.5, 2), float(random.choice([0.0, 0.5]))
     bend, steep = float(random.choice([0.011, 0.03])), float(random.choice([0.0, 0.01]))
@@ -128,28 +137,31 @@ Exact = dict[tuple[float, ...], tuple[np.ndarray, np.ndarray, float]]
 
 @cache
 def _exact(kind: str, setting: int) -> tuple[Exact, list[str], tuple[float, ...]]:
-    """Rates, exact losses and log2 of the best rate of every scale; infinite where the loss ends above its start."""
+    """Return rates, exact losses and log2 of the best rate of every scale.
+
+    A loss is infinite if it ends above its start.
+    """
     scales, axes, target = KINDS[kind](setting)
     random = np.random.default_rng([9, setting])
-    found = {}
+    exact = {}
     for scale, loss in scales.items():
         start = loss(0.0) if kind != "H.6" else math.inf
         best = math.log2(best_rate(loss, low=2.0**-16, high=4.0))
         spacing = random.choice([0.5, 0.75, 1.0])
         x = best + random.uniform(-1, 1) + spacing * (np.arange(RATES) - RATES // 2)
-        losses = np.array([loss(2.0**place) for place in x])
-        found[scale] = (2.0**x, np.where(losses <= start, losses, math.inf), best)
-    return found, axes, target
+        losses = np.array([loss(2.0**rate) for rate in x])
+        exact[scale] = (2.0**x, np.where(losses <= start, losses, math.inf), best)
+    return exact, axes, target
 
 
 def simulate(kind: str, setting: int, seed: int, *, noise: float = 0.004, scatter: float = 0.0) -> Sweep:
-    """One sweep.
+    """Simulate one sweep.
 
     Args:
-        setting: which problem of its kind, and which grid.
+        setting: number of the problem of its kind, and of its grid.
         seed: of the noise of the losses.
         noise: standard deviation of a log loss.
-        scatter: octaves by which each scale's own optimum, the target's too, lies off the problem's.
+        scatter: standard deviation of the scales' optima about the problem's in octaves, including the target's.
     """
     exact, axes, target = _exact(kind, setting)
     random = np.random.default_rng([7, setting, seed])
@@ -161,7 +173,7 @@ def simulate(kind: str, setting: int, seed: int, *, noise: float = 0.004, scatte
             continue
         rates = centred * 2.0 ** off[scale]
         noisy = losses * np.exp(noise * random.standard_normal(len(losses)))
-        place = dict(zip(axes, scale, strict=True))
-        rows += [{**place, "lr": rate, "loss": loss} for rate, loss in zip(rates, noisy, strict=True)]
+        values = dict(zip(axes, scale, strict=True))
+        rows += [{**values, "lr": rate, "loss": loss} for rate, loss in zip(rates, noisy, strict=True)]
     table = check_table(pd.DataFrame(rows), columns, "simulated")
     return Sweep(table, columns, dict(zip(axes, target, strict=True)), exact[target][2] + off[target])

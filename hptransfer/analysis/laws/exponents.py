@@ -42,13 +42,13 @@ class Exponent:
         return UNDECIDED
 
     def sentence(self, tuned: str, axis: str) -> str:
-        """Return the exponent with its interval, and its verdict where it has one."""
+        """Return the exponent with its interval and its verdict, if any."""
         interval = f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
         return f"{interval} {self.verdict}" if has_verdict(tuned, axis) else interval
 
 
 def has_verdict(tuned: str, axis: str) -> bool:
-    """Return True if sentences judge the transfer of a hyperparameter along an axis.
+    """Return True if sentences judge a hyperparameter's transfer along an axis.
 
     A learning rate is expected to transfer over sizes and budgets. Other hyperparameters, such as the batch size, are
     not: their exponent along a size or a budget is shown without a verdict.

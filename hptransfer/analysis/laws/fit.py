@@ -1,4 +1,4 @@
-"""The fit: the optimum of every scale, and the law of the optima."""
+"""The fit: the scales' optima and the law of the optima."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Fit:
         return exponents(self.power, self.seen, self.tuned)
 
     def check(self, scale: Axes) -> None:
-        """Raise FitError if the scale differs on an axis with one swept value."""
+        """Raise FitError if the scale differs on an unswept axis."""
         for axis, values in self.seen.values.items():
             if len(values) == 1 and scale[axis] != values[0]:
                 raise FitError(

@@ -1,4 +1,4 @@
-"""Law of the loss at the optimum, by floor plus powers or one power.
+"""Law of the optimum's loss: floor plus powers, or one power.
 
     loss = E + sum of A_axis (axis over its smallest)^-a_axis        a floor plus a power of each axis
     log loss = b_0 + sum of b_axis log2(axis over its smallest)      a power law of the whole loss
@@ -37,7 +37,7 @@ STEPS, DAMPING = 40, 1e-3
 
 @dataclass(frozen=True, eq=False)
 class _Components:
-    """One form of the law at every floor and scatter of its grid.
+    """One form of the law on its grid of floors and scatters.
 
     Attributes:
         floors: E in units of the loss, (components,); None for a power of the whole loss.

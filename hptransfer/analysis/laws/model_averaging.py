@@ -41,7 +41,7 @@ VAGUE = 100.0
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """One form of the law at one scatter, fitted to one estimate of the optima.
+    """One form of the law at one scatter, fitted to one estimate.
 
     Attributes:
         estimate: index of the estimate.
@@ -193,7 +193,10 @@ def _components(
 
 
 def normalized(components: Sequence[Component]) -> list[Component]:
-    """Return the components with a considerable weight, heaviest first, with total weight 1."""
+    """Return the components with a considerable weight, heaviest first.
+
+    Their weights add up to 1.
+    """
     kept = sorted((part for part in components if part.weight >= LIGHT), key=lambda part: -part.weight)
     total = sum(part.weight for part in kept)
     return [replace(part, weight=part.weight / total) for part in kept]

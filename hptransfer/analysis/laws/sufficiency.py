@@ -100,7 +100,7 @@ def check_together(
 
 
 def _turns(runs: Runs, surface: ResponseSurface, noises: float) -> Mask:
-    """Return True by tuned hyperparameter if worse runs lie on both sides of an optimum.
+    """Return a mask of hyperparameters with worse runs on both sides.
 
     Args:
         noises: by how many standard deviations of noise the runs are worse, at least.
@@ -114,8 +114,11 @@ def _turns(runs: Runs, surface: ResponseSurface, noises: float) -> Mask:
 
 
 def _not_placed(optima: Sequence[Optimum]) -> str:
-    scales = [one.axes for one in optima]
-    named = [f"{format_scale(one.axes, scales)} ({', '.join(dict.fromkeys(one.status))})" for one in optima[:NAMED]]
+    scales = [optimum.axes for optimum in optima]
+    named = [
+        f"{format_scale(optimum.axes, scales)} ({', '.join(dict.fromkeys(optimum.status))})"
+        for optimum in optima[:NAMED]
+    ]
     return "; ".join(named) + (f" and {len(optima) - NAMED} more" if len(optima) > NAMED else "")
 
 
@@ -138,14 +141,14 @@ def warn_of_assumed_exponents(power: ModelAverage, problem: LawProblem, columns:
 
 
 def warn_of_unbracketed_scales(optima: Sequence[Optimum], problem: LawProblem, columns: Columns) -> list[str]:
-    """Return warnings of scales without a bracketed optimum and of axes with few scales."""
+    """Return warnings of optima that are not bracketed and of few scales."""
     notes = []
     for k, name in enumerate(columns.tuned):
         for status in (EDGE_LOW, EDGE_HIGH, BOUNDED, TOO_FEW):
-            bad = [one.axes for one in optima if one.status[k] == status]
+            bad = [optimum.axes for optimum in optima if optimum.status[k] == status]
             if bad:
                 more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-                scales = [one.axes for one in optima]
+                scales = [optimum.axes for optimum in optima]
                 named = "; ".join(format_scale(axes, scales) for axes in bad[:NAMED])
                 notes.append(
                     f"no bracketed optimum of {name} ({status}) at {named}{more}: estimated "

@@ -1,4 +1,4 @@
-"""Smooth curve through the losses of one scale, for the regret of verifications."""
+"""Smooth curve through the losses of one scale, for verifications."""
 
 from __future__ import annotations
 

@@ -66,7 +66,11 @@ class ResponseShape:
         return curvature
 
     def hessian(self, octaves: Array) -> Array:
-        """Return half of the log loss's Hessian at one scale's optimum, (tuned, tuned)."""
+        """Return half of the log loss's Hessian at an optimum, (tuned, tuned).
+
+        Args:
+            octaves: of the scale, (axes,).
+        """
         sheared = self._sheared(np.eye(self.tuned)).T
         half: Array = sheared.T @ np.diag(self.curvature(octaves[None])[0]) @ sheared
         return half
@@ -78,9 +82,9 @@ class ResponseShape:
         return p
 
     def _terms(self, u: Array, octaves: Array) -> tuple[Array, Array, Array, Array]:
-        """Return the terms of the excess, their derivatives by p and kappa, and p.
+        """Return the terms of the excess and their derivatives.
 
-        All are (runs, tuned).
+        Terms, derivatives by p and by kappa, and p: all are (runs, tuned).
         """
         phi = _PHI[self.form]
         p, scale, skew = self._sheared(u), self.curvature(octaves), self._parts[2]

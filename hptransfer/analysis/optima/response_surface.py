@@ -36,7 +36,7 @@ CONVERGED = 1e-7
 
 
 class LawGuide(Protocol):
-    """A law that keeps scales with few runs near the others during the fit."""
+    """Law that guides scales with few runs during the fit."""
 
     def start(self, x: Array) -> tuple[Array, Array]:
         """Return the law's optima and the scatter about it, from rough optima.
@@ -134,7 +134,12 @@ def _start(data: SelectedRuns) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, eq=False)
 class _LawPrior:
-    """A normal prior of the optima: the law's values and the precision about them, (tuned,)."""
+    """Normal prior of the optima by the law.
+
+    Attributes:
+        optima: means, (scales, tuned).
+        precision: (tuned,).
+    """
 
     optima: Array
     precision: Array
@@ -173,7 +178,13 @@ class _Linearization:
 
 @dataclass(frozen=True, eq=False)
 class _NormalEquations:
-    """Blocks by scale (xx), their border with the shape (xt), and the shape's block (tt)."""
+    """Normal equations of the optima and the shape.
+
+    Attributes:
+        xx: blocks by scale, (scales, tuned, tuned).
+        xt: their border with the shape, (scales, tuned, parameters).
+        tt: the block of the shape, (parameters, parameters).
+    """
 
     xx: Array
     xt: Array
@@ -228,7 +239,7 @@ class _NormalEquations:
 
 
 class _LeastSquares:
-    """The weighted least squares of one form: the runs, and the prior of its shape.
+    """Weighted least squares of one form: runs and prior.
 
     Args:
         means, deviations: of the shape's parameters before any run, (parameters,).
@@ -264,7 +275,7 @@ class _LeastSquares:
     def normal_equations(
         self, state: _State, weights: Array, law: _LawPrior, linear: _Linearization
     ) -> tuple[_NormalEquations, Array, Array]:
-        """Return the equations of a Gauss-Newton step, with the gradients by optima and shape."""
+        """Return the equations of a Gauss-Newton step and its gradients."""
         normal = _NormalEquations.of(self.data, weights, linear).with_prior(law.precision, self.precision)
         gradient = self.data.summed(linear.by_x * (weights * linear.residuals)[:, None])
         gradient = gradient - (state.x - law.optima) * law.precision
@@ -301,7 +312,7 @@ class _LeastSquares:
         return state
 
     def likelihood(self, state: _State, weights: Array, law: _LawPrior) -> ResponseSurface:
-        """Return the surface with the likelihood of the optima, by a sandwich covariance.
+        """Return the likelihood of the optima by a sandwich covariance.
 
         The shape is integrated out and the law's prior is left out. The weights express how far a run is trusted, not
         its noise; so the precision is a sandwich with variances that are estimated from the residuals.
@@ -358,7 +369,7 @@ def _leverage(data: SelectedRuns, weights: Array, linear: _Linearization, normal
 
 
 def _intercepts(data: SelectedRuns, weights: Array, level: Array) -> Array:
-    """Return the log loss at each scale's optimum, the mean over its seeds."""
+    """Return the mean log loss over seeds at each scale's optimum."""
     total = np.bincount(data.intercept, weights)
     by_intercept = np.bincount(data.intercept, weights * level) / total
     scale = np.zeros(len(total), dtype=np.intp)

@@ -81,7 +81,7 @@ def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
 
 
 def _has_outlier(x: Array, y: Array) -> bool:
-    """Return True if a scale's lowest loss is an error, not an optimum.
+    """Return True if a scale's lowest loss is an outlier.
 
     It then lies far below all other losses, and the second best point is not among its neighbours.
 

@@ -21,7 +21,7 @@ LOOSE_OCTAVES = 1.5
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """The optimum of one scale by its own runs, given the common response shape.
+    """Optimum of one scale by its own runs and the common shape.
 
     Attributes:
         x: log2 of the optimum, by tuned hyperparameter, and `se` its standard error in octaves, infinite if unknown.

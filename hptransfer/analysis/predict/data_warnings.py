@@ -57,7 +57,7 @@ def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> 
 
 
 def _split_scales(fit: Fit) -> list[str]:
-    """Return warnings of nearly equal sizes, such as tokens rounded to whole steps."""
+    """Return warnings of nearly equal sizes, such as rounded tokens."""
     notes = []
     for axis, values in fit.seen.values.items():
         near = [(low, high) for low, high in itertools.pairwise(values) if high / low < SAME_SIZE]
@@ -105,7 +105,7 @@ def _confounded(table: pd.DataFrame, fit: Fit) -> list[str]:
 
 
 def _units(table: pd.DataFrame, fit: Fit) -> list[str]:
-    """Return warnings of batch sizes in sequences and in tokens in one table.
+    """Return warnings of batch sizes in two units in one table.
 
     The sizes are then small or large, with none between.
     """

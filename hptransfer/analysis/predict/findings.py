@@ -170,7 +170,7 @@ def optima_table(fit: Fit) -> pd.DataFrame:
 
 
 def exponents_table(findings: Findings) -> pd.DataFrame:
-    """Return the exponents as a table, one row per tuned hyperparameter and axis."""
+    """Return the exponents as a table, by tuned hyperparameter and axis."""
     fit, row = findings.fit, findings.predictions.iloc[0]
     target, loss = {axis: float(row[axis]) for axis in fit.columns.scales}, float(row["loss"])
     rows = []

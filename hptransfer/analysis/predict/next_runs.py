@@ -1,4 +1,4 @@
-"""Next runs, ranked by how much they narrow the target's interval per cost.
+"""Next runs, ranked by their narrowing of the target's interval per cost.
 
 In a normal model the width of an interval does not depend on the outcome of a run, only on its position. A run at u
 octaves from its scale's optimum has information about that optimum in proportion to the slope of the response surface
@@ -181,7 +181,12 @@ def _candidates(fit: Fit, surface: ResponseSurface, target: Axes) -> list[_Candi
 
 
 def _added_information(surface: ResponseSurface, u: Array, octaves: Array, *, new: bool) -> Array:
-    """Return the information of runs at u about their scale's optimum, (tuned, tuned)."""
+    """Return the information of runs about their scale's optimum, (tuned, tuned).
+
+    Args:
+        u: octaves from the optimum, (runs, tuned).
+        new: True if the scale has no other runs, so that its intercept is unknown.
+    """
     excess, by_x, _ = surface.shape.linearized(u, np.tile(octaves, (len(u), 1)))
     weights = 1 / (surface.noise**2 + (surface.discrepancy * excess) ** 2)
     if new:
@@ -191,7 +196,7 @@ def _added_information(surface: ResponseSurface, u: Array, octaves: Array, *, ne
 
 
 def _grid(fit: Fit, target: Axes) -> list[dict[str, float]]:
-    """Return combinations of the swept values and one more octave of each axis.
+    """Return combinations of swept values, with one more octave per axis.
 
     The additional value does not exceed the target's.
     """
@@ -207,7 +212,7 @@ def _key(axes: Mapping[str, float]) -> tuple[float, ...]:
 
 
 def _flops_law(fit: Fit) -> Callable[[Axes], float]:
-    """Return a power law of a run's FLOPs, fitted to the trained scales."""
+    """Return a power law of FLOPs, fitted to the trained scales."""
     octaves = fit.runs.octaves(fit.runs.scales)
     columns = np.column_stack([np.ones(len(octaves)), octaves])
     powers = np.linalg.lstsq(columns, np.log2(fit.runs.flops), rcond=None)[0]

@@ -23,8 +23,8 @@ class PublishedLaw:
     """Laws of one study, as functions of parameters and tokens.
 
     Attributes:
-        rate, batch_tokens: None if the study has no such law.
-        batch_by_loss: batch size in tokens as a function of the loss, in nats; None if the study has no such law.
+        rate, batch_tokens: None if the study lacks the law.
+        batch_by_loss: batch size in tokens as a function of the loss, in nats; None if the study lacks it.
     """
 
     name: str
@@ -68,7 +68,7 @@ PUBLISHED = (
 
 
 def comparable(columns: Columns) -> bool:
-    """Return True if the columns have the inputs and an output of published laws."""
+    """Return True if published laws apply to the columns."""
     kinds = {kind(name) for name in columns.scales}
     return {"params", "tokens"} <= kinds and any(kind(name) in ("rate", "batch") for name in columns.tuned)
 

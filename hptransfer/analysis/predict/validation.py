@@ -121,7 +121,7 @@ def _heaviest(fit: Fit) -> list[Component]:
 
 
 def _without(fit: Fit, part: Component, rest: Sequence[int]) -> Component:
-    """Return the component refitted to some of the scales, at the same scatter."""
+    """Return the component refitted to some scales at the same scatter."""
     likelihood, law = fit.estimates[part.estimate].likelihood.only(rest), part.law.only(rest)
     return Component(
         part.variant, law, part.estimate, part.weight, part.scatter, solve(likelihood, law, tuple(part.scatter))

@@ -1,4 +1,4 @@
-"""Comparison of two sweeps, such as muP and SP, at their own optima."""
+"""Comparison of two sweeps, such as muP and SP."""
 
 from __future__ import annotations
 

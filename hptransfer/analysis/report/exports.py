@@ -1,4 +1,4 @@
-"""Exports of the page: figures as SVG or PNG, tables as CSV or JSON."""
+"""Exports: figures as SVG or PNG, tables as CSV or JSON."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_formats(analysis: Analysis, out: Path, formats: Sequence[str]) -> list
 def earlier_files(out: Path) -> list[str]:
     """Return the exports that the fit.json of an earlier analysis lists.
 
-    Empty if there is no such file, or if its list is not one of exports.
+    Empty if the file is missing or unreadable.
     """
     try:
         files = read_json(out / "fit.json").get("files")
@@ -63,10 +63,13 @@ def remove_stale(out: Path, earlier: Sequence[str], written: Sequence[str]) -> N
 
 
 def figure_file_name(key: str) -> str:
-    """Return a file name for a figure; names of columns may contain any character."""
+    """Return a file name for a figure of any name."""
     return re.sub(r"[^\w.-]+", "-", key)
 
 
 def as_json(table: pd.DataFrame) -> str:
-    """Return a table as a JSON array of objects; numbers that are not finite are null."""
+    """Return a table as a JSON array of objects.
+
+    Numbers that are not finite become null.
+    """
     return table.to_json(orient="records", indent=1) + "\n"

@@ -85,12 +85,13 @@ class Panel:
 def curve_panels(fit: Fit) -> list[Panel]:
     """Return panels of the loss against each tuned value.
 
-    There is one for every combination of all axes but the first. Each point is the best over the other hyperparameters.
+    There is one for every combination of all axes but the first. Each point is the best over the other
+    hyperparameters.
     """
     others = fit.columns.scales[1:]
     groups: dict[tuple[float, ...], list[int]] = {}
-    for place, one in enumerate(fit.optima):
-        groups.setdefault(tuple(one.axes[axis] for axis in others), []).append(place)
+    for index, optimum in enumerate(fit.optima):
+        groups.setdefault(tuple(optimum.axes[axis] for axis in others), []).append(index)
     if len(groups) > len(fit.optima) / 2:  # scales without a common grid: all in one panel
         titled = [(fit.columns.loss, list(range(len(fit.optima))))]
     else:
@@ -99,30 +100,32 @@ def curve_panels(fit: Fit) -> list[Panel]:
         titles = [format_scale(axes, fixed) or fit.columns.loss for axes in fixed]
         titled = [(title, groups[key]) for title, key in zip(titles, keys, strict=True)]
     return [
-        Panel(f"loss_{number}_{fit.tuned[k]}", partial(_curves, fit=fit, places=places, k=k, title=title))
-        for number, (title, places) in enumerate(titled, start=1)
+        Panel(f"loss_{number}_{fit.tuned[k]}", partial(_curves, fit=fit, indices=indices, k=k, title=title))
+        for number, (title, indices) in enumerate(titled, start=1)
         for k in range(len(fit.tuned))
     ]
 
 
-def _curves(axes: Axes, *, fit: Fit, places: Sequence[int], k: int, title: str) -> None:
-    differ = [axis for axis in fit.columns.scales if len({fit.optima[place].axes[axis] for place in places}) > 1]
+def _curves(axes: Axes, *, fit: Fit, indices: Sequence[int], k: int, title: str) -> None:
+    differ = [axis for axis in fit.columns.scales if len({fit.optima[index].axes[axis] for index in indices}) > 1]
     first = fit.columns.scales[0]
-    sizes = sorted({one.axes[first] for one in fit.optima}) if len(differ) < 2 else []
-    finite_losses = fit.runs.loss[np.isin(fit.runs.scale, places) & np.isfinite(fit.runs.loss)]
+    sizes = sorted({optimum.axes[first] for optimum in fit.optima}) if len(differ) < 2 else []
+    finite_losses = fit.runs.loss[np.isin(fit.runs.scale, indices) & np.isfinite(fit.runs.loss)]
     top = float(np.quantile(finite_losses, SHOWN)) if len(finite_losses) else 1.0
-    for rank, place in enumerate(sorted(places, key=lambda place: fit.optima[place].axes[first])):
-        one = fit.optima[place]
-        turn, look = divmod(sizes.index(one.axes[first]) if sizes else rank, len(COLOURS))
-        name = format_scale({axis: one.axes[axis] for axis in differ}, [fit.optima[other].axes for other in places])
+    for rank, index in enumerate(sorted(indices, key=lambda index: fit.optima[index].axes[first])):
+        optimum = fit.optima[index]
+        turn, look = divmod(sizes.index(optimum.axes[first]) if sizes else rank, len(COLOURS))
+        name = format_scale(
+            {axis: optimum.axes[axis] for axis in differ}, [fit.optima[other].axes for other in indices]
+        )
         style: dict[str, Any] = {"color": COLOURS[look], "linestyle": DASHES[look], "marker": MARKERS[look]}
         style["markerfacecolor"] = "white" if turn % 2 else COLOURS[look]
-        x, y = lower_envelope(fit, place, k)
+        x, y = lower_envelope(fit, index, k)
         finite = np.isfinite(y)
         axes.plot(x[finite], y[finite], markersize=4, linewidth=1.2, label=name if rank < 2 * NAMED else None, **style)
         axes.plot(x[~finite], np.full((~finite).sum(), top), "x", color=COLOURS[look], markersize=6)
-        if np.isfinite(one.se[k]):
-            axes.errorbar(one.x[k], one.loss, xerr=1.645 * one.se[k], **OPTIMUM)
+        if np.isfinite(optimum.se[k]):
+            axes.errorbar(optimum.x[k], optimum.loss, xerr=1.645 * optimum.se[k], **OPTIMUM)
     room = 0.05 * (top - finite_losses.min(initial=top))
     axes.set_ylim(finite_losses.min(initial=top) - room, top + room)
     axes.set_title(f"{title} against {fit.tuned[k]}" if title == fit.columns.loss else title)
@@ -132,7 +135,7 @@ def _curves(axes: Axes, *, fit: Fit, places: Sequence[int], k: int, title: str) 
 
 
 def _legend_below(axes: Axes, letters: int) -> None:
-    """Add a legend below the figure and increase the figure's height by it.
+    """Add a legend below the figure and increase its height.
 
     Args:
         letters: length of the longest name.
@@ -151,13 +154,13 @@ def _legend_below(axes: Axes, letters: int) -> None:
     figure.legend(loc="lower center", fontsize=7, ncol=columns, borderaxespad=0.2, labelspacing=0.3)
 
 
-def lower_envelope(fit: Fit, place: int, k: int) -> tuple[Array, Array]:
-    """Return log2 of a scale's values of one hyperparameter, with the least mean loss.
+def lower_envelope(fit: Fit, index: int, k: int) -> tuple[Array, Array]:
+    """Return log2 of a scale's values with their least mean losses.
 
-    The least is over the other hyperparameters. If there are many values, because they are not on a grid, only the best
-    of every section of the axis is returned.
+    The values are of one hyperparameter, and the least is over the others. If there are many values, because they are
+    not on a grid, only the best of every section of the axis is returned.
     """
-    mask = fit.runs.of_scale(place)
+    mask = fit.runs.of_scale(index)
     x, loss = fit.runs.x[mask], fit.runs.loss[mask]
     points, which = np.unique(x, axis=0, return_inverse=True)
     mean = np.bincount(which.reshape(-1), loss) / np.bincount(which.reshape(-1))
@@ -176,7 +179,7 @@ def heat_panels(fit: Fit) -> list[Panel]:
     """
     if len(fit.tuned) < 2:
         return []
-    return [Panel(f"map_{place + 1}", partial(_heat, fit=fit, place=place)) for place in _largest(fit)]
+    return [Panel(f"map_{index + 1}", partial(_heat, fit=fit, index=index)) for index in _largest(fit)]
 
 
 def _largest(fit: Fit) -> list[int]:
@@ -184,20 +187,20 @@ def _largest(fit: Fit) -> list[int]:
     return list(range(len(fit.optima)))[-MAPS:]
 
 
-def _heat(axes: Axes, *, fit: Fit, place: int) -> None:
-    one, mask = fit.optima[place], fit.runs.of_scale(place) & np.isfinite(fit.runs.loss)
+def _heat(axes: Axes, *, fit: Fit, index: int) -> None:
+    optimum, mask = fit.optima[index], fit.runs.of_scale(index) & np.isfinite(fit.runs.loss)
     shown_runs = np.flatnonzero(mask)[:: 1 + mask.sum() // DOTS]
-    x, above = fit.runs.x[shown_runs][:, :2], 100 * (fit.runs.loss[shown_runs] / one.loss - 1)
+    x, above = fit.runs.x[shown_runs][:, :2], 100 * (fit.runs.loss[shown_runs] / optimum.loss - 1)
     shown = np.clip(above, 0.05, 20)
     shades = np.log10(shown)
     axes.scatter(x[:, 0], x[:, 1], c=shades, cmap="Greys_r", s=26, edgecolors=FAINT, linewidths=0.4, marker="s")
-    grid_x, grid_y = (np.linspace(low - MARGIN, high + MARGIN, 50) for low, high in one.tried[:2])
-    middle = [one.x[2:]] * 2500
+    grid_x, grid_y = (np.linspace(low - MARGIN, high + MARGIN, 50) for low, high in optimum.tried[:2])
+    middle = [optimum.x[2:]] * 2500
     mesh = np.column_stack([np.repeat(grid_x, 50), np.tile(grid_y, 50), np.array(middle)])
-    excess = fit.excess_loss(one.axes, mesh - one.x, one.loss).reshape(50, 50) / one.loss
+    excess = fit.excess_loss(optimum.axes, mesh - optimum.x, optimum.loss).reshape(50, 50) / optimum.loss
     axes.contour(grid_x, grid_y, 100 * excess.T, levels=[0.1, 0.25, 1, 4], colors=COLOURS[1], linewidths=0.9)
-    axes.errorbar(one.x[0], one.x[1], xerr=1.645 * one.se[0], yerr=1.645 * one.se[1], **OPTIMUM)
-    axes.set_title(fit.runs.format_scale(one.axes))
+    axes.errorbar(optimum.x[0], optimum.x[1], xerr=1.645 * optimum.se[0], yerr=1.645 * optimum.se[1], **OPTIMUM)
+    axes.set_title(fit.runs.format_scale(optimum.axes))
     _value_axis(axes.xaxis, fit.tuned[0])
     _value_axis(axes.yaxis, fit.tuned[1])
 
@@ -215,28 +218,28 @@ def law_panels(fit: Fit, target: Mapping[str, float], verified: Mapping[str, flo
 
 
 def _law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, float], verified: Any) -> None:
-    values = [one.axes[axis] for one in fit.optima]
+    values = [optimum.axes[axis] for optimum in fit.optima]
     ends = np.log2([min(*values, target[axis]), max(*values, target[axis])])
     grid = np.linspace(ends[0] - 0.2, ends[1] + 0.2, 60)
     scales = [{**target, axis: float(2.0**value)} for value in grid]
     low, high = np.percentile(fit.mixture.draws(scales)[:, :, k], INTERVAL, axis=0)
     axes.fill_between(grid, low, high, color=FAINT, alpha=0.35, linewidth=0, label="law, 90%")
     axes.plot(grid, fit.mixture.mean(scales)[:, k], color=INK, linewidth=1.3)
-    sure = [place for place, one in enumerate(fit.optima) if np.isfinite(one.se[k])]
+    known = [index for index, optimum in enumerate(fit.optima) if np.isfinite(optimum.se[k])]
     moved = moved_to(fit, axis, target)[:, k]
     axes.errorbar(
-        np.log2(values)[sure], moved[sure], yerr=[1.645 * fit.optima[place].se[k] for place in sure], fmt="o",
+        np.log2(values)[known], moved[known], yerr=[1.645 * fit.optima[index].se[k] for index in known], fmt="o",
         color=COLOURS[1], markersize=4, capsize=2, linewidth=1, label="scales",
     )  # fmt: skip
     x, low_x, high_x = fit.predict(target)[k]
-    place = np.log2(target[axis])
+    at_target = np.log2(target[axis])
     axes.errorbar(
-        place, x, yerr=[[x - low_x], [high_x - x]], fmt="D", color=ACCENT, markersize=5, capsize=3, linewidth=1.4,
+        at_target, x, yerr=[[x - low_x], [high_x - x]], fmt="D", color=ACCENT, markersize=5, capsize=3, linewidth=1.4,
         label="target",
     )  # fmt: skip
     if verified is not None:
-        own = np.log2(verified[fit.tuned[k]])
-        axes.plot(place, own, "*", color=INK, markersize=10, markerfacecolor="white", label="verified")
+        best = np.log2(verified[fit.tuned[k]])
+        axes.plot(at_target, best, "*", color=INK, markersize=10, markerfacecolor="white", label="verified")
     axes.set_title(f"{fit.tuned[k]} against {axis}")
     axes.set_xlabel(axis)
     _powers(axes.xaxis, [*values, target[axis]])
@@ -249,16 +252,18 @@ def moved_to(fit: Fit, axis: str, target: Mapping[str, float]) -> Array:
 
     The shift is by the law; `axis` keeps each scale's value.
     """
-    scales = [one.axes for one in fit.optima]
-    there = fit.mixture.mean([{**target, axis: scale[axis]} for scale in scales])
-    moved: Array = np.array([one.x for one in fit.optima]) + there - fit.mixture.mean(scales)
+    scales = [optimum.axes for optimum in fit.optima]
+    by_law = fit.mixture.mean([{**target, axis: scale[axis]} for scale in scales])
+    moved: Array = np.array([optimum.x for optimum in fit.optima]) + by_law - fit.mixture.mean(scales)
     return moved
 
 
 def residual_panels(fit: Fit) -> list[Panel]:
     """Return panels of the residuals against the excess over the optimum."""
-    surfaces = [one.surface for one in fit.shapes if one.surface]
-    return [Panel(f"residuals_{one.shape.form}", partial(_residuals, fit=fit, surface=one)) for one in surfaces]
+    surfaces = [estimate.surface for estimate in fit.shapes if estimate.surface]
+    return [
+        Panel(f"residuals_{surface.shape.form}", partial(_residuals, fit=fit, surface=surface)) for surface in surfaces
+    ]
 
 
 def _residuals(axes: Axes, *, fit: Fit, surface: ResponseSurface) -> None:
@@ -283,7 +288,11 @@ def ahead_panels(ahead: Sequence[HeldOut]) -> list[Panel]:
 def _ahead(axes: Axes, *, ahead: Sequence[HeldOut]) -> None:
     shown = ahead[:: 1 + len(ahead) // DOTS]
     axes.plot(
-        [one.extrapolation_octaves for one in shown], [one.regret_percent for one in shown], "o", color=COLOURS[1], ms=4
+        [held.extrapolation_octaves for held in shown],
+        [held.regret_percent for held in shown],
+        "o",
+        color=COLOURS[1],
+        ms=4,
     )
     axes.set_title("larger scales from smaller ones")
     axes.set_xlabel("octaves beyond the largest scale used")
@@ -363,7 +372,7 @@ def _value_axis(axis: Any, name: str) -> None:
 
 
 def _powers(axis: Any, values: Sequence[float]) -> None:
-    """Set ticks at the swept values and the target, except those that would overlap."""
+    """Set ticks at the swept values and the target, without overlaps."""
     low, *inner, high = sorted({float(value) for value in values})
     apart = TICK_SHARE * np.log2(high / low)
     shown = [low]
@@ -382,9 +391,9 @@ def curves_figure(fit: Fit) -> str:
     width, height = PANEL_INCHES
     with rc_context(STYLE):
         made = Figure(figsize=(width * columns, height * rows))
-        for place, part in enumerate(np.ravel(made.subfigures(rows, columns, squeeze=False))[: len(panels)]):
+        for index, part in enumerate(np.ravel(made.subfigures(rows, columns, squeeze=False))[: len(panels)]):
             part.subplots_adjust(left=0.2, right=0.97, top=0.91, bottom=0.16)
-            panels[place].draw(part.add_subplot())
+            panels[index].draw(part.add_subplot())
         return _svg(made)
 
 

@@ -91,11 +91,11 @@ def render(analysis: Findings, context: RunContext, against: ComparedSweep | Non
         laws=[(name, f"{share:.0%}") for name, share in fit.mixture.shares().items()],
         estimator=fit.estimator,
         noise=f"{fit.noise:.4f}",
-        next_runs=[_next(fit, one) for one in analysis.next_runs[:SHOWN_NEXT]],
+        next_runs=[_next(fit, proposal) for proposal in analysis.next_runs[:SHOWN_NEXT]],
         held_out=held_out_sentence(fit, analysis.left_out),
-        left_out=[_left_out(fit, one) for one in analysis.left_out[-ROWS:]],
+        left_out=[_left_out(fit, held) for held in analysis.left_out[-ROWS:]],
         per_octave=regret_per_octave(analysis.ahead),
-        scales=[_scale_row(fit, one, context) for one in fit.optima[-ROWS:]],
+        scales=[_scale_row(fit, optimum, context) for optimum in fit.optima[-ROWS:]],
         references=_references(fit, scale),
         comparison=compare_sweeps(analysis, against.analysis) if against else None,
         against=against,
@@ -165,22 +165,22 @@ def _exponents(fit: Fit, target: Mapping[str, float], loss: float) -> list[dict[
     return rows
 
 
-def _next(fit: Fit, one: NextRun) -> dict[str, str]:
-    settings = [", ".join(short(float(f"{2.0**x:.4g}")) for x in setting) for setting in one.settings]
+def _next(fit: Fit, proposal: NextRun) -> dict[str, str]:
+    settings = [", ".join(short(float(f"{2.0**x:.4g}")) for x in setting) for setting in proposal.settings]
     return {
-        "scale": fit.runs.format_scale(one.axes),
+        "scale": fit.runs.format_scale(proposal.axes),
         "settings": "; ".join(settings),
-        "cost": f"{one.flops:.3g}",
-        "narrowing": f"{one.narrowing:.1%}",
+        "cost": f"{proposal.flops:.3g}",
+        "narrowing": f"{proposal.narrowing:.1%}",
     }
 
 
-def _left_out(fit: Fit, one: HeldOut) -> dict[str, str]:
+def _left_out(fit: Fit, held: HeldOut) -> dict[str, str]:
     return {
-        "name": fit.runs.format_scale(one.axes),
-        "error": ", ".join(f"{error:+.2f}" for error in one.error),
-        "covered": "yes" if all(one.covered) else "no",
-        "regret": f"{one.regret_percent:.3f}%",
+        "name": fit.runs.format_scale(held.axes),
+        "error": ", ".join(f"{error:+.2f}" for error in held.error),
+        "covered": "yes" if all(held.covered) else "no",
+        "regret": f"{held.regret_percent:.3f}%",
     }
 
 
@@ -196,29 +196,29 @@ def _references(fit: Fit, scale: Mapping[str, float]) -> list[dict[str, str]]:
 
 
 def _fit_row(fit: Fit, scale: Mapping[str, float]) -> dict[str, str]:
-    """Return this fit's prediction as a row; its batch size has the table's unit."""
+    """Return this fit's prediction, its batch size in the table's unit."""
     answers = {kind(name): short(float(2.0**x)) for name, (x, _, _) in zip(fit.tuned, fit.predict(scale), strict=True)}
     batch = f"{answers['batch']} as in the table" if "batch" in answers else DASH
     return {"name": "this fit", "rate": answers.get("rate", DASH), "batch": batch}
 
 
-def _scale_row(fit: Fit, one: Optimum, context: RunContext) -> dict[str, str]:
+def _scale_row(fit: Fit, optimum: Optimum, context: RunContext) -> dict[str, str]:
     signs = [
         "\u2264 " if status == EDGE_LOW else "\u2265 " if status in (EDGE_HIGH, BOUNDED) else ""
-        for status in one.status
+        for status in optimum.status
     ]
-    values = [f"{sign}{short(float(2.0**x))}" for sign, x in zip(signs, one.x, strict=True)]
+    values = [f"{sign}{short(float(2.0**x))}" for sign, x in zip(signs, optimum.x, strict=True)]
     return {
-        "name": fit.runs.format_scale(one.axes),
-        "runs": str(one.runs),
-        "diverged": str(one.diverged or DASH),
-        "failed": str(context.failed.get(Scale(one.axes).key, DASH)),
+        "name": fit.runs.format_scale(optimum.axes),
+        "runs": str(optimum.runs),
+        "diverged": str(optimum.diverged or DASH),
+        "failed": str(context.failed.get(Scale(optimum.axes).key, DASH)),
         "best": ", ".join(values),
-        "se": ", ".join(f"{error:.2f}" if math.isfinite(error) else DASH for error in one.se),
-        "loss": DASH if math.isnan(one.loss) else f"{one.loss:.4f}",
-        "curvature": ", ".join(f"{bend:.3f}" for bend in one.curvature),
-        "untransferred": f"{fit.untransferred_cost(one):.4f}",
-        "status": ", ".join(dict.fromkeys(one.status)),
+        "se": ", ".join(f"{error:.2f}" if math.isfinite(error) else DASH for error in optimum.se),
+        "loss": DASH if math.isnan(optimum.loss) else f"{optimum.loss:.4f}",
+        "curvature": ", ".join(f"{bend:.3f}" for bend in optimum.curvature),
+        "untransferred": f"{fit.untransferred_cost(optimum):.4f}",
+        "status": ", ".join(dict.fromkeys(optimum.status)),
     }
 
 

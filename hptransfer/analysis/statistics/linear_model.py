@@ -1,4 +1,4 @@
-"""The normal model of a law given the likelihood of the optima, solved exactly.
+"""Normal model of a law given the optima's likelihood, solved exactly.
 
     likelihood   of all optima together, normal: precision `information`, and `information_vector`, precision times mean
     optima       x* = features(scale) @ coefficients + scatter, independent by scale and tuned hyperparameter

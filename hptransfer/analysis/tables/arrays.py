@@ -29,7 +29,7 @@ class Runs:
 
     Attributes:
         scales: the axes of every scale.
-        flops: of one run at every scale; the product of its axes if the table has no such column.
+        flops: of one run at every scale; the product of its axes if the table lacks the column.
         x: log2 of the tuned values, (runs, tuned).
         loss: as in the table, (runs,); infinite for a diverged run.
         scale: index of each run's scale.
@@ -72,7 +72,7 @@ class Runs:
         return len(self.scales)
 
     def octaves(self, scales: Sequence[Axes]) -> Array:
-        """Return log2 of scales' axes over the middle of the swept range, (scales, axes)."""
+        """Return log2 of axes over the middle of the range, (scales, axes)."""
         logs, swept = (
             np.log2([[scale[axis] for axis in self.columns.scales] for scale in group])
             for group in (scales, self.scales)
@@ -81,7 +81,7 @@ class Runs:
         return octaves
 
     def format_scale(self, axes: Axes) -> str:
-        """Return a scale as text that differs from the text of every swept scale."""
+        """Return a scale as text that no other swept scale has."""
         return format_scale(axes, self.scales)
 
     def of_scale(self, index: int) -> Mask:

@@ -1,4 +1,4 @@
-"""Roles of axes by the names of their columns: tokens, parameters, batch size, width."""
+"""Roles of columns by their names, such as tokens or batch size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DURATION = ("steps", "num_steps", "train_steps", "epochs", "examples", "samples"
 
 
 def named(axes: Sequence[str], names: Sequence[str]) -> str | None:
-    """Return the first axis with one of the names, None if there is none."""
+    """Return the first axis with one of the names, or None."""
     return next((axis for axis in axes if axis.lower() in names), None)
 
 
@@ -24,7 +24,7 @@ SCHEDULE = ("schedule", "lr_schedule", "scheduler", "warmup", "warmup_steps", "d
 
 
 def is_size_or_budget(axis: str) -> bool:
-    """Return True for an axis that is a model size or a training budget."""
+    """Return True for an axis of model size or training budget."""
     return any(axis.lower() in names for names in (PARAMS, WIDTH, DEPTH, TOKENS, BATCH, DURATION))
 
 
@@ -35,5 +35,5 @@ _KINDS = {"rate": LEARNING_RATE, "batch": BATCH, "params": PARAMS, "tokens": TOK
 
 
 def kind(name: str) -> str:
-    """Return the role of a column inferred from its name, else the name."""
+    """Return the role of a column by its name, else the name."""
     return next((role for role, names in _KINDS.items() if name.lower() in names), name)

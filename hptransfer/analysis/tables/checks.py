@@ -21,7 +21,7 @@ HUGE = 1e300
 
 
 def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a table of the sweep's trials, one row each, finished or not.
+    """Return a table of the sweep's trials, finished or not.
 
     Verification trials are left out.
 
@@ -121,7 +121,10 @@ def check_unique(place: str, header: Sequence[str], used: Iterable[str]) -> None
 
 
 def row_of(rows: pd.DataFrame | pd.Series[Any]) -> str:
-    """Return the first of some rows as text; row 1 is the first below the header."""
+    """Return the first of some rows as text, such as "row 1".
+
+    Rows are counted from the first one below the header.
+    """
     first = rows.index[0]
     return f"row {first + 1}" if isinstance(first, int | np.integer) else f"row {first!r}"
 

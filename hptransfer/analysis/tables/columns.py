@@ -59,7 +59,7 @@ class Columns:
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Return the names that select the priors of tuned columns, blank without priors."""
+        """Return the names that select priors, blank without priors."""
         return self.tuned if self.prior else ("",) * len(self.tuned)
 
 

@@ -153,7 +153,7 @@ def _unknown_column(name: str, names: Sequence[str]) -> str:
 
 
 def canonical_states(frame: pd.DataFrame, place: str, column: str = "state") -> pd.DataFrame:
-    """Return the table with the states of a run folder in its `state` column.
+    """Return the table with a run folder's states in its `state` column.
 
     A column of numbers, such as exit codes, is dropped: numbers are not states. A table without the column is returned
     unchanged.
@@ -247,7 +247,7 @@ def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
 
 
 def _check_lengths(path: Path) -> None:
-    """Raise ConfigError if a row of a CSV file has another length than its header.
+    """Raise ConfigError if a CSV row has another length than the header.
 
     pandas silently fills missing values of a line and drops additional ones.
     """

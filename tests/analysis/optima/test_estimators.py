@@ -1,4 +1,4 @@
-"""Published estimators give the exponents that their protocols give on published runs (science notes, C.2)."""
+"""Published estimators give the exponents that their protocols give on published runs (Step Law, arXiv:2503.04715)."""
 
 import numpy as np
 import pytest

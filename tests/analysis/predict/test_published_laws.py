@@ -6,7 +6,7 @@ from hptransfer.analysis.predict.published_laws import PUBLISHED, PublishedLaw, 
 from hptransfer.analysis.tables.columns import Columns
 
 COLUMNS = Columns(scales=("params", "tokens"), tuned=("learning_rate", "batch_size"))
-# The science notes, C.1; DeepSeek's law is of training FLOPs, 6 N D.
+# Values of the papers; DeepSeek's law is in training FLOPs, 6 N D.
 KNOWN = [
     ("Step Law", 7e9, 1.4e12, "learning_rate", 9.17e-4),
     ("Step Law", 7e9, 1.4e12, "batch_tokens", 5.0e6),

@@ -36,7 +36,7 @@ class SweptAxes:
 
     @property
     def moving(self) -> list[str]:
-        """Return the axes with more than one value, along which exponents can be measured."""
+        """Return the axes with more than one value, which have exponents."""
         return [axis for axis, values in self.values.items() if len(values) > 1]
 
     def octaves(self, axis: str) -> Feature:
@@ -62,7 +62,10 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """A form with all numbers fixed but its coefficients; its first term is 1."""
+    """Form with all numbers fixed but its coefficients.
+
+    The first term of every variant is 1.
+    """
 
     law: str
     terms: Sequence[Term]
@@ -74,7 +77,7 @@ class Variant:
 
 
 def intercept_term() -> Term:
-    """Return the first term: the optimum at the smallest values of all axes."""
+    """Return the first term: the optimum at the axes' smallest values."""
     return Term(lambda scale: 1.0)
 
 
@@ -96,7 +99,10 @@ class Law(ABC):
 
     @abstractmethod
     def variants(self, seen: SweptAxes) -> list[Variant]:
-        """Return the variants on these axes; empty if the form does not apply to them."""
+        """Return the variants of the form on these axes.
+
+        Empty if the form does not apply to them.
+        """
 
 
 LAWS: Registry[Law] = Registry("law", "hptransfer.analysis.laws.forms")

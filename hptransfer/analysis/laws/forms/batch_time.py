@@ -1,4 +1,4 @@
-"""Batch and time: a maximum at a critical batch that grows with tokens.
+"""Batch and time: a maximum at a critical batch size.
 
 The optimum grows as sqrt(B/T) below a critical batch k T and falls as sqrt(T/B) above it:
 

@@ -72,7 +72,7 @@ class ByScale(Estimator):
 
     @abstractmethod
     def optimum(self, x: Array, losses: Array) -> tuple[Array, float] | None:
-        """Return log2 of a scale's optimum and its loss, None if there is none.
+        """Return log2 of a scale's optimum and its loss, or None.
 
         Args:
             x: log2 of the tuned values, (runs, tuned), of one run or more.

@@ -49,7 +49,7 @@ def minimum(x: Array, y: Array) -> tuple[Array, float] | None:
 
 
 def _spline_minimum(knots: Array, best: Sequence[tuple[Array, float]]) -> tuple[Array, float] | None:
-    """Return the minimum of a spline through the best value at each knot.
+    """Return the minimum of a spline through the knots' best values.
 
     Args:
         best: point and value at each knot; the point is interpolated by splines too.

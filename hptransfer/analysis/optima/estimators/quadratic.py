@@ -20,7 +20,9 @@ class Quadratic(ByScale):
 
 
 def vertex(x: Array, losses: Array) -> tuple[Array, float] | None:
-    """Return the minimum of a paraboloid through the best runs, with its loss.
+    """Return the minimum of a paraboloid through the best runs.
+
+    The minimum comes with its loss.
 
     None if it has no minimum within the tried values, or if there are too few runs.
     """

@@ -27,7 +27,7 @@ FIRST_SCATTER = 0.7
 
 @dataclass(frozen=True, eq=False)
 class PowerGuide:
-    """Guide of the surface fit by a power law, refitted after every round."""
+    """Guide of the surface fit by a repeatedly fitted power law."""
 
     law: LinearLaw
 
