@@ -60,8 +60,8 @@ PASSES_ANYWAY: dict[tuple[str, str], str] = {
         "transformer",
         "ntk",
     ): "the growth that theory expects does not show at widths of 64 to 256, with 256 outputs; the "
-    "failures under adamw, adam_atan2 and lion are of slopes that shrink. Over 256 to 1024 the readout's first change grows under sgd "
-    "(+0.37), and the check fails",
+    "failures under adamw, adam_atan2 and lion are of slopes that shrink. Over 256 to 1024 the readout's first change "
+    "grows under sgd (+0.37), and the check fails",
     (
         "vit",
         "ntk",

@@ -135,5 +135,5 @@ def test_compilation_decides_itself_what_to_compute_again() -> None:
 
 def test_a_model_without_branches_refuses_it() -> None:
     run = dataclasses.replace(of_model("mlp"), activation_checkpointing=True)
-    with pytest.raises(ConfigError, match="computes residual branches again, but run/model=mlp has none; leave it out"):
+    with pytest.raises(ConfigError, match="recomputes residual branches, but run/model=mlp has none; leave it out"):
         run.check()

@@ -81,7 +81,9 @@ def test_losses_of_every_optimizer(optimizer: str) -> None:
 
 def test_a_precision_that_torch_does_not_compile_a_model_in_is_refused() -> None:
     (run, *_) = in_compiled(runs_of("moe"))
-    with pytest.raises(ConfigError, match=r"torch compiles no float32 of run/model=moe; set run\.precision=bf16, or"):
+    with pytest.raises(
+        ConfigError, match=r"torch cannot compile run/model=moe in float32; set run\.precision=bf16, or"
+    ):
         run.check()
     dataclasses.replace(run, precision="bf16").check()
 

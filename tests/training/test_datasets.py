@@ -241,8 +241,8 @@ def test_a_validation_file_is_validated_on_and_nothing_else_is_held_out(tmp_path
 @pytest.mark.parametrize(
     ("tokens", "header", "dtype", "message"),
     [
-        (np.arange(3), None, "uint32", r"has 6 bytes, no whole number of uint32 tokens"),
-        ([], None, "uint16", r"has 0 bytes, no whole number of uint16 tokens"),
+        (np.arange(3), None, "uint32", r"has 6 bytes, not a whole number of uint32 tokens"),
+        ([], None, "uint16", r"has 0 bytes, not a whole number of uint16 tokens"),
         (np.arange(9), (20240520, 1, 10), "uint16", r"has 1042 bytes, its header says 10 tokens"),
         (np.arange(9), (20240520, 2, 9), "uint16", r"has a header of version 2"),
         (np.arange(10), (20240520, 1, 10), "uint32", r"has a header of version 1, read with run\.data\.dtype=uint32"),

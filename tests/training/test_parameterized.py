@@ -158,7 +158,9 @@ def test_weight_decay_in_three_meanings(decay: str, per_step: float) -> None:
 
 
 def test_tied_weights_need_equal_rules() -> None:
-    with pytest.raises(ConfigError, match=r"run.model.tied: sp gives embedding and readout different init_std"):
+    with pytest.raises(
+        ConfigError, match=r"run.model.tied: sp gives embedding and readout different values of init_std"
+    ):
         Stack(
             [dataclasses.replace(of_model("transformer", tied=True, width=64), parameterization="sp")],
             [0],

@@ -146,5 +146,5 @@ def test_every_number_of_an_optimizer_is_a_trials_own() -> None:
 )
 def test_what_a_stack_has_for_all_may_not_differ_in_it(other: dict[str, Any]) -> None:
     run = of_model("mlp")
-    with pytest.raises(ValueError, match="differ in what it has for all"):
+    with pytest.raises(ValueError, match="must be equal in all settings that the stack shares"):
         Stack([run, dataclasses.replace(run, **other)], [0, 0], device="cpu")

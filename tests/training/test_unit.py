@@ -218,7 +218,9 @@ def test_what_it_has_no_rule_for_is_refused() -> None:
     for optimizer in RULES:
         unit_run(optimizer).check()
     tied = unit_run(tied=True)
-    with pytest.raises(ConfigError, match=r"run.model.tied: umup gives embedding and readout different learning_rate"):
+    with pytest.raises(
+        ConfigError, match=r"run.model.tied: umup gives embedding and readout different values of learning_rate"
+    ):
         parameterize_stack(tied.model.build(trials=1, shape=tied.shape), [tied], [0])
 
 

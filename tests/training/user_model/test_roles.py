@@ -147,7 +147,7 @@ def test_a_readout_that_is_tied_by_a_call_is_refused() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (functools.partial(Transformer, depth=3), r"but for its width, depth included.*blocks\.2"),
+        (functools.partial(Transformer, depth=3), r"except for its width, depth included.*blocks\.2"),
         (lambda width: Transformer(32), "the same shapes at both widths"),
         (functools.partial(Perceptron, bias=False), "not in both"),
     ],
