@@ -127,8 +127,8 @@ def _tied_multiplier(run: RunConfig, readout: TiedReadout) -> float:
     for what in ("init_std", "learning_rate"):
         if abs(getattr(embedding, what) / getattr(output, what) - 1) > 1e-9:
             raise ConfigError(
-                f"run.model.tied: {run.parameterization} gives embedding and readout different values of {what}; untie them, or "
-                "take run.parameterization=mup, whose readout has a multiplier instead"
+                f"run.model.tied: {run.parameterization} gives embedding and readout different values of "
+                f"{what}; untie them, or take run.parameterization=mup, whose readout has a multiplier instead"
             )
     multiplier: float = base_fan_in**-0.5 * output.multiplier * run.constants.output.multiplier
     return multiplier

@@ -1,4 +1,4 @@
-"""Small runs to change one thing of."""
+"""Small runs as starting points of tests."""
 
 import dataclasses
 from typing import Any
@@ -33,7 +33,7 @@ def small(*, lr: float = 2.0**-6, width: int = 32, depth: int = 2, **changes: An
 
 
 def of_model(name: str, *, width: int = 32, depth: int = 2, lr: float = 2.0**-6, **options: Any) -> RunConfig:
-    """A small run of any model, on data that it takes."""
+    """Return a small run of any model, on data that it accepts."""
     model: ModelConfig = MODELS.get(name)(name=name, width=width, depth=depth, **options)
     if TOKENS in model.takes:
         return small(lr=lr, model=model)

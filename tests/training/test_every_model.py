@@ -1,4 +1,4 @@
-"""The kit that every model passes, with its options: sizes by formula, roles, training, and stacks."""
+"""Contract of every model, with its options: sizes, roles, training, stacks."""
 
 import dataclasses
 import itertools
@@ -87,7 +87,7 @@ def test_the_loss_falls(name: str, options: dict[str, Any]) -> None:
 
 @every_model
 def test_a_stack_gives_each_trial_the_numbers_that_it_has_alone(name: str, options: dict[str, Any]) -> None:
-    """Float64: what is left is the order of summation in a batched matrix multiply."""
+    """In float64 only the order of summation in batched products differs."""
     runs = []
     for lr, decay in ((2.0**-8, 0.0), (2.0**-6, 0.1), (2.0**-5, 0.3)):
         run = of_model(name, width=64, lr=lr, **options)
@@ -102,7 +102,7 @@ def test_a_stack_gives_each_trial_the_numbers_that_it_has_alone(name: str, optio
 
 
 def losses(runs: list[RunConfig], seeds: list[int], data: Dataset, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Of a stack's first fifty steps, (steps, trials)."""
+    """Return losses of a stack's first fifty steps, (steps, trials)."""
     run = runs[0]
     stack = Stack(runs, seeds, device="cpu", dtype=dtype)
     batches = [data.batch(seed=0, step=step, batch=run.batch, sequence=run.sequence) for step in range(50)]
@@ -111,7 +111,7 @@ def losses(runs: list[RunConfig], seeds: list[int], data: Dataset, dtype: torch.
 
 @every_model
 def test_a_trial_that_leaves_a_stack_leaves_the_others_as_they_were(name: str, options: dict[str, Any]) -> None:
-    """Control: without the optimizer's memory the next steps would differ by far more than rounding."""
+    """Control: without the optimizer's memory steps differ by more than rounding."""
     runs = [of_model(name, lr=lr, **options) for lr in (2.0**-6, 2.0**-5)]
     data = runs[0].data.load()
     batches = [data.batch(seed=0, step=step, batch=4, sequence=runs[0].sequence) for step in range(20)]
@@ -128,7 +128,7 @@ def test_a_trial_that_leaves_a_stack_leaves_the_others_as_they_were(name: str, o
 
 @every_model
 def test_each_trial_has_its_own_constants(name: str, options: dict[str, Any]) -> None:
-    """Multipliers, initial spreads and branch factors that differ by trial, stacked as alone."""
+    """Multipliers, initial spreads and branch factors differ by trial."""
     runs = [of_model(name, **options) for _ in range(2)]
     runs[1].constants.output.multiplier = 3.0
     runs[1].constants.hidden.init = 0.5

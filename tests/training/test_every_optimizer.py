@@ -1,4 +1,4 @@
-"""The kit that every optimizer passes: it trains, honours groups, stacks, and steps as its law says."""
+"""Contract of every optimizer: training, groups, stacks, and its update law."""
 
 import dataclasses
 
@@ -65,7 +65,10 @@ def test_a_trial_that_leaves_takes_nothing_of_the_others_memory(name: str) -> No
 
 
 def test_each_trial_of_a_stack_has_its_own_floor() -> None:
-    """A floor above the weights makes every step larger; the package has one an optimizer, not one a group."""
+    """A floor above the weights makes every step larger.
+
+    The package has one floor per optimizer, not per group.
+    """
     runs = [run_with("adafactor", floor=floor) for floor in (1e-3, 0.5, 1e-3)]
     data = runs[0].data.load()
     together = losses(runs, [0, 0, 0], data)
@@ -86,7 +89,7 @@ def test_each_trial_of_a_stack_has_its_own_floor() -> None:
 @every_optimizer
 @pytest.mark.parametrize(("decay", "left"), [("coupled", 1 - 0.5e-3), ("independent", 0.5), ("timescale", 1 - 1 / 30)])
 def test_decay_means_what_it_says(name: str, decay: str, left: float) -> None:
-    """What one step at the peak leaves of a weight without a gradient, beside what the step itself does."""
+    """Measure one step at the peak on a weight without a gradient."""
     kept = {}
     for weight_decay in (0.0, 0.5):
         run = run_with(name, lr=1e-3, weight_decay=weight_decay, decay=decay)
@@ -128,7 +131,10 @@ LAYERS = {"layers.0": Role.INPUT, "layers.1": Role.HIDDEN, "layers.2": Role.OUTP
 
 
 def measured_slopes(name: str) -> dict[Role, float]:
-    """Slope against width of a layer's own output change per unit of learning rate, after one step."""
+    """Return slopes against width of a layer's own output change.
+
+    Per unit of learning rate, after one step.
+    """
     changes: dict[Role, list[float]] = {role: [] for role in LAYERS.values()}
     for width in WIDTHS:
         run = run_with(name, width=width)
@@ -165,7 +171,10 @@ def required(law: UpdateLaw, role: Role) -> float:
 @every_optimizer
 @pytest.mark.parametrize("role", LAYERS.values())
 def test_the_declared_law_is_the_measured_one(name: str, role: Role, slopes: dict[str, dict[Role, float]]) -> None:
-    """The power that the law asks for takes back what the step does; finite widths leave up to 0.25 at the readout."""
+    """The law's power cancels that of the step.
+
+    Finite widths leave up to 0.25 at the readout.
+    """
     assert slopes[name][role] == pytest.approx(-required(optimizer(name).law(role), role), abs=0.25)
 
 
@@ -188,7 +197,10 @@ def test_adam_atan2_does_not_know_the_losses_scale() -> None:
 
 
 def test_adam_atan2_is_adam_for_small_ratios() -> None:
-    """atan2(m, r) is m / r for small m / r: under noise with a small mean the two take the same path."""
+    """atan2(m, r) is m / r for small m / r.
+
+    Under noise with a small mean the two take the same path.
+    """
     gradients = torch.randn(200, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ends = []
     for name in ("adamw", "adam_atan2"):

@@ -1,4 +1,4 @@
-"""bf16: matrix products in bfloat16 and all else as before, so that curves stay where they were, stacked and alone."""
+"""bf16: products in bfloat16, curves near float32's, stacked and alone."""
 
 import dataclasses
 from typing import Any
@@ -30,7 +30,10 @@ def in_bf16(runs: list[RunConfig]) -> list[RunConfig]:
 
 
 def assert_close_curves(runs: list[RunConfig]) -> None:
-    """Stacked as alone, and near what float32 gives but not that, at every step."""
+    """Assert equal curves stacked and alone, near float32's.
+
+    They differ from float32's at every step.
+    """
     for run in runs:
         run.optimizer.lr *= CALM
     together, apart, full = stacked(in_bf16(runs)), alone(in_bf16(runs)), stacked(runs)

@@ -1,4 +1,6 @@
-"""A trial's numbers are its own, stacked or alone: for every model and every optimizer, in both types.
+"""Trials have equal numbers stacked and alone, in both types.
+
+For every model and every optimizer.
 
 Losses are compared, not weights: those whose gradient is nothing but rounding, such as key biases, drift under an
 optimizer that takes signs.
@@ -44,7 +46,10 @@ every_type = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "float64"]
 
 
 def trials(model: str, options: dict[str, Any], optimizer: str, *, width: int = 32) -> list[RunConfig]:
-    """Three that differ in all that trials of a stack can differ in, their seeds apart."""
+    """Return three trials that differ in every setting a stack allows.
+
+    Their seeds are equal.
+    """
     base = OPTIMIZERS.get(optimizer)(name=optimizer)
     known = {field.name for field in dataclasses.fields(base)}
     runs = []
@@ -65,7 +70,7 @@ def trials(model: str, options: dict[str, Any], optimizer: str, *, width: int = 
 
 
 def stacked(runs: list[RunConfig], dtype: torch.dtype = torch.float32) -> Tensor:
-    """Losses of a stack's first steps, (steps, trials)."""
+    """Return losses of a stack's first steps, (steps, trials)."""
     return losses(runs, list(SEEDS), runs[0].data.load(), dtype)
 
 
@@ -117,7 +122,7 @@ def test_every_pair(model: str, options: dict[str, Any], optimizer: str, dtype: 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_another_rate_in_a_stack_is_seen(optimizer: str) -> None:
-    """The negative control: one part in a hundred, of one trial of three."""
+    """Negative control: one trial of three has a rate 1% higher."""
     runs = trials("mlp", {}, optimizer)
     other = [*runs[:2], dataclasses.replace(runs[2], optimizer=dataclasses.replace(runs[2].optimizer))]
     other[2].optimizer.lr *= 1.01
@@ -127,7 +132,7 @@ def test_another_rate_in_a_stack_is_seen(optimizer: str) -> None:
 
 
 def test_every_number_of_an_optimizer_is_a_trials_own() -> None:
-    """So that the contract above covers whatever `shared` leaves out."""
+    """The contract above must cover every setting that `shared` leaves out."""
     for name in OPTIMIZERS.names():
         numbers = {item.name for item in dataclasses.fields(OPTIMIZERS.get(name)) if item.type in (float, "float")}
         assert numbers <= OWN.keys() | {"lr"}, name

@@ -1,4 +1,4 @@
-"""Schedules: up, then down over the run's own budget, the same factor for all groups of a trial."""
+"""Schedules: warm-up and decay over the budget, one factor per trial."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""u-muP's operations: unit variance, gradients that keep their direction, multipliers by trial, refusals."""
+"""u-muP's operations: unit variance, gradient directions, multipliers by trial, errors."""
 
 import dataclasses
 from typing import Any
@@ -57,7 +57,7 @@ def stacked(run: RunConfig) -> Stack:
     ],
 )
 def test_gradients_point_where_the_losses_own_do(model: str, options: dict[str, Any]) -> None:
-    """Each tensor's gradient is a number times that of the same numbers forward, without any on the way back."""
+    """Each tensor's gradient is a multiple of the unscaled backward pass's."""
     run = unit_run(model=model, **options)
     batch = run.data.load().batch(seed=0, step=0, batch=4, sequence=run.sequence)
     gradients = []
@@ -92,7 +92,7 @@ def test_a_convolutions_gradient_is_over_the_root_of_its_pixels() -> None:
 
 
 def spreads(run: RunConfig) -> dict[str, float]:
-    """Standard deviation at the start of what every module puts out, by name."""
+    """Return initial standard deviations of every module's output, by name."""
     stack = Stack([run], [0], device="cpu")
     taken: dict[str, float] = {}
     for name, module in stack.model.named_modules():
@@ -109,7 +109,9 @@ def spreads(run: RunConfig) -> dict[str, float]:
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu", "relu2"])
 def test_a_deep_transformer_starts_with_unit_variance_everywhere(activation: str) -> None:
-    """Attention's numbers are for values that are independent: with depth positions grow alike, and their mean with it.
+    """Attention's numbers hold for independent values.
+
+    Positions become alike with depth, and their mean grows.
 
     It is at most as large as if all were equal.
     """
@@ -146,7 +148,10 @@ def of_widths(optimizer: str, *, zero_readout: bool = False) -> RunConfig:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_transformers_embeddings_alone_change_less_with_width(optimizer: str) -> None:
-    """Their rate falls as width^-1/2: every other layer's own change stays, and so do the outputs'."""
+    """Their rate falls as width^-1/2.
+
+    Every other layer's own change stays, and so do the outputs'.
+    """
     run = of_widths(optimizer)
     own = one_layer_check(run, widths=(128, 256, 512), seeds=2)
     assert own.passed  # with embeddings held to what is prescribed
