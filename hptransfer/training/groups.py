@@ -211,19 +211,19 @@ def tensor_numbers(
     numbers = {}
     for item in tagged(model):
         drawn = item.layer.start == "normal"
-        own = {
+        of_parameter = {
             "init_std": initial_std(run, keys[item.name]) if drawn else 0.0,
             "output_multiplier": _of_trial(item.layer.multiplier, trial),
         }
         for prefix, branch in branches.items():
             if item.name.startswith(prefix):
-                own["branch_factor"] = _of_trial(branch.factor, trial)
-                own["skip_factor"] = _of_trial(branch.skip, trial)
+                of_parameter["branch_factor"] = _of_trial(branch.factor, trial)
+                of_parameter["skip_factor"] = _of_trial(branch.skip, trial)
         if item.layer.gradient is not None:
-            own["gradient_multiplier"] = _of_trial(item.layer.gradient, trial)
+            of_parameter["gradient_multiplier"] = _of_trial(item.layer.gradient, trial)
             if isinstance(item.layer, Linear):
-                own["backward_multiplier"] = _of_trial(item.layer.backward, trial)
-        numbers[item.name] = own
+                of_parameter["backward_multiplier"] = _of_trial(item.layer.backward, trial)
+        numbers[item.name] = of_parameter
     for module in model.modules():
         if isinstance(module, TiedReadout):
             (name,) = (item.name for item in tagged(model) if item.layer is module.embedding)

@@ -19,9 +19,9 @@ from tests.training.test_same_numbers import alone, stacked, trials
 
 # A bfloat16 has eight significant bits: one rounding changes a number by up to 4e-3 of it.
 STACKED = 4e-3
-# Of a loss against float32's: so many nats, and as much of it.
+# Difference of a loss from float32's: in nats, and relative.
 AGAINST_FLOAT32 = 1e-2
-# Trials that learn a batch by heart, or are on the edge of stability, enlarge what rounding does to them.
+# Trials that memorize a batch, or are at the edge of stability, amplify rounding.
 CALM = 0.25
 
 

@@ -37,8 +37,8 @@ OWN: dict[str, tuple[float, float, float]] = {
     "damping": (1e-2, 3e-2, 1e-1),
 }
 RATES = (1.0, 0.5, 0.25)
-# At its optimizers' own rates a ResNet is chaotic: channels die, and whether one does goes by the last bit. Those that
-# enlarge small gradients, each in its way, are so at a quarter of them still.
+# At its optimizers' own rates a ResNet is chaotic: channels die depending on the last bit. Optimizers that
+# enlarge small gradients are chaotic even at a quarter of these rates.
 CALM = {("resnet", name): 1 / 4 for name in OPTIMIZERS.names()}
 CALM |= {("resnet", name): 1 / 16 for name in ("adafactor", "kfac", "muon", "shampoo")}
 

@@ -245,10 +245,10 @@ def test_multipliers_that_would_do_nothing_are_refused(
     refused(dataclasses.replace(unit_run(model=model, **options), unit=UnitConfig(**unit)), message)
 
 
-def test_other_parameterizations_have_no_such_multipliers() -> None:
+def test_other_parameterizations_lack_unit_multipliers() -> None:
     refused(
         small(unit=UnitConfig(attention=2.0)),
-        "run.unit.attention is 2, but run.parameterization=mup has no such multiplier; leave it at 1, or take "
+        "run.unit.attention is 2, but run.parameterization=mup lacks this multiplier; leave it at 1, or take "
         "run.parameterization=umup",
     )
 

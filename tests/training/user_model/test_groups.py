@@ -111,4 +111,4 @@ def test_groups_outlive_checkpoints() -> None:
     again.load_state_dict(pickle.loads(pickle.dumps(optimizer.state_dict())))
     step(again)
     other = torch.optim.SGD(Transformer(64).parameters(), lr=0.1)
-    step(other)  # other people's groups are nobody's business
+    step(other)  # groups of other libraries are not checked
