@@ -1,4 +1,6 @@
-"""Seconds of `hptransfer coord-check` after import, by model and optimizer, on one thread, with its own settings.
+"""Measure seconds of `hptransfer coord-check` by model and optimizer.
+
+On one thread, after import, with default settings.
 
     python benchmarks/coord_check.py [--model NAME ...] [--optimizer NAME ...]
 

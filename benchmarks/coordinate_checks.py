@@ -1,4 +1,4 @@
-"""Coordinate check of every parameterization with every optimizer on every model, into docs/coordinate_checks.csv.
+"""Measure coordinate checks of all combinations into docs/coordinate_checks.csv.
 
     python benchmarks/coordinate_checks.py [--missing] [--model NAME ...] [--optimizer NAME ...] ...
 
@@ -25,7 +25,7 @@ FILE = Path(__file__).parents[1] / "docs" / "coordinate_checks.csv"
 
 
 def measure(model: str, optimizer: str, parameterization: str) -> MeasuredCheck:
-    """The steepest slope that the check judges."""
+    """Return the steepest judged slope of a combination."""
     choices = [f"run/model={model}", f"run/optimizer={optimizer}", f"run.parameterization={parameterization}"]
     key = {"model": model, "optimizer": optimizer, "parameterization": parameterization}
     try:

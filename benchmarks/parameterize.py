@@ -1,4 +1,6 @@
-"""Time and memory of resolving the rules of a model of a billion parameters, on the meta device.
+"""Measure resolving a billion-parameter model's rules: time and memory.
+
+On the meta device.
 
     python benchmarks/parameterize.py
 
@@ -24,7 +26,7 @@ make = functools.partial(PlainTransformer, depth=16, vocabulary=50_304, position
 
 
 def peak_mb() -> float:
-    """Most memory that this process has held so far."""
+    """Return the peak memory of this process, in MB."""
     status = Path("/proc/self/status")
     if status.exists():  # Linux: getrusage would say what the process that started this one held
         held = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))

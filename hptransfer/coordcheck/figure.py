@@ -37,12 +37,12 @@ def coordinate_check_figure(check: Mapping[str, Any]) -> str:
             if rows and rows[0]["slopes"]:
                 rows.sort(key=lambda row: -abs(row["slopes"][column]))
             for rank, row in enumerate(rows):
-                place = check["rows"].index(row)  # a module has the same style in every panel
+                index = check["rows"].index(row)  # a module has the same style in every panel
                 style = {
-                    "marker": MARKERS[place % len(MARKERS)],
+                    "marker": MARKERS[index % len(MARKERS)],
                     "ms": 4,
                     "lw": 1.2,
-                    "color": COLOURS[place % len(COLOURS)],
+                    "color": COLOURS[index % len(COLOURS)],
                 }
                 label = f"{row['name']} ({row['slopes'][column]:+.2f})" if row["slopes"] else row["name"]
                 named = {"label": label} if rank < NAMED else {"color": FAINT}

@@ -281,7 +281,7 @@ class RunConfig:
                 "what to recompute; set one of them to false"
             )
         if self.alignment != "default" and table.unit:
-            raise ConfigError(f"{place}.alignment: {self.parameterization} has rates of its own; leave it at default")
+            raise ConfigError(f"{place}.alignment: {self.parameterization} sets its own rates; leave it at default")
         self._check_optimizer(place)
         self._check_unit(place)
         if self.budget not in BUDGET_RULES:
@@ -318,8 +318,8 @@ class RunConfig:
         if not self.table.unit:
             for key, value in self.unit.changed().items():
                 raise ConfigError(
-                    f"{place}.unit.{key} is {value:g}, but {place}.parameterization={self.parameterization} has no "
-                    f"such multiplier; leave it at 1, or take {place}.parameterization=umup"
+                    f"{place}.unit.{key} is {value:g}, but {place}.parameterization={self.parameterization} "
+                    f"lacks this multiplier; leave it at 1, or take {place}.parameterization=umup"
                 )
             return
         if not self.model.unit:

@@ -127,8 +127,8 @@ def _tied_multiplier(run: RunConfig, readout: TiedReadout) -> float:
     for what in ("init_std", "learning_rate"):
         if abs(getattr(embedding, what) / getattr(output, what) - 1) > 1e-9:
             raise ConfigError(
-                f"run.model.tied: {run.parameterization} gives embedding and readout different {what}; untie them, or "
-                "take run.parameterization=mup, whose readout has a multiplier instead"
+                f"run.model.tied: {run.parameterization} gives embedding and readout different values of "
+                f"{what}; untie them, or take run.parameterization=mup, whose readout has a multiplier instead"
             )
     multiplier: float = base_fan_in**-0.5 * output.multiplier * run.constants.output.multiplier
     return multiplier
@@ -211,19 +211,19 @@ def tensor_numbers(
     numbers = {}
     for item in tagged(model):
         drawn = item.layer.start == "normal"
-        own = {
+        of_parameter = {
             "init_std": initial_std(run, keys[item.name]) if drawn else 0.0,
             "output_multiplier": _of_trial(item.layer.multiplier, trial),
         }
         for prefix, branch in branches.items():
             if item.name.startswith(prefix):
-                own["branch_factor"] = _of_trial(branch.factor, trial)
-                own["skip_factor"] = _of_trial(branch.skip, trial)
+                of_parameter["branch_factor"] = _of_trial(branch.factor, trial)
+                of_parameter["skip_factor"] = _of_trial(branch.skip, trial)
         if item.layer.gradient is not None:
-            own["gradient_multiplier"] = _of_trial(item.layer.gradient, trial)
+            of_parameter["gradient_multiplier"] = _of_trial(item.layer.gradient, trial)
             if isinstance(item.layer, Linear):
-                own["backward_multiplier"] = _of_trial(item.layer.backward, trial)
-        numbers[item.name] = own
+                of_parameter["backward_multiplier"] = _of_trial(item.layer.backward, trial)
+        numbers[item.name] = of_parameter
     for module in model.modules():
         if isinstance(module, TiedReadout):
             (name,) = (item.name for item in tagged(model) if item.layer is module.embedding)

@@ -1,4 +1,4 @@
-"""The claims of docs/parameterizations.md, each measured again; what theory says must fail does, on every model."""
+"""Claims of docs/parameterizations.md, measured again; expected failures on every model."""
 
 from pathlib import Path
 
@@ -123,7 +123,7 @@ def test_marks(passed: bool, claimed: bool, expected: str, mark: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS.names())
 def test_a_readout_that_starts_at_zero_answers_zero(model: str) -> None:
-    """Of outputs the check's first column is then all zeros; with a random readout it is not."""
+    """The outputs' first column is zero, unlike with a random readout."""
     zero, random = (
         check(model, "sgd", "mup", f"run.model.zero_readout={choice}", "seeds=1", "steps=1") for choice in (True, False)
     )

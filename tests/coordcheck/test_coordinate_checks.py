@@ -1,4 +1,4 @@
-"""Coordinate checks: slopes that theory gives, of what passes and of what must not."""
+"""Coordinate checks: slopes of theory for passing and failing combinations."""
 
 import dataclasses
 
@@ -69,7 +69,7 @@ def test_sp_with_one_adam_rate_grows_with_width_and_is_expected_to() -> None:
 
 
 def test_the_one_layer_check_names_the_layer_with_the_wrong_rule() -> None:
-    """muP's Adam rates under a form that needs other ones: the hidden layer alone is wrong."""
+    """Under a form that needs other Adam rates, only hidden layers fail."""
     flat = one_layer_check(run_of("mup_table3"), widths=WIDTHS)
     assert flat.passed
     run = run_of("mup_table3")
@@ -82,7 +82,10 @@ def test_the_one_layer_check_names_the_layer_with_the_wrong_rule() -> None:
 
 @pytest.mark.parametrize(("widths", "tolerance", "alignment"), [(WIDTHS, TIGHT, 0.85), ((64, 128, 256), LOOSE, 0.75)])
 def test_a_layer_that_is_a_little_off_fails(widths: tuple[int, ...], tolerance: float, alignment: float) -> None:
-    """Rates that fall too slowly, by a power of 1 - alignment: more than what passes, less than twice that."""
+    """Rates fall too slowly, by a power of 1 - alignment.
+
+    This exceeds the tolerance by less than a factor of two.
+    """
     run = run_of("mup")
     flat = one_layer_check(run, widths=widths)
     assert flat.fails == []
@@ -106,7 +109,10 @@ def test_a_layer_that_is_a_little_off_fails(widths: tuple[int, ...], tolerance: 
     ],
 )
 def test_how_the_stream_moves_with_depth(alpha: float, rates: bool, optimizer: str, expected: float) -> None:
-    """Slopes measured on normed residual MLPs of depths 8 to 64; theory: 1 - alpha (1 + SGD) + the rate's power."""
+    """Compare with slopes measured on normed residual MLPs.
+
+    Their depths are 8 to 64. Theory: 1 - alpha (1 + SGD) + the rate's power.
+    """
     run = run_of("mup", optimizer, model="resmlp", matrices=2, norm=True)
     run.model.width = 64
     run.branch = BranchConfig(alpha=alpha, rates=rates)
@@ -148,7 +154,10 @@ def test_adams_updates_are_aligned_with_inputs_that_grow() -> None:
 
 
 def test_alignment_does_not_depend_on_the_form_of_a_parameterization() -> None:
-    """Where the multiplier stands is a matter of form: the readout's updates are as aligned in all of them."""
+    """The place of the multiplier is a matter of form.
+
+    The readout's updates are equally aligned in all forms.
+    """
     last = f"layers.{run_of('mup').model.depth}"
     forms = ("mup", "mup_table3", "mup_sqrt", "mfp")
     found = [alignment_check(run_of(form), widths=WIDTHS, steps=2, seeds=1) for form in forms]
@@ -182,7 +191,10 @@ def test_a_transformer_whose_readout_starts_at_zero_is_flat_under_mup(optimizer:
 
 
 def test_a_transformers_first_readout_is_a_finite_width_effect() -> None:
-    """A random readout turns what its features gained into outputs that shrink as n^-1/2: the wider, the less."""
+    """A random readout's outputs shrink as n^-1/2.
+
+    The effect is smaller in wider models.
+    """
     run = run_of("mup", model="transformer")
     run.model.depth = 2
     narrow = coordinate_check(run, widths=(64, 128, 256), steps=1, seeds=6)

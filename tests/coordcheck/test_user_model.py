@@ -1,4 +1,7 @@
-"""The coordinate check of anybody's model passes under muP and fails under SP, as theory says."""
+"""The coordinate check of a user's model follows theory.
+
+It passes under muP and fails under SP.
+"""
 
 import functools
 import inspect
@@ -111,7 +114,7 @@ def test_a_depth_rule_is_taken_over_width_too() -> None:
 
 
 def sizes(found: Check, name: str) -> list[float]:
-    """Of what a module puts out before training, by width."""
+    """Return sizes of a module's output before training, by width."""
     (row,) = (row for row in found.rows if row.name == name)
     return [values[0] for values in row.values]
 
@@ -129,7 +132,10 @@ def test_it_takes_what_parameterize_takes() -> None:
 
 
 class TiedByCall(Transformer):
-    """Its readout is the embedding's table, which F.linear reads; the matrix that is called a readout is another."""
+    """Transformer with the embedding's table as readout, by a call.
+
+    The matrix that is called a readout is another one.
+    """
 
     def __init__(self, width: int, product: str = "linear") -> None:
         super().__init__(width)

@@ -1,4 +1,4 @@
-"""Whole trainings over width: what theory says of them under muP, and what sp and ntk do instead."""
+"""Whole trainings over width: theory under muP; sp and ntk deviate."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_it_does_not_under_sp_and_ntk_and_is_expected_not_to(parameterization: s
 
 
 def test_curves_that_do_not_approach_the_widest_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs are as they should be; the curves are what is given here, one a width."""
+    """Outputs follow theory; curves are given here, one per width."""
     run = run_from_json(compose_check(["check=convergence"]).run)
 
     def fails(*levels: float) -> list[str]:

@@ -1,4 +1,6 @@
-"""Forms of one parameterization train the same net, to the last bit: a + theta, b - theta is a change of names.
+"""Forms of one parameterization train the same net, to the last bit.
+
+a + theta, b - theta only renames weights.
 
 Arithmetic with powers of two is exact, so that at widths of 4^k times the base every factor n^(1/2) is: nothing but the
 place of a factor differs between two forms, and nothing else may.
@@ -67,7 +69,7 @@ def test_forms_of_one_parameterization_train_the_same_net(name: str, forms: tupl
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_the_two_classes_train_different_nets(name: str) -> None:
-    """Their readouts differ; at the base, where all factors are 1, nothing does."""
+    """Their readouts differ, but nothing does at the base."""
     assert losses(name, "mup", BASE) == losses(name, "sp", BASE)
     assert losses(name, "mup", 4 * BASE) != pytest.approx(losses(name, "sp", 4 * BASE), rel=1e-3)
 

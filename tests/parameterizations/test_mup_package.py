@@ -1,4 +1,6 @@
-"""muP against microsoft/mup itself, in float64 from the same initial weights, at four times the base width.
+"""muP against microsoft/mup, at four times the base width.
+
+In float64 from the same initial weights.
 
 That package neither scales Adam's epsilon with width nor is there decay here; an epsilon of 1e-30 is far below the root
 of any squared gradient whatever its scale.
@@ -51,7 +53,10 @@ def our_run(model: str, optimizer: OptimizerConfig) -> RunConfig:
 
 
 def their_model(run: RunConfig, model: str) -> nn.Module:
-    """The plain model with that package's readout, whose base and second width tell it what grows."""
+    """Return the plain model with the mup package's readout.
+
+    The package infers growing sizes from the base and a second width.
+    """
 
     def build(width: int) -> nn.Module:
         if model == "mlp":
@@ -77,7 +82,10 @@ def their_model(run: RunConfig, model: str) -> nn.Module:
 
 
 def both_losses(model: str, name: str, *, ours: str = "mup", theirs: str = "mup") -> tuple[list[float], list[float]]:
-    """Losses of the two over 20 steps; `ours` and `theirs` are what they train by: a parameterization, or "torch"."""
+    """Return losses of both packages over 20 steps.
+
+    `ours` and `theirs` name a parameterization, or "torch".
+    """
     config, makers = OPTIMIZERS[name]
     run = our_run(model, config)
     stack = Stack([run], [0], device="cpu", dtype=torch.float64)
@@ -90,7 +98,7 @@ def both_losses(model: str, name: str, *, ours: str = "mup", theirs: str = "mup"
 
 
 def largest_difference(losses: tuple[list[float], list[float]]) -> float:
-    """Over the steps, as a share."""
+    """Return the largest relative difference over the steps."""
     return max(abs(ours / theirs - 1) for ours, theirs in zip(*losses, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""The one formula against every published or checked cell, and the symmetry behind it."""
+"""The formula against every published or checked cell, and its symmetry."""
 
 import itertools
 
@@ -150,7 +150,10 @@ def test_init_and_epsilon_of_sp_and_ntk(name: str) -> None:
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("role", [IN, HID, OUT])
 def test_the_forms_of_mup_are_images_of_each_other(law: str, role: Role) -> None:
-    """a + theta, b - theta moves the rate by n^(theta * (1 + gradient)), for relative steps not at all (symmetry)."""
+    """Shifted exponents scale rates by n^(theta * (1 + gradient)).
+
+    The shift is a + theta, b - theta. Rates of relative steps do not change (symmetry).
+    """
     form, other = PARAMETERIZATIONS.get("mup_table3"), PARAMETERIZATIONS.get("mup_sqrt")
     theta = other.rows[role].a - form.rows[role].a
     assert form.rows[role].b - other.rows[role].b == theta

@@ -1,4 +1,4 @@
-"""u-muP's numbers: the unit-scaling package's, or exact for unit normal inputs."""
+"""u-muP's numbers are the unit-scaling package's, or exact."""
 
 import math
 
@@ -12,7 +12,7 @@ EXACT = {"relu": lambda x: max(x, 0.0), "relu2": lambda x: max(x, 0.0) ** 2, "ta
 
 
 def normal_mean(f: object) -> float:
-    """Of f(x) for unit normal x."""
+    """Return the mean of f(x) for unit normal x."""
     return quad(lambda x: f(x) * math.exp(-(x**2) / 2) / (2 * math.pi) ** 0.5, -12, 12, points=[0])[0]
 
 
@@ -34,7 +34,7 @@ def test_branches_are_weighed_as_the_package_does(residual: float, ratio: float)
 @pytest.mark.parametrize("attends", [[False] * 8, [True, False] * 4])
 @pytest.mark.parametrize("residual", [1.0, 0.5])
 def test_all_branches_of_a_kind_add_the_same_whatever_their_depth(attends: list[bool], residual: float) -> None:
-    """Follows the share of the stream's variance that is the embedding's, and each branch's."""
+    """Follow the shares of embedding and branches in the stream's variance."""
     shares = [1.0]
     for tau in unit_scaling.branches(attends, residual=residual):
         factor, skip = unit_scaling.branch_weights(tau)

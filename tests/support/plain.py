@@ -1,4 +1,6 @@
-"""The builtin MLP and transformer written again as ordinary torch modules, without a trial axis or roles.
+"""The builtin MLP and transformer as ordinary torch modules.
+
+They have no trial axis and no roles.
 
 Letters: B examples, S positions, D width, H heads, C head size.
 """
@@ -50,7 +52,7 @@ class PlainBlock(nn.Module):
 
 
 class PlainTransformer(nn.Module):
-    """`shared` makes a readout of the embedding's weights."""
+    """Plain transformer; `shared` uses the embedding's weights as readout."""
 
     def __init__(
         self,
@@ -80,7 +82,10 @@ def rms(x: Tensor) -> Tensor:
 
 
 def copy_weights(stack: Stack, plain: nn.Module) -> None:
-    """Gives a plain model the weights of a stack of one, whose parameters have other names but the same order."""
+    """Copy the weights of a stack of one to a plain model.
+
+    Its parameters have other names but the same order.
+    """
     ours = sorted(stack.model.named_parameters(), key=lambda item: "biases" in item[0])
     theirs = sorted(plain.named_parameters(), key=lambda item: item[0].endswith("bias"))
     with torch.no_grad():
@@ -100,7 +105,7 @@ def stack_losses(stack: Stack, found: Iterable[tuple[Tensor, Tensor]]) -> list[f
 def plain_losses(
     model: nn.Module, optimizers: list[torch.optim.Optimizer], found: Iterable[tuple[Tensor, Tensor]]
 ) -> list[float]:
-    """An ordinary loop: losses before every step."""
+    """Train in an ordinary loop; return the losses before every step."""
     losses = []
     for inputs, targets in found:
         outputs = model(inputs.double() if inputs.is_floating_point() else inputs)

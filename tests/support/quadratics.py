@@ -1,4 +1,4 @@
-"""Linear problems whose expected loss, and so whose best learning rate, is known exactly.
+"""Linear problems with exactly known expected loss and best rate.
 
 Each function has its derivation in a line or two; all are checked against simulation. They tell
 what a sweep over width, batch or training length must find, without a network.
@@ -18,7 +18,9 @@ Array = NDArray[np.float64]
 def lms_loss(
     rate: float, *, dimensions: int, batch: int, steps: int, noise_variance: float = 0.0, start: float = 1.0
 ) -> float:
-    """E|w_T - w*|^2, twice the excess loss, after T steps of one-pass SGD on y = w*.x + noise with x ~ N(0, I_n).
+    """Return E|w_T - w*|^2, twice the excess loss, after T steps.
+
+    One-pass SGD on y = w*.x + noise with x ~ N(0, I_n).
 
     With R_t = E|w_t - w*|^2 and sigma^2 the noise variance, from E|g|^2 = R (1 + (n + 1)/B) + sigma^2 n/B:
     R_(t+1) = rho R_t + eta^2 sigma^2 n/B, rho = 1 - 2 eta + eta^2 (1 + (n + 1)/B).
@@ -37,19 +39,24 @@ def lms_loss(
 
 
 def lms_best_rate(*, dimensions: int, batch: int) -> float:
-    """Best rate of `lms_loss` without noise, at any number of steps; twice it is where the loss no longer falls."""
+    """Return the best rate of `lms_loss` without noise, for all steps.
+
+    At twice this rate the loss no longer falls.
+    """
     return 1 / (1 + (dimensions + 1) / batch)
 
 
 def power_law(dimensions: int, exponent: float) -> Array:
-    """j^-exponent, j = 1..d, shape (d,)."""
+    """Return j^-exponent, j = 1..d, shape (d,)."""
     return np.arange(1, dimensions + 1, dtype=np.float64) ** -exponent
 
 
 def power_law_loss(
     rate: float, *, spectrum: Array, start: Array, batch: int, steps: int, noise_variance: float = 0.0
 ) -> float:
-    """Expected excess loss after T steps of one-pass SGD on Gaussian features of diagonal covariance.
+    """Return the expected excess loss after T steps.
+
+    One-pass SGD on Gaussian features of diagonal covariance.
 
     With m_j = E(w_j - w*_j)^2 and S = sum_j lambda_j m_j, twice the excess loss:
     m_j <- m_j (1 - 2 eta lambda_j + eta^2 lambda_j^2 (1 + 1/B)) + (eta^2 lambda_j/B) (S + sigma^2).
@@ -69,7 +76,7 @@ def power_law_loss(
 
 
 def power_law_largest_rate(*, spectrum: Array, batch: int) -> float:
-    """Rate above which `power_law_loss` grows without end.
+    """Return the rate above which `power_law_loss` diverges.
 
     It is where sum_j (eta lambda_j/B) / (2 - eta lambda_j (1 + 1/B)) reaches 1. For lambda_j = j^-q
     it falls as d^-(1 - q) if q < 1, and is constant in d if q > 1.
@@ -83,7 +90,9 @@ def power_law_largest_rate(*, spectrum: Array, batch: int) -> float:
 
 
 def sign_best_rate(parameters: Array, *, gradient_noise: float, batch: int) -> float:
-    """Best rate of one step of sign descent, a proxy of Adam's, on the isotropic quadratic |theta|^2 / 2.
+    """Return the best rate of one step of sign descent.
+
+    A proxy of Adam's, on the isotropic quadratic |theta|^2 / 2.
 
     A gradient is theta_i + N(0, s^2/B), its sign right with probability (1 + erf(|theta_i| sqrt(B/2)/s))/2:
     eta* = mean_i |theta_i| erf(|theta_i| sqrt(B/2)/s). It grows as sqrt(B) for small batches and
@@ -100,7 +109,10 @@ def sign_best_rate(parameters: Array, *, gradient_noise: float, batch: int) -> f
 
 
 def best_rate(loss: Callable[[float], float], *, low: float, high: float, octaves: float = 0.002) -> float:
-    """Where `loss` is smallest between two rates, to within `octaves`; it must have one minimum in log rate."""
+    """Return the rate with the smallest loss, to within `octaves`.
+
+    `loss` must have one minimum in log rate between the two rates.
+    """
     golden = (math.sqrt(5) - 1) / 2
     left, right = math.log2(low), math.log2(high)
     inner = [right - golden * (right - left), left + golden * (right - left)]

@@ -1,4 +1,4 @@
-"""Models that know nothing of the package, and what trains them."""
+"""Models independent of the package, and their training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class Perceptron(nn.Module):
 
 
 class Attention(nn.Module):
-    """The queries, keys and values of the builtin transformer, in its order; with one key-value head if asked for."""
+    """Attention with the builtin transformer's queries, keys and values.
+
+    In its order, optionally with one key-value head.
+    """
 
     def __init__(self, width: int, *, one_key: bool = False) -> None:
         super().__init__()
@@ -69,7 +72,10 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """As the builtin one computes, and with its names; `tied` as a module, or as "call", by F.linear."""
+    """Transformer with the builtin one's computations and names.
+
+    `tied` ties as a module, or by F.linear if it is "call".
+    """
 
     def __init__(
         self, width: int, *, depth: int = 2, tied: bool | str = False, gains: bool = False, one_key: bool = False
@@ -95,7 +101,7 @@ class Transformer(nn.Module):
 
 
 def text(seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Random indices and the next ones."""
+    """Return random indices and the next ones."""
     indices = torch.randint(TOKENS, (4, POSITIONS + 1), generator=torch.Generator().manual_seed(seed))
     return indices[:, :-1], indices[:, 1:]
 
@@ -105,7 +111,7 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def examples() -> tuple[Tensor, Tensor]:
-    """Features and classes for the perceptron."""
+    """Return features and classes for the perceptron."""
     stream = torch.Generator().manual_seed(0)
     return torch.randn(16, 20, generator=stream), torch.randint(7, (16,), generator=stream)
 
@@ -116,7 +122,7 @@ def losses(
     batches: Sequence[Any],
     of: Callable[[nn.Module, Any], Tensor] = loss,
 ) -> list[float]:
-    """Training losses, one a batch."""
+    """Return training losses, one per batch."""
     found, optimizers = [], list(optimizers)
     for batch in batches:
         value = of(model, batch)
@@ -134,5 +140,8 @@ def seeded(make: Callable[[int], nn.Module], width: int, seed: int = 0) -> nn.Mo
 
 
 def mup(model: nn.Module, make: Callable[[int], nn.Module] = Transformer, **options: Any) -> Any:
-    """The model under muP and AdamW at base width 16, or what the options say."""
+    """Parameterize a model with muP and AdamW at base width 16.
+
+    Options override these.
+    """
     return parameterize(model, **{"make": make, "base": 16, "optimizer": "adamw", "lr": 2.0**-6, **options})

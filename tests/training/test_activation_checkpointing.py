@@ -1,4 +1,7 @@
-"""Branches that are computed again: the same bits from less memory, and nothing happens twice."""
+"""Activation checkpointing: the same bits from less memory.
+
+Side effects of a branch happen once.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -29,7 +32,7 @@ def batches(run: RunConfig, steps: int = 3) -> list[tuple[Tensor, Tensor]]:
 
 
 def trained(run: RunConfig, *, checkpointing: bool) -> tuple[Stack, list[Tensor]]:
-    """A stack of two after a few steps, and its losses."""
+    """Return a stack of two after a few steps, and its losses."""
     run = dataclasses.replace(run, activation_checkpointing=checkpointing)
     slower = dataclasses.replace(run.optimizer, lr=run.optimizer.lr / 2)
     runs = [run, dataclasses.replace(run, optimizer=slower)]
@@ -71,7 +74,7 @@ def test_what_an_optimizer_takes_in_the_backward_pass_is_taken_once(optimizer: s
 def test_the_pass_that_is_repeated_does_run_twice(
     name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control: batch norm's running means would move twice, if nothing took the second pass back."""
+    """Control: without restoring buffers, batch norm's running means would move twice."""
     calls: list[bool] = []
     run = of_model(name, **options)
     branches = sum(isinstance(module, Residual) for module in Stack([run], [0], device="cpu").model.modules())
@@ -90,7 +93,7 @@ def test_the_pass_that_is_repeated_does_run_twice(
 
 
 def kept(run: RunConfig, trials: int = 2) -> int:
-    """Bytes that the backward pass of a step finds kept for it, weights apart."""
+    """Return the bytes kept for a step's backward pass, without weights."""
     stack = Stack([run] * trials, range(trials), device="cpu")
     weights = {weight.untyped_storage().data_ptr() for weight in stack.model.parameters()}
     sizes: dict[int, int] = {}
@@ -116,7 +119,10 @@ def without_and_with(depth: int, run: RunConfig) -> Sequence[int]:
 
 @pytest.mark.parametrize("name", ["transformer", "vit", "moe"])
 def test_a_block_keeps_two_activations_of_its_stream(name: str) -> None:
-    """The input of each of its branches. Twice as many blocks keep so much more, whatever is in them."""
+    """They are the inputs of its branches.
+
+    Every further block keeps the same, whatever is in it.
+    """
     run = of_model(name)
     (_, less), (whole_deeper, less_deeper) = without_and_with(4, run), without_and_with(8, run)
     positions = run.sequence if name != "vit" else 17
@@ -135,5 +141,5 @@ def test_compilation_decides_itself_what_to_compute_again() -> None:
 
 def test_a_model_without_branches_refuses_it() -> None:
     run = dataclasses.replace(of_model("mlp"), activation_checkpointing=True)
-    with pytest.raises(ConfigError, match="computes residual branches again, but run/model=mlp has none; leave it out"):
+    with pytest.raises(ConfigError, match="recomputes residual branches, but run/model=mlp has none; leave it out"):
         run.check()

@@ -1,4 +1,4 @@
-"""Training that was stopped goes on to the same bits, and a checkpoint that is of no use costs only time."""
+"""Stopped training resumes to the same bits; useless checkpoints cost only time."""
 
 import dataclasses
 import timeit
@@ -28,7 +28,10 @@ TOO_HIGH = {"resnet": 1e9}  # below that its ReLUs die, and it answers alike for
 
 
 def runs_of(model: str, optimizer: str, **changes: Any) -> list[RunConfig]:
-    """Three trials, of which the second diverges: it leaves at the second point, after four steps, or breaks before."""
+    """Return three trials, of which the second diverges.
+
+    It leaves at the second point, after four steps, or breaks before.
+    """
     run = dataclasses.replace(of_model(model, width=32, depth=2), **changes)
     one = OPTIMIZERS.get(optimizer)(name=optimizer)
     tokens = STEPS * run.tokens_a_step
@@ -40,7 +43,7 @@ def runs_of(model: str, optimizer: str, **changes: Any) -> list[RunConfig]:
 
 
 def after(steps: int) -> Callable[[], str | None]:
-    """Asks to stop at the end of this step, counted from now."""
+    """Ask to stop at the end of this step, counted from now."""
     asked = iter(range(1, steps + 1))
     return lambda: PREEMPTED if next(asked, steps) == steps else None
 
@@ -51,7 +54,10 @@ Curve = list[dict[str, Any]]
 def trained(
     runs: list[RunConfig], path: Path, stop: Callable[[], str | None] = lambda: None, every_s: float = 1e9
 ) -> tuple[list[Result] | None, list[Curve], int]:
-    """Results, None if training was stopped, and the curves' points; and the step that it began with."""
+    """Return results, the curves' points, and the first step.
+
+    Results are None if training was stopped.
+    """
     curves: list[Curve] = [[] for _ in runs]
     checkpoint = Checkpoint(path, settings={"runs": repr(runs)}, every_s=every_s, stop=stop)
     began = checkpoint.step
@@ -70,7 +76,10 @@ def joined(before: list[Curve], after_: list[Curve]) -> list[Curve]:
 
 
 def assert_resumes(runs: list[RunConfig], path: Path, *, at: tuple[int, ...]) -> None:
-    """Stopped after each of these numbers of steps, training gives the bits of one that never was."""
+    """Assert that stopped training gives the bits of uninterrupted training.
+
+    It is stopped after each of these numbers of steps.
+    """
     whole, curves, _ = trained(runs, path)
     assert whole is not None
     left = curves[1][-1]
@@ -92,13 +101,16 @@ def assert_resumes(runs: list[RunConfig], path: Path, *, at: tuple[int, ...]) ->
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_every_optimizer_resumes_to_the_same_bits(optimizer: str, tmp_path: Path) -> None:
-    """Stopped before the trial that diverges leaves, at that point, and after it."""
+    """Stop before the diverging trial leaves, at that point, and after it."""
     assert_resumes(runs_of("mlp", optimizer, loss="training"), tmp_path / "checkpoint", at=(1, 3, 1, 15))
 
 
 @pytest.mark.parametrize("model", MODELS.names())
 def test_every_model_resumes_to_the_same_bits(model: str, tmp_path: Path) -> None:
-    """In between two points too, where a model has counted some of what it reports at the next one."""
+    """Stop between two points too.
+
+    There a model has counted part of its next report.
+    """
     assert_resumes(runs_of(model, "adamw"), tmp_path / "checkpoint", at=(2, 6, 16))
 
 

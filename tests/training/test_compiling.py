@@ -1,4 +1,7 @@
-"""torch.compile: eager training's losses but for rounding, also when a trial leaves; one line without a compiler."""
+"""torch.compile: eager losses except for rounding; one-line error without a compiler.
+
+Also when a trial leaves the stack.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -39,7 +42,10 @@ def in_compiled(runs: list[RunConfig]) -> list[RunConfig]:
 
 
 def losses(runs: list[RunConfig]) -> Tensor:
-    """Of the first and last trial, in a stack that the second one leaves halfway."""
+    """Return losses of two trials in a stack that a third leaves.
+
+    They are the first and the last trial; the second leaves halfway.
+    """
     data, run = runs[0].data.load(), runs[0]
     stack = Stack(runs, [0, 1, 2], device="cpu")
     found = []
@@ -81,7 +87,9 @@ def test_losses_of_every_optimizer(optimizer: str) -> None:
 
 def test_a_precision_that_torch_does_not_compile_a_model_in_is_refused() -> None:
     (run, *_) = in_compiled(runs_of("moe"))
-    with pytest.raises(ConfigError, match=r"torch compiles no float32 of run/model=moe; set run\.precision=bf16, or"):
+    with pytest.raises(
+        ConfigError, match=r"torch cannot compile run/model=moe in float32; set run\.precision=bf16, or"
+    ):
         run.check()
     dataclasses.replace(run, precision="bf16").check()
 

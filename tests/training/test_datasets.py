@@ -1,4 +1,4 @@
-"""Data: the same for the same (seed, step), training and validation apart, clear refusals."""
+"""Datasets: batches by (seed, step), separate validation data, clear error messages."""
 
 import dataclasses
 import hashlib
@@ -80,7 +80,10 @@ def test_a_folder_without_sources_is_refused(tmp_path: Path) -> None:
 
 
 def token_file(path: Path, tokens: Any, dtype: str = "<u2", *, header: tuple[int, int, int] | None = None) -> str:
-    """Writes tokens, behind a header of (magic, version, count) if there is one; returns the path."""
+    """Write tokens, after an optional header of (magic, version, count).
+
+    Returns the path.
+    """
     head = np.zeros(256, dtype="<i4")
     head[:3] = header or 0
     path.write_bytes((head.tobytes() if header else b"") + np.asarray(tokens).astype(dtype).tobytes())
@@ -93,7 +96,10 @@ def tokens_of(path: str, **settings: Any) -> TokenFileConfig:
 
 @pytest.fixture(scope="module")
 def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of the right size: two records that take turns in training, another one in the test file."""
+    """Write files of the right size.
+
+    Two records alternate in training; the test file has another one.
+    """
     folder = tmp_path_factory.mktemp("cifar")
     pixels = np.arange(3072) % 200
     dark, light, other = (bytes([label]) + (pixels + label).astype(np.uint8).tobytes() for label in (1, 5, 9))
@@ -106,7 +112,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def broken(cifar: Path, tmp_path: Path) -> Path:
-    """The same files in a folder of its own, to replace one of."""
+    """Return a copy of the files, to replace one of them."""
     for name in (*TRAIN, TEST):
         os.link(cifar / name, tmp_path / name)
     return tmp_path
@@ -241,8 +247,8 @@ def test_a_validation_file_is_validated_on_and_nothing_else_is_held_out(tmp_path
 @pytest.mark.parametrize(
     ("tokens", "header", "dtype", "message"),
     [
-        (np.arange(3), None, "uint32", r"has 6 bytes, no whole number of uint32 tokens"),
-        ([], None, "uint16", r"has 0 bytes, no whole number of uint16 tokens"),
+        (np.arange(3), None, "uint32", r"has 6 bytes, not a whole number of uint32 tokens"),
+        ([], None, "uint16", r"has 0 bytes, not a whole number of uint16 tokens"),
         (np.arange(9), (20240520, 1, 10), "uint16", r"has 1042 bytes, its header says 10 tokens"),
         (np.arange(9), (20240520, 2, 9), "uint16", r"has a header of version 2"),
         (np.arange(10), (20240520, 1, 10), "uint32", r"has a header of version 1, read with run\.data\.dtype=uint32"),
@@ -353,7 +359,10 @@ def test_a_teacher_has_all_its_classes_and_is_drawn_by_its_own_seed() -> None:
 
 
 def test_a_teacher_does_not_see_the_scale_of_a_point_but_is_not_linear() -> None:
-    """A ReLU network without biases is positively homogeneous; a linear one would be odd, and fit by least squares."""
+    """A ReLU network without biases is positively homogeneous.
+
+    A linear one would be odd, and fit by least squares.
+    """
     data = TeacherConfig(inputs=2, classes=2).load()
     points, labels = (part.numpy() for part in data.batch(seed=0, step=0, batch=20_000, sequence=1))
     angles = ((np.arctan2(points[:, 1], points[:, 0]) / (2 * np.pi)) % 1 * 200).astype(int)
@@ -414,7 +423,10 @@ def test_sgd_on_power_law_features_has_the_loss_of_the_recursion() -> None:
 
 @pytest.mark.parametrize("name", ["stdlib", "digits"])
 def test_a_batch_has_the_numbers_that_it_always_had(name: str, tmp_path: Path) -> None:
-    """Runs of before must find them again: a change belongs under Numerics in CHANGELOG.md."""
+    """Earlier runs must find them again.
+
+    A change belongs under Numerics in CHANGELOG.md.
+    """
     for index in range(40):
         (tmp_path / f"m{index}.py").write_text(str((index + 2) ** 61))
     config = StdlibConfig(path=str(tmp_path)) if name == "stdlib" else DigitsConfig()

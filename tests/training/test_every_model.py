@@ -1,4 +1,4 @@
-"""The kit that every model passes, with its options: sizes by formula, roles, training, and stacks."""
+"""Contract of every model, with its options: sizes, roles, training, stacks."""
 
 from typing import Any
 

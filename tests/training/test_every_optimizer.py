@@ -1,4 +1,4 @@
-"""The kit that every optimizer passes: it trains, honours groups, stacks, and steps as its law says."""
+"""Contract of every optimizer: training, groups, stacks, and its update law."""
 
 from collections.abc import Callable
 from functools import cache
@@ -38,7 +38,10 @@ def test_a_trial_that_leaves_takes_nothing_of_the_others_memory(name: str) -> No
 
 
 def test_each_trial_of_a_stack_has_its_own_floor() -> None:
-    """A floor above the weights makes every step larger; the package has one an optimizer, not one a group."""
+    """A floor above the weights makes every step larger.
+
+    The package has one floor per optimizer, not per group.
+    """
     runs = [run_with("adafactor", floor=floor) for floor in (1e-3, 0.5, 1e-3)]
     data = runs[0].data.load()
     together = losses(runs, [0, 0, 0], data)
@@ -104,7 +107,10 @@ def test_adam_atan2_does_not_know_the_losses_scale() -> None:
 
 
 def test_adam_atan2_is_adam_for_small_ratios() -> None:
-    """atan2(m, r) is m / r for small m / r: under noise with a small mean the two take the same path."""
+    """atan2(m, r) is m / r for small m / r.
+
+    Under noise with a small mean the two take the same path.
+    """
     gradients = torch.randn(200, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ends = []
     for name in ("adamw", "adam_atan2"):

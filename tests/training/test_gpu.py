@@ -1,4 +1,7 @@
-"""What a GPU alone shows: stacks there, updates recorded as CUDA graphs, checkpoints, memory. Skipped without one."""
+"""Stacks, CUDA graphs, checkpoints and memory on a GPU.
+
+Skipped without one.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -47,7 +50,10 @@ def losses(
     dtype: torch.dtype = torch.float32,
     left: int | None = None,
 ) -> Tensor:
-    """Of every step and trial; with `left`, of the first and last trial of three, as the second leaves at that step."""
+    """Return losses of every step and trial.
+
+    With `left`, of the first and last trial of three, as the second leaves at that step.
+    """
     data, run = runs[0].data.load(), runs[0]
     stack = Stack(runs, seeds, device=device, dtype=dtype)
     found = []
@@ -91,7 +97,10 @@ def test_a_recorded_update_has_the_same_bits(name: str, precision: str) -> None:
 
 
 def test_a_replayed_update_follows_the_schedule() -> None:
-    """Rates are read at every replay, not when the update is recorded: a rate of 0 moves nothing."""
+    """Rates are read at every replay, not at recording.
+
+    A rate of 0 moves nothing.
+    """
     run = dataclasses.replace(of_model("mlp"), tokens=32 * STEPS)
     run.schedule.end = 0.0
     stack = Stack([run], [0], device="cuda")

@@ -1,4 +1,4 @@
-"""Mixture of experts: dispatch, selection, balance, what optimizers see, and rules of its own axes, by measurement."""
+"""Mixture of experts: dispatch, selection, balance, optimizers' views, rules of its axes."""
 
 import dataclasses
 from typing import Any
@@ -54,7 +54,10 @@ def outputs_and_gradients(stack: Stack, batch: tuple[Tensor, Tensor]) -> list[Te
 def test_active_experts_give_what_all_experts_would_and_no_token_is_dropped(
     dtype: torch.dtype, tolerance: float, favoured: float
 ) -> None:
-    """Sorted rows in one grouped product, against every expert on every token; outputs and all gradients."""
+    """Compare one grouped product with every expert on every token.
+
+    Outputs and all gradients.
+    """
     run = run_of(activation="swiglu", granularity=2)
     stack = stack_of(run, run, dtype=dtype)
     for mixture in mixtures(stack.model).values():
@@ -69,14 +72,17 @@ def test_active_experts_give_what_all_experts_would_and_no_token_is_dropped(
 
 
 def one_mixture(**options: Any) -> tuple[MixtureOfExperts, Tensor]:
-    """The first layer's mixture of one trial, and tokens for it."""
+    """Return one trial's first mixture, and tokens for it."""
     run = run_of(width=32, **options)
     (mixture, *_) = mixtures(stack_of(run).model).values()
     return mixture, torch.randn(1, 3, 40, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def test_a_mixture_is_the_mean_over_the_experts_with_the_largest_biased_gates() -> None:
-    """By definition, a token at a time; the bias chooses and does not weigh."""
+    """Compare with the definition, token by token.
+
+    The bias affects the choice, not the weights.
+    """
     mixture, x = one_mixture(activation="relu2")
     mixture.bias.copy_(torch.linspace(-0.3, 0.3, 8))
     found = mixture(x)[0].flatten(0, 1)
@@ -122,7 +128,10 @@ def test_the_curve_says_the_load_and_the_bias_evens_it() -> None:
 
 
 def test_a_stack_in_single_precision_gives_each_trial_its_own_numbers() -> None:
-    """The grouped kernel, after 50 steps; the kit of all models does it in double precision."""
+    """Test the grouped kernel after 50 steps.
+
+    The contract of all models tests double precision.
+    """
     runs = [run_of(width=32) for _ in range(2)]
     runs[1].optimizer.lr /= 4
     stacks = [stack_of(*runs, dtype=torch.float32), *(Stack([run], [i], device="cpu") for i, run in enumerate(runs))]
@@ -146,7 +155,7 @@ def test_optimizers_see_every_expert_as_a_matrix_of_its_own() -> None:
 
 
 def test_a_step_of_shampoo_has_spectral_norm_1_for_each_expert() -> None:
-    """On experts as one flat matrix it would have it for all of them together."""
+    """One flat matrix of all experts would have one norm for all."""
     run = run_of("shampoo", width=32)
     stack = stack_of(run)
     up = next(iter(mixtures(stack.model).values())).up.weight
@@ -192,7 +201,7 @@ def test_at_the_base_every_factor_is_1(optimizer: str, parameterization: str) ->
 
 
 def rules(optimizer: str, **options: Any) -> dict[str, dict[str, Any]]:
-    """What the run's expert and router tensors train with, by their last name."""
+    """Return rules of the run's expert and router tensors, by last name."""
     run = run_of(optimizer, **options)
     stack, found = stack_of(run), {}
     for group in stack.groups(0):
@@ -206,7 +215,10 @@ def rules(optimizer: str, **options: Any) -> dict[str, dict[str, Any]]:
 
 
 def test_under_adam_experts_go_by_the_published_table() -> None:
-    """Of arXiv:2601.20205: router d^-1; up d^-1/2, d^-1; down a^-1 d^-1/2, a^-1 d^-1, for std and rate, a = a_ffn."""
+    """The table is that of arXiv:2601.20205.
+
+    Router d^-1; up d^-1/2, d^-1; down a^-1 d^-1/2, a^-1 d^-1, for std and rate, a = a_ffn.
+    """
     base, grown = rules("adamw"), rules("adamw", width=64, granularity=4, experts=16)
     d, a = 2, 1 / 4
     published = {"router": (d**-1, d**-1), "up": (d**-0.5, d**-1), "down": (a**-1 * d**-0.5, a**-1 * d**-1)}
@@ -216,7 +228,10 @@ def test_under_adam_experts_go_by_the_published_table() -> None:
 
 
 def test_what_knows_the_gradients_size_goes_by_the_number_of_active_experts() -> None:
-    """An expert receives its share of the mean: SGD's rate is as many times larger, Adam's epsilon smaller."""
+    """An expert receives its share of the mean's gradient.
+
+    SGD's rate is larger by that factor, Adam's epsilon smaller.
+    """
     sgd, more = rules("sgd"), rules("sgd", experts=32)
     adam, eps = rules("adamw"), rules("adamw", experts=32)
     for name in ("router", "up", "down"):
@@ -264,7 +279,7 @@ def checked(
 
 
 def slopes(check: Check, *ends: str) -> dict[str, float]:
-    """Slopes of the last change, of rows whose names end so."""
+    """Return slopes of the last change in rows with this name's ending."""
     return {row.name: row.slopes[-1] for row in check.rows if row.name.endswith(ends)}
 
 
@@ -280,7 +295,10 @@ def test_over_width_mup_is_flat_for_experts_and_their_sum(optimizer: str) -> Non
 
 
 def own_changes(optimizer: str, parameterization: str) -> dict[str, float]:
-    """Slopes of what a layer's own first step changes, on fewer tokens than the model is wide."""
+    """Return slopes of a layer's own first change.
+
+    On fewer tokens than the model is wide.
+    """
     run = run_of(optimizer, parameterization=parameterization, base=64, experts=4, sparsity=2)
     run.batch, run.sequence = 1, 16
     return slopes(one_layer_check(run, widths=WIDTHS, seeds=4), ".router", *EXPERTS)
@@ -296,7 +314,10 @@ def test_sps_step_changes_them_more_the_wider_they_are() -> None:
 
 
 def test_sgds_first_step_of_a_router_shrinks_with_width_as_experts_are_random() -> None:
-    """Its gradient is what experts put out times the loss's gradient there: n^-1/2 until experts have moved."""
+    """Its gradient scales as n^-1/2 until experts have moved.
+
+    It is the product of the experts' outputs and the loss's gradient there.
+    """
     found = own_changes("sgd", "mup")
     routers = [found.pop(name) for name in list(found) if name.endswith("router")]
     assert sum(routers) / 2 == pytest.approx(-0.5, abs=0.2)
@@ -304,7 +325,10 @@ def test_sgds_first_step_of_a_router_shrinks_with_width_as_experts_are_random() 
 
 
 def own_weights(optimizer: str, model: type[MoeConfig]) -> float:
-    """Slope of what a router's own weights have changed after three steps, on 16 tokens, with the readout at zero."""
+    """Return the slope of the change by a router's own weights.
+
+    After three steps on 16 tokens, with the readout at zero.
+    """
     run = bench.run_of(optimizer, model, depth=1, experts=4, sparsity=2)
     run = dataclasses.replace(run, batch=1, sequence=16)
     (slope,) = bench.slopes(one_layer_check(run, widths=WIDTHS, steps=3, seeds=4), bench.LOGITS)
@@ -313,7 +337,10 @@ def own_weights(optimizer: str, model: type[MoeConfig]) -> float:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "lion"])
 def test_a_routers_rule_holds_where_experts_do_not_start_at_random(optimizer: str) -> None:
-    """The rule is that of an output matrix; what shrinks is the gradient that random experts give it."""
+    """The rule is that of an output matrix.
+
+    Only the gradient that random experts give it shrinks.
+    """
     random, zero = own_weights(optimizer, MoeConfig), own_weights(optimizer, bench.FromZero)
     assert abs(zero) < 0.15
     assert random < zero - (0.25 if optimizer == "sgd" else 0.03)
@@ -340,14 +367,14 @@ def test_the_pages_tables_are_the_benchmarks() -> None:
 
 
 def test_over_the_number_of_experts_nothing_moves_under_adam() -> None:
-    """At a fixed share of active ones."""
+    """The share of active experts is fixed."""
     check = checked("adamw", "experts", (4, 8, 16, 32))
     assert max(map(abs, slopes(check, *EXPERTS, *MIXTURES).values())) < 0.2
     assert max(map(abs, slopes(check, ".router").values())) < 0.35  # of two seeds
 
 
 def first_steps(experts: int, parameterization: str) -> dict[str, float]:
-    """Size of the first step that SGD makes, by tensor of the first mixture."""
+    """Return sizes of SGD's first step by tensor of the first mixture."""
     run = run_of("sgd", experts=experts, parameterization=parameterization, width=32)
     stack = stack_of(dataclasses.replace(run, schedule=dataclasses.replace(run.schedule, warmup=0)))
     mixture = next(iter(mixtures(stack.model).values()))
@@ -365,7 +392,10 @@ def test_sgds_steps_keep_their_size_as_experts_are_added_but_for_sps(parameteriz
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_cutting_experts_leaves_their_sum_as_it_was(optimizer: str) -> None:
-    """The control starts them by fan-in alone, as SP does: the sum of more of them is smaller."""
+    """The control starts them by fan-in alone, as SP does.
+
+    The sum of more of them is then smaller.
+    """
     mup, sp = (checked(optimizer, "granularity", (1, 2, 4, 8), parameterization=name) for name in ("mup", "sp"))
     assert max(map(abs, slopes(mup, *MIXTURES).values())) < 0.2
     assert max(slopes(sp, ".mlp").values()) < -0.2

@@ -19,7 +19,10 @@ WIDTHS = (128, 256, 512)
 
 
 def logit_change_slope(parameterization: str) -> float:
-    """Slope of log2 RMS of the logits' change over three steps against log2 width (coordinate check)."""
+    """Return the slope of the logits' change against width, in logarithms.
+
+    The change's RMS is over three steps (coordinate check).
+    """
     data = small().data.load()
     inputs, targets = data.batch(seed=0, step=0, batch=4, sequence=32)
     changes = []
@@ -70,7 +73,10 @@ def test_exported_factors_are_those_that_train() -> None:
 
 @pytest.mark.parametrize("form", ["mup", "mup_table3", "mfp", "sp"])
 def test_a_trials_record_holds_every_number_that_it_trains_with(form: str) -> None:
-    """Each against the weights and modules themselves, in the second trial of a stack, off the base on all axes."""
+    """Compare each with the weights and modules themselves.
+
+    In the second trial of a stack, off the base on all axes.
+    """
     first, run = (
         dataclasses.replace(
             small(width=128, depth=8, parameterization=form, alignment="full", budget="complete"),
@@ -112,7 +118,7 @@ def test_a_tied_embeddings_record_has_the_readouts_multiplier_too() -> None:
 
 
 def test_scaled_operations_are_in_the_record() -> None:
-    """A residual sum keeps its size: the squares of its two weights add up to 1."""
+    """The squares of a residual sum's two weights add up to 1."""
     run = small(width=64, depth=3, parameterization="umup")
     for group in Stack([run], [0], device="cpu").groups(0):
         for name, numbers in group["parameters"].items():
@@ -145,7 +151,10 @@ def test_a_constant_of_a_role_multiplies_its_rule() -> None:
     ("decay", "per_step"), [("coupled", 0.1 * 2**-6), ("independent", 0.1), ("timescale", 1 / 6.4)]
 )
 def test_weight_decay_in_three_meanings(decay: str, per_step: float) -> None:
-    """What one step at the peak removes of a weight that has no gradient, at every width but for coupled's rule."""
+    """Measure one step at the peak on a weight without a gradient.
+
+    The result is equal at every width, except for the rule of coupled decay.
+    """
     for width in (32, 128):
         run = small(width=width, optimizer=AdamWConfig(lr=2.0**-6, weight_decay=0.1, decay=decay))
         stack = Stack([run], [0], device="cpu")
@@ -158,7 +167,9 @@ def test_weight_decay_in_three_meanings(decay: str, per_step: float) -> None:
 
 
 def test_tied_weights_need_equal_rules() -> None:
-    with pytest.raises(ConfigError, match=r"run.model.tied: sp gives embedding and readout different init_std"):
+    with pytest.raises(
+        ConfigError, match=r"run.model.tied: sp gives embedding and readout different values of init_std"
+    ):
         Stack(
             [dataclasses.replace(of_model("transformer", tied=True, width=64), parameterization="sp")],
             [0],

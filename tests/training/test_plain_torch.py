@@ -1,4 +1,4 @@
-"""At the base size a run is an ordinary training: a plain torch model under a plain optimizer has the same losses.
+"""At the base, plain torch training has the same losses.
 
 The optimizers are torch's own and the pytorch-optimizer package's; where neither has one, its definition in few lines.
 """
@@ -27,7 +27,7 @@ Optimizer = torch.optim.Optimizer
 
 
 def split(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Hidden matrices, and the rest."""
+    """Part parameters into hidden matrices and the rest."""
     first_or_last = ("tokens", "positions", "readout", "layers.0.", "layers.3.")
     hidden = [
         weight for name, weight in model.named_parameters() if weight.dim() == 2 and not name.startswith(first_or_last)
@@ -47,7 +47,7 @@ def muon(model: nn.Module) -> list[Optimizer]:
 
 
 def sgd(model: nn.Module) -> list[Optimizer]:
-    """Decay by hand, as AdamW's: torch's goes through the momentum."""
+    """SGD with AdamW's decay by hand: torch's goes through the momentum."""
     return [Decay(model.parameters(), {"lr": 0.1}), torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)]
 
 
@@ -65,7 +65,7 @@ def adafactor(model: nn.Module) -> list[Optimizer]:
 
 
 class Decay(Optimizer):
-    """w -= lr * decay * w."""
+    """Decay w -= lr * decay * w."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -75,7 +75,7 @@ class Decay(Optimizer):
 
 
 class Atan2(Optimizer):
-    """Adam's means, corrected; w -= lr * atan2(m, sqrt(v))."""
+    """Step w -= lr * atan2(m, sqrt(v)) with Adam's corrected means."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -93,7 +93,10 @@ def adam_atan2(model: nn.Module) -> list[Optimizer]:
 
 
 class Shampoo(Optimizer):
-    """w -= lr * L^-1/4 m R^-1/4 with corrected means of G G', G and G' G."""
+    """Step w -= lr * L^-1/4 m R^-1/4.
+
+    L, m and R are corrected means of G G', G and G' G.
+    """
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -109,7 +112,10 @@ class Shampoo(Optimizer):
 
 
 def root(matrix: Tensor, power: float, damping: float) -> Tensor:
-    """Power of a symmetric matrix, a share of its largest eigenvalue added to all."""
+    """Return the damped power of a symmetric matrix.
+
+    A share of its largest eigenvalue is added to all.
+    """
     values, vectors = torch.linalg.eigh(matrix)
     return vectors @ torch.diag((values.clamp(min=0) + damping * values.max()) ** power) @ vectors.T
 
@@ -122,7 +128,10 @@ def shampoo(model: nn.Module) -> list[Optimizer]:
 
 
 class Kfac(Optimizer):
-    """w -= lr * B^-1 m A^-1 with corrected means of the second moments of a linear layer's inputs and gradients."""
+    """Step w -= lr * B^-1 m A^-1.
+
+    A and B are corrected means of second moments of a linear layer's inputs and gradients.
+    """
 
     def __init__(self, layers: list[nn.Linear], lr: float) -> None:
         super().__init__([layer.weight for layer in layers], {"lr": lr})
@@ -203,7 +212,7 @@ def test_the_base_run_is_an_ordinary_training(name: str, model: str) -> None:
 
 
 def without_decay(run: RunConfig, found: list[tuple[Tensor, Tensor]]) -> float:
-    """The last loss, as the same run would have it."""
+    """Return the last loss of the same run without decay."""
     free = dataclasses.replace(run, optimizer=dataclasses.replace(run.optimizer, weight_decay=0.0))
     return stack_losses(Stack([free], [0], device="cpu", dtype=torch.float64), found)[-1]
 
@@ -211,7 +220,7 @@ def without_decay(run: RunConfig, found: list[tuple[Tensor, Tensor]]) -> float:
 @pytest.mark.parametrize("form", [name for name in PARAMETERIZATIONS.names() if not PARAMETERIZATIONS.get(name).unit])
 @pytest.mark.parametrize("name", PEERS)
 def test_no_parameterization_does_anything_at_the_base(name: str, form: str) -> None:
-    """To the last bit, with a depth rule and a budget rule on."""
+    """Equal to the last bit, with depth rule and budget rule."""
     run = our_run(name, "transformer")
     other = dataclasses.replace(run, parameterization=form, budget="complete")
     other.base = Base(width=WIDTH, depth=2, batch=run.batch, tokens=run.tokens)

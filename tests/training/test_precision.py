@@ -1,4 +1,4 @@
-"""bf16: matrix products in bfloat16 and all else as before, so that curves stay where they were, stacked and alone."""
+"""bf16: products in bfloat16, curves near float32's, stacked and alone."""
 
 import dataclasses
 from typing import Any

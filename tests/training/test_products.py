@@ -1,4 +1,4 @@
-"""Products of stacks, whose gradients are this package's own: against PyTorch's, and what they are for."""
+"""Products of stacks with own gradients, against PyTorch's."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ def random(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def both(operation: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Outputs, and the gradients of a loss that weighs every output otherwise."""
+    """Return outputs and gradients of a loss with different weights per output."""
     y = operation(*inputs)
     return y, *torch.autograd.grad((y * torch.linspace(-1, 2, y.numel()).view(y.shape)).sum(), inputs)
 
@@ -31,7 +31,7 @@ def test_outputs_and_gradients_are_pytorchs() -> None:
 
 
 def test_a_weights_gradient_lies_as_the_weight_does() -> None:
-    """PyTorch's own does not, and is copied into place."""
+    """PyTorch's gradient has another layout and is copied."""
     inputs = random(3, 5, 4), random(3, 2, 4)
     assert both(products, *inputs)[2].is_contiguous()
     assert not both(torchs_products, *inputs)[2].is_contiguous()

@@ -1,4 +1,4 @@
-"""Expected losses: the recursions against simulation and worked values, the best rates against their laws."""
+"""Expected losses of quadratics against simulation, best rates against their laws."""
 
 import math
 

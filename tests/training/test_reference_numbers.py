@@ -1,4 +1,4 @@
-"""Loss and parameters after two steps of every model and every optimizer, against stored constants."""
+"""Reference numbers: loss and parameters of models and optimizers after two steps."""
 
 import dataclasses
 
@@ -36,7 +36,10 @@ IF_MEANT = "if this change of numbers was meant, replace the constant and say so
 
 
 def after_two_steps(run: RunConfig) -> tuple[float, float]:
-    """Return the loss and a checksum of the parameters after two steps on one batch of random numbers."""
+    """Return loss and parameters' checksum after two steps.
+
+    Both steps have the same batch of random numbers.
+    """
     random = torch.Generator().manual_seed(0)
     stack = Stack([run], [0], device="cpu")
     shape = run.shape

@@ -1,4 +1,6 @@
-"""A trial's numbers are its own, stacked or alone: for every model and every optimizer, in both types.
+"""Trials have equal numbers stacked and alone, in both types.
+
+For every model and every optimizer.
 
 Losses are compared, not weights: those whose gradient is nothing but rounding, such as key biases, drift under an
 optimizer that takes signs.
@@ -75,7 +77,7 @@ def test_every_pair(model: str, options: dict[str, Any], optimizer: str, dtype: 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.names())
 def test_another_rate_in_a_stack_is_seen(optimizer: str) -> None:
-    """The negative control: one part in a hundred, of one trial of three."""
+    """Negative control: one trial of three has a rate 1% higher."""
     runs = trials("mlp", {}, optimizer)
     other = [*runs[:2], dataclasses.replace(runs[2], optimizer=dataclasses.replace(runs[2].optimizer))]
     other[2].optimizer.lr *= 1.01
@@ -85,7 +87,7 @@ def test_another_rate_in_a_stack_is_seen(optimizer: str) -> None:
 
 
 def test_every_number_of_an_optimizer_is_a_trials_own() -> None:
-    """So that the contract above covers whatever `shared` leaves out."""
+    """The contract above must cover every setting that `shared` leaves out."""
     for name in OPTIMIZERS.names():
         numbers = {item.name for item in dataclasses.fields(OPTIMIZERS.get(name)) if item.type in (float, "float")}
         assert numbers <= OWN_SETTINGS.keys() | {"lr"}, name
@@ -104,5 +106,5 @@ def test_every_number_of_an_optimizer_is_a_trials_own() -> None:
 )
 def test_what_a_stack_has_for_all_may_not_differ_in_it(other: dict[str, Any]) -> None:
     run = of_model("mlp")
-    with pytest.raises(ValueError, match="differ in what it has for all"):
+    with pytest.raises(ValueError, match="must be equal in all settings that the stack shares"):
         Stack([run, dataclasses.replace(run, **other)], [0, 0], device="cpu")

@@ -1,4 +1,4 @@
-"""Schedules: up, then down over the run's own budget, the same factor for all groups of a trial."""
+"""Schedules: warm-up and decay over the budget, one factor per trial."""
 
 import dataclasses
 
@@ -51,7 +51,7 @@ def test_a_decay_ends_at_a_fraction_or_a_fixed_floor(shape: str) -> None:
     floor = Schedule(shape=shape, floor=1e-5)
     assert factors(floor, steps=10_000, peak=1e-3)[-1] * 1e-3 == pytest.approx(1e-5, rel=0.11)
     assert factors(floor, steps=10_000, peak=1e-4)[-1] * 1e-4 == pytest.approx(1e-5, rel=0.11)
-    assert max(factors(floor, peak=1e-6)) == 1  # a floor above the peak is no reason to climb
+    assert max(factors(floor, peak=1e-6)) == 1  # a floor above the peak does not raise rates
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])

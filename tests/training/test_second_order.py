@@ -1,4 +1,4 @@
-"""Shampoo and K-FAC: their definitions, other implementations, stacks, and how their steps go with width."""
+"""Shampoo and K-FAC: definitions, other implementations, stacks, scaling with width."""
 
 import dataclasses
 import itertools
@@ -39,12 +39,12 @@ def batch_of(run: RunConfig, step: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def steps_of(stack: Stack, run: RunConfig, steps: range) -> Tensor:
-    """Losses of every trial at every step."""
+    """Return losses of every trial at every step."""
     return torch.stack([stack.step(*batch_of(run, step), step) for step in steps])
 
 
 def rates(stack: Stack, position: int) -> dict[int, float]:
-    """The rate of each of a trial's tensors, by where its numbers lie."""
+    """Return the rate of each tensor of a trial, by memory address."""
     groups = [group for one in stack.optimizers for group in one.param_groups if group["trial"] == position]
     return {view.data_ptr(): group["lr"] for group in groups for view in group["params"]}
 
@@ -53,7 +53,10 @@ def rates(stack: Stack, position: int) -> dict[int, float]:
 
 
 def test_shampoos_first_step_is_that_of_its_definition() -> None:
-    """G = U S V', so that L^-1/4 G R^-1/4 = U S (S^2 + damping S_1^2)^-1/2 V': spectral norm 1, but for the damping."""
+    """The first step has spectral norm 1 except for the damping.
+
+    With G = U S V', L^-1/4 G R^-1/4 = U S (S^2 + damping S_1^2)^-1/2 V'.
+    """
     run = run_of("mlp", ShampooConfig(damping=1e-3))
     stack = stack_of(run, run)
     before = [weight.detach()[1].clone() for weight in stack.model.parameters()]
@@ -68,7 +71,10 @@ def test_shampoos_first_step_is_that_of_its_definition() -> None:
 
 
 def test_kfacs_first_step_is_that_of_its_definition() -> None:
-    """Every example's own forward and backward pass, in torch's own layers, for the second trial of a stack."""
+    """Compare with single examples' passes in torch's own layers.
+
+    For the second trial of a stack.
+    """
     run = run_of("mlp", KfacConfig(damping=1e-2), width=64)
     run.constants.hidden.multiplier = run.constants.output.multiplier = 3.0  # the factors are before multipliers
     stack = stack_of(run, run)
@@ -98,7 +104,7 @@ def test_kfacs_first_step_is_that_of_its_definition() -> None:
 
 
 def test_means_are_bias_corrected_and_powers_may_wait() -> None:
-    """Four steps by their definition, the powers from the first and the third."""
+    """Compare four steps with their definition, powers from steps one and three."""
     cfg = ShampooConfig(damping=1e-3, momentum=0.8, beta2=0.6, every=2, weight_decay=0.5)
     run = run_of("mlp", cfg)
     stack = stack_of(run)
@@ -145,7 +151,10 @@ def test_a_lookups_inputs_are_counted_and_a_large_readout_has_a_diagonal_factor(
 
 
 def test_shampoo_is_pytorch_optimizers() -> None:
-    """Theirs has a sum where ours has a mean: t^1/2 goes into their rate. Damping is almost 0 in both."""
+    """Their rate includes t^1/2: they sum where ours averages.
+
+    Damping is almost 0 in both.
+    """
     package = pytest.importorskip("pytorch_optimizer")
     run = run_of("mlp", ShampooConfig(momentum=0, beta2=1 - 1e-8, damping=1e-14), width=8, activation="tanh")
     run = dataclasses.replace(run, base=Base(width=8), batch=64)
@@ -164,7 +173,7 @@ def test_shampoo_is_pytorch_optimizers() -> None:
 
 
 def twin(stack: Stack, activation: nn.Module) -> nn.Sequential:
-    """An MLP of torch's own layers with the first trial's weights."""
+    """Return an MLP of torch's layers with the first trial's weights."""
     layers: list[nn.Module] = [nn.Flatten()]
     for weight in stack.model.parameters():
         layer = nn.Linear(weight.shape[2], weight.shape[1], bias=False, dtype=torch.float64)
@@ -211,7 +220,7 @@ def test_kfacs_factors_of_convolutions_are_curvlinops() -> None:
 
 
 def compare(model: nn.Module, images: Tensor, labels: Tensor, moments: list[Moments], trial: int = 0) -> None:
-    """Their product B V A with a random matrix V of every layer is ours."""
+    """Assert that products B V A with random matrices V agree."""
     package = pytest.importorskip("curvlinops")
     weights = list(model.parameters())
     data = [(images.double(), labels)]
@@ -241,7 +250,10 @@ def test_a_stack_gives_each_trial_the_numbers_that_it_has_alone(config: type[Mat
 
 @both
 def test_each_trial_of_a_stack_has_its_own_longest_side(config: type[MatrixConfig]) -> None:
-    """The longest first and last: neither may speak for the others, nor for those that are left when it leaves."""
+    """Test with the longest side first and last.
+
+    Neither may decide for the others, nor for the remaining trials after it leaves.
+    """
     sides = (40, 2048, 40, 2048)
     runs = [run_of("transformer", config(largest_side=side), depth=1) for side in sides]
     stack = stack_of(*runs)
@@ -260,7 +272,7 @@ def test_each_trial_of_a_stack_has_its_own_longest_side(config: type[MatrixConfi
 @both
 @pytest.mark.parametrize("model", ["mlp", "resnet"])
 def test_a_trial_that_leaves_a_stack_leaves_the_others_as_they_were(config: type[MatrixConfig], model: str) -> None:
-    """Control: with the optimizer's memory lost, the next steps differ by far more than rounding."""
+    """Control: without the optimizer's memory steps differ by more than rounding."""
     run = run_of(model, config(every=4), width=16)
     whole, cut, forgetful = (stack_of(run, run, run) for _ in range(3))
     for stack in (whole, cut, forgetful):
@@ -296,7 +308,10 @@ def test_a_layer_whose_gradient_is_still_zero_stays(config: type[MatrixConfig]) 
 
 
 def change_slopes(optimizer: MatrixConfig) -> list[float]:
-    """For every layer, slope of log RMS of what the first step changes of its own output, against log width."""
+    """Return slopes of every layer's own first change against width.
+
+    In logarithms of the RMS.
+    """
     changes = []
     for width in WIDTHS:
         run = run_of("mlp", optimizer, width=width, depth=3)
@@ -325,7 +340,7 @@ def test_the_first_step_changes_every_layers_output_alike_at_every_width(config:
 @both
 @pytest.mark.parametrize(("wrong", "slope"), [(ENTRYWISE, -1), (RAW, 0)], ids=["entrywise", "raw"])
 def test_another_optimizers_law_is_seen(config: type[MatrixConfig], wrong: UpdateLaw, slope: float) -> None:
-    """The control. A hidden matrix's rate is right under SGD's law too, but not the others'."""
+    """Control: SGD's law is right for hidden matrices only."""
 
     class Wrong(config):  # type: ignore[misc, valid-type]
         matrix_law = wrong

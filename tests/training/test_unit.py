@@ -1,4 +1,4 @@
-"""u-muP's operations: unit variance, gradients that keep their direction, multipliers by trial, refusals."""
+"""u-muP's operations: unit variance, gradient directions, multipliers by trial, errors."""
 
 import dataclasses
 from typing import Any
@@ -34,7 +34,7 @@ from tests.support.unit_runs import RULES, stacked, swiglu, unit_run
     ],
 )
 def test_gradients_point_where_the_losses_own_do(model: str, options: dict[str, Any]) -> None:
-    """Each tensor's gradient is a number times that of the same numbers forward, without any on the way back."""
+    """Each tensor's gradient is a multiple of the unscaled backward pass's."""
     run = unit_run(model=model, **options)
     batch = run.data.load().batch(seed=0, step=0, batch=4, sequence=run.sequence)
     gradients = []
@@ -69,7 +69,7 @@ def test_a_convolutions_gradient_is_over_the_root_of_its_pixels() -> None:
 
 
 def spreads(run: RunConfig) -> dict[str, float]:
-    """Standard deviation at the start of what every module puts out, by name."""
+    """Return initial standard deviations of every module's output, by name."""
     stack = Stack([run], [0], device="cpu")
     taken: dict[str, float] = {}
     for name, module in stack.model.named_modules():
@@ -86,7 +86,9 @@ def spreads(run: RunConfig) -> dict[str, float]:
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu", "relu2"])
 def test_a_deep_transformer_starts_with_unit_variance_everywhere(activation: str) -> None:
-    """Attention's numbers are for values that are independent: with depth positions grow alike, and their mean with it.
+    """Attention's numbers hold for independent values.
+
+    Positions become alike with depth, and their mean grows.
 
     It is at most as large as if all were equal.
     """
@@ -123,7 +125,10 @@ def of_widths(optimizer: str, *, zero_readout: bool = False) -> RunConfig:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_transformers_embeddings_alone_change_less_with_width(optimizer: str) -> None:
-    """Their rate falls as width^-1/2: every other layer's own change stays, and so do the outputs'."""
+    """Their rate falls as width^-1/2.
+
+    Every other layer's own change stays, and so do the outputs'.
+    """
     run = of_widths(optimizer)
     own = one_layer_check(run, widths=(128, 256, 512), seeds=2)
     assert own.passed  # with embeddings held to what is prescribed
@@ -183,7 +188,9 @@ def test_what_it_has_no_rule_for_is_refused() -> None:
     for optimizer in RULES:
         unit_run(optimizer).check()
     tied = unit_run(tied=True)
-    with pytest.raises(ConfigError, match=r"run.model.tied: umup gives embedding and readout different learning_rate"):
+    with pytest.raises(
+        ConfigError, match=r"run.model.tied: umup gives embedding and readout different values of learning_rate"
+    ):
         parameterize_stack(tied.model.build(trials=1, shape=tied.shape), [tied], [0])
 
 
@@ -203,10 +210,10 @@ def test_multipliers_that_would_do_nothing_are_refused(
     refused(dataclasses.replace(unit_run(model=model, **options), unit=UnitConfig(**unit)), message)
 
 
-def test_other_parameterizations_have_no_such_multipliers() -> None:
+def test_other_parameterizations_lack_unit_multipliers() -> None:
     refused(
         small(unit=UnitConfig(attention=2.0)),
-        "run.unit.attention is 2, but run.parameterization=mup has no such multiplier; leave it at 1, or take "
+        "run.unit.attention is 2, but run.parameterization=mup lacks this multiplier; leave it at 1, or take "
         "run.parameterization=umup",
     )
 

@@ -24,7 +24,10 @@ EPS = 1e-6  # of our norms; the package's are given it too
 
 
 class Decoder(nn.Module):
-    """The package's decoder with learned positions: its layers, norm and readout, our order of things."""
+    """The package's decoder with learned positions.
+
+    Layers, norm and readout are the package's, in our order.
+    """
 
     def __init__(self, vocabulary: int, unit: UnitConfig) -> None:
         super().__init__()
@@ -56,7 +59,7 @@ class Decoder(nn.Module):
         return U.cross_entropy(logits.flatten(0, 1), targets.flatten(), mult=self.unit.loss)
 
     def paired(self, ours: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor, str]]:
-        """Every weight of theirs with ours, and our name of it."""
+        """Yield every weight of theirs with ours, and our name of it."""
         for name in ("tokens", "positions", "readout"):
             yield self.get_parameter(f"{name}.weight"), ours[f"{name}.weight"][0], f"{name}.weight"
         for index, layer in enumerate(self.layers):
@@ -74,7 +77,7 @@ class Decoder(nn.Module):
 
 
 def decoder(stack: Stack, run: RunConfig) -> Decoder:
-    """Theirs, with our weights."""
+    """Return the package's decoder with our weights."""
     theirs = Decoder(run.shape.outputs, run.unit).double()
     with torch.no_grad():
         for their, our, _ in theirs.paired(dict(stack.model.named_parameters())):
@@ -83,7 +86,7 @@ def decoder(stack: Stack, run: RunConfig) -> Decoder:
 
 
 def largest_difference(stack: Stack, run: RunConfig, steps: int = 20) -> float:
-    """Of our losses to the package's, relative."""
+    """Return the largest relative difference of our losses to the package's."""
     theirs = decoder(stack, run)
     lr, data = run.optimizer.lr, run.data.load()
     if run.optimizer.name == "adamw":
@@ -104,7 +107,7 @@ def largest_difference(stack: Stack, run: RunConfig, steps: int = 20) -> float:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("unit", [{}, {"attention": 2.0, "residual": 0.5, "attention_ratio": 2.0, "loss": 1.5}])
 def test_a_transformer_trains_as_the_packages(optimizer: str, unit: dict[str, float]) -> None:
-    """The package takes roots of mean squares in float32, which is what is left."""
+    """Only the package's root mean squares in float32 differ."""
     run = swiglu(optimizer, **unit)
     assert largest_difference(stacked(run), run) < 1e-6
 
@@ -163,7 +166,10 @@ def test_every_tensor_has_the_packages_rate_and_decay(optimizer: str, scale: Cal
 
 
 def run_both(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *shapes: tuple[int, ...]) -> None:
-    """Compares values and gradients of inputs; ours has a trial axis before what theirs is given."""
+    """Compare values and gradients of inputs.
+
+    Ours have a leading trial axis.
+    """
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes]
     found = []

@@ -273,6 +273,6 @@ def _check_tied(name: str, embedding: TensorRule, readout: TensorRule) -> None:
     for what in TIED:
         if abs(getattr(embedding, what) / getattr(readout, what) - 1) > 1e-9:
             raise ConfigError(
-                f"{name} is tied: this parameterization gives embedding and readout different {what}; untie them, or "
-                "take parameterization=mup, whose readout has a multiplier instead"
+                f"{name} is tied: this parameterization gives embedding and readout different values of "
+                f"{what}; untie them, or take parameterization=mup, whose readout has a multiplier instead"
             )

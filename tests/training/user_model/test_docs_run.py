@@ -1,4 +1,4 @@
-"""The code of docs/your-model.md runs as it stands there, on a small model with the names that it has."""
+"""The code of docs/your-model.md runs, on a small model."""
 
 import re
 from typing import Any
@@ -12,7 +12,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "your-model.md").re
 
 
 class MyTransformer(Transformer):
-    """A sixteenth as wide as it says."""
+    """Model a sixteenth as wide as on the page."""
 
     def __init__(self, width: int, heads: int, depth: int) -> None:
         super().__init__(width // 16, depth=depth)
@@ -20,7 +20,10 @@ class MyTransformer(Transformer):
 
 
 def test_the_code_of_your_model_runs() -> None:
-    """Every block in turn, each with a new model; as narrow as it is here, nothing is flat."""
+    """Run every block in turn, each with a new model.
+
+    The model is too narrow for flat slopes.
+    """
     torch.manual_seed(0)
     known: dict[str, Any] = {"MyTransformer": MyTransformer, "batch": text()}
     for block in BLOCKS:

@@ -1,4 +1,4 @@
-"""Groups go to the optimizer that they are made for, and to no other."""
+"""Groups are accepted by the optimizer that they are made for only."""
 
 import pickle
 from typing import Any
@@ -18,7 +18,7 @@ def groups(optimizer: str, **options: Any) -> list[dict[str, Any]]:
 
 
 def step(optimizer: Any) -> None:
-    """A step without gradients, before which the groups are looked at."""
+    """Take a step without gradients, before which the groups are checked."""
     optimizer.step()
 
 
@@ -54,7 +54,7 @@ def test_another_one_is_refused(optimizer: str, build: Any) -> None:
 
 
 class Bare(torch.optim.SGD):
-    """An SGD that knows of no momentum."""
+    """SGD without a momentum setting."""
 
     def __init__(self, params: Any) -> None:
         torch.optim.Optimizer.__init__(self, params, {"lr": 1.0})
@@ -90,7 +90,7 @@ def test_torchs_adam_decays_as_adamw_does() -> None:
 
 
 class L2(torch.optim.Adam):
-    """An Adam that knows of no decoupled weight decay, as torch's own did not at first."""
+    """Adam without decoupled weight decay, as in torch's first versions."""
 
     def __init__(self, params: Any) -> None:
         torch.optim.Optimizer.__init__(self, params, {"lr": 1.0, "betas": (0.9, 0.9), "eps": 0.0, "weight_decay": 0.0})
@@ -111,4 +111,4 @@ def test_groups_outlive_checkpoints() -> None:
     again.load_state_dict(pickle.loads(pickle.dumps(optimizer.state_dict())))
     step(again)
     other = torch.optim.SGD(Transformer(64).parameters(), lr=0.1)
-    step(other)  # other people's groups are nobody's business
+    step(other)  # groups of other libraries are not checked

@@ -1,4 +1,7 @@
-"""First values are spread as at the base width, times the table's factor, whatever the model's own law was."""
+"""Initial values get the base's spread times the table's factor.
+
+Whatever the model's own law was.
+"""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +15,7 @@ from tests.support.user_models import Perceptron, Transformer, losses, mup, seed
 
 
 def fixed(width: int) -> nn.Module:
-    """Every matrix of standard deviation 0.02, whatever its size."""
+    """Model whose matrices of every size have standard deviation 0.02."""
     model = Perceptron(width)
     for layer in (model.first, model.middle, model.last):
         nn.init.normal_(layer.weight, std=0.02)
@@ -42,7 +45,10 @@ def test_spread_goes_by_the_table_from_the_base(make: Callable[[int], nn.Module]
 
 
 def test_usual_laws_are_taken_exactly() -> None:
-    """So that what is drawn is what the model drew, times a power of two here: no noise of a measurement in it."""
+    """Values are the model's draws times a power of two here.
+
+    They hold no noise of a measurement.
+    """
     for make, factors in (
         (Perceptron, {"first": 1, "middle": 1, "last": 2}),
         (fixed, {"first": 1, "middle": 0.5, "last": 1}),
@@ -54,7 +60,7 @@ def test_usual_laws_are_taken_exactly() -> None:
 
 
 def test_biases_keep_the_spread_of_the_base() -> None:
-    """Torch draws them as its matrices, by the fan-in."""
+    """Torch draws biases by the fan-in, as its matrices."""
     plain, model = seeded(Perceptron, 64), seeded(Perceptron, 64)
     mup(model, Perceptron)
     assert torch.equal(model.first.bias, plain.first.bias)

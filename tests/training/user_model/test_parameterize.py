@@ -1,4 +1,7 @@
-"""A model of anybody's trains as the builtin one of the same kind does, and at its base as if nothing had been done."""
+"""A user's model trains as the same builtin one.
+
+At its base it trains as if unchanged.
+"""
 
 import copy
 import functools
@@ -43,7 +46,7 @@ FEATURES = DataShape(kind=datasets.FEATURES, inputs=(20,), outputs=7)
 
 @dataclass
 class Data:
-    """What builtin models are told of the data."""
+    """Data configuration of a given shape for builtin models."""
 
     of: DataShape
 
@@ -52,7 +55,7 @@ class Data:
 
 
 def builtin(*, depth: int = 2, optimizer: str = "adamw", lr: float = 2.0**-6, **changes: Any) -> Stack:
-    """The builtin transformer of width 64 at base width 16, one trial."""
+    """Return the builtin transformer of width 64 at base width 16."""
     model = TransformerConfig(width=64, depth=depth, head_dim=8, tied=changes.pop("tied", False))
     settings = changes.pop("settings", {})
     run = small(
@@ -74,7 +77,7 @@ def alone(run: RunConfig) -> Stack:
 
 
 def with_weights(stack: Stack, model: nn.Module) -> nn.Module:
-    """The plain model with the builtin one's weights."""
+    """Return the plain model with the builtin one's weights."""
     weights = {name: value[0] for name, value in stack.model.state_dict().items()}
     missing = model.double().load_state_dict(weights, strict=False).missing_keys
     assert missing in ([], ["readout.weight"])
@@ -134,7 +137,7 @@ def test_as_the_builtin_transformer_under_every_parameterization(parameterizatio
 
 
 def test_the_multiplier_is_what_makes_it_equal() -> None:
-    """The control: without its hooks the model trains otherwise."""
+    """Control: without its hooks the model trains differently."""
     stack = builtin()
     model = with_weights(stack, Transformer(64))
     groups = list(mup(copy.deepcopy(model), rescale=False))
@@ -177,7 +180,10 @@ def test_tied_weights_have_a_multiplier_where_they_are_the_readout() -> None:
 
 
 def test_tied_weights_train_as_the_builtin_ones() -> None:
-    """Up to the constant that the builtin readout has at its base: unit weights over the root of the base width."""
+    """Equal up to the constant of the builtin readout at its base.
+
+    It has unit weights over the root of the base width.
+    """
     stack = builtin(tied=True)
     make = functools.partial(Transformer, tied=True)
     model = with_weights(stack, make(64))
@@ -189,7 +195,9 @@ def test_tied_weights_train_as_the_builtin_ones() -> None:
 
 def test_tied_weights_are_refused_where_their_rules_differ() -> None:
     make = functools.partial(Transformer, tied=True)
-    with pytest.raises(ConfigError, match=r"tokens\.weight is tied.*another init_std.*parameterization=mup"):
+    with pytest.raises(
+        ConfigError, match=r"tokens\.weight is tied.*different values of init_std.*parameterization=mup"
+    ):
         mup(make(64), make, parameterization="mup_table3")
 
 
@@ -447,7 +455,7 @@ def test_what_must_be_said_of_branches() -> None:
     with pytest.raises(ConfigError, match=r"'blocks\.\*\.att' matches no module"):
         mup(make(32), make, branches=["blocks.*.att"], **rule)
     with pytest.raises(
-        ConfigError, match=r"next to the branches are blocks\.0\.norm1\.weight.*\['blocks\.\*'\]; or blocks=\[\]"
+        ConfigError, match=r"next to the branches are blocks\.0\.norm1\.weight.*\['blocks\.\*'\]; or give blocks=\[\]"
     ):
         mup(make(32), make, branches=BRANCHES, **rule)
     inside = mup(make(32), make, branches=BRANCHES, blocks=["blocks.*"], **rule).tuned
@@ -457,7 +465,10 @@ def test_what_must_be_said_of_branches() -> None:
 
 
 class Functional(nn.Module):
-    """A readout that is a bare parameter, and attention that reads its last layer's weights itself."""
+    """Model with a bare parameter as readout.
+
+    Its attention reads its last layer's weights itself.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()

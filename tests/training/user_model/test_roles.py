@@ -1,4 +1,7 @@
-"""Roles come from shapes at two widths; what shapes cannot tell is refused, all at once, and can be said."""
+"""Roles are inferred from shapes at two widths.
+
+Roles that shapes cannot decide are refused, all at once, and can be given.
+"""
 
 import functools
 import re
@@ -19,7 +22,7 @@ def roles(parameterized: Any) -> dict[str, str]:
 
 
 def with_extra(extra: Callable[[int], nn.Module]) -> Callable[[int], nn.Module]:
-    """A perceptron that has another module, unused."""
+    """Return a perceptron with another, unused module."""
 
     def make(width: int) -> nn.Module:
         model = Perceptron(width)
@@ -147,7 +150,7 @@ def test_a_readout_that_is_tied_by_a_call_is_refused() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (functools.partial(Transformer, depth=3), r"but for its width, depth included.*blocks\.2"),
+        (functools.partial(Transformer, depth=3), r"except for its width, depth included.*blocks\.2"),
         (lambda width: Transformer(32), "the same shapes at both widths"),
         (functools.partial(Perceptron, bias=False), "not in both"),
     ],
@@ -165,7 +168,7 @@ def test_another_difference_than_width_is_named() -> None:
 
 
 class Headed(nn.Module):
-    """A readout behind attention that says how many heads it has."""
+    """Readout after attention that shows its number of heads."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""A parameterized model trains the same compiled, checkpointed, in parallel and sharded, tied weights included."""
+"""Parameterized models train the same compiled, checkpointed, in parallel and sharded.
+
+Tied weights are included.
+"""
 
 import functools
 import json
@@ -34,13 +37,13 @@ def make_of(rule: str) -> Callable[[int], nn.Module]:
 
 
 def reference(rule: str) -> list[float]:
-    """Losses of the parameterized model as it is."""
+    """Return losses of the unwrapped parameterized model."""
     model = seeded(make_of(rule), 64)
     return losses(model, [torch.optim.AdamW(mup(model, make_of(rule), **RULES[rule]))], BATCHES)
 
 
 def wrapped(rule: str, wrap: Callable[[nn.Module], nn.Module], *, first: bool) -> list[float]:
-    """Losses if the model is wrapped, first or after it has been parameterized."""
+    """Return losses of a model wrapped before or after parameterization."""
     model = seeded(make_of(rule), 64)
     if first:
         model = wrap(model)
@@ -52,18 +55,21 @@ def wrapped(rule: str, wrap: Callable[[nn.Module], nn.Module], *, first: bool) -
 
 
 def compiled(model: nn.Module, backend: str = "eager") -> nn.Module:
-    """Traced as one graph, with nothing left out; run by torch itself, as a compiler takes a minute."""
+    """Trace the model as one graph, with nothing left out.
+
+    Torch itself runs it, as a compiler takes a minute.
+    """
     torch._dynamo.reset()
     return torch.compile(model, backend=backend, fullgraph=True)  # type: ignore[return-value]
 
 
 def derived(model: nn.Module) -> nn.Module:
-    """The gradient's graph traced ahead of time too."""
+    """Trace the gradient's graph ahead of time too."""
     return compiled(model, "aot_eager")
 
 
 class Recomputed(nn.Module):
-    """A block whose forward pass is run again on the way back."""
+    """Block whose forward pass is rerun in the backward pass."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -140,7 +146,10 @@ WRAPS = {"parallel": parallel, "sharded": sharded}
 
 
 def worker(rank: int, folder: str, processes: int) -> None:
-    """One of several processes, which see the same batches, so that their mean gradient is each one's own."""
+    """Run one of several processes, which see the same batches.
+
+    Their mean gradient is therefore that of each.
+    """
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
@@ -156,7 +165,7 @@ def worker(rank: int, folder: str, processes: int) -> None:
 
 @pytest.fixture(scope="module")
 def in_parallel(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[float]]]:
-    """What two processes found."""
+    """Return the losses of two processes."""
     folder = tmp_path_factory.mktemp("parallel")
     torch.multiprocessing.spawn(worker, args=(str(folder), 2), nprocs=2)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
@@ -173,7 +182,7 @@ def test_in_parallel_and_sharded(in_parallel: list[dict[str, list[float]]], wrap
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_reference_is_not_that_of_a_plain_model(rule: str) -> None:
-    """The control: what all of these are compared with depends on the parameterization."""
+    """Control: the reference depends on the parameterization."""
     model = seeded(make_of(rule), 64)
     plain = losses(model, [torch.optim.AdamW(model.parameters(), lr=2.0**-6, betas=(0.9, 0.95))], BATCHES)
     assert plain != pytest.approx(reference(rule), rel=1e-2)
