@@ -154,7 +154,7 @@ def write_measured(path: Path, rows: Iterable[MeasuredCheck]) -> None:
 
 def measured_markdown(rows: list[MeasuredCheck]) -> str:
     """A table a model, a row a parameterization; and why what fails does."""
-    lines = ["## Measured", "", *LEGEND.splitlines(), ""]
+    lines = ["## MeasuredCheck", "", *LEGEND.splitlines(), ""]
     by_key = {row.key: row for row in rows}
     models, optimizers, names = (sorted({row.key[place] for row in rows}) for place in range(3))
     for model in models:
