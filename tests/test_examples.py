@@ -1,4 +1,4 @@
-"""The examples run: a plain transformer becomes muP by one call, and its best learning rate stays."""
+"""The examples run: one call puts a plain transformer under muP, and its best learning rate stays."""
 
 import csv
 import json
@@ -45,13 +45,13 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exponent(folder: Path, name: str) -> dict[str, float]:
-    """Of the best rate over width, as `hptransfer analyze` finds it."""
+    """Exponent of the best rate over width, as `hptransfer analyze` reports it."""
     table = ("--table", str(folder / f"{name}.csv"), "--targets", str(folder / "targets.csv"))
     done = command("analyze", *table, "--scale", "width", "--tune", "lr", "--out", str(folder / name))
     assert done.returncode == 0, done.stderr
     fit = json.loads((folder / name / "fit.json").read_text())
-    found: dict[str, float] = fit["hyperparameters"]["lr"]["exponents"]["width"]
-    return found
+    over_width: dict[str, float] = fit["hyperparameters"]["lr"]["exponents"]["width"]
+    return over_width
 
 
 def test_the_optimum_stays_under_mup_and_falls_without(swept: Path) -> None:
@@ -67,7 +67,7 @@ def test_both_are_the_same_model_at_the_base(swept: Path) -> None:
     assert len(at_base[0]) == 6
 
 
-def test_the_model_knows_nothing_of_the_package() -> None:
+def test_the_model_does_not_import_the_package() -> None:
     source = (ROOT / "examples" / "plain_transformer.py").read_text()
     assert not re.search(r"import hptransfer|from hptransfer", source)
 
@@ -88,11 +88,11 @@ def test_a_billion_parameters_are_resolved_in_little_memory() -> None:
     assert int(peak[1]) < 500
 
 
-# --- trainers that sweeps run as they are ----------------------------------------------------------
+# --- trainers that sweeps run unchanged ------------------------------------------------------------
 
 
 def sweep_example(name: str, runs: Path, *overrides: str) -> RunFolder:
-    """An example's own sweep file, run from the checkout as its page says; "python" is this one."""
+    """An example's own sweep file, run from the checkout as its page shows; "python" is this interpreter."""
     path = f"{Path(sys.executable).parent}:{environment()['PATH']}"
     done = subprocess.run(
         [sys.executable, "-m", "hptransfer.cli.main", "sweep", f"examples/{name}.yaml", f"runs={runs}", *overrides],
@@ -114,22 +114,22 @@ def test_a_plain_trainer_is_swept(tmp_path: Path) -> None:
     low, high = (json.loads(folder.prediction.read_text())["hyperparameters"]["lr"][key] for key in ("low", "high"))
     assert 0.001 < low < high < 0.3
     for trial in folder.read_trials():
-        left = {path.name for path in folder.trial(trial.id).iterdir()}
-        assert left == {"trial.json", "settings.json", "lease", "metrics.jsonl", "outcome.json"}
+        files = {path.name for path in folder.trial(trial.id).iterdir()}
+        assert files == {"trial.json", "settings.json", "lease", "metrics.jsonl", "outcome.json"}
 
 
-def test_a_plain_trainer_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    """Stopped in the middle and started again, it ends with the same losses as one that was left alone."""
+def test_a_plain_trainer_resumes_from_its_checkpoint(tmp_path: Path) -> None:
+    """Stopped in the middle and restarted, it ends with the same losses as an undisturbed one."""
     curves = []
     for stops in (0, 1):
         folder = tmp_path / str(stops)
         folder.mkdir()
         metrics = folder / "metrics"
-        own = {"HPTRANSFER_TRIAL_DIR": str(folder), "HPTRANSFER_METRICS": str(metrics)}
+        variables = {"HPTRANSFER_TRIAL_DIR": str(folder), "HPTRANSFER_METRICS": str(metrics)}
         for attempt in range(stops + 1):
             script = subprocess.Popen(
                 [sys.executable, ROOT / "examples" / "plain_trainer.py", "--width=64", "--lr=0.01", "--steps=2000"],
-                env={**environment(), **own},
+                env={**environment(), **variables},
                 stdout=subprocess.DEVNULL,
             )
             while attempt < stops and not (metrics.exists() and metrics.stat().st_size):
@@ -143,7 +143,7 @@ def test_a_plain_trainer_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert len(curves[0]) == 200
 
 
-def test_a_hydra_application_is_swept_without_knowing_of_it(tmp_path: Path) -> None:
+def test_a_hydra_application_is_swept_unchanged(tmp_path: Path) -> None:
     source = (ROOT / "examples" / "hydra_app" / "train.py").read_text()
     assert "import hptransfer" not in source
     folder = sweep_example("hydra_app", tmp_path, "tracker=none")
@@ -152,8 +152,8 @@ def test_a_hydra_application_is_swept_without_knowing_of_it(tmp_path: Path) -> N
 
 
 def test_a_trainer_on_two_processes_is_swept(tmp_path: Path) -> None:
-    one = ("grid.width.values=[32]", "target.width=32", "space.lr.count=3", "space.lr.extend=0", "tracker=none")
-    folder = sweep_example("ddp_trainer", tmp_path, *one)
+    one_scale = ("grid.width.values=[32]", "target.width=32", "space.lr.count=3", "space.lr.extend=0", "tracker=none")
+    folder = sweep_example("ddp_trainer", tmp_path, *one_scale)
     for trial in folder.read_trials():
         curve = read_jsonl(folder.curve_path(trial.id))
         assert [point["processes"] for point in curve] == [2.0] * 10

@@ -1,4 +1,4 @@
-"""docs/your-script.md is followed to the letter: its files are written, its commands run."""
+"""docs/your-script.md is followed word for word: its files are written, its commands run."""
 
 import re
 import subprocess
@@ -24,8 +24,8 @@ def test_the_page_goes_from_nothing_to_a_finished_sweep(tmp_path: Path) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     assert len(lines) == 9
     (tmp_path / "bin").mkdir()
-    for name, start in {"hptransfer": "python -m hptransfer.cli.main", "python": "python"}.items():
-        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {start.replace("python", PYTHON, 1)} "$@"\n')
+    for name, program in {"hptransfer": "python -m hptransfer.cli.main", "python": "python"}.items():
+        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {program.replace("python", PYTHON, 1)} "$@"\n')
         (tmp_path / "bin" / name).chmod(0o755)
     path = f"{tmp_path / 'bin'}:{environment()['PATH']}"
     for line in lines:
