@@ -33,8 +33,8 @@ OPENS_TRAINING = ("training/", "coordcheck/", "config/compose.py", "worker/runne
 USES_ANALYSIS = ("analysis/", "coordcheck/figure.py", "verify.py", "next_trials.py", "import_runs.py", "cli/")
 # Who may import a library of its own; everything else uses what stands below it.
 ONLY = {
-    "hydra": {"config/compose.py", "coordcheck/compose.py"},
-    "omegaconf": {"config/compose.py", "coordcheck/compose.py"},
+    "hydra": {"config/compose.py"},
+    "omegaconf": {"config/compose.py"},
     "optuna": {
         "driver/optuna_studies.py",
         "driver/halving.py",

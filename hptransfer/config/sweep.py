@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
+from hptransfer.config.loader import load
 from hptransfer.config.notifications import HooksConfig
 from hptransfer.config.renamed import translate_old_words
-from hptransfer.config.retry import RetryConfig, RetryRule
+from hptransfer.config.retry import RetryConfig
 from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import ConfigError, RunFolderError, unknown
 from hptransfer.core.io import reading
@@ -330,42 +331,38 @@ FAMILIES: Mapping[str, Registry[Any]] = {"sampler": SAMPLERS, "launcher": LAUNCH
 
 
 def sweep_from_json(values: Mapping[str, Any]) -> SweepConfig:
-    """A sweep from plain values; `run` stays plain.
+    """Build a sweep from plain values; `run` stays plain.
 
     Raises:
-        ConfigError: a key that there is not, a missing one, or a value that breaks a rule.
+        ConfigError: an unknown key, a missing one, or a value that breaks a rule.
     """
-    values = _placed(values)
-    parts: dict[str, Any] = {
-        "grid": {key: _build(AxisConfig, axis, f"grid.{key}") for key, axis in values["grid"].items()},
-        "space": {key: _build(TunedConfig, tuned, f"space.{key}") for key, tuned in values["space"].items()},
-        "budget": _build(BudgetConfig, values["budget"], "budget"),
-        "halving": _build(HalvingConfig, values.get("halving", {}), "halving"),
-        "retry": _build(RetryConfig, _rules(values.get("retry", {})), "retry"),
-        "hooks": _build(HooksConfig, values.get("hooks", {}), "hooks"),
-    }
-    for key, family in FAMILIES.items():
-        parts[key] = _build(family.get(values[key]["name"]), values[key], key)
-    config: SweepConfig = _build(SweepConfig, {**values, **parts}, "sweep")
+    config = load(SweepConfig, values, members={key: family.get for key, family in FAMILIES.items()})
     config.check()
     return config
 
 
-def _rules(values: Mapping[str, Any]) -> dict[str, RetryRule]:
-    return {cause: _build(RetryRule, rule, f"retry.{cause}") for cause, rule in values.items()}
+def placed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sweep's plain values with a path for every axis and tuned hyperparameter.
 
-
-def _placed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Every axis and tuned hyperparameter has a path: of a run with names, its own, which is added to them."""
-    run = dict(values["run"])
-    placed: dict[str, dict[str, Any]] = {family: dict(values[family]) for family in ("grid", "space")}
-    for family, parts in placed.items():
+    A run with names of its own gets the swept ones added to them.
+    """
+    run = values.get("run")
+    if not isinstance(run, Mapping):
+        return dict(values)
+    run = dict(run)
+    new: dict[str, Any] = {}
+    for family in ("grid", "space"):
+        parts = values.get(family)
+        if not isinstance(parts, Mapping) or not all(isinstance(part, Mapping) for part in parts.values()):
+            continue  # the loader refuses it
+        new[family] = dict(parts)
         for key, part in parts.items():
-            if not part.get("path"):
-                parts[key] = {**part, "path": _own_path(f"{family}.{key}", part, run)}
+            place = f"{family}.{key}"
+            path = str(part.get("path") or _own_path(place, part, run))
+            new[family][key] = {**part, "path": path}
             if "names" in run:
-                run["names"] = {_name(f"{family}.{key}", parts[key]["path"]): None} | run["names"]
-    return {**values, **placed, "run": run}
+                run["names"] = {_name(place, path): None} | run["names"]
+    return {**values, **new, "run": run}
 
 
 NAMES = "run.names"
@@ -384,17 +381,6 @@ def _own_path(place: str, part: Mapping[str, Any], run: Mapping[str, Any]) -> st
     if part.get("transform"):
         raise ConfigError(f"{place}.path must be given: {NAMES}.NAME, the name whose value is 1 minus it")
     return f"{NAMES}.{place.partition('.')[2]}"
-
-
-def _build(cls: type[Any], values: Mapping[str, Any], place: str) -> Any:
-    known = {item.name for item in dataclasses.fields(cls)}
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{place}: {unknown('key', key, known)}")
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ConfigError(f"{place}: {error}") from None
 
 
 def dump_sweep(config: SweepConfig) -> str:

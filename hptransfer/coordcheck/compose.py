@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf import MISSING
-from omegaconf.errors import OmegaConfBaseException
-
-from hptransfer.config.compose import (
-    check_form,
-    check_groups,
-    compose_yaml,
-    explain_hydra_error,
-    register_schemas,
-    unknown_key,
-)
+from hptransfer.config.compose import check_form, check_groups, compose_schema
 from hptransfer.coordcheck.settings import WHOLE, check_settings, refuse_unread
 from hptransfer.core.errors import ConfigError, unknown
 
@@ -37,7 +25,7 @@ class CheckConfig:
     """Training steps, on one batch."""
     seeds: int = 8
     """Initial weights that the numbers are means over: small models differ by their first outputs alone."""
-    run: Any = MISSING
+    run: Any = None
 
 
 def own_settings(overrides: Sequence[str]) -> dict[str, str]:
@@ -62,24 +50,14 @@ def compose_check(overrides: Sequence[str]) -> CheckConfig:
         ConfigError: an unknown key or value, or one that breaks a rule.
     """
     check_form(overrides)
-    register_schemas(builtin=True, check=CheckConfig)
     check_groups(overrides)
-    own = [f"{key}={value}" for key, value in own_settings(overrides).items()]
-    # Hydra adds a member of a group that has none.
-    choices = [f"+{override}" for override in [*own, *overrides] if override.startswith("run/")]
-    shape = [override for override in own if not override.startswith("run/")]
-    rest = [override for override in overrides if not override.startswith("run/")]
-
-    def composed(*more: str) -> dict[str, Any]:
-        return compose_yaml(Path(__file__).parent, "check", ["+run=builtin", *choices, *shape, *more])
-
-    try:
-        values = composed(*rest)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(explain_hydra_error(error, composed)) from None
-    if strange := values.keys() - vars(CheckConfig(run=None)):
-        raise ConfigError(unknown_key(min(strange), composed()))
-    found = CheckConfig(**values)
+    for override in overrides:
+        if override.startswith("+run/"):
+            raise ConfigError(f"override {override!r}: a check chooses one anyway; give it once, without a +")
+    given = [f"{key}={value}" for key, value in own_settings(overrides).items()] + list(overrides)
+    choices = [override for override in given if override.startswith("run/")]
+    settings = [override for override in given if not override.startswith("run/")]
+    found = compose_schema(CheckConfig, "check", choices, settings)
     _check_check(found)
     refuse_unread(found.check, overrides)
     return found

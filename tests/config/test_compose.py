@@ -92,12 +92,18 @@ BAD = [
     (["space.lr.high=inf"], "needs 0 < low < high, both finite"),
     (["name=null"], "name must have a value, null is none"),
     (["run.batch=["], "an override cannot be read"),
+    (["seeds=1,2"], "override 'seeds=1,2' has several values; write a list, as in 'seeds=[1,2]'"),
+    (["+seeds=2"], "override '+seeds=2': seeds exists; give it without the +"),
+    (["+run/model=mlp"], "override '+run/model=mlp': the sweep file chooses run/model; give it once, without a +"),
+    (["~tracker"], "tracker must be given; choose one by tracker=NAME"),
+    (["run.unit={residul: 3}"], "run.unit.residul: unknown key 'residul'. Did you mean 'residual'?"),
+    (["space.lr.values=[a,b,c]"], "override space.lr.values=[a,b,c]: space.lr.values[0] takes a number, got 'a'"),
     (
         ["launcher=slurm", "launcher.by_scale=[{when: width >= 64, gpus: 2}]"],
         "an override cannot be read: launcher.by_s",
     ),
     (["launcher=slurm", "launcher.sbatch.nice=1"], "not in launcher.sbatch yet is added with a +, as in '+launcher.sb"),
-    (["launcher=slurm", "launcher.sbatch={nice: 1}"], "is added with a +, as in '+launcher.sbatch.KEY=VALUE'"),
+    (["launcher=slurm", "launcher.sbatch={nice: 1}"], "is added with a +, as in '+launcher.sbatch.nice=VALUE'"),
     (["launcher=slurm", "launcher.partitoin=gpu"], "unknown key 'partitoin'. Did you mean 'partition'?"),
     (["launcher.sbatch.nice=1"], "launcher.sbatch.nice: unknown key 'sbatch'"),
     (["seeds=0"], "seeds must be a number above 0"),
@@ -181,6 +187,18 @@ def test_text_that_is_all_held_out_is_not_called_missing(tmp_path: Path) -> None
 def test_a_design_that_makes_no_sense_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         compose("quickstart", overrides)
+
+
+def test_a_name_holds_values_as_their_fields_do() -> None:
+    """A run folder is found again by its name: alpha is a number with a point, however it is written."""
+    assert compose("depthwise_transfer", ["rule=mup"]).name == "depthwise-resmlp-mup-alpha0.0"
+
+
+def test_what_the_user_names_is_added_and_removed() -> None:
+    added = compose("quickstart", ["launcher=slurm", "+launcher.sbatch.nice=10", "~target.depth"])
+    assert added.launcher.sbatch == {"nice": 10}
+    assert set(added.target) == {"width", "tokens"}
+    assert compose("quickstart", ["~target"]).target == {}
 
 
 def test_presets_are_found() -> None:

@@ -74,7 +74,7 @@ def test_bad_input_is_one_line_before_anything_runs(here: Path, run: dict[str, A
 
 FILES = [
     ({"command": "python train.py"}, "run.command takes a list"),
-    ({"metric": {"keyy": "x"}}, "run.metric.keyy: there is no such key"),
+    ({"metric": {"keyy": "x"}}, "run.metric.keyy: unknown key 'keyy'. Did you mean 'key'?"),
     ({"timeout_s": "soon"}, "run.timeout_s takes a number, got 'soon'"),
     ({"command": "???"}, "run.command must be given"),
 ]
