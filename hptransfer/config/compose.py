@@ -1,4 +1,6 @@
-"""From a sweep file and overrides to a checked configuration; the only importer of Hydra.
+"""Composition of a sweep file and overrides into a checked configuration.
+
+Only this module imports Hydra.
 
 Hydra composes plain values from files, presets and members: no types, no main decorator, no multirun, no instantiation
 by target. Overrides of single keys are applied afterwards (overrides.py), and types are checked last (loader.py).
@@ -37,7 +39,7 @@ from hptransfer.config.loader import (
 )
 from hptransfer.config.overrides import Setting, apply
 from hptransfer.config.renamed import refuse_old_key, refuse_old_words
-from hptransfer.config.sweep import AxisConfig, SweepConfig, TunedConfig
+from hptransfer.config.sweep import SWEEP_MEMBERS, AxisConfig, SweepConfig, TunedConfig
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
 from hptransfer.core.resources import resource_folders
@@ -76,7 +78,7 @@ def find_sweep(sweep: str) -> Path:
 
 
 def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
-    """Return the sweep with its overrides applied, checked as far as possible without its runs.
+    """Return the sweep with its overrides applied, checked without its runs.
 
     Raises:
         ConfigError: an unknown sweep, key or value, or one that breaks a rule.
@@ -98,6 +100,7 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
         values = _resolved(_converted(tree))
         refuse_old_words(values)
         with _naming_overrides(settings, tree):
+            load(SweepConfig, values, members=SWEEP_MEMBERS)
             values["run"] = _loaded_run(values.get("run"))
             config = sweep_config.sweep_from_json(sweep_config.placed(values))
         _refuse_swept(config, overrides)
@@ -107,7 +110,9 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
 
 
 def compose_schema(schema: type[T], name: str, choices: Sequence[str], overrides: Sequence[str]) -> T:
-    """Return a configuration that has no file: a schema with a builtin run, and overrides of its keys.
+    """Return a checked configuration that has no file.
+
+    It is a schema with a builtin run, and overrides of its keys.
 
     Args:
         name: of the schema among Hydra's configurations.
@@ -130,7 +135,7 @@ def compose_schema(schema: type[T], name: str, choices: Sequence[str], overrides
 
 
 def check_form(overrides: Sequence[str]) -> None:
-    """Raise ConfigError unless each override is KEY=VALUE and its key may be set at all."""
+    """Raise ConfigError unless each override is KEY=VALUE of a settable key."""
     for override in overrides:
         if "=" not in override.lstrip("=") and not override.startswith("~"):
             raise ConfigError(f"override {override!r} must be KEY=VALUE, such as run.parameterization=sp")
@@ -142,7 +147,7 @@ def check_form(overrides: Sequence[str]) -> None:
 
 
 def check_groups(overrides: Sequence[str]) -> None:
-    """Raise ConfigError for a choice among members that a run does not have."""
+    """Raise ConfigError for a group that a run does not have."""
     for override in overrides:
         group = override.lstrip("+~").partition("=")[0]
         if group.startswith("run/") and group not in CHOSEN.values():
@@ -154,7 +159,7 @@ def check_groups(overrides: Sequence[str]) -> None:
 
 
 def _register(schema: type[Any], name: str, *, builtin: bool) -> None:
-    """Offer the defaults of every member of every family to Hydra, as plain values.
+    """Offer the defaults of all families' members to Hydra as plain values.
 
     Args:
         builtin: with the families of the builtin trainer, which import PyTorch: seconds that a script's sweep saves.
@@ -183,7 +188,9 @@ def _store(group: str | None, name: str, schema: type[Any]) -> None:
 
 
 def _parted(overrides: Sequence[str], folder: Path) -> tuple[list[str], list[Setting]]:
-    """Part overrides into choices of groups, which Hydra applies, and settings of keys.
+    """Part overrides into choices of groups and settings of keys.
+
+    Hydra applies the choices.
 
     Args:
         folder: of the sweep file, whose subfolders are groups too.
@@ -213,7 +220,7 @@ def _parted(overrides: Sequence[str], folder: Path) -> tuple[list[str], list[Set
 
 
 def _composed(folder: Path, name: str, choices: Sequence[str], path: Path | None) -> dict[str, Any]:
-    """Return the plain values that Hydra composes from a configuration and the chosen members.
+    """Return the plain values of a configuration and its chosen members.
 
     Args:
         path: the sweep file, for messages; None if there is none.
@@ -265,7 +272,7 @@ def _raw(tree: Any, key: str) -> Any:
 
 
 def _options(group: str) -> list[str]:
-    """Return the choices of a group: registered members and the presets in configs/."""
+    """Return the choices of a group: registered members and presets."""
     presets = {file.stem for folder in resource_folders("configs") for file in (folder / group).glob("*.yaml")}
     return sorted(presets | {name for stored, name in _STORED if (stored or "") == group})
 
@@ -274,7 +281,10 @@ def _options(group: str) -> list[str]:
 
 
 def _fill(tree: dict[str, Any]) -> None:
-    """Add the defaults of axes and tuned hyperparameters, so that overrides and ${...} find their keys."""
+    """Add the defaults of axes and tuned hyperparameters.
+
+    Overrides and ${...} find their keys then.
+    """
     for family, schema in (("grid", AxisConfig), ("space", TunedConfig)):
         parts = tree.get(family)
         if isinstance(parts, dict):
@@ -290,7 +300,7 @@ def _refuse_new_axis(tree: Mapping[str, Any], setting: Setting) -> None:
 
 
 def _open_keys(tree: Mapping[str, Any]) -> set[str]:
-    """Return the dotted keys of all mappings whose own keys are the user's."""
+    """Return the dotted keys of all mappings that users add keys to."""
     found = open_mappings(SweepConfig)
     for key, family in sweep_config.FAMILIES.items():
         name = _raw(tree, f"{key}.name")
@@ -303,15 +313,14 @@ def _open_keys(tree: Mapping[str, Any]) -> set[str]:
 
 def _converted(tree: dict[str, Any]) -> dict[str, Any]:
     """Return the tree with numbers and texts as their fields hold them."""
-    members = {key: family.get for key, family in sweep_config.FAMILIES.items()}
-    values: dict[str, Any] = converted(SweepConfig, tree, members=members)
+    values: dict[str, Any] = converted(SweepConfig, tree, members=SWEEP_MEMBERS)
     if schema := _run_schema(tree.get("run")):
         values["run"] = converted(schema, values["run"], "run", _run_members(schema))
     return values
 
 
 def _run_schema(run: Any) -> type[Any] | None:
-    """Return the schema of a run by its runner; None for a runner of another package."""
+    """Return the schema of a run; None for another package's runner."""
     runner = run.get("runner") if isinstance(run, Mapping) else None
     if runner == "script":
         return ScriptConfig
@@ -332,7 +341,7 @@ def _run_members(schema: type[Any]) -> Members:
 
 
 def _loaded_run(run: Any) -> Any:
-    """Return a run's configuration with checked keys and types, as plain values again."""
+    """Return a run's plain values with checked keys and types."""
     if run in (None, "???"):
         raise RefusedValueError("run", "must be given; choose builtin or script under defaults")
     schema = _run_schema(run)
@@ -347,7 +356,10 @@ def _loaded_run(run: Any) -> Any:
 
 @contextmanager
 def _naming_overrides(settings: Sequence[Setting], tree: Mapping[str, Any]) -> Iterator[None]:
-    """Name the override that a refused value came from, and for an unknown key the places that have it."""
+    """Name the override that a refused value came from.
+
+    The message about an unknown key names the places that have such a key.
+    """
     try:
         yield
     except UnknownKeyError as error:
@@ -363,7 +375,7 @@ def _naming_overrides(settings: Sequence[Setting], tree: Mapping[str, Any]) -> I
 
 
 def _refuse_swept(config: SweepConfig, overrides: Sequence[str]) -> None:
-    """Raise ConfigError if an override sets a key that the grid or the space sets anyway."""
+    """Raise ConfigError if an override sets a key that is swept."""
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")
         for family, parts in (("grid", config.grid), ("space", config.space)):
@@ -411,7 +423,7 @@ def _not_yaml(error: yaml.MarkedYAMLError, path: Path | None) -> str:
 
 
 def _refuse_second_choice(values: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Raise ConfigError if an override adds a choice that the sweep file makes already."""
+    """Raise ConfigError if an override adds a choice of the sweep file."""
     chosen = {key for default in values["defaults"] if isinstance(default, dict) for key in default}
     for override in overrides:
         group = override.removeprefix("+").partition("=")[0]

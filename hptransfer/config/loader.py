@@ -1,9 +1,11 @@
-"""Typed loader of plain values: builds dataclasses and produces every message about keys and types."""
+"""Typed loader: builds dataclasses from plain values.
+
+It produces every message about keys and types.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -55,20 +57,30 @@ class SchemaField:
     required: bool
 
 
-@functools.cache
-def fields_of(schema: Any) -> Mapping[str, SchemaField]:
-    """Return the fields of a dataclass by name, with resolved types."""
-    kinds = get_type_hints(schema)
-    return {
-        item.name: SchemaField(
-            kinds[item.name], item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-        )
-        for item in dataclasses.fields(schema)
-    }
+_FIELDS: dict[type[Any], Mapping[str, SchemaField]] = {}
+
+
+def fields_of(schema: type[Any]) -> Mapping[str, SchemaField]:
+    """Return the fields of a dataclass by name, with resolved types.
+
+    They are resolved once per process.
+    """
+    if schema not in _FIELDS:
+        kinds = get_type_hints(schema)
+        _FIELDS[schema] = {
+            item.name: SchemaField(
+                kinds[item.name], item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+            )
+            for item in dataclasses.fields(schema)
+        }
+    return _FIELDS[schema]
 
 
 def defaults_of(schema: type[Any]) -> dict[str, Any]:
-    """Return the fields' defaults as plain values; REQUIRED for a field without one."""
+    """Return the defaults of a schema's fields as plain values.
+
+    A field without a default gets REQUIRED.
+    """
     defaults: dict[str, Any] = {}
     for item in dataclasses.fields(schema):
         if item.default is not dataclasses.MISSING:
@@ -83,7 +95,7 @@ def defaults_of(schema: type[Any]) -> dict[str, Any]:
 
 
 def open_mappings(schema: type[Any], prefix: str = "") -> set[str]:
-    """Return the dotted keys of a schema whose own keys are the user's."""
+    """Return the dotted keys of mappings that users add keys to."""
     found: set[str] = set()
     for name, item in fields_of(schema).items():
         if get_origin(item.kind) is dict:
@@ -114,7 +126,8 @@ def load(schema: type[T], values: Any, place: str = "", members: Members | None 
         if key not in fields:
             raise UnknownKeyError(f"{prefix}{key}", fields)
     loaded: dict[str, Any] = {}
-    for name, item in fields.items():
+    # A wrong value is reported before a missing one.
+    for name, item in sorted(fields.items(), key=lambda field: values.get(field[0], REQUIRED) == REQUIRED):
         where = f"{prefix}{name}"
         value = values.get(name, REQUIRED if item.required else dataclasses.MISSING)
         if where in (members or {}):
@@ -166,7 +179,9 @@ def _convert(kind: Any, value: Any, place: str, members: Members | None) -> Any:
 
 
 def converted(schema: type[Any], values: Any, place: str = "", members: Members | None = None) -> Any:
-    """Return plain values with each number and text as its field holds it, so that ${...} prints it alike.
+    """Return plain values with numbers and texts as their fields hold them.
+
+    A ${...} then prints a value like its field.
 
     A value that does not fit, or that refers to others itself, stays as it is: `load` reports it.
     """
@@ -228,7 +243,7 @@ def _truth(value: Any, place: str) -> bool:
 
 def _text(value: Any, place: str) -> str:
     if isinstance(value, Mapping | list | tuple | bytes):
-        raise RefusedValueError(place, "takes text", value)
+        raise RefusedValueError(place, "must be text or a number", value)
     return str(value)
 
 
@@ -241,7 +256,9 @@ SCALARS: Mapping[type[Any], Callable[[Any, str], Any]] = {
 
 
 def unknown_key(place: str, known: Mapping[str, Any] | list[str], tree: Any) -> str:
-    """Return one line with the nearest known key, and the places where the tree has a key of this name.
+    """Return one line with the nearest known key.
+
+    It names the places where the tree has a key of this name.
 
     Args:
         place: dotted key, of which the last part is unknown.
@@ -258,7 +275,7 @@ CHOSEN = {f"run.{key}": f"run/{key}" for key in ("model", "optimizer", "data")}
 
 
 def choice_of(key: str) -> str:
-    """Return how a key is set: by its group if it holds a member."""
+    """Return the group that sets a key, or the key itself."""
     return CHOSEN.get(key, key)
 
 

@@ -67,7 +67,7 @@ def apply(tree: dict[str, Any], setting: Setting, open_keys: Collection[str]) ->
 
 
 def _existing(tree: dict[str, Any], key: str, open_keys: Collection[str]) -> Any:
-    """Return the node that holds the key; raise ConfigError if the key does not exist."""
+    """Return the node that holds the key, which must exist."""
     node: Any = tree
     place = ""
     for part in key.split("."):

@@ -1,4 +1,4 @@
-"""From the overrides of `hptransfer coord-check` to a checked configuration."""
+"""Checked configuration of `hptransfer coord-check` from its overrides."""
 
 from __future__ import annotations
 
@@ -13,38 +13,41 @@ from hptransfer.core.errors import ConfigError, unknown
 
 @dataclass(kw_only=True)
 class CheckConfig:
-    """What `hptransfer coord-check` is given: a run, and the sizes to train it at."""
+    """Configuration of `hptransfer coord-check`: a run and its sizes."""
 
     check: str = "width"
     """width, depth, one-layer, spectral, alignment, wider or convergence."""
     widths: list[int] = field(default_factory=lambda: [128, 256, 512])
     """At least three."""
     depths: list[int] = field(default_factory=lambda: [4, 8, 16, 32])
-    """For check=depth; at least three."""
+    """Depths of check=depth; at least three."""
     steps: int = 3
     """Training steps, on one batch."""
     seeds: int = 8
-    """Initial weights that the numbers are means over: small models differ by their first outputs alone."""
+    """Initializations to average over: small models differ by their first outputs alone."""
     run: Any = None
 
 
 def own_settings(overrides: Sequence[str]) -> dict[str, str]:
-    """What a check sets by itself, beside the user's overrides: data that the model takes, affordable sizes."""
+    """Return the overrides that a check adds to the user's.
+
+    They choose data that fits the model, and affordable sizes.
+    """
     from hptransfer.training.config import FAMILIES
 
     given = dict(override.partition("=")[::2] for override in overrides)
     chosen = {"run/model": "mlp", "run/optimizer": "adamw", "run.parameterization": "mup", "check": "width"} | given
     takes = FAMILIES["model"].get(chosen["run/model"]).takes[-1]
-    found = {key: chosen[key] for key in ("run/model", "run/optimizer")} | {"run/data": DATA_FOR[takes]}
+    settings = {key: chosen[key] for key in ("run/model", "run/optimizer")} | {"run/data": DATA_FOR[takes]}
     family = (chosen[key] for key in ("check", "run/model", "run/optimizer", "run.parameterization"))
-    found |= check_settings(*family, takes=takes)
+    settings |= check_settings(*family, takes=takes)
     if "run.model.tied" in given:  # a readout that is the embedding cannot start at zero
-        found.pop("run.model.zero_readout", None)
-    return {key: value for key, value in found.items() if key not in given}
+        settings.pop("run.model.zero_readout", None)
+    return {key: value for key, value in settings.items() if key not in given}
 
 
 def compose_check(overrides: Sequence[str]) -> CheckConfig:
-    """A check with its own settings and then the overrides applied.
+    """Return a check with its own settings and then the overrides applied.
 
     Raises:
         ConfigError: an unknown key or value, or one that breaks a rule.
@@ -57,13 +60,13 @@ def compose_check(overrides: Sequence[str]) -> CheckConfig:
     given = [f"{key}={value}" for key, value in own_settings(overrides).items()] + list(overrides)
     choices = [override for override in given if override.startswith("run/")]
     settings = [override for override in given if not override.startswith("run/")]
-    found = compose_schema(CheckConfig, "check", choices, settings)
-    _check_check(found)
-    refuse_unread(found.check, overrides)
-    return found
+    config = compose_schema(CheckConfig, "check", choices, settings)
+    _check_check(config)
+    refuse_unread(config.check, overrides)
+    return config
 
 
-# Data that a model is checked on, by the kind that it takes.
+# Data of a check, by the kind of data that the model takes.
 DATA_FOR = {"tokens": "stdlib", "images": "digits", "features": "digits"}
 
 

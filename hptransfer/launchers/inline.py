@@ -15,6 +15,8 @@ from hptransfer.worker.job import run_job
 @LAUNCHERS.register("inline")
 @dataclass(kw_only=True)
 class InlineConfig(LauncherConfig):
+    watches_trials = False
+
     name: str = "inline"
 
     def check(self, place: str) -> None:

@@ -39,10 +39,12 @@ class TrialSet:
 
     @classmethod
     def sweep(cls, plan: Plan) -> TrialSet:
-        settings: Sequence[Point] = () if plan.config.sampler.points else plan.settings
+        settings: Sequence[Point] = () if plan.config.sampler.points else plan.points
         if plan.config.halving.share is not None:  # what comes early is passed until something better comes
             settings = middle_first(settings, list(plan.grids.values()))
-        return cls(SWEEP, dict.fromkeys(plan.scales, settings), plan.points, search_bounds(plan), plan.config.halving)
+        return cls(
+            SWEEP, dict.fromkeys(plan.scales, settings), plan.num_points, search_bounds(plan), plan.config.halving
+        )
 
     @classmethod
     def of(cls, plan: Plan, settings: Mapping[Scale, Sequence[Point]]) -> TrialSet:

@@ -18,7 +18,8 @@ from hptransfer.core.permissions import restricted_umask
 from hptransfer.core.run_folder import RunFolder, disk_errors
 from hptransfer.driver.driver import Driver, DriverSummary, already_driven, driving
 from hptransfer.monitor.tables import Display
-from hptransfer.planning.plan import Plan, differences, identity
+from hptransfer.planning.identity import differences, identity
+from hptransfer.planning.plan import Plan
 from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session import snapshot
 from hptransfer.session.notifications import Announcer, announcing

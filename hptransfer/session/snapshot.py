@@ -29,6 +29,7 @@ from hptransfer.core.io import read_json, write_json, write_text
 from hptransfer.core.records import digest
 from hptransfer.core.redaction import redacted
 from hptransfer.core.run_folder import RunFolder
+from hptransfer.worker.runners import RUNNERS
 
 GIT_S = 30.0
 PATCH_BYTES = 2_000_000
@@ -90,7 +91,7 @@ def packages() -> dict[str, str]:
 
 def source_root(config: SweepConfig) -> Path:
     """Where the code that trains lies: a script's working directory, else this package."""
-    if "cwd" in config.run:
+    if RUNNERS.get(config.run["runner"]).has_source_tree:
         return Path(config.run["cwd"]).resolve()
     return Path(__file__).resolve().parents[2]
 

@@ -55,7 +55,7 @@ BAD = [
         "grid.width.path: 'optimizer' has keys of its own; end the path in one of them",
     ),
     (["space.lr.path=run.optimizer"], "space.lr.path: 'optimizer' has keys of its own; end the path in one of them: "),
-    (["halving.factor=2"], "halving.share is null, and the rest of halving does nothing then; set it, such as 0.25"),
+    (["halving.factor=2"], "halving.share is null, so the rest of halving does nothing; set it, such as 0.25"),
     (["space.lr.path=run.batch"], "space.lr.path: run.batch is 4, which has no values in between; make it an"),
     (["space.lr.path=run.schedule.shape"], "space.lr.path: run.schedule.shape is 'linear', which has no values in"),
     (["grid.width.path=run.model.width.x"], "grid.width.path: path 'x' does not exist"),
@@ -110,8 +110,8 @@ BAD = [
     (["seeds=[1,1]"], "list of different whole numbers"),
     (["budget.trials=0"], "budget.trials must be above 0, got 0"),
     (["halving.share=1"], "halving.share must be above 0 and below 1, got 1.0; null trains every trial to its end"),
-    (["halving.factor=1"], "halving.factor must be at least 2, of which one goes on, got 1"),
-    (["halving.sides=-1"], "halving.sides must be at least 0, got -1; 2 leaves the fit five settings where"),
+    (["halving.factor=1"], "halving.factor must be at least 2, of which one continues, got 1"),
+    (["halving.sides=-1"], "halving.sides must be at least 0, got -1; 2 leaves the fit five points where"),
     (["halving.share=0.25", "launcher=inline"], "launcher=inline trains in the driver's own process"),
     (["launcher.threads=1000"], "launcher.threads must be 1 to"),
     (["sampler=random", "sampler.trials=2"], "sampler.trials must be at least 3"),
@@ -124,7 +124,7 @@ BAD = [
     ),
     (
         ["space.lr.transform=one_minus", "space.lr.high=2"],
-        "space.lr must be at most 1, as the setting is 1 minus it, got 2",
+        "space.lr must be at most 1, as the run gets 1 minus it, got 2",
     ),
     (["space.lr.transform=log"], "space.lr.transform: unknown transform 'log'. Known: one_minus"),
     (["run.validation_windows=10_000_000"], "of validation text"),
@@ -233,10 +233,13 @@ def test_a_sweep_file_called_sweep_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("name: [a\n", "line 2 is no YAML that can be used: expected ',' or ']'"),
-        ("a: 1\n\tb: 2\n", "line 2 is no YAML that can be used: found character '\\t'"),
+        ("name: [a\n", "line 2 is not YAML that can be used: expected ',' or ']'"),
+        ("a: 1\n\tb: 2\n", "line 2 is not YAML that can be used: found character '\\t'"),
         ("name: x\nname: y\n", "defaults must be a list from `sweep` to `_self_`, got None"),
-        ("defaults: [sweep, run: script, _self_]\nname: x\nname: y\n", "line 3 is no YAML that can be used: found dup"),
+        (
+            "defaults: [sweep, run: script, _self_]\nname: x\nname: y\n",
+            "line 3 is not YAML that can be used: found dup",
+        ),
         ("", "must have keys, such as name: and grid:, got None"),
         (
             "defaults: [sweep, run: script, sampler: grid, launcher: inline, tracker: none, _self_]\nname: ${foo}\n",

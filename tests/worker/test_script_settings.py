@@ -12,7 +12,9 @@ from hptransfer.config.compose import compose
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import DONE
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.planning.plan import differences, identity, make_plan, seconds_by_scale
+from hptransfer.planning.cost import seconds_by_scale
+from hptransfer.planning.identity import differences, identity
+from hptransfer.planning.plan import make_plan
 from hptransfer.worker.runners.script.command_line import arguments
 from hptransfer.worker.runners.script.config import script_from_json
 from tests.support.helpers import ROOT, command, outcomes

@@ -51,6 +51,8 @@ NOT_NEGATIVE = ("max_running", "grace_s", "fast_failure_s", "max_excluded")
 class SlurmSettings(LauncherConfig):
     """What a sweep file says under `launcher` with launcher=slurm."""
 
+    is_cluster = True
+
     name: str = "slurm"
     gpus: Any = 0
     """Of each node. A number, or a rule such as "1 + params // 1e9", as are nodes, tasks, cpus, memory and time: over

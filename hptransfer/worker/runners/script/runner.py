@@ -46,6 +46,10 @@ INDECISIVE = ("params", "flops", "tokens", "timeout_s", "grace_s")
 class ScriptRunner(Runner):
     """A trial's command, run and watched."""
 
+    has_source_tree = True
+    sweeps_names = True
+    can_prune = False
+
     def size(self, run: Mapping[str, Any]) -> Size:
         found = costs(script_from_json(run))
         return Size(found.params, found.flops)
