@@ -1,4 +1,4 @@
-"""Runs that were made before, by hand or by another tool: a table's rows become finished trials of a run."""
+"""Import of earlier runs: rows of a table become finished trials."""
 
 from __future__ import annotations
 
@@ -21,38 +21,41 @@ from hptransfer.core.records import DIVERGED, DONE, Number, Outcome, Scale, Tria
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import Plan
 
-# A value this close to one of the sweep's is that value, as a table rounds.
+# Relative distance within which a value is one of the sweep's: tables round.
 SAME = 1e-4
 
 
 @dataclass(frozen=True)
 class Imported:
-    """Rows that became trials, and rows whose trial the run had already."""
+    """Numbers of added rows, and of rows whose trial existed already."""
 
-    taken: int
-    there: int
+    added: int
+    existing: int
 
     def summary(self) -> str:
-        kept = f"; {self.there} were there already and stay as they are" if self.there else ""
-        return f"{self.taken} trials imported{kept}"
+        """Return one line for the terminal."""
+        kept = f"; {self.existing} existed already and stay as they are" if self.existing else ""
+        return f"{self.added} trials imported{kept}"
 
 
 def read_rows(
     plan: Plan, path: Path, *, columns: Mapping[str, str], loss: str, trust: bool
 ) -> list[tuple[Trial, Outcome]]:
-    """A table's rows as finished trials; all of them, or none if one cannot be used.
+    """Return the rows of a table as finished trials.
+
+    One unusable row refuses them all.
 
     Args:
-        columns: the table's column for a name of the sweep, where it is called otherwise.
-        loss: the column of what a trial is judged by.
-        trust: the user's word that the runs had the sweep's settings, which nothing can check.
+        columns: the table's column for each name of the sweep that differs.
+        loss: the column of the loss that trials are compared by.
+        trust: the user's word that the runs had this sweep's settings, which cannot be checked.
 
     Raises:
         ConfigError: the table, a column or a row cannot be used.
     """
-    if "names" not in plan.config.run and not trust:
+    if not plan.runner.sweeps_names and not trust:
         raise ConfigError(
-            "nothing can check that these runs were trained with the settings of this sweep; if they were, say --trust"
+            "these runs cannot be checked for the settings of this sweep; if they were trained with them, give --trust"
         )
     rows = list(_rows(plan, path, columns, loss))
     ids = Counter(trial.id for trial, _ in rows)
@@ -65,7 +68,7 @@ def read_rows(
 
 
 def import_rows(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome]]) -> Imported:
-    """Writes those trials that have no outcome yet."""
+    """Write the trials that have no outcome yet."""
     new = [(trial, outcome) for trial, outcome in rows if not folder.outcome_path(trial.id).exists()]
     for trial, outcome in new:
         folder.write_trial(trial)
@@ -90,18 +93,18 @@ def _rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: str) -> Iter
         wanted[SEED] = columns.get(SEED, SEED)
     for name, column in wanted.items():
         if column not in frame.columns:
-            hint = f"say --columns {name}=COLUMN" if name != "loss" else "say --loss COLUMN"
+            hint = f"give --columns {name}=COLUMN" if name != "loss" else "give --loss COLUMN"
             raise ConfigError(f"{path}: {unknown('column', column, map(str, frame.columns))}; {hint}")
     repeats: Counter[tuple[Number, ...]] = Counter()
     for index, row in enumerate(frame.to_dict(orient="records")):
         place = f"{path.name} row {index + 1}"
         values = {name: _number(row[column], column, place) for name, column in wanted.items()}
         scale = _scale(plan, {axis: values[axis] for axis in axes}, place)
-        found = {key: _tuned(plan, key, values[key], place) for key in tuned}
-        at = (*scale.axes.values(), *found.values())
-        seed = _seed(values[SEED], place) if seeded else _nth_seed(plan, repeats[at])
-        repeats[at] += 1
-        trial = plan.trial(scale, found, seed)
+        point = {key: _tuned(plan, key, values[key], place) for key in tuned}
+        repeat = (*scale.axes.values(), *point.values())
+        seed = _seed(values[SEED], place) if seeded else _nth_seed(plan, repeats[repeat])
+        repeats[repeat] += 1
+        trial = plan.trial(scale, point, seed)
         yield trial, _outcome(values["loss"], _steps(row), place)
 
 
@@ -120,16 +123,18 @@ def _scale(plan: Plan, axes: Mapping[str, float], place: str) -> Scale:
     for scale in plan.scales:
         if all(scale.axes[axis] == value for axis, value in axes.items()):
             return scale
-    said = Scale({axis: int(value) if value == value // 1 else value for axis, value in axes.items()}).name
+    given = Scale({axis: int(value) if value == value // 1 else value for axis, value in axes.items()}).name
     known = "; ".join(scale.name for scale in plan.scales[:4]) + ("; ..." if len(plan.scales) > 4 else "")
-    raise ConfigError(f"{place}: {said} is no scale of the sweep ({known}); add it under grid, or leave the row out")
+    raise ConfigError(
+        f"{place}: {given} is not a scale of the sweep ({known}); add it under grid, or leave the row out"
+    )
 
 
 def _tuned(plan: Plan, key: str, value: float, place: str) -> float:
     if not 0 < value <= plan.config.space[key].largest or math.isinf(value):
         raise ConfigError(f"{place}: {key} must be above 0 and finite, got {value:g}")
     planned = plan.config.space[key].grid(f"space.{key}")
-    return next((one for one in planned if math.isclose(one, value, rel_tol=SAME)), canonical(value))
+    return next((near for near in planned if math.isclose(near, value, rel_tol=SAME)), canonical(value))
 
 
 def _seed(value: float, place: str) -> int:
@@ -139,7 +144,10 @@ def _seed(value: float, place: str) -> int:
 
 
 def _nth_seed(plan: Plan, number: int) -> int:
-    """Repeats that say no seed take the sweep's in turn, and then further ones."""
+    """Return the seed of a repeat that gives none.
+
+    The sweep's seeds come in turn, then further ones.
+    """
     seeds = plan.seeds
     return seeds[number] if number < len(seeds) else max(seeds) + 1 + number - len(seeds)
 

@@ -1,4 +1,4 @@
-"""Further trials of a run: those that its analysis ranks as worth most for the target's interval."""
+"""Further trials of a run: those that narrow the target's interval most."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hptransfer.planning.trial_set import TrialSet
 
 
 def next_trial_set(plan: Plan, count: int) -> TrialSet:
-    """The first trials of the ranking, at scales that can be trained.
+    """Return the first trials of the ranking at trainable scales.
 
     Args:
-        count: settings to train; every one gets the sweep's seeds. A scale that is new needs several at once, and is
-            taken whole or not at all.
+        count: points to train; each gets the sweep's seeds. A new scale needs several points at once, and is trained
+            whole or not at all.
 
     Raises:
         ConfigError: the count is below 1, or nothing is left that would narrow the interval.
@@ -25,24 +25,24 @@ def next_trial_set(plan: Plan, count: int) -> TrialSet:
     if count < 1:
         raise ConfigError(f"--next must be at least 1, got {count}")
     ranked = analyze_run(plan.config.folder).next_runs
-    settings: dict[Scale, list[Point]] = {}
+    points: dict[Scale, list[Point]] = {}
     taken = 0
-    for one in ranked:
+    for run in ranked:
         try:
-            scale = plan.scale({key: _whole(value) for key, value in one.axes.items()})
+            scale = plan.scale({key: _whole(value) for key, value in run.axes.items()})
         except ConfigError:
-            continue  # such as a width that the heads do not divide
-        if taken and taken + len(one.settings) > count:
+            continue  # such as a width that is not a multiple of the heads
+        if taken and taken + len(run.settings) > count:
             continue
-        values = [tuple(canonical(2.0**x) for x in setting) for setting in one.settings]
-        settings.setdefault(scale, []).extend(values)
+        values = [tuple(canonical(2.0**x) for x in point) for point in run.settings]
+        points.setdefault(scale, []).extend(values)
         taken += len(values)
         if taken >= count:
             break
-    if not settings:
+    if not points:
         place = plan.config.folder.path
         raise ConfigError(f"{place}: no further trial would narrow the target's interval; see its next.csv")
-    return TrialSet.of(plan, settings)
+    return TrialSet.of(plan, points)
 
 
 def _whole(value: float) -> int | float:

@@ -60,7 +60,7 @@ def test_a_sweep_trains_what_the_table_leaves_open(tmp_path: Path) -> None:
     assert by_width == {32: {True}, 64: {True}, 128: {False}}
     assert math.log2(read_json(folder.prediction)["hyperparameters"]["lr"]["value"]) == pytest.approx(-7.5, abs=0.1)
     again = command("import", "bowl", "old.csv", *columns, cwd=tmp_path)
-    assert again.stdout.startswith("0 trials imported; 14 were there already and stay as they are")
+    assert again.stdout.startswith("0 trials imported; 14 existed already and stay as they are")
 
 
 def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ def test_parquet_and_a_column_of_seeds(tmp_path: Path) -> None:
 
 
 BAD = [
-    (["32,0.01,3"], "width,rate,loss", {}, "unknown column 'lr'. Known: loss, rate, width; say --columns lr=COLUMN"),
-    (["32,0.01,3"], "width,lr,nats", {}, "unknown column 'loss'. Known: lr, nats, width; say --loss COLUMN"),
+    (["32,0.01,3"], "width,rate,loss", {}, "unknown column 'lr'. Known: loss, rate, width; give --columns lr=COLUMN"),
+    (["32,0.01,3"], "width,lr,nats", {}, "unknown column 'loss'. Known: lr, nats, width; give --loss COLUMN"),
     (["32,0.01,3"], HEADER, {"rate": "lr"}, "--columns: unknown name 'rate'. Known: lr, seed, width"),
-    (["32,0.01,3", "48,0.01,3"], HEADER, {}, "old.csv row 2: width=48 is no scale of the sweep (width=32; width=64; "),
+    (["32,0.01,3", "48,0.01,3"], HEADER, {}, "old.csv row 2: width=48 is not a scale of the sweep (width=32; "),
     (["32,0.01,"], HEADER, {}, "old.csv row 1: column 'loss' has no value; leave the row out"),
     (["32,,3"], HEADER, {}, "column 'lr' has no value"),
     (["32,low,3"], HEADER, {}, "column 'lr' must be a number, got 'low'"),
@@ -134,7 +134,7 @@ def test_a_table_that_cannot_be_used_changes_nothing(
 def test_runs_of_a_builtin_sweep_need_the_users_word(tmp_path: Path) -> None:
     plan = make_plan(tiny(tmp_path))
     path = table(tmp_path, "16,1,4096,0.01,3", header="width,depth,tokens,lr,loss")
-    with pytest.raises(ConfigError, match="nothing can check that these runs were trained with the settings"):
+    with pytest.raises(ConfigError, match="these runs cannot be checked for the settings"):
         taken(plan, path)
     assert taken(plan, path, trust=True) == Imported(1, 0)
 

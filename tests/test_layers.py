@@ -42,8 +42,8 @@ USES_ANALYSIS = (
 )
 # Who may import a library of its own; everything else uses what stands below it.
 ONLY = {
-    "hydra": {"config/compose.py", "coordcheck/compose.py"},
-    "omegaconf": {"config/compose.py", "coordcheck/compose.py"},
+    "hydra": {"config/compose.py"},
+    "omegaconf": {"config/compose.py"},
     "optuna": {
         "driver/optuna_studies.py",
         "driver/halving.py",

@@ -39,7 +39,7 @@ def test_the_page_goes_from_nothing_to_a_finished_sweep(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         if line.startswith("hptransfer import"):
-            assert "0 trials imported; 2 were there already" in done.stdout
+            assert "0 trials imported; 2 existed already" in done.stdout
     run = tmp_path / "runs" / "my-script"
     assert 0 <= read_json(run / "verification.json")["regret_percent"] < 5
     assert (run / "report.html").exists()

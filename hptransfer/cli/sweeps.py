@@ -23,7 +23,8 @@ def _plan_arguments(parser: argparse.ArgumentParser) -> None:
 def _plan(args: argparse.Namespace) -> int:
     from hptransfer.config.compose import compose
     from hptransfer.monitor.tables import plan_table
-    from hptransfer.planning.plan import make_plan, seconds_by_scale
+    from hptransfer.planning.cost import seconds_by_scale
+    from hptransfer.planning.plan import make_plan
 
     plan = make_plan(compose(args.sweep, args.overrides))
     console = make_console()

@@ -1,1 +1,1 @@
-"""What can be written in a sweep file, and how Hydra composes it."""
+"""Configuration: the schema of a sweep file, and its composition by Hydra."""

@@ -1,43 +1,66 @@
-"""From a sweep file and overrides to a checked configuration; the only importer of Hydra.
+"""Composition of a sweep file and overrides into a checked configuration.
 
-Hydra composes and nothing else: no main decorator, no multirun, no instantiation by target.
+Only this module imports Hydra.
+
+Hydra composes plain values from files, presets and members: no types, no main decorator, no multirun, no instantiation
+by target. Overrides of single keys are applied afterwards (overrides.py), and types are checked last (loader.py).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from hptransfer.config import sweep as sweep_config
+from hptransfer.config.loader import (
+    CHOSEN,
+    Members,
+    RefusedValueError,
+    UnknownKeyError,
+    converted,
+    defaults_of,
+    load,
+    open_mappings,
+    unknown_key,
+)
+from hptransfer.config.overrides import Setting, apply
 from hptransfer.config.renamed import refuse_old_key, refuse_old_words
-from hptransfer.config.sweep import SweepConfig
+from hptransfer.config.sweep import SWEEP_MEMBERS, AxisConfig, SweepConfig, TunedConfig
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
 from hptransfer.core.resources import resource_folders
+from hptransfer.worker.runners import RUNNERS
 from hptransfer.worker.runners.script.config import ScriptConfig
+
+T = TypeVar("T")
+# The way out for a file that is not a sweep.
+START = "`hptransfer init` writes one to start from"
 
 
 def sweep_names() -> list[str]:
-    """Sweeps that can be named without a path."""
+    """Return the names of sweeps that need no path."""
     return sorted({path.stem for folder in resource_folders("sweeps") for path in folder.glob("*.yaml")})
 
 
 def find_sweep(sweep: str) -> Path:
-    """The file of a sweep given by name or by path.
+    """Return the file of a sweep given by name or by path.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: the file does not exist.
     """
     path = Path(sweep)
     if path.stem == "sweep" and path.suffix:
@@ -55,73 +78,64 @@ def find_sweep(sweep: str) -> Path:
 
 
 def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
-    """The sweep with its overrides applied, checked as far as it can be without its runs.
+    """Return the sweep with its overrides applied, checked without its runs.
 
     Raises:
         ConfigError: an unknown sweep, key or value, or one that breaks a rule.
     """
     path = find_sweep(sweep)
     check_form(overrides)
-    register_schemas(builtin=not _chooses_script(_read(path), overrides))
+    content = _read(path)
+    _register(SweepConfig, "sweep", builtin=not _chooses_script(content, overrides))
     check_groups(overrides)
-    search = ",".join(f"file://{folder}" for folder in resource_folders("configs"))
-
     try:
-        refuse_old_words(_read(path))
-        for override in overrides:
-            key, _, value = override.lstrip("+~").partition("=")
-            refuse_old_key(key, value.strip().lower() != "false")
-    except ConfigError as error:
-        raise ConfigError(f"{error} ({_shown(path)})") from None
-
-    def composed(*overrides: str) -> dict[str, Any]:
-        return compose_yaml(path.parent, path.stem, [f"hydra.searchpath=[{search}]", *overrides])
-
-    def chosen() -> dict[str, Any]:
-        """The sweep with the members that were chosen, whose keys may be set."""
-        groups = ("run", *CHOSEN.values(), *sweep_config.FAMILIES)
-        return composed(*(override for override in overrides if override.lstrip("+").partition("=")[0] in groups))
-
-    try:
-        values = composed(*overrides)
-    except yaml.MarkedYAMLError as error:  # a key that is there twice, say, or a preset beside it
-        raise ConfigError(_no_yaml(error, path)) from None
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(f"{explain_hydra_error(error, chosen)} ({_shown(path)})") from None
-    try:
+        _refuse_second_choice(content, overrides)
+        choices, settings = _parted(overrides, path.parent)
+        tree = _composed(path.parent, path.stem, choices, path)
+        _fill(tree)
+        for setting in settings:
+            refuse_old_key(setting.key, setting.value)
+            _refuse_new_axis(tree, setting)
+            apply(tree, setting, _open_keys(tree))
+        values = _resolved(_converted(tree))
         refuse_old_words(values)
-        config = sweep_config.sweep_from_json(values)
+        with _naming_overrides(settings, tree):
+            load(SweepConfig, values, members=SWEEP_MEMBERS)
+            values["run"] = _loaded_run(values.get("run"))
+            config = sweep_config.sweep_from_json(sweep_config.placed(values))
         _refuse_swept(config, overrides)
         return config
     except ConfigError as error:
         raise ConfigError(f"{error} ({_shown(path)})") from None
 
 
-def _refuse_swept(config: SweepConfig, overrides: Sequence[str]) -> None:
-    """Raises ConfigError if an override sets what the grid or the space sets anyway."""
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        for family, parts in (("grid", config.grid), ("space", config.space)):
-            for name, part in parts.items():
-                if part.path == key:
-                    raise ConfigError(
-                        f"override {override!r} would do nothing: {family}.{name} sweeps {key}; override "
-                        f"{family}.{name}.values instead"
-                    )
+def compose_schema(schema: type[T], name: str, choices: Sequence[str], overrides: Sequence[str]) -> T:
+    """Return a checked configuration that has no file.
 
+    It is a schema with a builtin run, and overrides of its keys.
 
-def compose_yaml(folder: Path, name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    try:
-        with initialize_config_dir(str(folder), version_base="1.3"):
-            config = hydra_compose(name, list(overrides))
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    finally:
-        GlobalHydra.instance().clear()
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    Args:
+        name: of the schema among Hydra's configurations.
+        choices: members of groups, such as run/model=mlp.
+
+    Raises:
+        ConfigError: an unknown key or value.
+    """
+    _register(schema, name, builtin=True)
+    _, settings = _parted(overrides, Path(__file__).parent)
+    groups = ["+run=builtin", *(f"+{choice}" for choice in choices)]
+    tree = _composed(Path(__file__).parent, name, groups, None)
+    for setting in settings:
+        apply(tree, setting, open_mappings(schema))
+    values = _resolved(tree)
+    with _naming_overrides(settings, tree):
+        config = load(schema, values)
+        config.run = _loaded_run(values["run"])  # type: ignore[attr-defined]
+    return config
 
 
 def check_form(overrides: Sequence[str]) -> None:
+    """Raise ConfigError unless each override is KEY=VALUE of a settable key."""
     for override in overrides:
         if "=" not in override.lstrip("=") and not override.startswith("~"):
             raise ConfigError(f"override {override!r} must be KEY=VALUE, such as run.parameterization=sp")
@@ -133,7 +147,7 @@ def check_form(overrides: Sequence[str]) -> None:
 
 
 def check_groups(overrides: Sequence[str]) -> None:
-    """Raises ConfigError for the choice of something that a run has no choice of."""
+    """Raise ConfigError for a group that a run does not have."""
     for override in overrides:
         group = override.lstrip("+~").partition("=")[0]
         if group.startswith("run/") and group not in CHOSEN.values():
@@ -141,8 +155,236 @@ def check_groups(overrides: Sequence[str]) -> None:
             raise ConfigError(f"override {override!r}: {unknown('choice of a run', group.partition('/')[2], known)}")
 
 
-# Keys that are whole members, and how a member is chosen.
-CHOSEN = {f"run.{key}": f"run/{key}" for key in ("model", "optimizer", "data")}
+# --- Hydra ----------------------------------------------------------------------------------------------------
+
+
+def _register(schema: type[Any], name: str, *, builtin: bool) -> None:
+    """Offer the defaults of all families' members to Hydra as plain values.
+
+    Args:
+        builtin: with the families of the builtin trainer, which import PyTorch: seconds that a script's sweep saves.
+    """
+    _store(None, name, schema)
+    _store("run", "script", ScriptConfig)
+    groups: dict[str, Registry[Any]] = dict(sweep_config.FAMILIES)
+    if builtin:
+        from hptransfer.training.config import FAMILIES, RunConfig
+
+        _store("run", "builtin", RunConfig)
+        groups |= {f"run/{key}": family for key, family in FAMILIES.items()}
+    for group, family in groups.items():
+        for member in family.names():
+            _store(group, member, family.get(member))
+
+
+_STORED: dict[tuple[str | None, str], type[Any]] = {}
+
+
+def _store(group: str | None, name: str, schema: type[Any]) -> None:
+    """Offer one schema's defaults to Hydra, once per process."""
+    if _STORED.get((group, name)) is not schema:
+        ConfigStore.instance().store(group=group, name=name, node=defaults_of(schema))
+        _STORED[group, name] = schema
+
+
+def _parted(overrides: Sequence[str], folder: Path) -> tuple[list[str], list[Setting]]:
+    """Part overrides into choices of groups and settings of keys.
+
+    Hydra applies the choices.
+
+    Args:
+        folder: of the sweep file, whose subfolders are groups too.
+    """
+    groups = {group for group, _ in _STORED if group}
+    folders = [folder, *resource_folders("configs")]
+    choices, settings = [], []
+    for override in overrides:
+        try:
+            parsed = OverridesParser.create().parse_override(override)
+        except HydraException as error:
+            reason = " ".join(str(error).partition("\nSee http")[0].split())
+            raise ConfigError(
+                f"an override cannot be read: {override} ({reason}); quote it "
+                "for the shell, lists as 'KEY=[1,2]' and in them text of several words once more, as in "
+                "'[{when: \"width >= 64\", gpus: 2}]'"
+            ) from None
+        key = parsed.key_or_group
+        if parsed.is_sweep_override():
+            raise ConfigError(f"override {override!r} has several values; write a list, as in '{key}=[1,2]'")
+        if "/" in key or key in groups or any((place / key).is_dir() for place in folders if key):
+            choices.append(override)
+        else:
+            flags = {"adds": parsed.is_add(), "replaces": parsed.is_force_add(), "deletes": parsed.is_delete()}
+            settings.append(Setting(override, key, parsed.value(), **flags))
+    return choices, settings
+
+
+def _composed(folder: Path, name: str, choices: Sequence[str], path: Path | None) -> dict[str, Any]:
+    """Return the plain values of a configuration and its chosen members.
+
+    Args:
+        path: the sweep file, for messages; None if there is none.
+    """
+    search = ",".join(f"file://{place}" for place in resource_folders("configs"))
+    try:
+        with initialize_config_dir(str(folder), version_base="1.3"):
+            config = hydra_compose(name, [f"hydra.searchpath=[{search}]", *choices])
+        values = OmegaConf.to_container(config, resolve=False)
+    except yaml.MarkedYAMLError as error:  # a key that is given twice, say, or a damaged preset
+        raise ConfigError(_not_yaml(error, path)) from None
+    except MissingConfigException as error:
+        group, _, member = (error.missing_cfg_file or "").rpartition("/")
+        raise ConfigError(unknown(group or "configuration", member, _options(group))) from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        reason = " ".join(str(error).partition("\nSee http")[0].split())
+        raise ConfigError(reason) from None
+    finally:
+        GlobalHydra.instance().clear()
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _resolved(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values with every ${...} replaced."""
+    config = OmegaConf.create(dict(tree))
+    try:
+        values = OmegaConf.to_container(config, resolve=True)
+    except InterpolationKeyError as error:
+        key = str(error.full_key)
+        text = str(_raw(tree, key))
+        absent = [name for name in re.findall(r"\$\{([^{}]+)\}", text) if _raw(tree, name) is None]
+        names = ", ".join(f"${{{name}}}" for name in absent) or text
+        raise ConfigError(
+            f"{key} refers to {names}, which is not there; quote it as '\\${{...}}' if it is text"
+        ) from None
+    except OmegaConfBaseException as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{error.full_key or 'a value'}: {reason}") from None
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _raw(tree: Any, key: str) -> Any:
+    """Return the value at a dotted key; None if there is none."""
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def _options(group: str) -> list[str]:
+    """Return the choices of a group: registered members and presets."""
+    presets = {file.stem for folder in resource_folders("configs") for file in (folder / group).glob("*.yaml")}
+    return sorted(presets | {name for stored, name in _STORED if (stored or "") == group})
+
+
+# --- sweeps ---------------------------------------------------------------------------------------------------
+
+
+def _fill(tree: dict[str, Any]) -> None:
+    """Add the defaults of axes and tuned hyperparameters.
+
+    Overrides and ${...} find their keys then.
+    """
+    for family, schema in (("grid", AxisConfig), ("space", TunedConfig)):
+        parts = tree.get(family)
+        if isinstance(parts, dict):
+            for name, part in parts.items():
+                parts[name] = {**defaults_of(schema), **part} if isinstance(part, dict) else part
+
+
+def _refuse_new_axis(tree: Mapping[str, Any], setting: Setting) -> None:
+    family, _, rest = setting.key.partition(".")
+    name = rest.partition(".")[0]
+    if family in ("grid", "space") and (setting.adds or setting.replaces) and name not in (tree.get(family) or {}):
+        raise ConfigError("an override cannot add an axis; copy the sweep file and add it there")
+
+
+def _open_keys(tree: Mapping[str, Any]) -> set[str]:
+    """Return the dotted keys of all mappings that users add keys to."""
+    found = open_mappings(SweepConfig)
+    for key, family in sweep_config.FAMILIES.items():
+        name = _raw(tree, f"{key}.name")
+        if name in family.names():
+            found |= open_mappings(family.get(name), f"{key}.")
+    if _raw(tree, "run.runner") == "script":
+        found |= open_mappings(ScriptConfig, "run.")
+    return found
+
+
+def _converted(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the tree with numbers and texts as their fields hold them."""
+    values: dict[str, Any] = converted(SweepConfig, tree, members=SWEEP_MEMBERS)
+    if schema := _run_schema(tree.get("run")):
+        values["run"] = converted(schema, values["run"], "run", _run_members(schema))
+    return values
+
+
+def _run_schema(run: Any) -> type[Any] | None:
+    """Return the schema of a run; None for another package's runner."""
+    runner = run.get("runner") if isinstance(run, Mapping) else None
+    if runner == "script":
+        return ScriptConfig
+    if runner == "builtin":
+        from hptransfer.training.config import RunConfig
+
+        return RunConfig
+    return None
+
+
+def _run_members(schema: type[Any]) -> Members:
+    """Return the families whose members a run's configuration holds."""
+    if schema is ScriptConfig:
+        return {}
+    from hptransfer.training.config import FAMILIES
+
+    return {f"run.{key}": family.get for key, family in FAMILIES.items()}
+
+
+def _loaded_run(run: Any) -> Any:
+    """Return a run's plain values with checked keys and types."""
+    if run in (None, "???"):
+        raise RefusedValueError("run", "must be given; choose builtin or script under defaults")
+    schema = _run_schema(run)
+    if schema is None and isinstance(run, Mapping):
+        RUNNERS.get(str(run.get("runner")))  # raises ConfigError for an unknown one; others check their runs themselves
+        return run
+    from hptransfer.training.config import RunConfig
+
+    schema = schema or RunConfig
+    return dataclasses.asdict(load(schema, run, "run", _run_members(schema)))
+
+
+@contextmanager
+def _naming_overrides(settings: Sequence[Setting], tree: Mapping[str, Any]) -> Iterator[None]:
+    """Name the override that a refused value came from.
+
+    The message about an unknown key names the places that have such a key.
+    """
+    try:
+        yield
+    except UnknownKeyError as error:
+        raise ConfigError(unknown_key(error.place, error.known, tree)) from None
+    except RefusedValueError as error:
+        for setting in reversed(settings):
+            if error.place == setting.key and not isinstance(setting.value, Mapping | list):
+                given = f", got {setting.value_text!r}" if error.shows_value else ""
+                raise ConfigError(f"override {setting.text}: {error.place} {error.rule}{given}") from None
+            if f"{error.place}.".startswith((f"{setting.key}.", f"{setting.key}[")):
+                raise ConfigError(f"override {setting.text}: {error}") from None
+        raise
+
+
+def _refuse_swept(config: SweepConfig, overrides: Sequence[str]) -> None:
+    """Raise ConfigError if an override sets a key that is swept."""
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        for family, parts in (("grid", config.grid), ("space", config.space)):
+            for name, part in parts.items():
+                if part.path == key:
+                    raise ConfigError(
+                        f"override {override!r} would do nothing: {family}.{name} sweeps {key}; override "
+                        f"{family}.{name}.values instead"
+                    )
 
 
 def _shown(path: Path) -> str:
@@ -150,15 +392,15 @@ def _shown(path: Path) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A sweep file's own content; what Hydra would say of it, it says later.
+    """Return a sweep file's own content.
 
     Raises:
-        ConfigError: it is no YAML, or a part of its grid or space has no keys.
+        ConfigError: the file is not YAML, or a part of its grid or space has no keys.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
-        raise ConfigError(_no_yaml(error, path)) from None
+        raise ConfigError(_not_yaml(error, path)) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{_shown(path)} cannot be read: {str(error).partition(chr(10))[0]}") from None
     if not isinstance(values, dict):
@@ -168,157 +410,31 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{_shown(path)}: defaults must be a list from `sweep` to `_self_`, got {defaults!r}; {START}"
         )
-    for family, such in (("grid", "{values: [32, 64]}"), ("space", "{low: 0.001, high: 0.1, count: 7}")):
+    for family, example in (("grid", "{values: [32, 64]}"), ("space", "{low: 0.001, high: 0.1, count: 7}")):
         for name, part in (values.get(family) or {}).items() if isinstance(values.get(family) or {}, dict) else ():
             if not isinstance(part, dict):
-                raise ConfigError(f"{family}.{name} must have keys, such as {such}, got {part!r} ({_shown(path)})")
+                raise ConfigError(f"{family}.{name} must have keys, such as {example}, got {part!r} ({_shown(path)})")
     return values
 
 
-def _no_yaml(error: yaml.MarkedYAMLError, path: Path) -> str:
-    place = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-    return f"{_shown(path)}{place} is no YAML that can be used: {error.problem}"
+def _not_yaml(error: yaml.MarkedYAMLError, path: Path | None) -> str:
+    line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+    return f"{_shown(path) if path else 'a preset'}{line} is not YAML that can be used: {error.problem}"
 
 
-# The way out for a file that is no sweep.
-START = "`hptransfer init` writes one to start from"
+def _refuse_second_choice(values: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Raise ConfigError if an override adds a choice of the sweep file."""
+    chosen = {key for default in values["defaults"] if isinstance(default, dict) for key in default}
+    for override in overrides:
+        group = override.removeprefix("+").partition("=")[0]
+        if override.startswith("+") and group in chosen:
+            raise ConfigError(f"override {override!r}: the sweep file chooses {group}; give it once, without a +")
 
 
 def _chooses_script(values: Mapping[str, Any], overrides: Sequence[str]) -> bool:
-    """Whether a sweep says by itself that it trains a script."""
+    """Test if a sweep chooses run: script by itself."""
     chosen = [value for key, _, value in (word.lstrip("+").partition("=") for word in overrides) if key == "run"]
     if chosen:
         return chosen[-1] == "script"
     defaults = values.get("defaults")
     return isinstance(defaults, list) and {"run": "script"} in defaults
-
-
-def register_schemas(*, builtin: bool, **others: type[Any]) -> None:
-    """Offers every member of every family to Hydra, as the schema that its values are checked by.
-
-    Args:
-        builtin: with the families of the builtin trainer, which open PyTorch: seconds that a script's sweep saves.
-        others: further top-level schemas, by name.
-    """
-    store = ConfigStore.instance()
-    store.store(name="sweep", node=SweepConfig)
-    for name, schema in others.items():
-        store.store(name=name, node=schema)
-    store.store(group="run", name="script", node=ScriptConfig)
-    groups: dict[str, Registry[Any]] = dict(sweep_config.FAMILIES)
-    if builtin:
-        from hptransfer.training.config import FAMILIES, RunConfig
-
-        store.store(group="run", name="builtin", node=RunConfig)
-        groups |= {f"run/{key}": family for key, family in FAMILIES.items()}
-    for group, family in groups.items():
-        for name in family.names():
-            store.store(group=group, name=name, node=family.get(name))
-
-
-def explain_hydra_error(error: Exception, composed: Callable[[], dict[str, Any]]) -> str:
-    """Hydra's message as one line, with its cause, or with the nearest name that there is.
-
-    Args:
-        composed: gives the configuration that overrides of single keys are applied to.
-    """
-    message = " ".join(str(error).partition("\nSee http")[0].split())
-    if option := re.search(r"Could not find '([\w/]+)/([^'/]+)'", message):
-        group, name = option.groups()
-        return unknown(group, name, _options(group))
-    if key := re.search(r"Could not override '([^']+)'", message):
-        return unknown_key(key.group(1), composed())
-    if any(sign in message for sign in UNREADABLE):
-        said = message.removeprefix("LexerNoViableAltException: ")
-        return (
-            f"an override cannot be read: {said}; quote it for the shell, lists as 'KEY=[1,2]' and in them text of "
-            "several words once more, as in '[{when: \"width >= 64\", gpus: 2}]'"
-        )
-    if "appears more than once" in message:
-        return f"{message}; give it once, without a +"
-    if missing := re.search(r"Missing mandatory value: ([\w.]+)", message):
-        return f"{getattr(error, 'full_key', None) or missing.group(1)} must be given"
-    if gone := re.search(r"Interpolation key '([^']+)' not found", message):
-        place = getattr(error, "full_key", None) or "a value"
-        return f"{place} refers to ${{{gone.group(1)}}}, which is not there; quote it as '\\${{...}}' if it is text"
-    if inside := re.search(r"raised while composing config: (.+?) full_key: (\S+)", message):
-        return _plainly_in_file(*inside.groups())
-    if bad := re.search(r"Error merging override (.+)", message):
-        reason = str(error.__cause__).partition("\n")[0]
-        return f"override {bad.group(1)}: {_plainly(bad.group(1), reason)}"
-    return message
-
-
-# What Hydra's reader says of an override that follows no rule of it.
-UNREADABLE = ("no viable alternative at input", "mismatched input", "token recognition", "LexerNoViableAlt")
-
-
-def _plainly_in_file(reason: str, key: str) -> str:
-    """Why OmegaConf refuses what a sweep file says, with the key."""
-    if re.match(r"Key '.+' not in '", reason):
-        return f"{key}: there is no such key"
-    given = re.match(r"Value '(.*?)' (?:of type|is not a valid)", reason)
-    told = _plainly(f"{key}={given.group(1) if given else ''}", reason)
-    return told if told.startswith(key) else f"{key}: {told}"
-
-
-def _plainly(override: str, reason: str) -> str:
-    """Why OmegaConf refuses a value, and the way out, in the words of a sweep file."""
-    key = override.lstrip("'+~ ").partition("=")[0]
-    given = override.rstrip("'").partition("=")[2]
-    for kind, takes in {"Float": "a number", "Integer": "a whole number, such as 20_000_000"}.items():
-        if reason.endswith(f"could not be converted to {kind}"):
-            return f"{key} takes {takes}, got {given!r}"
-    if "is not a valid bool" in reason:
-        return f"{key} takes true or false, got {given!r}"
-    if "does not support deletion" in reason:
-        return f"{key} is always there; give it another value instead"
-    if "is not a subclass" in reason and key.partition(".")[0] in ("grid", "space"):
-        # OmegaConf cannot add to a dictionary of dataclasses.
-        return "an override cannot add an axis; copy the sweep file and add it there"
-    if "Cannot assign" in reason or "is not a subclass" in reason:
-        return f"{key} has keys of its own; set one of them, as in {key}.KEY=VALUE"
-    if "Cannot merge DictConfig" in reason:
-        return f"{key} has keys of its own; set one of them, as in {key}.values=[...]"
-    if "ListConfig" in reason:
-        return f"{key} takes a list, such as {key}=[1,2]"
-    if "is not Optional" in reason:
-        return f"{key} must have a value, null is none"
-    return reason
-
-
-# Mappings whose keys are the user's.
-FREE = ("launcher.sbatch", "launcher.driver_sbatch", "run.environment", "run.names")
-
-
-def unknown_key(key: str, tree: Any) -> str:
-    """Which part of a dotted key is not there, and what there is in its place."""
-    free = next((one for one in FREE if f"{key}.".startswith(f"{one}.") and one in _paths(tree)), None)
-    if free is not None:
-        name = key.removeprefix(free).removeprefix(".") or "KEY"
-        return f"{key}: what is not in {free} yet is added with a +, as in '+{free}.{name}=VALUE'"
-    node, place = tree, "the file"
-    for part in key.split("."):
-        if not isinstance(node, dict) or part not in node:
-            told = unknown("key", part, node if isinstance(node, dict) else ())
-            found = sorted((path for path in _paths(tree) if path.rpartition(".")[2] == part), key=len)
-            elsewhere = " and ".join(CHOSEN.get(path, path) for path in found[:3])
-            return f"{key}: {told} (in {place})" + (f"; there is {elsewhere}" if found else "")
-        node, place = node[part], part
-    return f"{key} cannot be overridden"
-
-
-def _paths(tree: Any, prefix: str = "") -> Iterator[str]:
-    """All dotted keys of a configuration."""
-    for key, value in tree.items() if isinstance(tree, dict) else ():
-        yield f"{prefix}{key}"
-        yield from _paths(value, f"{prefix}{key}.")
-
-
-def _options(group: str) -> list[str]:
-    """What can be chosen in a group: registered members and the presets in configs/."""
-    store: Any = ConfigStore.instance().repo
-    for part in group.split("/"):
-        store = store.get(part, {})
-    presets = {file.stem for folder in resource_folders("configs") for file in (folder / group).glob("*.yaml")}
-    return sorted(presets | {name.removesuffix(".yaml") for name in store if name.endswith(".yaml")})

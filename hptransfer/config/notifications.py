@@ -1,4 +1,4 @@
-"""Notifications of a sweep file: a command or a web address for each event."""
+"""Notifications of a sweep file, one for each event."""
 
 from __future__ import annotations
 
@@ -13,25 +13,27 @@ EVENT_DONE, EVENT_FAILED, EVENT_BLOCKED = "done", "failed", "blocked"
 
 @dataclass(kw_only=True)
 class HooksConfig:
-    """Each a command as a list of arguments (no shell), or an http(s) address to post to; null: none.
+    """Hooks for a sweep that ended or is blocked; null: none.
+
+    Each is a command as a list of arguments, without a shell, or an http(s) address that gets a POST request.
 
     A command gets the facts as JSON on standard input and in the environment as HPTRANSFER_EVENT, HPTRANSFER_RUN,
     HPTRANSFER_REASON and so on; an address gets the same JSON.
     """
 
     done: Any = None
-    """All trials are trained and the answer is there."""
+    """All trials are trained and there is a prediction."""
     failed: Any = None
-    """The sweep ended otherwise: trials failed, or no law could be fitted."""
+    """The sweep ended without a full result: trials failed, or no law could be fitted."""
     blocked: Any = None
-    """Nothing goes on without a person: the budget is spent, the disk is full, or no job is let run."""
+    """The sweep needs a person: the budget is spent, the disk is full, or no job may run."""
     blocked_after_s: float = 1800.0
-    """How long all jobs have to wait for a reason that does not pass by itself."""
+    """Seconds that all jobs have to wait for a reason that needs a person."""
     timeout_s: float = 30.0
-    """For one hook; the sweep waits for it."""
+    """Time limit of one hook; the sweep waits for it."""
 
     def check(self, place: str) -> None:
-        """Raises ConfigError if a value breaks a rule."""
+        """Raise ConfigError if a value breaks a rule."""
         for event in (EVENT_DONE, EVENT_FAILED, EVENT_BLOCKED):
             hook = getattr(self, event)
             address = isinstance(hook, str) and urllib.parse.urlsplit(hook)

@@ -1,4 +1,4 @@
-"""Words of version 0.1 in sweep files: refused from users, translated in run folders.
+"""Words of version 0.1: refused in sweep files, translated in run folders.
 
 A sweep file or an override is refused with one line that names the new word. The sweep.yaml of a run folder is
 translated, so that a run of version 0.1 stays readable and can be extended.
@@ -19,7 +19,7 @@ OLD_FLAG, NEW_FIELD, NEW_VALUE = "complement", "transform", "one_minus"
 
 
 def refuse_old_words(values: Mapping[str, Any]) -> None:
-    """Raise ConfigError for the first word of version 0.1, naming the new one.
+    """Raise ConfigError for the first word of version 0.1.
 
     Args:
         values: a sweep file's content as plain values, before its types are checked.

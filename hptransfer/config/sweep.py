@@ -1,4 +1,4 @@
-"""A sweep's configuration: what a file in sweeps/ can say, and its resolved form on disk."""
+"""Schema of a sweep file, and its resolved form on disk."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
+from hptransfer.config.loader import Members, load
 from hptransfer.config.notifications import HooksConfig
 from hptransfer.config.renamed import translate_old_words
-from hptransfer.config.retry import RetryConfig, RetryRule
+from hptransfer.config.retry import RetryConfig
 from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import ConfigError, RunFolderError, unknown
 from hptransfer.core.io import reading
@@ -25,11 +26,12 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.launchers import LAUNCHERS
 from hptransfer.samplers import SAMPLERS
 from hptransfer.trackers import TRACKERS
+from hptransfer.worker.runners import RUNNERS, Runner
 
 PRODUCT, ONE_AT_A_TIME = DESIGNS = ("product", "one_at_a_time")
 ONE_MINUS = "one_minus"
 ALL, FIRST = STAGES = ("all", "first")
-# What becomes a folder, a file or a job's name.
+# Names that become a folder, a file or a job.
 NAME = re.compile(r"\w([\w .,=+-]{0,118}[\w.,=+-])?")
 KEY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
 DRIVERS = ("local", "slurm")
@@ -40,7 +42,7 @@ class AxisConfig:
     """One axis of the proxy grid."""
 
     path: str = ""
-    """Where the value goes in the configuration, such as run.model.width; of a script, its own name if left out."""
+    """Key that gets the value, such as run.model.width; for a script it may be left out: the axis' own name."""
     values: list[Any]
     """Numbers above 0."""
     center: Any = None
@@ -52,13 +54,13 @@ class TunedConfig:
     """One tuned hyperparameter: `values`, or `count` values from `low` to `high`."""
 
     path: str = ""
-    """Where the value goes in the configuration, such as run.optimizer.lr; of a script, its own name if left out."""
+    """Key that gets the value, such as run.optimizer.lr; for a script it may be left out: its own name."""
     values: list[float] | None = None
     low: float | None = None
     high: float | None = None
     count: int | None = None
     log: bool = True
-    """Equal ratios between values rather than equal steps."""
+    """Equal ratios between the values instead of equal steps."""
     transform: str | None = None
     """one_minus: the run gets 1 minus the value. For momentum and betas, whose distance to 1 varies by factors."""
     center: float | None = None
@@ -77,10 +79,10 @@ class TunedConfig:
         return 1.0 if self.one_minus else math.inf
 
     def grid(self, place: str) -> list[float]:
-        """The values, ascending.
+        """Return the values, ascending.
 
         Raises:
-            ConfigError: they are not well given, or not above 0.
+            ConfigError: the values are incomplete, too few or not above 0.
         """
         if self.values is None and (self.low is None or self.high is None or self.count is None):
             raise ConfigError(f"{place} needs `values`, or all of `low`, `high` and `count`")
@@ -89,18 +91,16 @@ class TunedConfig:
             if not 0 < value < math.inf:
                 raise ConfigError(f"{place} must be above 0 and finite, got {value:g}; remove that value")
             if value > self.largest:
-                raise ConfigError(
-                    f"{place} must be at most 1, as the setting is 1 minus it, got {value:g}; remove that"
-                )
+                raise ConfigError(f"{place} must be at most 1, as the run gets 1 minus it, got {value:g}; remove it")
         if len(values) < 3 or len(set(values)) < len(values):
             raise ConfigError(f"{place} needs at least 3 different values to bracket an optimum, got {values}")
         return values
 
     def middle(self, place: str) -> float:
-        """The value at which other hyperparameters are swept under design=one_at_a_time.
+        """Return the value at which the others are swept under design=one_at_a_time.
 
         Raises:
-            ConfigError: `center` is none of the values.
+            ConfigError: `center` is not one of the values.
         """
         values = self.grid(place)
         if self.center is None:
@@ -127,55 +127,56 @@ class TunedConfig:
 
 @dataclass(kw_only=True)
 class BudgetConfig:
-    """When to stop asking for trials; what is not set does not bind."""
+    """Limits at which no further trials are started; null: no limit."""
 
     trials: int | None = None
     """Trials started."""
     flops: float | None = None
     """Training FLOPs of the trials started."""
     device_hours: float | None = None
-    """Hours of devices: GPUs, or workers where those have none. As measured so far; what runs counts as estimated."""
+    """Hours of GPUs, or of workers without one: measured for finished trials, estimated for running ones."""
 
 
 @dataclass(kw_only=True)
 class HalvingConfig:
-    """When trials that are behind others of their scale stop early; what is not set does not stop any."""
+    """Successive halving: trials that fall behind others of their scale stop early."""
 
     share: float | None = None
-    """Share of a trial's tokens after which it is first compared; null: all are trained to their end."""
+    """Share of a trial's tokens after which it is first compared; null: every trial is trained to its end."""
     factor: int = 3
-    """Of so many trials one goes on, to be compared again after so many times the tokens."""
+    """One trial in `factor` continues, and is compared again after `factor` times the tokens."""
     sides: int = 2
-    """Settings on either side of the one that leads are trained to their end all the same: the fit needs them."""
+    """Points on either side of the leading one that are trained to their end anyway, because the fit needs them."""
 
     def note(self) -> str | None:
-        """What who asks for it should know."""
+        """Return a caution for users of halving; None if it is off."""
         if self.share is None:
             return None
         return (
-            "halving compares trials by their loss in mid-training: a high learning rate often leads there and loses "
-            "by the end, as a schedule that decays pays off last; what is stopped stays out of the fit"
+            "halving compares trials by their loss during training: a high learning rate often leads there and loses "
+            "at the end, because a decaying schedule pays off late; stopped trials are left out of the fit"
         )
 
     def check(self, place: str) -> None:
+        """Raise ConfigError if a value breaks a rule."""
         if self.share is not None and not 0 < self.share < 1:  # NaN is not
             raise ConfigError(
                 f"{place}.share must be above 0 and below 1, got {self.share}; null trains every trial to its end"
             )
         if self.factor < 2:
-            raise ConfigError(f"{place}.factor must be at least 2, of which one goes on, got {self.factor}")
+            raise ConfigError(f"{place}.factor must be at least 2, of which one continues, got {self.factor}")
         if self.sides < 0:
             raise ConfigError(
-                f"{place}.sides must be at least 0, got {self.sides}; 2 leaves the fit five settings where the same "
+                f"{place}.sides must be at least 0, got {self.sides}; 2 leaves the fit five points where the same "
                 "one leads throughout"
             )
         if self.share is None and self != HalvingConfig():
-            raise ConfigError(f"{place}.share is null, and the rest of {place} does nothing then; set it, such as 0.25")
+            raise ConfigError(f"{place}.share is null, so the rest of {place} does nothing; set it, such as 0.25")
 
 
 @dataclass(kw_only=True)
 class SweepConfig:
-    """A sweep: one run's configuration, the axes it is scaled along, what is tuned, and the target."""
+    """A sweep: a run, its scale axes, tuned hyperparameters and target."""
 
     name: str
     """The run's folder is <runs>/<name>."""
@@ -186,44 +187,46 @@ class SweepConfig:
     grid: dict[str, AxisConfig]
     """Axes of the proxy grid."""
     scales: str = "product"
-    """product, every combination of the axes' values; or one_at_a_time, the other axes at their `center`."""
+    """product: every combination of the axes' values; or one_at_a_time: one axis varies, the others at `center`."""
     space: dict[str, TunedConfig]
     """Tuned hyperparameters."""
     design: str = "product"
-    """Points of several tuned hyperparameters: product, all combinations; or one_at_a_time, around their `center`."""
+    """Points of several tuned hyperparameters: product, or one_at_a_time around their `center`."""
     estimator: str = "surface"
-    """How the optimum of every scale is found; `hptransfer list estimator`."""
+    """Estimator of each scale's optimum; see `hptransfer list estimator`."""
     laws: list[str] = field(default_factory=list)
-    """Forms of law that are weighed against each other; empty: all that apply. `hptransfer list law`."""
+    """Forms of law that are averaged; empty: all that apply. See `hptransfer list law`."""
     target: dict[str, Any] = field(default_factory=dict)
-    """The scale to predict for; an axis that is not named is the largest of the grid."""
+    """The scale to predict for; an axis that is left out is the largest of the grid."""
     seeds: Any = 1
-    """Repeats of every trial: a number, or a list of seeds."""
+    """Repeats of every trial: their number, or a list of seeds."""
     sampler: Any
     launcher: Any
     tracker: Any
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     halving: HalvingConfig = field(default_factory=HalvingConfig)
-    """Optuna's successive halving, within a scale."""
+    """Successive halving within a scale, by Optuna."""
     retry: RetryConfig = field(default_factory=RetryConfig)
-    """By cause, when a trial that did not come to its end is trained again."""
+    """Retries of unfinished trials, by cause."""
     stage: str = ALL
-    """all; or first: of every scale one trial, its middle value, and the others once that one has trained."""
+    """all; or first: each scale starts with its pilot trial, the middle value, and the others wait for it."""
     hooks: HooksConfig = field(default_factory=HooksConfig)
-    """What is told how the sweep ended, or that it needs a person."""
+    """Notifications when the sweep ends or needs a person."""
     share: str | None = None
     """Group of users that may read and write the run's folder; null: its owner alone."""
     snapshot: bool = False
-    """Trials train from a copy of the source tree (what git tracks) that the run's folder holds."""
+    """Train from a copy of the source tree (files tracked by git) in the run's folder."""
     driver: str = "local"
-    """local, the driver is this process; or slurm, it is a job of its own (launcher=slurm says which)."""
+    """local: the driver is this process; or slurm: it is a job of its own, as launcher=slurm configures."""
 
     @property
     def folder(self) -> RunFolder:
+        """The run's folder."""
         return RunFolder(Path(self.runs) / self.name)
 
     def seed_list(self) -> list[int]:
-        """
+        """Return the seeds of each point.
+
         Raises:
             ConfigError: `seeds` is neither a number above 0 nor a list of different whole numbers.
         """
@@ -236,7 +239,7 @@ class SweepConfig:
         return list(seeds)
 
     def check(self) -> None:
-        """What can be said without looking at the runs themselves; raises ConfigError."""
+        """Raise ConfigError if a value breaks a rule that needs no run."""
         if not NAME.fullmatch(self.name):
             raise ConfigError(
                 "name must be a plain folder name (letters, digits and _ . , = + - or blanks inside, at most 120), "
@@ -285,11 +288,11 @@ class SweepConfig:
         self.retry.check("retry")
         self.hooks.check("hooks")
         self._refuse_passwords()
-        if self.snapshot and "cwd" not in self.run:
+        if self.snapshot and not self._runner().has_source_tree:
             raise ConfigError("snapshot: only run=script trains from a source tree; leave it out")
         if self.driver not in DRIVERS:
             raise ConfigError(f"driver: {unknown('choice', self.driver, DRIVERS)}")
-        if self.driver == "slurm" and self.launcher.name != "slurm":
+        if self.driver == "slurm" and not self.launcher.is_cluster:
             raise ConfigError(f"driver=slurm needs launcher=slurm, which says how, got launcher={self.launcher.name}")
         self.sampler.check("sampler")
         self.launcher.check("launcher")
@@ -298,18 +301,25 @@ class SweepConfig:
         self.halving.check("halving")
         if self.halving.share is None:
             return
-        if "cwd" in self.run:
+        if not self._runner().can_prune:
             raise ConfigError(
-                f"halving.share is {self.halving.share:g}, but a script is not stopped from outside; leave it out"
+                f"halving.share is {self.halving.share:g}, but trials of run={self.run['runner']} cannot be stopped "
+                "while they train; leave it out"
             )
-        if self.launcher.name == "inline":
+        if not self.launcher.watches_trials:
             raise ConfigError(
-                f"halving.share is {self.halving.share:g}, but launcher=inline trains in the driver's own process, "
-                "which cannot look at what it trains meanwhile; take launcher=local, or leave it out"
+                f"halving.share is {self.halving.share:g}, but launcher={self.launcher.name} trains in the driver's "
+                "own process, which cannot watch its trials meanwhile; take launcher=local, or leave it out"
             )
 
+    def _runner(self) -> Runner:
+        return RUNNERS.get(self.run["runner"])
+
     def _refuse_passwords(self) -> None:
-        """Raises ConfigError for a password anywhere but in the tracker's address, which is stored without it."""
+        """Raise ConfigError for a password outside the tracker's address.
+
+        That address is stored without its password.
+        """
         for place in passwords({**dataclasses.asdict(self), "tracker": None}, ""):
             raise ConfigError(
                 f"{place} holds a password in a URI, which would be stored with every trial; leave it out there and "
@@ -318,7 +328,7 @@ class SweepConfig:
 
 
 def check_axis(place: str, values: Sequence[Any]) -> None:
-    """Raises ConfigError unless the values are different numbers above 0."""
+    """Raise ConfigError unless the values are different numbers above 0."""
     for value in values:
         if isinstance(value, bool) or not isinstance(value, Number) or not 0 < value < math.inf:
             raise ConfigError(f"{place} must be numbers above 0, got {value!r}")
@@ -327,45 +337,45 @@ def check_axis(place: str, values: Sequence[Any]) -> None:
 
 
 FAMILIES: Mapping[str, Registry[Any]] = {"sampler": SAMPLERS, "launcher": LAUNCHERS, "tracker": TRACKERS}
+SWEEP_MEMBERS: Members = {key: family.get for key, family in FAMILIES.items()}
 
 
 def sweep_from_json(values: Mapping[str, Any]) -> SweepConfig:
-    """A sweep from plain values; `run` stays plain.
+    """Build a sweep from plain values; `run` stays plain.
 
     Raises:
-        ConfigError: a key that there is not, a missing one, or a value that breaks a rule.
+        ConfigError: an unknown key, a missing one, or a value that breaks a rule.
     """
-    values = _placed(values)
-    parts: dict[str, Any] = {
-        "grid": {key: _build(AxisConfig, axis, f"grid.{key}") for key, axis in values["grid"].items()},
-        "space": {key: _build(TunedConfig, tuned, f"space.{key}") for key, tuned in values["space"].items()},
-        "budget": _build(BudgetConfig, values["budget"], "budget"),
-        "halving": _build(HalvingConfig, values.get("halving", {}), "halving"),
-        "retry": _build(RetryConfig, _rules(values.get("retry", {})), "retry"),
-        "hooks": _build(HooksConfig, values.get("hooks", {}), "hooks"),
-    }
-    for key, family in FAMILIES.items():
-        parts[key] = _build(family.get(values[key]["name"]), values[key], key)
-    config: SweepConfig = _build(SweepConfig, {**values, **parts}, "sweep")
+    config = load(SweepConfig, values, members=SWEEP_MEMBERS)
     config.check()
     return config
 
 
-def _rules(values: Mapping[str, Any]) -> dict[str, RetryRule]:
-    return {cause: _build(RetryRule, rule, f"retry.{cause}") for cause, rule in values.items()}
+def placed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a sweep's plain values with a path for every part.
 
+    Parts are the axes of the grid and the tuned hyperparameters of the space.
 
-def _placed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Every axis and tuned hyperparameter has a path: of a run with names, its own, which is added to them."""
-    run = dict(values["run"])
-    placed: dict[str, dict[str, Any]] = {family: dict(values[family]) for family in ("grid", "space")}
-    for family, parts in placed.items():
+    A run with names of its own gets the swept ones added to them.
+    """
+    run = values.get("run")
+    if not isinstance(run, Mapping):
+        return dict(values)
+    run = dict(run)
+    sweeps_names = RUNNERS.get(run["runner"]).sweeps_names
+    new: dict[str, Any] = {}
+    for family in ("grid", "space"):
+        parts = values.get(family)
+        if not isinstance(parts, Mapping) or not all(isinstance(part, Mapping) for part in parts.values()):
+            continue  # the loader refuses it
+        new[family] = dict(parts)
         for key, part in parts.items():
-            if not part.get("path"):
-                parts[key] = {**part, "path": _own_path(f"{family}.{key}", part, run)}
-            if "names" in run:
-                run["names"] = {_name(f"{family}.{key}", parts[key]["path"]): None} | run["names"]
-    return {**values, **placed, "run": run}
+            place = f"{family}.{key}"
+            path = str(part.get("path") or _own_path(place, part, sweeps_names))
+            new[family][key] = {**part, "path": path}
+            if sweeps_names:
+                run["names"] = {_name(place, path): None} | run["names"]
+    return {**values, **new, "run": run}
 
 
 NAMES = "run.names"
@@ -378,32 +388,23 @@ def _name(place: str, path: str) -> str:
     return name
 
 
-def _own_path(place: str, part: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    if "names" not in run:
+def _own_path(place: str, part: Mapping[str, Any], sweeps_names: bool) -> str:
+    if not sweeps_names:
         raise ConfigError(f"{place}.path must be given, such as run.model.width")
     if part.get("transform"):
         raise ConfigError(f"{place}.path must be given: {NAMES}.NAME, the name whose value is 1 minus it")
     return f"{NAMES}.{place.partition('.')[2]}"
 
 
-def _build(cls: type[Any], values: Mapping[str, Any], place: str) -> Any:
-    known = {item.name for item in dataclasses.fields(cls)}
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{place}: {unknown('key', key, known)}")
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ConfigError(f"{place}: {error}") from None
-
-
 def dump_sweep(config: SweepConfig) -> str:
-    """The resolved sweep as YAML."""
+    """Return the resolved sweep as YAML."""
     return yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
 
 
 def load_sweep(folder: RunFolder) -> SweepConfig:
-    """The sweep that a run folder was made by; its name and place are those of the folder now.
+    """Return the sweep of a run folder.
+
+    Its name and place are those of the folder now. Words of version 0.1 are translated.
 
     Raises:
         RunFolderError: sweep.yaml is damaged.
@@ -418,10 +419,10 @@ def load_sweep(folder: RunFolder) -> SweepConfig:
     except (yaml.YAMLError, ConfigError) as error:
         reason = " ".join(str(error).split())
         raise RunFolderError(
-            f"{folder.sweep} cannot be used ({reason}); mend it, or move it away and sweep again"
+            f"{folder.sweep} cannot be used ({reason}); repair it, or move it away and sweep again"
         ) from None
 
 
 def _near(path: Path) -> Path:
-    """A path as it is shorter to read: relative to the current directory, if below it."""
+    """Return a path below the current directory as a relative one."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

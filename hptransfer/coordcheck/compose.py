@@ -1,91 +1,72 @@
-"""From the overrides of `hptransfer coord-check` to a checked configuration."""
+"""Checked configuration of `hptransfer coord-check` from its overrides."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf import MISSING
-from omegaconf.errors import OmegaConfBaseException
-
-from hptransfer.config.compose import (
-    check_form,
-    check_groups,
-    compose_yaml,
-    explain_hydra_error,
-    register_schemas,
-    unknown_key,
-)
+from hptransfer.config.compose import check_form, check_groups, compose_schema
 from hptransfer.coordcheck.settings import WHOLE, check_settings, refuse_unread
 from hptransfer.core.errors import ConfigError, unknown
 
 
 @dataclass(kw_only=True)
 class CheckConfig:
-    """What `hptransfer coord-check` is given: a run, and the sizes to train it at."""
+    """Configuration of `hptransfer coord-check`: a run and its sizes."""
 
     check: str = "width"
     """width, depth, one-layer, spectral, alignment, wider or convergence."""
     widths: list[int] = field(default_factory=lambda: [128, 256, 512])
     """At least three."""
     depths: list[int] = field(default_factory=lambda: [4, 8, 16, 32])
-    """For check=depth; at least three."""
+    """Depths of check=depth; at least three."""
     steps: int = 3
     """Training steps, on one batch."""
     seeds: int = 8
-    """Initial weights that the numbers are means over: small models differ by their first outputs alone."""
-    run: Any = MISSING
+    """Initializations to average over: small models differ by their first outputs alone."""
+    run: Any = None
 
 
 def own_settings(overrides: Sequence[str]) -> dict[str, str]:
-    """What a check sets by itself, beside the user's overrides: data that the model takes, affordable sizes."""
+    """Return the overrides that a check adds to the user's.
+
+    They choose data that fits the model, and affordable sizes.
+    """
     from hptransfer.training.config import FAMILIES
 
     given = dict(override.partition("=")[::2] for override in overrides)
     chosen = {"run/model": "mlp", "run/optimizer": "adamw", "run.parameterization": "mup", "check": "width"} | given
     takes = FAMILIES["model"].get(chosen["run/model"]).takes[-1]
-    found = {key: chosen[key] for key in ("run/model", "run/optimizer")} | {"run/data": DATA_FOR[takes]}
+    settings = {key: chosen[key] for key in ("run/model", "run/optimizer")} | {"run/data": DATA_FOR[takes]}
     family = (chosen[key] for key in ("check", "run/model", "run/optimizer", "run.parameterization"))
-    found |= check_settings(*family, takes=takes)
+    settings |= check_settings(*family, takes=takes)
     if "run.model.tied" in given:  # a readout that is the embedding cannot start at zero
-        found.pop("run.model.zero_readout", None)
-    return {key: value for key, value in found.items() if key not in given}
+        settings.pop("run.model.zero_readout", None)
+    return {key: value for key, value in settings.items() if key not in given}
 
 
 def compose_check(overrides: Sequence[str]) -> CheckConfig:
-    """A check with its own settings and then the overrides applied.
+    """Return a check with its own settings and then the overrides applied.
 
     Raises:
         ConfigError: an unknown key or value, or one that breaks a rule.
     """
     check_form(overrides)
-    register_schemas(builtin=True, check=CheckConfig)
     check_groups(overrides)
-    own = [f"{key}={value}" for key, value in own_settings(overrides).items()]
-    # Hydra adds a member of a group that has none.
-    choices = [f"+{override}" for override in [*own, *overrides] if override.startswith("run/")]
-    shape = [override for override in own if not override.startswith("run/")]
-    rest = [override for override in overrides if not override.startswith("run/")]
-
-    def composed(*more: str) -> dict[str, Any]:
-        return compose_yaml(Path(__file__).parent, "check", ["+run=builtin", *choices, *shape, *more])
-
-    try:
-        values = composed(*rest)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(explain_hydra_error(error, composed)) from None
-    if strange := values.keys() - vars(CheckConfig(run=None)):
-        raise ConfigError(unknown_key(min(strange), composed()))
-    found = CheckConfig(**values)
-    _check_check(found)
-    refuse_unread(found.check, overrides)
-    return found
+    for override in overrides:
+        if override.startswith("+run/"):
+            raise ConfigError(f"override {override!r}: a check chooses one anyway; give it once, without a +")
+    given = [f"{key}={value}" for key, value in own_settings(overrides).items()] + list(overrides)
+    choices = [override for override in given if override.startswith("run/")]
+    settings = [override for override in given if not override.startswith("run/")]
+    config = compose_schema(CheckConfig, "check", choices, settings)
+    _check_check(config)
+    refuse_unread(config.check, overrides)
+    return config
 
 
-# Data that a model is checked on, by the kind that it takes.
+# Data of a check, by the kind of data that the model takes.
 DATA_FOR = {"tokens": "stdlib", "images": "digits", "features": "digits"}
 
 

@@ -91,7 +91,15 @@ class Launcher(ABC):
 
 @dataclass(kw_only=True)
 class LauncherConfig(ABC):
-    """Settings of one launcher."""
+    """Settings of one launcher.
+
+    Attributes:
+        is_cluster: jobs run on a cluster's nodes, and a driver may be a job itself.
+        watches_trials: the driver can look at trials while they train.
+    """
+
+    is_cluster: ClassVar[bool] = False
+    watches_trials: ClassVar[bool] = True
 
     name: str
     max_attempts: int = 5

@@ -20,6 +20,8 @@ from hptransfer.worker.job import run_job
 class InlineConfig(LauncherConfig):
     """Settings of launcher=inline."""
 
+    watches_trials = False
+
     name: str = "inline"
 
     def check(self, place: str) -> None:

@@ -214,7 +214,7 @@ def _total_time(plan: Plan, seconds: Mapping[Scale, float | None]) -> str:
     slots = min(launcher.num_slots(plan.runner.gpus()), sum(plan.num_trials(scale) for scale in known))
     duration = clock(max(sum(busy_s.values()) / slots, *known.values()))
     where = f"{slots} worker{'s' if slots > 1 else ''} of this machine"
-    if launcher.name == "slurm":
+    if launcher.is_cluster:
         where = f"nodes as fast as this machine, if {slots} trials run at a time"
     return f"{hours:.3g} device-hours; about {duration} on {where}"
 

@@ -1,1 +1,1 @@
-"""A sweep file becomes scales, settings, trials and their cost. Starts nothing."""
+"""Planning: a sweep file becomes scales, points, trials and their cost."""

@@ -1,4 +1,4 @@
-"""Settings of the tuned hyperparameters: which a scale tries first, and which next to bracket its best."""
+"""Points of the tuned hyperparameters, and those that bracket the best."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from hptransfer.core.records import short
 Point = tuple[float, ...]
 """A value of every tuned hyperparameter, in the order of the sweep's `space`."""
 
-# A line of fewer values through the best setting brackets nothing.
+# A line of fewer values through the best point brackets nothing.
 MIN_LINE_POINTS = 3
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far one hyperparameter may go.
+    """Range of one hyperparameter.
 
     Attributes:
-        low, high: of what the sweep tries at every scale.
+        low, high: of the values that the sweep tries at every scale.
         extend: further values on either side while the best is at that edge.
-        largest: no value is above this.
+        largest: upper bound of all values.
     """
 
     name: str
@@ -34,48 +34,50 @@ class Bounds:
 
 
 def product(grids: Sequence[Sequence[float]]) -> list[Point]:
-    """Every combination."""
+    """Return every combination of the values."""
     return list(itertools.product(*grids))
 
 
 def one_at_a_time(grids: Sequence[Sequence[float]], centers: Sequence[float]) -> list[Point]:
-    """One hyperparameter at a time, the others at their centers."""
+    """Return the points with at most one hyperparameter off its center."""
     return [
-        setting
-        for setting in product(grids)
-        if sum(value != center for value, center in zip(setting, centers, strict=True)) <= 1
+        point
+        for point in product(grids)
+        if sum(value != center for value, center in zip(point, centers, strict=True)) <= 1
     ]
 
 
-def middle_first(settings: Sequence[Point], grids: Sequence[Sequence[float]]) -> list[Point]:
-    """The same, by how many steps of the grids they are from the middle of all."""
+def middle_first(points: Sequence[Point], grids: Sequence[Sequence[float]]) -> list[Point]:
+    """Sort the points by their steps from the middle of the grids."""
 
-    def steps(setting: Point) -> int:
-        return sum(abs(grid.index(value) - len(grid) // 2) for grid, value in zip(grids, setting, strict=True))
+    def steps(point: Point) -> int:
+        return sum(abs(grid.index(value) - len(grid) // 2) for grid, value in zip(grids, point, strict=True))
 
-    return sorted(settings, key=steps)
+    return sorted(points, key=steps)
 
 
 def lines_through_best(losses: Mapping[Point, float]) -> list[dict[float, float]]:
-    """Losses along each hyperparameter through the best setting, the others held at their best."""
-    best = min(losses, key=lambda setting: losses[setting])
+    """Return the losses along each hyperparameter through the best point."""
+    best = min(losses, key=lambda point: losses[point])
 
     def along(k: int) -> dict[float, float]:
         others = best[:k] + best[k + 1 :]
-        return {setting[k]: loss for setting, loss in losses.items() if setting[:k] + setting[k + 1 :] == others}
+        return {point[k]: loss for point, loss in losses.items() if point[:k] + point[k + 1 :] == others}
 
     return [along(k) for k in range(len(best))]
 
 
 def next_point(losses: Mapping[Point, float], ranges: Sequence[Bounds]) -> Point | None:
-    """The setting that would help most to bracket the best one, within the ranges; None if there is none.
+    """Return the next point that helps to bracket the best one.
+
+    None if none is left within the ranges.
 
     Args:
-        losses: mean loss by setting; infinite where one diverged.
+        losses: mean loss by point; infinite if a trial of it diverged.
     """
     if not losses:
         return None
-    best = min(losses, key=lambda setting: losses[setting])
+    best = min(losses, key=lambda point: losses[point])
     for k, (line, limit) in enumerate(zip(lines_through_best(losses), ranges, strict=True)):
         value = next_value(line) if len(line) >= MIN_LINE_POINTS else None
         if value is None or value in line or value > limit.largest:
@@ -88,10 +90,13 @@ def next_point(losses: Mapping[Point, float], ranges: Sequence[Bounds]) -> Point
 
 
 def unbracketed_edges(losses: Mapping[Point, float], ranges: Sequence[Bounds]) -> list[str]:
-    """What is not bracketed, such as "best lr 0.125 of 0.001 to 0.125"."""
+    """Return one line for each hyperparameter that is not bracketed.
+
+    Such as "best lr 0.125 of 0.001 to 0.125".
+    """
     if not losses:
         return []
-    best = min(losses, key=lambda setting: losses[setting])
+    best = min(losses, key=lambda point: losses[point])
     return [
         f"best {limit.name} {short(best[k])} of {short(min(line))} to {short(max(line))}"
         for k, (line, limit) in enumerate(zip(lines_through_best(losses), ranges, strict=True))

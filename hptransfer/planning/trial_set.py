@@ -42,10 +42,10 @@ class TrialSet:
     @classmethod
     def sweep(cls, plan: Plan) -> TrialSet:
         """Return the trials of a whole sweep."""
-        points: Sequence[Point] = () if plan.config.sampler.points else plan.settings
+        points: Sequence[Point] = () if plan.config.sampler.points else plan.points
         if plan.config.halving.share is not None:  # the first trials have none to be compared with
             points = middle_first(points, list(plan.grids.values()))
-        return cls(SWEEP, dict.fromkeys(plan.scales, points), plan.points, search_bounds(plan), plan.config.halving)
+        return cls(SWEEP, dict.fromkeys(plan.scales, points), plan.num_points, search_bounds(plan), plan.config.halving)
 
     @classmethod
     def of(cls, plan: Plan, points: Mapping[Scale, Sequence[Point]]) -> TrialSet:

@@ -19,7 +19,8 @@ from hptransfer.core.run_folder import RunFolder, disk_errors
 from hptransfer.driver.driver import Driver, DriverPorts, already_driven, driving
 from hptransfer.driver.summary import DriverSummary
 from hptransfer.monitor.tables import Display
-from hptransfer.planning.plan import Plan, differences, identity
+from hptransfer.planning.identity import differences, identity
+from hptransfer.planning.plan import Plan
 from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session.notifications import Announcer, announcing
 from hptransfer.session.snapshot import take_snapshot

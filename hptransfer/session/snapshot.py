@@ -31,6 +31,7 @@ from hptransfer.core.io import read_json, write_json, write_text
 from hptransfer.core.records import digest
 from hptransfer.core.redaction import redacted
 from hptransfer.core.run_folder import RunFolder
+from hptransfer.worker.runners import RUNNERS
 
 GIT_S = 30.0
 PATCH_BYTES = 2_000_000
@@ -94,7 +95,7 @@ def packages() -> dict[str, str]:
 
 def source_root(config: SweepConfig) -> Path:
     """Return the folder of the training code: the script's or this package's."""
-    if "cwd" in config.run:
+    if RUNNERS.get(config.run["runner"]).has_source_tree:
         return Path(config.run["cwd"]).resolve()
     return Path(__file__).resolve().parents[2]
 

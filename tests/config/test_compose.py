@@ -55,7 +55,7 @@ BAD = [
         "grid.width.path: 'optimizer' has keys of its own; end the path in one of them",
     ),
     (["space.lr.path=run.optimizer"], "space.lr.path: 'optimizer' has keys of its own; end the path in one of them: "),
-    (["halving.factor=2"], "halving.share is null, and the rest of halving does nothing then; set it, such as 0.25"),
+    (["halving.factor=2"], "halving.share is null, so the rest of halving does nothing; set it, such as 0.25"),
     (["space.lr.path=run.batch"], "space.lr.path: run.batch is 4, which has no values in between; make it an"),
     (["space.lr.path=run.schedule.shape"], "space.lr.path: run.schedule.shape is 'linear', which has no values in"),
     (["grid.width.path=run.model.width.x"], "grid.width.path: path 'x' does not exist"),
@@ -92,20 +92,26 @@ BAD = [
     (["space.lr.high=inf"], "needs 0 < low < high, both finite"),
     (["name=null"], "name must have a value, null is none"),
     (["run.batch=["], "an override cannot be read"),
+    (["seeds=1,2"], "override 'seeds=1,2' has several values; write a list, as in 'seeds=[1,2]'"),
+    (["+seeds=2"], "override '+seeds=2': seeds exists; give it without the +"),
+    (["+run/model=mlp"], "override '+run/model=mlp': the sweep file chooses run/model; give it once, without a +"),
+    (["~tracker"], "tracker must be given; choose one by tracker=NAME"),
+    (["run.unit={residul: 3}"], "run.unit.residul: unknown key 'residul'. Did you mean 'residual'?"),
+    (["space.lr.values=[a,b,c]"], "override space.lr.values=[a,b,c]: space.lr.values[0] takes a number, got 'a'"),
     (
         ["launcher=slurm", "launcher.by_scale=[{when: width >= 64, gpus: 2}]"],
         "an override cannot be read: launcher.by_s",
     ),
     (["launcher=slurm", "launcher.sbatch.nice=1"], "not in launcher.sbatch yet is added with a +, as in '+launcher.sb"),
-    (["launcher=slurm", "launcher.sbatch={nice: 1}"], "is added with a +, as in '+launcher.sbatch.KEY=VALUE'"),
+    (["launcher=slurm", "launcher.sbatch={nice: 1}"], "is added with a +, as in '+launcher.sbatch.nice=VALUE'"),
     (["launcher=slurm", "launcher.partitoin=gpu"], "unknown key 'partitoin'. Did you mean 'partition'?"),
     (["launcher.sbatch.nice=1"], "launcher.sbatch.nice: unknown key 'sbatch'"),
     (["seeds=0"], "seeds must be a number above 0"),
     (["seeds=[1,1]"], "list of different whole numbers"),
     (["budget.trials=0"], "budget.trials must be above 0, got 0"),
     (["halving.share=1"], "halving.share must be above 0 and below 1, got 1.0; null trains every trial to its end"),
-    (["halving.factor=1"], "halving.factor must be at least 2, of which one goes on, got 1"),
-    (["halving.sides=-1"], "halving.sides must be at least 0, got -1; 2 leaves the fit five settings where"),
+    (["halving.factor=1"], "halving.factor must be at least 2, of which one continues, got 1"),
+    (["halving.sides=-1"], "halving.sides must be at least 0, got -1; 2 leaves the fit five points where"),
     (["halving.share=0.25", "launcher=inline"], "launcher=inline trains in the driver's own process"),
     (["launcher.threads=1000"], "launcher.threads must be 1 to"),
     (["sampler=random", "sampler.trials=2"], "sampler.trials must be at least 3"),
@@ -118,7 +124,7 @@ BAD = [
     ),
     (
         ["space.lr.transform=one_minus", "space.lr.high=2"],
-        "space.lr must be at most 1, as the setting is 1 minus it, got 2",
+        "space.lr must be at most 1, as the run gets 1 minus it, got 2",
     ),
     (["space.lr.transform=log"], "space.lr.transform: unknown transform 'log'. Known: one_minus"),
     (["run.validation_windows=10_000_000"], "of validation text"),
@@ -183,6 +189,18 @@ def test_a_design_that_makes_no_sense_is_refused(overrides: list[str], message: 
         compose("quickstart", overrides)
 
 
+def test_a_name_holds_values_as_their_fields_do() -> None:
+    """A run folder is found again by its name: alpha is a number with a point, however it is written."""
+    assert compose("depthwise_transfer", ["rule=mup"]).name == "depthwise-resmlp-mup-alpha0.0"
+
+
+def test_what_the_user_names_is_added_and_removed() -> None:
+    added = compose("quickstart", ["launcher=slurm", "+launcher.sbatch.nice=10", "~target.depth"])
+    assert added.launcher.sbatch == {"nice": 10}
+    assert set(added.target) == {"width", "tokens"}
+    assert compose("quickstart", ["~target"]).target == {}
+
+
 def test_presets_are_found() -> None:
     config = compose("quickstart", ["launcher=one_worker"])
     assert (config.launcher.name, config.launcher.workers) == ("local", 1)
@@ -215,10 +233,13 @@ def test_a_sweep_file_called_sweep_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("name: [a\n", "line 2 is no YAML that can be used: expected ',' or ']'"),
-        ("a: 1\n\tb: 2\n", "line 2 is no YAML that can be used: found character '\\t'"),
+        ("name: [a\n", "line 2 is not YAML that can be used: expected ',' or ']'"),
+        ("a: 1\n\tb: 2\n", "line 2 is not YAML that can be used: found character '\\t'"),
         ("name: x\nname: y\n", "defaults must be a list from `sweep` to `_self_`, got None"),
-        ("defaults: [sweep, run: script, _self_]\nname: x\nname: y\n", "line 3 is no YAML that can be used: found dup"),
+        (
+            "defaults: [sweep, run: script, _self_]\nname: x\nname: y\n",
+            "line 3 is not YAML that can be used: found dup",
+        ),
         ("", "must have keys, such as name: and grid:, got None"),
         (
             "defaults: [sweep, run: script, sampler: grid, launcher: inline, tracker: none, _self_]\nname: ${foo}\n",

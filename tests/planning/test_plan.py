@@ -8,7 +8,8 @@ import pytest
 from hptransfer.config import sweep as sweep_config
 from hptransfer.config.compose import compose
 from hptransfer.core.errors import ConfigError
-from hptransfer.planning.plan import differences, identity, make_plan
+from hptransfer.planning.identity import differences, identity
+from hptransfer.planning.plan import make_plan
 from tests.support.helpers import tiny
 
 

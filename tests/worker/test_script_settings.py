@@ -12,7 +12,9 @@ from hptransfer.config.compose import compose
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import DONE
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.planning.plan import differences, identity, make_plan, seconds_by_scale
+from hptransfer.planning.cost import seconds_by_scale
+from hptransfer.planning.identity import differences, identity
+from hptransfer.planning.plan import make_plan
 from hptransfer.worker.runners.script.command_line import build_arguments
 from hptransfer.worker.runners.script.config import script_from_json
 from tests.support.helpers import ROOT, command, outcomes
@@ -74,7 +76,7 @@ def test_bad_input_is_one_line_before_anything_runs(here: Path, run: dict[str, A
 
 FILES = [
     ({"command": "python train.py"}, "run.command takes a list"),
-    ({"metric": {"keyy": "x"}}, "run.metric.keyy: there is no such key"),
+    ({"metric": {"keyy": "x"}}, "run.metric.keyy: unknown key 'keyy'. Did you mean 'key'?"),
     ({"timeout_s": "soon"}, "run.timeout_s takes a number, got 'soon'"),
     ({"command": "???"}, "run.command must be given"),
 ]

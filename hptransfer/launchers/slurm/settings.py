@@ -51,6 +51,8 @@ NOT_NEGATIVE = ("max_running", "grace_s", "fast_failure_s", "max_excluded")
 class SlurmSettings(LauncherConfig):
     """Settings under `launcher` of a sweep file with launcher=slurm."""
 
+    is_cluster = True
+
     name: str = "slurm"
     gpus: Any = 0
     """GPUs per node: a number, or a rule such as "1 + params // 1e9". Rules are also allowed for nodes, tasks, cpus,

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hptransfer.core.records import Outcome, Trial
 from hptransfer.core.registry import Registry
@@ -52,7 +52,17 @@ class Size:
 
 
 class Runner(ABC):
-    """Base class of runners: train runs of one kind."""
+    """Base class of runners: train runs of one kind.
+
+    Attributes:
+        has_source_tree: a run names the folder of the code that trains it, as `cwd`.
+        sweeps_names: swept values are names that a run fills in (run.names.NAME), not keys of its configuration.
+        can_prune: a trial can be stopped while it trains.
+    """
+
+    has_source_tree: ClassVar[bool] = False
+    sweeps_names: ClassVar[bool] = False
+    can_prune: ClassVar[bool] = True
 
     @abstractmethod
     def size(self, run: Mapping[str, Any]) -> Size:

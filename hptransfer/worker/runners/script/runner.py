@@ -46,6 +46,10 @@ NOT_IDENTITY = ("params", "flops", "tokens", "timeout_s", "grace_s")
 class ScriptRunner(Runner):
     """Runner of a trial's command."""
 
+    has_source_tree = True
+    sweeps_names = True
+    can_prune = False
+
     def size(self, run: Mapping[str, Any]) -> Size:
         costs = compute_costs(script_from_json(run))
         return Size(costs.params, costs.flops)
