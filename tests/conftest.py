@@ -47,7 +47,7 @@ FAST = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks oracles and fast tests. One process runs a file, for its fixtures' sake, and one all tests of the SLURM cluster."""
+    """Marks oracles and fast tests; one process runs a file for its fixtures, and one all of the cluster."""
     for item in items:
         file = item.path.relative_to(ROOT / "tests").as_posix()
         if file in INTEROP:
