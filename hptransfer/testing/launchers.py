@@ -31,14 +31,14 @@ SWEEP = (
 
 
 def prepared_jobs(path: Path, count: int) -> tuple[RunFolder, list[Job]]:
-    """Return a run folder with jobs of one trial each."""
-    values = ",".join(str(2.0 ** -(4 + number)) for number in range(count))
+    """Return a run folder with up to three jobs of one trial each."""
+    values = ",".join(str(2.0 ** -(4 + number)) for number in range(3))
     plan = make_plan(compose("quickstart", [*SWEEP, f"space.lr.values=[{values}]", f"runs={path}"]))
     folder, jobs = plan.config.folder, []
     folder.create()
     folder.driver_lock.touch()
     (scale,) = plan.scales
-    for number, value in enumerate(plan.grids["lr"]):
+    for number, value in enumerate(plan.grids["lr"][:count]):
         trial = plan.trial(scale, {"lr": value}, 0)
         folder.write_trial(trial)
         job = Job(id=f"job{number}", trials=[trial.id], scale=scale, params=trial.params, flops=1.0)

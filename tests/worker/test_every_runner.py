@@ -1,6 +1,5 @@
 """The kit that every runner passes."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,12 @@ from hptransfer.worker.runners import RUNNERS
 from tests.support.helpers import tiny
 from tests.support.scripts import plan_of
 
-RESUMING = """
-import os, pathlib, sys, time
-import hptransfer
-for step in range(1, 4):
-    hptransfer.report(step=step, loss=3.0 - step / 10)
-"""
-
 
 @pytest.fixture(params=RUNNERS.names())
 def given(request: pytest.FixtureRequest, here: Path) -> tuple[str, Mapping[str, Any]]:
     """A runner's name and a run of it, as in a trial's file."""
     if request.param == "script":
-        plan = plan_of(here, RESUMING, command=[sys.executable, "train.py"])
+        plan = plan_of(here)
     else:
         plan = make_plan(tiny(here / "runs"))
     return request.param, plan.trial(plan.scales[0], {"lr": 2.0**-6}, 0).run
