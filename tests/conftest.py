@@ -35,13 +35,25 @@ collect_ignore = [
 ]
 
 
+# Pure functions, messages, and the driver on a scripted launcher: `make test-fast`.
+FAST = (
+    *("analysis/", "config/", "core/", "planning/", "samplers/"),
+    *("driver/test_halving.py", "driver/test_job_sizes.py", "driver/test_requests.py", "driver/test_retries.py"),
+    *("driver/test_ticks.py", "launchers/test_slurm_docs.py", "monitor/test_status.py"),
+    *("parameterizations/test_every_parameterization.py", "parameterizations/test_parameterizations.py"),
+    *("test_layers.py", "test_packages.py", "test_prose.py", "trackers/test_background.py"),
+)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks oracles. One process runs a file, for its fixtures' sake, and one all tests of the SLURM cluster."""
+    """Marks oracles and fast tests; one process runs a file for its fixtures, and one all of the cluster."""
     for item in items:
         file = item.path.relative_to(ROOT / "tests").as_posix()
         if file in INTEROP:
             item.add_marker("interop")
+        if file.startswith(FAST) and not any(item.iter_markers("slow")):
+            item.add_marker("fast")
         item.add_marker(pytest.mark.xdist_group("slurm" if item.get_closest_marker("slurm") else file))
 
 

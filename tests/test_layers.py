@@ -47,6 +47,7 @@ ONLY = {
     "optuna": {
         "driver/optuna_studies.py",
         "driver/halving.py",
+        "testing/samplers.py",
         *(f"samplers/{p.name}" for p in (PACKAGE / "samplers").glob("*.py")),
     },
     "mlflow": {"trackers/mlflow.py", "analysis/tables/sources.py"},

@@ -60,11 +60,23 @@ def test_every_optimizer_is_here() -> None:
 @pytest.mark.parametrize("forms", [MUP, KERNEL], ids=["mup", "kernel"])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_forms_of_one_parameterization_train_the_same_net(name: str, forms: tuple[str, ...], alignment: str) -> None:
-    for width in (BASE, 4 * BASE) if name in MATRIX_METHODS else (BASE, 4 * BASE, 16 * BASE):
-        first, *others = (losses(name, form, width, alignment) for form in forms)
-        assert first[-1] < first[0] - 0.1  # they went somewhere
-        for other in others:
-            assert other == (pytest.approx(first, rel=1e-12) if name in MATRIX_METHODS else first)
+    for width in (BASE, 4 * BASE) if name in {*MATRIX_METHODS, "muon"} else (BASE, 4 * BASE, 16 * BASE):
+        assert_same_net(name, forms, alignment, width)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alignment", ["full", "none"])
+@pytest.mark.parametrize("forms", [MUP, KERNEL], ids=["mup", "kernel"])
+def test_muons_iteration_is_exact_at_sixteen_times_the_base_too(forms: tuple[str, ...], alignment: str) -> None:
+    """Its products in bfloat16 take most of a minute there."""
+    assert_same_net("muon", forms, alignment, 16 * BASE)
+
+
+def assert_same_net(name: str, forms: tuple[str, ...], alignment: str, width: int) -> None:
+    first, *others = (losses(name, form, width, alignment) for form in forms)
+    assert first[-1] < first[0] - 0.1  # they went somewhere
+    for other in others:
+        assert other == (pytest.approx(first, rel=1e-12) if name in MATRIX_METHODS else first)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from hptransfer.core.errors import ConfigError, DataError
-from hptransfer.training.datasets import DATASETS, SQUARED, TOKENS, DataConfig, Dataset
+from hptransfer.testing import datasets
+from hptransfer.training.datasets import DATASETS, TOKENS, DataConfig, Dataset
 from hptransfer.training.datasets.cifar10 import RECORDS, TEST, TRAIN, Cifar10Config
 from hptransfer.training.datasets.digits import DigitsConfig
 from hptransfer.training.datasets.polynomial import PolynomialConfig
@@ -132,35 +133,12 @@ def every(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[DataConfig, D
 
 
 def test_batches_and_validation_have_the_declared_shape(every: tuple[DataConfig, Dataset, int]) -> None:
-    config, data, sequence = every
-    shape = config.shape(sequence)
-    for inputs, targets in (
-        data.batch(seed=1, step=2, batch=6, sequence=sequence),
-        data.validation(windows=6, sequence=sequence),
-    ):
-        assert inputs.shape == (6, *shape.inputs)
-        assert inputs.dtype == (torch.int64 if shape.kind == TOKENS else torch.float32)
-        if shape.loss == SQUARED:
-            assert targets.shape == (6, shape.outputs)
-            assert targets.dtype == torch.float32
-        else:
-            assert targets.shape == (6, sequence)
-            assert targets.dtype == torch.int64
-            assert 0 <= targets.min() <= targets.max() < shape.outputs
+    datasets.check_shapes(every[0])
 
 
 def test_another_load_gives_the_same_numbers_by_seed_and_step(every: tuple[DataConfig, Dataset, int]) -> None:
-    config, data, sequence = every
-
-    def batch(of: Dataset, seed: int, step: int) -> list[bytes]:
-        return [part.numpy().tobytes() for part in of.batch(seed=seed, step=step, batch=64, sequence=sequence)]
-
-    other = dataclasses.replace(config).load()
-    assert other.fingerprint == data.fingerprint
-    assert batch(other, 3, 7) == batch(data, 3, 7)
-    assert len({str(batch(data, *at)) for at in ((3, 7), (7, 3), (3, 8), (4, 7), (0, 0), (1, 0), (0, 1))}) == 7
-    held_out = [one.validation(windows=32, sequence=sequence) for one in (data, other)]
-    assert all(torch.equal(*pair) for pair in zip(*held_out, strict=True))
+    datasets.check_batches_repeat(every[0])
+    datasets.check_validation_is_fixed(every[0])
 
 
 @pytest.mark.parametrize("name", ["teacher", "polynomial", "power_law"])

@@ -11,6 +11,7 @@ from hptransfer.testing.runs import STEPS
 from hptransfer.training.config import RunConfig
 from hptransfer.training.layers import scale_channels, scale_fwd
 from hptransfer.training.loop import train
+from hptransfer.training.models import MODELS
 from hptransfer.training.models._blocks import rotate
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
@@ -41,9 +42,9 @@ def assert_close_curves(runs: list[RunConfig], steps: int = STEPS) -> None:
     assert ((together / full - 1).abs().amax(dim=0) > 1e-6).all()
 
 
-@pytest.mark.parametrize(("model", "options"), CASES, ids=IDS)
-def test_every_model(model: str, options: dict[str, Any]) -> None:
-    assert_close_curves(trials(model, options, "adamw"))
+@pytest.mark.parametrize("model", MODELS.names())
+def test_every_model(model: str) -> None:
+    assert_close_curves(trials(model, {}, "adamw"))
 
 
 @pytest.mark.slow

@@ -1,0 +1,119 @@
+"""Contract kit of the launchers: ends of jobs, cancellation, settings.
+
+Jobs are small trainings of the builtin runner, in a run folder of their own.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from hptransfer.config.compose import compose
+from hptransfer.core.errors import ConfigError
+from hptransfer.core.records import CANCELLED, DONE, Job
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.launchers import JobEnd, Launcher, LauncherConfig
+from hptransfer.planning.plan import make_plan
+from hptransfer.testing._asserting import assert_refused
+
+PATIENCE_S = 300.0
+"""Without any job ending, before a check gives up."""
+SWEEP = (
+    "tracker=none",
+    "grid.width.values=[16]",
+    "grid.depth.values=[1]",
+    "grid.tokens.values=[2048]",
+    "target.width=16",
+    "~target.depth",
+    "~target.tokens",
+    "run.validation_windows=16",
+)
+
+
+def prepared_jobs(path: Path, count: int) -> tuple[RunFolder, list[Job]]:
+    """Return a run folder with up to three jobs of one trial each."""
+    values = ",".join(str(2.0 ** -(4 + number)) for number in range(3))
+    plan = make_plan(compose("quickstart", [*SWEEP, f"space.lr.values=[{values}]", f"runs={path}"]))
+    folder, jobs = plan.config.folder, []
+    folder.create()
+    folder.driver_lock.touch()
+    (scale,) = plan.scales
+    for number, value in enumerate(plan.grids["lr"][:count]):
+        trial = plan.trial(scale, {"lr": value}, 0)
+        folder.write_trial(trial)
+        job = Job(id=f"job{number}", trials=[trial.id], scale=scale, params=trial.params, flops=1.0)
+        folder.write_job(job)
+        jobs.append(job)
+    return folder, jobs
+
+
+def ended_jobs(launcher: Launcher, count: int) -> list[JobEnd]:
+    """Wait for jobs to end."""
+    ends: list[JobEnd] = []
+    since = time.monotonic()
+    while len(ends) < count:
+        new = launcher.wait(1.0)
+        since = time.monotonic() if new else since
+        ends += new
+        waited = time.monotonic() - since
+        assert waited < PATIENCE_S, f"{len(ends)} of {count} jobs ended, and none in the last {waited:.0f} s"
+    return ends
+
+
+def check_jobs_end(config: LauncherConfig, path: Path, gpus: int = 0) -> None:
+    """Check that each submitted job ends once, with its outcome.
+
+    Args:
+        path: a folder of its own.
+    """
+    folder, jobs = prepared_jobs(path, 3)
+    launcher = config.open(folder.path, gpus)
+    try:
+        assert launcher.slots >= 1, f"{config.name}: slots must be at least 1, got {launcher.slots}"
+        left = list(jobs)
+        ends: list[JobEnd] = []
+        while left:
+            batch, left = left[: launcher.slots], left[launcher.slots :]
+            launcher.submit(batch)
+            ends += ended_jobs(launcher, len(batch))
+        assert sorted(end.job for end in ends) == [job.id for job in jobs], f"{config.name}: each job must end once"
+        assert {end.cause for end in ends} == {None}, f"{config.name}: jobs must come to their end, got {ends}"
+        assert launcher.adopt(jobs) == set(), f"{config.name}: what has ended must not be adopted"
+    finally:
+        launcher.close()
+    for trial in folder.read_trials():
+        outcome = folder.read_outcome(trial.id)
+        assert outcome is not None, f"{config.name}: trial {trial.id} must have an outcome"
+        assert outcome.state == DONE, f"{config.name}: trial {trial.id} must be done, got {outcome.state}"
+
+
+def check_cancelled_jobs(config: LauncherConfig, path: Path, gpus: int = 0) -> None:
+    """Check that a cancelled job is reported as such, or dropped.
+
+    A launcher without processes drops what waits. A job may come to its end before it is cancelled.
+    """
+    folder, jobs = prepared_jobs(path, 1)
+    launcher = config.open(folder.path, gpus)
+    try:
+        launcher.submit(jobs)
+        launcher.cancel([jobs[0].id])
+        ends = launcher.wait(0.0)
+        until = time.monotonic() + PATIENCE_S
+        while not ends and launcher.adopt(jobs) and time.monotonic() < until:
+            ends = launcher.wait(1.0)
+        causes = {end.cause for end in ends}
+        assert causes <= {None, CANCELLED}, f"{config.name}: a cancelled job must be reported so, got {ends}"
+    finally:
+        launcher.close()
+
+
+def check_settings(config: LauncherConfig) -> None:
+    """Check slots and threads, and that a negative stack is refused."""
+    config.check("launcher")
+    assert config.num_slots(0) >= 1, f"{config.name}: num_slots must be at least 1 without GPUs"
+    assert config.num_threads() >= 1, f"{config.name}: num_threads must be at least 1"
+    before, config.stack = config.stack, -1
+    try:
+        assert_refused(lambda: config.check("launcher"), r"launcher\.stack must be at least 0", ConfigError)
+    finally:
+        config.stack = before
