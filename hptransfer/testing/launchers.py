@@ -31,7 +31,7 @@ SWEEP = (
 
 
 def prepared_jobs(path: Path, count: int) -> tuple[RunFolder, list[Job]]:
-    """Return a run folder with up to three jobs of one trial each."""
+    """Return a run folder with three one-trial jobs at most."""
     values = ",".join(str(2.0 ** -(4 + number)) for number in range(3))
     plan = make_plan(compose("quickstart", [*SWEEP, f"space.lr.values=[{values}]", f"runs={path}"]))
     folder, jobs = plan.config.folder, []

@@ -26,10 +26,10 @@ def check_identity(runner: Runner, run: Run) -> None:
     assert size == runner.size(run), f"size must be stable, got {size} and {runner.size(run)}"
     assert size.params >= 1, f"params must be at least 1, got {size.params}"
     assert size.flops > 0, f"flops must be above 0, got {size.flops}"
-    decisive = runner.decisive(run)
-    assert json.loads(json.dumps(decisive)) == decisive, "the decisive part of a run must be plain JSON values"
+    settings = runner.identity_settings(run)
+    assert json.loads(json.dumps(settings)) == settings, "identity_settings must be plain JSON values"
     assert runner.fingerprint(run) == runner.fingerprint(run), "the fingerprint must be stable"
-    assert runner.source(run), "source must say what the fingerprint is a hash of"
+    assert runner.fingerprint_source(run), "fingerprint_source must say what the fingerprint is a hash of"
     for gpu in (False, True):
         assert runner.job_size(run, gpu=gpu) >= 1, "a job must carry at least one trial"
 

@@ -12,7 +12,7 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver_state import PILOT_FAILED, PILOT_RUNNING, DriverState, read_driver_state
 from hptransfer.driver.optuna_studies import Studies
 from hptransfer.samplers.random import RandomConfig
-from tests.driver.test_driver import studies
+from tests.support.views import studies
 
 ALIKE = [Scale({"ratio": 1.00011}), Scale({"ratio": 1.00012})]
 
