@@ -27,7 +27,7 @@ def arguments(runs: Path, *overrides: str) -> list[str]:
     return [*sweep_arguments(runs, *SLOW, *overrides)]
 
 
-def wait_for(condition: object, seconds: float = 60) -> None:
+def wait_for(condition: object, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

@@ -106,7 +106,7 @@ def workers(folder: Path) -> list[int]:
             words = entry.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"hptransfer.worker.job" in words and str(folder).encode() in words:
+        if b"hptransfer.worker" in words and str(folder).encode() in words:
             found.append(int(entry.parent.name))
     return found
 
