@@ -293,7 +293,7 @@ def test_an_interrupted_check_says_that_nothing_is_kept(
     def interrupted(config: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hptransfer.worker.runners.builtin.run_check", interrupted)
+    monkeypatch.setattr("hptransfer.coordcheck.run.run_check", interrupted)
     with pytest.raises(SystemExit) as end:
         main(["coord-check", "check=wider", "--out", str(tmp_path / "check")])
     assert end.value.code == 130
