@@ -91,7 +91,7 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     try:
         _refuse_second_choice(content, overrides)
         choices, settings = _parted(overrides, path.parent)
-        tree = _composed(path.parent, path.stem, choices, path)
+        tree = _composed(path.parent, path.stem, choices)
         _fill(tree)
         for setting in settings:
             refuse_old_key(setting.key, setting.value)
@@ -124,7 +124,7 @@ def compose_schema(schema: type[T], name: str, choices: Sequence[str], overrides
     _register(schema, name, builtin=True)
     _, settings = _parted(overrides, Path(__file__).parent)
     groups = ["+run=builtin", *(f"+{choice}" for choice in choices)]
-    tree = _composed(Path(__file__).parent, name, groups, None)
+    tree = _composed(Path(__file__).parent, name, groups)
     for setting in settings:
         apply(tree, setting, open_mappings(schema))
     values = _resolved(tree)
@@ -219,19 +219,16 @@ def _parted(overrides: Sequence[str], folder: Path) -> tuple[list[str], list[Set
     return choices, settings
 
 
-def _composed(folder: Path, name: str, choices: Sequence[str], path: Path | None) -> dict[str, Any]:
-    """Return the plain values of a configuration and its chosen members.
-
-    Args:
-        path: the sweep file, for messages; None if there is none.
-    """
+def _composed(folder: Path, name: str, choices: Sequence[str]) -> dict[str, Any]:
+    """Return the plain values of a configuration and its chosen members."""
     search = ",".join(f"file://{place}" for place in resource_folders("configs"))
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):
             config = hydra_compose(name, [f"hydra.searchpath=[{search}]", *choices])
         values = OmegaConf.to_container(config, resolve=False)
     except yaml.MarkedYAMLError as error:  # a key that is given twice, say, or a damaged preset
-        raise ConfigError(_not_yaml(error, path)) from None
+        line = f"line {error.problem_mark.line + 1} " if error.problem_mark else "it "
+        raise ConfigError(f"{line}is not YAML that can be used: {error.problem}") from None
     except MissingConfigException as error:
         group, _, member = (error.missing_cfg_file or "").rpartition("/")
         raise ConfigError(unknown(group or "configuration", member, _options(group))) from None
@@ -417,9 +414,9 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _not_yaml(error: yaml.MarkedYAMLError, path: Path | None) -> str:
+def _not_yaml(error: yaml.MarkedYAMLError, path: Path) -> str:
     line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-    return f"{_shown(path) if path else 'a preset'}{line} is not YAML that can be used: {error.problem}"
+    return f"{_shown(path)}{line} is not YAML that can be used: {error.problem}"
 
 
 def _refuse_second_choice(values: Mapping[str, Any], overrides: Sequence[str]) -> None:

@@ -119,8 +119,10 @@ def load(schema: type[T], values: Any, place: str = "", members: Members | None 
     """
     fields = fields_of(schema)
     if not isinstance(values, Mapping):
+        if not place:
+            raise RefusedValueError("the file", "must have keys, such as name: and grid:", values)
         example = "values=[...]" if "values" in fields else "KEY=VALUE"
-        raise RefusedValueError(place or "the file", f"has keys of its own; set one of them, as in {place}.{example}")
+        raise RefusedValueError(place, f"has keys of its own; set one of them, as in {place}.{example}")
     prefix = f"{place}." if place else ""
     for key in values:
         if key not in fields:
