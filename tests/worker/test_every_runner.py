@@ -16,10 +16,7 @@ from tests.support.scripts import plan_of
 @pytest.fixture(params=RUNNERS.names())
 def given(request: pytest.FixtureRequest, here: Path) -> tuple[str, Mapping[str, Any]]:
     """A runner's name and a run of it, as in a trial's file."""
-    if request.param == "script":
-        plan = plan_of(here)
-    else:
-        plan = make_plan(tiny(here / "runs"))
+    plan = plan_of(here) if request.param == "script" else make_plan(tiny(here / "runs"))
     return request.param, plan.trial(plan.scales[0], {"lr": 2.0**-6}, 0).run
 
 
