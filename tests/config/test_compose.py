@@ -44,7 +44,7 @@ BAD = [
         ["run/optimizer=kfac", "run.parameterization=umup"],
         "run.parameterization=umup has no rule for run/optimizer=kfac",
     ),
-    (["run.budget=sqrt"], "goes by run.base.batch, which is not set; set it to the batch at which"),
+    (["run.budget=sqrt"], "scales by run.base.batch, which is not set; set it to the batch at which"),
     (["run/model=moe", "run.model.granularity=7"], "run.model.width (32) = 128, got 7; take 4 or 8"),
     (
         ["run/data=token_file", "run.data.path=/nowhere"],
@@ -75,7 +75,7 @@ BAD = [
     (["+space.wd.path=run.optimizer.weight_decay"], "an override cannot add an axis; copy the sweep file"),
     (["+target.hight=3"], "target: unknown axis 'hight'"),
     (["run.optimizer.beta1=1.5"], "run.optimizer.beta1 must be in [0, 1), got 1.5"),
-    (["run.last=0.5"], "run.last is 0.5, but run.loss=held-out is no mean over steps; leave it out, or take"),
+    (["run.last=0.5"], "run.last is 0.5, but run.loss=held-out is not a mean over steps; leave it out, or take"),
     (["run.optimizer.lr=0.1"], "would do nothing: space.lr sweeps run.optimizer.lr; override space.lr.values instead"),
     (["run.base.width=0"], "run.base.width must be at least 1, got 0"),
     (["run.base.width=-64"], "run.base.width must be at least 1, got -64; set it to the width at which"),
