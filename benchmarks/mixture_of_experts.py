@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from hptransfer.coordcheck.activations import scale_check
-from hptransfer.coordcheck.check import Check
+from hptransfer.coordcheck.judgement import Check
 from hptransfer.coordcheck.layer_updates import one_layer_check
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.datasets.stdlib import StdlibConfig

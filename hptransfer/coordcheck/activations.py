@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from hptransfer.coordcheck.check import OUTPUTS, STREAM, Check
+from hptransfer.coordcheck.judgement import OUTPUTS, STREAM, Check
 from hptransfer.coordcheck.measurements import Batch, MeasuredValues, by_trial, judge_run, measure_sizes, observe, rms
 from hptransfer.coordcheck.recording import recorded
 from hptransfer.core.errors import ConfigError

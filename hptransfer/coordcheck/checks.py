@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hptransfer.coordcheck.activations import coordinate_check, depth_check
-from hptransfer.coordcheck.check import Check
+from hptransfer.coordcheck.judgement import Check
 from hptransfer.coordcheck.layer_updates import alignment_check, one_layer_check, spectral_check
 from hptransfer.coordcheck.whole_training import convergence_check, wider_check
 

@@ -27,7 +27,7 @@ def coordinate_check_figure(check: Mapping[str, Any]) -> str:
     Every column has a panel and every module a line. Among many modules the steepest ones are named.
 
     Args:
-        check: `hptransfer.coordcheck.check.Check` as plain values.
+        check: `hptransfer.coordcheck.judgement.Check` as plain values.
     """
     columns, sizes = check["columns"], check["sizes"]
     with rc_context(STYLE):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from hptransfer.coordcheck.check import Check
+from hptransfer.coordcheck.judgement import Check
 from hptransfer.coordcheck.measurements import Batch, MeasuredValues, by_trial, judge_run, measure_sizes, observe, rms
 from hptransfer.coordcheck.recording import recorded
 from hptransfer.parameterizations import MATRICES, Role

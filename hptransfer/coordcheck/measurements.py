@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from hptransfer.coordcheck.check import LOOSE, NOTHING, TIGHT, WIDE, Check, judge
+from hptransfer.coordcheck.judgement import LOOSE, NOTHING, TIGHT, WIDE, Check, judge
 from hptransfer.coordcheck.theory import expected_failure, slower_by_intent
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import RunConfig

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hptransfer.coordcheck.check import LOOSE, NOTHING, OUTPUTS, Check, judge
+from hptransfer.coordcheck.judgement import LOOSE, NOTHING, OUTPUTS, Check, judge
 from hptransfer.coordcheck.recording import recorded
 from hptransfer.coordcheck.theory import theory
 from hptransfer.core.errors import ConfigError

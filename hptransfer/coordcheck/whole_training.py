@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hptransfer.coordcheck.check import Check, CheckRow, log_slope
+from hptransfer.coordcheck.judgement import Check, CheckRow, log_slope
 from hptransfer.coordcheck.measurements import at_size, stacks
 from hptransfer.coordcheck.theory import expected_failure
 from hptransfer.core.errors import ConfigError

@@ -12,8 +12,8 @@ from docs.generators.measured_checks import (
     read_measured,
     write_measured,
 )
-from hptransfer.coordcheck.check import LOOSE, TIGHT, WIDE, Check
 from hptransfer.coordcheck.compose import CheckConfig, compose_check
+from hptransfer.coordcheck.judgement import LOOSE, TIGHT, WIDE, Check
 from hptransfer.coordcheck.run import run_check
 from hptransfer.coordcheck.settings import CUBIC
 from hptransfer.parameterizations import PARAMETERIZATIONS

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from hptransfer.coordcheck.activations import coordinate_check, depth_check
-from hptransfer.coordcheck.check import LOOSE, OUTPUTS, STREAM, TIGHT, Check
+from hptransfer.coordcheck.judgement import LOOSE, OUTPUTS, STREAM, TIGHT, Check
 from hptransfer.coordcheck.layer_updates import alignment_check, one_layer_check, spectral_check
 from hptransfer.coordcheck.whole_training import wider_check
 from hptransfer.core.errors import ConfigError

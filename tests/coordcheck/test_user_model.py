@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer import coord_check, parameterize
-from hptransfer.coordcheck.check import Check
+from hptransfer.coordcheck.judgement import Check
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.user_model.parameterize import Choices
 from tests.support.user_models import Perceptron, Transformer, examples, loss, text

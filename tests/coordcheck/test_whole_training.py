@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hptransfer.coordcheck import whole_training as training_checks
-from hptransfer.coordcheck.check import Check
 from hptransfer.coordcheck.compose import compose_check, own_settings
+from hptransfer.coordcheck.judgement import Check
 from hptransfer.coordcheck.run import run_check
 from hptransfer.coordcheck.whole_training import CONVERGES
 from hptransfer.training.config import RunConfig, run_from_json

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks import mixture_of_experts as bench
 from hptransfer.coordcheck.activations import scale_check
-from hptransfer.coordcheck.check import OUTPUTS, STREAM, Check
+from hptransfer.coordcheck.judgement import OUTPUTS, STREAM, Check
 from hptransfer.coordcheck.layer_updates import one_layer_check
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import PARAMETERIZATIONS
