@@ -123,8 +123,8 @@ def _scale(plan: Plan, axes: Mapping[str, float], place: str) -> Scale:
     for scale in plan.scales:
         if all(scale.axes[axis] == value for axis, value in axes.items()):
             return scale
-    given = Scale({axis: int(value) if value == value // 1 else value for axis, value in axes.items()}).name
-    known = "; ".join(scale.name for scale in plan.scales[:4]) + ("; ..." if len(plan.scales) > 4 else "")
+    given = Scale({axis: int(value) if value == value // 1 else value for axis, value in axes.items()}).key
+    known = "; ".join(scale.key for scale in plan.scales[:4]) + ("; ..." if len(plan.scales) > 4 else "")
     raise ConfigError(
         f"{place}: {given} is not a scale of the sweep ({known}); add it under grid, or leave the row out"
     )

@@ -39,7 +39,8 @@ collect_ignore = [
 FAST = (
     *("analysis/", "config/", "core/", "planning/", "samplers/"),
     *("driver/test_halving.py", "driver/test_job_sizes.py", "driver/test_requests.py", "driver/test_retries.py"),
-    *("driver/test_ticks.py", "launchers/test_slurm_docs.py", "monitor/test_status.py"),
+    *("driver/test_scheduler.py", "driver/test_job_states.py", "driver/test_identities.py", "driver/test_ticks.py"),
+    *("launchers/test_slurm_docs.py", "launchers/test_submitit_adapter.py", "monitor/test_status.py"),
     *("parameterizations/test_every_parameterization.py", "parameterizations/test_parameterizations.py"),
     *("test_layers.py", "test_packages.py", "test_prose.py", "trackers/test_background.py"),
 )

@@ -1,7 +1,6 @@
 """Members of another package are found by their entry points: examples/extension, installed beside hptransfer."""
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -68,7 +67,6 @@ def test_a_law_is_weighed_with_the_others(installed: Path, tmp_path: Path) -> No
     assert laws["curved"] > 0.5 > laws["power"]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("hptransfer.testing") is None, reason="hptransfer.testing is missing")
 def test_members_pass_their_kits(installed: Path, tmp_path: Path) -> None:
     words = ["pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, str(EXTENSION / "test_members.py")]
     assert "passed" in beside(installed, *words, cwd=tmp_path)

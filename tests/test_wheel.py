@@ -24,7 +24,7 @@ def test_the_wheel_holds_what_the_package_needs(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "hptransfer/_share/sweeps/quickstart.yaml" in names
     assert "hptransfer/_share/configs/launcher/one_worker.yaml" in names
-    assert "hptransfer/analysis/report.html.j2" in names
+    assert "hptransfer/analysis/report/page.html.j2" in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 
 

@@ -100,7 +100,7 @@ class Trial:
     def name(self) -> str:
         """Text for people: "width=32,depth=2,tokens=32768 lr=0.01563 seed=0"."""
         tuned = " ".join(f"{key}={short(value)}" for key, value in self.tuned.items())
-        return f"{self.scale.name} {tuned} seed={self.seed}"
+        return f"{self.scale.key} {tuned} seed={self.seed}"
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "scale": dict(self.scale.axes)}

@@ -34,14 +34,14 @@ def summarize(
 ) -> DriverSummary:
     """Return the summary of a trial set after its last tick."""
     failed_pilots = scheduler.scales_with_failed_pilot()
-    summary = DriverSummary(progress, held=[f"{scale.name}: {PILOT_FAILED}" for scale in failed_pilots])
+    summary = DriverSummary(progress, held=[f"{scale.key}: {PILOT_FAILED}" for scale in failed_pilots])
     for scale, state in index.scales.items():
         if scale in failed_pilots:
             continue
         if num_trials := _num_missing(trial_set, state, num_seeds):
-            summary.missing.append(f"{scale.name}: {num_trials} trials not run")
+            summary.missing.append(f"{scale.key}: {num_trials} trials not run")
         elif edges := unbracketed_edges(state.mean_losses(), trial_set.bounds):
-            _add_edge(summary, scale, f"{scale.name}: {', '.join(edges)}", trial_set, state, scheduler)
+            _add_edge(summary, scale, f"{scale.key}: {', '.join(edges)}", trial_set, state, scheduler)
     return summary
 
 

@@ -101,7 +101,7 @@ class Plan:
         """
         scale = Scale({key: _cast(self, key, axes.get(key, value)) for key, value in self.target.axes.items()})
         if problem := _problem(self, scale):
-            raise ConfigError(f"{scale.name}: {problem}")
+            raise ConfigError(f"{scale.key}: {problem}")
         return scale
 
     def target_json(self, target: Scale | None = None) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _stand_in(plan: Plan, scale: Scale, count: int, number: int) -> tuple[Job, N
     run = plan.run(scale)
     size, tokens = plan.sizes.get(scale) or plan.runner.size(run), run.get("tokens")
     job = Job(
-        id=f"{scale.name.replace('=', '').replace(',', '-')}-{number}",
+        id=f"{scale.key.replace('=', '').replace(',', '-')}-{number}",
         trials=[""] * count,
         scale=scale,
         params=size.params,
@@ -236,7 +236,7 @@ def _check_all(plan: Plan) -> None:
         scale, problem = next(iter(bad.items()))
         alike = len(bad) == len(problems) and len(set(bad.values())) == 1
         place = "target" if scale == plan.target and scale not in plan.scales else "grid"
-        raise ConfigError(problem if alike else f"{place} at {scale.name}: {problem}")
+        raise ConfigError(problem if alike else f"{place} at {scale.key}: {problem}")
 
 
 def _problem(plan: Plan, scale: Scale) -> str | None:

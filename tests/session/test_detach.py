@@ -79,7 +79,7 @@ def test_bad_input_is_said_in_the_foreground_and_nothing_is_left(tmp_path: Path,
 def test_a_scheduler_that_refuses_the_first_job_is_said_in_the_foreground(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("sbatch", "sacct", "sacctmgr", "scontrol", "squeue", "scancel"):
+    for name in ("sbatch", "srun", "sacct", "sacctmgr", "scontrol", "squeue", "scancel"):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
         said = "echo 'sbatch: error: invalid partition specified: gpuu' >&2; exit 1" if name == "sbatch" else "exit 0"

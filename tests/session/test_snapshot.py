@@ -44,7 +44,7 @@ def git(root: Path, *arguments: str) -> None:
 
 def script(runs: Path, root: Path, *overrides: str, copy: bool = False) -> SweepConfig:
     config = tiny(runs, *overrides)
-    return dataclasses.replace(config, run={**config.run, "cwd": str(root / "work")}, snapshot=copy)
+    return dataclasses.replace(config, run={**config.run, "runner": "script", "cwd": str(root / "work")}, snapshot=copy)
 
 
 def taken(config: SweepConfig) -> RunFolder:
@@ -200,7 +200,7 @@ def test_a_password_is_nowhere_even_when_its_server_cannot_be_reached(
             main(words)
     shown = capsys.readouterr()
     assert "not in the tracker yet" in shown.out
-    assert "take it from MLFLOW_TRACKING_URI" in shown.out
+    assert "read it from MLFLOW_TRACKING_URI" in shown.out
     assert "is without its password; set MLFLOW_TRACKING_URI to all of it" in shown.out  # verify's
     assert "me:***@127.0.0.1:1" in (tmp_path / "quickstart" / "sweep.yaml").read_text()
     assert "me:***@127.0.0.1:1" in (tmp_path / "quickstart" / "environment.json").read_text()

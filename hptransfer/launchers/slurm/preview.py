@@ -34,7 +34,7 @@ def preview(config: SlurmSettings, folder: RunFolder, jobs: Iterable[tuple[Job, 
         parts = chunks(members, limits.array)
         allowed = shares(config.max_running or len(members), [len(part) for part in parts])
         for part, share in zip(parts, allowed, strict=True):
-            scales = sorted({job.scale.name for job in part})
+            scales = sorted({job.scale.key for job in part})
             condition = "" if share else ", once fewer of the others run"
             yield f"# {len(part)} jobs of {'; '.join(scales)}{condition}"
             yield array_script(script_template(config, folder), folder, part, resources, share=share or 1)
