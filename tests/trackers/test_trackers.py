@@ -173,5 +173,5 @@ def test_a_store_that_cannot_be_reached_does_not_stop_the_sweep(
     config = tiny(tmp_path, "tracker=mlflow", f"tracker.uri=sqlite:///{tmp_path}/file/no.db", *ONE_SCALE)
     text = run(config)
     assert "note: not in the tracker yet: 3 trials; " in text
-    assert "the same command writes it" in text
+    assert "the same command writes them" in text
     assert len(list(config.folder.path.glob("trials/*/outcome.json"))) == 3

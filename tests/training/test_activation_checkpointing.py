@@ -79,11 +79,11 @@ def test_the_pass_that_is_repeated_does_run_twice(
     run = of_model(name, **options)
     branches = sum(isinstance(module, Residual) for module in Stack([run], [0], device="cpu").model.modules())
 
-    def unmoved(self: Residual) -> Any:
+    def restore_nothing(self: Residual) -> Any:
         calls.append(True)
         return nullcontext()
 
-    monkeypatch.setattr(Residual, "_unmoved", unmoved)
+    monkeypatch.setattr(Residual, "_buffers_kept", restore_nothing)
     if name == "resnet":
         with pytest.raises(AssertionError, match="mean"):
             assert_same_bits(run)
