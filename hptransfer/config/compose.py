@@ -345,9 +345,8 @@ def _loaded_run(run: Any) -> Any:
     if schema is None and isinstance(run, Mapping):
         RUNNERS.get(str(run.get("runner")))  # raises ConfigError for an unknown one; others check their runs themselves
         return run
-    from hptransfer.training.config import RunConfig
-
-    schema = schema or RunConfig
+    if schema is None:  # not a mapping: any schema refuses it with the same message
+        schema = ScriptConfig
     return dataclasses.asdict(load(schema, run, "run", _run_members(schema)))
 
 
