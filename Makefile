@@ -33,9 +33,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Four processes on two cores: one waits for the SLURM cluster most of the time, and holds no core.
+# Three processes on two cores: one waits for the SLURM cluster most of the time, and holds no core.
 test: lint
-	$(BIN)/pytest -n 4 --dist loadgroup -m "not slow"
+	$(BIN)/pytest -n 3 --dist loadgroup -m "not slow"
 
 test-fast: $(READY)
 	$(BIN)/pytest -n 2 --dist loadgroup -m fast
