@@ -86,7 +86,7 @@ STARTED = processor_time()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What was imported so far is never garbage: collecting at the end of each module is cheap without it."""
+    """Freeze imported objects, so that collection at the end of a module is cheap."""
     gc.collect()
     gc.freeze()
     session.config.stash[LAST_CPU] = processor_time()
@@ -106,7 +106,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def leftovers() -> Iterator[None]:
-    """What a module leaves open is reported there, and not in the next one; its memory is handed back."""
+    """Report a module's leftovers in that module, and hand back its memory."""
     yield
     gc.collect()
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

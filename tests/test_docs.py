@@ -137,7 +137,7 @@ def test_the_pages_have_commands() -> None:
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
-    """What the README no longer says itself is one click away; the glossary on its first screen."""
+    """Every page is one click from the README, the glossary on its first screen."""
     for path in (ROOT / "docs").glob("*.md"):
         assert f"](docs/{path.name}" in README, path.name
     assert "docs/glossary.md" in README[: README.index("## Install")]

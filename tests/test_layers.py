@@ -75,7 +75,7 @@ def imports(file: str) -> set[str]:
 
 
 def test_no_test_module_imports_from_another() -> None:
-    """What tests share is in tests/support."""
+    """Shared helpers are in tests/support."""
     for path in sorted(Path(__file__).parent.rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []

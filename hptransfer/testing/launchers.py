@@ -101,6 +101,7 @@ def check_cancelled_jobs(config: LauncherConfig, path: Path, gpus: int = 0) -> N
         until = time.monotonic() + PATIENCE_S
         while not ends and launcher.adopt(jobs) and time.monotonic() < until:
             ends = launcher.wait(1.0)
+        assert ends or not launcher.adopt(jobs), f"{config.name}: a cancelled job must end, it still runs or waits"
         causes = {end.cause for end in ends}
         assert causes <= {None, CANCELLED}, f"{config.name}: a cancelled job must be reported so, got {ends}"
     finally:

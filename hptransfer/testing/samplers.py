@@ -37,6 +37,7 @@ def check_values(config: SamplerConfig) -> None:
     assert all(LOW <= value <= HIGH for value in values), f"{config.name}: {values} must lie in [{LOW}, {HIGH}]"
     assert len(set(values)) > 1, f"{config.name}: values must differ, got {values}"
     assert suggested(config, 1) == values, f"{config.name}: the same seed must give the same values"
+    assert suggested(config, 2) != values, f"{config.name}: another seed must give other values"
 
 
 def check_points(config: SamplerConfig) -> None:

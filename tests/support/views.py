@@ -1,4 +1,4 @@
-"""What Optuna and MLflow show of a run, compared with its trial folders."""
+"""Views of a run in Optuna and MLflow, compared with its trial folders."""
 
 from __future__ import annotations
 

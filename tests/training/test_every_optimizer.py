@@ -77,7 +77,7 @@ def test_muon_refuses_a_hidden_tensor_that_is_no_matrix() -> None:
 
 @pytest.fixture(scope="module")
 def slopes() -> Callable[[str], dict[Role, float]]:
-    """Of K-FAC at larger widths, where less is left of what finite ones add."""
+    """Measured slopes by optimizer; K-FAC's at larger widths, with smaller finite-width terms."""
     return cache(
         lambda name: optimizers.measured_slopes(name, (128, 256, 512) if name == "kfac" else optimizers.WIDTHS)
     )
