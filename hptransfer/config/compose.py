@@ -38,7 +38,7 @@ from hptransfer.config.loader import (
     unknown_key,
 )
 from hptransfer.config.overrides import Setting, apply
-from hptransfer.config.renamed import refuse_old_key, refuse_old_words
+from hptransfer.config.renamed import refuse_old_word, refuse_old_words
 from hptransfer.config.sweep import SWEEP_MEMBERS, AxisConfig, SweepConfig, TunedConfig
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
@@ -94,7 +94,7 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
         tree = _composed(path.parent, path.stem, choices)
         _fill(tree)
         for setting in settings:
-            refuse_old_key(setting.key, setting.value)
+            _refuse_old_override(setting)
             _refuse_new_axis(tree, setting)
             apply(tree, setting, _open_keys(tree))
         values = _resolved(_converted(tree))
@@ -348,6 +348,14 @@ def _loaded_run(run: Any) -> Any:
     if schema is None:  # not a mapping: any schema refuses it with the same message
         schema = ScriptConfig
     return dataclasses.asdict(load(schema, run, "run", _run_members(schema)))
+
+
+def _refuse_old_override(setting: Setting) -> None:
+    """Raise ConfigError for an override in words of version 0.1."""
+    try:
+        refuse_old_word(setting.key, setting.value)
+    except ConfigError as error:
+        raise ConfigError(f"override {setting.text}: {error}") from None
 
 
 @contextmanager

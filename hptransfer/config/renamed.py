@@ -24,20 +24,21 @@ def refuse_old_words(values: Mapping[str, Any]) -> None:
     Args:
         values: a sweep file's content as plain values, before its types are checked.
     """
-    for key, words in VALUES.items():
-        old = values.get(key)
-        if isinstance(old, str) and old in words:
-            raise ConfigError(f"{key}: {old!r} is called {words[old]!r} {SINCE}; write {key}: {words[old]}")
+    for key in VALUES:
+        refuse_old_word(key, values.get(key))
     for name, part in _with_flag(values):
-        refuse_old_key(f"space.{name}.{OLD_FLAG}", part[OLD_FLAG])
+        refuse_old_word(f"space.{name}.{OLD_FLAG}", part[OLD_FLAG])
 
 
-def refuse_old_key(key: str, value: Any) -> None:
-    """Raise ConfigError if the dotted key was renamed.
+def refuse_old_word(key: str, value: Any) -> None:
+    """Raise ConfigError if a dotted key or its value was renamed.
 
     Args:
         value: given for it; a flag that is off is left out rather than replaced.
     """
+    words = VALUES.get(key, {})
+    if isinstance(value, str) and value in words:
+        raise ConfigError(f"{key}: {value!r} is called {words[value]!r} {SINCE}; write {key}: {words[value]}")
     parts = key.split(".")
     if len(parts) == 3 and parts[0] == "space" and parts[2] == OLD_FLAG:
         way_out = "leave it out" if value is False else f"write {NEW_FIELD}: {NEW_VALUE}"

@@ -130,11 +130,11 @@ BAD = [
     (["run.validation_windows=10_000_000"], "of validation text"),
     (
         ["design=plus"],
-        "design: 'plus' is called 'one_at_a_time' since version 0.2; write design: one_at_a_time (sweeps/",
+        "override design=plus: design: 'plus' is called 'one_at_a_time' since version 0.2; write design: one_at_a_time",
     ),
     (
         ["scales=plus"],
-        "scales: 'plus' is called 'one_at_a_time' since version 0.2; write scales: one_at_a_time",
+        "override scales=plus: scales: 'plus' is called 'one_at_a_time' since version 0.2; write scales: one_at_a_time",
     ),
     (
         ["space.lr.complement=true"],
