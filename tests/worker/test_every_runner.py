@@ -6,14 +6,18 @@ from typing import Any
 
 import pytest
 
+from hptransfer.core.registry import Registry
 from hptransfer.planning.plan import make_plan
 from hptransfer.testing import runners
 from hptransfer.worker.runners import RUNNERS
 from tests.support.helpers import tiny
 from tests.support.scripts import plan_of
 
+# A registry of its own: benchmarks that other tests import add runners to the shared one.
+BUILT_IN = Registry("runner", "hptransfer.worker.runners").names()
 
-@pytest.fixture(params=RUNNERS.names())
+
+@pytest.fixture(params=BUILT_IN)
 def given(request: pytest.FixtureRequest, here: Path) -> tuple[str, Mapping[str, Any]]:
     """A runner's name and a run of it, as in a trial's file."""
     plan = plan_of(here) if request.param == "script" else make_plan(tiny(here / "runs"))
