@@ -85,7 +85,7 @@ BAD = [
     (("status", "quikstart"), "unknown run 'quikstart'. Did you mean 'quickstart'?"),
     (("verify", "quickstart", "widht=128"), "unknown axis 'widht'. Did you mean 'width'?"),
     (("verify", "quickstart", "width=40"), "must be a multiple of run.model.head_dim"),
-    (("verify", "quickstart", "width=wide"), "width must be a number, got 'wide'"),
+    (("verify", "quickstart", "width=wide"), "width must be a number, as in width=64, got 'wide'"),
     (("logs", "quickstart", "zzz"), "no trial whose id begins with 'zzz'"),
     (("list", "optimisers"), "unknown family 'optimisers'. Did you mean 'optimizer'?"),
     (("analyze",), "analyze takes one of RUN, --table FILE and --mlflow URI"),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hptransfer.cli.verb import Verb, add_run_argument, make_console, run_folder
-from hptransfer.core.errors import EXIT_BUDGET_SPENT, EXIT_DONE, EXIT_TRIALS_FAILED, ConfigError, FitError, unknown
+from hptransfer.core.errors import EXIT_BUDGET_SPENT, EXIT_DONE, EXIT_TRIALS_FAILED, ConfigError, FitError
 
 if TYPE_CHECKING:
     from hptransfer.driver.summary import DriverSummary
@@ -56,12 +55,11 @@ def _sweep(args: argparse.Namespace) -> int:
 
 
 def _dry_run(plan: Plan) -> int:
-    from hptransfer.launchers.slurm.config import SlurmConfig
     from hptransfer.launchers.slurm.preview import preview
     from hptransfer.planning.plan import jobs_of
 
     launcher = plan.config.launcher
-    if not isinstance(launcher, SlurmConfig):
+    if not launcher.is_cluster:
         raise ConfigError(
             f"--dry-run prints what launcher=slurm would submit, launcher={launcher.name} submits nothing; "
             "see `hptransfer plan`"
@@ -163,7 +161,7 @@ def _verify(args: argparse.Namespace) -> int:
 
     folder = run_folder(args.run)
     plan = make_plan(sweep_config.load_sweep(folder))
-    scale = plan.scale(_axes(args.overrides, plan.target.axes))
+    scale = plan.scale(sweep_config.read_axes(args.overrides, plan.target.axes))
     console = make_console()
     with session(plan, console) as open_session:
         summary, verification = verify(open_session, scale)
@@ -171,22 +169,6 @@ def _verify(args: argparse.Namespace) -> int:
     print(verification.summary())
     print(f"report: {folder.report}")
     return code
-
-
-def _axes(overrides: Sequence[str], axes: Any) -> dict[str, float]:
-    from hptransfer.config.sweep import check_axis
-
-    values: dict[str, float] = {}
-    for override in overrides:
-        key, _, text = override.partition("=")
-        if key not in axes:
-            raise ConfigError(unknown("axis", key, axes))
-        try:
-            values[key] = float(text)
-        except ValueError:
-            raise ConfigError(f"{key} must be a number, got {text!r}") from None
-        check_axis(key, [values[key]])
-    return values
 
 
 PLAN = Verb("show a sweep's scales, trials and cost; start nothing", _plan_arguments, _plan)

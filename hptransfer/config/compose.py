@@ -26,9 +26,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from hptransfer.config import sweep as sweep_config
-from hptransfer.config.loader import (
+from hptransfer.config.overrides import Setting, apply
+from hptransfer.config.renamed import refuse_old_word, refuse_old_words
+from hptransfer.config.resources import resource_folders
+from hptransfer.config.sweep import SWEEP_MEMBERS, AxisConfig, SweepConfig, TunedConfig
+from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.loader import (
     CHOSEN,
-    Members,
+    REQUIRED,
     RefusedValueError,
     UnknownKeyError,
     converted,
@@ -37,14 +42,8 @@ from hptransfer.config.loader import (
     open_mappings,
     unknown_key,
 )
-from hptransfer.config.overrides import Setting, apply
-from hptransfer.config.renamed import refuse_old_word, refuse_old_words
-from hptransfer.config.sweep import SWEEP_MEMBERS, AxisConfig, SweepConfig, TunedConfig
-from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
-from hptransfer.core.resources import resource_folders
-from hptransfer.worker.runners import RUNNERS
-from hptransfer.worker.runners.script.config import ScriptConfig
+from hptransfer.worker.runners import RUNNERS, RunSchema
 
 T = TypeVar("T")
 # The way out for a file that is not a sweep.
@@ -86,7 +85,7 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     path = find_sweep(sweep)
     check_form(overrides)
     content = _read(path)
-    _register(SweepConfig, "sweep", builtin=not _chooses_script(content, overrides))
+    _register(SweepConfig, "sweep", _chosen_runners(content, overrides))
     check_groups(overrides)
     try:
         _refuse_second_choice(content, overrides)
@@ -121,7 +120,7 @@ def compose_schema(schema: type[T], name: str, choices: Sequence[str], overrides
     Raises:
         ConfigError: an unknown key or value.
     """
-    _register(schema, name, builtin=True)
+    _register(schema, name, ["builtin"])
     _, settings = _parted(overrides, Path(__file__).parent)
     groups = ["+run=builtin", *(f"+{choice}" for choice in choices)]
     tree = _composed(Path(__file__).parent, name, groups)
@@ -158,20 +157,20 @@ def check_groups(overrides: Sequence[str]) -> None:
 # --- Hydra ----------------------------------------------------------------------------------------------------
 
 
-def _register(schema: type[Any], name: str, *, builtin: bool) -> None:
+def _register(schema: type[Any], name: str, runners: Sequence[str]) -> None:
     """Offer the defaults of all families' members to Hydra as plain values.
 
     Args:
-        builtin: with the families of the builtin trainer, which import PyTorch: seconds that a script's sweep saves.
+        runners: whose runs are offered, with their own families. The builtin trainer's import PyTorch: seconds that the
+            sweep of a script saves.
     """
     _store(None, name, schema)
-    _store("run", "script", ScriptConfig)
     groups: dict[str, Registry[Any]] = dict(sweep_config.FAMILIES)
-    if builtin:
-        from hptransfer.training.config import FAMILIES, RunConfig
-
-        _store("run", "builtin", RunConfig)
-        groups |= {f"run/{key}": family for key, family in FAMILIES.items()}
+    for runner in runners:
+        run = RUNNERS.get(runner).schema()
+        if run is not None:
+            _store("run", runner, run.config)
+            groups |= {f"run/{key}": family for key, family in run.families.items()}
     for group, family in groups.items():
         for member in family.names():
             _store(group, member, family.get(member))
@@ -298,56 +297,39 @@ def _refuse_new_axis(tree: Mapping[str, Any], setting: Setting) -> None:
 
 def _open_keys(tree: Mapping[str, Any]) -> set[str]:
     """Return the dotted keys of all mappings that users add keys to."""
-    found = open_mappings(SweepConfig)
+    keys = open_mappings(SweepConfig)
     for key, family in sweep_config.FAMILIES.items():
         name = _raw(tree, f"{key}.name")
         if name in family.names():
-            found |= open_mappings(family.get(name), f"{key}.")
-    if _raw(tree, "run.runner") == "script":
-        found |= open_mappings(ScriptConfig, "run.")
-    return found
+            keys |= open_mappings(family.get(name), f"{key}.")
+    if run := _run_schema(tree.get("run")):
+        keys |= open_mappings(run.config, "run.")
+    return keys
 
 
 def _converted(tree: dict[str, Any]) -> dict[str, Any]:
     """Return the tree with numbers and texts as their fields hold them."""
     values: dict[str, Any] = converted(SweepConfig, tree, members=SWEEP_MEMBERS)
-    if schema := _run_schema(tree.get("run")):
-        values["run"] = converted(schema, values["run"], "run", _run_members(schema))
+    if run := _run_schema(tree.get("run")):
+        values["run"] = converted(run.config, values["run"], "run", run.members)
     return values
 
 
-def _run_schema(run: Any) -> type[Any] | None:
-    """Return the schema of a run; None for another package's runner."""
+def _run_schema(run: Any) -> RunSchema | None:
+    """Return the schema of a run, if it names a runner that has one."""
     runner = run.get("runner") if isinstance(run, Mapping) else None
-    if runner == "script":
-        return ScriptConfig
-    if runner == "builtin":
-        from hptransfer.training.config import RunConfig
-
-        return RunConfig
-    return None
-
-
-def _run_members(schema: type[Any]) -> Members:
-    """Return the families whose members a run's configuration holds."""
-    if schema is ScriptConfig:
-        return {}
-    from hptransfer.training.config import FAMILIES
-
-    return {f"run.{key}": family.get for key, family in FAMILIES.items()}
+    return RUNNERS.get(runner).schema() if runner in RUNNERS.names() else None
 
 
 def _loaded_run(run: Any) -> Any:
     """Return a run's plain values with checked keys and types."""
-    if run in (None, "???"):
-        raise RefusedValueError("run", "must be given; choose builtin or script under defaults")
+    if run in (None, REQUIRED):
+        raise RefusedValueError("run", f"must be given; choose {' or '.join(RUNNERS.names())} under defaults")
+    if not isinstance(run, Mapping):
+        raise RefusedValueError("run", "has keys of its own; set one of them, as in run.KEY=VALUE")
+    RUNNERS.get(str(run.get("runner")))  # raises ConfigError for an unknown one
     schema = _run_schema(run)
-    if schema is None and isinstance(run, Mapping):
-        RUNNERS.get(str(run.get("runner")))  # raises ConfigError for an unknown one; others check their runs themselves
-        return run
-    if schema is None:  # not a mapping: any schema refuses it with the same message
-        schema = ScriptConfig
-    return dataclasses.asdict(load(schema, run, "run", _run_members(schema)))
+    return dataclasses.asdict(load(schema.config, run, "run", schema.members)) if schema else run
 
 
 def _refuse_old_override(setting: Setting) -> None:
@@ -435,10 +417,9 @@ def _refuse_second_choice(values: Mapping[str, Any], overrides: Sequence[str]) -
             raise ConfigError(f"override {override!r}: the sweep file chooses {group}; give it once, without a +")
 
 
-def _chooses_script(values: Mapping[str, Any], overrides: Sequence[str]) -> bool:
-    """Test if a sweep chooses run: script by itself."""
-    chosen = [value for key, _, value in (word.lstrip("+").partition("=") for word in overrides) if key == "run"]
-    if chosen:
-        return chosen[-1] == "script"
-    defaults = values.get("defaults")
-    return isinstance(defaults, list) and {"run": "script"} in defaults
+def _chosen_runners(values: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
+    """Return the runner that a sweep chooses by its name; all of them if it chooses none."""
+    chosen = [default["run"] for default in values["defaults"] if isinstance(default, dict) and "run" in default]
+    chosen += [value for key, _, value in (word.lstrip("+").partition("=") for word in overrides) if key == "run"]
+    names = RUNNERS.names()
+    return chosen[-1:] if chosen and chosen[-1] in names else names

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hptransfer.config.loader import unknown_key
 from hptransfer.core.errors import ConfigError
+from hptransfer.core.loader import unknown_key
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from hptransfer.config.loader import Members, load
 from hptransfer.config.notifications import HooksConfig
 from hptransfer.config.renamed import translate_old_words
 from hptransfer.config.retry import RetryConfig
 from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import ConfigError, RunFolderError, unknown
 from hptransfer.core.io import reading
+from hptransfer.core.loader import load, members_of
 from hptransfer.core.records import Number
 from hptransfer.core.redaction import passwords
 from hptransfer.core.registry import Registry
@@ -336,8 +336,31 @@ def check_axis(place: str, values: Sequence[Any]) -> None:
         raise ConfigError(f"{place} must be different numbers, at least one, got {list(values)}")
 
 
+def read_axes(words: Sequence[str], axes: Collection[str], option: str = "") -> dict[str, float]:
+    """Return the values of AXIS=VALUE words from the command line.
+
+    Args:
+        axes: axes of the run's grid.
+        option: what stands before a word on the command line, for messages; with a blank at its end.
+
+    Raises:
+        ConfigError: an axis does not exist, or a value is not a number above 0.
+    """
+    values: dict[str, float] = {}
+    for word in words:
+        axis, _, text = word.partition("=")
+        if axis not in axes:
+            raise ConfigError(unknown("axis", axis, axes))
+        try:
+            values[axis] = float(text)
+        except ValueError:
+            raise ConfigError(f"{option}{axis} must be a number, as in {option}{axis}=64, got {text!r}") from None
+        check_axis(f"{option}{axis}", [values[axis]])
+    return values
+
+
 FAMILIES: Mapping[str, Registry[Any]] = {"sampler": SAMPLERS, "launcher": LAUNCHERS, "tracker": TRACKERS}
-SWEEP_MEMBERS: Members = {key: family.get for key, family in FAMILIES.items()}
+SWEEP_MEMBERS = members_of(FAMILIES)
 
 
 def sweep_from_json(values: Mapping[str, Any]) -> SweepConfig:

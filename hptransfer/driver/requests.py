@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hptransfer.config.sweep import read_axes
 from hptransfer.core.attempts import reset_trial
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.io import read_json, reading, write_json
@@ -81,15 +82,7 @@ def make_request(
     Raises:
         ConfigError: an axis or a cause does not exist, or a value is not a number.
     """
-    values: dict[str, Number] = {}
-    for part in scale:
-        axis, _, text = part.partition("=")
-        if axis not in axes:
-            raise ConfigError(unknown("axis", axis, axes))
-        try:
-            values[axis] = float(text)
-        except ValueError:
-            raise ConfigError(f"--scale {axis} must be a number, as in --scale {axis}=64, got {text!r}") from None
+    values = read_axes(scale, axes, "--scale ")
     named = [cause.replace("-", " ").replace("_", " ") for cause in causes]
     for cause in named:
         if cause not in CAUSES:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.loader import load, members_of
 from hptransfer.core.registry import Registry
 from hptransfer.parameterizations import (
     BUDGET_RULES,
@@ -355,26 +356,9 @@ def run_from_json(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: a key is unknown, or a value breaks a rule.
     """
-    constants = {role: _build(Constants, part, f"run.constants.{role}") for role, part in values["constants"].items()}
-    nested = {
-        "base": _build(Base, values["base"], "run.base"),
-        "branch": _build(BranchConfig, values["branch"], "run.branch"),
-        "constants": _build(RoleConstants, constants, "run.constants"),
-        "unit": _build(UnitConfig, values["unit"], "run.unit"),
-        "schedule": _build(Schedule, values["schedule"], "run.schedule"),
-        **{key: _build(family.get(values[key]["name"]), values[key], f"run.{key}") for key, family in FAMILIES.items()},
-    }
-    run: RunConfig = _build(RunConfig, {**values, **nested}, "run")
+    run = load(RunConfig, values, "run", members_of(FAMILIES, "run"))
     run.check()
     return run
-
-
-def _build(cls: type[Any], values: Mapping[str, Any], place: str) -> Any:
-    known = {item.name for item in dataclasses.fields(cls)}
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{place}: {unknown('key', key, known)}")
-    return cls(**values)
 
 
 __all__ = [

@@ -4,6 +4,7 @@ from hptransfer.worker.runners._base import (
     RUNNERS,
     OnTrialEnd,
     Runner,
+    RunSchema,
     Size,
     StackContext,
 )
@@ -11,6 +12,7 @@ from hptransfer.worker.runners._base import (
 __all__ = [
     "OnTrialEnd",
     "RUNNERS",
+    "RunSchema",
     "Runner",
     "Size",
     "StackContext",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hptransfer.core.loader import Members, members_of
 from hptransfer.core.records import Outcome, Trial
 from hptransfer.core.registry import Registry
 from hptransfer.core.run_folder import RunFolder
@@ -51,6 +52,24 @@ class Size:
     flops: float
 
 
+@dataclass(frozen=True)
+class RunSchema:
+    """Schema of a runner's runs in a sweep file.
+
+    Attributes:
+        config: dataclass of a run.
+        families: families of the members that a run holds, by field.
+    """
+
+    config: type[Any]
+    families: Mapping[str, Registry[Any]]
+
+    @property
+    def members(self) -> Members:
+        """Schemas of the members, by dotted key."""
+        return members_of(self.families, "run")
+
+
 class Runner(ABC):
     """Base class of runners: train runs of one kind.
 
@@ -63,6 +82,13 @@ class Runner(ABC):
     has_source_tree: ClassVar[bool] = False
     sweeps_names: ClassVar[bool] = False
     can_prune: ClassVar[bool] = True
+
+    def schema(self) -> RunSchema | None:
+        """Return the schema of a run, for its defaults and for messages about keys and types.
+
+        By default there is none: a run is then checked by `size` alone.
+        """
+        return None
 
     @abstractmethod
     def size(self, run: Mapping[str, Any]) -> Size:

@@ -14,7 +14,7 @@ from hptransfer.core.errors import ConfigError, Interrupted
 from hptransfer.core.io import append_jsonl, filter_jsonl
 from hptransfer.core.records import DIVERGED, DONE, POINT, PRUNED, Outcome, Trial, short
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, Size, StackContext
+from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, RunSchema, Size, StackContext
 from hptransfer.worker.stack_sizes import StackTimings, calibrate, calibration_steps, read_timings, write_timings
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ NOT_IDENTITY = ("activation_checkpointing", "compile", "cuda_graph")
 
 class BuiltinRunner(Runner):
     """Runner of the package's own models; methods import PyTorch when called."""
+
+    def schema(self) -> RunSchema:
+        from hptransfer.training.config import FAMILIES, RunConfig
+
+        return RunSchema(RunConfig, FAMILIES)
 
     def size(self, run: Mapping[str, Any]) -> Size:
         from hptransfer.training.config import run_from_json

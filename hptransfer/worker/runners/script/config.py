@@ -11,6 +11,7 @@ from typing import Any
 
 from hptransfer.core.command_templates import check_names, names_in
 from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.loader import load
 
 REDUCTIONS = ("last", "minimum", "mean")
 LAUNCHES = ("plain", "torchrun")
@@ -160,6 +161,6 @@ def script_from_json(run: Mapping[str, Any]) -> ScriptConfig:
     Raises:
         ConfigError: a value breaks a rule.
     """
-    config = ScriptConfig(**{**run, "metric": Metric(**run["metric"])})
+    config = load(ScriptConfig, run, "run")
     config.check()
     return config

@@ -19,9 +19,9 @@ from hptransfer.core.errors import ConfigError, DataError, Interrupted
 from hptransfer.core.io import write_text
 from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, TIME_LIMIT, Outcome, Trial, digest, short
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, Size, StackContext
+from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, RunSchema, Size, StackContext
 from hptransfer.worker.runners.script.command_line import build_arguments
-from hptransfer.worker.runners.script.config import script_from_json
+from hptransfer.worker.runners.script.config import ScriptConfig, script_from_json
 from hptransfer.worker.runners.script.costs import compute_costs
 from hptransfer.worker.runners.script.curve import (
     DivergedMetric,
@@ -49,6 +49,9 @@ class ScriptRunner(Runner):
     has_source_tree = True
     sweeps_names = True
     can_prune = False
+
+    def schema(self) -> RunSchema:
+        return RunSchema(ScriptConfig, {})
 
     def size(self, run: Mapping[str, Any]) -> Size:
         costs = compute_costs(script_from_json(run))

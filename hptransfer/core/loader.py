@@ -12,10 +12,18 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.registry import Registry
 
 T = TypeVar("T")
 Members = Mapping[str, Callable[[str], type[Any]]]
 """For each place that holds a member of a family: the schema of a member by its name."""
+
+
+def members_of(families: Mapping[str, Registry[Any]], place: str = "") -> Members:
+    """Return the schemas of the members of families, by dotted key below `place`."""
+    prefix = f"{place}." if place else ""
+    return {f"{prefix}{key}": family.get for key, family in families.items()}
+
 
 # Value of a key that has to be given, as in OmegaConf.
 REQUIRED = "???"
