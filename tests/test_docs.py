@@ -241,6 +241,7 @@ def without_numbers(text: str) -> str:
     return re.sub(r"[-+]?\d[\d.]*(?:e[-+]\d+)?", "#", text)
 
 
+@pytest.mark.slow
 def test_the_page_about_tables_runs_from_start_to_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,12 +54,14 @@ def exponent(folder: Path, name: str) -> dict[str, float]:
     return over_width
 
 
+@pytest.mark.slow
 def test_the_optimum_stays_under_mup_and_falls_without(swept: Path) -> None:
     mup, sp = exponent(swept, "mup"), exponent(swept, "sp")
     assert abs(mup["value"]) < 0.25
     assert sp["value"] < -0.4
 
 
+@pytest.mark.slow
 def test_both_are_the_same_model_at_the_base(swept: Path) -> None:
     tables = [list(csv.DictReader((swept / f"{name}.csv").read_text().splitlines())) for name in ("mup", "sp")]
     at_base = [[row["loss"] for row in table if row["width"] == "32"] for table in tables]
@@ -143,6 +145,7 @@ def test_a_plain_trainer_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     assert len(curves[0]) == 200
 
 
+@pytest.mark.slow
 def test_a_hydra_application_is_swept_unchanged(tmp_path: Path) -> None:
     source = (ROOT / "examples" / "hydra_app" / "train.py").read_text()
     assert "import hptransfer" not in source
@@ -151,6 +154,7 @@ def test_a_hydra_application_is_swept_unchanged(tmp_path: Path) -> None:
     assert folder.prediction.exists()
 
 
+@pytest.mark.slow
 def test_a_trainer_on_two_processes_is_swept(tmp_path: Path) -> None:
     one_scale = ("grid.width.values=[32]", "target.width=32", "space.lr.count=3", "space.lr.extend=0", "tracker=none")
     folder = sweep_example("ddp_trainer", tmp_path, *one_scale)

@@ -38,6 +38,7 @@ SMALL = (
     "space.lr.low=0.00390625",
     "seeds=1",
 )
+SMALLEST = ("grid.width.values=[32,128]", "target.width=512", *SMALL[2:])
 
 
 def assert_teacher_slope(rule: str, found: dict[str, float]) -> None:
@@ -48,6 +49,12 @@ def assert_teacher_slope(rule: str, found: dict[str, float]) -> None:
         assert abs(found["value"]) < 0.15
 
 
+@pytest.mark.parametrize("rule", ["mup", "sp"])
+def test_adams_rate_stays_from_one_width_to_another_under_mup_and_not_under_sp(rule: str, tmp_path: Path) -> None:
+    assert_teacher_slope(rule, exponent(tmp_path, "teacher_width", *SMALLEST, *TEACHER[rule]))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", TEACHER)
 def test_adams_rate_stays_over_width_under_mup_and_not_under_sp(rule: str, tmp_path: Path) -> None:
     assert_teacher_slope(rule, exponent(tmp_path, "teacher_width", *SMALL, *TEACHER[rule]))
@@ -70,6 +77,7 @@ def assert_depth_slope(alpha: str, found: dict[str, float]) -> None:
         assert 0 < found["value"] < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", ["0", "1"])
 def test_the_rate_of_transformer_blocks_stays_over_depth_under_completep_alone(alpha: str, tmp_path: Path) -> None:
     small = ("grid.depth.values=[2,16]", "seeds=1")
@@ -94,6 +102,7 @@ DEPTHWISE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "axis"), DEPTHWISE)
 def test_sgds_rate_stays_over_width_and_depth_under_one_over_root_depth_alone(
     rule: str, axis: str, tmp_path: Path

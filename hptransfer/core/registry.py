@@ -11,7 +11,9 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -78,5 +80,11 @@ class Registry(Generic[T]):
     def _modules(self) -> set[str]:
         return {m.name for m in pkgutil.iter_modules([str(self._folder())]) if not m.name.startswith("_")}
 
-    def _entry_points(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=f"hptransfer.{self.family}")}
+    def _entry_points(self) -> Mapping[str, EntryPoint]:
+        return _entry_points(f"hptransfer.{self.family}", tuple(sys.path))
+
+
+@cache
+def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
+    """Return a group's entry points by name; each search reads the metadata of all packages on the path."""
+    return {point.name: point for point in entry_points(group=group)}

@@ -111,6 +111,7 @@ def test_without_a_prior_a_name_says_nothing() -> None:
     assert named.exponents["value"].iloc[0] > unnamed.exponents["value"].iloc[0] + 0.1
 
 
+@pytest.mark.slow
 def test_many_runs_need_no_prior(runs: pd.DataFrame, found: Analysis) -> None:
     bare = analyze(runs, scale=COLUMNS.scales, tune=["lr"], targets=[TARGET], prior=False)
     assert abs(math.log2(bare.predictions["lr"].iloc[0] / found.predictions["lr"].iloc[0])) < 0.05

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hptransfer.analysis import Analysis
 from hptransfer.analysis.pipeline import analyze_file, analyze_run, export
 from hptransfer.cli.main import main
 from hptransfer.core.errors import FitError
@@ -16,6 +18,7 @@ from hptransfer.core.io import read_json, write_json
 from hptransfer.core.records import FAILED, VERIFY, Outcome, Scale
 from hptransfer.core.run_folder import RunFolder
 from tests.support.landscape import TARGET, add, draw, write_run
+from tests.support.slow import slow_except
 
 FILES = ("optima.csv", "fit.json", "prediction.json", "predictions.csv")
 HOSTILE = '<script>alert("x")</script>'
@@ -28,8 +31,24 @@ def folder(tmp_path: Path) -> RunFolder:
     return write_run(tmp_path / "run", table, name=HOSTILE)
 
 
-@pytest.mark.parametrize("tuned", [("lr",), ("lr", "beta2")])
-def test_a_run_is_analyzed_as_its_records_are(tmp_path: Path, tuned: tuple[str, ...]) -> None:
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Analysis]:
+    """A folder that has been analyzed, not to be written to, and its analysis."""
+    table, _ = draw((-0.1, -0.2, -0.35), noise=0.003)
+    folder = write_run(tmp_path_factory.mktemp("analyzed") / "run", table, name=HOSTILE)
+    return folder, analyze_run(folder)
+
+
+@pytest.fixture
+def analyzed(tmp_path: Path, analysis: tuple[RunFolder, Analysis]) -> RunFolder:
+    """A copy of a folder that has been analyzed."""
+    shutil.copytree(analysis[0].path, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.mark.parametrize("names", slow_except(["lr", "lr beta2"], "lr"))
+def test_a_run_is_analyzed_as_its_records_are(tmp_path: Path, names: str) -> None:
+    tuned = tuple(names.split())
     table, _ = draw((-0.1, -0.2, -0.35), noise=0.003)
     if "beta2" in tuned:  # best at 2^-5, and lower where lr is higher
         moved = [table.assign(beta2=2.0**k, loss=table["loss"] + 0.01 * (k + 5) ** 2) for k in (-7, -6, -5, -4)]
@@ -59,15 +78,14 @@ def test_options_of_a_table_are_refused_for_a_run(
     assert f"{option} is not for an analysis of a run" in capsys.readouterr().err
 
 
-def test_the_same_records_give_the_same_files(folder: RunFolder) -> None:
-    analyze_run(folder)
-    first = {name: (folder.path / name).read_bytes() for name in (*FILES, "report.html")}
-    analyze_run(folder)
-    assert {name: (folder.path / name).read_bytes() for name in first} == first
+def test_the_same_records_give_the_same_files(analyzed: RunFolder) -> None:
+    first = {name: (analyzed.path / name).read_bytes() for name in (*FILES, "report.html")}
+    analyze_run(analyzed)
+    assert {name: (analyzed.path / name).read_bytes() for name in first} == first
 
 
-def test_the_contracts_of_the_files_hold(folder: RunFolder) -> None:
-    analyze_run(folder)
+def test_the_contracts_of_the_files_hold(analyzed: RunFolder) -> None:
+    folder = analyzed
     fit, prediction = read_json(folder.path / "fit.json"), read_json(folder.prediction)
     for axis in ("width", "depth", "tokens"):
         exponent = fit["hyperparameters"]["lr"]["exponents"][axis]
@@ -85,6 +103,7 @@ def test_the_contracts_of_the_files_hold(folder: RunFolder) -> None:
     assert len(pd.read_csv(folder.path / "optima.csv")) == 12
 
 
+@pytest.mark.slow
 def test_targets_from_a_file_are_answered_in_order(folder: RunFolder, tmp_path: Path) -> None:
     targets = pd.DataFrame({"width": [512, 64], "depth": [4, 2], "tokens": [2**17, 2**15]})
     targets.to_csv(tmp_path / "targets.csv", index=False)
@@ -94,8 +113,8 @@ def test_targets_from_a_file_are_answered_in_order(folder: RunFolder, tmp_path: 
     assert list(predictions["extrapolation_octaves"]) == [2.0, 0.0]
 
 
-def test_verification_trials_never_enter_the_fit(folder: RunFolder) -> None:
-    analyze_run(folder)
+def test_verification_trials_never_enter_the_fit(analyzed: RunFolder) -> None:
+    folder = analyzed
     before = (folder.path / "fit.json").read_bytes()
     wrong = {"width": 128, "depth": 4, "tokens": 2**16, "lr": 2.0**-3, "loss": 0.1}
     add(folder, "f" * 12, wrong, purpose=VERIFY)
@@ -139,7 +158,7 @@ def test_a_run_without_outcomes_says_so(folder: RunFolder) -> None:
         analyze_run(folder)
 
 
-@pytest.mark.parametrize("key", ["untransferred", "unmoved"])  # the second in folders of earlier versions
+@pytest.mark.parametrize("key", slow_except(["untransferred", "unmoved"], "unmoved"))  # as version 0.1 wrote it
 def test_the_page_stands_alone(folder: RunFolder, key: str) -> None:
     verification = {
         "scale": TARGET,
@@ -170,15 +189,15 @@ def test_the_page_stands_alone(folder: RunFolder, key: str) -> None:
         assert words in page, words
 
 
+@pytest.mark.slow
 def test_a_verification_of_another_target_is_not_shown(folder: RunFolder) -> None:
     write_json(folder.verification, {"scale": {**TARGET, "width": 512}})
     analyze_run(folder)
     assert "Not verified yet" in folder.report.read_text()
 
 
-def test_export_resolves_the_groups_with_the_prediction(folder: RunFolder) -> None:
-    analyze_run(folder)
-    answer = export(folder, lambda axes: pytest.fail("the target is the run's own"))
+def test_export_resolves_the_groups_with_the_prediction(analyzed: RunFolder) -> None:
+    answer = export(analyzed, lambda axes: pytest.fail("the target is the run's own"))
     value = answer["hyperparameters"]["lr"]["value"]
     assert answer["groups"]["hidden"] == pytest.approx(
         {"lr": value / 4, "eps": 0.25e-8, "weight_decay": 0.4, "init_std": 0.5, "output_multiplier": 1.0}
@@ -186,15 +205,15 @@ def test_export_resolves_the_groups_with_the_prediction(folder: RunFolder) -> No
     assert json.loads(json.dumps(answer)) == answer
 
 
-def test_export_sets_what_was_tuned_where_it_stands(folder: RunFolder) -> None:
+def test_export_sets_what_was_tuned_where_it_stands(analyzed: RunFolder) -> None:
     """Momentum by what it lacks to 1, and the multiplier of residual branches."""
+    folder = analyzed
     target = read_json(folder.target)
     target |= {"branch_multiplier": 0.5, "run": {"branch": {"multiplier": 2.0}}}
     target["base"] |= {"momentum": 0.9}
     target["groups"]["hidden"]["momentum"] = 1.0
     for path, complement in (("run.optimizer.momentum", ["lr"]), ("run.branch.multiplier", [])):
         write_json(folder.target, {**target, "tuned": {"lr": path}, "complement": complement})
-        analyze_run(folder)
         answer = export(folder, lambda axes: pytest.fail("the target is the run's own"))
         value = answer["hyperparameters"]["lr"]["value"]
         tuned = path == "run.optimizer.momentum"
@@ -202,7 +221,7 @@ def test_export_sets_what_was_tuned_where_it_stands(folder: RunFolder) -> None:
         assert answer["branch_multiplier"] == pytest.approx(0.5 if tuned else 0.5 * value / 2.0)
 
 
-def test_numbers_on_disk_are_plain(folder: RunFolder) -> None:
-    analysis = analyze_run(folder)
-    assert all(type(value) is float for value in analysis.metrics().values())
-    assert np.isfinite(list(analysis.metrics().values())).all()
+def test_numbers_on_disk_are_plain(analysis: tuple[RunFolder, Analysis]) -> None:
+    metrics = analysis[1].metrics()
+    assert all(type(value) is float for value in metrics.values())
+    assert np.isfinite(list(metrics.values())).all()

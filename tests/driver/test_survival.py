@@ -58,7 +58,7 @@ MOMENTS: dict[str, Callable[[RunFolder], object]] = {
 }
 
 
-def chaos(runs: Path, moments: Sequence[str], seed: int) -> None:
+def chaos(runs: Path, moments: Sequence[str], seed: int, *overrides: str) -> None:
     """Kills the driver, a worker or all of them soon after these moments, then lets the command finish.
 
     An outcome that is there once is never written again: that would be a trial trained twice.
@@ -67,7 +67,7 @@ def chaos(runs: Path, moments: Sequence[str], seed: int) -> None:
     folder = RunFolder(runs / "quickstart")
     written: dict[Path, int] = {}
     for moment in moments:
-        driver = start(*arguments(runs))
+        driver = start(*arguments(runs, *overrides))
         wait_until(lambda now=moment, ends=driver.poll: MOMENTS[now](folder) or ends() is not None, moment)
         time.sleep(choose.uniform(0.0, 1.0))
         victims = {
@@ -82,7 +82,7 @@ def chaos(runs: Path, moments: Sequence[str], seed: int) -> None:
         driver.kill()
         end(driver)
         written |= check_written_once(folder, written)
-    check_written_once(complete(runs), written)
+    check_written_once(complete(runs, *overrides), written)
 
 
 def check_written_once(folder: RunFolder, written: dict[Path, int]) -> dict[Path, int]:
@@ -92,7 +92,7 @@ def check_written_once(folder: RunFolder, written: dict[Path, int]) -> dict[Path
 
 
 def test_kills_soon_after_each_moment_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
-    chaos(tmp_path, ("a trial has a worker", "a curve grows"), seed=0)
+    chaos(tmp_path, ("a curve grows",), 0, *ALONE)
 
 
 @pytest.mark.slow
@@ -101,6 +101,7 @@ def test_many_kills_at_random_moments(tmp_path: Path, seed: int) -> None:
     chaos(tmp_path, random.Random(seed).choices(sorted(MOMENTS), k=12), seed)
 
 
+@pytest.mark.slow
 def test_a_worker_that_outlives_its_driver_keeps_its_trials(tmp_path: Path) -> None:
     """The new driver waits for it instead of training the same trials beside it."""
     folder = RunFolder(tmp_path / "quickstart")

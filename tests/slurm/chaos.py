@@ -496,7 +496,7 @@ def compare(found: Tally, chaos: Chaos, setting: Setting, place: Path) -> None:
         f"space.lr.values=[{','.join(RATES[1:4])}]",
     ]
     with one_thread():
-        done = command("sweep", "quickstart", *some, *words, timeout=900)
+        done = command("sweep", "quickstart", *some, *words)
     calm = RunFolder(place / "calm")  # so few trials need not come to a prediction
     trials = calm.read_trials()
     assert trials, done.stderr

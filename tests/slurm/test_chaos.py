@@ -34,6 +34,7 @@ SMALL = Setting(
 )
 
 
+@pytest.mark.slow
 def test_a_sweep_loses_nothing_whatever_strikes(here: Cluster, tmp_path: Path) -> None:
     with mlflow_server(tmp_path / "server") as server:
         chaos = Chaos(SMALL, here, server, tmp_path)

@@ -25,6 +25,7 @@ def test_a_job_gets_the_gpus_that_it_asks_for_and_accounting_knows_how_it_ended(
     assert seen.read_text() == "0,1\n"
 
 
+@pytest.mark.slow
 def test_an_upper_job_evicts_a_lower_one_which_comes_back(slurm):
     job = submit(slurm, "sleep 60", "--nodes=4", "--exclusive")
     slurm.wait_for(lambda: slurm.state(job) == "RUNNING", "start")
@@ -35,6 +36,7 @@ def test_an_upper_job_evicts_a_lower_one_which_comes_back(slurm):
     slurm.cancel(job)
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_takes_its_job_along(slurm):
     job = submit(slurm, "sleep 60", "--nodelist=n3", "--no-requeue")
     slurm.wait_for(lambda: slurm.state(job) == "RUNNING", "start")
@@ -45,6 +47,7 @@ def test_a_node_that_dies_takes_its_job_along(slurm):
     slurm.wait_for(lambda: slurm.state(after) == "COMPLETED", "a job on the node that came back")
 
 
+@pytest.mark.slow
 def test_daemons_go_and_come_back_while_a_job_runs(slurm):
     job = submit(slurm, "sleep 4")
     slurm.wait_for(lambda: slurm.state(job) == "RUNNING", "start")
@@ -56,6 +59,7 @@ def test_daemons_go_and_come_back_while_a_job_runs(slurm):
     slurm.wait_for(lambda: slurm.accounted(job) == "COMPLETED", "the end")
 
 
+@pytest.mark.slow
 def test_nothing_is_left_of_a_cluster_whose_owner_is_killed(slurm):
     """A second cluster, side by side with the first."""
     owner = subprocess.Popen(

@@ -28,6 +28,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", WALK, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_page_goes_from_a_login_node_to_a_finished_sweep(
     here: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

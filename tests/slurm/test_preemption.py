@@ -68,6 +68,7 @@ def test_a_job_that_is_requeued_goes_on(slurm: Cluster, tmp_path: Path, undistur
     assert_ends_undisturbed(slurm, job, folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_preempted_goes_on(slurm: Cluster, tmp_path: Path, undisturbed: Any) -> None:
     folder = write_job(tmp_path, *SLOW)
     job = submit(slurm, folder, "--partition=low")
@@ -78,6 +79,7 @@ def test_a_job_that_is_preempted_goes_on(slurm: Cluster, tmp_path: Path, undistu
     assert_ends_undisturbed(slurm, job, folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_job_whose_node_fails_goes_on_from_its_last_checkpoint(
     slurm: Cluster, tmp_path: Path, undisturbed: Any
 ) -> None:
@@ -92,6 +94,7 @@ def test_a_job_whose_node_fails_goes_on_from_its_last_checkpoint(
     slurm.start_node(node)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_warned_of_its_limit_asks_for_its_own_requeue(
     slurm: Cluster, tmp_path: Path, undisturbed: Any
 ) -> None:
@@ -123,6 +126,7 @@ def test_a_job_that_nears_its_time_limit_is_warned_in_time(slurm: Cluster, tmp_p
     assert_ends_undisturbed(slurm, job, folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_deadline_does_without_a_signal_and_a_refused_requeue_leaves_the_job_to_the_next_attempt(
     slurm: Cluster, tmp_path: Path, undisturbed: Any
 ) -> None:

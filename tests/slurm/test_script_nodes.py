@@ -31,6 +31,7 @@ def train(runs: str) -> None:
     ScriptRunner().execute([trial], folder, lambda t, o: write_json(folder.outcome_path(t.id), o.to_json()), context)
 
 
+@pytest.mark.slow
 def test_torchrun_meets_across_two_nodes(slurm: Cluster, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}:{slurm.environment['PATH']}"
     code = f"from tests.slurm.test_script_nodes import train; train({str(tmp_path)!r})"

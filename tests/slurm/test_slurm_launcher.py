@@ -120,6 +120,7 @@ def test_jobs_go_into_arrays_no_larger_than_the_cluster_takes(here, tmp_path):
     assert bench.launcher.calls.counts["sacct"] <= 20
 
 
+@pytest.mark.slow
 def test_the_user_s_submit_limit_is_known_and_what_exceeds_it_waits(here, tmp_path):
     here.run("sacctmgr", "-i", "modify", "user", "root", "where", "account=test", "set", "MaxSubmitJobs=2")
     try:
@@ -150,6 +151,7 @@ def test_a_process_that_fails_is_told_from_one_that_is_cancelled(here, tmp_path)
     assert bench.ends()["job2"].cause == CANCELLED
 
 
+@pytest.mark.slow
 def test_the_warning_before_a_time_limit_reaches_the_worker_itself(here, tmp_path):
     """Sent by hand as the scheduler sends it: the limit itself would take minutes."""
     worker = f"exec {sys.executable} -c '{LISTENER}' $5"
@@ -160,6 +162,7 @@ def test_the_warning_before_a_time_limit_reaches_the_worker_itself(here, tmp_pat
     assert bench.ends()["job0"].cause == TIME_LIMIT
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_is_told_and_a_job_that_the_cluster_queues_again_has_not_ended(here, tmp_path):
     bench = Bench(tmp_path / "a", "sleep 60", sbatch={"nodelist": "n4", "requeue": None, "no-requeue": True})
     again = Bench(tmp_path / "b", "sleep 60", sbatch={"nodelist": "n4"})
@@ -177,6 +180,7 @@ def test_a_node_that_dies_is_told_and_a_job_that_the_cluster_queues_again_has_no
     assert again.ends()["job0"].cause == CANCELLED
 
 
+@pytest.mark.slow
 def test_an_evicted_job_that_may_not_be_queued_again_was_preempted(here, tmp_path):
     bench = Bench(tmp_path, "sleep 60", sbatch={"requeue": None, "no-requeue": True})
     bench.submit()
@@ -185,6 +189,7 @@ def test_an_evicted_job_that_may_not_be_queued_again_was_preempted(here, tmp_pat
     assert bench.ends()["job0"].cause == PREEMPTED
 
 
+@pytest.mark.slow
 def test_without_accounting_the_queue_and_the_trial_folders_say_what_ended(here, tmp_path):
     bench = Bench(tmp_path, f"[ $5 = job0 ] && exit 3; {OUTCOMES}")
     here.stop_accounting()
@@ -196,6 +201,7 @@ def test_without_accounting_the_queue_and_the_trial_folders_say_what_ended(here,
     assert {job: one.cause for job, one in ended.items()} == {"job0": KILLED, "job1": None}
 
 
+@pytest.mark.slow
 def test_jobs_outlive_the_controller_and_the_driver(here, tmp_path):
     bench = Bench(tmp_path, f"sleep 5; {OUTCOMES}")
     (number,) = bench.submit()
@@ -228,6 +234,7 @@ def test_set_up_lines_flags_and_gpus_reach_the_worker(here, tmp_path):
     assert bench.said() == "vanilla $HOME 0,1 2 grace\n"
 
 
+@pytest.mark.slow
 def test_the_driver_itself_can_be_a_job_and_is_queued_again_when_its_time_is_over(here, tmp_path):
     arguments = (
         *("sweep", "quickstart", *TINY, f"runs={tmp_path}", "launcher=slurm", "tracker=none", "driver=slurm"),

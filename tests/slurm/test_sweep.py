@@ -53,6 +53,7 @@ def training(slurm: Cluster, folder: RunFolder) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_disturbed_sweep_predicts_what_the_undisturbed_one_does(here: Cluster, tmp_path: Path) -> None:
     calm, struck = (RunFolder(tmp_path / name / "quickstart") for name in ("calm", "struck"))
     done = command(*SWEEP, f"runs={calm.path.parent}")

@@ -6,9 +6,15 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
+import pytest
+
+from hptransfer.cli.main import main
 from hptransfer.config.compose import compose
 from hptransfer.config.sweep import SweepConfig, dump_sweep
 from hptransfer.core.io import write_json, write_text
@@ -43,8 +49,27 @@ def tiny(runs: Path, *overrides: str, inline: bool = True) -> SweepConfig:
     return compose("quickstart", [*TINY, *(INLINE if inline else ()), f"runs={runs}", *overrides])
 
 
-def command(*arguments: str, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Runs the command line as a user would."""
+def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process: a process of its own imports PyTorch again."""
+    stdout, stderr, code = StringIO(), StringIO(), 0
+    with (
+        chdir(cwd or Path.cwd()),
+        redirect_stdout(stdout),
+        redirect_stderr(stderr),
+        warnings.catch_warnings(),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        warnings.simplefilter("ignore")  # as a user's process does not raise them
+        patch.setenv("PYTHONPATH", str(ROOT))
+        try:
+            main(list(arguments))
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(arguments, code, stdout.getvalue(), stderr.getvalue())
+
+
+def process(*arguments: str, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user would."""
     return subprocess.run(
         [sys.executable, "-m", "hptransfer.cli.main", *arguments],
         cwd=cwd,

@@ -22,6 +22,7 @@ from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
 from tests.support.helpers import ROOT
 from tests.support.settings import SHAPES, of_model, small
+from tests.support.slow import slow_except
 
 OTHERS = [name for name in OPTIMIZERS.names() if name != "kfac"]
 
@@ -170,7 +171,7 @@ def _holds(group: dict[str, Any], weight: Tensor) -> bool:
     return any(view.data_ptr() == weight.data_ptr() for view in group["params"])
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", slow_except(OTHERS, "adamw", "muon"))
 def test_the_loss_falls_with_every_optimizer_but_kfac(name: str) -> None:
     run = dataclasses.replace(run_of(name, experts=4, sparsity=2), tokens=2048)
     (result,) = train([run], [0], run.data.load())
@@ -304,7 +305,7 @@ def own_changes(optimizer: str, parameterization: str) -> dict[str, float]:
     return slopes(one_layer_check(run, widths=WIDTHS, seeds=4), ".router", *EXPERTS)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("optimizer", slow_except(["adamw", "adafactor"], "adamw"))
 def test_a_step_changes_logits_and_experts_as_much_at_every_width(optimizer: str) -> None:
     assert max(map(abs, own_changes(optimizer, "mup").values())) < 0.15
 
@@ -313,6 +314,7 @@ def test_sps_step_changes_them_more_the_wider_they_are() -> None:
     assert min(own_changes("adamw", "sp").values()) > 0.85
 
 
+@pytest.mark.slow
 def test_sgds_first_step_of_a_router_shrinks_with_width_as_experts_are_random() -> None:
     """Its gradient scales as n^-1/2 until experts have moved.
 
@@ -335,7 +337,7 @@ def own_weights(optimizer: str, model: type[MoeConfig]) -> float:
     return slope
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "lion"])
+@pytest.mark.parametrize("optimizer", slow_except(["sgd", "lion"], "lion"))
 def test_a_routers_rule_holds_where_experts_do_not_start_at_random(optimizer: str) -> None:
     """The rule is that of an output matrix.
 

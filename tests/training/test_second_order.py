@@ -20,6 +20,7 @@ from hptransfer.training.optimizers.kfac import KfacConfig
 from hptransfer.training.optimizers.shampoo import ShampooConfig
 from hptransfer.training.stack import Stack
 from tests.support.settings import of_model
+from tests.support.slow import slow_except
 
 CONFIGS = [ShampooConfig, KfacConfig]
 both = pytest.mark.parametrize("config", CONFIGS, ids=["shampoo", "kfac"])
@@ -235,7 +236,7 @@ def compare(model: nn.Module, images: Tensor, labels: Tensor, moments: list[Mome
 
 
 @both
-@pytest.mark.parametrize("model", ["mlp", "resnet", "transformer"])
+@pytest.mark.parametrize("model", slow_except(["mlp", "resnet", "transformer"], "mlp", "resnet"))
 def test_a_stack_gives_each_trial_the_numbers_that_it_has_alone(config: type[MatrixConfig], model: str) -> None:
     options: dict[str, Any] = {"mlp": {"biases": True}, "resnet": {"width": 8, "stages": 2}}.get(model, {"depth": 1})
     settings = [{"lr": 2.0**-6}, {"lr": 2.0**-4, "damping": 0.1}, {"lr": 2.0**-5, "matrices": "hidden", "every": 3}]
@@ -365,7 +366,7 @@ def test_laws_and_settings_follow_the_choice_of_matrices() -> None:
 
 
 @both
-@pytest.mark.parametrize("model", ["mlp", "resmlp", "resnet", "transformer"])
+@pytest.mark.parametrize("model", slow_except(["mlp", "resmlp", "resnet", "transformer"], "mlp"))
 def test_the_loss_falls(config: type[MatrixConfig], model: str) -> None:
     run = run_of(model, config())
     (result,) = train([run], [0], run.data.load())

@@ -20,6 +20,7 @@ from hptransfer.training.operations import Activation, ScaledDotProductAttention
 from hptransfer.training.stack import Stack
 from hptransfer.training.unit_scaling import scale_operations
 from tests.support.settings import small
+from tests.support.slow import slow_except
 from tests.support.unit_runs import RULES, stacked, swiglu, unit_run
 
 
@@ -111,7 +112,7 @@ def test_under_mup_nothing_keeps_it() -> None:
     assert found["blocks.7"] > 2
 
 
-@pytest.mark.parametrize("optimizer", RULES)
+@pytest.mark.parametrize("optimizer", slow_except(RULES, "adamw"))
 def test_an_mlp_changes_as_much_at_every_width(optimizer: str) -> None:
     run = dataclasses.replace(unit_run(optimizer, model="mlp"), batch=64)
     assert coordinate_check(run, widths=(256, 512, 1024), steps=2, seeds=3).fails == []
@@ -146,7 +147,7 @@ def test_with_mups_rate_of_embeddings_a_transformer_is_flat(optimizer: str, monk
     )
 
 
-@pytest.mark.parametrize("model", ["transformer", "vit", "mlp", "resmlp", "resnet"])
+@pytest.mark.parametrize("model", slow_except(["transformer", "vit", "mlp", "resmlp", "resnet"], "mlp", "resmlp"))
 def test_it_trains_every_model(model: str) -> None:
     run = unit_run(model=model, lr=1.0 if model == "resnet" else 2.0**-3)
     curve = first_losses([run], [0], run.data.load(), steps=50)[:, 0]

@@ -18,6 +18,7 @@ from tests.support.scripts import execute, plan_of, points, reports, write_sweep
 # --- a whole sweep ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_script_finds_the_known_optimum_and_verifies_it(tmp_path: Path) -> None:
     write_sweep(tmp_path)
     swept = command("sweep", "bowl.yaml", "launcher=local", "tracker=mlflow", cwd=tmp_path)
@@ -42,6 +43,7 @@ def test_a_sweep_of_a_script_finds_the_known_optimum_and_verifies_it(tmp_path: P
     assert len(list(folder.jobs.glob("*.log"))) == 26  # none was trained again
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # MLflow's own libraries warn about each other
 def test_the_dashboard_has_the_curve_and_the_loss(here: Path) -> None:
     from hptransfer.trackers.mlflow import client

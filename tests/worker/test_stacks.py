@@ -31,6 +31,7 @@ from hptransfer.worker.stack_sizes import (
 )
 from tests.support.helpers import ONE_SCALE, ROOT, environment, tiny
 from tests.support.jobs import After
+from tests.support.slow import slow_except
 from tests.support.stacked import LONG, Clock, go_on, of_one_scale, stacks, stepping, trained_with, write_job
 from tests.support.views import sweep
 
@@ -307,6 +308,7 @@ def test_a_job_is_split_as_measured_and_its_next_attempt_keeps_that(
     assert trained_with(folder) == [1, 2, 2]
 
 
+@pytest.mark.slow
 def test_where_stacks_do_not_pay_every_trial_trains_alone(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +370,7 @@ def test_what_breaks_a_measurement_is_said_by_the_trials(
     assert (stacks(folder, "job"), trained_with(folder)) == ([3], [3, 3, 3])
 
 
+@pytest.mark.slow
 def test_two_workers_measure_at_once_and_both_train(tmp_path: Path, own_cache: Path) -> None:
     """No clock is set here: whatever they choose, it is a split, and what they leave is a measurement."""
     folder = RunFolder(tmp_path / "run")
@@ -386,7 +389,7 @@ def test_two_workers_measure_at_once_and_both_train(tmp_path: Path, own_cache: P
     assert {"1", "2"} <= found["seconds"].keys()
 
 
-@pytest.mark.parametrize("launcher", ["inline", "local"])
+@pytest.mark.parametrize("launcher", slow_except(["inline", "local"], "inline"))
 def test_the_launchers_tell_their_workers(launcher: str, tmp_path: Path) -> None:
     config = tiny(tmp_path, f"launcher={launcher}", "launcher.stack=1", "tracker=none", *ONE_SCALE, inline=False)
     sweep(config)

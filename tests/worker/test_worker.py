@@ -389,6 +389,7 @@ def test_a_signal_stops_a_worker_at_its_next_step(number: signal.Signals, tmp_pa
     stopped_in_the_middle(write_job(tmp_path, *SLOW), number)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_worker_that_was_stopped_leaves_a_job_that_mlflow_shows_as_one(tmp_path: Path, slow_undisturbed: Any) -> None:
     folder = write_job(tmp_path, *SLOW)
@@ -401,6 +402,7 @@ def test_a_worker_that_was_stopped_leaves_a_job_that_mlflow_shows_as_one(tmp_pat
     assert_mlflow_agrees(folder)
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path: Path, slow_undisturbed: Any) -> None:
     folder = write_job(tmp_path, *SLOW)
     (tmp_path / "sitecustomize.py").write_text(

@@ -7,6 +7,7 @@ from hptransfer.analysis.laws.exponents import INTERVAL
 from hptransfer.analysis.laws.forms import LAWS, Law, SweptAxes, Variant, default_laws, intercept_term
 from hptransfer.analysis.laws.model_averaging import ModelAverage, average_models
 from hptransfer.testing import laws
+from tests.support.slow import slow_except
 
 # Axes that a law is about, besides those that any table has.
 AXES = {
@@ -61,7 +62,7 @@ def test_every_variant_is_a_linear_form(name: str) -> None:
     laws.check_terms(name, AXES.get(name, ANY))
 
 
-@pytest.mark.parametrize("name", LAWS.names())
+@pytest.mark.parametrize("name", slow_except(LAWS.names(), "power", "broken"))
 def test_intervals_hold_the_target_where_the_law_is_one_of_those_weighed(name: str) -> None:
     """Optima scatter about a law of this form; all forms that apply are weighed."""
     laws.check_intervals(name, AXES.get(name, ANY))

@@ -67,6 +67,7 @@ def test_mixed_schedules_are_one_line() -> None:
     one(found(frame), "runs differ in warmup and schedule")
 
 
+@pytest.mark.slow
 def test_sizes_that_are_all_but_the_same() -> None:
     grid = table()
     steps = 2.0 ** (np.arange(len(grid)) % 2)  # the batch of each run: tokens are whole steps of it
@@ -87,6 +88,7 @@ def test_axes_that_grow_together() -> None:
     assert any("params and tokens grow together" in line for line in found(diagonal).warnings)
 
 
+@pytest.mark.slow
 def test_a_batch_size_that_moves_with_the_tokens() -> None:
     frame = table(batch_size=64)
     assert found(frame).warnings == []
@@ -98,6 +100,7 @@ def test_a_batch_size_that_moves_with_the_tokens() -> None:
     ).warnings)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_batch_sizes_in_tokens_and_in_sequences() -> None:
     frame = table()
     frame["batch_size"] = np.where(frame["params"] < 2e6, 64.0, 128.0)
@@ -135,6 +138,7 @@ def test_an_axis_with_one_value_and_scales_as_many_as_parameters() -> None:
     assert any("as many scales as a power law has parameters" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edge", [False, True])
 def test_warnings_stay_few_where_many_scales_share_one(edge: bool) -> None:
     runs, _ = draw((-0.1, -0.2, -0.35), noise=0.003)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hptransfer.analysis import analyze
+from hptransfer.analysis import Analysis, analyze
 from hptransfer.analysis.pipeline import analyze_run
 from hptransfer.analysis.report.comparison import compare_sweeps
 from hptransfer.cli.main import main
@@ -20,6 +20,18 @@ MUP, SP = (-0.05, -0.2, -0.35), (-1.0, -0.2, -0.35)
 
 @pytest.fixture
 def runs(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
+    """Two runs to write to."""
+    return write_runs(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def analyzed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Analysis, Analysis]:
+    """Analyses of two runs."""
+    mup, sp = (analyze_run(folder) for folder in write_runs(tmp_path_factory.mktemp("analyzed")))
+    return mup, sp
+
+
+def write_runs(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
     """One like muP, and one like SP that is 0.05 nats worse at every scale."""
     mup, sp = (draw(powers, noise=0.003)[0] for powers in (MUP, SP))
     worse = sp.assign(loss=sp["loss"] + 0.05)
@@ -42,6 +54,7 @@ def test_a_run_against_another(runs: tuple[RunFolder, RunFolder], capsys: pytest
     assert "mup against" not in mup.report.read_text()  # the control
 
 
+@pytest.mark.slow
 def test_runs_whose_folders_are_called_alike_are_told_apart(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
     table, _ = draw(MUP, noise=0.003)
     (tmp_path / "before").mkdir()
@@ -50,8 +63,8 @@ def test_runs_whose_folders_are_called_alike_are_told_apart(runs: tuple[RunFolde
     assert f"<h2>{runs[0].path} against {other.path}</h2>" in runs[0].report.read_text()
 
 
-def test_what_is_given_away(runs: tuple[RunFolder, RunFolder]) -> None:
-    one, other = (analyze_run(folder) for folder in runs)
+def test_what_is_given_away(analyzed: tuple[Analysis, Analysis]) -> None:
+    one, other = analyzed
     found = compare_sweeps(one, other)
     assert [row["axis"] for row in found["exponents"]] == ["width", "depth", "tokens"]
     *scales, target = found["losses"]
@@ -64,13 +77,14 @@ def test_what_is_given_away(runs: tuple[RunFolder, RunFolder]) -> None:
     assert [float(row["given_away"]) for row in mirrored[:-1]] == pytest.approx([-0.05] * 12, abs=0.005)
 
 
-def test_losses_at_scales_that_only_one_has_are_left_out(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
+def test_losses_at_scales_that_only_one_has_are_left_out(analyzed: tuple[Analysis, Analysis], tmp_path: Path) -> None:
     table, _ = draw(MUP, noise=0.003)
     fewer = write_run(tmp_path / "fewer", table[table["width"] > 32])
-    found = compare_sweeps(analyze_run(runs[0]), analyze_run(fewer))
+    found = compare_sweeps(analyzed[0], analyze_run(fewer))
     assert len(found["losses"]) == 8 + 1
 
 
+@pytest.mark.slow
 def test_scales_that_are_nearly_the_same_are_different_ones() -> None:
     """Sizes that agree in their first four digits, as scales are printed elsewhere."""
     alike = [draw(MUP, noise=0.003)[0].replace({"width": {32: 1.00011 * 2**k, 64: 1.00012 * 2**k}}) for k in (5, 5)]
@@ -104,8 +118,8 @@ def test_a_run_over_another_axis_is_refused(
 
 
 def test_a_target_for_which_only_one_predicts_is_not_compared(
-    runs: tuple[RunFolder, RunFolder], tmp_path: Path
+    runs: tuple[RunFolder, RunFolder], analyzed: tuple[Analysis, Analysis], tmp_path: Path
 ) -> None:
     pd.DataFrame([{**TARGET, "width": 512}]).to_csv(tmp_path / "targets.csv", index=False)
-    one, other = analyze_run(runs[0], targets=tmp_path / "targets.csv"), analyze_run(runs[1])
-    assert "target, predicted" not in [row["name"] for row in compare_sweeps(one, other)["losses"]]
+    one = analyze_run(runs[0], targets=tmp_path / "targets.csv")
+    assert "target, predicted" not in [row["name"] for row in compare_sweeps(one, analyzed[1])["losses"]]

@@ -421,6 +421,7 @@ def test_bad_targets_are_refused(analyze: Analyze, text: str) -> None:
     assert_refused(analyze(runs()), "targets.csv", "'width'")
 
 
+@pytest.mark.slow
 def test_figures_and_tables_of_an_earlier_analysis_do_not_stay(analyze: Analyze) -> None:
     assert analyze(runs().rename(columns={"lr": "eta"}), "--tune", "eta", "--format", "svg,json")[0] == 0
     mine = [Path("out/figures/law_mine.svg"), Path("out/figures/law_eta_width.png"), Path("out/tables/notes.json")]
