@@ -1,5 +1,6 @@
 """Exit codes by the end of a sweep; the same command resumes after each."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from hptransfer.core.io import write_json
 from hptransfer.core.records import DIVERGED, DONE, Outcome
 from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import INLINE, ONE_SCALE, finished_run, start, sweep_arguments
+from tests.support.slow import slow_except
 
 VALUES = ("space.lr.low=0.001953125", "space.lr.high=0.125", "space.lr.count=7", "space.lr.extend=3")
 
@@ -123,9 +125,15 @@ def test_what_is_wrong_is_one_line_with_the_way_out(
     assert message in fails(capsys, *arguments)
 
 
-@pytest.mark.parametrize("file", ["sweep.yaml", "target.json", "trials/{}/trial.json", "trials/{}/outcome.json"])
+FILES = ("sweep.yaml", "target.json", "trials/{}/trial.json", "trials/{}/outcome.json")
+DAMAGE = ("", "{", '{"schema": 1}', '{"schema": "x"}', '{"schema": 1, "state": "done", "loss": NaN}', "a: [")
+
+
 @pytest.mark.parametrize(
-    "content", ["", "{", '{"schema": 1}', '{"schema": "x"}', '{"schema": 1, "state": "done", "loss": NaN}', "a: ["]
+    ("file", "content"),
+    slow_except(
+        itertools.product(FILES, DAMAGE), *zip(FILES, DAMAGE[1:], strict=False), ("sweep.yaml", "a: ["), (FILES[2], "")
+    ),
 )
 def test_a_damaged_file_is_one_line_that_names_it(
     file: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from hptransfer.core.io import read_json
-from tests.support.helpers import ROOT, environment
+from tests.support.helpers import ROOT, command, environment
 
 PYTHON = sys.executable
 PAGE = (ROOT / "docs" / "your-script.md").read_text()
@@ -16,7 +18,7 @@ def blocks(*languages: str) -> list[str]:
     return re.findall(rf"```(?:{'|'.join(languages)})\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
-def test_the_page_goes_from_nothing_to_a_finished_sweep(tmp_path: Path) -> None:
+def test_the_page_goes_from_nothing_to_a_finished_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in blocks("python", "yaml", "text"):
         name, _, content = block.partition("\n")
         (tmp_path / name.removeprefix("# ")).write_text(content)
@@ -24,19 +26,17 @@ def test_the_page_goes_from_nothing_to_a_finished_sweep(tmp_path: Path) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     assert len(lines) == 9
     (tmp_path / "bin").mkdir()
-    for name, program in {"hptransfer": "python -m hptransfer.cli.main", "python": "python"}.items():
-        (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec {program.replace("python", PYTHON, 1)} "$@"\n')
-        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {PYTHON} "$@"\n')
+    (tmp_path / "bin" / "python").chmod(0o755)
     path = f"{tmp_path / 'bin'}:{environment()['PATH']}"
+    monkeypatch.setenv("PATH", path)  # where trials find python
     for line in lines:
-        done = subprocess.run(
-            [str(tmp_path / "bin" / line.split()[0]), *line.split()[1:]],
-            cwd=tmp_path,
-            env=environment() | {"PATH": path},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        program, *arguments = line.split()
+        if program == "hptransfer":
+            done = command(*arguments, cwd=tmp_path)
+        else:
+            words = [str(tmp_path / "bin" / program), *arguments]
+            done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         if line.startswith("hptransfer import"):
             assert "0 trials imported; 2 existed already" in done.stdout
