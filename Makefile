@@ -1,24 +1,29 @@
 # make demo    the quickstart: sweep, recommendation, verification
 # make test    lint, types, tests, and the wheel outside the checkout; at most six minutes on two idle cores
 # make test-fast     what neither trains nor starts processes; at most one minute
-# make test-slow     long simulations, chaos and sweeps: each has a small version in `make test`
-# make test-interop  comparisons with other packages, which `make test` has too
+# make test-slow     long simulations, chaos, sweeps and all further cases of `make test`; comparisons with other packages
+# make test-interop  comparisons with other packages alone, which it installs
 # All set up what they need in .venv; a second call installs nothing.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+INTEROP := $(VENV)/.interop
 
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-fast test-slow test-interop lint benchmark clean
+.PHONY: setup demo test suite test-fast test-slow test-interop lint benchmark clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
-	# An oracle of the tests. Its torchvision, which nothing here uses, may not fit the torch that is installed.
+	touch $@
+
+$(INTEROP): $(READY)
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[interop]"
+	# Its torchvision, which nothing here uses, may not fit the torch that is installed.
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps mup
 	touch $@
 
@@ -33,17 +38,21 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Style and types are checked beside the tests.
+test: $(READY)
+	$(MAKE) --no-print-directory --jobs 2 lint suite
+
 # Three processes on two cores: one waits for the SLURM cluster most of the time, and holds no core.
-test: lint
-	$(BIN)/pytest -n 3 --dist loadgroup -m "not slow"
+suite: $(READY)
+	$(BIN)/pytest -n 3 --dist loadgroup -m "not slow and not interop"
 
 test-fast: $(READY)
 	$(BIN)/pytest -n 2 --dist loadgroup -m fast
 
-test-slow: $(READY)
-	$(BIN)/pytest -m slow
+test-slow: $(INTEROP)
+	$(BIN)/pytest -n 2 --dist loadgroup --timeout 3600 -m "slow or interop"
 
-test-interop: $(READY)
+test-interop: $(INTEROP)
 	$(BIN)/pytest -m "interop and not slow"
 
 benchmark: $(READY)

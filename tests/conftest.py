@@ -22,17 +22,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytest.register_assert_rewrite("hptransfer.testing")
 
 
-# Oracles: files that compare with packages of the extra `interop` (mup is installed by the Makefile, without its own
-# requirements). They run in `make test` where the package is there; in continuous integration it has to be.
+# Files that compare with packages of the extra `interop`: `make test-interop` installs them.
 INTEROP = {
     "parameterizations/test_mup_package.py": "mup",
     "parameterizations/test_unit.py": "unit_scaling",
     "training/test_unit_oracle.py": "unit_scaling",
-    "trackers/test_mlflow_server.py": "psycopg2",
 }
-collect_ignore = [
-    file for file, package in INTEROP.items() if not (find_spec(package) or os.environ.get("CI") == "true")
-]
+collect_ignore = [file for file, package in INTEROP.items() if not find_spec(package)]
 
 
 # Pure functions, messages, and the driver on a scripted launcher: `make test-fast`.

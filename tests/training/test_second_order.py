@@ -184,6 +184,7 @@ def twin(stack: Stack, activation: nn.Module) -> nn.Sequential:
 
 
 @pytest.mark.interop
+@pytest.mark.interop
 @pytest.mark.filterwarnings("ignore")
 def test_kfacs_factors_of_an_mlp_are_curvlinops() -> None:
     run = run_of("mlp", KfacConfig(), activation="gelu")
@@ -193,6 +194,7 @@ def test_kfacs_factors_of_an_mlp_are_curvlinops() -> None:
     compare(twin(stack, nn.GELU()), images, labels[:, 0], [layer.moments for layer in stack.model.layers])
 
 
+@pytest.mark.interop
 @pytest.mark.interop
 @pytest.mark.filterwarnings("ignore")
 def test_kfacs_factors_of_convolutions_are_curvlinops() -> None:
@@ -222,7 +224,8 @@ def test_kfacs_factors_of_convolutions_are_curvlinops() -> None:
 
 def compare(model: nn.Module, images: Tensor, labels: Tensor, moments: list[Moments], trial: int = 0) -> None:
     """Assert that products B V A with random matrices V agree."""
-    package = pytest.importorskip("curvlinops")
+    import curvlinops as package
+
     weights = list(model.parameters())
     data = [(images.double(), labels)]
     theirs = package.KFACLinearOperator(model, nn.CrossEntropyLoss(), weights, data, fisher_type="empirical")

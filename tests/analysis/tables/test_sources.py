@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hptransfer.analysis import pipeline
 from hptransfer.analysis.tables import sources
 from hptransfer.cli.main import main
 
@@ -35,7 +36,12 @@ Analyze = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def analyze(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Analyze:
-    """`hptransfer analyze` of runs.csv in a folder of its own: exit code, what it printed, what it complained of."""
+    """`hptransfer analyze` of runs.csv in a folder of its own: exit code, what it printed, what it complained of.
+
+    Pages are drawn in other tests: drawing takes longer than the fit.
+    """
+    monkeypatch.setattr(pipeline, "render", lambda *_: "page")
+    monkeypatch.setattr(pipeline, "curves_figure", lambda *_: "figure")
     monkeypatch.chdir(tmp_path)
     Path("targets.csv").write_text("width\n512\n")
 
