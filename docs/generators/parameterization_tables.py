@@ -21,11 +21,11 @@ LAWS: dict[str, UpdateLaw] = {
     "adafactor": laws.RELATIVE,
     "muon": laws.SPECTRAL_RMS,
     "shampoo": laws.SPECTRAL,
-    "kfac": laws.CURVATURE,
+    "kfac": laws.INVERSE_CURVATURE,
 }
 COLUMNS = ("multiplier", "init std", *LAWS, "epsilon", "decay")
 # Optimizers of matrices leave vectors to AdamW.
-OF_MATRICES = (laws.SPECTRAL, laws.SPECTRAL_RMS, laws.CURVATURE)
+OF_MATRICES = (laws.SPECTRAL, laws.SPECTRAL_RMS, laws.INVERSE_CURVATURE)
 
 
 def markdown() -> str:

@@ -75,4 +75,4 @@ def _refuse(args: argparse.Namespace, options: Sequence[str], what: str) -> None
             raise ConfigError(f"--{option} is not for an analysis of {what}; see `hptransfer analyze --help`")
 
 
-ANALYZE = Verb("fit the laws, predict for the target, write the report", _analyze_arguments, _analyze)
+ANALYZE_VERB = Verb("fit the laws, predict for the target, write the report", _analyze_arguments, _analyze)

@@ -53,7 +53,7 @@ def _coord_check(args: argparse.Namespace) -> int:
     return EXIT_DONE if result.passed else EXIT_CHECK_FAILED
 
 
-COORD_CHECK = Verb(
+COORD_CHECK_VERB = Verb(
     "check that updates do not scale with width or depth",
     _coord_check_arguments,
     _coord_check,

@@ -189,6 +189,6 @@ def _axes(overrides: Sequence[str], axes: Any) -> dict[str, float]:
     return values
 
 
-PLAN = Verb("show a sweep's scales, trials and cost; start nothing", _plan_arguments, _plan)
-SWEEP = Verb("train a sweep, or resume it, and print the recommendation", _sweep_arguments, _sweep)
-VERIFY = Verb("train the target around the prediction and measure the regret", _verify_arguments, _verify)
+PLAN_VERB = Verb("show a sweep's scales, trials and cost; start nothing", _plan_arguments, _plan)
+SWEEP_VERB = Verb("train a sweep, or resume it, and print the recommendation", _sweep_arguments, _sweep)
+VERIFY_VERB = Verb("train the target around the prediction and measure the regret", _verify_arguments, _verify)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hptransfer.config.compose import check_form, check_groups, compose_schema
-from hptransfer.coordcheck.settings import WHOLE, check_settings, refuse_unread
+from hptransfer.coordcheck.settings import WHOLE, default_overrides, refuse_unread
 from hptransfer.core.errors import ConfigError, unknown
 
 
@@ -40,7 +40,7 @@ def own_settings(overrides: Sequence[str]) -> dict[str, str]:
     takes = FAMILIES["model"].get(chosen["run/model"]).takes[-1]
     settings = {key: chosen[key] for key in ("run/model", "run/optimizer")} | {"run/data": DATA_FOR[takes]}
     family = (chosen[key] for key in ("check", "run/model", "run/optimizer", "run.parameterization"))
-    settings |= check_settings(*family, takes=takes)
+    settings |= default_overrides(*family, takes=takes)
     if "run.model.tied" in given:  # a readout that is the embedding cannot start at zero
         settings.pop("run.model.zero_readout", None)
     return {key: value for key, value in settings.items() if key not in given}

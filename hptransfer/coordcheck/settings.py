@@ -105,7 +105,7 @@ def refuse_unread(check: str, overrides: Iterable[str]) -> None:
             raise ConfigError(f"override {override!r} would do nothing: check={check} {why}")
 
 
-def check_settings(check: str, model: str, optimizer: str, parameterization: str, *, takes: str) -> dict[str, str]:
+def default_overrides(check: str, model: str, optimizer: str, parameterization: str, *, takes: str) -> dict[str, str]:
     """Return the overrides of a check that precede the user's.
 
     Args:

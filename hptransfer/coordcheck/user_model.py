@@ -18,7 +18,7 @@ from hptransfer.coordcheck.recording import recorded
 from hptransfer.coordcheck.theory import theory
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.user_model.branches import repeated
-from hptransfer.training.user_model.parameterize import DEFAULT, Choices, parameterize
+from hptransfer.training.user_model.parameterize import DEFAULT_PARAMETERIZATION, Choices, parameterize
 from hptransfer.training.user_model.parameterized import Parameterized
 from hptransfer.training.user_model.readouts import NoHiddenReadouts
 from hptransfer.training.user_model.roles import plain
@@ -155,7 +155,7 @@ def _judged(measured: Mapping[str, list[list[float]]], axis: str, count: int) ->
 
 def _expected(axis: str, choices: Choices) -> str:
     """Return why theory expects a failure; empty if it does not."""
-    name = choices.get("parameterization", DEFAULT)
+    name = choices.get("parameterization", DEFAULT_PARAMETERIZATION)
     if axis == "depth" and not choices.get("alpha"):
         return "without a depth rule (alpha) the stream grows with its blocks"
     return theory(name, table_by_name(name), choices.get("alignment", "default"))

@@ -24,7 +24,7 @@ OLD_REASONS = {
     "its first trial failed, the others are held back (stage=first)": PILOT_FAILED,
     "waits for its scale's first trial (stage=first)": PILOT_RUNNING,
 }
-PENDING, RUNNING = "PENDING", "RUNNING"
+SCHEDULER_PENDING, SCHEDULER_RUNNING = "PENDING", "RUNNING"
 # Reasons of a scheduler for a pending job that end by themselves. Any other needs a person.
 PASSING = frozenset({"", "None", "Priority", "Resources", "BeginTime", "Dependency", "Cleaning", "JobArrayTaskLimit"})
 
@@ -107,4 +107,4 @@ class DriverState:
 
 def is_pending(state: Mapping[str, str] | None) -> bool:
     """Test if a scheduler's state of a job says that it waits."""
-    return state is not None and state["state"] == PENDING
+    return state is not None and state["state"] == SCHEDULER_PENDING

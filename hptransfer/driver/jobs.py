@@ -22,7 +22,7 @@ from hptransfer.core.io import write_json
 from hptransfer.core.locks import locked_by
 from hptransfer.core.records import FAILED, KILLED, Job, Outcome, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver_state import RUNNING
+from hptransfer.driver.driver_state import SCHEDULER_RUNNING
 from hptransfer.driver.job_states import WITH_LAUNCHER, WITH_WORKER, JobEvent, JobState, next_state
 from hptransfer.driver.retries import AttemptLog
 from hptransfer.driver.trial_index import TrialIndex
@@ -188,7 +188,7 @@ class JobManager:
         if not states:
             return set()
         jobs = [tracked.job for tracked in self._in(*WITH_LAUNCHER)]
-        quiet = [job for job in jobs if states.get(job.id, {}).get("state") != RUNNING]
+        quiet = [job for job in jobs if states.get(job.id, {}).get("state") != SCHEDULER_RUNNING]
         return {job.id for job in quiet if not self._is_leased(job)}
 
     def _unfinished(self, job: Job) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from hptransfer.core.errors import EXIT_UNFINISHED, ConfigError
 from hptransfer.core.records import CANCELLED, KILLED, OUT_OF_MEMORY, PREEMPTED, Job, Number
-from hptransfer.launchers import LAUNCHERS, JobEnd, Launcher, LauncherConfig, check_stack, num_cores
+from hptransfer.launchers import LAUNCHERS, JobEnd, Launcher, LauncherConfig, check_stack_limit, num_cores
 
 CLOSE_GRACE_S = 5.0
 VMSTAT = Path("/proc/vmstat")
@@ -52,7 +52,7 @@ class LocalConfig(LauncherConfig):
             raise ConfigError(f"{place}.max_attempts must be at least 1, got {self.max_attempts}")
         if self.checkpoint_s < 1:
             raise ConfigError(f"{place}.checkpoint_s must be at least 1, got {self.checkpoint_s}; 300 is usual")
-        check_stack(self.stack, place)
+        check_stack_limit(self.stack, place)
 
     def note(self) -> str | None:
         threads = self.workers * self.threads

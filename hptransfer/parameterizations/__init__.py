@@ -5,9 +5,9 @@ One file each.
 
 from hptransfer.parameterizations import _unit_scaling as unit_scaling
 from hptransfer.parameterizations._base import (
-    CURVATURE,
     ENTRYWISE,
     FULL,
+    INVERSE_CURVATURE,
     MATRICES,
     NONE,
     PARAMETERIZATIONS,
@@ -41,7 +41,7 @@ __all__ = [
     "alignment_of",
     "resolve",
     "unit_scaling",
-    "CURVATURE",
+    "INVERSE_CURVATURE",
     "ENTRYWISE",
     "FULL",
     "MATRICES",

@@ -121,7 +121,7 @@ SPECTRAL = UpdateLaw(gain=ShapePower(fan_in=1 / 2, fan_out=-1 / 2))
 """Law of steps with spectral norm 1: unscaled Muon, Shampoo with exponents -1/4."""
 SPECTRAL_RMS = UpdateLaw(gain=ShapePower(fan_in=1 / 2, fan_out=-1 / 2, largest=1 / 2))
 """Law of Muon times sqrt(max(fan-in, fan-out)), whose entries have a fixed size (arXiv:2502.16982)."""
-CURVATURE = UpdateLaw(gradient=-1, gain=ShapePower(fan_out=-1))
+INVERSE_CURVATURE = UpdateLaw(gradient=-1, gain=ShapePower(fan_out=-1))
 """Law of K-FAC with relative damping: the output moves by delta / |delta|^2 (arXiv:2312.12226)."""
 
 

@@ -15,11 +15,13 @@ from hptransfer.core.locks import locked_by
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver_state import written_since
 
-PATIENCE_S = 120.0
-LOOK_S = 0.1
+FIRST_JOBS_WAIT_S = 120.0
+DRIVER_CHECK_S = 0.1
 
 
-def detach(arguments: Sequence[str], folder: RunFolder, patience_s: float = PATIENCE_S) -> tuple[int, int | None, str]:
+def detach(
+    arguments: Sequence[str], folder: RunFolder, patience_s: float = FIRST_JOBS_WAIT_S
+) -> tuple[int, int | None, str]:
     """Start the command line in the background; wait for its first jobs.
 
     The wait is over when the driver has submitted its first jobs, has ended, or after `patience_s` seconds.
@@ -48,7 +50,7 @@ def detach(arguments: Sequence[str], folder: RunFolder, patience_s: float = PATI
         holder = locked_by(folder.driver_lock)
         if holder and holder.get("pid") == process.pid and written_since(folder, started):
             break
-        time.sleep(LOOK_S)
+        time.sleep(DRIVER_CHECK_S)
     return process.pid, process.poll(), _read_from(log, start)
 
 

@@ -105,7 +105,7 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
         _refuse_other_identity(folder, plan)
         with announcing(plan.config.hooks, folder, lambda text: _note(console, text)) as announcer:
             with disk_errors(folder):
-                _describe(folder, plan)
+                _write_description(folder, plan)
             with _tracking(plan, folder, console) as tracker:
                 yield Session(plan, folder, tracker, console, announcer)
 
@@ -169,7 +169,7 @@ def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
         )
 
 
-def _describe(folder: RunFolder, plan: Plan) -> None:
+def _write_description(folder: RunFolder, plan: Plan) -> None:
     """Write the resolved sweep, its target and a snapshot."""
     take_snapshot(folder, plan.config)
     write_text(folder.sweep, sweep_config.dump_sweep(plan.config))

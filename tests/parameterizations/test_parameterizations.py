@@ -27,7 +27,7 @@ LAWS = {
     "Mu1": laws.SPECTRAL,
     "MuR": laws.SPECTRAL_RMS,
     "Sh": laws.SPECTRAL,
-    "KF": laws.CURVATURE,
+    "KF": laws.INVERSE_CURVATURE,
 }
 COLUMNS = ("mult", "var", *LAWS, "eps", "lam")
 HALF = 1 / 2

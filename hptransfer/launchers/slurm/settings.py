@@ -9,7 +9,7 @@ from typing import Any
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import Job, Number
-from hptransfer.launchers import LauncherConfig, check_stack
+from hptransfer.launchers import LauncherConfig, check_stack_limit
 from hptransfer.launchers.slurm.resources import (
     Resources,
     check_line,
@@ -135,7 +135,7 @@ class SlurmSettings(LauncherConfig):
                 raise ConfigError(f"{place}.setup[{number}]: flags go under {place}.sbatch, got {line!r}")
         for key in ("python", "wrapper", "container_image", "driver_partition"):
             check_line(getattr(self, key), f"{place}.{key}")
-        check_stack(self.stack, place)
+        check_stack_limit(self.stack, place)
         _check_flags(self.sbatch, f"{place}.sbatch")
         _check_flags(self.driver_sbatch, f"{place}.driver_sbatch")
 

@@ -16,7 +16,7 @@ from hptransfer.training.layers import Linear, Norm, Residual
 from hptransfer.training.models import ModelConfig
 from hptransfer.training.operations import Activation, ScaledDotProductAttention
 
-CHOICES = ("gelu", "relu2", "swiglu")
+BLOCK_ACTIVATIONS = ("gelu", "relu2", "swiglu")
 ATTENTION_SCALES = ("default", "sqrt", "full")
 
 
@@ -59,8 +59,8 @@ class BlocksConfig(ModelConfig):
                 f"{self.head_dim}, or be 0 for one key-value head, got {self.queries_per_key}; "
                 f"take {divisors(self.heads, self.queries_per_key)}"
             )
-        if self.activation not in CHOICES:
-            raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, CHOICES)}")
+        if self.activation not in BLOCK_ACTIVATIONS:
+            raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, BLOCK_ACTIVATIONS)}")
         if self.attention_scale not in ATTENTION_SCALES:
             raise ConfigError(f"{place}.attention_scale: {unknown('scale', self.attention_scale, ATTENTION_SCALES)}")
 
@@ -165,7 +165,7 @@ class Mlp(Residual):
         return self.down(self.activation(self.up(self.norm(x_KBSD))))  # type: ignore[no-any-return]
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Block of an attention branch and an MLP branch, or its replacement."""
 
     def __init__(self, attention: Attention, mlp: Residual) -> None:

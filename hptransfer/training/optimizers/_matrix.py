@@ -18,7 +18,7 @@ from hptransfer.training.layers import Layer
 from hptransfer.training.optimizers import DecoupledDecay
 from hptransfer.training.optimizers.adamw import AdamSettings
 
-CHOICES = {"all": MATRICES, "hidden": frozenset({Role.HIDDEN})}
+PRECONDITIONED_ROLES = {"all": MATRICES, "hidden": frozenset({Role.HIDDEN})}
 
 
 @dataclass(kw_only=True)
@@ -43,8 +43,8 @@ class MatrixConfig(AdamSettings):
     def check(self, place: str) -> None:
         super().check(place)
         self.check_memories(place, "momentum")
-        if self.matrices not in CHOICES:
-            raise ConfigError(f"{place}.matrices: {unknown('choice', self.matrices, CHOICES)}")
+        if self.matrices not in PRECONDITIONED_ROLES:
+            raise ConfigError(f"{place}.matrices: {unknown('choice', self.matrices, PRECONDITIONED_ROLES)}")
         if not 0 < self.damping <= 1:
             raise ConfigError(f"{place}.damping must be in (0, 1], got {self.damping}; typical values are 1e-6 to 0.1")
         for key in ("every", "largest_side"):
@@ -57,10 +57,10 @@ class MatrixConfig(AdamSettings):
         """Update law of the method's own steps."""
 
     def law(self, role: Role) -> UpdateLaw:
-        return self.matrix_law if role in CHOICES[self.matrices] else ENTRYWISE
+        return self.matrix_law if role in PRECONDITIONED_ROLES[self.matrices] else ENTRYWISE
 
     def more(self, rule: TensorRule) -> dict[str, float]:
-        if rule.role in CHOICES[self.matrices]:
+        if rule.role in PRECONDITIONED_ROLES[self.matrices]:
             memories = {"momentum": rule.budget.beta(self.momentum), "beta2": rule.budget.beta(self.beta2)}
             return {**memories, "damping": self.damping, "every": self.every, "largest_side": self.largest_side}
         return super().more(rule)

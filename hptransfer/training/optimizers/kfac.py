@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations import CURVATURE, Role, UpdateLaw
+from hptransfer.parameterizations import INVERSE_CURVATURE, Role, UpdateLaw
 from hptransfer.training.layers import Conv2d, Embedding, Layer, Linear, Moments
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.optimizers._matrix import DecoupledPreconditioner, MatrixConfig
@@ -45,7 +45,7 @@ class KfacConfig(MatrixConfig):
 
     @property
     def matrix_law(self) -> UpdateLaw:
-        return CURVATURE
+        return INVERSE_CURVATURE
 
     def preconditioned(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return Kfac(groups)

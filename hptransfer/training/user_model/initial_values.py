@@ -32,11 +32,11 @@ def spread_laws(
     resized = [item for item in items if _sides(near[item.name])]
     if not resized:
         return {}
-    now, base = parameters(model), parameters(_drawn(make_base))
+    now, base = parameters(model), parameters(_build_base(make_base))
     laws: dict[str, float] = {}
     # Matrices first: a matrix decides the law of its small bias.
     for item in sorted(resized, key=lambda item: -math.prod(item.shape)):
-        values, base_values = _whole(now[item.name].detach()), base[item.name].detach()
+        values, base_values = _unsharded(now[item.name].detach()), base[item.name].detach()
         if not (_alike(values) or _alike(base_values)):
             error = SYSTEMATIC + SIGMAS / (2 * min(values.numel(), base_values.numel())) ** 0.5
             known = [laws[other.name] for other in near[item.name] if other.name in laws]
@@ -53,7 +53,7 @@ def rescale_values(model: nn.Module, laws: Mapping[str, float], factors: Mapping
             parameter.mul_(change)
 
 
-def _drawn(make_base: Callable[[], nn.Module]) -> nn.Module:
+def _build_base(make_base: Callable[[], nn.Module]) -> nn.Module:
     """Build the base model with fixed values.
 
     The caller's random state is left unchanged.
@@ -107,7 +107,7 @@ def _alike(x: Tensor) -> bool:
     return bool((x == x.flatten()[0]).all())
 
 
-def _whole(x: Tensor) -> Tensor:
+def _unsharded(x: Tensor) -> Tensor:
     """Return the whole of a tensor that may be sharded over processes."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return x

@@ -31,12 +31,12 @@ from hptransfer.training.user_model.rules import (
     branch_rule,
     budget_rule,
     checked_roles,
-    optimizer_of,
+    optimizer_config,
     table_by_name,
 )
 
-DEFAULT = "mup"
-DRAWS = (Tensor.normal_, Tensor.uniform_)
+DEFAULT_PARAMETERIZATION = "mup"
+DRAWING_METHODS = (Tensor.normal_, Tensor.uniform_)
 
 
 class Choices(TypedDict, total=False):
@@ -65,7 +65,7 @@ def parameterize(
     optimizer: str,
     lr: float,
     settings: Mapping[str, Any] | None = None,
-    parameterization: str = DEFAULT,
+    parameterization: str = DEFAULT_PARAMETERIZATION,
     alignment: str | float = "default",
     roles: Mapping[str, str | Role] | None = None,
     depth: int | None = None,
@@ -107,7 +107,7 @@ def parameterize(
     table = table_by_name(parameterization)
     rules = Rules(
         table=table,
-        optimizer=optimizer_of(optimizer, lr, settings or {}, table),
+        optimizer=optimizer_config(optimizer, lr, settings or {}, table),
         alignment=alignment_of(alignment, "alignment"),
         branch=branch_rule(alpha, depth, sizes.get("depth"), branches, blocks),
         budget=budget_rule(budget, batch_size, tokens, sizes),
@@ -144,14 +144,17 @@ def parameterize(
 def _check_given(model: object, make: object) -> None:
     """Raise ConfigError unless `model` is a model and `make` is callable."""
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model must be an nn.Module, got {_describe(model)}; build it first, as make(width) does")
+        raise ConfigError(
+            f"model must be an nn.Module, got {_describe_value(model)}; build it first, as make(width) does"
+        )
     if not callable(make):
         raise ConfigError(
-            f"make must build the model at a width, got {_describe(make)}; give one such as lambda width: Model(width)"
+            f"make must build the model at a width, got {_describe_value(make)}; give one such as "
+            "lambda width: Model(width)"
         )
 
 
-def _describe(value: object) -> str:
+def _describe_value(value: object) -> str:
     return f"{type(value).__name__} {str(value).splitlines()[0][:40] if str(value) else ''}".rstrip()
 
 
@@ -170,7 +173,7 @@ class _WithoutDraws(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in DRAWS else func(*args, **(kwargs or {}))
+        return args[0] if func in DRAWING_METHODS else func(*args, **(kwargs or {}))
 
 
 def _built(make: Callable[[int], nn.Module], width: int) -> nn.Module:
@@ -182,7 +185,7 @@ def _built(make: Callable[[int], nn.Module], width: int) -> nn.Module:
         reason = " ".join(str(error).split())
         raise ConfigError(f"make({width}) fails on the meta device, where only shapes are: {reason}") from error
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"make({width}) must return the model, an nn.Module, and returns {_describe(model)}")
+        raise ConfigError(f"make({width}) must return the model, an nn.Module, and returns {_describe_value(model)}")
     return model
 
 

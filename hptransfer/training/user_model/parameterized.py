@@ -18,7 +18,7 @@ from hptransfer.training.user_model.initial_values import rescale_values, spread
 from hptransfer.training.user_model.roles import parameters
 from hptransfer.training.user_model.rules import TunedParameter
 
-SCHEMA = 1
+RECORD_SCHEMA = 1
 
 
 @dataclass(kw_only=True)
@@ -81,7 +81,7 @@ class Parameterized:
         Schema: docs/your-model.md.
         """
         return {
-            "schema": SCHEMA,
+            "schema": RECORD_SCHEMA,
             **self.record,
             "branches": self.branches,
             "parameters": [parameter.to_json() for parameter in self.tuned.values()],

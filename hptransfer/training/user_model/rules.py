@@ -176,7 +176,7 @@ def table_by_name(name: str) -> Parameterization:
     return table
 
 
-def optimizer_of(name: str, lr: float, settings: Mapping[str, Any], table: Parameterization) -> OptimizerConfig:
+def optimizer_config(name: str, lr: float, settings: Mapping[str, Any], table: Parameterization) -> OptimizerConfig:
     """Return the optimizer's settings in the base run.
 
     `decay` is the parameterization's if it is default.

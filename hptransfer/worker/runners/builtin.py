@@ -35,7 +35,7 @@ TIME_INDEPENDENT = (
 MEASURABLE_FLOPS = 5e10
 # Run settings that are not part of a trial's identity, because they compute the same numbers in another way.
 # Compilation changes rounding, but so does the size of a trial's stack, which is not part of its identity either.
-NOT_IDENTITY = ("activation_checkpointing", "compile", "cuda_graph")
+EXECUTION_SETTINGS = ("activation_checkpointing", "compile", "cuda_graph")
 
 
 class BuiltinRunner(Runner):
@@ -49,14 +49,14 @@ class BuiltinRunner(Runner):
         return Size(config.model.num_params(config.shape), examples * config.model.flops(config.shape))
 
     def identity_settings(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in run.items() if key not in NOT_IDENTITY}
+        return {key: value for key, value in run.items() if key not in EXECUTION_SETTINGS}
 
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
         """Check that no swept setting leaves the losses unchanged.
 
         The plan refuses unknown paths, and the trainer uses all settings.
         """
-        for name in NOT_IDENTITY:
+        for name in EXECUTION_SETTINGS:
             if name in names:
                 raise ConfigError(
                     f"run.{name} is swept, but changes no loss: a trial is the same at every value; set it once, in run"
