@@ -17,7 +17,7 @@ from docs.generators.parameterization_tables import markdown
 from hptransfer.cli.main import VERBS
 from hptransfer.cli.start import FAMILY_PACKAGES
 from hptransfer.config.compose import compose
-from hptransfer.coordcheck.compose import compose_check
+from hptransfer.coordcheck.check_config import compose_check
 from hptransfer.core import errors
 from hptransfer.core.registry import Registry
 from hptransfer.launchers.slurm.config import SlurmConfig

@@ -22,7 +22,7 @@ from hptransfer.monitor.tables import Display
 from hptransfer.planning.identity import differences, identity
 from hptransfer.planning.plan import Plan
 from hptransfer.planning.trial_set import TrialSet
-from hptransfer.session.notifications import Announcer, announcing
+from hptransfer.session.announcer import Announcer, announcing
 from hptransfer.session.snapshot import take_snapshot
 from hptransfer.trackers import BackgroundTracker
 

@@ -12,10 +12,10 @@ from docs.generators.measured_checks import (
     read_measured,
     write_measured,
 )
-from hptransfer.coordcheck.compose import CheckConfig, compose_check
+from hptransfer.coordcheck.check_config import CheckConfig, compose_check
+from hptransfer.coordcheck.defaults import CUBIC
 from hptransfer.coordcheck.judgement import LOOSE, TIGHT, WIDE, Check
 from hptransfer.coordcheck.run import run_check
-from hptransfer.coordcheck.settings import CUBIC
 from hptransfer.parameterizations import PARAMETERIZATIONS
 from hptransfer.training.models import MODELS
 from hptransfer.training.optimizers import OPTIMIZERS

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hptransfer.coordcheck import whole_training as training_checks
-from hptransfer.coordcheck.compose import compose_check, own_settings
+from hptransfer.coordcheck.check_config import compose_check, own_settings
 from hptransfer.coordcheck.judgement import Check
 from hptransfer.coordcheck.run import run_check
 from hptransfer.coordcheck.whole_training import CONVERGES

@@ -10,7 +10,7 @@ from typing import Any
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import Job, Number
 from hptransfer.launchers import LauncherConfig, check_stack_limit
-from hptransfer.launchers.slurm.resources import (
+from hptransfer.launchers.slurm.job_resources import (
     Resources,
     check_line,
     check_resources,

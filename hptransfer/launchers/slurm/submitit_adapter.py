@@ -27,7 +27,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from hptransfer.core.io import write_text
 from hptransfer.launchers.slurm.commands import CallError, SlurmCommands, scrubbed_variables
-from hptransfer.launchers.slurm.resources import Resources
+from hptransfer.launchers.slurm.job_resources import Resources
 
 SUBMIT_TIMEOUT_S = 120
 PRIVATE_METHODS = {

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.io import write_json
 from hptransfer.training.optimizers import OptimizerConfig
-from hptransfer.training.user_model.groups import group
 from hptransfer.training.user_model.initial_values import rescale_values, spread_laws
 from hptransfer.training.user_model.roles import parameters
 from hptransfer.training.user_model.rules import TunedParameter
+from hptransfer.training.user_model.torch_groups import torch_group
 
 RECORD_SCHEMA = 1
 
@@ -51,7 +51,7 @@ class Parameterized:
         choose groups by role, or use `optimizers`.
         """
         for names, parameter in self._alike():
-            yield group(self._present(names), names, self.optimizer, parameter.item.role, parameter.settings)
+            yield torch_group(self._present(names), names, self.optimizer, parameter.item.role, parameter.settings)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Build hptransfer's own optimizers over all parameters.

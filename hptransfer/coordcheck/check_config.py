@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hptransfer.config.compose import check_form, check_groups, compose_schema
-from hptransfer.coordcheck.settings import WHOLE, default_overrides, refuse_unread
+from hptransfer.coordcheck.defaults import WHOLE, default_overrides, refuse_unread
 from hptransfer.core.errors import ConfigError, unknown
 
 
@@ -71,10 +71,10 @@ DATA_FOR = {"tokens": "stdlib", "images": "digits", "features": "digits"}
 
 
 def _check_check(config: CheckConfig) -> None:
-    from hptransfer.coordcheck.checks import CHECKS
+    from hptransfer.coordcheck.run import COORD_CHECKS
 
-    if config.check not in CHECKS:
-        raise ConfigError(f"check: {unknown('check', config.check, CHECKS)}")
+    if config.check not in COORD_CHECKS:
+        raise ConfigError(f"check: {unknown('check', config.check, COORD_CHECKS)}")
     for key in ("widths", "depths"):
         sizes = getattr(config, key)
         if len(set(sizes)) < 3 or min(sizes) < 1:
