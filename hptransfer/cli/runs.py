@@ -20,7 +20,7 @@ def _status_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _status(args: argparse.Namespace) -> int:
+def _show_status(args: argparse.Namespace) -> int:
     from hptransfer.monitor.status import read_status
     from hptransfer.monitor.tables import print_status, watch
 
@@ -172,7 +172,7 @@ def _confirmed(question: str) -> bool:
 STATUS_VERB = Verb(
     "show progress, and why trials failed or are waiting",
     _status_arguments,
-    _status,
+    _show_status,
     interrupted="status changes nothing",
 )
 CANCEL_VERB = Verb("cancel unfinished trials: all, one scale, or one --trial", _cancel_arguments, _cancel)

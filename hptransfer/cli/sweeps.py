@@ -136,7 +136,7 @@ def _print_shortfall(summary: DriverSummary) -> int:
         print(f"not bracketed: {line}")
     for trial, outcome in summary.progress.failures[:5]:
         print(f"failed: {trial.id} {trial.name}: {outcome.error}")
-    for line in summary.held:
+    for line in summary.waiting_for_pilot:
         print(f"waiting: {line}")
     if summary.missing:
         print("the budget is spent; missing:")

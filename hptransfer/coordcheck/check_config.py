@@ -35,15 +35,15 @@ def own_settings(overrides: Sequence[str]) -> dict[str, str]:
     """
     from hptransfer.training.config import FAMILIES
 
-    given = dict(override.partition("=")[::2] for override in overrides)
-    chosen = {"run/model": "mlp", "run/optimizer": "adamw", "run.parameterization": "mup", "check": "width"} | given
+    from_user = dict(override.partition("=")[::2] for override in overrides)
+    chosen = {"run/model": "mlp", "run/optimizer": "adamw", "run.parameterization": "mup", "check": "width"} | from_user
     takes = FAMILIES["model"].get(chosen["run/model"]).takes[-1]
     settings = {key: chosen[key] for key in ("run/model", "run/optimizer")} | {"run/data": DATA_FOR[takes]}
     family = (chosen[key] for key in ("check", "run/model", "run/optimizer", "run.parameterization"))
     settings |= default_overrides(*family, takes=takes)
-    if "run.model.tied" in given:  # a readout that is the embedding cannot start at zero
+    if "run.model.tied" in from_user:  # a readout that is the embedding cannot start at zero
         settings.pop("run.model.zero_readout", None)
-    return {key: value for key, value in settings.items() if key not in given}
+    return {key: value for key, value in settings.items() if key not in from_user}
 
 
 def compose_check(overrides: Sequence[str]) -> CheckConfig:
@@ -57,9 +57,9 @@ def compose_check(overrides: Sequence[str]) -> CheckConfig:
     for override in overrides:
         if override.startswith("+run/"):
             raise ConfigError(f"override {override!r}: a check chooses one anyway; give it once, without a +")
-    given = [f"{key}={value}" for key, value in own_settings(overrides).items()] + list(overrides)
-    choices = [override for override in given if override.startswith("run/")]
-    settings = [override for override in given if not override.startswith("run/")]
+    complete = [f"{key}={value}" for key, value in own_settings(overrides).items()] + list(overrides)
+    choices = [override for override in complete if override.startswith("run/")]
+    settings = [override for override in complete if not override.startswith("run/")]
     config = compose_schema(CheckConfig, "check", choices, settings)
     _check_check(config)
     refuse_unread(config.check, overrides)

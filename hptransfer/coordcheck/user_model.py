@@ -18,6 +18,7 @@ from hptransfer.coordcheck.recording import recorded
 from hptransfer.coordcheck.theory import theory
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.user_model.branches import repeated
+from hptransfer.training.user_model.initial_values import root_mean_square
 from hptransfer.training.user_model.parameterize import DEFAULT_PARAMETERIZATION, Choices, parameterize
 from hptransfer.training.user_model.parameterized import Parameterized
 from hptransfer.training.user_model.readouts import NoHiddenReadouts
@@ -170,7 +171,7 @@ def _changes(
     """
     with NoHiddenReadouts(parameterized):
         first = _outputs(model, batch, loss)
-    values = {name: [_rms(x)] for name, x in first.items()}
+    values = {name: [root_mean_square(x)] for name, x in first.items()}
     optimizers = parameterized.optimizers()
     for _ in range(steps):
         model.zero_grad()
@@ -178,7 +179,7 @@ def _changes(
         for optimizer in optimizers:
             optimizer.step()
         for name, x in _outputs(model, batch, loss).items():
-            values[name].append(_rms(x - first[name]))
+            values[name].append(root_mean_square(x - first[name]))
     return values
 
 
@@ -209,7 +210,3 @@ def _outputs(model: nn.Module, batch: Any, loss: Loss) -> dict[str, Tensor]:
     with recorded(modules, read=lambda _, x: x.clone() if x.is_floating_point() else None) as outputs:
         loss(model, batch)
     return outputs
-
-
-def _rms(x: Tensor) -> float:
-    return float(x.double().square().mean().sqrt())

@@ -85,9 +85,9 @@ def convergence_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 16)
     if not abs(slope + 1) <= CONVERGES:
         fails.append(f"{VARIANCE}, {TRAINED}: slope {slope:+.2f}, not -1")
     fails += [
-        f"{DISTANCE}: that of width {width}, {near:.3g} nats, is not below that of {narrower}, {far:.3g}"
-        for narrower, width, far, near in zip(widths, widths[1:], distances, distances[1:], strict=False)
-        if not near < far
+        f"{DISTANCE}: that of width {width}, {distance:.3g} nats, is not below that of {narrower}, {previous:.3g}"
+        for narrower, width, previous, distance in zip(widths, widths[1:], distances, distances[1:], strict=False)
+        if not distance < previous
     ]
     rows = [
         CheckRow(VARIANCE, [[variance] for variance in variances], [slope], [True], prescribed=-1.0),

@@ -50,8 +50,8 @@ def read_driver_state(folder: RunFolder) -> dict[str, Any]:
     path = folder.path / "driver.json"
     try:
         values = read_json(path, "held", "delayed", "blocked") if path.exists() else {}
-        held = {scale: OLD_REASONS.get(reason, reason) for scale, reason in values.get("held", {}).items()}
-        return values | {"held": held} if values else {}
+        waiting = {scale: OLD_REASONS.get(reason, reason) for scale, reason in values.get("held", {}).items()}
+        return values | {"held": waiting} if values else {}
     except (RunFolderError, AttributeError, TypeError):
         return {}
 
@@ -80,14 +80,14 @@ class DriverState:
         self._waiting_since: float | None = None
         self._block: str | None = None
 
-    def write(self, held: Mapping[str, str], delayed: Mapping[str, float]) -> None:
+    def write(self, waiting: Mapping[str, str], delayed: Mapping[str, float]) -> None:
         """Write driver.json.
 
         Args:
-            held: reason by key of the scale.
+            waiting: reason why a scale waits for its pilot trial, by the scale's key.
             delayed: time in seconds since 1970 by job.
         """
-        values = {"held": dict(held), "delayed": dict(delayed), "blocked": self._block}
+        values = {"held": dict(waiting), "delayed": dict(delayed), "blocked": self._block}
         if values != self._written:
             write_json(self._folder.path / "driver.json", values)
             self._written = values

@@ -188,8 +188,8 @@ class JobManager:
         if not states:
             return set()
         jobs = [tracked.job for tracked in self._in(*WITH_LAUNCHER)]
-        quiet = [job for job in jobs if states.get(job.id, {}).get("state") != SCHEDULER_RUNNING]
-        return {job.id for job in quiet if not self._is_leased(job)}
+        not_running = [job for job in jobs if states.get(job.id, {}).get("state") != SCHEDULER_RUNNING]
+        return {job.id for job in not_running if not self._is_leased(job)}
 
     def _unfinished(self, job: Job) -> list[str]:
         index = self._index
@@ -224,10 +224,10 @@ class JobManager:
             self._job_of_trial |= dict.fromkeys(job.trials, job.id)
         write_in_parallel(self._folder.write_job, jobs)
         scheduler_ids = self._launcher.submit(jobs)
-        named = [replace(self._tracked[job_id].job, scheduler=name) for job_id, name in scheduler_ids.items()]
-        for job in named:
+        numbered = [replace(self._tracked[job_id].job, scheduler=name) for job_id, name in scheduler_ids.items()]
+        for job in numbered:
             self._track(job)
-        write_in_parallel(self._folder.write_job, named)
+        write_in_parallel(self._folder.write_job, numbered)
 
     def submit_due(self) -> None:
         """Submit again what is due, while there are free slots."""

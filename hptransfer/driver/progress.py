@@ -97,8 +97,8 @@ def _seconds_left(rows: Iterable[tuple[Trial, Outcome | None]], slots: int) -> f
     if not done:
         return None
     overall = sum(seconds for seconds, _ in done.values()), sum(flops for _, flops in done.values())
-    left = 0.0
+    seconds_left = 0.0
     for scale, flops in open_flops.items():
         seconds, measured = done.get(scale, overall)
-        left += flops * seconds / measured
-    return left / slots
+        seconds_left += flops * seconds / measured
+    return seconds_left / slots

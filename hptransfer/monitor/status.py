@@ -159,7 +159,7 @@ class _Waiting:
         return Trouble(trial, TRIAL_WAITING, reason, detail, node, job.id if job else None)
 
     def _reason(self, trial: Trial, job: Job | None, state: Mapping[str, str]) -> tuple[str, str]:
-        if any(request.takes(trial, None) for request in self._cancels):
+        if any(request.selects(trial, None) for request in self._cancels):
             return "being cancelled", ""
         if job and job.id in self._delayed:
             attempts = read_history(self._folder, trial.id).attempts

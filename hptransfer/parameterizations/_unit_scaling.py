@@ -56,8 +56,8 @@ def branches(attends: Sequence[bool], *, residual: float = 1.0, attention_ratio:
     Args:
         attends: True for each attention branch; blocks have one branch of every kind.
     """
-    other = residual * (2 / (1 + attention_ratio**2)) ** 0.5
-    shares = [attention_ratio * other if attending else other for attending in attends]
+    share_of_others = residual * (2 / (1 + attention_ratio**2)) ** 0.5
+    shares = [attention_ratio * share_of_others if attending else share_of_others for attending in attends]
     blocks = len(attends) / max(len(set(attends)), 1)
     return [share / (blocks + sum(s**2 for s in shares[:index])) ** 0.5 for index, share in enumerate(shares)]
 

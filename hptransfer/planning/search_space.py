@@ -61,8 +61,8 @@ def lines_through_best(losses: Mapping[Point, float]) -> list[dict[float, float]
     best = min(losses, key=lambda point: losses[point])
 
     def along(k: int) -> dict[float, float]:
-        others = best[:k] + best[k + 1 :]
-        return {point[k]: loss for point, loss in losses.items() if point[:k] + point[k + 1 :] == others}
+        fixed = best[:k] + best[k + 1 :]
+        return {point[k]: loss for point, loss in losses.items() if point[:k] + point[k + 1 :] == fixed}
 
     return [along(k) for k in range(len(best))]
 

@@ -29,7 +29,7 @@ def matching_trials(folder: RunFolder, request: Request) -> list[Trial]:
     for prefix in request.trials:
         if not any(trial.id.startswith(prefix) for trial, _ in rows):
             raise RunFolderError(f"{folder.path} has no trial {prefix!r}; `hptransfer status --all` lists them")
-    return [trial for trial, outcome in rows if request.takes(trial, outcome)]
+    return [trial for trial, outcome in rows if request.selects(trial, outcome)]
 
 
 def send_request(folder: RunFolder, request: Request) -> tuple[bool, bool]:
@@ -61,18 +61,18 @@ def _carry_out_here(folder: RunFolder, config: SweepConfig, path: Path) -> None:
     from hptransfer.driver.trial_index import TrialIndex
 
     with driving(folder), disk_errors(folder):
-        book = TrialIndex(folder, tuple(config.space))
+        index = TrialIndex(folder, tuple(config.space))
         for trial in folder.read_trials():
-            book.add(trial)
+            index.add(trial)
         launcher = config.launcher.open(folder.path, 0)
         jobs = JobManager(
-            folder, launcher, book, config.retry, config.launcher.max_attempts, lambda trial, outcome: None
+            folder, launcher, index, config.retry, config.launcher.max_attempts, lambda trial, outcome: None
         )
         deadline = time.monotonic() + JOB_END_WAIT_S
         try:
             jobs.restore()
-            for other, request in read_requests(folder):
-                while not carry_out(request, book, jobs):
+            for request_path, request in read_requests(folder):
+                while not carry_out(request, index, jobs):
                     if time.monotonic() > deadline:
                         raise StoppedError(
                             f"jobs of {folder.path} have not ended yet; the request stays: run the same command again"
@@ -80,7 +80,7 @@ def _carry_out_here(folder: RunFolder, config: SweepConfig, path: Path) -> None:
                     for ended in launcher.wait(REQUEST_CHECK_S):
                         jobs.end(ended)
                     jobs.check_adopted()
-                other.unlink(missing_ok=True)
+                request_path.unlink(missing_ok=True)
         finally:
             launcher.close()
     path.unlink(missing_ok=True)

@@ -22,11 +22,11 @@ def compiled(losses: Losses) -> Losses:
         ConfigError: by the returned function, if compiling fails here.
     """
     torch.compiler.reset()
-    fast: Losses = torch.compile(losses, dynamic=False)
+    compiled_losses: Losses = torch.compile(losses, dynamic=False)
 
     def call(inputs: Tensor, targets: Tensor) -> Tensor:
         try:
-            return fast(inputs, targets)
+            return compiled_losses(inputs, targets)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = str(error.inner_exception).strip().partition("\n")[0]
             raise ConfigError(

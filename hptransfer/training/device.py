@@ -88,8 +88,8 @@ def _room(device: str) -> float:
     """
     if device == CUDA:
         free, _ = torch.cuda.mem_get_info()
-        taken = torch.cuda.memory_allocated()
-        return taken + ROOM * (free + torch.cuda.memory_reserved() - taken)
+        allocated = torch.cuda.memory_allocated()
+        return allocated + ROOM * (free + torch.cuda.memory_reserved() - allocated)
     try:
         return _process_bytes("VmRSS") + ROOM * _share_of_cores() * _available()
     except OSError:  # not Linux
@@ -143,7 +143,7 @@ def _available() -> int:
     job_group = GROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
     for group in (job_group, *job_group.parents):
         with contextlib.suppress(OSError, ValueError):  # a missing file, and "max"
-            limit, taken = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+            limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
             stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            available.append(limit - taken + int(stat["active_file"]) + int(stat["inactive_file"]))
+            available.append(limit - used + int(stat["active_file"]) + int(stat["inactive_file"]))
     return max(0, min(available))

@@ -100,11 +100,11 @@ class Training:
         if not positions:
             return
         stack, share_s = self.stack, self._share()
-        rest = sorted(set(range(len(stack.alive))).difference(positions))
+        remaining = sorted(set(range(len(stack.alive))).difference(positions))
         for position in positions:
             self._finish(stack.alive[position], None, None, self.steps, share_s, pruned=pruned)
-        if rest:
-            stack.keep(rest)
+        if remaining:
+            stack.keep(remaining)
         else:
             stack.alive = []
 

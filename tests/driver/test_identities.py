@@ -84,7 +84,7 @@ def test_scales_that_print_alike_have_pilot_trials_of_their_own(tmp_path: Path) 
     assert sorted(by_scale[failing.key]) == [FAILED, *["open"] * 6]
     assert by_scale[passing.key] == [DONE] * 7
     assert read_driver_state(config.folder)["held"] == {failing.key: PILOT_FAILED}
-    assert summary.held == [f"{failing.key}: {PILOT_FAILED}"]
+    assert summary.waiting_for_pilot == [f"{failing.key}: {PILOT_FAILED}"]
 
 
 def test_reasons_in_a_driver_json_of_an_earlier_version_are_recognized(tmp_path: Path) -> None:

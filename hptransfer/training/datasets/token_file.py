@@ -68,7 +68,7 @@ class TokenFileConfig(DataConfig):
     def load(self) -> Dataset:
         train, content = self._open("path")
         if self.validation_path:
-            held_out, other = self._open("validation_path")
+            held_out, held_out_id = self._open("validation_path")
             if Path(self.validation_path).samefile(self.path):
                 raise DataError(
                     f"run.data.validation_path is {self.validation_path}, which is trained on; "
@@ -76,11 +76,11 @@ class TokenFileConfig(DataConfig):
                 )
         else:
             size = len(train) - len(train) * self.validation_percent // 100
-            train, held_out, other = train[:size], train[size:], str(self.validation_percent)
+            train, held_out, held_out_id = train[:size], train[size:], str(self.validation_percent)
         return Stream(
             train,
             held_out,
-            fingerprint=hashlib.sha256(f"{self.dtype} {content} {other}".encode()).hexdigest()[:16],
+            fingerprint=hashlib.sha256(f"{self.dtype} {content} {held_out_id}".encode()).hexdigest()[:16],
             source=self.path,
             unit="tokens",
             remedy="point run.data.path or run.data.validation_path at a longer file",

@@ -59,16 +59,16 @@ class MoeConfig(TransformerConfig):
         super().check(place)
         self.check_positive(place, "experts", "sparsity", "granularity", "base_active", "base_granularity")
         if self.experts % self.sparsity:
-            near = multiples(self.experts, self.sparsity)
+            suggestion = multiples(self.experts, self.sparsity)
             raise ConfigError(
                 f"{place}.experts must be a multiple of {place}.sparsity ({self.sparsity}), got {self.experts}; "
-                f"take {near}, or another sparsity"
+                f"take {suggestion}, or another sparsity"
             )
         if self.mlp_width % self.granularity:
-            near = divisors(self.mlp_width, self.granularity)
+            suggestion = divisors(self.mlp_width, self.granularity)
             raise ConfigError(
                 f"{place}.granularity must divide an expert's width, {place}.mlp_ratio ({self.mlp_ratio}) x "
-                f"{place}.width ({self.width}) = {self.mlp_width}, got {self.granularity}; take {near}"
+                f"{place}.width ({self.width}) = {self.mlp_width}, got {self.granularity}; take {suggestion}"
             )
         if not 0 <= self.balance_rate < math.inf:
             raise ConfigError(f"{place}.balance_rate must be at least 0 and finite, got {self.balance_rate}")
@@ -186,7 +186,7 @@ class MixtureOfExperts(Residual):
         load: share of the tokens that each expert received, shape (K, E), summed over backward passes.
         probed: True for a check that repeats one batch: tokens keep their first experts, because a token that leaves
             its expert changes by far more than a step, and every expert receives every token.
-        held: first choice of experts of a probed mixture.
+        first_choice: experts of a probed mixture, as chosen in its first pass.
     """
 
     bias: Tensor
@@ -196,7 +196,7 @@ class MixtureOfExperts(Residual):
         super().__init__()
         self.cfg = cfg
         self.probed = False
-        self.held: Tensor | None = None
+        self.first_choice: Tensor | None = None
         experts, active, inner = cfg.num_experts, cfg.num_active, cfg.expert_width
         self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
         self.router = Linear(trials, cfg.width, experts, role=Role.OUTPUT)
@@ -223,10 +223,10 @@ class MixtureOfExperts(Residual):
         return y_KND.view_as(x_KBSD)
 
     def _chosen(self, gates_KNE: Tensor) -> Tensor:
-        if self.held is not None:
-            return self.held
+        if self.first_choice is not None:
+            return self.first_choice
         chosen_KNA = (gates_KNE + self.bias.unsqueeze(1)).topk(self.cfg.num_active, dim=-1).indices
-        self.held = chosen_KNA if self.probed else None
+        self.first_choice = chosen_KNA if self.probed else None
         return chosen_KNA
 
     def _active(self, h_KND: Tensor, chosen_KNA: Tensor) -> Tensor:

@@ -68,8 +68,8 @@ class MatrixConfig(AdamSettings):
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         # Trials of a stack may differ in every setting, so each group carries its trial's.
         matrices = [{**group, "decoupled": self.coupled(group)} for group in groups if "damping" in group]
-        rest = [group for group in groups if "damping" not in group]
-        return [*([self.preconditioned(matrices)] if matrices else []), *([self.adamw(rest)] if rest else [])]
+        for_adamw = [group for group in groups if "damping" not in group]
+        return [*([self.preconditioned(matrices)] if matrices else []), *([self.adamw(for_adamw)] if for_adamw else [])]
 
     @abstractmethod
     def preconditioned(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

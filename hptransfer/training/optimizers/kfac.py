@@ -60,12 +60,12 @@ class Kfac(DecoupledPreconditioner):
         for layer in self.layers:
             tied = isinstance(layer, Embedding) and layer.tied
             if tied or not isinstance(layer, Linear | Conv2d | Embedding):
-                what, instead = (
+                tensor, remedy = (
                     ("a tied embedding", "untie it") if tied else (type(layer).__name__, "take another model")
                 )
                 adamw = ", or leave it to AdamW by run.optimizer.matrices=hidden" * (layer.role is not Role.HIDDEN)
                 raise ConfigError(
-                    f"run.optimizer=kfac has no factors for {what}, a matrix of role {layer.role.value}; {instead}, "
+                    f"run.optimizer=kfac has no factors for {tensor}, a matrix of role {layer.role.value}; {remedy}, "
                     f"or run/optimizer=shampoo{adamw}"
                 )
             # A stack has one form of moments for all its trials; dense moments include the diagonal.

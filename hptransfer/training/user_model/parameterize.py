@@ -122,15 +122,15 @@ def parameterize(
             "head's size instead of its root, which cannot be checked here; or keep the size and let their number grow",
             stacklevel=2,
         )
-    named = branches_of(model, branches, depth)
-    inside = belonging(model, items, named, blocks)
+    branch_modules = branches_of(model, branches, depth)
+    inside = belonging(model, items, branch_modules, blocks)
     tuned = {item.name: rules.tuned(item, inside=item.name in inside) for item in items}
     _check_possible(tuned, rules.optimizer)
-    _install(tuned, named, rules.branch.factor)
+    _install(tuned, branch_modules, rules.branch.factor)
     parameterized = Parameterized(
         model=model,
         tuned=tuned,
-        branches=dict.fromkeys(named, rules.branch.factor),
+        branches=dict.fromkeys(branch_modules, rules.branch.factor),
         optimizer=rules.optimizer,
         record={"parameterization": parameterization, "alignment": alignment, "base": sizes, **rules.to_json()},
         make_base=lambda: make(width),
@@ -206,14 +206,14 @@ def _check_possible(tuned: Mapping[str, TunedParameter], optimizer: OptimizerCon
             "hold them in an nn.Linear, convolution or nn.Embedding that is called, or take "
             "parameterization=mup_table3, which has no multipliers"
         )
-    wrong = [
+    not_matrices = [
         f"{parameter.item.name} ({parameter.item.role.value}, {'x'.join(map(str, parameter.item.shape))})"
         for parameter in tuned.values()
         if _trains_as_matrix(optimizer, parameter) and len(parameter.item.shape) != 2
     ]
-    if wrong:
+    if not_matrices:
         raise ConfigError(
-            f"optimizer={optimizer.name} trains matrices of two sides, which these are not: {', '.join(wrong)}; "
+            f"optimizer={optimizer.name} trains matrices of two sides, which these are not: {', '.join(not_matrices)}; "
             "take optimizer=adamw"
         )
 

@@ -225,8 +225,8 @@ def branch_rule(
     if depth is not None:
         check_whole("depth", depth)
     if not alpha:
-        given = {"depth": depth, "base['depth']": base, "branches": branches or None, "blocks": blocks}
-        for key, value in given.items():
+        depth_arguments = {"depth": depth, "base['depth']": base, "branches": branches or None, "blocks": blocks}
+        for key, value in depth_arguments.items():
             if value is not None:
                 raise ConfigError(f"{key} ({value}) is for a depth rule; add alpha=0.5 or alpha=1, or leave it out")
         return BranchRule()
@@ -270,9 +270,9 @@ def budget_rule(rule: str, batch_size: int | None, tokens: int | None, base: Map
 
 
 def _check_tied(name: str, embedding: TensorRule, readout: TensorRule) -> None:
-    for what in TIED:
-        if abs(getattr(embedding, what) / getattr(readout, what) - 1) > 1e-9:
+    for factor in TIED:
+        if abs(getattr(embedding, factor) / getattr(readout, factor) - 1) > 1e-9:
             raise ConfigError(
                 f"{name} is tied: this parameterization gives embedding and readout different values of "
-                f"{what}; untie them, or take parameterization=mup, whose readout has a multiplier instead"
+                f"{factor}; untie them, or take parameterization=mup, whose readout has a multiplier instead"
             )

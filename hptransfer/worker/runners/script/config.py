@@ -119,7 +119,7 @@ class ScriptConfig:
                 raise ConfigError(f"{place} must be text or a number, got {value!r}")
 
     def _check_names(self) -> None:
-        taken: dict[str, str] = {}
+        name_by_variable: dict[str, str] = {}
         for name, value in self.names.items():
             place = f"run.names.{name}"
             if not str(name).isidentifier() or not str(name).isascii():
@@ -130,9 +130,9 @@ class ScriptConfig:
                 raise ConfigError(f"{place} must be a number or text, got {value!r}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{place} must be finite, got {value}; quote it if the script is to read it as text")
-            if (other := taken.setdefault(name.upper(), name)) != name:
+            if (earlier := name_by_variable.setdefault(name.upper(), name)) != name:
                 raise ConfigError(
-                    f"{place}: {other!r} is a name too, and both are HPTRANSFER_{name.upper()}; rename one"
+                    f"{place}: {earlier!r} is a name too, and both are HPTRANSFER_{name.upper()}; rename one"
                 )
         for key in COST_NAMES:
             if key in self.names and getattr(self, key) is not None:

@@ -102,14 +102,16 @@ class Process:
         reason.
         """
         lines = [line.strip() for line in self._last_lines if line.strip()]
-        raised = next((line for line in reversed(lines) if EXCEPTION_LINE.match(line)), None)
-        telling = raised or next((line for line in reversed(lines) if not WRAPPER_LINE.match(line)), None)
-        reason = f": {telling[:300]}" if telling else ""
+        exception_line = next((line for line in reversed(lines) if EXCEPTION_LINE.match(line)), None)
+        informative_line = exception_line or next(
+            (line for line in reversed(lines) if not WRAPPER_LINE.match(line)), None
+        )
+        reason = f": {informative_line[:300]}" if informative_line else ""
         number = ended_by(code)
         end = f"killed by signal {number} ({_signal_name(number)})" if number else f"ended with exit code {code}"
         if memory_line := next((line for line in reversed(lines) if OUT_OF_MEMORY_LINE.search(line)), None):
             return f"the script {end}: {memory_line[:300]}", OUT_OF_MEMORY
-        killed = number and not (number == signal.SIGTERM and raised)
+        killed = number and not (number == signal.SIGTERM and exception_line)
         return f"the script {end}{reason}", KILLED if killed else CODE_ERROR
 
     def _signal(self, number: int) -> None:
