@@ -57,5 +57,5 @@ COORD_CHECK_VERB = Verb(
     "check that updates do not scale with width or depth",
     _coord_check_arguments,
     _coord_check,
-    interrupted="a check keeps no results, the same command restarts it",
+    interrupted="a check keeps no results, and the same command restarts it",
 )

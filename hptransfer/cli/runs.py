@@ -183,5 +183,5 @@ CLEAN_VERB = Verb(
     "remove files that a run no longer needs, after asking",
     _clean_arguments,
     _clean,
-    interrupted="some files may be removed, the same command removes the rest",
+    interrupted="some files may be removed, and the same command removes the rest",
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hptransfer.config.compose import check_form, check_groups, compose_schema
-from hptransfer.coordcheck.defaults import WHOLE, default_overrides, refuse_unread
+from hptransfer.coordcheck.defaults import WHOLE_TRAININGS, default_overrides, refuse_unread
 from hptransfer.core.errors import ConfigError, unknown
 
 
@@ -82,5 +82,5 @@ def _check_check(config: CheckConfig) -> None:
     for key in ("steps", "seeds"):
         if getattr(config, key) < 1:
             raise ConfigError(f"{key} must be at least 1, got {getattr(config, key)}")
-    if config.check in WHOLE and config.seeds < 2:
+    if config.check in WHOLE_TRAININGS and config.seeds < 2:
         raise ConfigError(f"seeds must be at least 2 for check={config.check}, which compares them, got {config.seeds}")

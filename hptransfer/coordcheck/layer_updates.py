@@ -110,7 +110,7 @@ def _own_changes(stack: Stack, batch: Batch, steps: int) -> Iterator[tuple[str, 
 def _spectral_norms(weight_K: Tensor, layer: Layer) -> Tensor:
     """Return the scaled spectral norm of every trial's weight.
 
-    The largest one, where a layer's weight is several matrices.
+    Where a layer's weight is several matrices, it is the largest of their norms.
     """
     norms_K = [max(float(torch.linalg.matrix_norm(matrix, 2)) for matrix in layer.matrices(w)) for w in weight_K]
     return torch.tensor(norms_K, dtype=torch.float64) * float(layer.multiplier) * _aspect(layer)
@@ -119,7 +119,7 @@ def _spectral_norms(weight_K: Tensor, layer: Layer) -> Tensor:
 def _aspect(layer: Layer) -> float:
     """Return sqrt(fan-in / fan-out) of the sides that grow with width.
 
-    Finite sides are constants, and left out.
+    Finite sides are constants and are left out.
     """
     fan_in = layer.fan_in if layer.role in (Role.HIDDEN, Role.OUTPUT) else 1
     fan_out = layer.fan_out if layer.role in (Role.HIDDEN, Role.INPUT) else 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hptransfer.coordcheck.activations import coordinate_check, depth_check
-from hptransfer.coordcheck.defaults import UNSTEPPED, axis_of
+from hptransfer.coordcheck.defaults import WITHOUT_STEPS, axis_of
 from hptransfer.coordcheck.judgement import Check
 from hptransfer.coordcheck.layer_updates import alignment_check, one_layer_check, spectral_check
 from hptransfer.coordcheck.whole_training import convergence_check, wider_check
@@ -33,7 +33,7 @@ def run_check(config: Any) -> Check:
 
     RUNNERS.get(config.run["runner"])
     sizes = axis_of(config.check)
-    steps = {} if config.check in UNSTEPPED else {"steps": config.steps}
+    steps = {} if config.check in WITHOUT_STEPS else {"steps": config.steps}
     return COORD_CHECKS[config.check](
         run_from_json(config.run), **{sizes: getattr(config, sizes)}, **steps, seeds=config.seeds
     )

@@ -26,14 +26,16 @@ OLD_REASONS = {
 }
 SCHEDULER_PENDING, SCHEDULER_RUNNING = "PENDING", "RUNNING"
 # Reasons of a scheduler for a pending job that end by themselves. Any other needs a person.
-PASSING = frozenset({"", "None", "Priority", "Resources", "BeginTime", "Dependency", "Cleaning", "JobArrayTaskLimit"})
+PASSING_REASONS = frozenset(
+    {"", "None", "Priority", "Resources", "BeginTime", "Dependency", "Cleaning", "JobArrayTaskLimit"}
+)
 
 
 def read_states(folder: RunFolder) -> dict[str, dict[str, str]]:
-    """Read the scheduler's states of jobs in flight: state, reason, node, scheduler.
+    """Read the scheduler's states of jobs in flight.
 
     Returns:
-        By job; empty without a scheduler.
+        By job: `state`, `reason`, `node` and `scheduler`. Empty without a scheduler.
     """
     path = folder.jobs / "states.json"
     if not path.exists():
@@ -46,7 +48,10 @@ def read_states(folder: RunFolder) -> dict[str, dict[str, str]]:
 
 
 def read_driver_state(folder: RunFolder) -> dict[str, Any]:
-    """Read the last driver.json: held, delayed, blocked; empty if there is none."""
+    """Read the last driver.json; empty if there is none.
+
+    Its keys are `held` (reasons of scales that wait for their pilot trial), `delayed` and `blocked`.
+    """
     path = folder.path / "driver.json"
     try:
         values = read_json(path, "held", "delayed", "blocked") if path.exists() else {}
@@ -96,7 +101,7 @@ class DriverState:
         """Report a block if all jobs in flight wait for a person."""
         states = read_states(self._folder)
         reasons = {states[job]["reason"] if is_pending(states.get(job)) else "" for job in jobs}
-        if not reasons or reasons & PASSING:
+        if not reasons or reasons & PASSING_REASONS:
             self._waiting_since = self._block = None
             return
         self._waiting_since = self._waiting_since or time.monotonic()

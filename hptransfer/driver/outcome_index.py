@@ -42,8 +42,8 @@ def read_outcome_index(folder: RunFolder) -> dict[str, tuple[Trial, Outcome, int
     """Read the index of a run.
 
     Returns:
-        By trial id: the trial without its run, its outcome without groups, the time of the outcome's file in
-        nanoseconds since 1970, and the trial's job.
+        By trial id: the trial without its run, and its outcome without groups. Then follow the time of the outcome's
+        file, in nanoseconds since 1970, and the trial's job.
     """
     index = {}
     scales: dict[Scale, Scale] = {}

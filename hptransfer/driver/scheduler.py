@@ -268,7 +268,7 @@ class Scheduler:
     def extension(self, scale: Scale) -> Point | None:
         """Return the next point that would bracket the scale's optimum.
 
-        None if there is none within the bounds on either side.
+        It is None if there is none within the bounds on either side.
         """
         state = self._index.at(scale)
         point = next_point(state.mean_losses(), self._trial_set.bounds)

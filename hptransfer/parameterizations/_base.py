@@ -1,4 +1,4 @@
-"""Roles of parameters, exponent tables, update laws, and their formula.
+"""Roles of parameters, exponent tables and update laws, with their formula.
 
 A weight is used as `W = n^-a * w` with `w ~ N(0, sigma^2 n^-2b)` (abc form: arXiv:2011.14522; Everett et al.,
 2407.05872). n is a size over that of the base model, so that every factor is exactly 1 at the base. A matrix has two
@@ -131,8 +131,8 @@ class Parameterization:
 
     Attributes:
         rows: multiplier and init exponents of every role.
-        global_rate: True if all roles share one learning rate, epsilon and weight decay, as is usual under standard
-            parameterization, unless an alignment is given.
+        global_rate: True if all roles share one learning rate, epsilon and weight decay unless an alignment is given.
+            That is usual under standard parameterization.
         unit: True if the base model has size 1, so that factors are absolute, and every operation keeps values and
             gradients at unit size (u-muP; numbers in `unit_scaling`).
         depth: default exponent of the residual branch factor.

@@ -1,6 +1,6 @@
 """Factors that keep operations' values and gradients at variance one.
 
-Sources: u-muP, arXiv:2407.17465, and unit scaling, arXiv:2303.11257.
+Sources: u-muP (arXiv:2407.17465) and unit scaling (arXiv:2303.11257).
 
 An operation has one factor in the forward pass and one on its gradient in the backward pass. The two may differ only
 where all paths to the loss go through one point, as at weights, at the readout and at the ends of a branch. Elsewhere

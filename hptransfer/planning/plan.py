@@ -21,7 +21,7 @@ class Plan:
     """A checked sweep: every scale and the target can be trained.
 
     Attributes:
-        points: that every scale tries, unless the sampler chooses them.
+        points: points that every scale tries; a sampler that chooses its own does not use them.
         fingerprint: hash of the data or the script.
     """
 
@@ -215,7 +215,7 @@ def _points(config: SweepConfig) -> tuple[Point, ...]:
 def _scales(config: SweepConfig, axes: Mapping[str, list[Number]]) -> tuple[Scale, ...]:
     """Return all combinations of the axes' values.
 
-    Under one_at_a_time those with at most one axis off its center.
+    Under one_at_a_time they are those with at most one axis off its center.
     """
     product = itertools.product(*map(sorted, axes.values()))
     scales = [dict(zip(axes, values, strict=True)) for values in product]

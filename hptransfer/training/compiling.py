@@ -12,7 +12,7 @@ from hptransfer.core.errors import ConfigError
 Losses = Callable[[Tensor, Tensor], Tensor]
 
 
-def compiled(losses: Losses) -> Losses:
+def compile_losses(losses: Losses) -> Losses:
     """Return the losses' function, compiled at its first call.
 
     Inputs must keep one shape. Functions compiled before in this process are discarded: torch keeps few versions of a

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hptransfer.parameterizations._unit_scaling import loss_gradient
 from hptransfer.training.checkpoint import State
-from hptransfer.training.compiling import compiled
+from hptransfer.training.compiling import compile_losses
 from hptransfer.training.config import RunConfig
 from hptransfer.training.cuda_graph import RecordedUpdate
 from hptransfer.training.datasets import SQUARED
@@ -62,7 +62,7 @@ class Stack:
 
     def _bind(self) -> None:
         """Build optimizers and forward pass for the trials in the stack."""
-        self._training_losses = compiled(self.losses) if self._runs[0].compile else self.losses
+        self._training_losses = compile_losses(self.losses) if self._runs[0].compile else self.losses
         self._train = RecordedUpdate(self._update) if self._recordable() else self._update
         sharpness = per_trial([self._runs[index].unit.loss for index in self.alive])
         device = next(self.model.parameters()).device
@@ -153,7 +153,7 @@ class Stack:
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of every prediction, shape (K, B, S).
 
-        Cross-entropy in nats, or half the squared error.
+        It is cross-entropy in nats, or half the squared error.
         """
         outputs_KBSO = self.outputs(inputs)
         trials, batch, sequence, outputs = outputs_KBSO.shape

@@ -22,7 +22,7 @@ from hptransfer.launchers.slurm.job_resources import (
 FLAG = re.compile(r"[a-z][a-z0-9_-]*")
 # A signal other than USR2 for the batch process, which is the worker and is killed by it.
 FATAL_SIGNAL = re.compile(r"[Rr]?B[Rr]?:(?!(SIG)?USR2\b|12\b)")
-RESERVED = {
+RESERVED_FLAGS = {
     "array": "jobs are put into arrays; launcher.max_running limits the number of running jobs",
     "error": "the output of a job goes to jobs/<job>.log; set output for the messages of SLURM itself",
     "job-name": "jobs are found by their names, which contain the name of the sweep",
@@ -193,8 +193,8 @@ def _check_flags(flags: Mapping[str, Any], place: str) -> None:
         flag = str(name).replace("_", "-")
         if len(flag) == 1:
             raise ConfigError(f"{place}: {name!r} is a short flag; write its long name, such as partition for p")
-        if flag in RESERVED and not (flag == "time" and value is None):
-            raise ConfigError(f"{place}.{name} cannot be set: {RESERVED[flag]}")
+        if flag in RESERVED_FLAGS and not (flag == "time" and value is None):
+            raise ConfigError(f"{place}.{name} cannot be set: {RESERVED_FLAGS[flag]}")
         check_line(value, f"{place}.{name}")
         if flag == "signal" and FATAL_SIGNAL.match(str(value)):
             raise ConfigError(

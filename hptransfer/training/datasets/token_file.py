@@ -139,7 +139,7 @@ def _offset(path: Path, dtype: np.dtype[Any], place: str) -> int:
 def _scan(path: Path, size: int, mtime_ns: int, offset: int, dtype: np.dtype[Any]) -> tuple[str, int]:
     """Return the hash of a file's bytes and its largest token.
 
-    In bounded memory. The result is cached by size and modification time.
+    Memory use is bounded. The result is cached by size and modification time.
     """
     content, largest = hashlib.sha256(), 0
     with path.open("rb") as file:

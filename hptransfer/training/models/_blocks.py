@@ -66,14 +66,17 @@ class BlocksConfig(ModelConfig):
 
     @property
     def heads(self) -> int:
+        """Number of query heads."""
         return self.width // self.head_dim
 
     @property
     def key_heads(self) -> int:
+        """Number of key-value heads."""
         return self.heads // self.queries_per_key if self.queries_per_key else 1
 
     @property
     def mlp_width(self) -> int:
+        """Width of the MLP's hidden layer."""
         return self.mlp_ratio * self.width
 
     def attention_weights(self) -> int:
@@ -91,8 +94,8 @@ class BlocksConfig(ModelConfig):
     def attention_flops(self, positions: int) -> float:
         """Return the FLOPs of one block's scores and their sums.
 
-        Over all positions, forward and backward.
-        Counted in full, not only below the diagonal, as torch's flop counter does.
+        They cover all positions, forward and backward. Like torch's flop counter, they count the scores in full and
+        not only below the diagonal.
         """
         return 12.0 * positions**2 * self.width
 

@@ -5,8 +5,8 @@ g_i being the sigmoid of the router's logit. The experts with the largest g_i + 
 trained but moves against the load: b -= rate (load - kappa). No loss is added for balance. Form and rules:
 arXiv:2601.20205.
 
-Letters: K trials, B sequences, S positions, N = B S tokens, D width, E experts, A active ones, F an expert's width,
-R = N A rows, one for every token and expert that it is sent to.
+Letters: K trials, B sequences, S positions, N = B S tokens, D width, E experts, A active ones, F an expert's width.
+There are R = N A rows, one for every token and expert that it is sent to.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class MoeConfig(TransformerConfig):
     def report(self, model: nn.Module) -> dict[str, Tensor]:
         """Return `expert_load`: the busiest expert's tokens over the mean.
 
-        The largest over layers: 1 is balanced, sparsity the maximum.
+        It is the largest over layers. 1 is balanced; sparsity is the maximum.
         """
         loads_LK = torch.stack([mixture.take_load() for mixture in mixtures(model).values()])
         return {"expert_load": loads_LK.amax(dim=0)}
@@ -150,7 +150,7 @@ class ExpertLinear(Layer):
         """
         weight_GOI = self.weight.flatten(0, 1)
         rows = x.flatten(0, 1)
-        y = products(rows, weight_GOI) if ends_G is None else grouped(rows, weight_GOI, ends_G)
+        y = products(rows, weight_GOI) if ends_G is None else grouped_product(rows, weight_GOI, ends_G)
         return scale_fwd(y.view(*x.shape[:-1], self.fan_out), self.multiplier)
 
     def matrices(self, tensor: Tensor) -> list[Tensor]:
@@ -160,7 +160,7 @@ class ExpertLinear(Layer):
 GROUPED_MM = getattr(F, "grouped_mm", None)  # newer than the oldest torch that this package supports
 
 
-def grouped(x_RI: Tensor, weight_GOI: Tensor, ends_G: Tensor) -> Tensor:
+def grouped_product(x_RI: Tensor, weight_GOI: Tensor, ends_G: Tensor) -> Tensor:
     """Multiply the rows of every group by its own matrix.
 
     No row is dropped and none is padded. Torch has one kernel for all groups, but not for float64, nor for sides that

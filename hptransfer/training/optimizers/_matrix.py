@@ -25,7 +25,7 @@ PRECONDITIONED_ROLES = {"all": MATRICES, "hidden": frozenset({Role.HIDDEN})}
 class MatrixConfig(AdamSettings):
     """Settings of Shampoo and K-FAC.
 
-    Roles that `matrices` excludes, and vectors, train with AdamW, whose settings are `beta1` and `eps`. `beta2` is the
+    AdamW trains vectors and the roles that `matrices` excludes. Its settings are `beta1` and `eps`. `beta2` is the
     memory of the factors and of AdamW's squared gradient.
     """
 
@@ -79,8 +79,8 @@ class MatrixConfig(AdamSettings):
 class FactoredPreconditioner(torch.optim.Optimizer, ABC):
     """Optimizer with the step w -= lr * left^p m right^p.
 
-    m is the bias-corrected mean gradient, left and right are bias-corrected mean factors. Groups hold, in addition to
-    the settings, the tensors' `layers`, their `trial` (position in the stack) and `terms`, the number of terms of the
+    m is the bias-corrected mean gradient, left and right are bias-corrected mean factors. In addition to the settings,
+    groups hold the tensors' `layers` and their `trial` (position in the stack). `terms` is the number of terms of the
     mean that is the loss.
     """
 
@@ -144,9 +144,9 @@ def times_right(matrix: Tensor, factor: Tensor | None) -> Tensor:
 def damped_power(factor: Tensor, power: float, damping: float) -> Tensor:
     """Return (factor + damping * its largest eigenvalue)^power.
 
-    NaN where the factor is not finite, as eigh would raise. Computed in float64: in float32 eigenvalues are wrong by
-    1e-7 of the largest, as much as a small damping. The largest eigenvalue is used instead of the mean, because the
-    mean grows slower with width while the batch, and thus the rank, stays.
+    It is NaN where the factor is not finite, as eigh would raise. It is computed in float64: in float32 eigenvalues are
+    wrong by 1e-7 of the largest, as much as a small damping. The largest eigenvalue is used instead of the mean. The
+    mean grows slower with width, because the batch and thus the rank stay the same.
 
     Args:
         factor: symmetric, without negative eigenvalues except by rounding; or a diagonal as a vector.

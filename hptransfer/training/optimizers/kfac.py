@@ -5,9 +5,9 @@ A are second moments of a layer's inputs, B those of the gradients in its output
 a share of the largest eigenvalue (scaling with width: 2312.12226). The Fisher matrix is the empirical one: gradients of
 the loss itself, not of labels drawn from the model.
 
-A trial's loss is a mean over N terms, examples times predictions in each. With g the gradient of that mean in the
-layer's output before its multiplier, a term's own gradient is N g, and B, its second moment, is N times the sum of
-g g^T over examples and positions. A lookup's input has a single 1, so that its A is diagonal: how often each row is
+A trial's loss is a mean over N terms, examples times predictions in each. Let g be the gradient of that mean in the
+layer's output before its multiplier. A term's own gradient is N g. Its second moment B is N times the sum of g g^T over
+examples and positions. A lookup's input has a single 1, so that its A is diagonal: how often each row is
 read. Learned positions are read once for the whole batch; their g is summed over it.
 
 Steps scale as the inverse of the gradient, without a trust region: they grow as the training loss goes to zero.
@@ -35,13 +35,13 @@ class KfacConfig(MatrixConfig):
 
     name: str = "kfac"
     lr: float = 2.0**-6
-    """Peak learning rate at the base, of matrices and, unless `constants` differ, of the rest; above 0."""
+    """Peak learning rate at the base, above 0. It is AdamW's rate for the rest too, unless `constants` differ."""
     damping: float = 1e-2
     """Damping added to a factor's eigenvalues, as a share of the largest; above 0. At 1e-3 and below steps also depend
     on the factors' rank, the smaller of width and examples, so that widths near the batch deviate from the law."""
     largest_side: int = 2048
-    """Most outputs of a readout with a dense B; it is diagonal above. Sides that grow with width are always dense,
-    because a diagonal would have another law."""
+    """Largest number of outputs of a readout with a dense B; it is diagonal above. Sides that grow with width are always
+    dense, because a diagonal would have another law."""
 
     @property
     def matrix_law(self) -> UpdateLaw:

@@ -20,10 +20,10 @@ from torch.overrides import TorchFunctionMode
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import Role, alignment_of
 from hptransfer.training.optimizers import OptimizerConfig
-from hptransfer.training.user_model.branches import belonging, branches_of
+from hptransfer.training.user_model.branches import branch_parameters, branches_of
 from hptransfer.training.user_model.multipliers import check_untouched, multiply, multiply_branch
 from hptransfer.training.user_model.parameterized import Parameterized
-from hptransfer.training.user_model.roles import growing_heads, infer
+from hptransfer.training.user_model.roles import growing_heads, infer_roles
 from hptransfer.training.user_model.rules import (
     Rules,
     TunedParameter,
@@ -80,8 +80,8 @@ def parameterize(
     """Put a model under a parameterization.
 
     Initial values are rescaled, multipliers are installed, and groups are resolved. At the base size nothing changes,
-    to the last bit. The model may be sharded (`fully_shard`), compiled, or wrapped in DistributedDataParallel or
-    checkpointing, before or after the call. Iterate over the result for the optimizer's groups.
+    to the last bit. Before or after the call, the model may be sharded (`fully_shard`), compiled, or wrapped in
+    DistributedDataParallel or checkpointing. Iterate over the result for the optimizer's groups.
 
     Args:
         make: builds the same model at a given width. It is called at the base's width and at twice that, on the meta
@@ -115,7 +115,7 @@ def parameterize(
     width = sizes["width"]
     narrow, wide = _built(make, width), _built(make, 2 * width)
     check_untouched(model)
-    items = infer(model, narrow, wide, checked_roles(roles))
+    items = infer_roles(model, narrow, wide, checked_roles(roles))
     for line in growing_heads(narrow, wide):
         warnings.warn(
             f"heads widen: {line} (widths {width} and {2 * width}). Attention logits must then be divided by the "
@@ -123,7 +123,7 @@ def parameterize(
             stacklevel=2,
         )
     branch_modules = branches_of(model, branches, depth)
-    inside = belonging(model, items, branch_modules, blocks)
+    inside = branch_parameters(model, items, branch_modules, blocks)
     tuned = {item.name: rules.tuned(item, inside=item.name in inside) for item in items}
     _check_possible(tuned, rules.optimizer)
     _install(tuned, branch_modules, rules.branch.factor)

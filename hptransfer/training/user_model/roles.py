@@ -48,6 +48,7 @@ class Use:
 
     @property
     def lookup(self) -> bool:
+        """True for the table of an embedding."""
         return self.layer and isinstance(self.module, LOOKUPS)
 
     def sides(self, shape: TensorShape) -> tuple[int, int] | None:
@@ -77,7 +78,7 @@ class InferredRole:
     uses: tuple[tuple[Use, Role], ...]
 
 
-def plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a parameter's or module's name without the parts of wrappers."""
     for part in WRAPPERS:
         name = name.replace(part, "")
@@ -86,10 +87,12 @@ def plain(name: str) -> str:
 
 def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return every parameter once, by its plain name."""
-    return {plain(name): parameter for name, parameter in model.named_parameters()}
+    return {plain_name(name): parameter for name, parameter in model.named_parameters()}
 
 
-def infer(model: nn.Module, base: nn.Module, wide: nn.Module, roles: Mapping[str, str | Role]) -> list[InferredRole]:
+def infer_roles(
+    model: nn.Module, base: nn.Module, wide: nn.Module, roles: Mapping[str, str | Role]
+) -> list[InferredRole]:
     """Infer the role of every parameter.
 
     Args:
@@ -103,7 +106,7 @@ def infer(model: nn.Module, base: nn.Module, wide: nn.Module, roles: Mapping[str
         for name, parameter in module.named_parameters():
             if isinstance(parameter, UninitializedParameter):
                 raise ConfigError(
-                    f"{plain(name)} has no shape until the model has run; give its layer sizes, not Lazy ones"
+                    f"{plain_name(name)} has no shape until the model has run; give its layer sizes, not Lazy ones"
                 )
     shapes = {name: tuple(p.shape) for name, p in parameters(model).items()}
     base_shapes = {name: tuple(p.shape) for name, p in parameters(base).items()}
@@ -182,13 +185,13 @@ def _chosen(roles: Mapping[str, str | Role], names: Mapping[str, TensorShape]) -
 def _uses(model: nn.Module) -> dict[str, list[Use]]:
     """Return every module that holds a parameter, by the parameter's name."""
     names = {id(parameter): name for name, parameter in parameters(model).items()}
-    reads_itself = [f"{plain(name)}." for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)]
+    reads_itself = [f"{plain_name(name)}." for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)]
     uses: dict[str, list[Use]] = {}
     for name, module in model.named_modules():
-        called = not plain(name).startswith(tuple(reads_itself)) if reads_itself else True
+        called = not plain_name(name).startswith(tuple(reads_itself)) if reads_itself else True
         for attribute, parameter in module._parameters.items():
             if parameter is not None:
-                uses.setdefault(names[id(parameter)], []).append(Use(plain(name), module, attribute, called))
+                uses.setdefault(names[id(parameter)], []).append(Use(plain_name(name), module, attribute, called))
     return uses
 
 

@@ -25,7 +25,7 @@ from hptransfer.training.user_model.roles import InferredRole
 
 BASE_KEYS = ("width", "depth", "batch_size", "tokens")
 # Factors that must be equal for embedding and readout to be one tensor.
-TIED = ("init_std", "learning_rate", "epsilon", "weight_decay")
+TIED_FACTORS = ("init_std", "learning_rate", "epsilon", "weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +170,8 @@ def table_by_name(name: str) -> Parameterization:
     table = PARAMETERIZATIONS.get(name)
     if table.unit:
         raise ConfigError(
-            f"parameterization={name} scales every operation, not only weights, and needs a model that is made of "
-            "scaled operations, as the builtin ones are; take mup for this one"
+            f"parameterization={name} scales every operation and not only weights. It needs a model that is made of "
+            "scaled operations, such as a builtin one; take mup for this model"
         )
     return table
 
@@ -270,7 +270,7 @@ def budget_rule(rule: str, batch_size: int | None, tokens: int | None, base: Map
 
 
 def _check_tied(name: str, embedding: TensorRule, readout: TensorRule) -> None:
-    for factor in TIED:
+    for factor in TIED_FACTORS:
         if abs(getattr(embedding, factor) / getattr(readout, factor) - 1) > 1e-9:
             raise ConfigError(
                 f"{name} is tied: this parameterization gives embedding and readout different values of "

@@ -20,9 +20,10 @@ from hptransfer.worker.stack_sizes import StackTimings, calibrate, calibration_s
 if TYPE_CHECKING:
     from hptransfer.training.config import RunConfig
 
-# Largest number of trials in a job, by the FLOPs of one trial's step in one block. On a CPU core, stacks of 16 gain
-# most below the first number, stacks of four below the second, and none above it (benchmarks/throughput.py). On a GPU,
-# 64 gain on 16 up to 5e9, and 16 on 4 at 2e10 (benchmarks/gpu.py). The larger bounds are guesses.
+# Largest number of trials in a job, by the FLOPs of one trial's step in one block. On a CPU core, stacks of 16 are
+# fastest below the first number and stacks of four below the second. Above it no stack is faster than single trials
+# (benchmarks/throughput.py). On a GPU, stacks of 64 are faster than those of 16 up to 5e9, and stacks of 16 faster than
+# those of 4 at 2e10 (benchmarks/gpu.py). The larger bounds are guesses.
 CPU_JOBS = {1.5e7: 16, 1e9: 4, math.inf: 1}
 GPU_JOBS = {1e10: 64, 1e11: 16, math.inf: 4}
 # Largest stack with which a plan measures the rate of a device: building a larger one takes long.

@@ -100,7 +100,7 @@ class ScriptConfig:
         if self.launch not in LAUNCHES:
             raise ConfigError(f"run.launch: {unknown('choice', self.launch, LAUNCHES)}")
         if self.processes < 1 or (self.processes > 1 and self.launch == "plain"):
-            raise ConfigError(f"run.processes must be at least 1, and 1 but for launch=torchrun, got {self.processes}")
+            raise ConfigError(f"run.processes must be at least 1, and 1 unless launch=torchrun, got {self.processes}")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ConfigError(f"run.timeout_s must be above 0, got {self.timeout_s}; leave it out for no limit")
         if not self.grace_s >= 0:

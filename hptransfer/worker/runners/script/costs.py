@@ -18,7 +18,7 @@ from hptransfer.core.formulas import Formula
 from hptransfer.core.records import Number
 from hptransfer.worker.runners.script.config import ScriptConfig
 
-FUNCTION = re.compile(r"[\w.]+:\w+")
+FUNCTION_NOTATION = re.compile(r"[\w.]+:\w+")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _cost(key: str, setting: Any, names: Mapping[str, Any], config: ScriptConfig
     if setting is None and key not in names:
         raise ConfigError(f"{place} must be given: arithmetic over {', '.join(names) or 'names'}, or module:function")
     written = key if setting is None else str(setting)
-    if FUNCTION.fullmatch(written):
+    if FUNCTION_NOTATION.fullmatch(written):
         value = _call_function(written, names, config, place)
     else:
         value = _compute(Formula(written, place), names, config)

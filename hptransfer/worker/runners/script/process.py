@@ -23,7 +23,7 @@ from hptransfer.worker.runners.script import watchdog
 
 # On every node, torchrun prints sixty lines of its own after those of the failed process.
 MAX_LAST_LINES = 400
-CHUNK = 65536
+CHUNK_BYTES = 65536
 # Limit on waiting for output after the script's end, because a grandchild may hold it open.
 LAST_OUTPUT_S = 2.0
 OUT_OF_MEMORY_LINE = re.compile(
@@ -126,12 +126,12 @@ class Process:
         assert self._popen.stdout is not None
         sys.stdout.flush()
         partial = b""
-        while chunk := os.read(self._popen.stdout.fileno(), CHUNK):
+        while chunk := os.read(self._popen.stdout.fileno(), CHUNK_BYTES):
             _write_all(1, chunk)
             *lines, partial = re.split(rb"[\r\n]+", partial + chunk)
             for line in lines:
                 self._store_line(line)
-            partial = partial[-CHUNK:]
+            partial = partial[-CHUNK_BYTES:]
         self._store_line(partial)
 
     def _store_line(self, line: bytes) -> None:
