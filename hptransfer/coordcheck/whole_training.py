@@ -25,7 +25,7 @@ WINDOWS = 8
 # Standard errors by which a window counts as worse: one of eight is by chance in less than 1 of 100 checks.
 WORSE_ERRORS = 3.5
 # Tolerance of the slope -1 of the variance over seeds, and the number of examples whose outputs vary.
-SLOPE_TOLERANCE = 0.25
+VARIANCE_SLOPE_TOLERANCE = 0.25
 MAX_EXAMPLES = 256
 VARIANCE, DISTANCE = "variance over seeds of outputs", "distance to the widest's curve"
 TRAINED = "after training"
@@ -82,7 +82,7 @@ def convergence_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 16)
     distances = [float(np.sqrt(((curve - curves[-1]) ** 2).mean())) for curve in curves]
     slope = log_slope(widths, variances)
     fails = []
-    if not abs(slope + 1) <= SLOPE_TOLERANCE:
+    if not abs(slope + 1) <= VARIANCE_SLOPE_TOLERANCE:
         fails.append(f"{VARIANCE}, {TRAINED}: slope {slope:+.2f}, not -1")
     fails += [
         f"{DISTANCE}: that of width {width}, {distance:.3g} nats, is not below that of {narrower}, {previous:.3g}"
@@ -93,7 +93,9 @@ def convergence_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 16)
         CheckRow(VARIANCE, [[variance] for variance in variances], [slope], [True], prescribed=-1.0),
         CheckRow(DISTANCE, [[distance] for distance in distances], [log_slope(widths[:-1], distances[:-1])], [False]),
     ]
-    return Check("convergence", "width", list(widths), [TRAINED], rows, SLOPE_TOLERANCE, fails, expected_failure(run))
+    return Check(
+        "convergence", "width", list(widths), [TRAINED], rows, VARIANCE_SLOPE_TOLERANCE, fails, expected_failure(run)
+    )
 
 
 def train_seeds(run: RunConfig, seeds: int, examples: Tensor | None = None) -> tuple[NDArray[np.float64], Tensor]:

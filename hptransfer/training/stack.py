@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hptransfer.parameterizations._unit_scaling import loss_gradient
+from hptransfer.parameterizations import unit_scaling
 from hptransfer.training.checkpoint import State
 from hptransfer.training.compiling import compile_losses
 from hptransfer.training.config import RunConfig
@@ -158,7 +158,7 @@ class Stack:
         outputs_KBSO = self.outputs(inputs)
         trials, batch, sequence, outputs = outputs_KBSO.shape
         if self._runs[0].table.unit:
-            unit = loss_gradient(batch * sequence, outputs, squared=self.shape.loss == SQUARED)
+            unit = unit_scaling.loss_gradient(batch * sequence, outputs, squared=self.shape.loss == SQUARED)
             outputs_KBSO = scale_fwd(scale_bwd(outputs_KBSO, unit / self._sharpness), self._sharpness)
         if self.shape.loss == SQUARED:
             error_KBSO = outputs_KBSO - targets.view(batch, sequence, outputs).to(outputs_KBSO.dtype)

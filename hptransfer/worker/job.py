@@ -84,10 +84,10 @@ def run_job(
     return None
 
 
-def _acquire_leases(folder: RunFolder, job: str, leases: ExitStack, patience_s: float) -> set[str]:
+def _acquire_leases(folder: RunFolder, job: str, leases: ExitStack, total_wait_s: float) -> set[str]:
     """Acquire the free leases of a job's trials; return the trials' ids."""
     held = set()
-    until = time.monotonic() + patience_s
+    until = time.monotonic() + total_wait_s
     for trial_id in folder.read_job(job).trials:
         wait_s = max(LEASE_WAIT_S, until - time.monotonic())
         with contextlib.suppress(LockedError):

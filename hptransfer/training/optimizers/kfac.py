@@ -40,8 +40,8 @@ class KfacConfig(MatrixConfig):
     """Damping added to a factor's eigenvalues, as a share of the largest; above 0. At 1e-3 and below steps also depend
     on the factors' rank, the smaller of width and examples, so that widths near the batch deviate from the law."""
     largest_side: int = 2048
-    """Largest number of outputs of a readout with a dense B; it is diagonal above. Sides that grow with width are always
-    dense, because a diagonal would have another law."""
+    """Largest number of outputs of a readout with a dense B; it is diagonal above. Sides that grow with width are
+    always dense, because a diagonal would have another law."""
 
     @property
     def matrix_law(self) -> UpdateLaw:

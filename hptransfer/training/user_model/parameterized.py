@@ -46,9 +46,9 @@ class Parameterized:
         """Yield one group for torch's optimizers per set of equal settings.
 
         In addition to `params` a group has `lr`, `weight_decay` and further settings of the optimizer (`betas`, `eps`,
-        `momentum`). For the record it has `role` and `names`. Under `hptransfer` it names its optimizer: another one raises
-        ConfigError at its first step. torch's Adam decays weights as AdamW does. For muon, choose groups by role, or
-        use `optimizers`.
+        `momentum`). For the record it has `role` and `names`. Under `hptransfer` it names its optimizer: another one
+        raises ConfigError at its first step. torch's Adam decays weights as AdamW does. For muon, choose groups by
+        role, or use `optimizers`.
         """
         for names, parameter in self._alike():
             yield torch_group(self._present(names), names, self.optimizer, parameter.item.role, parameter.settings)
