@@ -12,8 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from docs.generators.measured_checks import measured_markdown, read_measured
+from hptransfer import parameterizations as laws
 from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, ShapePower, UpdateLaw
-from hptransfer.parameterizations import _base as laws
 
 LAWS: dict[str, UpdateLaw] = {
     "sgd": laws.RAW,

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from hptransfer import parameterizations as laws
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import (
     FULL,
@@ -17,7 +18,6 @@ from hptransfer.parameterizations import (
     alignment_of,
     resolve,
 )
-from hptransfer.parameterizations import _base as laws
 
 IN, HID, OUT, VEC, FIX = Role
 LAWS = {
