@@ -43,7 +43,7 @@ def _section(name: str) -> Iterator[str]:
     yield PARAMETERIZATIONS.summary(name)
     yield f"Source: {table.source}."
     yield ""
-    alignments: tuple[float | None, ...] = (None,) if not table.global_rate else (None, laws.FULL)
+    alignments: tuple[float | None, ...] = (None,) if not table.global_rate else (None, laws.FULL_ALIGNMENT)
     for alignment in alignments:
         if table.global_rate:
             yield "One rate for all roles (`run.alignment=default`):" if alignment is None else "`run.alignment=full`:"

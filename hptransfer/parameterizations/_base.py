@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from hptransfer.core.registry import Registry
 
-FULL, NONE = 1.0, 0.5
+FULL_ALIGNMENT, NO_ALIGNMENT = 1.0, 0.5
+"""Alignments of an update with a layer's input, as powers of the fan-in."""
 
 
 class Role(enum.Enum):
@@ -169,7 +170,7 @@ class Parameterization:
         spread = ZERO if self.global_rate else ShapePower(spread=1)
         return self.along(role, -self.rows[role].b) + spread
 
-    def gradient(self, role: Role, alignment: float = FULL) -> ShapePower:
+    def gradient(self, role: Role, alignment: float = FULL_ALIGNMENT) -> ShapePower:
         """Return the power of the gradient's root mean square.
 
         The gradient is that of the stored tensor. The signal that reaches a layer before the readout falls as the
@@ -197,7 +198,7 @@ class Parameterization:
         if alignment is None:
             if self.global_rate:
                 return ZERO
-            alignment = FULL
+            alignment = FULL_ALIGNMENT
         gain = law.gain if law.gain is not None else ShapePower(fan_in=alignment)
         if role not in (Role.HIDDEN, Role.OUTPUT):
             gain = ShapePower(fan_out=gain.fan_out, largest=gain.largest)
@@ -220,7 +221,7 @@ class Parameterization:
         if alignment is None:
             if self.global_rate:
                 return ZERO
-            alignment = FULL
+            alignment = FULL_ALIGNMENT
         return self.gradient(role, alignment)
 
 
