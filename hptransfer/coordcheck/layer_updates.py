@@ -23,8 +23,8 @@ from hptransfer.training.stack import Stack
 def one_layer_check(run: RunConfig, *, widths: Sequence[int], steps: int = 1, seeds: int = 8) -> Check:
     """Check that a layer's own update acts equally at all widths.
 
-    The output is that for the layer's first input, the update that of its first step or steps. Unlike in the coordinate
-    check, other layers' updates do not enter, so that a wrong rule is seen in the row of its own layer.
+    The output is that for the layer's first input, the update that of its first step or steps. Other layers' updates do
+    not enter, unlike in the coordinate check. A wrong rule is therefore seen in the row of its own layer.
     """
 
     def measure(stack: Stack, batch: Batch) -> MeasuredValues:
@@ -38,8 +38,8 @@ def alignment_check(run: RunConfig, *, widths: Sequence[int], steps: int = 10, s
     """Measure how far updates align with inputs; nothing is judged.
 
     The log alignment ratio is 1/2 without alignment and 1 at full alignment. It is measured as the slope against width
-    of log2 of |dW x| over |dW| |x|, root mean squares each, which is free of the constants that a ratio at one width
-    would have (arXiv:2407.05872). The values of hidden and output layers can be given as run.alignment.
+    of log2 of |dW x| over |dW| |x|, which are root mean squares. A slope is free of the constants that a ratio at one
+    width would have (arXiv:2407.05872). The values of hidden and output layers can be given as run.alignment.
     """
 
     def measure(stack: Stack, batch: Batch) -> MeasuredValues:

@@ -43,8 +43,8 @@ def coord_check(
     """Check that changes of module outputs do not scale with size.
 
     The numbers are root mean squares of every module's output, and of its change over a few training steps, at several
-    sizes. One batch is repeated. A change that grows with size will blow up, one that shrinks will stop learning, one
-    that is flat transfers. A module that is used more than once is recorded each time. Leave dropout out.
+    sizes. One batch is repeated. A change that grows with size will blow up, and one that shrinks will stop learning.
+    One that is flat transfers. A module that is used more than once is recorded each time. Leave dropout out.
 
     Args:
         make_model: `make_model(width)` builds the model with weights drawn by torch's own generator; over depth,

@@ -211,11 +211,11 @@ class JobManager:
         return all(self._attempts.is_last(job, trial) for trial in self._unfinished(job))
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Submit jobs, new or in their next attempt, in one call.
+        """Submit new jobs and next attempts in one call.
 
         A job's file is on disk before it is submitted and names the attempt. If the driver ends in between, the next
         one asks the launcher for the job. If the launcher does not know it, the job is submitted again under another
-        number, and a worker of the earlier number leaves at once.
+        number. A worker of the earlier number then leaves at once.
         """
         if not jobs:
             return

@@ -92,7 +92,7 @@ class TrialIndex:
     """All trials of one trial set, with their outcomes.
 
     Attributes:
-        trials: by id, without their configurations, which are in their folders.
+        trials: trials by id, without their configurations: these are in the trial folders.
         device_s: device seconds measured so far, including attempts without an outcome.
         started, started_flops: number of trials that were put into a job, and their cost.
     """

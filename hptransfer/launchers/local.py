@@ -35,7 +35,7 @@ class LocalConfig(LauncherConfig):
     name: str = "local"
     workers: int = 0
     """Worker processes; 0: GPUs divided by `gpus`, or cores divided by threads without a GPU. More workers slow each
-    other down, unless they wait for something else, as a script may."""
+    other down unless they wait for something else; a script may."""
     gpus: int = 1
     """GPUs visible to a worker, if the machine has any; a script under torchrun uses several."""
     threads: int = 1

@@ -128,7 +128,7 @@ def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[Backg
         if tracker.missing:
             _note(
                 console,
-                f"not in the tracker yet: {tracker.missing}; no result is lost, as {folder.path} has them all, and the "
+                f"not in the tracker yet: {tracker.missing}; no result is lost: {folder.path} has them all, and the "
                 "same command writes them",
             )
 

@@ -50,7 +50,7 @@ class Checkpoint:
         self.step = 0 if self._state is None else int(self._state["step"])
 
     def take(self) -> State | None:
-        """Return the state that was read, if any, and release it."""
+        """Release the state that was read and return it; None without one."""
         state, self._state = self._state, None
         return state
 

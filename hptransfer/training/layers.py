@@ -141,7 +141,10 @@ class Layer(nn.Module):
         return [tensor.flatten(1) if tensor.dim() > 2 else tensor]
 
     def scaled_weight(self, rows: int) -> Tensor:
-        """Return the weights, with scaled gradient, for `rows` examples times positions."""
+        """Return the weights with their gradient scaled for `rows` rows.
+
+        Rows are examples times positions.
+        """
         return self.weight if self.gradient is None else scale_bwd(self.weight, self.gradient * rows**-0.5)
 
     def record_moments(self, x: Tensor, y: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ class Stack:
         self._remember(memory)
 
     def state(self) -> State:
-        """Return the state, between two steps, that further steps depend on."""
+        """Return the state between two steps, on which further steps depend."""
         return {"alive": self.alive, "model": self.model.state_dict(), "memory": self._memory(range(len(self.alive)))}
 
     def restore(self, state: State) -> None:

@@ -128,7 +128,7 @@ def _count(value: Any, least: int, names: Mapping[str, Number], place: str) -> i
 def _amount(value: Any, names: Mapping[str, Number], place: str, read: Any, example: str) -> int | None:
     """Return an amount in whole units of `read`.
 
-    The value may be a number, a rule, or in the scheduler's notation.
+    The value may be a number, a rule or text in the scheduler's notation.
     """
     if value is None:
         return None
@@ -216,7 +216,7 @@ def job_names(job: Job, tokens: Number | None) -> dict[str, Number]:
 
 
 def limit_minutes(seconds: float, *, margin: float, least: int) -> int:
-    """Return the time limit, in minutes, for an estimated time.
+    """Return the time limit in minutes for an estimated time.
 
     Limits are rounded up to powers of the square root of 2, so that jobs share arrays.
 

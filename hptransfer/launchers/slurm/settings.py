@@ -74,8 +74,8 @@ class SlurmSettings(LauncherConfig):
     qos: str | None = None
     constraint: str | None = None
     by_scale: list[Any] = field(default_factory=list)
-    """Rows such as {when: width >= 1024, gpus: 4, time: 600}. The first row whose `when` holds, or that has no `when`,
-    overrides the settings above."""
+    """Rows such as {when: width >= 1024, gpus: 4, time: 600}. The first row whose `when` holds overrides the settings
+    above. A row without `when` always holds."""
     time_margin: float = 3.0
     """Ratio of the time limit to the estimated time of a job, if `time` is null."""
     min_time: int = 10

@@ -87,7 +87,7 @@ class TokenFileConfig(DataConfig):
         )
 
     def _open(self, key: str) -> tuple[Tokens, str]:
-        """Return a setting's file of tokens, memory-mapped, and its content hash."""
+        """Return a setting's memory-mapped file of tokens and its content hash."""
         path, dtype = Path(getattr(self, key)), DTYPES[self.dtype]
         with _readable(key, path):
             offset = _offset(path, dtype, f"run.data.{key}")

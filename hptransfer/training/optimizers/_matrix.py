@@ -34,7 +34,7 @@ class MatrixConfig(AdamSettings):
     momentum: float = 0.9
     """Memory of the gradient of matrices, in [0, 1)."""
     damping: float = 1e-6
-    """Damping added to a factor's eigenvalues, as a share of the largest, so independent of width; in (0, 1]."""
+    """Damping of a factor's eigenvalues as a share of the largest, and so independent of width; in (0, 1]."""
     every: int = 1
     """Number of steps between computations of the factors' powers."""
     largest_side: int = 2048

@@ -38,7 +38,7 @@ class KfacConfig(MatrixConfig):
     """Peak learning rate at the base, above 0. It is AdamW's rate for the rest too, unless `constants` differ."""
     damping: float = 1e-2
     """Damping added to a factor's eigenvalues, as a share of the largest; above 0. At 1e-3 and below steps also depend
-    on the factors' rank, the smaller of width and examples, so that widths near the batch deviate from the law."""
+    on the factors' rank, the smaller of width and examples. Widths near the batch then deviate from the law."""
     largest_side: int = 2048
     """Largest number of outputs of a readout with a dense B; it is diagonal above. Sides that grow with width are
     always dense, because a diagonal would have another law."""

@@ -84,8 +84,8 @@ def parameterize(
     DistributedDataParallel or checkpointing. Iterate over the result for the optimizer's groups.
 
     Args:
-        make: builds the same model at a given width. It is called at the base's width and at twice that, on the meta
-            device, and once at the base's width with values if there are initial values to rescale.
+        make: builds the same model at a given width. It is called on the meta device, at the base's width and at twice
+            that. If there are initial values to rescale, it is called once more at the base's width, with values.
         base: width at which every factor is 1, or a dictionary of it with the base's `depth`, `batch_size` and
             `tokens`.
         optimizer, lr, settings: as under run.optimizer in a sweep: `lr` is the peak at the base, `settings` the others
@@ -219,5 +219,5 @@ def _check_possible(tuned: Mapping[str, TunedParameter], optimizer: OptimizerCon
 
 
 def _trains_as_matrix(optimizer: OptimizerConfig, parameter: TunedParameter) -> bool:
-    """Test if the optimizer's own step, instead of AdamW's, trains a parameter."""
+    """Test if a parameter is trained by the optimizer's own step and not AdamW's."""
     return parameter.item.role is Role.HIDDEN if optimizer.name == "muon" else "damping" in parameter.settings

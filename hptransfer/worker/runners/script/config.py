@@ -64,11 +64,12 @@ class ScriptConfig:
     names: dict[str, Any] = field(default_factory=dict)
     """Values of further names that are not swept. The names under grid and space are added to them."""
     params: Any = None
-    """Trainable parameters: arithmetic over the names, or module:function, called with the names of its parameters."""
+    """Trainable parameters: arithmetic over the names, or module:function. The function gets the names of its
+    parameters."""
     tokens: Any = None
     """Examples or tokens that a trial trains on, in the same form; may be omitted."""
     flops: Any = None
-    """Training FLOPs, in the same form, also over params and tokens; by default 6 * params * tokens."""
+    """Training FLOPs in the same form, which may also use params and tokens; by default 6 * params * tokens."""
     metric: Metric = field(default_factory=Metric)
     launch: str = "plain"
     """plain for the command itself; torchrun for `processes` processes on every node of the trial's allocation."""

@@ -98,8 +98,7 @@ class Process:
     def failure(self, code: int) -> tuple[str, str]:
         """Return one line on how the script ended, and one of records.CAUSES.
 
-        If one of several processes fails, the script is ended as a whole, and the exception of that process is the
-        reason.
+        If one of several processes fails, the script is ended as a whole. The reason is the exception of that process.
         """
         lines = [line.strip() for line in self._last_lines if line.strip()]
         exception_line = next((line for line in reversed(lines) if EXCEPTION_LINE.match(line)), None)
