@@ -73,8 +73,8 @@ class Check:
         judged = [
             (slope - row.prescribed, row.name, column)
             for row in self.rows
-            for slope, column, must in zip(row.slopes, self.columns, row.judged, strict=True)
-            if must
+            for slope, column, is_judged in zip(row.slopes, self.columns, row.judged, strict=True)
+            if is_judged
         ]
         return max(judged, key=lambda entry: abs(entry[0]) if entry[0] == entry[0] else float("inf"))
 
@@ -107,12 +107,12 @@ def judge(
             name,
             values,
             slopes,
-            [a and b for a, b in zip(judged, moved, strict=True)],
+            [is_judged and has_moved for is_judged, has_moved in zip(judged, moved, strict=True)],
             (prescribed or {}).get(name, 0.0),
         )
         rows.append(row)
-        for column, slope, must in zip(columns, slopes, row.judged, strict=True):
-            if must and not abs(slope - row.prescribed) <= tolerance:
+        for column, slope, is_judged in zip(columns, slopes, row.judged, strict=True):
+            if is_judged and not abs(slope - row.prescribed) <= tolerance:
                 fails.append(f"{name}, {column}: slope {slope:+.2f}")
     return Check(what, axis, list(sizes), columns, rows, tolerance, fails, expected)
 

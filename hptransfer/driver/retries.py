@@ -1,4 +1,4 @@
-"""Attempts of trials: their history on disk, and the rules for another one."""
+"""Attempts of trials: their history, and the rules for another one."""
 
 from __future__ import annotations
 

@@ -177,9 +177,9 @@ def jobs_of(plan: Plan, scale: Scale) -> Iterator[tuple[Job, Number | None]]:
 
     Their ids and trials are stand-ins.
     """
-    remaining, most = plan.num_trials(scale), plan.job_size(plan.run(scale))
+    remaining, job_size = plan.num_trials(scale), plan.job_size(plan.run(scale))
     while remaining > 0:
-        count = min(remaining, most)
+        count = min(remaining, job_size)
         remaining -= count
         yield _stand_in(plan, scale, count, remaining)
 
@@ -231,10 +231,10 @@ def _check_all(plan: Plan) -> None:
     The message names it unless all scales have the same problem.
     """
     problems = {scale: _problem(plan, scale) for scale in (*plan.scales, plan.target)}
-    bad = {scale: problem for scale, problem in problems.items() if problem}
-    if bad:
-        scale, problem = next(iter(bad.items()))
-        alike = len(bad) == len(problems) and len(set(bad.values())) == 1
+    failing = {scale: problem for scale, problem in problems.items() if problem}
+    if failing:
+        scale, problem = next(iter(failing.items()))
+        alike = len(failing) == len(problems) and len(set(failing.values())) == 1
         place = "target" if scale == plan.target and scale not in plan.scales else "grid"
         raise ConfigError(problem if alike else f"{place} at {scale.key}: {problem}")
 

@@ -50,7 +50,7 @@ def send_request(folder: RunFolder, request: Request) -> tuple[bool, bool]:
 
 
 def _carry_out_here(folder: RunFolder, config: SweepConfig, path: Path) -> None:
-    """Act as the driver: take its lock and jobs, carry out all requests.
+    """Act as the driver: take its lock and carry out requests.
 
     Raises:
         StoppedError: a job does not end.

@@ -51,14 +51,16 @@ def branch_parameters(
     """
     if not branches:
         return set()
-    whole = [*branches, *_matching(model, blocks or (), "blocks")]
-    inside = {item.name for item in items if item.name.startswith(tuple(f"{name}." for name in whole))}
-    around = {name.rpartition(".")[0] for name in branches}
-    around -= {plain_name(name) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) or not name}
-    beside = [i.name for i in items if i.name not in inside and i.name.startswith(tuple(f"{a}." for a in around))]
-    if blocks is None and beside:
+    branch_modules = [*branches, *_matching(model, blocks or (), "blocks")]
+    inside = {item.name for item in items if item.name.startswith(tuple(f"{name}." for name in branch_modules))}
+    parents = {name.rpartition(".")[0] for name in branches}
+    parents -= {plain_name(name) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) or not name}
+    undecided = [
+        i.name for i in items if i.name not in inside and i.name.startswith(tuple(f"{parent}." for parent in parents))
+    ]
+    if blocks is None and undecided:
         raise ConfigError(
-            f"next to the branches are {', '.join(beside)}: name the modules all of whose parameters belong to a "
+            f"next to the branches are {', '.join(undecided)}: name the modules all of whose parameters belong to a "
             "branch, such as norms before it, by blocks=[glob], as in ['blocks.*']; or give blocks=[] if none does"
         )
     return inside

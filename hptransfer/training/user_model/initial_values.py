@@ -80,7 +80,7 @@ def _neighbours(items: Sequence[InferredRole]) -> dict[str, list[InferredRole]]:
 
 
 def _sides(neighbours: Sequence[InferredRole]) -> list[tuple[int, int]]:
-    """Return the pairs of sizes that differ between this model and the base."""
+    """Return pairs of sizes that differ between model and base."""
     return [pair for item in neighbours for pair in zip(item.shape, item.base_shape, strict=True) if pair[0] != pair[1]]
 
 

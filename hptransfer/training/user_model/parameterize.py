@@ -219,5 +219,8 @@ def _check_possible(tuned: Mapping[str, TunedParameter], optimizer: OptimizerCon
 
 
 def _trains_as_matrix(optimizer: OptimizerConfig, parameter: TunedParameter) -> bool:
-    """Test if a parameter is trained by the optimizer's own step and not AdamW's."""
+    """Test if the optimizer's own step trains a parameter.
+
+    Otherwise AdamW's step does.
+    """
     return parameter.item.role is Role.HIDDEN if optimizer.name == "muon" else "damping" in parameter.settings
