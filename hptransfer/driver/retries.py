@@ -74,7 +74,10 @@ class AttemptLog:
         return delay_before_next(history, self._retry, self._max_attempts)
 
     def last_delay(self, trial_id: str) -> float:
-        """Return the delay after a trial's last attempt; 0 if it was forgiven."""
+        """Return the delay after a trial's last attempt.
+
+        It is 0 if all attempts were forgiven.
+        """
         history = read_history(self._folder, trial_id)
         if len(history.attempts) == history.since:
             return 0.0
