@@ -40,7 +40,7 @@ class AttemptLog:
         self._index.spend(trial_id, read_history(self._folder, trial_id).seconds)
 
     def is_last(self, job: Job, trial_id: str) -> bool:
-        """Test if a job's current attempt is the last in a trial's history."""
+        """Test if a trial's history ends with a job's current attempt."""
         attempts = read_history(self._folder, trial_id).attempts
         return bool(attempts) and (attempts[-1].job, attempts[-1].number) == (job.id, job.attempt)
 
