@@ -200,6 +200,29 @@ def test_no_folder_has_more_than_fourteen_modules() -> None:
         assert len(modules) <= 14, f"{folder.relative_to(PACKAGE)}: {', '.join(modules)}"
 
 
+def private_imports_from_outside(file: str, modules: set[str]) -> list[str]:
+    """Private modules among a file's imports that belong to another family."""
+    outside = []
+    for module in modules:
+        family, _, name = module.removeprefix("hptransfer.").replace(".", "/").rpartition("/")
+        if name.startswith("_") and not name.startswith("__") and not file.startswith(f"{family}/"):
+            outside.append(module)
+    return outside
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_private_modules_are_imported_by_their_own_family_alone(file: str) -> None:
+    ours = {module for module in imports(file) if module.startswith("hptransfer.")}
+    assert not private_imports_from_outside(file, ours)
+
+
+def test_an_import_of_a_private_module_from_outside_is_found() -> None:
+    """A control: the line would fail in its file."""
+    line = "from hptransfer.parameterizations import _base"
+    assert private_imports_from_outside("training/stack.py", imported_modules(line))
+    assert not private_imports_from_outside("parameterizations/mup.py", imported_modules(line))
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_each_library_has_its_place(file: str) -> None:
     for module in imports(file):
