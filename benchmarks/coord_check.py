@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from hptransfer.coordcheck.compose import compose_check
+from hptransfer.coordcheck.check_config import compose_check
 from hptransfer.coordcheck.run import run_check
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.models import MODELS

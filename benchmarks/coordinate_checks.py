@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from docs.generators.measured_checks import MeasuredCheck, read_measured, write_measured
-from hptransfer.coordcheck.compose import compose_check
+from hptransfer.coordcheck.check_config import compose_check
 from hptransfer.coordcheck.run import run_check
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import PARAMETERIZATIONS

@@ -15,9 +15,9 @@ import yaml
 from docs.generators.measured_checks import measured_markdown, read_measured
 from docs.generators.parameterization_tables import markdown
 from hptransfer.cli.main import VERBS
-from hptransfer.cli.start import FAMILIES
+from hptransfer.cli.start import FAMILY_PACKAGES
 from hptransfer.config.compose import compose
-from hptransfer.coordcheck.compose import compose_check
+from hptransfer.coordcheck.check_config import compose_check
 from hptransfer.core import errors
 from hptransfer.core.registry import Registry
 from hptransfer.launchers.slurm.config import SlurmConfig
@@ -217,9 +217,9 @@ def test_every_term_of_the_glossary_names_its_carrier() -> None:
     assert len(rows) == len(CARRIERS) > 25
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILY_PACKAGES)
 def test_the_page_of_members_names_every_member(family: str) -> None:
-    for name in Registry(family, FAMILIES[family]).names():
+    for name in Registry(family, FAMILY_PACKAGES[family]).names():
         assert re.search(rf"\b{name}\b", page("members")), name
 
 

@@ -306,5 +306,5 @@ def test_an_interrupted_check_says_that_nothing_is_kept(
         main(["coord-check", "check=wider", "--out", str(tmp_path / "check")])
     assert end.value.code == 130
     error = capsys.readouterr().err
-    assert error == "hptransfer: interrupted; a check keeps no results, the same command restarts it\n"
+    assert error == "hptransfer: interrupted; a check keeps no results, and the same command restarts it\n"
     assert list(tmp_path.iterdir()) == []

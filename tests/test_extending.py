@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hptransfer.cli.start import FAMILIES
+from hptransfer.cli.start import FAMILY_PACKAGES
 from tests.support.helpers import ROOT
 
 EXTENSION = ROOT / "examples" / "extension"
@@ -81,12 +81,12 @@ def test_the_page_shows_the_example() -> None:
     assert kits in (EXTENSION / "test_members.py").read_text()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILY_PACKAGES)
 def test_every_family_has_its_contract_on_the_page(family: str) -> None:
     row = re.search(rf"^\| {family} \| `(\w+)` \| `(\w+)` in `([\w/]+)/` \|$", PAGE, flags=re.MULTILINE)
     assert row is not None
     registry, contract, folder = row.groups()
     package = import_module(f"hptransfer.{folder.replace('/', '.')}")
-    assert package.__name__ == FAMILIES[family]
+    assert package.__name__ == FAMILY_PACKAGES[family]
     assert getattr(package, registry).family == family
     assert isinstance(getattr(package, contract), type)

@@ -62,16 +62,62 @@ ONLY = {
     "rich": {"monitor/tables.py", "coordcheck/table.py", "session/session.py", "cli/verb.py"},
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+MODULES = {f"hptransfer/{file}".removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in FILES}
 
 
-def imports(file: str) -> set[str]:
+def imported_modules(source: str) -> set[str]:
+    """Modules that a source imports, at any depth of its functions.
+
+    `from package import name` counts as an import of package.name where that is a module of this package.
+    """
     names = set()
-    for node in ast.walk(ast.parse((PACKAGE / file).read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
+            members = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES
+            names |= members
+            if len(members) < len(node.names):
+                names.add(node.module)
     return names
+
+
+def imports(file: str) -> set[str]:
+    return imported_modules((PACKAGE / file).read_text())
+
+
+@pytest.mark.parametrize(
+    ("line", "module"),
+    [
+        ("from hptransfer.analysis import pipeline", "hptransfer.analysis.pipeline"),
+        ("from hptransfer import verify", "hptransfer.verify"),
+        ("def run():\n    from hptransfer.driver import driver as loop", "hptransfer.driver.driver"),
+        ("from hptransfer.launchers import Launcher", "hptransfer.launchers"),
+    ],
+)
+def test_an_import_of_a_module_from_its_package_is_found(line: str, module: str) -> None:
+    """A control of `imports`, on which every test of this file depends."""
+    assert imported_modules(line) == {module}
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("core/io.py", "from hptransfer.analysis import pipeline"),
+        ("planning/plan.py", "from hptransfer.driver import driver"),
+        ("driver/driver.py", "from hptransfer import verify"),
+    ],
+)
+def test_an_import_of_a_module_from_its_package_may_not_point_up(file: str, line: str) -> None:
+    """A control: each of these lines would fail in its file."""
+    assert forbidden_imports(file, imported_modules(line))
+
+
+def test_an_import_inside_analysis_may_not_point_up() -> None:
+    """A control: the line would fail in its file."""
+    assert forbidden_in_analysis(
+        "analysis/tables/arrays.py", imported_modules("from hptransfer.analysis import pipeline")
+    )
 
 
 def test_no_test_module_imports_from_another() -> None:
@@ -89,33 +135,47 @@ def part(module: str) -> str:
     return module.split(".")[1] if module.count(".") else ""
 
 
+def forbidden_imports(file: str, modules: set[str]) -> list[str]:
+    """Those of a file's imports that do not point down."""
+    importer = file.split("/")[0].removesuffix(".py")
+    return [module for module in modules if importer in LAYERS and not is_allowed(file, importer, module)]
+
+
+def is_allowed(file: str, importer: str, module: str) -> bool:
+    imported = part(module)
+    if imported not in LAYERS:
+        return True
+    if imported == "training":
+        return file.startswith(OPENS_TRAINING)
+    if imported == "analysis":
+        return file.startswith(USES_ANALYSIS)
+    return imported == importer or LAYERS[imported] < LAYERS[importer]
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_imports_point_down(file: str) -> None:
-    own = file.split("/")[0].removesuffix(".py")
-    for module in imports(file):
-        if module.startswith("hptransfer.") and own in LAYERS:
-            other = part(module)
-            allowed = other == own or LAYERS[other] < LAYERS[own]
-            if other == "training":
-                allowed = file.startswith(OPENS_TRAINING)
-            if other == "analysis":
-                allowed = file.startswith(USES_ANALYSIS)
-            assert allowed, f"{file} imports {module}"
+    ours = {module for module in imports(file) if module.startswith("hptransfer.")}
+    assert {part(module) for module in ours} <= LAYERS.keys()
+    assert not forbidden_imports(file, ours)
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("analysis/") and file.count("/") > 0])
+def forbidden_in_analysis(file: str, modules: set[str]) -> list[str]:
+    """Those of a file's imports inside analysis that point up."""
+    importer = file.split("/")[1].removesuffix(".py")
+    parts = {module: module.split(".")[2] for module in modules if module.startswith("hptransfer.analysis.")}
+    order = {name: place for place, name in enumerate(ANALYSIS)}
+    return [module for module, name in parts.items() if importer in order and order[name] > order[importer]]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("analysis/")])
 def test_imports_inside_analysis_point_down(file: str) -> None:
-    own = file.split("/")[1].removesuffix(".py")
-    for module in imports(file):
-        if module.startswith("hptransfer.analysis.") and own in ANALYSIS:
-            other = module.split(".")[2]
-            assert ANALYSIS.index(other) <= ANALYSIS.index(own), f"{file} imports {module}"
+    assert not forbidden_in_analysis(file, imports(file))
 
 
 def test_no_module_imports_another_in_a_circle() -> None:
     """Neither at the top of a file nor inside a function; a package's own `__init__` stands for its contract."""
     modules = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in FILES}
-    found = {
+    imported = {
         name: {part for module in imports(file) if (part := module.removeprefix("hptransfer.")) in modules} - {name}
         for name, file in modules.items()
         if not file.endswith("__init__.py")
@@ -126,11 +186,11 @@ def test_no_module_imports_another_in_a_circle() -> None:
         assert state.get(name) != 1, f"circle: {' -> '.join((*path[path.index(name) :], name))}"
         if name not in state:
             state[name] = 1
-            for other in found.get(name, ()):
-                visit(other, (*path, name))
+            for module in imported.get(name, ()):
+                visit(module, (*path, name))
             state[name] = 2
 
-    for name in found:
+    for name in imported:
         visit(name, ())
 
 
@@ -138,6 +198,29 @@ def test_no_folder_has_more_than_fourteen_modules() -> None:
     for folder in sorted({(PACKAGE / file).parent for file in FILES} - {PACKAGE}):
         modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
         assert len(modules) <= 14, f"{folder.relative_to(PACKAGE)}: {', '.join(modules)}"
+
+
+def private_imports_from_outside(file: str, modules: set[str]) -> list[str]:
+    """Private modules among a file's imports that belong to another family."""
+    outside = []
+    for module in modules:
+        family, _, name = module.removeprefix("hptransfer.").replace(".", "/").rpartition("/")
+        if name.startswith("_") and not name.startswith("__") and not file.startswith(f"{family}/"):
+            outside.append(module)
+    return outside
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_private_modules_are_imported_by_their_own_family_alone(file: str) -> None:
+    ours = {module for module in imports(file) if module.startswith("hptransfer.")}
+    assert not private_imports_from_outside(file, ours)
+
+
+def test_an_import_of_a_private_module_from_outside_is_found() -> None:
+    """A control: the line would fail in its file."""
+    line = "from hptransfer.parameterizations import _base"
+    assert private_imports_from_outside("training/stack.py", imported_modules(line))
+    assert not private_imports_from_outside("parameterizations/mup.py", imported_modules(line))
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -152,5 +235,5 @@ def test_core_is_the_standard_library_alone() -> None:
 
     for file in FILES:
         if file.startswith(("core/", "parameterizations/")):
-            strangers = {m.split(".")[0] for m in imports(file)} - set(sys.stdlib_module_names) - {"hptransfer"}
-            assert not strangers, f"{file} imports {strangers}"
+            outside = {module.split(".")[0] for module in imports(file)} - set(sys.stdlib_module_names) - {"hptransfer"}
+            assert not outside, f"{file} imports {outside}"

@@ -12,8 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from docs.generators.measured_checks import measured_markdown, read_measured
+from hptransfer import parameterizations as laws
 from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, ShapePower, UpdateLaw
-from hptransfer.parameterizations import _base as laws
 
 LAWS: dict[str, UpdateLaw] = {
     "sgd": laws.RAW,
@@ -21,11 +21,11 @@ LAWS: dict[str, UpdateLaw] = {
     "adafactor": laws.RELATIVE,
     "muon": laws.SPECTRAL_RMS,
     "shampoo": laws.SPECTRAL,
-    "kfac": laws.CURVATURE,
+    "kfac": laws.INVERSE_CURVATURE,
 }
 COLUMNS = ("multiplier", "init std", *LAWS, "epsilon", "decay")
 # Optimizers of matrices leave vectors to AdamW.
-OF_MATRICES = (laws.SPECTRAL, laws.SPECTRAL_RMS, laws.CURVATURE)
+OF_MATRICES = (laws.SPECTRAL, laws.SPECTRAL_RMS, laws.INVERSE_CURVATURE)
 
 
 def markdown() -> str:
@@ -43,7 +43,7 @@ def _section(name: str) -> Iterator[str]:
     yield PARAMETERIZATIONS.summary(name)
     yield f"Source: {table.source}."
     yield ""
-    alignments: tuple[float | None, ...] = (None,) if not table.global_rate else (None, laws.FULL)
+    alignments: tuple[float | None, ...] = (None,) if not table.global_rate else (None, laws.FULL_ALIGNMENT)
     for alignment in alignments:
         if table.global_rate:
             yield "One rate for all roles (`run.alignment=default`):" if alignment is None else "`run.alignment=full`:"

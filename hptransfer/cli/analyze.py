@@ -38,7 +38,7 @@ def _analyze(args: argparse.Namespace) -> int:
     from hptransfer.analysis.pipeline import AnalysisOptions, analyze_run, analyze_source
     from hptransfer.analysis.tables.sources import TableSource
 
-    if sum(given is not None for given in (args.run, args.table, args.mlflow)) != 1:
+    if sum(source is not None for source in (args.run, args.table, args.mlflow)) != 1:
         raise ConfigError("analyze takes one of RUN, --table FILE and --mlflow URI")
     if args.run is not None:
         _refuse(args, ("experiment", "columns", "scale", "tune", "loss", "out"), "a run")
@@ -54,7 +54,7 @@ def _analyze(args: argparse.Namespace) -> int:
             if getattr(args, option) is None:
                 raise ConfigError(f"analyze of a table needs --{option}; see `hptransfer analyze --help`")
         source = TableSource.of(args.table, args.mlflow, args.experiment, args.columns)
-        scales, tuned = (tuple(name.strip() for name in given.split(",")) for given in (args.scale, args.tune))
+        scales, tuned = (tuple(name.strip() for name in names.split(",")) for names in (args.scale, args.tune))
         loss, out = args.loss or "loss", args.out
         analysis = analyze_source(
             source, scales=scales, tuned=tuned, loss=loss, targets=args.targets, out=out, options=options
@@ -64,7 +64,7 @@ def _analyze(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _refuse(args: argparse.Namespace, options: Sequence[str], what: str) -> None:
+def _refuse(args: argparse.Namespace, options: Sequence[str], kind: str) -> None:
     """Refuse options that would have no effect.
 
     Raises:
@@ -72,7 +72,7 @@ def _refuse(args: argparse.Namespace, options: Sequence[str], what: str) -> None
     """
     for option in options:
         if getattr(args, option) is not None:
-            raise ConfigError(f"--{option} is not for an analysis of {what}; see `hptransfer analyze --help`")
+            raise ConfigError(f"--{option} is not for an analysis of {kind}; see `hptransfer analyze --help`")
 
 
-ANALYZE = Verb("fit the laws, predict for the target, write the report", _analyze_arguments, _analyze)
+ANALYZE_VERB = Verb("fit the laws, predict for the target, write the report", _analyze_arguments, _analyze)

@@ -18,7 +18,7 @@ def _coord_check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _coord_check(args: argparse.Namespace) -> int:
-    from hptransfer.coordcheck.compose import compose_check, own_settings
+    from hptransfer.coordcheck.check_config import compose_check, own_settings
     from hptransfer.coordcheck.run import run_check
     from hptransfer.coordcheck.table import coordinate_check_table
     from hptransfer.core.io import writable_folder, write_json, write_text
@@ -53,9 +53,9 @@ def _coord_check(args: argparse.Namespace) -> int:
     return EXIT_DONE if result.passed else EXIT_CHECK_FAILED
 
 
-COORD_CHECK = Verb(
+COORD_CHECK_VERB = Verb(
     "check that updates do not scale with width or depth",
     _coord_check_arguments,
     _coord_check,
-    interrupted="a check keeps no results, the same command restarts it",
+    interrupted="a check keeps no results, and the same command restarts it",
 )

@@ -38,20 +38,20 @@ fitted; 75 a job's worker was asked to stop; 130 interrupted. After 3, 4, 5 and 
 command resumes where it stopped; a check restarts."""
 
 VERBS = {
-    "plan": sweeps.PLAN,
-    "sweep": sweeps.SWEEP,
-    "status": runs.STATUS,
-    "cancel": runs.CANCEL,
-    "retry": runs.RETRY,
-    "analyze": analyze.ANALYZE,
-    "verify": sweeps.VERIFY,
-    "coord-check": coord_check.COORD_CHECK,
-    "logs": runs.LOGS,
-    "export": runs.EXPORT,
-    "clean": runs.CLEAN,
-    "init": start.INIT,
-    "import": start.IMPORT,
-    "list": start.LIST,
+    "plan": sweeps.PLAN_VERB,
+    "sweep": sweeps.SWEEP_VERB,
+    "status": runs.STATUS_VERB,
+    "cancel": runs.CANCEL_VERB,
+    "retry": runs.RETRY_VERB,
+    "analyze": analyze.ANALYZE_VERB,
+    "verify": sweeps.VERIFY_VERB,
+    "coord-check": coord_check.COORD_CHECK_VERB,
+    "logs": runs.LOGS_VERB,
+    "export": runs.EXPORT_VERB,
+    "clean": runs.CLEAN_VERB,
+    "init": start.INIT_VERB,
+    "import": start.IMPORT_VERB,
+    "list": start.LIST_VERB,
 }
 
 

@@ -20,7 +20,7 @@ def _status_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _status(args: argparse.Namespace) -> int:
+def _show_status(args: argparse.Namespace) -> int:
     from hptransfer.monitor.status import read_status
     from hptransfer.monitor.tables import print_status, watch
 
@@ -169,19 +169,19 @@ def _confirmed(question: str) -> bool:
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
-STATUS = Verb(
+STATUS_VERB = Verb(
     "show progress, and why trials failed or are waiting",
     _status_arguments,
-    _status,
+    _show_status,
     interrupted="status changes nothing",
 )
-CANCEL = Verb("cancel unfinished trials: all, one scale, or one --trial", _cancel_arguments, _cancel)
-RETRY = Verb("reset failed trials; the next `sweep` reruns them", _retry_arguments, _retry)
-LOGS = Verb("print the output of a trial", _logs_arguments, _logs)
-EXPORT = Verb("print the answer as JSON or YAML for a trainer's configuration", _export_arguments, _export)
-CLEAN = Verb(
+CANCEL_VERB = Verb("cancel unfinished trials: all, one scale, or one --trial", _cancel_arguments, _cancel)
+RETRY_VERB = Verb("reset failed trials; the next `sweep` reruns them", _retry_arguments, _retry)
+LOGS_VERB = Verb("print the output of a trial", _logs_arguments, _logs)
+EXPORT_VERB = Verb("print the answer as JSON or YAML for a trainer's configuration", _export_arguments, _export)
+CLEAN_VERB = Verb(
     "remove files that a run no longer needs, after asking",
     _clean_arguments,
     _clean,
-    interrupted="some files may be removed, the same command removes the rest",
+    interrupted="some files may be removed, and the same command removes the rest",
 )

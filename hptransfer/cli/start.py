@@ -9,7 +9,7 @@ from typing import Any
 from hptransfer.cli.verb import Verb, make_console, run_folder
 from hptransfer.core.errors import EXIT_DONE, ConfigError, unknown
 
-FAMILIES = {
+FAMILY_PACKAGES = {
     "estimator": "hptransfer.analysis.optima.estimators",
     "law": "hptransfer.analysis.laws.forms",
     "parameterization": "hptransfer.parameterizations",
@@ -92,13 +92,15 @@ def _import(args: argparse.Namespace) -> int:
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("family", nargs="?", metavar="FAMILY", help=f"sweep, {', '.join(FAMILIES)} (default: all)")
+    parser.add_argument(
+        "family", nargs="?", metavar="FAMILY", help=f"sweep, {', '.join(FAMILY_PACKAGES)} (default: all)"
+    )
 
 
 def _list(args: argparse.Namespace) -> int:
     from hptransfer.core.registry import Registry
 
-    families = ["sweep", *FAMILIES]
+    families = ["sweep", *FAMILY_PACKAGES]
     if args.family is not None and args.family not in families:
         raise ConfigError(unknown("family", args.family, families))
     for family in [args.family] if args.family else families:
@@ -106,7 +108,7 @@ def _list(args: argparse.Namespace) -> int:
         if family == "sweep":
             members = {path.stem: _first_comment(path) for path in _sweep_files()}
         else:
-            registry: Registry[Any] = Registry(family, FAMILIES[family])
+            registry: Registry[Any] = Registry(family, FAMILY_PACKAGES[family])
             members = {name: registry.summary(name) for name in registry.names()}
         for name, summary in members.items():
             print(f"  {name:<14} {summary}")
@@ -124,6 +126,6 @@ def _first_comment(path: Path) -> str:
     return first_line.lstrip("# ") if first_line.startswith("#") else ""
 
 
-INIT = Verb("write a commented sweep file to start from", _init_arguments, _init)
-IMPORT = Verb("import earlier runs as finished trials of a run", _import_arguments, _import)
-LIST = Verb("list sweep files, models, optimizers and all other members", _list_arguments, _list)
+INIT_VERB = Verb("write a commented sweep file to start from", _init_arguments, _init)
+IMPORT_VERB = Verb("import earlier runs as finished trials of a run", _import_arguments, _import)
+LIST_VERB = Verb("list sweep files, models, optimizers and all other members", _list_arguments, _list)

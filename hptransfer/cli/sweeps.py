@@ -134,7 +134,7 @@ def _print_shortfall(summary: DriverSummary) -> int:
         print(f"not bracketed: {line}")
     for trial, outcome in summary.progress.failures[:5]:
         print(f"failed: {trial.id} {trial.name}: {outcome.error}")
-    for line in summary.held:
+    for line in summary.waiting_for_pilot:
         print(f"waiting: {line}")
     if summary.missing:
         print("the budget is spent; missing:")
@@ -171,6 +171,6 @@ def _verify(args: argparse.Namespace) -> int:
     return code
 
 
-PLAN = Verb("show a sweep's scales, trials and cost; start nothing", _plan_arguments, _plan)
-SWEEP = Verb("train a sweep, or resume it, and print the recommendation", _sweep_arguments, _sweep)
-VERIFY = Verb("train the target around the prediction and measure the regret", _verify_arguments, _verify)
+PLAN_VERB = Verb("show a sweep's scales, trials and cost; start nothing", _plan_arguments, _plan)
+SWEEP_VERB = Verb("train a sweep, or resume it, and print the recommendation", _sweep_arguments, _sweep)
+VERIFY_VERB = Verb("train the target around the prediction and measure the regret", _verify_arguments, _verify)

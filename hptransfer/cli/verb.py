@@ -31,7 +31,7 @@ class Verb:
     summary: str
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
-    interrupted: str = "finished trials are kept, the same command resumes the run"
+    interrupted: str = "finished trials are kept, and the same command resumes the run"
 
 
 def make_console() -> Console:

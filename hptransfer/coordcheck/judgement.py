@@ -10,8 +10,8 @@ import numpy as np
 # Largest slopes that pass: TIGHT for an MLP of WIDE units or more. Finite widths alone give other models up to 0.2.
 TIGHT, LOOSE = 0.1, 0.2
 WIDE = 256
-# Stands for 0, which has no logarithm.
-NOTHING = 1e-300
+# Value that stands for 0, whose logarithm is infinite.
+LOG_FLOOR = 1e-300
 OUTPUTS, STREAM = "outputs", "stream"
 """Row names of the model's outputs and of the residual stream behind the last block."""
 
@@ -62,6 +62,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        """True if no row fails."""
         return not self.fails
 
     def steepest(self) -> tuple[float, str, str]:
@@ -72,8 +73,8 @@ class Check:
         judged = [
             (slope - row.prescribed, row.name, column)
             for row in self.rows
-            for slope, column, must in zip(row.slopes, self.columns, row.judged, strict=True)
-            if must
+            for slope, column, is_judged in zip(row.slopes, self.columns, row.judged, strict=True)
+            if is_judged
         ]
         return max(judged, key=lambda entry: abs(entry[0]) if entry[0] == entry[0] else float("inf"))
 
@@ -99,19 +100,19 @@ def judge(
     """
     rows, fails = [], []
     for name, by_size in measured.items():
-        values = [[value if value > 2 * NOTHING else 0.0 for value in row] for row in by_size]
+        values = [[value if value > 2 * LOG_FLOOR else 0.0 for value in row] for row in by_size]
         slopes = [log_slope(sizes, [row[column] for row in values]) for column in range(len(columns))]
-        moved = [max(column) > 2 * NOTHING for column in zip(*values, strict=True)]
+        moved = [max(column) > 2 * LOG_FLOOR for column in zip(*values, strict=True)]
         row = CheckRow(
             name,
             values,
             slopes,
-            [a and b for a, b in zip(judged, moved, strict=True)],
+            [is_judged and has_moved for is_judged, has_moved in zip(judged, moved, strict=True)],
             (prescribed or {}).get(name, 0.0),
         )
         rows.append(row)
-        for column, slope, must in zip(columns, slopes, row.judged, strict=True):
-            if must and not abs(slope - row.prescribed) <= tolerance:
+        for column, slope, is_judged in zip(columns, slopes, row.judged, strict=True):
+            if is_judged and not abs(slope - row.prescribed) <= tolerance:
                 fails.append(f"{name}, {column}: slope {slope:+.2f}")
     return Check(what, axis, list(sizes), columns, rows, tolerance, fails, expected)
 
@@ -119,8 +120,8 @@ def judge(
 def log_slope(sizes: Sequence[int], values: Sequence[float]) -> float:
     """Return the slope of log2 values against log2 sizes.
 
-    NaN if a value is not finite.
+    It is NaN if a value is not finite.
     """
     if not np.isfinite(values).all():
         return float("nan")
-    return float(np.polyfit(np.log2(sizes), np.log2(np.array(values) + NOTHING), 1)[0])
+    return float(np.polyfit(np.log2(sizes), np.log2(np.array(values) + LOG_FLOOR), 1)[0])

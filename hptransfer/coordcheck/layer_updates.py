@@ -23,8 +23,8 @@ from hptransfer.training.stack import Stack
 def one_layer_check(run: RunConfig, *, widths: Sequence[int], steps: int = 1, seeds: int = 8) -> Check:
     """Check that a layer's own update acts equally at all widths.
 
-    The output is that for the layer's first input, the update that of its first step or steps. Unlike in the coordinate
-    check, other layers' updates do not enter, so that a wrong rule is seen in the row of its own layer.
+    The output is that for the layer's first input, the update that of its first step or steps. Other layers' updates do
+    not enter, unlike in the coordinate check. A wrong rule is therefore seen in the row of its own layer.
     """
 
     def measure(stack: Stack, batch: Batch) -> MeasuredValues:
@@ -38,8 +38,8 @@ def alignment_check(run: RunConfig, *, widths: Sequence[int], steps: int = 10, s
     """Measure how far updates align with inputs; nothing is judged.
 
     The log alignment ratio is 1/2 without alignment and 1 at full alignment. It is measured as the slope against width
-    of log2 of |dW x| over |dW| |x|, root mean squares each, which is free of the constants that a ratio at one width
-    would have (arXiv:2407.05872). The values of hidden and output layers can be given as run.alignment.
+    of log2 of |dW x| over |dW| |x|, which are root mean squares. A slope is free of the constants that a ratio at one
+    width would have (arXiv:2407.05872). The values of hidden and output layers can be given as run.alignment.
     """
 
     def measure(stack: Stack, batch: Batch) -> MeasuredValues:
@@ -110,7 +110,7 @@ def _own_changes(stack: Stack, batch: Batch, steps: int) -> Iterator[tuple[str, 
 def _spectral_norms(weight_K: Tensor, layer: Layer) -> Tensor:
     """Return the scaled spectral norm of every trial's weight.
 
-    The largest one, where a layer's weight is several matrices.
+    Where a layer's weight is several matrices, it is the largest of their norms.
     """
     norms_K = [max(float(torch.linalg.matrix_norm(matrix, 2)) for matrix in layer.matrices(w)) for w in weight_K]
     return torch.tensor(norms_K, dtype=torch.float64) * float(layer.multiplier) * _aspect(layer)
@@ -119,7 +119,7 @@ def _spectral_norms(weight_K: Tensor, layer: Layer) -> Tensor:
 def _aspect(layer: Layer) -> float:
     """Return sqrt(fan-in / fan-out) of the sides that grow with width.
 
-    Finite sides are constants, and left out.
+    Finite sides are constants and are left out.
     """
     fan_in = layer.fan_in if layer.role in (Role.HIDDEN, Role.OUTPUT) else 1
     fan_out = layer.fan_out if layer.role in (Role.HIDDEN, Role.INPUT) else 1

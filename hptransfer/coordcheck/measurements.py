@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from hptransfer.coordcheck.judgement import LOOSE, NOTHING, TIGHT, WIDE, Check, judge
+from hptransfer.coordcheck.judgement import LOG_FLOOR, LOOSE, TIGHT, WIDE, Check, judge
 from hptransfer.coordcheck.theory import expected_failure, slower_by_intent
 from hptransfer.core.errors import ConfigError
 from hptransfer.training.config import RunConfig
@@ -20,7 +20,7 @@ from hptransfer.training.layers import Conv2d
 from hptransfer.training.stack import Stack
 
 # Parameters of a stack of seeds, at most: larger stacks are not faster.
-STACKED = 1_000_000
+MAX_STACK_PARAMS = 1_000_000
 
 Batch = tuple[Tensor, Tensor]
 MeasuredValues = dict[str, Tensor]
@@ -50,9 +50,9 @@ def without_warmup(run: RunConfig, steps: int) -> RunConfig:
 def stacks(run: RunConfig, seeds: int) -> Iterator[Stack]:
     """Yield seeds 0, 1, ... in stacks of limited size.
 
-    A stack has at most STACKED parameters, or a single trial.
+    A stack has at most MAX_STACK_PARAMS parameters, or a single trial.
     """
-    most = max(1, STACKED // run.model.num_params(run.shape))
+    most = max(1, MAX_STACK_PARAMS // run.model.num_params(run.shape))
     for start in range(0, seeds, most):
         members = range(start, min(start + most, seeds))
         yield Stack([run] * len(members), members, device="cpu")
@@ -126,5 +126,5 @@ def rms(x_K: Tensor) -> Tensor:
 
 def _mean(values: Tensor) -> list[float]:
     """Return geometric means over the last axis, seeds: slopes are of logarithms."""
-    means: list[float] = values.double().clamp_min(NOTHING).log().mean(dim=-1).exp().tolist()
+    means: list[float] = values.double().clamp_min(LOG_FLOOR).log().mean(dim=-1).exp().tolist()
     return means

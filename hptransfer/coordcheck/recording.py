@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-Read = Callable[[str, Tensor], Tensor | None]
+TensorReader = Callable[[str, Tensor], Tensor | None]
 """Function of a module's name and of its output, detached, that returns the tensor to record; None skips it."""
 
 
@@ -18,7 +18,7 @@ def recorded(
     outputs: Mapping[str, nn.Module],
     *,
     inputs: Mapping[str, nn.Module] | None = None,
-    read: Read = lambda name, x: x,
+    read: TensorReader = lambda name, x: x,
 ) -> Iterator[dict[str, Tensor]]:
     """Record outputs of modules by name while the context is open.
 

@@ -25,7 +25,7 @@ def slower_by_intent(run: RunConfig) -> dict[str, float]:
 def expected_failure(run: RunConfig) -> str:
     """Return why theory expects a run's parameterization to fail.
 
-    Empty if it should pass.
+    It is empty if the run should pass.
     """
     readout = run.table.rows[Role.OUTPUT]
     one_rate = run.table.global_rate and run.alignment == "default"
@@ -39,7 +39,7 @@ def expected_failure(run: RunConfig) -> str:
 def theory(name: str, table: Parameterization, alignment: object) -> str:
     """Return why models are expected to fail under a parameterization.
 
-    Empty if they should pass.
+    It is empty if they should pass.
     """
     if table.global_rate and alignment == "default":
         return f"{name} has one learning rate for all: its updates do not keep their size over width"

@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hptransfer.coordcheck.judgement import LOOSE, NOTHING, OUTPUTS, Check, judge
+from hptransfer.coordcheck.judgement import LOG_FLOOR, LOOSE, OUTPUTS, Check, judge
 from hptransfer.coordcheck.recording import recorded
 from hptransfer.coordcheck.theory import theory
 from hptransfer.core.errors import ConfigError
-from hptransfer.training.user_model.branches import repeated
-from hptransfer.training.user_model.parameterize import DEFAULT, Choices, parameterize
+from hptransfer.training.user_model.branches import block_pattern
+from hptransfer.training.user_model.initial_values import root_mean_square
+from hptransfer.training.user_model.parameterize import DEFAULT_PARAMETERIZATION, Choices, parameterize
 from hptransfer.training.user_model.parameterized import Parameterized
 from hptransfer.training.user_model.readouts import NoHiddenReadouts
-from hptransfer.training.user_model.roles import plain
+from hptransfer.training.user_model.roles import plain_name
 from hptransfer.training.user_model.rules import base_sizes, check_whole, table_by_name
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -42,8 +43,8 @@ def coord_check(
     """Check that changes of module outputs do not scale with size.
 
     The numbers are root mean squares of every module's output, and of its change over a few training steps, at several
-    sizes. One batch is repeated. A change that grows with size will blow up, one that shrinks will stop learning, one
-    that is flat transfers. A module that is used more than once is recorded each time. Leave dropout out.
+    sizes. One batch is repeated. A change that grows with size will blow up, and one that shrinks will stop learning.
+    One that is flat transfers. A module that is used more than once is recorded each time. Leave dropout out.
 
     Args:
         make_model: `make_model(width)` builds the model with weights drawn by torch's own generator; over depth,
@@ -56,8 +57,8 @@ def coord_check(
             each in turn. A rate above the usual ones shows more, such as 1e-2 for adamw.
 
     Raises:
-        ConfigError: fewer than two sizes, a loss that cannot train, an embedding that a call uses as the readout, or
-            an argument that `parameterize` refuses.
+        ConfigError: fewer than two sizes, or a loss that cannot train. A call uses an embedding as the readout, or
+            `parameterize` refuses an argument.
     """
     axis, sizes = _axis(widths, depths)
     check_whole("steps", steps)
@@ -77,7 +78,7 @@ def coord_check(
         repeats = [changes(size, seed) for seed in range(seeds)]
         for name in repeats[0]:
             # The geometric mean, as the slope is of logarithms.
-            logs = np.log(np.maximum([values[name] for values in repeats], NOTHING))
+            logs = np.log(np.maximum([values[name] for values in repeats], LOG_FLOOR))
             measured.setdefault(name, []).append([float(value) for value in np.exp(logs.mean(axis=0))])
     judged = _judged(measured, axis, len(sizes))
     if not judged:
@@ -144,18 +145,18 @@ def _at(
 def _judged(measured: Mapping[str, list[list[float]]], axis: str, count: int) -> dict[str, list[list[float]]]:
     """Return the numbers that exist at every size.
 
-    Over depth, only those of modules outside the repeated blocks.
+    Over depth they are only those of modules outside the repeated blocks.
     """
     common = {name: values for name, values in measured.items() if len(values) == count}
     if axis == "width":
         return common
-    growing = {repeated(name) for name in measured.keys() - common.keys()}
-    return {name: values for name, values in common.items() if repeated(name) not in growing}
+    growing = {block_pattern(name) for name in measured.keys() - common.keys()}
+    return {name: values for name, values in common.items() if block_pattern(name) not in growing}
 
 
 def _expected(axis: str, choices: Choices) -> str:
     """Return why theory expects a failure; empty if it does not."""
-    name = choices.get("parameterization", DEFAULT)
+    name = choices.get("parameterization", DEFAULT_PARAMETERIZATION)
     if axis == "depth" and not choices.get("alpha"):
         return "without a depth rule (alpha) the stream grows with its blocks"
     return theory(name, table_by_name(name), choices.get("alignment", "default"))
@@ -166,11 +167,11 @@ def _changes(
 ) -> dict[str, list[float]]:
     """Return root mean squares of every output and of its changes.
 
-    At the start, and of the change after each step.
+    The first is that of the output at the start. The others are those of its change after each step.
     """
     with NoHiddenReadouts(parameterized):
         first = _outputs(model, batch, loss)
-    values = {name: [_rms(x)] for name, x in first.items()}
+    values = {name: [root_mean_square(x)] for name, x in first.items()}
     optimizers = parameterized.optimizers()
     for _ in range(steps):
         model.zero_grad()
@@ -178,7 +179,7 @@ def _changes(
         for optimizer in optimizers:
             optimizer.step()
         for name, x in _outputs(model, batch, loss).items():
-            values[name].append(_rms(x - first[name]))
+            values[name].append(root_mean_square(x - first[name]))
     return values
 
 
@@ -204,12 +205,8 @@ def _trainable(value: object) -> Tensor:
 
 @torch.no_grad()
 def _outputs(model: nn.Module, batch: Any, loss: Loss) -> dict[str, Tensor]:
-    modules = {plain(name) or OUTPUTS: module for name, module in model.named_modules()}
+    modules = {plain_name(name) or OUTPUTS: module for name, module in model.named_modules()}
     # Copied, as a user's model may change tensors in place.
     with recorded(modules, read=lambda _, x: x.clone() if x.is_floating_point() else None) as outputs:
         loss(model, batch)
     return outputs
-
-
-def _rms(x: Tensor) -> float:
-    return float(x.double().square().mean().sqrt())

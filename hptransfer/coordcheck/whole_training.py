@@ -23,10 +23,10 @@ from hptransfer.training.config import RunConfig
 
 WINDOWS = 8
 # Standard errors by which a window counts as worse: one of eight is by chance in less than 1 of 100 checks.
-WORSE = 3.5
+WORSE_ERRORS = 3.5
 # Tolerance of the slope -1 of the variance over seeds, and the number of examples whose outputs vary.
-CONVERGES = 0.25
-EXAMPLES = 256
+VARIANCE_SLOPE_TOLERANCE = 0.25
+MAX_EXAMPLES = 256
 VARIANCE, DISTANCE = "variance over seeds of outputs", "distance to the widest's curve"
 TRAINED = "after training"
 
@@ -35,7 +35,7 @@ def wider_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) -> Che
     """Check that a wider model always has the lower training loss.
 
     The run's whole budget is parted into eight windows (mup package). A wider model counts as worse in a window if its
-    loss is higher by more than `WORSE` standard errors of the difference over seeds, pooled over windows.
+    loss is higher by more than `WORSE_ERRORS` standard errors of the difference over seeds, pooled over windows.
 
     Raises:
         ConfigError: fewer steps than windows, or a single seed.
@@ -48,13 +48,13 @@ def wider_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 8) -> Che
     widths = sorted(widths)
     curves = []
     for width in widths:
-        losses, _ = trained(at_size(run, "width", width), seeds)
+        losses, _ = train_seeds(at_size(run, "width", width), seeds)
         curves.append(np.stack([part.mean(axis=0) for part in np.array_split(losses, WINDOWS)]))  # windows x seeds
     fails = []
     for index in range(1, len(widths)):
         difference = curves[index] - curves[index - 1]
         error = (difference.var(axis=1, ddof=1).mean() / seeds) ** 0.5
-        worse = ~(difference.mean(axis=1) - WORSE * error <= 0)  # NaN counts as worse
+        worse = ~(difference.mean(axis=1) - WORSE_ERRORS * error <= 0)  # NaN counts as worse
         fails += [
             f"width {widths[index]} is worse than {widths[index - 1]} in window {window + 1}: by "
             f"{difference[window].mean():.4f} nats"
@@ -72,31 +72,33 @@ def convergence_check(run: RunConfig, *, widths: Sequence[int], seeds: int = 16)
     root mean square distance between a width's training curve (its mean over seeds) and the widest's must fall from
     each width to the next.
     """
-    examples, _ = run.data.load().validation(windows=min(EXAMPLES, run.validation_windows), sequence=run.sequence)
+    examples, _ = run.data.load().validation(windows=min(MAX_EXAMPLES, run.validation_windows), sequence=run.sequence)
     widths = sorted(widths)
     variances, curves = [], []
     for width in widths:
-        losses, outputs_KBSO = trained(at_size(run, "width", width), seeds, examples)
+        losses, outputs_KBSO = train_seeds(at_size(run, "width", width), seeds, examples)
         variances.append(float(outputs_KBSO.var(dim=0).mean()))
         curves.append(losses.mean(axis=1))
     distances = [float(np.sqrt(((curve - curves[-1]) ** 2).mean())) for curve in curves]
     slope = log_slope(widths, variances)
     fails = []
-    if not abs(slope + 1) <= CONVERGES:
+    if not abs(slope + 1) <= VARIANCE_SLOPE_TOLERANCE:
         fails.append(f"{VARIANCE}, {TRAINED}: slope {slope:+.2f}, not -1")
     fails += [
-        f"{DISTANCE}: that of width {width}, {near:.3g} nats, is not below that of {narrower}, {far:.3g}"
-        for narrower, width, far, near in zip(widths, widths[1:], distances, distances[1:], strict=False)
-        if not near < far
+        f"{DISTANCE}: that of width {width}, {distance:.3g} nats, is not below that of {narrower}, {previous:.3g}"
+        for narrower, width, previous, distance in zip(widths, widths[1:], distances, distances[1:], strict=False)
+        if not distance < previous
     ]
     rows = [
         CheckRow(VARIANCE, [[variance] for variance in variances], [slope], [True], prescribed=-1.0),
         CheckRow(DISTANCE, [[distance] for distance in distances], [log_slope(widths[:-1], distances[:-1])], [False]),
     ]
-    return Check("convergence", "width", list(widths), [TRAINED], rows, CONVERGES, fails, expected_failure(run))
+    return Check(
+        "convergence", "width", list(widths), [TRAINED], rows, VARIANCE_SLOPE_TOLERANCE, fails, expected_failure(run)
+    )
 
 
-def trained(run: RunConfig, seeds: int, examples: Tensor | None = None) -> tuple[NDArray[np.float64], Tensor]:
+def train_seeds(run: RunConfig, seeds: int, examples: Tensor | None = None) -> tuple[NDArray[np.float64], Tensor]:
     """Train a run's whole budget; return its losses and final outputs.
 
     Returns:

@@ -41,7 +41,7 @@ class BudgetUse:
         """Test if trials of these costs may start.
 
         Args:
-            begun: all of them but the last, of one scale, whose time is not spent yet.
+            begun: those of the trials that are chosen for the same job already. Their time is not spent yet.
         """
         index, budget = self._index, self._budget
         begun_s = (index.seconds(begun) or 0.0) * index.at(begun[0].scale).devices if begun else 0.0

@@ -152,9 +152,8 @@ class Driver:
     def _as_planned_now(self, trial: Trial) -> Trial:
         """Return an unfinished trial as the sweep describes it now.
 
-        It stays as it was if its id would change.
-
-        A change that concerns no number of a trial, such as of its time limit, changes no id.
+        It stays as it was if its id would change. A change that concerns no number of a trial changes no id; an example
+        is a time limit.
         """
         if trial.scale not in self._scales or self._folder.outcome_path(trial.id).exists():
             return trial
@@ -222,7 +221,7 @@ class Driver:
         self._jobs.submit(start.jobs)
 
     def _report_progress(self) -> None:
-        """Prune trials, then show and write the run's state, at intervals."""
+        """Prune trials, show progress and write the state, at intervals."""
         if time.monotonic() < self._next_report:
             return
         began = time.monotonic()

@@ -24,16 +24,18 @@ OLD_REASONS = {
     "its first trial failed, the others are held back (stage=first)": PILOT_FAILED,
     "waits for its scale's first trial (stage=first)": PILOT_RUNNING,
 }
-PENDING, RUNNING = "PENDING", "RUNNING"
+SCHEDULER_PENDING, SCHEDULER_RUNNING = "PENDING", "RUNNING"
 # Reasons of a scheduler for a pending job that end by themselves. Any other needs a person.
-PASSING = frozenset({"", "None", "Priority", "Resources", "BeginTime", "Dependency", "Cleaning", "JobArrayTaskLimit"})
+PASSING_REASONS = frozenset(
+    {"", "None", "Priority", "Resources", "BeginTime", "Dependency", "Cleaning", "JobArrayTaskLimit"}
+)
 
 
 def read_states(folder: RunFolder) -> dict[str, dict[str, str]]:
-    """Read the scheduler's states of jobs in flight: state, reason, node, scheduler.
+    """Read the scheduler's states of jobs in flight.
 
     Returns:
-        By job; empty without a scheduler.
+        By job: `state`, `reason`, `node` and `scheduler`. Empty without a scheduler.
     """
     path = folder.jobs / "states.json"
     if not path.exists():
@@ -46,12 +48,15 @@ def read_states(folder: RunFolder) -> dict[str, dict[str, str]]:
 
 
 def read_driver_state(folder: RunFolder) -> dict[str, Any]:
-    """Read the last driver.json: held, delayed, blocked; empty if there is none."""
+    """Read the last driver.json; empty if there is none.
+
+    Its keys are `held` (reasons of scales that wait for their pilot trial), `delayed` and `blocked`.
+    """
     path = folder.path / "driver.json"
     try:
         values = read_json(path, "held", "delayed", "blocked") if path.exists() else {}
-        held = {scale: OLD_REASONS.get(reason, reason) for scale, reason in values.get("held", {}).items()}
-        return values | {"held": held} if values else {}
+        waiting = {scale: OLD_REASONS.get(reason, reason) for scale, reason in values.get("held", {}).items()}
+        return values | {"held": waiting} if values else {}
     except (RunFolderError, AttributeError, TypeError):
         return {}
 
@@ -80,14 +85,14 @@ class DriverState:
         self._waiting_since: float | None = None
         self._block: str | None = None
 
-    def write(self, held: Mapping[str, str], delayed: Mapping[str, float]) -> None:
+    def write(self, waiting: Mapping[str, str], delayed: Mapping[str, float]) -> None:
         """Write driver.json.
 
         Args:
-            held: reason by key of the scale.
+            waiting: reason why a scale waits for its pilot trial, by the scale's key.
             delayed: time in seconds since 1970 by job.
         """
-        values = {"held": dict(held), "delayed": dict(delayed), "blocked": self._block}
+        values = {"held": dict(waiting), "delayed": dict(delayed), "blocked": self._block}
         if values != self._written:
             write_json(self._folder.path / "driver.json", values)
             self._written = values
@@ -96,7 +101,7 @@ class DriverState:
         """Report a block if all jobs in flight wait for a person."""
         states = read_states(self._folder)
         reasons = {states[job]["reason"] if is_pending(states.get(job)) else "" for job in jobs}
-        if not reasons or reasons & PASSING:
+        if not reasons or reasons & PASSING_REASONS:
             self._waiting_since = self._block = None
             return
         self._waiting_since = self._waiting_since or time.monotonic()
@@ -107,4 +112,4 @@ class DriverState:
 
 def is_pending(state: Mapping[str, str] | None) -> bool:
     """Test if a scheduler's state of a job says that it waits."""
-    return state is not None and state["state"] == PENDING
+    return state is not None and state["state"] == SCHEDULER_PENDING

@@ -1,12 +1,12 @@
 """Successive halving: stop trials that fall behind; off by default.
 
 Optuna's SuccessiveHalvingPruner decides (asynchronous successive halving, Li et al. 2018, arXiv:1810.05934). It
-compares trials of one scale and one seed, which see the same batches from the same first weights, at the same tokens.
+compares trials of one scale and one seed at the same tokens: they see the same batches from the same first weights.
 A trial whose point is next to that of the leading trial is never pruned, because the sweep measures the shape of the
 loss around the best point.
 
-The studies are in memory alone. A driver that restarts reads the curves again, in the order in which their points were
-written, and reaches the same decisions.
+The studies are in memory alone. A driver that restarts reads the curves again in the order in which their points were
+written. It reaches the same decisions.
 """
 
 from __future__ import annotations

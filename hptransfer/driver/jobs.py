@@ -1,12 +1,12 @@
 """Jobs from submission to end, with retries and cancellation.
 
-A job keeps its id and its trials through all attempts, so that its split into stacks stays the same.
+A job keeps its id and its trials through all attempts, so that its split into stacks stays the same. Attempts are
+counted in `retries`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -17,15 +17,14 @@ from time import time as now
 from typing import TypeVar
 
 from hptransfer.config.retry import RetryConfig
-from hptransfer.core.attempts import Attempt, History, last_progress, read_history, reset_trial, write_history
 from hptransfer.core.errors import StoppedError
 from hptransfer.core.io import write_json
 from hptransfer.core.locks import locked_by
-from hptransfer.core.records import CANCELLED, FAILED, KILLED, Job, Outcome, Trial
+from hptransfer.core.records import FAILED, KILLED, Job, Outcome, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver_state import RUNNING
+from hptransfer.driver.driver_state import SCHEDULER_RUNNING
 from hptransfer.driver.job_states import WITH_LAUNCHER, WITH_WORKER, JobEvent, JobState, next_state
-from hptransfer.driver.retries import delay_before_next
+from hptransfer.driver.retries import AttemptLog
 from hptransfer.driver.trial_index import TrialIndex
 from hptransfer.launchers import JobEnd, Launcher
 
@@ -82,7 +81,8 @@ class JobManager:
         on_trial_end: Callable[[Trial, Outcome], None],
     ) -> None:
         self._folder, self._launcher, self._index = folder, launcher, index
-        self._retry, self._max_attempts, self._on_trial_end = retry, max_attempts, on_trial_end
+        self._attempts = AttemptLog(folder, index, retry, max_attempts)
+        self._on_trial_end = on_trial_end
         self._tracked: dict[str, TrackedJob] = {}
         self._job_of_trial: dict[str, str] = {}
         # An index of `TrackedJob.state`: no question of a tick reads the jobs that have ended.
@@ -142,7 +142,7 @@ class JobManager:
                 self._track(job)
                 self._job_of_trial |= dict.fromkeys(job.trials, job.id)
         for trial_id in self._index.trials:
-            self._index.spend(trial_id, read_history(self._folder, trial_id).seconds)
+            self._attempts.restore(trial_id)
             self._accept_outcome(trial_id, was_open=False)
         unfinished = [tracked for tracked in self._tracked.values() if self._unfinished(tracked.job)]
         known = self._launcher.adopt([tracked.job for tracked in unfinished if not self._is_counted(tracked.job)])
@@ -188,8 +188,8 @@ class JobManager:
         if not states:
             return set()
         jobs = [tracked.job for tracked in self._in(*WITH_LAUNCHER)]
-        quiet = [job for job in jobs if states.get(job.id, {}).get("state") != RUNNING]
-        return {job.id for job in quiet if not self._is_leased(job)}
+        not_running = [job for job in jobs if states.get(job.id, {}).get("state") != SCHEDULER_RUNNING]
+        return {job.id for job in not_running if not self._is_leased(job)}
 
     def _unfinished(self, job: Job) -> list[str]:
         index = self._index
@@ -208,18 +208,14 @@ class JobManager:
 
         An earlier driver has counted it then, so a launcher that still knows the job is not asked for it.
         """
-        return all(self._is_last_attempt(job, trial) for trial in self._unfinished(job))
-
-    def _is_last_attempt(self, job: Job, trial: str) -> bool:
-        attempts = read_history(self._folder, trial).attempts
-        return bool(attempts) and (attempts[-1].job, attempts[-1].number) == (job.id, job.attempt)
+        return all(self._attempts.is_last(job, trial) for trial in self._unfinished(job))
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Submit jobs, new or in their next attempt, in one call.
+        """Submit new jobs and next attempts in one call.
 
         A job's file is on disk before it is submitted and names the attempt. If the driver ends in between, the next
         one asks the launcher for the job. If the launcher does not know it, the job is submitted again under another
-        number, and a worker of the earlier number leaves at once.
+        number. A worker of the earlier number then leaves at once.
         """
         if not jobs:
             return
@@ -228,15 +224,18 @@ class JobManager:
             self._job_of_trial |= dict.fromkeys(job.trials, job.id)
         write_in_parallel(self._folder.write_job, jobs)
         scheduler_ids = self._launcher.submit(jobs)
-        named = [replace(self._tracked[job_id].job, scheduler=name) for job_id, name in scheduler_ids.items()]
-        for job in named:
+        numbered = [replace(self._tracked[job_id].job, scheduler=name) for job_id, name in scheduler_ids.items()]
+        for job in numbered:
             self._track(job)
-        write_in_parallel(self._folder.write_job, named)
+        write_in_parallel(self._folder.write_job, numbered)
 
     def submit_due(self) -> None:
         """Submit again what is due, while there are free slots."""
         moment = now()
-        due = sorted((one for one in self._in(JobState.DELAYED) if one.due <= moment), key=lambda one: one.due)
+        due = sorted(
+            (delayed for delayed in self._in(JobState.DELAYED) if delayed.due <= moment),
+            key=lambda delayed: delayed.due,
+        )
         jobs = []
         for tracked in due[: max(0, self.free)]:
             job = tracked.job
@@ -263,10 +262,8 @@ class JobManager:
         if outcome is None:
             return
         job = self.job_of(trial_id)
-        if outcome.state == FAILED and outcome.cause and self._allows_another(trial_id, outcome):
-            before = read_history(self._folder, trial_id).seconds
-            history = reset_trial(self._folder, trial_id, outcome, job=job, forgive=False)
-            self._index.spend(trial_id, history.seconds - before)
+        if outcome.state == FAILED and outcome.cause and self._attempts.allows_another(trial_id, outcome):
+            self._attempts.reset(trial_id, outcome, job)
             if job:
                 self._tracked[job].settled.add(trial_id)
             return
@@ -280,13 +277,6 @@ class JobManager:
             self._tracked[job].settled.discard(trial_id)
         self._index.finish(trial_id, outcome, was_open=was_open, job=job)
         self._on_trial_end(self._index.trials[trial_id], outcome)
-
-    def _allows_another(self, trial_id: str, outcome: Outcome) -> bool:
-        """True if the rule of a failed outcome's cause allows another attempt."""
-        history = read_history(self._folder, trial_id)
-        if outcome.attempts > len(history.attempts):
-            history = history.plus(Attempt(time=now(), cause=outcome.cause))
-        return delay_before_next(history, self._retry, self._max_attempts) is not None
 
     def end(self, ended: JobEnd) -> None:
         """Record the end of a job's attempt.
@@ -329,13 +319,13 @@ class JobManager:
                 self._cancel([trial])
             elif trial in tracked.settled:
                 tracked.settled.discard(trial)
-                delays.append(self._last_delay(trial))
+                delays.append(self._attempts.last_delay(trial))
             else:
-                seconds = self._share(tracked.job, unfinished, finished_s)
-                history = self._add_attempt(tracked.job, trial, cause, detail, ended.node, seconds)
-                delay = delay_before_next(history, self._retry, self._max_attempts)
+                seconds = self._attempts.seconds_per_trial(tracked.job, unfinished, finished_s)
+                history = self._attempts.add(tracked.job, trial, cause, detail, ended.node, seconds)
+                delay = self._attempts.delay(history)
                 if delay is None:
-                    self._give_up(trial, history)
+                    self._fail({trial: self._attempts.given_up(trial, history)})
                 else:
                     delays.append(delay)
         self._settle(tracked, delays)
@@ -348,12 +338,6 @@ class JobManager:
         tracked.due = now() + max(delays)
         self._move(tracked, JobEvent.DELAY)
 
-    def _last_delay(self, trial: str) -> float:
-        history = read_history(self._folder, trial)
-        if len(history.attempts) == history.since:
-            return 0.0
-        return delay_before_next(history, self._retry, self._max_attempts) or 0.0
-
     def _on_unseen_end(self, tracked: TrackedJob) -> None:
         """Delay a job that ended while no driver watched.
 
@@ -361,76 +345,23 @@ class JobManager:
         """
         job = tracked.job
         unfinished = self._unfinished(job)
-        share = self._share(job, unfinished, 0.0)
+        share = self._attempts.seconds_per_trial(job, unfinished, 0.0)
         delays = []
         for trial in unfinished:
             if trial in tracked.to_cancel:
                 self._cancel([trial])
                 continue
             delays.append(0.0)
-            if trial in tracked.settled or self._is_last_attempt(job, trial):
+            if trial in tracked.settled or self._attempts.is_last(job, trial):
                 tracked.settled.discard(trial)
-                delays.append(self._last_delay(trial))
+                delays.append(self._attempts.last_delay(trial))
             elif share:
-                self._add_attempt(job, trial, None, "its driver ended", None, share)
+                self._attempts.add(job, trial, None, "its driver ended", None, share)
         self._settle(tracked, delays)
-
-    def _add_attempt(
-        self, job: Job, trial: str, cause: str | None, detail: str, node: str | None, seconds: float
-    ) -> History:
-        """Add a job's attempt to a trial's history."""
-        step, checkpoint = last_progress(self._folder, trial, job.id)
-        attempt = Attempt(
-            time=now(),
-            cause=cause,
-            job=job.id,
-            number=job.attempt,
-            node=node,
-            detail=detail,
-            step=step,
-            checkpoint=checkpoint,
-            seconds=seconds,
-        )
-        history = read_history(self._folder, trial).plus(attempt)
-        write_history(self._folder, trial, history)
-        self._index.spend(trial, seconds)
-        return history
-
-    def _share(self, job: Job, unfinished: Sequence[str], finished_s: float) -> float:
-        """Device seconds of an attempt for each unfinished trial.
-
-        It is 0 if the attempt never started.
-
-        Args:
-            finished_s: seconds that it spent on trials that it finished.
-        """
-        leased_since = [self._leased_since(trial) for trial in unfinished]
-        began = min((when for when in leased_since if when >= job.submitted), default=None)
-        return 0.0 if began is None else max(0.0, now() - began - finished_s) / len(unfinished)
-
-    def _leased_since(self, trial: str) -> float:
-        """Start of a trial's last lease in seconds since 1970.
-
-        It is 0 without a lease.
-        """
-        try:
-            return float(json.loads(self._folder.lease(trial).read_text(encoding="utf-8"))["since"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return 0.0
-
-    def _give_up(self, trial: str, history: History) -> None:
-        """Fail a trial that no rule allows another attempt."""
-        last, attempts = history.attempts[-1], len(history.attempts)
-        self._fail({trial: self._failure(trial, describe_failure(history), last.cause or KILLED, attempts)})
 
     def _cancel(self, trials: Collection[str]) -> None:
         """Fail trials as cancelled."""
-        attempts = {trial: len(read_history(self._folder, trial).attempts) + 1 for trial in trials}
-        self._fail({trial: self._failure(trial, "cancelled", CANCELLED, attempts[trial]) for trial in trials})
-
-    def _failure(self, trial: str, error: str, cause: str, attempts: int) -> Outcome:
-        step, _ = last_progress(self._folder, trial, "")
-        return Outcome(state=FAILED, error=error, cause=cause, attempts=attempts, steps=step)
+        self._fail({trial: self._attempts.cancelled(trial) for trial in trials})
 
     def _fail(self, outcomes: Mapping[str, Outcome]) -> None:
         """Write and record the outcomes of trials that no worker will train."""
@@ -511,17 +442,6 @@ class JobManager:
             tracked.due = now()
             self._move(tracked, JobEvent.DELAY)
         return True
-
-
-def describe_failure(history: History) -> str:
-    """Describe the last of several attempts that ended alike."""
-    last = history.attempts[-1]
-    count = sum(attempt.cause == last.cause for attempt in history.attempts[history.since :])
-    where = f" on {last.node}" if last.node else ""
-    if last.cause == KILLED:
-        return f"its worker died {count} times while training it, last {last.detail}{where}"
-    times = f", attempt {count}" if count > 1 else ""
-    return f"{last.cause}{where}{times}" + (f": {last.detail}" if last.detail else "")
 
 
 def read_jobs(folder: RunFolder) -> list[Job]:

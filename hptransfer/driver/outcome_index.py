@@ -22,7 +22,7 @@ class OutcomeIndex:
 
     def __init__(self, folder: RunFolder) -> None:
         self._path = folder.path / "finished.jsonl"
-        self._known = {trial_id: int(line["written"]) for trial_id, line in _lines(folder).items()}
+        self._known = {trial_id: int(line["written"]) for trial_id, line in _last_lines(folder).items()}
 
     def write(self, trial: Trial, outcome: Outcome, written: int, job: str) -> None:
         """Add a trial, unless the index has this outcome of it.
@@ -42,12 +42,12 @@ def read_outcome_index(folder: RunFolder) -> dict[str, tuple[Trial, Outcome, int
     """Read the index of a run.
 
     Returns:
-        By trial id: the trial without its run, its outcome without groups, the time of the outcome's file in
-        nanoseconds since 1970, and the trial's job.
+        By trial id: the trial without its run, and its outcome without groups. Then follow the time of the outcome's
+        file, in nanoseconds since 1970, and the trial's job.
     """
     index = {}
     scales: dict[Scale, Scale] = {}
-    for trial_id, line in _lines(folder).items():
+    for trial_id, line in _last_lines(folder).items():
         written, job = int(line.pop("written")), str(line.pop("job"))
         outcome = Outcome.from_json(line.pop("outcome"))
         scale = Scale(line["scale"])
@@ -56,7 +56,7 @@ def read_outcome_index(folder: RunFolder) -> dict[str, tuple[Trial, Outcome, int
     return index
 
 
-def _lines(folder: RunFolder) -> dict[str, dict[str, Any]]:
+def _last_lines(folder: RunFolder) -> dict[str, dict[str, Any]]:
     """Return the last line of every trial.
 
     Lines that a killed writer left damaged are skipped: the trials' folders have the outcomes.

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, SWEEP, VERIFY, Outcome, Scale, Trial
 
-RUNNING = "running"
-WAITING = "waiting"
-STATES = (DONE, DIVERGED, PRUNED, FAILED, RUNNING, WAITING)
+TRIAL_RUNNING = "running"
+TRIAL_WAITING = "waiting"
+TRIAL_STATES = (DONE, DIVERGED, PRUNED, FAILED, TRIAL_RUNNING, TRIAL_WAITING)
 
 
 @dataclass
@@ -48,11 +48,11 @@ class Progress:
     def count(self, *states: str) -> int:
         """Number of trials in these states; of all trials without any."""
         counts = self.counts()
-        return sum(counts[state] for state in states or STATES)
+        return sum(counts[state] for state in states or TRIAL_STATES)
 
     def counts(self) -> dict[str, int]:
         """Number of trials by state."""
-        return {state: sum(scale.states.get(state, 0) for scale in self.scales) for state in STATES}
+        return {state: sum(scale.states.get(state, 0) for scale in self.scales) for state in TRIAL_STATES}
 
 
 def count_progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Collection[str], slots: int) -> Progress:
@@ -72,7 +72,7 @@ def count_progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Coll
             scales[key], flops[key] = ScaleProgress(trial.scale, trial.purpose), trial.flops
         entry = scales[key]
         if outcome is None:
-            entry.add(trial, RUNNING if trial.id in running else WAITING, None)
+            entry.add(trial, TRIAL_RUNNING if trial.id in running else TRIAL_WAITING, None)
         else:
             entry.add(trial, outcome.state, outcome.loss)
             if outcome.error:
@@ -97,8 +97,8 @@ def _seconds_left(rows: Iterable[tuple[Trial, Outcome | None]], slots: int) -> f
     if not done:
         return None
     overall = sum(seconds for seconds, _ in done.values()), sum(flops for _, flops in done.values())
-    left = 0.0
+    seconds_left = 0.0
     for scale, flops in open_flops.items():
         seconds, measured = done.get(scale, overall)
-        left += flops * seconds / measured
-    return left / slots
+        seconds_left += flops * seconds / measured
+    return seconds_left / slots

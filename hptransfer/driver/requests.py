@@ -47,7 +47,7 @@ class Request:
     trials: Sequence[str] = ()
     causes: Sequence[str] = ()
 
-    def takes(self, trial: Trial, outcome: Outcome | None) -> bool:
+    def selects(self, trial: Trial, outcome: Outcome | None) -> bool:
         """Test if the request selects a trial.
 
         Unfinished trials can be cancelled, failed ones retried.
@@ -66,9 +66,9 @@ class Request:
         """Test if a scale has the requested values of axes."""
         return all(scale.axes.get(axis) == value for axis, value in self.scale.items())
 
-    def among(self, index: TrialIndex) -> list[str]:
+    def select_from(self, index: TrialIndex) -> list[str]:
         """Ids of the trials that the request selects now."""
-        return [trial.id for trial in index.trials.values() if self.takes(trial, index.outcomes.get(trial.id))]
+        return [trial.id for trial in index.trials.values() if self.selects(trial, index.outcomes.get(trial.id))]
 
 
 def make_request(
@@ -83,11 +83,11 @@ def make_request(
         ConfigError: an axis or a cause does not exist, or a value is not a number.
     """
     values = read_axes(scale, axes, "--scale ")
-    named = [cause.replace("-", " ").replace("_", " ") for cause in causes]
-    for cause in named:
+    cause_names = [cause.replace("-", " ").replace("_", " ") for cause in causes]
+    for cause in cause_names:
         if cause not in CAUSES:
             raise ConfigError(unknown("cause", cause, CAUSES))
-    return Request(verb=verb, scale=values, trials=tuple(trials), causes=tuple(named))
+    return Request(verb=verb, scale=values, trials=tuple(trials), causes=tuple(cause_names))
 
 
 def write_request(folder: RunFolder, request: Request) -> Path:
@@ -128,7 +128,7 @@ def carry_out(request: Request, index: TrialIndex, jobs: JobManager) -> bool:
     Returns:
         True if nothing of it is left to do.
     """
-    selected = request.among(index)
+    selected = request.select_from(index)
     if not request.trials:
         for scale, state in index.scales.items():
             if request.covers(scale):

@@ -93,8 +93,8 @@ class Scheduler:
             The trials that are new. They wait for a job from now on; the caller writes them.
         """
         purpose, seeds = self._trial_set.purpose, self._plan.seeds
-        named = (dict(zip(self._plan.tuned, point, strict=True)) for point in points)
-        trials = (self._plan.trial(scale, tuned, seed, purpose) for tuned in named for seed in seeds)
+        values_by_name = (dict(zip(self._plan.tuned, point, strict=True)) for point in points)
+        trials = (self._plan.trial(scale, tuned, seed, purpose) for tuned in values_by_name for seed in seeds)
         return self._add_waiting([trial for trial in trials if trial.id not in self._index.trials])
 
     def _add_waiting(self, trials: list[Trial]) -> list[Trial]:
@@ -268,7 +268,7 @@ class Scheduler:
     def extension(self, scale: Scale) -> Point | None:
         """Return the next point that would bracket the scale's optimum.
 
-        None if there is none within the bounds on either side.
+        It is None if there is none within the bounds on either side.
         """
         state = self._index.at(scale)
         point = next_point(state.mean_losses(), self._trial_set.bounds)

@@ -20,13 +20,13 @@ class DriverSummary:
     Attributes:
         missing: trials that the budget left out, one line for each scale.
         unbracketed: scales whose best value is still at an edge.
-        held: scales whose pilot trial failed, so that their other trials wait.
+        waiting_for_pilot: scales whose pilot trial failed, so that their other trials wait.
     """
 
     progress: Progress
     missing: list[str] = field(default_factory=list)
     unbracketed: list[str] = field(default_factory=list)
-    held: list[str] = field(default_factory=list)
+    waiting_for_pilot: list[str] = field(default_factory=list)
 
 
 def summarize(
@@ -34,7 +34,7 @@ def summarize(
 ) -> DriverSummary:
     """Return the summary of a trial set after its last tick."""
     failed_pilots = scheduler.scales_with_failed_pilot()
-    summary = DriverSummary(progress, held=[f"{scale.key}: {PILOT_FAILED}" for scale in failed_pilots])
+    summary = DriverSummary(progress, waiting_for_pilot=[f"{scale.key}: {PILOT_FAILED}" for scale in failed_pilots])
     for scale, state in index.scales.items():
         if scale in failed_pilots:
             continue

@@ -92,7 +92,7 @@ class TrialIndex:
     """All trials of one trial set, with their outcomes.
 
     Attributes:
-        trials: by id, without their configurations, which are in their folders.
+        trials: trials by id, without their configurations: these are in the trial folders.
         device_s: device seconds measured so far, including attempts without an outcome.
         started, started_flops: number of trials that were put into a job, and their cost.
     """
@@ -112,14 +112,14 @@ class TrialIndex:
         """Return a trial's point, in the order of the sweep's space."""
         return tuple(trial.tuned[name] for name in self._tuned)
 
-    def steps(self, one: Trial, other: Trial) -> int:
+    def steps(self, first: Trial, second: Trial) -> int:
         """Count the steps between the points of two trials.
 
         Both are of one scale; a step leads to the next value that is tried at it.
         """
-        points = self.at(one.scale).points
+        points = self.at(first.scale).points
         count = 0
-        for axis, ends in enumerate(zip(self.point(one), self.point(other), strict=True)):
+        for axis, ends in enumerate(zip(self.point(first), self.point(second), strict=True)):
             count += len({tried[axis] for tried in points if min(ends) < tried[axis] <= max(ends)})
         return count
 

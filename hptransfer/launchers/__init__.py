@@ -5,7 +5,7 @@ from hptransfer.launchers._base import (
     JobEnd,
     Launcher,
     LauncherConfig,
-    check_stack,
+    check_stack_limit,
     num_cores,
 )
 
@@ -14,6 +14,6 @@ __all__ = [
     "LAUNCHERS",
     "Launcher",
     "LauncherConfig",
-    "check_stack",
+    "check_stack_limit",
     "num_cores",
 ]

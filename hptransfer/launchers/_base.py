@@ -163,7 +163,7 @@ class LauncherConfig(ABC):
         """
 
 
-def check_stack(stack: int, place: str) -> None:
+def check_stack_limit(stack: int, place: str) -> None:
     """Raise ConfigError for a negative number of trials."""
     if stack < 0:
         raise ConfigError(

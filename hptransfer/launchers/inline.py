@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hptransfer.core.records import Job, Number
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers import LAUNCHERS, JobEnd, Launcher, LauncherConfig, check_stack, num_cores
+from hptransfer.launchers import LAUNCHERS, JobEnd, Launcher, LauncherConfig, check_stack_limit, num_cores
 from hptransfer.worker.job import run_job
 
 
@@ -25,7 +25,7 @@ class InlineConfig(LauncherConfig):
     name: str = "inline"
 
     def check(self, place: str) -> None:
-        check_stack(self.stack, place)
+        check_stack_limit(self.stack, place)
 
     def check_jobs(self, jobs: Iterable[tuple[Job, Number | None]]) -> None:
         """Accept all jobs: nothing is requested from a scheduler."""

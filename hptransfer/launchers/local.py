@@ -21,7 +21,7 @@ from pathlib import Path
 
 from hptransfer.core.errors import EXIT_UNFINISHED, ConfigError
 from hptransfer.core.records import CANCELLED, KILLED, OUT_OF_MEMORY, PREEMPTED, Job, Number
-from hptransfer.launchers import LAUNCHERS, JobEnd, Launcher, LauncherConfig, check_stack, num_cores
+from hptransfer.launchers import LAUNCHERS, JobEnd, Launcher, LauncherConfig, check_stack_limit, num_cores
 
 CLOSE_GRACE_S = 5.0
 VMSTAT = Path("/proc/vmstat")
@@ -35,7 +35,7 @@ class LocalConfig(LauncherConfig):
     name: str = "local"
     workers: int = 0
     """Worker processes; 0: GPUs divided by `gpus`, or cores divided by threads without a GPU. More workers slow each
-    other down, unless they wait for something else, as a script may."""
+    other down unless they wait for something else; a script may."""
     gpus: int = 1
     """GPUs visible to a worker, if the machine has any; a script under torchrun uses several."""
     threads: int = 1
@@ -52,7 +52,7 @@ class LocalConfig(LauncherConfig):
             raise ConfigError(f"{place}.max_attempts must be at least 1, got {self.max_attempts}")
         if self.checkpoint_s < 1:
             raise ConfigError(f"{place}.checkpoint_s must be at least 1, got {self.checkpoint_s}; 300 is usual")
-        check_stack(self.stack, place)
+        check_stack_limit(self.stack, place)
 
     def note(self) -> str | None:
         threads = self.workers * self.threads

@@ -16,7 +16,7 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver_state import PILOT_FAILED, read_driver_state, read_states
 from hptransfer.driver.jobs import read_jobs
 from hptransfer.driver.outcome_index import read_outcome_index
-from hptransfer.driver.progress import RUNNING, WAITING, Progress, count_progress
+from hptransfer.driver.progress import TRIAL_RUNNING, TRIAL_WAITING, Progress, count_progress
 from hptransfer.driver.requests import CANCEL, read_requests
 
 TAIL_BYTES = 8192
@@ -27,7 +27,7 @@ class Trouble:
     """Reason of a trial that failed or is waiting.
 
     Attributes:
-        state: FAILED or WAITING.
+        state: FAILED or TRIAL_WAITING.
         reason: text shared by all trials with the same reason.
         detail: text of this trial: its error, or the scheduler's id of its job.
         node: node of its last attempt, if known.
@@ -61,7 +61,7 @@ class Status:
     @property
     def over(self) -> bool:
         """True if nothing will change by itself."""
-        return self.driver is None and not self.progress.count(RUNNING)
+        return self.driver is None and not self.progress.count(TRIAL_RUNNING)
 
 
 def read_status(folder: RunFolder) -> Status:
@@ -156,10 +156,10 @@ class _Waiting:
         state = self._state(job)
         reason, detail = self._reason(trial, job, state)
         node = state.get("node") or None
-        return Trouble(trial, WAITING, reason, detail, node, job.id if job else None)
+        return Trouble(trial, TRIAL_WAITING, reason, detail, node, job.id if job else None)
 
     def _reason(self, trial: Trial, job: Job | None, state: Mapping[str, str]) -> tuple[str, str]:
-        if any(request.takes(trial, None) for request in self._cancels):
+        if any(request.selects(trial, None) for request in self._cancels):
             return "being cancelled", ""
         if job and job.id in self._delayed:
             attempts = read_history(self._folder, trial.id).attempts

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Number, Scale, distinct, short
-from hptransfer.driver.progress import RUNNING, WAITING, Progress, ScaleProgress
+from hptransfer.driver.progress import TRIAL_RUNNING, TRIAL_WAITING, Progress, ScaleProgress
 from hptransfer.monitor.status import Status, explain_troubles
 from hptransfer.planning.plan import Plan, num_devices
 
@@ -36,18 +36,18 @@ def clock(seconds: float | None) -> str:
 def headline(progress: Progress) -> str:
     """Return one line with the trials by state and the time left."""
     finished = progress.count(DONE, DIVERGED, PRUNED, FAILED)
-    parts = [f"{finished}/{progress.count()} trials", f"{progress.count(RUNNING)} running"]
+    parts = [f"{finished}/{progress.count()} trials", f"{progress.count(TRIAL_RUNNING)} running"]
     for state in (DIVERGED, PRUNED, FAILED):
         if progress.count(state):
             parts.append(f"{progress.count(state)} {state}")
-    if progress.seconds_left is not None and progress.count(RUNNING, WAITING):
+    if progress.seconds_left is not None and progress.count(TRIAL_RUNNING, TRIAL_WAITING):
         parts.append(f"about {clock(progress.seconds_left)} left")
     return ", ".join(parts)
 
 
 def progress_table(progress: Progress) -> Table:
     """Return a table of progress with one row per scale."""
-    columns = {DONE: DONE, RUNNING: "run", WAITING: "wait", DIVERGED: "div", PRUNED: PRUNED, FAILED: "fail"}
+    columns = {DONE: DONE, TRIAL_RUNNING: "run", TRIAL_WAITING: "wait", DIVERGED: "div", PRUNED: PRUNED, FAILED: "fail"}
     if not progress.count(PRUNED):  # most sweeps prune no trials
         del columns[PRUNED]
     scales = [scale.scale for scale in progress.scales]

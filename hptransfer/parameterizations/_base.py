@@ -1,4 +1,4 @@
-"""Roles of parameters, exponent tables, update laws, and their formula.
+"""Roles of parameters, exponent tables and update laws, with their formula.
 
 A weight is used as `W = n^-a * w` with `w ~ N(0, sigma^2 n^-2b)` (abc form: arXiv:2011.14522; Everett et al.,
 2407.05872). n is a size over that of the base model, so that every factor is exactly 1 at the base. A matrix has two
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from hptransfer.core.registry import Registry
 
-FULL, NONE = 1.0, 0.5
+FULL_ALIGNMENT, NO_ALIGNMENT = 1.0, 0.5
+"""Alignments of an update with a layer's input, as powers of the fan-in."""
 
 
 class Role(enum.Enum):
@@ -121,7 +122,7 @@ SPECTRAL = UpdateLaw(gain=ShapePower(fan_in=1 / 2, fan_out=-1 / 2))
 """Law of steps with spectral norm 1: unscaled Muon, Shampoo with exponents -1/4."""
 SPECTRAL_RMS = UpdateLaw(gain=ShapePower(fan_in=1 / 2, fan_out=-1 / 2, largest=1 / 2))
 """Law of Muon times sqrt(max(fan-in, fan-out)), whose entries have a fixed size (arXiv:2502.16982)."""
-CURVATURE = UpdateLaw(gradient=-1, gain=ShapePower(fan_out=-1))
+INVERSE_CURVATURE = UpdateLaw(gradient=-1, gain=ShapePower(fan_out=-1))
 """Law of K-FAC with relative damping: the output moves by delta / |delta|^2 (arXiv:2312.12226)."""
 
 
@@ -131,8 +132,8 @@ class Parameterization:
 
     Attributes:
         rows: multiplier and init exponents of every role.
-        global_rate: True if all roles share one learning rate, epsilon and weight decay, as is usual under standard
-            parameterization, unless an alignment is given.
+        global_rate: True if all roles share one learning rate, epsilon and weight decay unless an alignment is given.
+            That is usual under standard parameterization.
         unit: True if the base model has size 1, so that factors are absolute, and every operation keeps values and
             gradients at unit size (u-muP; numbers in `unit_scaling`).
         depth: default exponent of the residual branch factor.
@@ -169,7 +170,7 @@ class Parameterization:
         spread = ZERO if self.global_rate else ShapePower(spread=1)
         return self.along(role, -self.rows[role].b) + spread
 
-    def gradient(self, role: Role, alignment: float = FULL) -> ShapePower:
+    def gradient(self, role: Role, alignment: float = FULL_ALIGNMENT) -> ShapePower:
         """Return the power of the gradient's root mean square.
 
         The gradient is that of the stored tensor. The signal that reaches a layer before the readout falls as the
@@ -197,7 +198,7 @@ class Parameterization:
         if alignment is None:
             if self.global_rate:
                 return ZERO
-            alignment = FULL
+            alignment = FULL_ALIGNMENT
         gain = law.gain if law.gain is not None else ShapePower(fan_in=alignment)
         if role not in (Role.HIDDEN, Role.OUTPUT):
             gain = ShapePower(fan_out=gain.fan_out, largest=gain.largest)
@@ -220,7 +221,7 @@ class Parameterization:
         if alignment is None:
             if self.global_rate:
                 return ZERO
-            alignment = FULL
+            alignment = FULL_ALIGNMENT
         return self.gradient(role, alignment)
 
 

@@ -1,6 +1,6 @@
 """Factors that keep operations' values and gradients at variance one.
 
-Sources: u-muP, arXiv:2407.17465, and unit scaling, arXiv:2303.11257.
+Sources: u-muP (arXiv:2407.17465) and unit scaling (arXiv:2303.11257).
 
 An operation has one factor in the forward pass and one on its gradient in the backward pass. The two may differ only
 where all paths to the loss go through one point, as at weights, at the readout and at the ends of a branch. Elsewhere
@@ -56,8 +56,8 @@ def branches(attends: Sequence[bool], *, residual: float = 1.0, attention_ratio:
     Args:
         attends: True for each attention branch; blocks have one branch of every kind.
     """
-    other = residual * (2 / (1 + attention_ratio**2)) ** 0.5
-    shares = [attention_ratio * other if attending else other for attending in attends]
+    share_of_others = residual * (2 / (1 + attention_ratio**2)) ** 0.5
+    shares = [attention_ratio * share_of_others if attending else share_of_others for attending in attends]
     blocks = len(attends) / max(len(set(attends)), 1)
     return [share / (blocks + sum(s**2 for s in shares[:index])) ** 0.5 for index, share in enumerate(shares)]
 

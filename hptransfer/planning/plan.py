@@ -21,7 +21,7 @@ class Plan:
     """A checked sweep: every scale and the target can be trained.
 
     Attributes:
-        points: that every scale tries, unless the sampler chooses them.
+        points: points that every scale tries; a sampler that chooses its own does not use them.
         fingerprint: hash of the data or the script.
     """
 
@@ -177,9 +177,9 @@ def jobs_of(plan: Plan, scale: Scale) -> Iterator[tuple[Job, Number | None]]:
 
     Their ids and trials are stand-ins.
     """
-    remaining, most = plan.num_trials(scale), plan.job_size(plan.run(scale))
+    remaining, job_size = plan.num_trials(scale), plan.job_size(plan.run(scale))
     while remaining > 0:
-        count = min(remaining, most)
+        count = min(remaining, job_size)
         remaining -= count
         yield _stand_in(plan, scale, count, remaining)
 
@@ -215,7 +215,7 @@ def _points(config: SweepConfig) -> tuple[Point, ...]:
 def _scales(config: SweepConfig, axes: Mapping[str, list[Number]]) -> tuple[Scale, ...]:
     """Return all combinations of the axes' values.
 
-    Under one_at_a_time those with at most one axis off its center.
+    Under one_at_a_time they are those with at most one axis off its center.
     """
     product = itertools.product(*map(sorted, axes.values()))
     scales = [dict(zip(axes, values, strict=True)) for values in product]
@@ -231,10 +231,10 @@ def _check_all(plan: Plan) -> None:
     The message names it unless all scales have the same problem.
     """
     problems = {scale: _problem(plan, scale) for scale in (*plan.scales, plan.target)}
-    bad = {scale: problem for scale, problem in problems.items() if problem}
-    if bad:
-        scale, problem = next(iter(bad.items()))
-        alike = len(bad) == len(problems) and len(set(bad.values())) == 1
+    failing = {scale: problem for scale, problem in problems.items() if problem}
+    if failing:
+        scale, problem = next(iter(failing.items()))
+        alike = len(failing) == len(problems) and len(set(failing.values())) == 1
         place = "target" if scale == plan.target and scale not in plan.scales else "grid"
         raise ConfigError(problem if alike else f"{place} at {scale.key}: {problem}")
 

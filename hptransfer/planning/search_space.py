@@ -61,8 +61,8 @@ def lines_through_best(losses: Mapping[Point, float]) -> list[dict[float, float]
     best = min(losses, key=lambda point: losses[point])
 
     def along(k: int) -> dict[float, float]:
-        others = best[:k] + best[k + 1 :]
-        return {point[k]: loss for point, loss in losses.items() if point[:k] + point[k + 1 :] == others}
+        fixed = best[:k] + best[k + 1 :]
+        return {point[k]: loss for point, loss in losses.items() if point[:k] + point[k + 1 :] == fixed}
 
     return [along(k) for k in range(len(best))]
 
@@ -70,7 +70,7 @@ def lines_through_best(losses: Mapping[Point, float]) -> list[dict[float, float]
 def next_point(losses: Mapping[Point, float], ranges: Sequence[Bounds]) -> Point | None:
     """Return the next point that helps to bracket the best one.
 
-    None if none is left within the ranges.
+    It is None if none is left within the ranges.
 
     Args:
         losses: mean loss by point; infinite if a trial of it diverged.
@@ -92,7 +92,7 @@ def next_point(losses: Mapping[Point, float], ranges: Sequence[Bounds]) -> Point
 def unbracketed_edges(losses: Mapping[Point, float], ranges: Sequence[Bounds]) -> list[str]:
     """Return one line for each hyperparameter that is not bracketed.
 
-    Such as "best lr 0.125 of 0.001 to 0.125".
+    An example is "best lr 0.125 of 0.001 to 0.125".
     """
     if not losses:
         return []

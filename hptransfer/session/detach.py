@@ -15,14 +15,16 @@ from hptransfer.core.locks import locked_by
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver_state import written_since
 
-PATIENCE_S = 120.0
-LOOK_S = 0.1
+FIRST_JOBS_WAIT_S = 120.0
+DRIVER_CHECK_S = 0.1
 
 
-def detach(arguments: Sequence[str], folder: RunFolder, patience_s: float = PATIENCE_S) -> tuple[int, int | None, str]:
+def detach(
+    arguments: Sequence[str], folder: RunFolder, wait_s: float = FIRST_JOBS_WAIT_S
+) -> tuple[int, int | None, str]:
     """Start the command line in the background; wait for its first jobs.
 
-    The wait is over when the driver has submitted its first jobs, has ended, or after `patience_s` seconds.
+    The wait is over when the driver has submitted its first jobs, has ended, or after `wait_s` seconds.
 
     Args:
         arguments: arguments of `hptransfer`.
@@ -35,7 +37,7 @@ def detach(arguments: Sequence[str], folder: RunFolder, patience_s: float = PATI
     folder.driver_lock.touch()  # marks the folder as a run's
     log = folder.path / "driver.log"
     with log.open("ab") as file:
-        start = file.tell()
+        log_start = file.tell()
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", "hptransfer.cli.main", *arguments],
             stdin=subprocess.DEVNULL,
@@ -43,13 +45,13 @@ def detach(arguments: Sequence[str], folder: RunFolder, patience_s: float = PATI
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + wait_s
     while process.poll() is None and time.monotonic() < deadline:
         holder = locked_by(folder.driver_lock)
         if holder and holder.get("pid") == process.pid and written_since(folder, started):
             break
-        time.sleep(LOOK_S)
-    return process.pid, process.poll(), _read_from(log, start)
+        time.sleep(DRIVER_CHECK_S)
+    return process.pid, process.poll(), _read_from(log, log_start)
 
 
 def _read_from(log: Path, start: int) -> str:

@@ -13,10 +13,10 @@ from hptransfer.core.run_folder import RunFolder, disk_errors
 from hptransfer.driver.requests import Request, write_request
 from hptransfer.monitor.status import read_trials_with_outcomes
 
-PATIENCE_S = 20.0
+REQUEST_WAIT_S = 20.0
 # A scheduler may need this long to end a job.
-END_S = 120.0
-LOOK_S = 0.1
+JOB_END_WAIT_S = 120.0
+REQUEST_CHECK_S = 0.1
 
 
 def matching_trials(folder: RunFolder, request: Request) -> list[Trial]:
@@ -29,7 +29,7 @@ def matching_trials(folder: RunFolder, request: Request) -> list[Trial]:
     for prefix in request.trials:
         if not any(trial.id.startswith(prefix) for trial, _ in rows):
             raise RunFolderError(f"{folder.path} has no trial {prefix!r}; `hptransfer status --all` lists them")
-    return [trial for trial, outcome in rows if request.takes(trial, outcome)]
+    return [trial for trial, outcome in rows if request.selects(trial, outcome)]
 
 
 def send_request(folder: RunFolder, request: Request) -> tuple[bool, bool]:
@@ -40,17 +40,17 @@ def send_request(folder: RunFolder, request: Request) -> tuple[bool, bool]:
     """
     with disk_errors(folder):
         path = write_request(folder, request)
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + REQUEST_WAIT_S
     while path.exists() and time.monotonic() < deadline:
         if not locked_by(folder.driver_lock):
             _carry_out_here(folder, load_sweep(folder), path)
         else:
-            time.sleep(LOOK_S)
+            time.sleep(REQUEST_CHECK_S)
     return not path.exists(), locked_by(folder.driver_lock) is not None
 
 
 def _carry_out_here(folder: RunFolder, config: SweepConfig, path: Path) -> None:
-    """Hold the driver's lock, adopt its jobs, and carry out all requests.
+    """Act as the driver: take its lock and carry out requests.
 
     Raises:
         StoppedError: a job does not end.
@@ -61,26 +61,26 @@ def _carry_out_here(folder: RunFolder, config: SweepConfig, path: Path) -> None:
     from hptransfer.driver.trial_index import TrialIndex
 
     with driving(folder), disk_errors(folder):
-        book = TrialIndex(folder, tuple(config.space))
+        index = TrialIndex(folder, tuple(config.space))
         for trial in folder.read_trials():
-            book.add(trial)
+            index.add(trial)
         launcher = config.launcher.open(folder.path, 0)
         jobs = JobManager(
-            folder, launcher, book, config.retry, config.launcher.max_attempts, lambda trial, outcome: None
+            folder, launcher, index, config.retry, config.launcher.max_attempts, lambda trial, outcome: None
         )
-        deadline = time.monotonic() + END_S
+        deadline = time.monotonic() + JOB_END_WAIT_S
         try:
             jobs.restore()
-            for other, request in read_requests(folder):
-                while not carry_out(request, book, jobs):
+            for request_path, request in read_requests(folder):
+                while not carry_out(request, index, jobs):
                     if time.monotonic() > deadline:
                         raise StoppedError(
                             f"jobs of {folder.path} have not ended yet; the request stays: run the same command again"
                         )
-                    for ended in launcher.wait(LOOK_S):
+                    for ended in launcher.wait(REQUEST_CHECK_S):
                         jobs.end(ended)
                     jobs.check_adopted()
-                other.unlink(missing_ok=True)
+                request_path.unlink(missing_ok=True)
         finally:
             launcher.close()
     path.unlink(missing_ok=True)

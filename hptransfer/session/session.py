@@ -22,11 +22,11 @@ from hptransfer.monitor.tables import Display
 from hptransfer.planning.identity import differences, identity
 from hptransfer.planning.plan import Plan
 from hptransfer.planning.trial_set import TrialSet
-from hptransfer.session.notifications import Announcer, announcing
+from hptransfer.session.announcer import Announcer, announcing
 from hptransfer.session.snapshot import take_snapshot
 from hptransfer.trackers import BackgroundTracker
 
-INTERRUPT_PATIENCE_S = 5.0
+INTERRUPTED_CLOSE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Session:
     console: Console
     announcer: Announcer
 
-    def train(self, campaign: TrialSet) -> DriverSummary:
+    def train(self, trial_set: TrialSet) -> DriverSummary:
         """Train a set of trials and show progress."""
-        for note in filter(None, (campaign.halving.note(), self.plan.config.launcher.note())):
+        for note in filter(None, (trial_set.halving.note(), self.plan.config.launcher.note())):
             _note(self.console, note)
         gpus = self.plan.runner.gpus()
         launcher = self.plan.config.launcher.open(self.folder.path, gpus)
@@ -54,13 +54,13 @@ class Session:
                     interrupted=interrupted,
                     blocked=self.announcer.blocked,
                 )
-                driver = Driver(plan=self.plan, trial_set=campaign, folder=self.folder, ports=ports)
-                report = driver.run()
-                self.announcer.progress = report.progress
-                display.show(report.progress, last=True)
+                driver = Driver(plan=self.plan, trial_set=trial_set, folder=self.folder, ports=ports)
+                summary = driver.run()
+                self.announcer.progress = summary.progress
+                display.show(summary.progress, last=True)
         finally:
             launcher.close()
-        return report
+        return summary
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
         _refuse_other_identity(folder, plan)
         with announcing(plan.config.hooks, folder, lambda text: _note(console, text)) as announcer:
             with disk_errors(folder):
-                _describe(folder, plan)
+                _write_description(folder, plan)
             with _tracking(plan, folder, console) as tracker:
                 yield Session(plan, folder, tracker, console, announcer)
 
@@ -117,18 +117,18 @@ def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[Backg
     tracker = BackgroundTracker(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
     if note := plan.config.tracker.note():
         _note(console, note)
-    patience: float | None = None
+    close_wait_s: float | None = None
     try:
         yield tracker
     except KeyboardInterrupt:
-        patience = INTERRUPT_PATIENCE_S  # the next run writes the rest
+        close_wait_s = INTERRUPTED_CLOSE_S  # the next run writes the rest
         raise
     finally:
-        tracker.close(patience)
+        tracker.close(close_wait_s)
         if tracker.missing:
             _note(
                 console,
-                f"not in the tracker yet: {tracker.missing}; no result is lost, as {folder.path} has them all, and the "
+                f"not in the tracker yet: {tracker.missing}; no result is lost: {folder.path} has them all, and the "
                 "same command writes them",
             )
 
@@ -169,7 +169,7 @@ def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
         )
 
 
-def _describe(folder: RunFolder, plan: Plan) -> None:
+def _write_description(folder: RunFolder, plan: Plan) -> None:
     """Write the resolved sweep, its target and a snapshot."""
     take_snapshot(folder, plan.config)
     write_text(folder.sweep, sweep_config.dump_sweep(plan.config))

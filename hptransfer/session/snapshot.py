@@ -33,12 +33,12 @@ from hptransfer.core.redaction import redacted
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS
 
-GIT_S = 30.0
-PATCH_BYTES = 2_000_000
-LISTED = 1000
-"""Most changed, and most untracked, files that are listed by name."""
-SOURCE_BYTES = 200_000_000
-SOURCE_FILES = 20_000
+GIT_TIMEOUT_S = 30.0
+MAX_PATCH_BYTES = 2_000_000
+MAX_LISTED_FILES = 1000
+"""Largest number of changed files, and of untracked files, that are listed by name."""
+MAX_SOURCE_BYTES = 200_000_000
+MAX_SOURCE_FILES = 20_000
 
 
 def take_snapshot(folder: RunFolder, config: SweepConfig) -> None:
@@ -66,7 +66,10 @@ def take_snapshot(folder: RunFolder, config: SweepConfig) -> None:
 
 
 def _last(folder: RunFolder) -> tuple[int, Mapping[str, Any]]:
-    """Return number and content of the newest complete snapshot; 0 without one."""
+    """Return the number and content of the newest complete snapshot.
+
+    The number is 0 without one.
+    """
     paths = [path for path in folder.snapshots.glob("*/snapshot.json") if path.parent.name.isdecimal()]
     if not paths:
         return 0, {}
@@ -104,7 +107,13 @@ def _git(root: Path, *arguments: str) -> str | None:
     """Return the output of git; None without git or a repository."""
     try:
         finished = subprocess.run(
-            ["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace", timeout=GIT_S, check=False
+            ["git", *arguments],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=GIT_TIMEOUT_S,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -123,18 +132,18 @@ def _git_state(root: Path) -> dict[str, Any] | None:
         "root": (_git(root, "rev-parse", "--show-toplevel") or "").strip(),
         "commit": commit.strip(),
         "branch": (_git(root, "rev-parse", "--abbrev-ref", "HEAD") or "").strip(),
-        "changed": changed[:LISTED],
-        "untracked": untracked[:LISTED],
-        "unlisted": max(0, len(changed) - LISTED) + max(0, len(untracked) - LISTED),
+        "changed": changed[:MAX_LISTED_FILES],
+        "untracked": untracked[:MAX_LISTED_FILES],
+        "unlisted": max(0, len(changed) - MAX_LISTED_FILES) + max(0, len(untracked) - MAX_LISTED_FILES),
     }
 
 
 def _patch(root: Path) -> str:
-    """Return the changes that are not committed, cut off at PATCH_BYTES characters."""
+    """Return the changes that are not committed, cut off at MAX_PATCH_BYTES characters."""
     text = _git(root, "diff", "HEAD", "--", ".") or ""
-    if len(text) <= PATCH_BYTES:
+    if len(text) <= MAX_PATCH_BYTES:
         return text
-    return f"{text[:PATCH_BYTES]}\n... cut off at {PATCH_BYTES:,} of {len(text):,} characters\n"
+    return f"{text[:MAX_PATCH_BYTES]}\n... cut off at {MAX_PATCH_BYTES:,} of {len(text):,} characters\n"
 
 
 def _copy_source(folder: RunFolder, cwd: Path) -> None:
@@ -151,10 +160,11 @@ def _copy_source(folder: RunFolder, cwd: Path) -> None:
     files = [root / name for name in (_git(root, "ls-files", "-z") or "").split("\0") if name]
     files = [file for file in files if file.is_symlink() or file.is_file()]
     size = sum(file.lstat().st_size for file in files)
-    if size > SOURCE_BYTES or len(files) > SOURCE_FILES:
+    if size > MAX_SOURCE_BYTES or len(files) > MAX_SOURCE_FILES:
         raise ConfigError(
             f"snapshot: {root} has {len(files):,} files of {size / 1e6:,.0f} MB under git, more than "
-            f"{SOURCE_FILES:,} or {SOURCE_BYTES / 1e6:,.0f} MB; take large files out of git, or leave snapshot out"
+            f"{MAX_SOURCE_FILES:,} or {MAX_SOURCE_BYTES / 1e6:,.0f} MB; take large files out of git, or leave snapshot "
+            "out"
         )
     unfinished = folder.path / ".source"
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from hptransfer.parameterizations import (
-    CURVATURE,
     ENTRYWISE,
+    INVERSE_CURVATURE,
     PARAMETERIZATIONS,
     RAW,
     RELATIVE,
@@ -18,7 +18,7 @@ from hptransfer.parameterizations import (
     resolve,
 )
 
-LAWS = (ENTRYWISE, RAW, RELATIVE, SPECTRAL, SPECTRAL_RMS, CURVATURE)
+LAWS = (ENTRYWISE, RAW, RELATIVE, SPECTRAL, SPECTRAL_RMS, INVERSE_CURVATURE)
 """Update laws of the built-in optimizers."""
 
 

@@ -146,7 +146,7 @@ class BackgroundTracker:
     def _next_item(self) -> tuple[str | None, SweepResults | None]:
         """Return a finished trial, or else the results.
 
-        If there is neither, running trials are to be checked, or the thread is to end.
+        If there is neither, the thread checks running trials or ends.
         """
         with self._changed:
             wait = max(0.0, self._last_follow + FOLLOW_S - time.monotonic())

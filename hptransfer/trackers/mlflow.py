@@ -186,14 +186,14 @@ class MlflowTracker(Tracker):
             page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
             for run in page:
                 trial = run.data.tags.get("trial")
-                shown = TrackedRun(run.info.run_id, run.info.status)
+                tracked = TrackedRun(run.info.run_id, run.info.status)
                 if trial in runs:
-                    spare = runs[trial] if shown.status == "FINISHED" else shown
+                    spare = runs[trial] if tracked.status == "FINISHED" else tracked
                     self._client.delete_run(spare.run_id)
-                    if spare is shown:
+                    if spare is tracked:
                         continue
                 if trial is not None:
-                    runs[trial] = shown
+                    runs[trial] = tracked
             token = page.token
             if not token:
                 return runs
@@ -212,10 +212,12 @@ class MlflowTracker(Tracker):
 
     def _describe(self, text: str) -> None:
         """Set the head of the experiment's page: links, the result, the details."""
-        first, _, rest = text.partition("\n")
+        headline, _, details = text.partition("\n")
         table, charts = (view_link(self._experiment, charts=value) for value in (False, True))
-        note = f"[trials]({table}) · [curves]({charts}) · {first}"
-        self._client.set_experiment_tag(self._experiment, NOTE_TAG, f"{note}\n\n```\n{rest}\n```" if rest else note)
+        note = f"[trials]({table}) · [curves]({charts}) · {headline}"
+        self._client.set_experiment_tag(
+            self._experiment, NOTE_TAG, f"{note}\n\n```\n{details}\n```" if details else note
+        )
 
     def _write(
         self,
@@ -240,34 +242,36 @@ class MlflowTracker(Tracker):
         return {key: value for key, value in params.items() if key not in existing}
 
     def _write_trial(
-        self, shown: TrackedRun, trial: Trial, curve: CurvePoints, metrics: list[Metric], tags: Mapping[str, str]
+        self, tracked: TrackedRun, trial: Trial, curve: CurvePoints, metrics: list[Metric], tags: Mapping[str, str]
     ) -> None:
         """Write the data that a trial's run lacks, in one call."""
         start = _time_ms(curve[0]) if curve else 0
         params: dict[str, str] = {}
-        if shown.new:
+        if tracked.new:
             values = {**trial.scale.axes, **trial.tuned, "seed": trial.seed}
             params = {key: str(value) for key, value in values.items()}
             metrics = [*_setting_metrics(trial, start), *metrics]
-        self._write(shown.run_id, metrics=[*_curve_metrics(curve, shown.points), *metrics], params=params, tags=tags)
-        shown.new = False
+        self._write(
+            tracked.run_id, metrics=[*_curve_metrics(curve, tracked.points), *metrics], params=params, tags=tags
+        )
+        tracked.new = False
 
     def follow(self, trial: Trial, curve: CurvePoints) -> None:
         if curve:
-            shown = self._matching_run(trial, curve) or self._create(trial, curve)
-            self._write_trial(shown, trial, curve, [], {})
-            shown.points = {_point_key(row) for row in curve}
+            tracked = self._matching_run(trial, curve) or self._create(trial, curve)
+            self._write_trial(tracked, trial, curve, [], {})
+            tracked.points = {_point_key(row) for row in curve}
 
     def log(self, trial: Trial, outcome: Outcome, curve: CurvePoints) -> None:
         ended = "FAILED" if outcome.state == FAILED else "FINISHED"
-        shown = self._runs.get(trial.id)
-        if shown is not None and shown.status == ended:
+        tracked = self._runs.get(trial.id)
+        if tracked is not None and tracked.status == ended:
             return
-        shown = self._matching_run(trial, curve) or self._create(trial, curve)
+        tracked = self._matching_run(trial, curve) or self._create(trial, curve)
         end = _time_ms(curve[-1]) if curve else 0
-        self._write_trial(shown, trial, curve, _outcome_metrics(outcome, end), _outcome_tags(outcome))
-        self._client.set_terminated(shown.run_id, ended, end_time=end or None)
-        shown.status, shown.points = ended, None
+        self._write_trial(tracked, trial, curve, _outcome_metrics(outcome, end), _outcome_tags(outcome))
+        self._client.set_terminated(tracked.run_id, ended, end_time=end or None)
+        tracked.status, tracked.points = ended, None
 
     def _matching_run(self, trial: Trial, curve: CurvePoints) -> TrackedRun | None:
         """Return the trial's run if its points are those of this curve.
@@ -275,16 +279,16 @@ class MlflowTracker(Tracker):
         A run of an attempt that was reset is deleted. Points carry the times of the curve. A point that is written
         twice is therefore one point to MLflow, and points of different attempts are distinct.
         """
-        shown = self._runs.get(trial.id)
-        if shown is None:
+        tracked = self._runs.get(trial.id)
+        if tracked is None:
             return None
-        if shown.status == "RUNNING":
-            if shown.points is None:
-                history = self._client.get_metric_history(shown.run_id, "train_loss")
-                shown.points = {(point.step, point.timestamp) for point in history}
-                shown.new = not history  # nothing of it is written yet, or only a part
-            if _is_same_curve(shown.points, {_point_key(row) for row in curve if row["loss"] is not None}):
-                return shown
+        if tracked.status == "RUNNING":
+            if tracked.points is None:
+                history = self._client.get_metric_history(tracked.run_id, "train_loss")
+                tracked.points = {(point.step, point.timestamp) for point in history}
+                tracked.new = not history  # nothing of it is written yet, or only a part
+            if _is_same_curve(tracked.points, {_point_key(row) for row in curve if row["loss"] is not None}):
+                return tracked
         self._client.delete_run(self._runs.pop(trial.id).run_id)
         return None
 
@@ -299,12 +303,12 @@ class MlflowTracker(Tracker):
         tags |= {key: value for key, value in self._settings.items() if key == "parameterization"}
         start = round(curve[0]["time"] * 1000) if curve else None
         run = self._client.create_run(self._experiment, start, tags=tags, run_name=_run_name(trial))
-        shown = self._runs[trial.id] = TrackedRun(run.info.run_id, run.info.status, points=set(), new=True)
+        tracked = self._runs[trial.id] = TrackedRun(run.info.run_id, run.info.status, points=set(), new=True)
         if not self._viewed:
             view = trials_view(list(trial.scale.axes), list(trial.tuned))
             self._client.set_experiment_tag(self._experiment, f"{VIEW_TAG}{TRIALS_VIEW}", view)
             self._viewed = True
-        return shown
+        return tracked
 
     def summarize(self, summary: SweepResults) -> None:
         from mlflow.entities import Metric

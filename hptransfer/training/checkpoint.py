@@ -50,7 +50,7 @@ class Checkpoint:
         self.step = 0 if self._state is None else int(self._state["step"])
 
     def take(self) -> State | None:
-        """Return the state that was read, if any, and release it."""
+        """Release the state that was read and return it; None without one."""
         state, self._state = self._state, None
         return state
 
@@ -86,13 +86,13 @@ class Checkpoint:
             return None
 
     def _load(self) -> State:
-        with zipfile.ZipFile(self._path) as whole:  # torch does not verify the checksums that it writes
-            if (damaged := whole.testzip()) is not None:
+        with zipfile.ZipFile(self._path) as archive:  # torch does not verify the checksums that it writes
+            if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"{damaged} is damaged")
         content: State = torch.load(self._path, weights_only=True)
-        for key, wanted in (("version", CHECKPOINT_VERSION), ("settings", self._settings)):
-            if content[key] != wanted:
-                raise ValueError(f"its {key}: {content[key]}, not {wanted}")
+        for key, expected in (("version", CHECKPOINT_VERSION), ("settings", self._settings)):
+            if content[key] != expected:
+                raise ValueError(f"its {key}: {content[key]}, not {expected}")
         state: State = content["state"]
         return state
 

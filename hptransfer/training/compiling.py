@@ -12,7 +12,7 @@ from hptransfer.core.errors import ConfigError
 Losses = Callable[[Tensor, Tensor], Tensor]
 
 
-def compiled(losses: Losses) -> Losses:
+def compile_losses(losses: Losses) -> Losses:
     """Return the losses' function, compiled at its first call.
 
     Inputs must keep one shape. Functions compiled before in this process are discarded: torch keeps few versions of a
@@ -22,11 +22,11 @@ def compiled(losses: Losses) -> Losses:
         ConfigError: by the returned function, if compiling fails here.
     """
     torch.compiler.reset()
-    fast: Losses = torch.compile(losses, dynamic=False)
+    compiled_losses: Losses = torch.compile(losses, dynamic=False)
 
     def call(inputs: Tensor, targets: Tensor) -> Tensor:
         try:
-            return fast(inputs, targets)
+            return compiled_losses(inputs, targets)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = str(error.inner_exception).strip().partition("\n")[0]
             raise ConfigError(

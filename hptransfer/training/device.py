@@ -14,16 +14,16 @@ import torch
 
 CUDA = "cuda"
 # Share of the free memory that a stack may use: allocators leave gaps, and other processes need some.
-ROOM = 0.8
-GROUPS = Path("/sys/fs/cgroup")
+MEMORY_SHARE = 0.8
+CGROUP_ROOT = Path("/sys/fs/cgroup")
 # Text of torch's error for a full CPU memory, which has no type of its own.
-CPU_FULL = "DefaultCPUAllocator"
+CPU_OOM_TEXT = "DefaultCPUAllocator"
 
 
 def device_name(device: str) -> str:
     """Return the name of the GPU or the processor.
 
-    A GPU's is such as "NVIDIA H100 80GB HBM3".
+    An example is "NVIDIA H100 80GB HBM3".
     """
     if device == CUDA:
         return torch.cuda.get_device_name()
@@ -44,7 +44,7 @@ def out_of_memory(work: Callable[[], object]) -> str | None:
         return None
     except RuntimeError as error:
         reason = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and CPU_FULL not in reason:
+        if not isinstance(error, torch.OutOfMemoryError) and CPU_OOM_TEXT not in reason:
             raise
     # Outside of the handler, which keeps every tensor of the work alive.
     torch.cuda.empty_cache()
@@ -88,10 +88,10 @@ def _room(device: str) -> float:
     """
     if device == CUDA:
         free, _ = torch.cuda.mem_get_info()
-        taken = torch.cuda.memory_allocated()
-        return taken + ROOM * (free + torch.cuda.memory_reserved() - taken)
+        allocated = torch.cuda.memory_allocated()
+        return allocated + MEMORY_SHARE * (free + torch.cuda.memory_reserved() - allocated)
     try:
-        return _process_bytes("VmRSS") + ROOM * _share_of_cores() * _available()
+        return _process_bytes("VmRSS") + MEMORY_SHARE * _share_of_cores() * _available()
     except OSError:  # not Linux
         return math.inf
 
@@ -140,10 +140,10 @@ def _available() -> int:
     A scheduler or a container sets limits on control groups.
     """
     available = [_kibibytes(Path("/proc/meminfo"), "MemAvailable")]
-    job_group = GROUPS / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
+    job_group = CGROUP_ROOT / Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip().lstrip("/")
     for group in (job_group, *job_group.parents):
         with contextlib.suppress(OSError, ValueError):  # a missing file, and "max"
-            limit, taken = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+            limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
             stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-            available.append(limit - taken + int(stat["active_file"]) + int(stat["inactive_file"]))
+            available.append(limit - used + int(stat["active_file"]) + int(stat["inactive_file"]))
     return max(0, min(available))

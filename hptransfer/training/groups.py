@@ -124,11 +124,11 @@ def _tied_multiplier(run: RunConfig, readout: TiedReadout) -> float:
     sizes = Sizes.alike(Role.INPUT, readout.fan_in / base_fan_in)
     embedding = rule(run, GroupKey(Role.INPUT, dataclasses.replace(sizes, lookup=True), 1))
     output = resolve_alike(run, Role.OUTPUT, readout.fan_in / base_fan_in)
-    for what in ("init_std", "learning_rate"):
-        if abs(getattr(embedding, what) / getattr(output, what) - 1) > 1e-9:
+    for factor in ("init_std", "learning_rate"):
+        if abs(getattr(embedding, factor) / getattr(output, factor) - 1) > 1e-9:
             raise ConfigError(
                 f"run.model.tied: {run.parameterization} gives embedding and readout different values of "
-                f"{what}; untie them, or take run.parameterization=mup, whose readout has a multiplier instead"
+                f"{factor}; untie them, or take run.parameterization=mup, whose readout has a multiplier instead"
             )
     multiplier: float = base_fan_in**-0.5 * output.multiplier * run.constants.output.multiplier
     return multiplier

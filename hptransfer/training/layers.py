@@ -82,7 +82,7 @@ class Moments:
 
     Attributes:
         diagonal: True if only the diagonal of `outputs` is needed.
-        inputs: sum of h h^T, shape (K, I, I); its diagonal, (K, V), for lookups, whose h has a single 1.
+        inputs: sum of h h^T, shape (K, I, I). A lookup's h has a single 1, so that its sum is a diagonal, (K, V).
         outputs: sum of g g^T, shape (K, O, O), or its diagonal (K, O).
         rows: number of examples times positions in the sums.
     """
@@ -93,6 +93,12 @@ class Moments:
     rows: int = 0
 
     def add(self, inputs: Tensor, gradients_KNO: Tensor) -> None:
+        """Add the moments of one use of the layer.
+
+        Args:
+            inputs: moments of the inputs, as in the attribute.
+            gradients_KNO: gradients in the layer's outputs, N being examples times positions.
+        """
         g = gradients_KNO
         outputs = g.square().sum(dim=1) if self.diagonal else g.mT @ g
         self.inputs = inputs if self.inputs is None else self.inputs + inputs
@@ -100,6 +106,7 @@ class Moments:
         self.rows += g.shape[1]
 
     def clear(self) -> None:
+        """Reset the sums, for the next backward pass."""
         self.inputs, self.outputs, self.rows = None, None, 0
 
 
@@ -134,7 +141,10 @@ class Layer(nn.Module):
         return [tensor.flatten(1) if tensor.dim() > 2 else tensor]
 
     def scaled_weight(self, rows: int) -> Tensor:
-        """Return the weights, with scaled gradient, for `rows` examples times positions."""
+        """Return the weights with their gradient scaled for `rows` rows.
+
+        Rows are examples times positions.
+        """
         return self.weight if self.gradient is None else scale_bwd(self.weight, self.gradient * rows**-0.5)
 
     def record_moments(self, x: Tensor, y: Tensor) -> Tensor:
@@ -196,7 +206,7 @@ def products(x_KNI: Tensor, weight_KOI: Tensor) -> Tensor:
 def narrowed(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return both tensors in autocast's type for products, where it is on.
 
-    For operations that autocast does not know.
+    It serves operations that autocast does not know.
     """
     device = x.device.type
     if not torch.is_autocast_enabled(device) or weight.dtype != torch.float32:
@@ -259,6 +269,7 @@ class TiedReadout(nn.Module):
 
     @property
     def embedding(self) -> Embedding:
+        """Embedding whose weights the readout uses."""
         return self._embedding[0]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -44,7 +44,10 @@ class Result:
 
 
 OnPoint = Callable[[int, dict[str, Any]], None]
-"""Callback with a trial's index in the stack and a point of its curve: step, tokens, loss, time, the model's report."""
+"""Callback with a trial's index in the stack and a point of its curve.
+
+A point has `step`, `tokens`, `loss` and `time`, and the numbers of the model's report.
+"""
 
 OnEnd = Callable[[int, Result, float], None]
 """Callback with the index of a trial that ends, its result, and its share of the stack's wall time in seconds."""
@@ -100,11 +103,11 @@ class Training:
         if not positions:
             return
         stack, share_s = self.stack, self._share()
-        rest = sorted(set(range(len(stack.alive))).difference(positions))
+        remaining = sorted(set(range(len(stack.alive))).difference(positions))
         for position in positions:
             self._finish(stack.alive[position], None, None, self.steps, share_s, pruned=pruned)
-        if rest:
-            stack.keep(rest)
+        if remaining:
+            stack.keep(remaining)
         else:
             stack.alive = []
 
@@ -277,7 +280,7 @@ def measure_step(
 ) -> float:
     """Return the seconds of one training step of a stack.
 
-    The best of several steps, after one to warm up.
+    It is the shortest of several steps, after one to warm up.
 
     Args:
         steps: number of steps, with the one to warm up. On a GPU the fourth is the first that is replayed.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hptransfer.core.errors import ConfigError, unknown
 
-SHAPES = ("constant", "linear", "cosine", "wsd")
+SCHEDULE_SHAPES = ("constant", "linear", "cosine", "wsd")
 
 
 @dataclass(kw_only=True)
@@ -32,8 +32,8 @@ class Schedule:
 
     def check(self, place: str) -> None:
         """Raise ConfigError for the first value that breaks a rule."""
-        if self.shape not in SHAPES:
-            raise ConfigError(f"{place}.shape: {unknown('schedule', self.shape, SHAPES)}")
+        if self.shape not in SCHEDULE_SHAPES:
+            raise ConfigError(f"{place}.shape: {unknown('schedule', self.shape, SCHEDULE_SHAPES)}")
         if self.warmup_in not in ("fraction", "steps", "tokens"):
             raise ConfigError(f"{place}.warmup_in: {unknown('unit', self.warmup_in, ('fraction', 'steps', 'tokens'))}")
         if self.warmup_in == "fraction" and not 0 <= self.warmup < 1:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hptransfer.parameterizations._unit_scaling import loss_gradient
+from hptransfer.parameterizations import unit_scaling
 from hptransfer.training.checkpoint import State
-from hptransfer.training.compiling import compiled
+from hptransfer.training.compiling import compile_losses
 from hptransfer.training.config import RunConfig
 from hptransfer.training.cuda_graph import RecordedUpdate
 from hptransfer.training.datasets import SQUARED
@@ -62,7 +62,7 @@ class Stack:
 
     def _bind(self) -> None:
         """Build optimizers and forward pass for the trials in the stack."""
-        self._training_losses = compiled(self.losses) if self._runs[0].compile else self.losses
+        self._training_losses = compile_losses(self.losses) if self._runs[0].compile else self.losses
         self._train = RecordedUpdate(self._update) if self._recordable() else self._update
         sharpness = per_trial([self._runs[index].unit.loss for index in self.alive])
         device = next(self.model.parameters()).device
@@ -153,12 +153,12 @@ class Stack:
     def losses(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of every prediction, shape (K, B, S).
 
-        Cross-entropy in nats, or half the squared error.
+        It is cross-entropy in nats, or half the squared error.
         """
         outputs_KBSO = self.outputs(inputs)
         trials, batch, sequence, outputs = outputs_KBSO.shape
         if self._runs[0].table.unit:
-            unit = loss_gradient(batch * sequence, outputs, squared=self.shape.loss == SQUARED)
+            unit = unit_scaling.loss_gradient(batch * sequence, outputs, squared=self.shape.loss == SQUARED)
             outputs_KBSO = scale_fwd(scale_bwd(outputs_KBSO, unit / self._sharpness), self._sharpness)
         if self.shape.loss == SQUARED:
             error_KBSO = outputs_KBSO - targets.view(batch, sequence, outputs).to(outputs_KBSO.dtype)
@@ -177,7 +177,7 @@ class Stack:
         self._remember(memory)
 
     def state(self) -> State:
-        """Return the state, between two steps, that further steps depend on."""
+        """Return the state between two steps, on which further steps depend."""
         return {"alive": self.alive, "model": self.model.state_dict(), "memory": self._memory(range(len(self.alive)))}
 
     def restore(self, state: State) -> None:

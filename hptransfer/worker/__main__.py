@@ -95,12 +95,14 @@ def _has_progressed(folder: RunFolder, job: str) -> bool:
     ever. Such a job is left to the driver, which counts attempts.
     """
     path = folder.reached_path(job)
-    before = read_json(path, "trials")["trials"] if path.exists() else {}
+    earlier = read_json(path, "trials")["trials"] if path.exists() else {}
     unfinished = [trial for trial in folder.read_job(job).trials if not folder.outcome_path(trial).exists()]
-    now = {trial: list(last_progress(folder, trial, job)) for trial in unfinished}
-    write_json(path, {"trials": now})
+    progress = {trial: list(last_progress(folder, trial, job)) for trial in unfinished}
+    write_json(path, {"trials": progress})
     return any(
-        new > old for trial in unfinished for new, old in zip(now[trial], before.get(trial, (-1, -1)), strict=True)
+        new > old
+        for trial in unfinished
+        for new, old in zip(progress[trial], earlier.get(trial, (-1, -1)), strict=True)
     )
 
 

@@ -51,9 +51,9 @@ def run_job(
 ) -> str | None:
     """Train the trials of a job that have no outcome.
 
-    A stack is skipped if another worker holds one of its trials, so that two workers never train one trial, or if all
-    of its trials have outcomes. If only some have outcomes, the whole stack is trained as before from the last
-    checkpoint, and no outcome is written twice.
+    A stack is skipped if all of its trials have outcomes, or if another worker holds one of them: two workers never
+    train one trial. If only some have outcomes, the whole stack is trained as before from the last checkpoint. No
+    outcome is written twice.
 
     Args:
         attempt: number of this attempt; None if the locks suffice to separate workers.
@@ -84,10 +84,10 @@ def run_job(
     return None
 
 
-def _acquire_leases(folder: RunFolder, job: str, leases: ExitStack, patience_s: float) -> set[str]:
+def _acquire_leases(folder: RunFolder, job: str, leases: ExitStack, total_wait_s: float) -> set[str]:
     """Acquire the free leases of a job's trials; return the trials' ids."""
     held = set()
-    until = time.monotonic() + patience_s
+    until = time.monotonic() + total_wait_s
     for trial_id in folder.read_job(job).trials:
         wait_s = max(LEASE_WAIT_S, until - time.monotonic())
         with contextlib.suppress(LockedError):
@@ -183,8 +183,8 @@ class _JobRun:
         """Train a stack to its end.
 
         Returns:
-            The stack, or the parts into which it must be split: halves after running out of memory, and single trials
-            after another error, to identify the trial that fails.
+            The stack, or the parts into which it must be split. They are halves after running out of memory. After
+            another error they are single trials, to identify the one that fails.
         """
         checkpoint = self._folder.checkpoint_path(self._job.id, index)
         if not self._has_unfinished(stack):

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hptransfer.coordcheck import whole_training as training_checks
-from hptransfer.coordcheck.compose import compose_check, own_settings
+from hptransfer.coordcheck.check_config import compose_check, own_settings
 from hptransfer.coordcheck.judgement import Check
 from hptransfer.coordcheck.run import run_check
-from hptransfer.coordcheck.whole_training import CONVERGES
+from hptransfer.coordcheck.whole_training import VARIANCE_SLOPE_TOLERANCE
 from hptransfer.training.config import RunConfig, run_from_json
 
 RESMLP = ("check=convergence", "run/model=resmlp", "run/optimizer=sgd")
@@ -28,7 +28,7 @@ def test_what_seeds_disagree_on_vanishes_under_mup(optimizer: str) -> None:
     found = check("check=convergence", f"run/optimizer={optimizer}", "widths=[64,128,256]")
     assert found.fails == []
     variance, distance = found.rows
-    assert variance.slopes == pytest.approx([-1], abs=CONVERGES)
+    assert variance.slopes == pytest.approx([-1], abs=VARIANCE_SLOPE_TOLERANCE)
     assert distance.slopes[0] < -0.5
 
 

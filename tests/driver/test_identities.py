@@ -1,17 +1,23 @@
 """Scales that print alike are different scales wherever the driver identifies them."""
 
-import json
 from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 
+from hptransfer.config.compose import compose
+from hptransfer.config.sweep import SweepConfig
 from hptransfer.core.io import write_json
-from hptransfer.core.records import DONE, SWEEP, VERIFY, Outcome, Scale, Trial
+from hptransfer.core.records import DONE, FAILED, SWEEP, VERIFY, Job, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver_state import PILOT_FAILED, PILOT_RUNNING, DriverState, read_driver_state
+from hptransfer.driver.driver_state import PILOT_FAILED, PILOT_RUNNING, read_driver_state
 from hptransfer.driver.optuna_studies import Studies
+from hptransfer.launchers import JobEnd
 from hptransfer.samplers.random import RandomConfig
+from tests.support.helpers import outcomes
+from tests.support.scripted import Scripted, drive, train
+from tests.support.scripts import SWEEP as SCRIPT_SWEEP
 from tests.support.views import studies
 
 ALIKE = [Scale({"ratio": 1.00011}), Scale({"ratio": 1.00012})]
@@ -47,11 +53,38 @@ def test_a_sampler_learns_of_its_own_scale_alone(tmp_path: Path) -> None:
     assert numbers == [0, 0]
 
 
-def test_what_waits_for_a_pilot_trial_is_written_by_the_exact_scale(tmp_path: Path) -> None:
-    state = DriverState(RunFolder(tmp_path), 60.0, lambda reason, progress: None)
-    state.write({scale.key: reason for scale, reason in zip(ALIKE, (PILOT_FAILED, PILOT_RUNNING), strict=True)}, {})
-    held = json.loads((tmp_path / "driver.json").read_text())["held"]
-    assert held == {"ratio=1.00011": PILOT_FAILED, "ratio=1.00012": PILOT_RUNNING}
+def staged_sweep(folder: Path) -> SweepConfig:
+    """A sweep of a script over scales that print alike, under stage=first."""
+    run = {"command": ["{python}", "train.py", "{ratio}", "{lr}"], "params": 1000, "tokens": 1000, "cwd": str(folder)}
+    grid = {"ratio": {"values": [scale.axes["ratio"] for scale in ALIKE]}}
+    path = folder / "alike.yaml"
+    path.write_text(yaml.safe_dump({**SCRIPT_SWEEP, "name": "alike", "run": run, "grid": grid, "target": {"ratio": 2}}))
+    return compose(str(path), [f"runs={folder / 'runs'}", "stage=first", "space.lr.extend=0"])
+
+
+def test_scales_that_print_alike_have_pilot_trials_of_their_own(tmp_path: Path) -> None:
+    """The pilot trial of one scale fails: its others wait, those of the scale that prints alike are trained."""
+    config = staged_sweep(tmp_path)
+    failing, passing = ALIKE
+    while_running: list[dict[str, str]] = []
+
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
+        while_running.append(read_driver_state(folder)["held"])
+        if job.scale == failing:
+            outcome = Outcome(state=FAILED, error="boom")
+            write_json(folder.outcome_path(job.trials[0]), outcome.to_json())
+        return train(folder, job)
+
+    launcher = Scripted(fate, slots=2)
+    summary = drive(config, launcher)
+    assert while_running[0] == {failing.key: PILOT_RUNNING, passing.key: PILOT_RUNNING}
+    assert [(job.scale.key, len(job.trials)) for job in launcher.calls[0]] == [(failing.key, 1), (passing.key, 1)]
+    states = outcomes(config.folder)
+    by_scale = {scale.key: [states[t.id] for t in config.folder.read_trials() if t.scale == scale] for scale in ALIKE}
+    assert sorted(by_scale[failing.key]) == [FAILED, *["open"] * 6]
+    assert by_scale[passing.key] == [DONE] * 7
+    assert read_driver_state(config.folder)["held"] == {failing.key: PILOT_FAILED}
+    assert summary.waiting_for_pilot == [f"{failing.key}: {PILOT_FAILED}"]
 
 
 def test_reasons_in_a_driver_json_of_an_earlier_version_are_recognized(tmp_path: Path) -> None:

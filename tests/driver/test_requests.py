@@ -297,8 +297,8 @@ def test_the_others_of_a_scale_wait_for_its_pilot_trial_and_stay_if_it_fails(tmp
     assert [len(job.trials) for job in launcher.calls[0]] == [1, 1]
     assert sorted(by_width(config.folder)[32]) == [FAILED, "open"]
     assert by_width(config.folder)[16] == {DONE}
-    assert len(report.held) == 1
-    assert "width=32" in report.held[0]
+    assert len(report.waiting_for_pilot) == 1
+    assert "width=32" in report.waiting_for_pilot[0]
     launcher.fate = train
     verb(launcher, "retry", str(config.folder.path))
     drive(config, launcher)

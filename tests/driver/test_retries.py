@@ -144,7 +144,7 @@ def test_hours_of_attempts_without_an_outcome_spend_the_budget(tmp_path: Path) -
     def fate(folder: RunFolder, job: Job) -> JobEnd:
         for trial_id in job.trials:  # the worker's clock is ahead, which makes its hour and a half pass at once
             folder.lease(trial_id).write_text(json.dumps({"pid": 1, "host": "n1", "since": job.submitted}))
-        patch.setattr("hptransfer.driver.jobs.now", lambda: time.time() + 5400)
+        patch.setattr("hptransfer.driver.retries.now", lambda: time.time() + 5400)
         return JobEnd(job.id, KILLED, "killed by signal 9")
 
     launcher = Scripted(fate, slots=1)

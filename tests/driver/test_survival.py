@@ -131,7 +131,7 @@ def test_ctrl_c_ends_everything_at_once_and_the_command_goes_on_where_it_was(tmp
     driver.send_signal(signal.SIGINT)
     output, _ = driver.communicate(timeout=120)
     assert driver.returncode == 130
-    assert "interrupted; finished trials are kept, the same command resumes the run" in output
+    assert "interrupted; finished trials are kept, and the same command resumes the run" in output
     assert workers(folder.path) == []
     complete(tmp_path, *longer)
     assert any("resumes after step" in path.read_text() for path in folder.jobs.glob("*.log"))

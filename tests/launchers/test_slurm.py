@@ -29,11 +29,11 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.launchers.slurm import submitit_adapter
 from hptransfer.launchers.slurm.commands import CallError, SlurmCommands, scrubbed_variables
 from hptransfer.launchers.slurm.config import SlurmConfig
+from hptransfer.launchers.slurm.job_resources import Resources
 from hptransfer.launchers.slurm.job_script import array_script, clean_name
 from hptransfer.launchers.slurm.launcher import SlurmLauncher
 from hptransfer.launchers.slurm.limits import Limits, chunks, read_limits, shares
 from hptransfer.launchers.slurm.node_exclusion import NodeExclusion
-from hptransfer.launchers.slurm.resources import Resources
 from hptransfer.launchers.slurm.states import END_CAUSES, describe_end, expand_ids, full_state, read_accounting
 from hptransfer.launchers.slurm.submission import at_limit, script_template
 from hptransfer.monitor.tables import plan_table

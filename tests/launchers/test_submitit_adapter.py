@@ -10,7 +10,7 @@ import pytest
 from submitit.slurm.slurm import SlurmExecutor
 
 from hptransfer.launchers.slurm import submitit_adapter
-from hptransfer.launchers.slurm.resources import Resources
+from hptransfer.launchers.slurm.job_resources import Resources
 from tests.support.helpers import ROOT
 
 SUPPORTED = ((1, 5), (2,))  # from this version on, below that one

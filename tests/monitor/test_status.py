@@ -17,7 +17,7 @@ from hptransfer.core.records import CODE_ERROR, DONE, FAILED, OUT_OF_MEMORY, Job
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver_state import PILOT_FAILED
 from hptransfer.driver.jobs import JobManager
-from hptransfer.driver.progress import WAITING
+from hptransfer.driver.progress import TRIAL_WAITING
 from hptransfer.driver.trial_index import TrialIndex
 from hptransfer.launchers import JobEnd
 from hptransfer.monitor.status import read_status
@@ -201,7 +201,7 @@ def test_scales_that_print_alike_have_rows_and_reasons_of_their_own(
     write_json(folder.path / "driver.json", {"held": {scales[1].key: PILOT_FAILED}, "delayed": {}, "blocked": None})
     status = read_status(folder)
     assert [(row.scale, row.states) for row in status.progress.scales] == [
-        (scale, {WAITING: index + 1}) for index, scale in enumerate(scales)
+        (scale, {TRIAL_WAITING: index + 1}) for index, scale in enumerate(scales)
     ]
     assert [trouble.reason == PILOT_FAILED for trouble in status.troubles] == [False, True, True, False, False, False]
     out = said(capsys, str(folder.path))

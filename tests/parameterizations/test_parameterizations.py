@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 
+from hptransfer import parameterizations as laws
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import (
-    FULL,
-    NONE,
+    FULL_ALIGNMENT,
+    NO_ALIGNMENT,
     PARAMETERIZATIONS,
     BranchRule,
     BudgetRatio,
@@ -17,7 +18,6 @@ from hptransfer.parameterizations import (
     alignment_of,
     resolve,
 )
-from hptransfer.parameterizations import _base as laws
 
 IN, HID, OUT, VEC, FIX = Role
 LAWS = {
@@ -27,7 +27,7 @@ LAWS = {
     "Mu1": laws.SPECTRAL,
     "MuR": laws.SPECTRAL_RMS,
     "Sh": laws.SPECTRAL,
-    "KF": laws.CURVATURE,
+    "KF": laws.INVERSE_CURVATURE,
 }
 COLUMNS = ("mult", "var", *LAWS, "eps", "lam")
 HALF = 1 / 2
@@ -68,42 +68,42 @@ WIDTH = {
 # arXiv:2407.05872: learning rate of (input, hidden, output) by (optimizer, alignment).
 EVERETT = {
     "sp": {
-        ("SGD", FULL): (HALF, -HALF, -1),
-        ("SGD", NONE): (HALF, 0, -HALF),
-        ("Adam", FULL): (0, -1, -1),
-        ("Adam", NONE): (0, -HALF, -HALF),
-        ("AF", FULL): (0, -HALF, -HALF),
-        ("AF", NONE): (0, 0, 0),
-        ("Mu1", FULL): (HALF, 0, -HALF),
-        ("MuR", FULL): (0, -HALF, -1),
-        ("Sh", FULL): (HALF, 0, -HALF),
+        ("SGD", FULL_ALIGNMENT): (HALF, -HALF, -1),
+        ("SGD", NO_ALIGNMENT): (HALF, 0, -HALF),
+        ("Adam", FULL_ALIGNMENT): (0, -1, -1),
+        ("Adam", NO_ALIGNMENT): (0, -HALF, -HALF),
+        ("AF", FULL_ALIGNMENT): (0, -HALF, -HALF),
+        ("AF", NO_ALIGNMENT): (0, 0, 0),
+        ("Mu1", FULL_ALIGNMENT): (HALF, 0, -HALF),
+        ("MuR", FULL_ALIGNMENT): (0, -HALF, -1),
+        ("Sh", FULL_ALIGNMENT): (HALF, 0, -HALF),
     },
     "ntk": {
-        ("SGD", FULL): (HALF, HALF, 0),
-        ("SGD", NONE): (HALF, 1, HALF),
-        ("Adam", FULL): (0, -HALF, -HALF),
-        ("Adam", NONE): (0, 0, 0),
-        ("AF", FULL): (0, -HALF, -HALF),
-        ("AF", NONE): (0, 0, 0),
-        ("Mu1", FULL): (HALF, HALF, 0),
-        ("MuR", FULL): (0, 0, -HALF),
-        ("Sh", FULL): (HALF, HALF, 0),
+        ("SGD", FULL_ALIGNMENT): (HALF, HALF, 0),
+        ("SGD", NO_ALIGNMENT): (HALF, 1, HALF),
+        ("Adam", FULL_ALIGNMENT): (0, -HALF, -HALF),
+        ("Adam", NO_ALIGNMENT): (0, 0, 0),
+        ("AF", FULL_ALIGNMENT): (0, -HALF, -HALF),
+        ("AF", NO_ALIGNMENT): (0, 0, 0),
+        ("Mu1", FULL_ALIGNMENT): (HALF, HALF, 0),
+        ("MuR", FULL_ALIGNMENT): (0, 0, -HALF),
+        ("Sh", FULL_ALIGNMENT): (HALF, HALF, 0),
     },
     "mup_sqrt": {
-        ("SGD", FULL): (0, 0, 0),
-        ("SGD", NONE): (-HALF, 0, HALF),
-        ("Adam", FULL): (-HALF, -1, -HALF),
-        ("Adam", NONE): (-HALF, -HALF, 0),
-        ("AF", FULL): (0, -HALF, 0),
-        ("AF", NONE): (0, 0, 0),
+        ("SGD", FULL_ALIGNMENT): (0, 0, 0),
+        ("SGD", NO_ALIGNMENT): (-HALF, 0, HALF),
+        ("Adam", FULL_ALIGNMENT): (-HALF, -1, -HALF),
+        ("Adam", NO_ALIGNMENT): (-HALF, -HALF, 0),
+        ("AF", FULL_ALIGNMENT): (0, -HALF, 0),
+        ("AF", NO_ALIGNMENT): (0, 0, 0),
     },
     "mfp": {
-        ("SGD", FULL): (1, 1, 1),
-        ("SGD", NONE): (HALF, 1, 3 / 2),
-        ("Adam", FULL): (0, -HALF, 0),
-        ("Adam", NONE): (0, 0, HALF),
-        ("AF", FULL): (0, -HALF, 0),
-        ("AF", NONE): (0, 0, 0),
+        ("SGD", FULL_ALIGNMENT): (1, 1, 1),
+        ("SGD", NO_ALIGNMENT): (HALF, 1, 3 / 2),
+        ("Adam", FULL_ALIGNMENT): (0, -HALF, 0),
+        ("Adam", NO_ALIGNMENT): (0, 0, HALF),
+        ("AF", FULL_ALIGNMENT): (0, -HALF, 0),
+        ("AF", NO_ALIGNMENT): (0, 0, 0),
     },
 }
 INIT = {  # arXiv:2407.05872: (multiplier, variance) of input, hidden, output; power of epsilon of the four
@@ -144,7 +144,7 @@ def test_init_and_epsilon_of_sp_and_ntk(name: str) -> None:
     table = PARAMETERIZATIONS.get(name)
     for role, (multiplier, variance) in zip((IN, HID, OUT), INIT[name], strict=False):
         assert (table.multiplier(role).total, 2 * table.init_std(role).total) == (multiplier, variance)
-    assert tuple(table.epsilon(role, FULL).total for role in (IN, HID, OUT, VEC)) == INIT[name][3]
+    assert tuple(table.epsilon(role, FULL_ALIGNMENT).total for role in (IN, HID, OUT, VEC)) == INIT[name][3]
 
 
 @pytest.mark.parametrize("law", LAWS)

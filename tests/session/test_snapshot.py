@@ -84,7 +84,7 @@ def test_only_a_change_makes_a_further_snapshot(tmp_path: Path, repository: Path
 
 
 def test_a_patch_is_of_bounded_size(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "PATCH_BYTES", 300)
+    monkeypatch.setattr(snapshot, "MAX_PATCH_BYTES", 300)
     (repository / "work" / "train.py").write_text("x\n" * 1000)
     patch = (taken(script(tmp_path, repository)).snapshots / "1" / "changes.patch").read_text()
     assert len(patch) < 400
@@ -109,7 +109,7 @@ def test_without_a_copy_a_script_runs_where_it_is_told_to(tmp_path: Path, reposi
 
 
 def test_what_cannot_be_copied_is_refused(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "SOURCE_FILES", 1)
+    monkeypatch.setattr(snapshot, "MAX_SOURCE_FILES", 1)
     with pytest.raises(ConfigError, match=r"2 files .* more than 1"):
         taken(script(tmp_path, repository, copy=True))
     (tmp_path / "bare" / "work").mkdir(parents=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from hptransfer.core.errors import ConfigError, Interrupted
 from hptransfer.training.checkpoint import Checkpoint
 from hptransfer.training.config import RunConfig
-from hptransfer.training.device import ROOM, Memory, out_of_memory
+from hptransfer.training.device import MEMORY_SHARE, Memory, out_of_memory
 from hptransfer.training.loop import train
 from hptransfer.training.models import MODELS, PRECISIONS
 from hptransfer.training.optimizers import OPTIMIZERS
@@ -201,7 +201,7 @@ def test_what_a_larger_stack_takes_is_foreseen() -> None:
         memory.note(size)
         peaks.append(memory._peaks[size])
     foreseen = peaks[2] + 2 * (peaks[2] - peaks[1])
-    assert foreseen / 2 < peaks[3] < foreseen / ROOM
+    assert foreseen / 2 < peaks[3] < foreseen / MEMORY_SHARE
     _, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction(1.0)
     memory._peaks |= {8: total / 1.5, 4: total / 3}

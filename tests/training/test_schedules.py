@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.training.schedules import SHAPES, Schedule
+from hptransfer.training.schedules import SCHEDULE_SHAPES, Schedule
 from hptransfer.training.stack import Stack
 from tests.support.settings import small
 
@@ -15,7 +15,7 @@ def factors(schedule: Schedule, steps: int = 100, peak: float = 1.0) -> list[flo
     return [schedule.factor(step, steps, warm=warm, peak=peak) for step in range(steps)]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SCHEDULE_SHAPES)
 def test_it_warms_up_to_one_and_never_rises_again(shape: str) -> None:
     found = factors(Schedule(shape=shape, warmup=0.1))
     assert max(found) == found[10] == 1
@@ -55,7 +55,7 @@ def test_a_decay_ends_at_a_fraction_or_a_fixed_floor(shape: str) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SCHEDULE_SHAPES)
 def test_short_runs_have_a_rate_at_every_step(shape: str, steps: int) -> None:
     assert all(0 < factor <= 1 for factor in factors(Schedule(shape=shape, warmup=0.5), steps))
 

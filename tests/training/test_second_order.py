@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations import CURVATURE, ENTRYWISE, RAW, SPECTRAL, Role, UpdateLaw
+from hptransfer.parameterizations import ENTRYWISE, INVERSE_CURVATURE, RAW, SPECTRAL, Role, UpdateLaw
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.layers import Conv2d, Linear, Moments, tagged
 from hptransfer.training.loop import train
@@ -355,7 +355,7 @@ def test_another_optimizers_law_is_seen(config: type[MatrixConfig], wrong: Updat
 
 
 def test_laws_and_settings_follow_the_choice_of_matrices() -> None:
-    for config, law in ((ShampooConfig, SPECTRAL), (KfacConfig, CURVATURE)):
+    for config, law in ((ShampooConfig, SPECTRAL), (KfacConfig, INVERSE_CURVATURE)):
         everything, hidden = config(), config(matrices="hidden")
         assert [everything.law(role) for role in Role] == [law, law, law, ENTRYWISE, ENTRYWISE]
         assert [hidden.law(role) for role in Role] == [ENTRYWISE, law, ENTRYWISE, ENTRYWISE, ENTRYWISE]

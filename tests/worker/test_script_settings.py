@@ -51,7 +51,7 @@ BAD = [
     ({"metric": {"pattern": "("}}, "run.metric.pattern '(' is not a regular expression"),
     ({"metric": {"pattern": "loss (.*)"}}, "run.metric.pattern has no group (?P<loss>...)"),
     ({"launch": "torchrn"}, "run.launch: unknown choice 'torchrn'. Did you mean 'torchrun'?"),
-    ({"processes": 2}, "run.processes must be at least 1, and 1 but for launch=torchrun, got 2"),
+    ({"processes": 2}, "run.processes must be at least 1, and 1 unless launch=torchrun, got 2"),
     ({"timeout_s": 0}, "run.timeout_s must be above 0, got 0"),
     ({"cwd": "/nowhere"}, "run.cwd: there is no folder '/nowhere'"),
     ({"environment": {"A": [3]}}, "run.environment.A must be text or a number, got [3]"),

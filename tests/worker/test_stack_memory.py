@@ -47,7 +47,7 @@ FULL = [
 def test_torch_says_that_a_cpus_memory_did_not_do() -> None:
     reason = device.out_of_memory(lambda: torch.empty(2**50))
     assert reason is not None
-    assert device.CPU_FULL in reason
+    assert device.CPU_OOM_TEXT in reason
     assert device.out_of_memory(lambda: torch.empty(2)) is None
     with pytest.raises(RuntimeError, match="must match"):
         device.out_of_memory(lambda: torch.ones(2) + torch.ones(3))
@@ -85,7 +85,7 @@ def test_the_peak_is_that_of_a_stack(tmp_path: Path) -> None:
 def test_a_control_group_bounds_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = device._available()
     assert free > 2**20
-    monkeypatch.setattr(device, "GROUPS", tmp_path)
+    monkeypatch.setattr(device, "CGROUP_ROOT", tmp_path)
     (tmp_path / "memory.max").write_text("max\n")
     assert device._available() > 2**20
     (tmp_path / "memory.max").write_text("1000000\n")

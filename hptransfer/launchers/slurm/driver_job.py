@@ -12,8 +12,8 @@ from hptransfer.core.errors import StoppedError
 from hptransfer.core.locks import locked_by
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.launchers.slurm.commands import CallError, SlurmCommands
+from hptransfer.launchers.slurm.job_resources import Resources
 from hptransfer.launchers.slurm.job_script import interpreter, sweep_name
-from hptransfer.launchers.slurm.resources import Resources
 from hptransfer.launchers.slurm.settings import SlurmSettings
 
 DRIVER_WARNING_S = 120

@@ -11,7 +11,7 @@ from typing import Any
 
 from hptransfer.core.records import Job, digest
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.launchers.slurm.resources import Resources
+from hptransfer.launchers.slurm.job_resources import Resources
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 SIGNAL_SHARE = 0.1

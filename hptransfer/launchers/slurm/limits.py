@@ -84,11 +84,11 @@ def shares(total: int, sizes: Sequence[int]) -> list[int]:
     Shares are proportional to the sizes, at least 1 each, and add up to at most `total`. An array with a share of 0
     cannot be submitted now.
     """
-    free, rest, result = total, sum(sizes), []
+    free, remaining, result = total, sum(sizes), []
     for size in sizes:
-        share = min(free, size, max(1, round(free * size / rest)))
+        share = min(free, size, max(1, round(free * size / remaining)))
         result.append(share)
-        free, rest = free - share, rest - size
+        free, remaining = free - share, remaining - size
     return result
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from hptransfer.core.records import Job, Number
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.launchers.slurm.commands import SlurmCommands
+from hptransfer.launchers.slurm.job_resources import Resources
 from hptransfer.launchers.slurm.job_script import array_script
 from hptransfer.launchers.slurm.limits import chunks, read_limits, shares
-from hptransfer.launchers.slurm.resources import Resources
 from hptransfer.launchers.slurm.settings import SlurmSettings
 from hptransfer.launchers.slurm.submission import script_template
 

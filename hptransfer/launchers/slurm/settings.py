@@ -9,8 +9,8 @@ from typing import Any
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import Job, Number
-from hptransfer.launchers import LauncherConfig, check_stack
-from hptransfer.launchers.slurm.resources import (
+from hptransfer.launchers import LauncherConfig, check_stack_limit
+from hptransfer.launchers.slurm.job_resources import (
     Resources,
     check_line,
     check_resources,
@@ -22,7 +22,7 @@ from hptransfer.launchers.slurm.resources import (
 FLAG = re.compile(r"[a-z][a-z0-9_-]*")
 # A signal other than USR2 for the batch process, which is the worker and is killed by it.
 FATAL_SIGNAL = re.compile(r"[Rr]?B[Rr]?:(?!(SIG)?USR2\b|12\b)")
-RESERVED = {
+RESERVED_FLAGS = {
     "array": "jobs are put into arrays; launcher.max_running limits the number of running jobs",
     "error": "the output of a job goes to jobs/<job>.log; set output for the messages of SLURM itself",
     "job-name": "jobs are found by their names, which contain the name of the sweep",
@@ -74,8 +74,8 @@ class SlurmSettings(LauncherConfig):
     qos: str | None = None
     constraint: str | None = None
     by_scale: list[Any] = field(default_factory=list)
-    """Rows such as {when: width >= 1024, gpus: 4, time: 600}. The first row whose `when` holds, or that has no `when`,
-    overrides the settings above."""
+    """Rows such as {when: width >= 1024, gpus: 4, time: 600}. The first row whose `when` holds overrides the settings
+    above. A row without `when` always holds."""
     time_margin: float = 3.0
     """Ratio of the time limit to the estimated time of a job, if `time` is null."""
     min_time: int = 10
@@ -135,7 +135,7 @@ class SlurmSettings(LauncherConfig):
                 raise ConfigError(f"{place}.setup[{number}]: flags go under {place}.sbatch, got {line!r}")
         for key in ("python", "wrapper", "container_image", "driver_partition"):
             check_line(getattr(self, key), f"{place}.{key}")
-        check_stack(self.stack, place)
+        check_stack_limit(self.stack, place)
         _check_flags(self.sbatch, f"{place}.sbatch")
         _check_flags(self.driver_sbatch, f"{place}.driver_sbatch")
 
@@ -193,8 +193,8 @@ def _check_flags(flags: Mapping[str, Any], place: str) -> None:
         flag = str(name).replace("_", "-")
         if len(flag) == 1:
             raise ConfigError(f"{place}: {name!r} is a short flag; write its long name, such as partition for p")
-        if flag in RESERVED and not (flag == "time" and value is None):
-            raise ConfigError(f"{place}.{name} cannot be set: {RESERVED[flag]}")
+        if flag in RESERVED_FLAGS and not (flag == "time" and value is None):
+            raise ConfigError(f"{place}.{name} cannot be set: {RESERVED_FLAGS[flag]}")
         check_line(value, f"{place}.{name}")
         if flag == "signal" and FATAL_SIGNAL.match(str(value)):
             raise ConfigError(

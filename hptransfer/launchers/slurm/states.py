@@ -45,6 +45,7 @@ class SchedulerJob:
 
     @property
     def ended(self) -> bool:
+        """True if the job is in an end state."""
         return self.state in END_CAUSES
 
 

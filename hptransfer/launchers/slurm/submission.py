@@ -15,9 +15,9 @@ from hptransfer.core.io import read_json
 from hptransfer.core.records import Job, Number, Scale, digest
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.launchers.slurm.commands import CallError, SlurmCommands
+from hptransfer.launchers.slurm.job_resources import Resources
 from hptransfer.launchers.slurm.job_script import ScriptTemplate, array_script, interpreter, sweep_name
 from hptransfer.launchers.slurm.limits import Limits, chunks, read_limits, shares, used_share
-from hptransfer.launchers.slurm.resources import Resources
 from hptransfer.launchers.slurm.settings import SlurmSettings
 
 STATES_FILE = "states.json"

@@ -27,7 +27,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from hptransfer.core.io import write_text
 from hptransfer.launchers.slurm.commands import CallError, SlurmCommands, scrubbed_variables
-from hptransfer.launchers.slurm.resources import Resources
+from hptransfer.launchers.slurm.job_resources import Resources
 
 SUBMIT_TIMEOUT_S = 120
 PRIVATE_METHODS = {
@@ -86,7 +86,7 @@ def batch_script(
         array: number of tasks, and the largest number of running ones.
     """
     tasks, share = array or (None, 1)
-    given = {flag.replace("_", "-"): value for flag, value in flags.items()}
+    by_flag = {flag.replace("_", "-"): value for flag, value in flags.items()}
     parameters: dict[str, Any] = {
         "job_name": name,
         "time": resources.minutes,
@@ -104,10 +104,10 @@ def batch_script(
         "stderr_to_stdout": True,
         "use_srun": False,
         "array_parallelism": share,
-        "additional_parameters": {_parameter_name(flag): value for flag, value in given.items() if value is not None},
+        "additional_parameters": {_parameter_name(flag): value for flag, value in by_flag.items() if value is not None},
     }
     text = _ScriptWriter(".").text(command, parameters, tasks)
-    removed = {flag for flag, value in given.items() if value is None or value is False}
+    removed = {flag for flag, value in by_flag.items() if value is None or value is False}
     kept = [line for line in text.split("\n") if not (line.startswith("#SBATCH --") and _flag_name(line) in removed)]
     return "\n".join(kept)
 

@@ -62,7 +62,7 @@ class Dataset(ABC):
 
     @abstractmethod
     def validation(self, *, windows: int, sequence: int) -> tuple[Tensor, Tensor]:
-        """Return `windows` examples, fixed for all trials, as in `batch`.
+        """Return `windows` examples as in `batch`, the same for all trials.
 
         Raises:
             DataError: there is not enough held-out data.

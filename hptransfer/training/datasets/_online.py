@@ -40,10 +40,10 @@ class Task(Dataset):
         inputs, targets = self._draw(random, batch)
         if self._noise:
             targets = targets + self._noise * random.standard_normal(targets.shape)
-        return _tensors(inputs, targets)
+        return _as_tensors(inputs, targets)
 
     def validation(self, *, windows: int, sequence: int) -> tuple[Tensor, Tensor]:
-        return _tensors(*self._draw(random_stream(0, purpose=1), windows))
+        return _as_tensors(*self._draw(random_stream(0, purpose=1), windows))
 
 
 def random_stream(seed: int, *, purpose: int) -> np.random.Generator:
@@ -61,6 +61,6 @@ def require_at_least(least: int, **settings: float) -> None:
             raise ConfigError(f"run.data.{key} must be at least {least} and finite, got {value}")
 
 
-def _tensors(inputs: Values, targets: Values | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def _as_tensors(inputs: Values, targets: Values | NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     answers = torch.from_numpy(targets)
     return torch.from_numpy(inputs).float(), answers.float() if answers.is_floating_point() else answers

@@ -47,12 +47,12 @@ class Cifar10Config(DataConfig):
         return DataShape(kind=IMAGES, inputs=(3, 32, 32), outputs=10)
 
     def load(self) -> Dataset:
-        return _load(Path(self.path))
+        return _load_images(Path(self.path))
 
 
 @functools.cache
-def _load(folder: Path) -> Images:
-    records = np.concatenate([_read(folder / name) for name in (*TRAIN, TEST)])
+def _load_images(folder: Path) -> Images:
+    records = np.concatenate([_read_records(folder / name) for name in (*TRAIN, TEST)])
     labels = torch.from_numpy(records[:, :1].astype(np.int64))
     images = records[:, 1:].reshape(-1, 3, 32, 32)
     mean, deviation = _moments(images[:-RECORDS])
@@ -60,7 +60,7 @@ def _load(folder: Path) -> Images:
     return Images(pixels, labels, held_out=RECORDS, mean=mean, deviation=deviation)
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
+def _read_records(path: Path) -> NDArray[np.uint8]:
     """Read the records of a file, (10000, 3073)."""
     try:
         content = np.fromfile(path, dtype=np.uint8)

@@ -29,12 +29,12 @@ class DigitsConfig(DataConfig):
         return DataShape(kind=IMAGES, inputs=(1, 8, 8), outputs=10)
 
     def load(self) -> Dataset:
-        images, labels = _load()
+        images, labels = _load_digits()
         return Images(images, labels, held_out=HELD_OUT)
 
 
 @functools.cache
-def _load() -> tuple[Tensor, Tensor]:
+def _load_digits() -> tuple[Tensor, Tensor]:
     """Return images (N, 1, 8, 8) and labels (N, 1).
 
     Images have mean 0 and standard deviation 1. Their order mixes the writers.

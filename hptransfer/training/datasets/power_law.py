@@ -15,9 +15,9 @@ from hptransfer.training.datasets._online import Task, Values, require_at_least
 class PowerLawConfig(DataConfig):
     """Settings of power-law features x_j and target y = sum_j j^-beta x_j.
 
-    x_j has variance j^(-2 alpha). A linear model of all features, trained by SGD from zero, has the expected losses of
-    a quadratic with a power-law spectrum, with q = 2 alpha and s = 2 beta. The paper's random projection to d
-    parameters is left to the model.
+    x_j has variance j^(-2 alpha). Trained by SGD from zero, a linear model of all features has the expected losses of a
+    quadratic with a power-law spectrum. Its exponents are q = 2 alpha and s = 2 beta. The paper's random projection to
+    d parameters is left to the model.
     """
 
     name: str = "power_law"

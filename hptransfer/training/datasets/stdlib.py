@@ -35,7 +35,7 @@ class StdlibConfig(DataConfig):
         return DataShape(kind=TOKENS, inputs=(sequence,), vocabulary=256, outputs=256)
 
     def load(self) -> Dataset:
-        return _load(self.path or sysconfig.get_paths()["stdlib"], self.validation_percent)
+        return _load_sources(self.path or sysconfig.get_paths()["stdlib"], self.validation_percent)
 
 
 def _sources(root: Path) -> list[Path]:
@@ -51,7 +51,7 @@ def _sources(root: Path) -> list[Path]:
 
 
 @functools.cache
-def _load(folder: str, validation_percent: int) -> Stream:
+def _load_sources(folder: str, validation_percent: int) -> Stream:
     root = Path(folder)
     if not 0 < validation_percent < 100:
         raise DataError(f"run.data.validation_percent must be between 0 and 100, got {validation_percent}")

@@ -68,7 +68,7 @@ class TokenFileConfig(DataConfig):
     def load(self) -> Dataset:
         train, content = self._open("path")
         if self.validation_path:
-            held_out, other = self._open("validation_path")
+            held_out, held_out_id = self._open("validation_path")
             if Path(self.validation_path).samefile(self.path):
                 raise DataError(
                     f"run.data.validation_path is {self.validation_path}, which is trained on; "
@@ -76,18 +76,18 @@ class TokenFileConfig(DataConfig):
                 )
         else:
             size = len(train) - len(train) * self.validation_percent // 100
-            train, held_out, other = train[:size], train[size:], str(self.validation_percent)
+            train, held_out, held_out_id = train[:size], train[size:], str(self.validation_percent)
         return Stream(
             train,
             held_out,
-            fingerprint=hashlib.sha256(f"{self.dtype} {content} {other}".encode()).hexdigest()[:16],
+            fingerprint=hashlib.sha256(f"{self.dtype} {content} {held_out_id}".encode()).hexdigest()[:16],
             source=self.path,
             unit="tokens",
             remedy="point run.data.path or run.data.validation_path at a longer file",
         )
 
     def _open(self, key: str) -> tuple[Tokens, str]:
-        """Return a setting's file of tokens, memory-mapped, and its content hash."""
+        """Return a setting's memory-mapped file of tokens and its content hash."""
         path, dtype = Path(getattr(self, key)), DTYPES[self.dtype]
         with _readable(key, path):
             offset = _offset(path, dtype, f"run.data.{key}")
@@ -139,7 +139,7 @@ def _offset(path: Path, dtype: np.dtype[Any], place: str) -> int:
 def _scan(path: Path, size: int, mtime_ns: int, offset: int, dtype: np.dtype[Any]) -> tuple[str, int]:
     """Return the hash of a file's bytes and its largest token.
 
-    In bounded memory. The result is cached by size and modification time.
+    Memory use is bounded. The result is cached by size and modification time.
     """
     content, largest = hashlib.sha256(), 0
     with path.open("rb") as file:

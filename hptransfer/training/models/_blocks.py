@@ -16,7 +16,7 @@ from hptransfer.training.layers import Linear, Norm, Residual
 from hptransfer.training.models import ModelConfig
 from hptransfer.training.operations import Activation, ScaledDotProductAttention
 
-CHOICES = ("gelu", "relu2", "swiglu")
+BLOCK_ACTIVATIONS = ("gelu", "relu2", "swiglu")
 ATTENTION_SCALES = ("default", "sqrt", "full")
 
 
@@ -59,21 +59,24 @@ class BlocksConfig(ModelConfig):
                 f"{self.head_dim}, or be 0 for one key-value head, got {self.queries_per_key}; "
                 f"take {divisors(self.heads, self.queries_per_key)}"
             )
-        if self.activation not in CHOICES:
-            raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, CHOICES)}")
+        if self.activation not in BLOCK_ACTIVATIONS:
+            raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, BLOCK_ACTIVATIONS)}")
         if self.attention_scale not in ATTENTION_SCALES:
             raise ConfigError(f"{place}.attention_scale: {unknown('scale', self.attention_scale, ATTENTION_SCALES)}")
 
     @property
     def heads(self) -> int:
+        """Number of query heads."""
         return self.width // self.head_dim
 
     @property
     def key_heads(self) -> int:
+        """Number of key-value heads."""
         return self.heads // self.queries_per_key if self.queries_per_key else 1
 
     @property
     def mlp_width(self) -> int:
+        """Width of the MLP's hidden layer."""
         return self.mlp_ratio * self.width
 
     def attention_weights(self) -> int:
@@ -91,8 +94,8 @@ class BlocksConfig(ModelConfig):
     def attention_flops(self, positions: int) -> float:
         """Return the FLOPs of one block's scores and their sums.
 
-        Over all positions, forward and backward.
-        Counted in full, not only below the diagonal, as torch's flop counter does.
+        They cover all positions, forward and backward. Like torch's flop counter, they count the scores in full and
+        not only below the diagonal.
         """
         return 12.0 * positions**2 * self.width
 
@@ -165,7 +168,7 @@ class Mlp(Residual):
         return self.down(self.activation(self.up(self.norm(x_KBSD))))  # type: ignore[no-any-return]
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Block of an attention branch and an MLP branch, or its replacement."""
 
     def __init__(self, attention: Attention, mlp: Residual) -> None:

@@ -14,7 +14,7 @@ from hptransfer.training.layers import Linear, Vector
 from hptransfer.training.models import MODELS, ModelConfig
 from hptransfer.training.operations import Activation
 
-CHOICES = ("relu", "tanh", "gelu")
+MLP_ACTIVATIONS = ("relu", "tanh", "gelu")
 
 
 @MODELS.register("mlp")
@@ -36,8 +36,8 @@ class MlpConfig(ModelConfig):
 
     def check(self, place: str) -> None:
         self.check_positive(place, "width", "depth")
-        if self.activation not in CHOICES:
-            raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, CHOICES)}")
+        if self.activation not in MLP_ACTIVATIONS:
+            raise ConfigError(f"{place}.activation: {unknown('activation', self.activation, MLP_ACTIVATIONS)}")
 
     def num_params(self, shape: DataShape) -> int:
         biases = self.biases * (self.depth * self.width + shape.outputs)

@@ -5,8 +5,8 @@ g_i being the sigmoid of the router's logit. The experts with the largest g_i + 
 trained but moves against the load: b -= rate (load - kappa). No loss is added for balance. Form and rules:
 arXiv:2601.20205.
 
-Letters: K trials, B sequences, S positions, N = B S tokens, D width, E experts, A active ones, F an expert's width,
-R = N A rows, one for every token and expert that it is sent to.
+Letters: K trials, B sequences, S positions, N = B S tokens, D width, E experts, A active ones, F an expert's width.
+There are R = N A rows, one for every token and expert that it is sent to.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ class MoeConfig(TransformerConfig):
         super().check(place)
         self.check_positive(place, "experts", "sparsity", "granularity", "base_active", "base_granularity")
         if self.experts % self.sparsity:
-            near = multiples(self.experts, self.sparsity)
+            suggestion = multiples(self.experts, self.sparsity)
             raise ConfigError(
                 f"{place}.experts must be a multiple of {place}.sparsity ({self.sparsity}), got {self.experts}; "
-                f"take {near}, or another sparsity"
+                f"take {suggestion}, or another sparsity"
             )
         if self.mlp_width % self.granularity:
-            near = divisors(self.mlp_width, self.granularity)
+            suggestion = divisors(self.mlp_width, self.granularity)
             raise ConfigError(
                 f"{place}.granularity must divide an expert's width, {place}.mlp_ratio ({self.mlp_ratio}) x "
-                f"{place}.width ({self.width}) = {self.mlp_width}, got {self.granularity}; take {near}"
+                f"{place}.width ({self.width}) = {self.mlp_width}, got {self.granularity}; take {suggestion}"
             )
         if not 0 <= self.balance_rate < math.inf:
             raise ConfigError(f"{place}.balance_rate must be at least 0 and finite, got {self.balance_rate}")
@@ -112,7 +112,7 @@ class MoeConfig(TransformerConfig):
     def report(self, model: nn.Module) -> dict[str, Tensor]:
         """Return `expert_load`: the busiest expert's tokens over the mean.
 
-        The largest over layers: 1 is balanced, sparsity the maximum.
+        It is the largest over layers. 1 is balanced; sparsity is the maximum.
         """
         loads_LK = torch.stack([mixture.take_load() for mixture in mixtures(model).values()])
         return {"expert_load": loads_LK.amax(dim=0)}
@@ -150,7 +150,7 @@ class ExpertLinear(Layer):
         """
         weight_GOI = self.weight.flatten(0, 1)
         rows = x.flatten(0, 1)
-        y = products(rows, weight_GOI) if ends_G is None else grouped(rows, weight_GOI, ends_G)
+        y = products(rows, weight_GOI) if ends_G is None else grouped_product(rows, weight_GOI, ends_G)
         return scale_fwd(y.view(*x.shape[:-1], self.fan_out), self.multiplier)
 
     def matrices(self, tensor: Tensor) -> list[Tensor]:
@@ -160,7 +160,7 @@ class ExpertLinear(Layer):
 GROUPED_MM = getattr(F, "grouped_mm", None)  # newer than the oldest torch that this package supports
 
 
-def grouped(x_RI: Tensor, weight_GOI: Tensor, ends_G: Tensor) -> Tensor:
+def grouped_product(x_RI: Tensor, weight_GOI: Tensor, ends_G: Tensor) -> Tensor:
     """Multiply the rows of every group by its own matrix.
 
     No row is dropped and none is padded. Torch has one kernel for all groups, but not for float64, nor for sides that
@@ -186,7 +186,7 @@ class MixtureOfExperts(Residual):
         load: share of the tokens that each expert received, shape (K, E), summed over backward passes.
         probed: True for a check that repeats one batch: tokens keep their first experts, because a token that leaves
             its expert changes by far more than a step, and every expert receives every token.
-        held: first choice of experts of a probed mixture.
+        first_choice: experts of a probed mixture, as chosen in its first pass.
     """
 
     bias: Tensor
@@ -196,7 +196,7 @@ class MixtureOfExperts(Residual):
         super().__init__()
         self.cfg = cfg
         self.probed = False
-        self.held: Tensor | None = None
+        self.first_choice: Tensor | None = None
         experts, active, inner = cfg.num_experts, cfg.num_active, cfg.expert_width
         self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)
         self.router = Linear(trials, cfg.width, experts, role=Role.OUTPUT)
@@ -223,10 +223,10 @@ class MixtureOfExperts(Residual):
         return y_KND.view_as(x_KBSD)
 
     def _chosen(self, gates_KNE: Tensor) -> Tensor:
-        if self.held is not None:
-            return self.held
+        if self.first_choice is not None:
+            return self.first_choice
         chosen_KNA = (gates_KNE + self.bias.unsqueeze(1)).topk(self.cfg.num_active, dim=-1).indices
-        self.held = chosen_KNA if self.probed else None
+        self.first_choice = chosen_KNA if self.probed else None
         return chosen_KNA
 
     def _active(self, h_KND: Tensor, chosen_KNA: Tensor) -> Tensor:

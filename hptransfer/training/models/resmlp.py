@@ -55,7 +55,7 @@ class ResMlpConfig(ModelConfig):
         return ResMlp(self, trials=trials, shape=shape)
 
 
-class Branch(Residual):
+class ResMlpBranch(Residual):
     """Residual branch of ReLU and matrix, once or twice."""
 
     def __init__(self, cfg: ResMlpConfig, trials: int) -> None:
@@ -79,7 +79,7 @@ class ResMlp(nn.Module):
     def __init__(self, cfg: ResMlpConfig, *, trials: int, shape: DataShape) -> None:
         super().__init__()
         self.first = Linear(trials, input_size(shape), cfg.width, role=Role.INPUT)
-        self.blocks = nn.ModuleList(Branch(cfg, trials) for _ in range(cfg.depth))
+        self.blocks = nn.ModuleList(ResMlpBranch(cfg, trials) for _ in range(cfg.depth))
         self.norm = Norm(trials, cfg.width, gain=False) if cfg.norm else nn.Identity()
         self.readout = Linear(trials, cfg.width, shape.outputs, role=Role.OUTPUT, start=cfg.readout_start)
 

@@ -114,7 +114,7 @@ class BatchNorm(nn.Module):
         return F.batch_norm(x, mean.view(-1), variance.view(-1), gain, bias, self.training, 0.1)
 
 
-class Branch(Residual):
+class ResNetBranch(Residual):
     """Residual branch of (norm,) ReLU and convolution, once or twice."""
 
     def __init__(self, cfg: ResNetConfig, trials: int, before: int, channels: int, stride: int) -> None:
@@ -133,7 +133,7 @@ class Branch(Residual):
         return x
 
 
-class Block(nn.Module):
+class ResNetBlock(nn.Module):
     """Residual block: skip + branch.
 
     The skip is a 1x1 convolution where the number of channels changes.
@@ -141,7 +141,7 @@ class Block(nn.Module):
 
     def __init__(self, cfg: ResNetConfig, trials: int, before: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.branch = Branch(cfg, trials, before, channels, stride)
+        self.branch = ResNetBranch(cfg, trials, before, channels, stride)
         changes = before != channels
         self.shortcut = (
             Conv2d(trials, before, channels, kernel=1, role=Role.HIDDEN, stride=stride) if changes else nn.Identity()
@@ -157,7 +157,7 @@ class ResNet(nn.Module):
     def __init__(self, cfg: ResNetConfig, *, trials: int, shape: DataShape) -> None:
         super().__init__()
         self.first = Conv2d(trials, shape.inputs[0], cfg.width, kernel=3, role=Role.INPUT)
-        self.blocks = nn.ModuleList(Block(cfg, trials, *sizes) for sizes in cfg.blocks())
+        self.blocks = nn.ModuleList(ResNetBlock(cfg, trials, *sizes) for sizes in cfg.blocks())
         last = cfg.width * 2 ** (cfg.stages - 1)
         self.norm = BatchNorm(trials, last) if cfg.norm == "batch" else nn.Identity()
         self.activation = Activation("relu")

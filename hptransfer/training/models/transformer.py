@@ -18,7 +18,7 @@ from hptransfer.parameterizations import Role
 from hptransfer.training.datasets import TOKENS, DataShape
 from hptransfer.training.layers import Embedding, Linear, Norm, Residual, TiedReadout
 from hptransfer.training.models import MODELS
-from hptransfer.training.models._blocks import Attention, Block, BlocksConfig, Mlp
+from hptransfer.training.models._blocks import Attention, BlocksConfig, Mlp, TransformerBlock
 from hptransfer.training.operations import Sum
 
 POSITIONS = ("learned", "rotary")
@@ -81,7 +81,9 @@ class Transformer(nn.Module):
         self.sum = Sum()
         rotary, positions = cfg.positions == "rotary", shape.sequence
         self.blocks = nn.ModuleList(
-            Block(Attention(cfg, trials, positions=positions, causal=True, rotary=rotary), cfg.branch(trials))
+            TransformerBlock(
+                Attention(cfg, trials, positions=positions, causal=True, rotary=rotary), cfg.branch(trials)
+            )
             for _ in range(cfg.depth)
         )
         self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)

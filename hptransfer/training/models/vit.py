@@ -19,7 +19,7 @@ from hptransfer.parameterizations import Role
 from hptransfer.training.datasets import IMAGES, DataShape
 from hptransfer.training.layers import Embedding, Linear, Norm
 from hptransfer.training.models import MODELS
-from hptransfer.training.models._blocks import Attention, Block, BlocksConfig, Mlp
+from hptransfer.training.models._blocks import Attention, BlocksConfig, Mlp, TransformerBlock
 from hptransfer.training.operations import Sum
 
 
@@ -82,7 +82,7 @@ class VisionTransformer(nn.Module):
         self.positions = Embedding(trials, count + 1, cfg.width)
         self.sum = Sum()
         self.blocks = nn.ModuleList(
-            Block(Attention(cfg, trials, positions=count + 1, causal=False, rotary=False), Mlp(cfg, trials))
+            TransformerBlock(Attention(cfg, trials, positions=count + 1, causal=False, rotary=False), Mlp(cfg, trials))
             for _ in range(cfg.depth)
         )
         self.norm = Norm(trials, cfg.width, gain=cfg.norm_gains)

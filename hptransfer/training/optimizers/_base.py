@@ -99,7 +99,7 @@ class OptimizerConfig(ABC):
         """Build the optimizers over all groups.
 
         Args:
-            groups: groups with `params`, their `layers`, the `role`, and the values of `settings`.
+            groups: groups with `params`, their `layers` and `role`, and the values of `settings`.
         """
 
 

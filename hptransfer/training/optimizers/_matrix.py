@@ -18,14 +18,14 @@ from hptransfer.training.layers import Layer
 from hptransfer.training.optimizers import DecoupledDecay
 from hptransfer.training.optimizers.adamw import AdamSettings
 
-CHOICES = {"all": MATRICES, "hidden": frozenset({Role.HIDDEN})}
+PRECONDITIONED_ROLES = {"all": MATRICES, "hidden": frozenset({Role.HIDDEN})}
 
 
 @dataclass(kw_only=True)
 class MatrixConfig(AdamSettings):
     """Settings of Shampoo and K-FAC.
 
-    Roles that `matrices` excludes, and vectors, train with AdamW, whose settings are `beta1` and `eps`. `beta2` is the
+    AdamW trains vectors and the roles that `matrices` excludes. Its settings are `beta1` and `eps`. `beta2` is the
     memory of the factors and of AdamW's squared gradient.
     """
 
@@ -34,7 +34,7 @@ class MatrixConfig(AdamSettings):
     momentum: float = 0.9
     """Memory of the gradient of matrices, in [0, 1)."""
     damping: float = 1e-6
-    """Damping added to a factor's eigenvalues, as a share of the largest, so independent of width; in (0, 1]."""
+    """Damping of a factor's eigenvalues as a share of the largest, and so independent of width; in (0, 1]."""
     every: int = 1
     """Number of steps between computations of the factors' powers."""
     largest_side: int = 2048
@@ -43,8 +43,8 @@ class MatrixConfig(AdamSettings):
     def check(self, place: str) -> None:
         super().check(place)
         self.check_memories(place, "momentum")
-        if self.matrices not in CHOICES:
-            raise ConfigError(f"{place}.matrices: {unknown('choice', self.matrices, CHOICES)}")
+        if self.matrices not in PRECONDITIONED_ROLES:
+            raise ConfigError(f"{place}.matrices: {unknown('choice', self.matrices, PRECONDITIONED_ROLES)}")
         if not 0 < self.damping <= 1:
             raise ConfigError(f"{place}.damping must be in (0, 1], got {self.damping}; typical values are 1e-6 to 0.1")
         for key in ("every", "largest_side"):
@@ -57,10 +57,10 @@ class MatrixConfig(AdamSettings):
         """Update law of the method's own steps."""
 
     def law(self, role: Role) -> UpdateLaw:
-        return self.matrix_law if role in CHOICES[self.matrices] else ENTRYWISE
+        return self.matrix_law if role in PRECONDITIONED_ROLES[self.matrices] else ENTRYWISE
 
     def more(self, rule: TensorRule) -> dict[str, float]:
-        if rule.role in CHOICES[self.matrices]:
+        if rule.role in PRECONDITIONED_ROLES[self.matrices]:
             memories = {"momentum": rule.budget.beta(self.momentum), "beta2": rule.budget.beta(self.beta2)}
             return {**memories, "damping": self.damping, "every": self.every, "largest_side": self.largest_side}
         return super().more(rule)
@@ -68,8 +68,8 @@ class MatrixConfig(AdamSettings):
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         # Trials of a stack may differ in every setting, so each group carries its trial's.
         matrices = [{**group, "decoupled": self.coupled(group)} for group in groups if "damping" in group]
-        rest = [group for group in groups if "damping" not in group]
-        return [*([self.preconditioned(matrices)] if matrices else []), *([self.adamw(rest)] if rest else [])]
+        for_adamw = [group for group in groups if "damping" not in group]
+        return [*([self.preconditioned(matrices)] if matrices else []), *([self.adamw(for_adamw)] if for_adamw else [])]
 
     @abstractmethod
     def preconditioned(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -79,8 +79,8 @@ class MatrixConfig(AdamSettings):
 class FactoredPreconditioner(torch.optim.Optimizer, ABC):
     """Optimizer with the step w -= lr * left^p m right^p.
 
-    m is the bias-corrected mean gradient, left and right are bias-corrected mean factors. Groups hold, in addition to
-    the settings, the tensors' `layers`, their `trial` (position in the stack) and `terms`, the number of terms of the
+    m is the bias-corrected mean gradient, left and right are bias-corrected mean factors. In addition to the settings,
+    groups hold the tensors' `layers` and their `trial` (position in the stack). `terms` is the number of terms of the
     mean that is the loss.
     """
 
@@ -144,9 +144,9 @@ def times_right(matrix: Tensor, factor: Tensor | None) -> Tensor:
 def damped_power(factor: Tensor, power: float, damping: float) -> Tensor:
     """Return (factor + damping * its largest eigenvalue)^power.
 
-    NaN where the factor is not finite, as eigh would raise. Computed in float64: in float32 eigenvalues are wrong by
-    1e-7 of the largest, as much as a small damping. The largest eigenvalue is used instead of the mean, because the
-    mean grows slower with width while the batch, and thus the rank, stays.
+    It is NaN where the factor is not finite, as eigh would raise. It is computed in float64: in float32 eigenvalues are
+    wrong by 1e-7 of the largest, as much as a small damping. The largest eigenvalue is used instead of the mean. The
+    mean grows slower with width, because the batch and thus the rank stay the same.
 
     Args:
         factor: symmetric, without negative eigenvalues except by rounding; or a diagonal as a vector.

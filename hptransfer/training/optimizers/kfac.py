@@ -5,9 +5,9 @@ A are second moments of a layer's inputs, B those of the gradients in its output
 a share of the largest eigenvalue (scaling with width: 2312.12226). The Fisher matrix is the empirical one: gradients of
 the loss itself, not of labels drawn from the model.
 
-A trial's loss is a mean over N terms, examples times predictions in each. With g the gradient of that mean in the
-layer's output before its multiplier, a term's own gradient is N g, and B, its second moment, is N times the sum of
-g g^T over examples and positions. A lookup's input has a single 1, so that its A is diagonal: how often each row is
+A trial's loss is a mean over N terms, examples times predictions in each. Let g be the gradient of that mean in the
+layer's output before its multiplier. A term's own gradient is N g. Its second moment B is N times the sum of g g^T over
+examples and positions. A lookup's input has a single 1, so that its A is diagonal: how often each row is
 read. Learned positions are read once for the whole batch; their g is summed over it.
 
 Steps scale as the inverse of the gradient, without a trust region: they grow as the training loss goes to zero.
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations import CURVATURE, Role, UpdateLaw
+from hptransfer.parameterizations import INVERSE_CURVATURE, Role, UpdateLaw
 from hptransfer.training.layers import Conv2d, Embedding, Layer, Linear, Moments
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.optimizers._matrix import DecoupledPreconditioner, MatrixConfig
@@ -35,17 +35,17 @@ class KfacConfig(MatrixConfig):
 
     name: str = "kfac"
     lr: float = 2.0**-6
-    """Peak learning rate at the base, of matrices and, unless `constants` differ, of the rest; above 0."""
+    """Peak learning rate at the base, above 0. It is AdamW's rate for the rest too, unless `constants` differ."""
     damping: float = 1e-2
     """Damping added to a factor's eigenvalues, as a share of the largest; above 0. At 1e-3 and below steps also depend
-    on the factors' rank, the smaller of width and examples, so that widths near the batch deviate from the law."""
+    on the factors' rank, the smaller of width and examples. Widths near the batch then deviate from the law."""
     largest_side: int = 2048
-    """Most outputs of a readout with a dense B; it is diagonal above. Sides that grow with width are always dense,
-    because a diagonal would have another law."""
+    """Largest number of outputs of a readout with a dense B; it is diagonal above. Sides that grow with width are
+    always dense, because a diagonal would have another law."""
 
     @property
     def matrix_law(self) -> UpdateLaw:
-        return CURVATURE
+        return INVERSE_CURVATURE
 
     def preconditioned(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return Kfac(groups)
@@ -60,12 +60,12 @@ class Kfac(DecoupledPreconditioner):
         for layer in self.layers:
             tied = isinstance(layer, Embedding) and layer.tied
             if tied or not isinstance(layer, Linear | Conv2d | Embedding):
-                what, instead = (
+                tensor, remedy = (
                     ("a tied embedding", "untie it") if tied else (type(layer).__name__, "take another model")
                 )
                 adamw = ", or leave it to AdamW by run.optimizer.matrices=hidden" * (layer.role is not Role.HIDDEN)
                 raise ConfigError(
-                    f"run.optimizer=kfac has no factors for {what}, a matrix of role {layer.role.value}; {instead}, "
+                    f"run.optimizer=kfac has no factors for {tensor}, a matrix of role {layer.role.value}; {remedy}, "
                     f"or run/optimizer=shampoo{adamw}"
                 )
             # A stack has one form of moments for all its trials; dense moments include the diagonal.

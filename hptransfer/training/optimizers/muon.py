@@ -71,6 +71,6 @@ class MuonConfig(AdamSettings):
             }
             for group in matrices
         ]
-        rest = [group for group in groups if group["role"] is not Role.HIDDEN]
+        for_adamw = [group for group in groups if group["role"] is not Role.HIDDEN]
         muon = [torch.optim.Muon(hidden, adjust_lr_fn="match_rms_adamw")] if hidden else []
-        return [*muon, self.adamw(rest)]
+        return [*muon, self.adamw(for_adamw)]

@@ -1,8 +1,8 @@
 """Shampoo: steps L^-1/4 G R^-1/4 from the gradient's second moments.
 
 L and R are exponential means of G G^T and G^T G (arXiv:1802.09568, 2002.09018). Damping is a share of the largest
-eigenvalue (2002.09018), without grafting, so that steps have spectral norm 1 at every width. A matrix with a side too
-long for a dense factor, such as an embedding's vocabulary, has a factor on its shorter side only, of power -1/2
+eigenvalue (2002.09018), without grafting, so that steps have spectral norm 1 at every width. A matrix may have a side
+too long for a dense factor, such as an embedding's vocabulary. It has a factor on its shorter side only, of power -1/2
 (2002.09018), which keeps that norm.
 """
 

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.training.user_model.roles import InferredRole, plain
+from hptransfer.training.user_model.roles import InferredRole, plain_name
 
 
 def branches_of(model: nn.Module, globs: Sequence[str], depth: int | None) -> dict[str, nn.Module]:
     """Return the model's residual branches by name; none without globs.
 
     Raises:
-        ConfigError: a glob matches nothing, a branch is inside another, a block lacks branches that similar blocks
+        ConfigError: a glob matches nothing, or a branch is inside another. A block lacks branches that similar blocks
             have, or the number of branches does not fit the depth.
     """
     branches = _matching(model, globs, "branches")
@@ -41,7 +41,7 @@ def branches_of(model: nn.Module, globs: Sequence[str], depth: int | None) -> di
     return branches
 
 
-def belonging(
+def branch_parameters(
     model: nn.Module, items: Sequence[InferredRole], branches: Mapping[str, nn.Module], blocks: Sequence[str] | None
 ) -> set[str]:
     """Return the names of parameters that belong to a residual branch.
@@ -51,20 +51,22 @@ def belonging(
     """
     if not branches:
         return set()
-    whole = [*branches, *_matching(model, blocks or (), "blocks")]
-    inside = {item.name for item in items if item.name.startswith(tuple(f"{name}." for name in whole))}
-    around = {name.rpartition(".")[0] for name in branches}
-    around -= {plain(name) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) or not name}
-    beside = [i.name for i in items if i.name not in inside and i.name.startswith(tuple(f"{a}." for a in around))]
-    if blocks is None and beside:
+    branch_modules = [*branches, *_matching(model, blocks or (), "blocks")]
+    inside = {item.name for item in items if item.name.startswith(tuple(f"{name}." for name in branch_modules))}
+    parents = {name.rpartition(".")[0] for name in branches}
+    parents -= {plain_name(name) for name, m in model.named_modules() if isinstance(m, nn.ModuleList) or not name}
+    undecided = [
+        i.name for i in items if i.name not in inside and i.name.startswith(tuple(f"{parent}." for parent in parents))
+    ]
+    if blocks is None and undecided:
         raise ConfigError(
-            f"next to the branches are {', '.join(beside)}: name the modules all of whose parameters belong to a "
+            f"next to the branches are {', '.join(undecided)}: name the modules all of whose parameters belong to a "
             "branch, such as norms before it, by blocks=[glob], as in ['blocks.*']; or give blocks=[] if none does"
         )
     return inside
 
 
-def repeated(name: str) -> str:
+def block_pattern(name: str) -> str:
     """Replace numbers in a module's name by *.
 
     The result is the same for all blocks of a stack.
@@ -77,7 +79,7 @@ def _matching(model: nn.Module, globs: Sequence[str], place: str) -> dict[str, n
 
     A * in a glob matches no dot.
     """
-    names = {plain(name): module for name, module in model.named_modules() if plain(name)}
+    names = {plain_name(name): module for name, module in model.named_modules() if plain_name(name)}
     matching: dict[str, nn.Module] = {}
     for glob in globs:
         parts = glob.split(".")
@@ -97,8 +99,8 @@ def _counterparts(model: nn.Module, branches: Mapping[str, nn.Module]) -> list[s
 
     Names that end in a number are left out, as they do not identify a module's function.
     """
-    patterns = {repeated(name) for name in branches if not name.rpartition(".")[2].isdigit()}
-    return [plain(name) for name, _ in model.named_modules() if repeated(plain(name)) in patterns]
+    patterns = {block_pattern(name) for name in branches if not name.rpartition(".")[2].isdigit()}
+    return [plain_name(name) for name, _ in model.named_modules() if block_pattern(plain_name(name)) in patterns]
 
 
 def _some(names: Sequence[str]) -> list[str]:

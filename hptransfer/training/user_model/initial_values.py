@@ -28,19 +28,21 @@ def spread_laws(
 
     Parameters whose entries all start alike are left out.
     """
-    near = _neighbours(items)
-    resized = [item for item in items if _sides(near[item.name])]
+    neighbours = _neighbours(items)
+    resized = [item for item in items if _sides(neighbours[item.name])]
     if not resized:
         return {}
-    now, base = parameters(model), parameters(_drawn(make_base))
+    now, base = parameters(model), parameters(_build_base(make_base))
     laws: dict[str, float] = {}
     # Matrices first: a matrix decides the law of its small bias.
     for item in sorted(resized, key=lambda item: -math.prod(item.shape)):
-        values, base_values = _whole(now[item.name].detach()), base[item.name].detach()
+        values, base_values = _unsharded(now[item.name].detach()), base[item.name].detach()
         if not (_alike(values) or _alike(base_values)):
             error = SYSTEMATIC + SIGMAS / (2 * min(values.numel(), base_values.numel())) ** 0.5
-            known = [laws[other.name] for other in near[item.name] if other.name in laws]
-            laws[item.name] = _nearest_law(_rms(values) / _rms(base_values), _sides(near[item.name]), error, known)
+            known = [laws[neighbour.name] for neighbour in neighbours[item.name] if neighbour.name in laws]
+            laws[item.name] = _nearest_law(
+                root_mean_square(values) / root_mean_square(base_values), _sides(neighbours[item.name]), error, known
+            )
     return laws
 
 
@@ -53,7 +55,7 @@ def rescale_values(model: nn.Module, laws: Mapping[str, float], factors: Mapping
             parameter.mul_(change)
 
 
-def _drawn(make_base: Callable[[], nn.Module]) -> nn.Module:
+def _build_base(make_base: Callable[[], nn.Module]) -> nn.Module:
     """Build the base model with fixed values.
 
     The caller's random state is left unchanged.
@@ -77,9 +79,9 @@ def _neighbours(items: Sequence[InferredRole]) -> dict[str, list[InferredRole]]:
     }
 
 
-def _sides(near: Sequence[InferredRole]) -> list[tuple[int, int]]:
-    """Return the pairs of sizes, here and in the base, that differ."""
-    return [pair for item in near for pair in zip(item.shape, item.base_shape, strict=True) if pair[0] != pair[1]]
+def _sides(neighbours: Sequence[InferredRole]) -> list[tuple[int, int]]:
+    """Return pairs of sizes that differ between model and base."""
+    return [pair for item in neighbours for pair in zip(item.shape, item.base_shape, strict=True) if pair[0] != pair[1]]
 
 
 def _nearest_law(measured: float, sides: Sequence[tuple[int, int]], error: float, known: Sequence[float]) -> float:
@@ -99,7 +101,8 @@ def _nearest_law(measured: float, sides: Sequence[tuple[int, int]], error: float
     return nearest if distance(nearest) <= error else measured
 
 
-def _rms(x: Tensor) -> float:
+def root_mean_square(x: Tensor) -> float:
+    """Return the root mean square of a tensor's entries, computed in float64."""
     return float(torch.linalg.vector_norm(x, dtype=torch.float64)) / float(x.numel() ** 0.5)
 
 
@@ -107,7 +110,7 @@ def _alike(x: Tensor) -> bool:
     return bool((x == x.flatten()[0]).all())
 
 
-def _whole(x: Tensor) -> Tensor:
+def _unsharded(x: Tensor) -> Tensor:
     """Return the whole of a tensor that may be sharded over processes."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return x

@@ -20,10 +20,10 @@ from torch.overrides import TorchFunctionMode
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import Role, alignment_of
 from hptransfer.training.optimizers import OptimizerConfig
-from hptransfer.training.user_model.branches import belonging, branches_of
+from hptransfer.training.user_model.branches import branch_parameters, branches_of
 from hptransfer.training.user_model.multipliers import check_untouched, multiply, multiply_branch
 from hptransfer.training.user_model.parameterized import Parameterized
-from hptransfer.training.user_model.roles import growing_heads, infer
+from hptransfer.training.user_model.roles import growing_heads, infer_roles
 from hptransfer.training.user_model.rules import (
     Rules,
     TunedParameter,
@@ -31,12 +31,12 @@ from hptransfer.training.user_model.rules import (
     branch_rule,
     budget_rule,
     checked_roles,
-    optimizer_of,
+    optimizer_config,
     table_by_name,
 )
 
-DEFAULT = "mup"
-DRAWS = (Tensor.normal_, Tensor.uniform_)
+DEFAULT_PARAMETERIZATION = "mup"
+DRAWING_METHODS = (Tensor.normal_, Tensor.uniform_)
 
 
 class Choices(TypedDict, total=False):
@@ -65,7 +65,7 @@ def parameterize(
     optimizer: str,
     lr: float,
     settings: Mapping[str, Any] | None = None,
-    parameterization: str = DEFAULT,
+    parameterization: str = DEFAULT_PARAMETERIZATION,
     alignment: str | float = "default",
     roles: Mapping[str, str | Role] | None = None,
     depth: int | None = None,
@@ -80,12 +80,12 @@ def parameterize(
     """Put a model under a parameterization.
 
     Initial values are rescaled, multipliers are installed, and groups are resolved. At the base size nothing changes,
-    to the last bit. The model may be sharded (`fully_shard`), compiled, or wrapped in DistributedDataParallel or
-    checkpointing, before or after the call. Iterate over the result for the optimizer's groups.
+    to the last bit. Before or after the call, the model may be sharded (`fully_shard`), compiled, or wrapped in
+    DistributedDataParallel or checkpointing. Iterate over the result for the optimizer's groups.
 
     Args:
-        make: builds the same model at a given width. It is called at the base's width and at twice that, on the meta
-            device, and once at the base's width with values if there are initial values to rescale.
+        make: builds the same model at a given width. It is called on the meta device, at the base's width and at twice
+            that. If there are initial values to rescale, it is called once more at the base's width, with values.
         base: width at which every factor is 1, or a dictionary of it with the base's `depth`, `batch_size` and
             `tokens`.
         optimizer, lr, settings: as under run.optimizer in a sweep: `lr` is the peak at the base, `settings` the others
@@ -107,7 +107,7 @@ def parameterize(
     table = table_by_name(parameterization)
     rules = Rules(
         table=table,
-        optimizer=optimizer_of(optimizer, lr, settings or {}, table),
+        optimizer=optimizer_config(optimizer, lr, settings or {}, table),
         alignment=alignment_of(alignment, "alignment"),
         branch=branch_rule(alpha, depth, sizes.get("depth"), branches, blocks),
         budget=budget_rule(budget, batch_size, tokens, sizes),
@@ -115,22 +115,22 @@ def parameterize(
     width = sizes["width"]
     narrow, wide = _built(make, width), _built(make, 2 * width)
     check_untouched(model)
-    items = infer(model, narrow, wide, checked_roles(roles))
+    items = infer_roles(model, narrow, wide, checked_roles(roles))
     for line in growing_heads(narrow, wide):
         warnings.warn(
             f"heads widen: {line} (widths {width} and {2 * width}). Attention logits must then be divided by the "
             "head's size instead of its root, which cannot be checked here; or keep the size and let their number grow",
             stacklevel=2,
         )
-    named = branches_of(model, branches, depth)
-    inside = belonging(model, items, named, blocks)
+    branch_modules = branches_of(model, branches, depth)
+    inside = branch_parameters(model, items, branch_modules, blocks)
     tuned = {item.name: rules.tuned(item, inside=item.name in inside) for item in items}
     _check_possible(tuned, rules.optimizer)
-    _install(tuned, named, rules.branch.factor)
+    _install(tuned, branch_modules, rules.branch.factor)
     parameterized = Parameterized(
         model=model,
         tuned=tuned,
-        branches=dict.fromkeys(named, rules.branch.factor),
+        branches=dict.fromkeys(branch_modules, rules.branch.factor),
         optimizer=rules.optimizer,
         record={"parameterization": parameterization, "alignment": alignment, "base": sizes, **rules.to_json()},
         make_base=lambda: make(width),
@@ -144,14 +144,17 @@ def parameterize(
 def _check_given(model: object, make: object) -> None:
     """Raise ConfigError unless `model` is a model and `make` is callable."""
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"model must be an nn.Module, got {_describe(model)}; build it first, as make(width) does")
+        raise ConfigError(
+            f"model must be an nn.Module, got {_describe_value(model)}; build it first, as make(width) does"
+        )
     if not callable(make):
         raise ConfigError(
-            f"make must build the model at a width, got {_describe(make)}; give one such as lambda width: Model(width)"
+            f"make must build the model at a width, got {_describe_value(make)}; give one such as "
+            "lambda width: Model(width)"
         )
 
 
-def _describe(value: object) -> str:
+def _describe_value(value: object) -> str:
     return f"{type(value).__name__} {str(value).splitlines()[0][:40] if str(value) else ''}".rstrip()
 
 
@@ -170,7 +173,7 @@ class _WithoutDraws(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in DRAWS else func(*args, **(kwargs or {}))
+        return args[0] if func in DRAWING_METHODS else func(*args, **(kwargs or {}))
 
 
 def _built(make: Callable[[int], nn.Module], width: int) -> nn.Module:
@@ -182,7 +185,7 @@ def _built(make: Callable[[int], nn.Module], width: int) -> nn.Module:
         reason = " ".join(str(error).split())
         raise ConfigError(f"make({width}) fails on the meta device, where only shapes are: {reason}") from error
     if not isinstance(model, nn.Module):
-        raise ConfigError(f"make({width}) must return the model, an nn.Module, and returns {_describe(model)}")
+        raise ConfigError(f"make({width}) must return the model, an nn.Module, and returns {_describe_value(model)}")
     return model
 
 
@@ -203,18 +206,21 @@ def _check_possible(tuned: Mapping[str, TunedParameter], optimizer: OptimizerCon
             "hold them in an nn.Linear, convolution or nn.Embedding that is called, or take "
             "parameterization=mup_table3, which has no multipliers"
         )
-    wrong = [
+    not_matrices = [
         f"{parameter.item.name} ({parameter.item.role.value}, {'x'.join(map(str, parameter.item.shape))})"
         for parameter in tuned.values()
         if _trains_as_matrix(optimizer, parameter) and len(parameter.item.shape) != 2
     ]
-    if wrong:
+    if not_matrices:
         raise ConfigError(
-            f"optimizer={optimizer.name} trains matrices of two sides, which these are not: {', '.join(wrong)}; "
+            f"optimizer={optimizer.name} trains matrices of two sides, which these are not: {', '.join(not_matrices)}; "
             "take optimizer=adamw"
         )
 
 
 def _trains_as_matrix(optimizer: OptimizerConfig, parameter: TunedParameter) -> bool:
-    """Test if the optimizer's own step, instead of AdamW's, trains a parameter."""
+    """Test if the optimizer's own step trains a parameter.
+
+    Otherwise AdamW's step does.
+    """
     return parameter.item.role is Role.HIDDEN if optimizer.name == "muon" else "damping" in parameter.settings

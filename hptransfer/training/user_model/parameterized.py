@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.io import write_json
 from hptransfer.training.optimizers import OptimizerConfig
-from hptransfer.training.user_model.groups import group
 from hptransfer.training.user_model.initial_values import rescale_values, spread_laws
 from hptransfer.training.user_model.roles import parameters
 from hptransfer.training.user_model.rules import TunedParameter
+from hptransfer.training.user_model.torch_groups import torch_group
 
-SCHEMA = 1
+RECORD_SCHEMA = 1
 
 
 @dataclass(kw_only=True)
@@ -46,12 +46,12 @@ class Parameterized:
         """Yield one group for torch's optimizers per set of equal settings.
 
         In addition to `params` a group has `lr`, `weight_decay` and further settings of the optimizer (`betas`, `eps`,
-        `momentum`). For the record it has `role`, `names` and, under `hptransfer`, the optimizer that it is made for:
-        another optimizer raises ConfigError at its first step. torch's Adam decays weights as AdamW does. For muon,
-        choose groups by role, or use `optimizers`.
+        `momentum`). For the record it has `role` and `names`. Under `hptransfer` it names its optimizer: another one
+        raises ConfigError at its first step. torch's Adam decays weights as AdamW does. For muon, choose groups by
+        role, or use `optimizers`.
         """
         for names, parameter in self._alike():
-            yield group(self._present(names), names, self.optimizer, parameter.item.role, parameter.settings)
+            yield torch_group(self._present(names), names, self.optimizer, parameter.item.role, parameter.settings)
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Build hptransfer's own optimizers over all parameters.
@@ -81,7 +81,7 @@ class Parameterized:
         Schema: docs/your-model.md.
         """
         return {
-            "schema": SCHEMA,
+            "schema": RECORD_SCHEMA,
             **self.record,
             "branches": self.branches,
             "parameters": [parameter.to_json() for parameter in self.tuned.values()],

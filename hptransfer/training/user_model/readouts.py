@@ -38,7 +38,7 @@ class NoHiddenReadouts(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in PRODUCTS:
-            for x in _tensors([*args, *(kwargs or {}).values()]):
+            for x in _tensors_in([*args, *(kwargs or {}).values()]):
                 name = self.tables.get(id(x if x._base is None else x._base))
                 if name is not None:
                     raise ConfigError(
@@ -49,9 +49,9 @@ class NoHiddenReadouts(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _tensors(given: Any) -> Iterator[Tensor]:
+def _tensors_in(given: Any) -> Iterator[Tensor]:
     for x in given:
         if isinstance(x, Tensor):
             yield x
         elif isinstance(x, tuple | list):
-            yield from _tensors(x)
+            yield from _tensors_in(x)

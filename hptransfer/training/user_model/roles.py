@@ -48,6 +48,7 @@ class Use:
 
     @property
     def lookup(self) -> bool:
+        """True for the table of an embedding."""
         return self.layer and isinstance(self.module, LOOKUPS)
 
     def sides(self, shape: TensorShape) -> tuple[int, int] | None:
@@ -77,7 +78,7 @@ class InferredRole:
     uses: tuple[tuple[Use, Role], ...]
 
 
-def plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Return a parameter's or module's name without the parts of wrappers."""
     for part in WRAPPERS:
         name = name.replace(part, "")
@@ -86,30 +87,32 @@ def plain(name: str) -> str:
 
 def parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return every parameter once, by its plain name."""
-    return {plain(name): parameter for name, parameter in model.named_parameters()}
+    return {plain_name(name): parameter for name, parameter in model.named_parameters()}
 
 
-def infer(model: nn.Module, base: nn.Module, other: nn.Module, roles: Mapping[str, str | Role]) -> list[InferredRole]:
+def infer_roles(
+    model: nn.Module, base: nn.Module, wide: nn.Module, roles: Mapping[str, str | Role]
+) -> list[InferredRole]:
     """Infer the role of every parameter.
 
     Args:
-        base, other: the same model at two widths, the first of them the base's; their values are not used.
+        base, wide: the same model at two widths, the first of them the base's; their values are not used.
         roles: roles by glob of names, where shapes do not determine them.
 
     Raises:
         ConfigError: parameters differ in more than width, or their role cannot be inferred; all are named.
     """
-    for module in (model, base, other):
+    for module in (model, base, wide):
         for name, parameter in module.named_parameters():
             if isinstance(parameter, UninitializedParameter):
                 raise ConfigError(
-                    f"{plain(name)} has no shape until the model has run; give its layer sizes, not Lazy ones"
+                    f"{plain_name(name)} has no shape until the model has run; give its layer sizes, not Lazy ones"
                 )
     shapes = {name: tuple(p.shape) for name, p in parameters(model).items()}
     base_shapes = {name: tuple(p.shape) for name, p in parameters(base).items()}
-    other_shapes = {name: tuple(p.shape) for name, p in parameters(other).items()}
-    _check_alike(shapes, base_shapes, other_shapes)
-    grows = {name: [i for i, b in enumerate(base_shapes[name]) if b != other_shapes[name][i]] for name in shapes}
+    wide_shapes = {name: tuple(p.shape) for name, p in parameters(wide).items()}
+    _check_alike(shapes, base_shapes, wide_shapes)
+    grows = {name: [i for i, b in enumerate(base_shapes[name]) if b != wide_shapes[name][i]] for name in shapes}
     chosen = _chosen(roles, shapes)
     uses = _uses(model)
     inferred: dict[str, list[Role]] = {}
@@ -125,7 +128,7 @@ def infer(model: nn.Module, base: nn.Module, other: nn.Module, roles: Mapping[st
         unsure = [name for name in readouts if name not in chosen and Role.INPUT not in inferred[name]]
         reasons |= dict.fromkeys(unsure, "only its input grows: a readout, a router, or hidden with a fixed output?")
     if reasons:
-        lines = [f"{n} ({_dims(base_shapes[n])}, wider {_dims(other_shapes[n])}): {r}" for n, r in reasons.items()]
+        lines = [f"{n} ({_dims(base_shapes[n])}, wider {_dims(wide_shapes[n])}): {r}" for n, r in reasons.items()]
         raise ConfigError(
             f"parameters whose role cannot be inferred from their shapes: {'; '.join(lines)}. "
             f"Name them by roles={{glob: role}}, roles being {', '.join(role.value for role in Role)}"
@@ -140,10 +143,10 @@ def infer(model: nn.Module, base: nn.Module, other: nn.Module, roles: Mapping[st
 
 
 def _check_alike(
-    shapes: Mapping[str, TensorShape], base: Mapping[str, TensorShape], other: Mapping[str, TensorShape]
+    shapes: Mapping[str, TensorShape], base: Mapping[str, TensorShape], wide: Mapping[str, TensorShape]
 ) -> None:
     """Raise ConfigError unless all three differ only in width."""
-    not_common = sorted((shapes.keys() ^ base.keys()) | (base.keys() ^ other.keys()))
+    not_common = sorted((shapes.keys() ^ base.keys()) | (base.keys() ^ wide.keys()))
     if not_common:
         raise ConfigError(
             f"make must build the given model except for its width, depth included; not in both: "
@@ -151,16 +154,16 @@ def _check_alike(
         )
     wrong = []
     for name, shape in shapes.items():
-        sides = (shape, base[name], other[name])
+        sides = (shape, base[name], wide[name])
         same_rank = len({len(side) for side in sides}) == 1
         if not same_rank or any(b == o != s for s, b, o in zip(*sides, strict=True)):
-            wrong.append(f"{name} ({_dims(shape)}, by make {_dims(base[name])} and {_dims(other[name])})")
+            wrong.append(f"{name} ({_dims(shape)}, by make {_dims(base[name])} and {_dims(wide[name])})")
     if wrong:
         raise ConfigError(
             f"the model differs from what make builds in dimensions that do not grow with width: {'; '.join(wrong)}; "
             "make must build the given model except for its width"
         )
-    if base == other:
+    if base == wide:
         raise ConfigError("make builds the same shapes at both widths: it must use the given width")
 
 
@@ -182,13 +185,13 @@ def _chosen(roles: Mapping[str, str | Role], names: Mapping[str, TensorShape]) -
 def _uses(model: nn.Module) -> dict[str, list[Use]]:
     """Return every module that holds a parameter, by the parameter's name."""
     names = {id(parameter): name for name, parameter in parameters(model).items()}
-    reads_itself = [f"{plain(name)}." for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)]
+    reads_itself = [f"{plain_name(name)}." for name, m in model.named_modules() if isinstance(m, nn.MultiheadAttention)]
     uses: dict[str, list[Use]] = {}
     for name, module in model.named_modules():
-        called = not plain(name).startswith(tuple(reads_itself)) if reads_itself else True
+        called = not plain_name(name).startswith(tuple(reads_itself)) if reads_itself else True
         for attribute, parameter in module._parameters.items():
             if parameter is not None:
-                uses.setdefault(names[id(parameter)], []).append(Use(plain(name), module, attribute, called))
+                uses.setdefault(names[id(parameter)], []).append(Use(plain_name(name), module, attribute, called))
     return uses
 
 
@@ -280,12 +283,12 @@ def _inferred(
     )
 
 
-def growing_heads(base: nn.Module, other: nn.Module) -> Iterator[str]:
+def growing_heads(base: nn.Module, wide: nn.Module) -> Iterator[str]:
     """Yield one line for each attention module whose heads widen.
 
     Only modules with the usual attribute names are recognized.
     """
-    wider = dict(other.named_modules())
+    wider = dict(wide.named_modules())
     for name, module in base.named_modules():
         for key in HEAD_SIZES:
             before, after = vars(module).get(key), vars(wider[name]).get(key)

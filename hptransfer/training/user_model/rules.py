@@ -25,7 +25,7 @@ from hptransfer.training.user_model.roles import InferredRole
 
 BASE_KEYS = ("width", "depth", "batch_size", "tokens")
 # Factors that must be equal for embedding and readout to be one tensor.
-TIED = ("init_std", "learning_rate", "epsilon", "weight_decay")
+TIED_FACTORS = ("init_std", "learning_rate", "epsilon", "weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,13 +170,13 @@ def table_by_name(name: str) -> Parameterization:
     table = PARAMETERIZATIONS.get(name)
     if table.unit:
         raise ConfigError(
-            f"parameterization={name} scales every operation, not only weights, and needs a model that is made of "
-            "scaled operations, as the builtin ones are; take mup for this one"
+            f"parameterization={name} scales every operation and not only weights. It needs a model that is made of "
+            "scaled operations, such as a builtin one; take mup for this model"
         )
     return table
 
 
-def optimizer_of(name: str, lr: float, settings: Mapping[str, Any], table: Parameterization) -> OptimizerConfig:
+def optimizer_config(name: str, lr: float, settings: Mapping[str, Any], table: Parameterization) -> OptimizerConfig:
     """Return the optimizer's settings in the base run.
 
     `decay` is the parameterization's if it is default.
@@ -225,8 +225,8 @@ def branch_rule(
     if depth is not None:
         check_whole("depth", depth)
     if not alpha:
-        given = {"depth": depth, "base['depth']": base, "branches": branches or None, "blocks": blocks}
-        for key, value in given.items():
+        depth_arguments = {"depth": depth, "base['depth']": base, "branches": branches or None, "blocks": blocks}
+        for key, value in depth_arguments.items():
             if value is not None:
                 raise ConfigError(f"{key} ({value}) is for a depth rule; add alpha=0.5 or alpha=1, or leave it out")
         return BranchRule()
@@ -270,9 +270,9 @@ def budget_rule(rule: str, batch_size: int | None, tokens: int | None, base: Map
 
 
 def _check_tied(name: str, embedding: TensorRule, readout: TensorRule) -> None:
-    for what in TIED:
-        if abs(getattr(embedding, what) / getattr(readout, what) - 1) > 1e-9:
+    for factor in TIED_FACTORS:
+        if abs(getattr(embedding, factor) / getattr(readout, factor) - 1) > 1e-9:
             raise ConfigError(
                 f"{name} is tied: this parameterization gives embedding and readout different values of "
-                f"{what}; untie them, or take parameterization=mup, whose readout has a multiplier instead"
+                f"{factor}; untie them, or take parameterization=mup, whose readout has a multiplier instead"
             )

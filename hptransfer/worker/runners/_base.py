@@ -31,7 +31,7 @@ class StackContext:
         checkpoint: file of this stack, in which the runner may store what it needs to resume. It may exist from an
             earlier attempt. The runner removes it once all trials have ended.
         checkpoint_s: seconds between two periodic checkpoints, because a node may vanish without a signal.
-        stop: cheap check to be called between any two steps. It returns the cause to stop now, one of records.CAUSES,
+        stop: cheap check to be called between any two steps. It returns the cause to stop now (one of records.CAUSES)
             or None. For a cause, the runner saves its state and raises Interrupted(cause). The check itself raises
             Superseded if another attempt has taken over; nothing may be written after that.
     """
@@ -118,7 +118,7 @@ class Runner(ABC):
 
     @abstractmethod
     def fingerprint_source(self, run: Mapping[str, Any]) -> str:
-        """Return the description, for messages, of the data that `fingerprint` hashes."""
+        """Describe the data that `fingerprint` hashes, for messages."""
 
     @abstractmethod
     def fingerprint(self, run: Mapping[str, Any]) -> str:

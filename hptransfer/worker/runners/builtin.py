@@ -20,9 +20,10 @@ from hptransfer.worker.stack_sizes import StackTimings, calibrate, calibration_s
 if TYPE_CHECKING:
     from hptransfer.training.config import RunConfig
 
-# Largest number of trials in a job, by the FLOPs of one trial's step in one block. On a CPU core, stacks of 16 gain
-# most below the first number, stacks of four below the second, and none above it (benchmarks/throughput.py). On a GPU,
-# 64 gain on 16 up to 5e9, and 16 on 4 at 2e10 (benchmarks/gpu.py). The larger bounds are guesses.
+# Largest number of trials in a job, by the FLOPs of one trial's step in one block. On a CPU core, stacks of 16 are
+# fastest below the first number and stacks of four below the second. Above it no stack is faster than single trials
+# (benchmarks/throughput.py). On a GPU, stacks of 64 are faster than those of 16 up to 5e9, and stacks of 16 faster than
+# those of 4 at 2e10 (benchmarks/gpu.py). The larger bounds are guesses.
 CPU_JOBS = {1.5e7: 16, 1e9: 4, math.inf: 1}
 GPU_JOBS = {1e10: 64, 1e11: 16, math.inf: 4}
 # Largest stack with which a plan measures the rate of a device: building a larger one takes long.
@@ -35,7 +36,7 @@ TIME_INDEPENDENT = (
 MEASURABLE_FLOPS = 5e10
 # Run settings that are not part of a trial's identity, because they compute the same numbers in another way.
 # Compilation changes rounding, but so does the size of a trial's stack, which is not part of its identity either.
-NOT_IDENTITY = ("activation_checkpointing", "compile", "cuda_graph")
+EXECUTION_SETTINGS = ("activation_checkpointing", "compile", "cuda_graph")
 
 
 class BuiltinRunner(Runner):
@@ -54,14 +55,14 @@ class BuiltinRunner(Runner):
         return Size(config.model.num_params(config.shape), examples * config.model.flops(config.shape))
 
     def identity_settings(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in run.items() if key not in NOT_IDENTITY}
+        return {key: value for key, value in run.items() if key not in EXECUTION_SETTINGS}
 
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
         """Check that no swept setting leaves the losses unchanged.
 
         The plan refuses unknown paths, and the trainer uses all settings.
         """
-        for name in NOT_IDENTITY:
+        for name in EXECUTION_SETTINGS:
             if name in names:
                 raise ConfigError(
                     f"run.{name} is swept, but changes no loss: a trial is the same at every value; set it once, in run"

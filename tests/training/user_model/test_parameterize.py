@@ -17,9 +17,9 @@ from torch import nn
 
 import hptransfer
 from hptransfer.core.errors import ConfigError
+from hptransfer.training import datasets
 from hptransfer.training.config import Base, BranchConfig, RunConfig
 from hptransfer.training.datasets import DataShape
-from hptransfer.training.datasets import _base as datasets
 from hptransfer.training.layers import Layer
 from hptransfer.training.models.mlp import MlpConfig
 from hptransfer.training.models.transformer import TransformerConfig

@@ -65,11 +65,12 @@ class ScriptConfig:
     names: dict[str, Any] = field(default_factory=dict)
     """Values of further names that are not swept. The names under grid and space are added to them."""
     params: Any = None
-    """Trainable parameters: arithmetic over the names, or module:function, called with the names of its parameters."""
+    """Trainable parameters: arithmetic over the names, or module:function. The function gets the names of its
+    parameters."""
     tokens: Any = None
     """Examples or tokens that a trial trains on, in the same form; may be omitted."""
     flops: Any = None
-    """Training FLOPs, in the same form, also over params and tokens; by default 6 * params * tokens."""
+    """Training FLOPs in the same form, which may also use params and tokens; by default 6 * params * tokens."""
     metric: Metric = field(default_factory=Metric)
     launch: str = "plain"
     """plain for the command itself; torchrun for `processes` processes on every node of the trial's allocation."""
@@ -101,7 +102,7 @@ class ScriptConfig:
         if self.launch not in LAUNCHES:
             raise ConfigError(f"run.launch: {unknown('choice', self.launch, LAUNCHES)}")
         if self.processes < 1 or (self.processes > 1 and self.launch == "plain"):
-            raise ConfigError(f"run.processes must be at least 1, and 1 but for launch=torchrun, got {self.processes}")
+            raise ConfigError(f"run.processes must be at least 1, and 1 unless launch=torchrun, got {self.processes}")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ConfigError(f"run.timeout_s must be above 0, got {self.timeout_s}; leave it out for no limit")
         if not self.grace_s >= 0:
@@ -120,7 +121,7 @@ class ScriptConfig:
                 raise ConfigError(f"{place} must be text or a number, got {value!r}")
 
     def _check_names(self) -> None:
-        taken: dict[str, str] = {}
+        name_by_variable: dict[str, str] = {}
         for name, value in self.names.items():
             place = f"run.names.{name}"
             if not str(name).isidentifier() or not str(name).isascii():
@@ -131,9 +132,9 @@ class ScriptConfig:
                 raise ConfigError(f"{place} must be a number or text, got {value!r}")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{place} must be finite, got {value}; quote it if the script is to read it as text")
-            if (other := taken.setdefault(name.upper(), name)) != name:
+            if (earlier := name_by_variable.setdefault(name.upper(), name)) != name:
                 raise ConfigError(
-                    f"{place}: {other!r} is a name too, and both are HPTRANSFER_{name.upper()}; rename one"
+                    f"{place}: {earlier!r} is a name too, and both are HPTRANSFER_{name.upper()}; rename one"
                 )
         for key in COST_NAMES:
             if key in self.names and getattr(self, key) is not None:

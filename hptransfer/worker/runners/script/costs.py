@@ -18,7 +18,7 @@ from hptransfer.core.formulas import Formula
 from hptransfer.core.records import Number
 from hptransfer.worker.runners.script.config import ScriptConfig
 
-FUNCTION = re.compile(r"[\w.]+:\w+")
+FUNCTION_NOTATION = re.compile(r"[\w.]+:\w+")
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,12 @@ def compute_costs(config: ScriptConfig) -> Costs:
     return Costs(params, float(_cost("flops", formula, names, config)), tokens)
 
 
-def _cost(key: str, given: Any, names: Mapping[str, Any], config: ScriptConfig) -> Number:
+def _cost(key: str, setting: Any, names: Mapping[str, Any], config: ScriptConfig) -> Number:
     place = f"run.{key}"
-    if given is None and key not in names:
+    if setting is None and key not in names:
         raise ConfigError(f"{place} must be given: arithmetic over {', '.join(names) or 'names'}, or module:function")
-    written = key if given is None else str(given)
-    if FUNCTION.fullmatch(written):
+    written = key if setting is None else str(setting)
+    if FUNCTION_NOTATION.fullmatch(written):
         value = _call_function(written, names, config, place)
     else:
         value = _compute(Formula(written, place), names, config)
@@ -85,17 +85,19 @@ def _call_function(written: str, names: Mapping[str, Any], config: ScriptConfig,
             raise ConfigError(f"{place}: {written} cannot be imported ({_error_line(error)})") from None
     parameters = inspect.signature(function).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        given = dict(names)
+        arguments = dict(names)
     else:
-        given = {key: names[key] for key in parameters if key in names}
-        needed = {key for key, parameter in parameters.items() if parameter.default is parameter.empty} - given.keys()
-        _refuse_tuned(needed, config, place)
-        for missing in sorted(needed):
+        arguments = {key: names[key] for key in parameters if key in names}
+        required = {
+            key for key, parameter in parameters.items() if parameter.default is parameter.empty
+        } - arguments.keys()
+        _refuse_tuned(required, config, place)
+        for missing in sorted(required):
             raise ConfigError(f"{place}: {written} needs {missing!r}; {unknown('name', missing, names)}")
     try:
-        return function(**given)
+        return function(**arguments)
     except Exception as error:
-        raise ConfigError(f"{place}: {written} failed at {given} ({_error_line(error)})") from None
+        raise ConfigError(f"{place}: {written} failed at {arguments} ({_error_line(error)})") from None
 
 
 @contextmanager

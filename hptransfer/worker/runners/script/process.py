@@ -23,7 +23,7 @@ from hptransfer.worker.runners.script import watchdog
 
 # On every node, torchrun prints sixty lines of its own after those of the failed process.
 MAX_LAST_LINES = 400
-CHUNK = 65536
+CHUNK_BYTES = 65536
 # Limit on waiting for output after the script's end, because a grandchild may hold it open.
 LAST_OUTPUT_S = 2.0
 OUT_OF_MEMORY_LINE = re.compile(
@@ -98,18 +98,19 @@ class Process:
     def failure(self, code: int) -> tuple[str, str]:
         """Return one line on how the script ended, and one of records.CAUSES.
 
-        If one of several processes fails, the script is ended as a whole, and the exception of that process is the
-        reason.
+        If one of several processes fails, the script is ended as a whole. The reason is the exception of that process.
         """
         lines = [line.strip() for line in self._last_lines if line.strip()]
-        raised = next((line for line in reversed(lines) if EXCEPTION_LINE.match(line)), None)
-        telling = raised or next((line for line in reversed(lines) if not WRAPPER_LINE.match(line)), None)
-        reason = f": {telling[:300]}" if telling else ""
+        exception_line = next((line for line in reversed(lines) if EXCEPTION_LINE.match(line)), None)
+        informative_line = exception_line or next(
+            (line for line in reversed(lines) if not WRAPPER_LINE.match(line)), None
+        )
+        reason = f": {informative_line[:300]}" if informative_line else ""
         number = ended_by(code)
         end = f"killed by signal {number} ({_signal_name(number)})" if number else f"ended with exit code {code}"
         if memory_line := next((line for line in reversed(lines) if OUT_OF_MEMORY_LINE.search(line)), None):
             return f"the script {end}: {memory_line[:300]}", OUT_OF_MEMORY
-        killed = number and not (number == signal.SIGTERM and raised)
+        killed = number and not (number == signal.SIGTERM and exception_line)
         return f"the script {end}{reason}", KILLED if killed else CODE_ERROR
 
     def _signal(self, number: int) -> None:
@@ -124,12 +125,12 @@ class Process:
         assert self._popen.stdout is not None
         sys.stdout.flush()
         partial = b""
-        while chunk := os.read(self._popen.stdout.fileno(), CHUNK):
+        while chunk := os.read(self._popen.stdout.fileno(), CHUNK_BYTES):
             _write_all(1, chunk)
             *lines, partial = re.split(rb"[\r\n]+", partial + chunk)
             for line in lines:
                 self._store_line(line)
-            partial = partial[-CHUNK:]
+            partial = partial[-CHUNK_BYTES:]
         self._store_line(partial)
 
     def _store_line(self, line: bytes) -> None:

@@ -40,7 +40,7 @@ GIT_COMMIT_TIMEOUT_S = 10
 # Argument that is the relative path of a program's source.
 PROGRAM_PATH = re.compile(r"(?!/)[\w./-]+\.(?:py|sh|R|jl|pl|lua)")
 # Settings that are not part of a trial's identity: formulas of its costs, and time limits.
-NOT_IDENTITY = ("params", "flops", "tokens", "timeout_s", "grace_s")
+COST_AND_LIMIT_SETTINGS = ("params", "flops", "tokens", "timeout_s", "grace_s")
 
 
 class ScriptRunner(Runner):
@@ -58,7 +58,7 @@ class ScriptRunner(Runner):
         return Size(costs.params, costs.flops)
 
     def identity_settings(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in run.items() if key not in NOT_IDENTITY}
+        return {key: value for key, value in run.items() if key not in COST_AND_LIMIT_SETTINGS}
 
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
         read = script_from_json(run).read_names()

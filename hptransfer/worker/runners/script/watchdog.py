@@ -1,10 +1,10 @@
 """Watchdog of a script: `python watchdog.py LIFELINE COMMAND...`.
 
 It runs a command for as long as its worker lives. LIFELINE is the reading end of a pipe that the worker holds open.
-When the worker closes it or is gone for any reason, all processes that the command started are killed at once, so that
-a script never runs concurrently with its next attempt. Processes that remain when the command has ended are killed too.
-Torchrun, for example, starts each process in a session of its own, which no signal to the group reaches. The watchdog
-ends with the status of the command. It imports little, and only from the standard library, because it starts with every
+When the worker closes it or is gone for any reason, all processes that the command started are killed at once. A script
+therefore never runs concurrently with its next attempt. Processes that remain when the command has ended are killed
+too. Torchrun starts each process in a session of its own, which no signal to the group reaches. The watchdog ends with
+the status of the command. It imports little of the standard library and nothing else, because it starts with every
 trial.
 """
 

@@ -12,11 +12,11 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role
 
 # Checks that train the run's whole budget by its own schedule, and all checks without a number of steps.
-WHOLE = ("wider", "convergence")
-UNSTEPPED = ("one-layer", *WHOLE)
+WHOLE_TRAININGS = ("wider", "convergence")
+WITHOUT_STEPS = ("one-layer", *WHOLE_TRAININGS)
 
 # Optimizers whose step costs the cube of the width.
-CUBIC = ("kfac", "muon", "shampoo")
+CUBIC_OPTIMIZERS = ("kfac", "muon", "shampoo")
 
 IMAGE_RUN = {"run.sequence": "1", "run.batch": "64"}
 TOKEN_RUN = {"run.sequence": "32"}
@@ -80,14 +80,16 @@ def refuse_unread(check: str, overrides: Iterable[str]) -> None:
         "widths" if sizes == "depths" else "depths": f"trains over {sizes}; set {sizes}",
         f"run.model.{sizes.removesuffix('s')}": f"trains at each of {sizes}; set {sizes}",
     }
-    if check in UNSTEPPED:
+    if check in WITHOUT_STEPS:
         unread["steps"] = (
-            "trains the run's whole budget; set run.tokens" if check in WHOLE else "takes one step; leave it out"
+            "trains the run's whole budget; set run.tokens"
+            if check in WHOLE_TRAININGS
+            else "takes one step; leave it out"
         )
-    if check not in WHOLE:
+    if check not in WHOLE_TRAININGS:
         unread["run.tokens"] = (
             "takes one step; leave it out"
-            if check in UNSTEPPED
+            if check in WITHOUT_STEPS
             else "trains for the number of steps given by steps; set steps"
         )
     for key in ("loss", "last", "points", "diverged_above"):
@@ -99,13 +101,14 @@ def refuse_unread(check: str, overrides: Iterable[str]) -> None:
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         why = unread.get(key)
-        if key.startswith("run.schedule.") and check not in WHOLE:
-            why = f"trains at the peak rate from its first step on; leave it out, or take check={' or '.join(WHOLE)}"
+        if key.startswith("run.schedule.") and check not in WHOLE_TRAININGS:
+            checks = " or ".join(WHOLE_TRAININGS)
+            why = f"trains at the peak rate from its first step on; leave it out, or take check={checks}"
         if why:
             raise ConfigError(f"override {override!r} would do nothing: check={check} {why}")
 
 
-def check_settings(check: str, model: str, optimizer: str, parameterization: str, *, takes: str) -> dict[str, str]:
+def default_overrides(check: str, model: str, optimizer: str, parameterization: str, *, takes: str) -> dict[str, str]:
     """Return the overrides of a check that precede the user's.
 
     Args:
@@ -113,12 +116,12 @@ def check_settings(check: str, model: str, optimizer: str, parameterization: str
         takes: kind of data that the model accepts.
     """
     overrides = dict(BY_MODEL.get(model, TOKEN_RUN if takes == "tokens" else IMAGE_RUN))
-    if optimizer in CUBIC:
+    if optimizer in CUBIC_OPTIMIZERS:
         overrides |= BY_MODEL_CUBIC.get(model, {"seeds": "4"})
     if optimizer == "kfac":
         overrides |= KFAC
     overrides |= BY_PAIR.get((model, optimizer), {})
-    if check in WHOLE:
+    if check in WHOLE_TRAININGS:
         overrides |= BY_MODEL_WHOLE.get(model, {})
         overrides["run.tokens"] = str(
             STEPS_WHOLE * int(overrides.get("run.batch", "4")) * int(overrides["run.sequence"])

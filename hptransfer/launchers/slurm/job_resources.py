@@ -16,7 +16,7 @@ MINIMUM_COUNTS = {"gpus": 0, "nodes": 1, "tasks": 1, "cpus": 1}
 """Smallest value of each resource that is a count."""
 TEXT_KEYS = ("partition", "account", "qos", "constraint")
 RESOURCE_KEYS = (*MINIMUM_COUNTS, "memory", "time", *TEXT_KEYS)
-CONDITION = "when"
+CONDITION_KEY = "when"
 
 MEMORY_NOTATION = re.compile(r"(\d+)([KMGT])B?", re.IGNORECASE)
 MEBIBYTES = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
@@ -61,10 +61,10 @@ def resolve_resources(
     """
     values = {key: settings[key] for key in RESOURCE_KEYS}
     for number, row in enumerate(rows):
-        if CONDITION not in row or condition_holds(
-            str(row[CONDITION]), names, f"{place}.by_scale[{number}].{CONDITION}"
+        if CONDITION_KEY not in row or condition_holds(
+            str(row[CONDITION_KEY]), names, f"{place}.by_scale[{number}].{CONDITION_KEY}"
         ):
-            values |= {key: value for key, value in row.items() if key != CONDITION}
+            values |= {key: value for key, value in row.items() if key != CONDITION_KEY}
             break
     plain: dict[str, Any] = {
         key: _count(values[key], least, names, f"{place}.{key}") for key, least in MINIMUM_COUNTS.items()
@@ -85,11 +85,11 @@ def check_resources(settings: Mapping[str, Any], rows: Sequence[Any], place: str
         if not isinstance(row, Mapping):
             raise ConfigError(f"{where} must be a row such as {{when: width >= 1024, gpus: 4}}, got {row!r}")
         for key in row:
-            if key not in (CONDITION, *RESOURCE_KEYS):
-                raise ConfigError(f"{where}: {unknown('key', str(key), (CONDITION, *RESOURCE_KEYS))}")
-        if CONDITION in row:
-            parse_condition(str(row[CONDITION]), f"{where}.{CONDITION}")
-        _check_values({key: value for key, value in row.items() if key != CONDITION}, where)
+            if key not in (CONDITION_KEY, *RESOURCE_KEYS):
+                raise ConfigError(f"{where}: {unknown('key', str(key), (CONDITION_KEY, *RESOURCE_KEYS))}")
+        if CONDITION_KEY in row:
+            parse_condition(str(row[CONDITION_KEY]), f"{where}.{CONDITION_KEY}")
+        _check_values({key: value for key, value in row.items() if key != CONDITION_KEY}, where)
 
 
 def _check_values(values: Mapping[str, Any], place: str) -> None:
@@ -128,7 +128,7 @@ def _count(value: Any, least: int, names: Mapping[str, Number], place: str) -> i
 def _amount(value: Any, names: Mapping[str, Number], place: str, read: Any, example: str) -> int | None:
     """Return an amount in whole units of `read`.
 
-    The value may be a number, a rule, or in the scheduler's notation.
+    The value may be a number, a rule or text in the scheduler's notation.
     """
     if value is None:
         return None
@@ -216,7 +216,7 @@ def job_names(job: Job, tokens: Number | None) -> dict[str, Number]:
 
 
 def limit_minutes(seconds: float, *, margin: float, least: int) -> int:
-    """Return the time limit, in minutes, for an estimated time.
+    """Return the time limit in minutes for an estimated time.
 
     Limits are rounded up to powers of the square root of 2, so that jobs share arrays.
 

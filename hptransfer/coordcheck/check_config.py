@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hptransfer.config.compose import check_form, check_groups, compose_schema
-from hptransfer.coordcheck.settings import WHOLE, check_settings, refuse_unread
+from hptransfer.coordcheck.defaults import WHOLE_TRAININGS, default_overrides, refuse_unread
 from hptransfer.core.errors import ConfigError, unknown
 
 
@@ -35,15 +35,15 @@ def own_settings(overrides: Sequence[str]) -> dict[str, str]:
     """
     from hptransfer.training.config import FAMILIES
 
-    given = dict(override.partition("=")[::2] for override in overrides)
-    chosen = {"run/model": "mlp", "run/optimizer": "adamw", "run.parameterization": "mup", "check": "width"} | given
+    from_user = dict(override.partition("=")[::2] for override in overrides)
+    chosen = {"run/model": "mlp", "run/optimizer": "adamw", "run.parameterization": "mup", "check": "width"} | from_user
     takes = FAMILIES["model"].get(chosen["run/model"]).takes[-1]
     settings = {key: chosen[key] for key in ("run/model", "run/optimizer")} | {"run/data": DATA_FOR[takes]}
     family = (chosen[key] for key in ("check", "run/model", "run/optimizer", "run.parameterization"))
-    settings |= check_settings(*family, takes=takes)
-    if "run.model.tied" in given:  # a readout that is the embedding cannot start at zero
+    settings |= default_overrides(*family, takes=takes)
+    if "run.model.tied" in from_user:  # a readout that is the embedding cannot start at zero
         settings.pop("run.model.zero_readout", None)
-    return {key: value for key, value in settings.items() if key not in given}
+    return {key: value for key, value in settings.items() if key not in from_user}
 
 
 def compose_check(overrides: Sequence[str]) -> CheckConfig:
@@ -57,9 +57,9 @@ def compose_check(overrides: Sequence[str]) -> CheckConfig:
     for override in overrides:
         if override.startswith("+run/"):
             raise ConfigError(f"override {override!r}: a check chooses one anyway; give it once, without a +")
-    given = [f"{key}={value}" for key, value in own_settings(overrides).items()] + list(overrides)
-    choices = [override for override in given if override.startswith("run/")]
-    settings = [override for override in given if not override.startswith("run/")]
+    complete = [f"{key}={value}" for key, value in own_settings(overrides).items()] + list(overrides)
+    choices = [override for override in complete if override.startswith("run/")]
+    settings = [override for override in complete if not override.startswith("run/")]
     config = compose_schema(CheckConfig, "check", choices, settings)
     _check_check(config)
     refuse_unread(config.check, overrides)
@@ -71,10 +71,10 @@ DATA_FOR = {"tokens": "stdlib", "images": "digits", "features": "digits"}
 
 
 def _check_check(config: CheckConfig) -> None:
-    from hptransfer.coordcheck.checks import CHECKS
+    from hptransfer.coordcheck.run import COORD_CHECKS
 
-    if config.check not in CHECKS:
-        raise ConfigError(f"check: {unknown('check', config.check, CHECKS)}")
+    if config.check not in COORD_CHECKS:
+        raise ConfigError(f"check: {unknown('check', config.check, COORD_CHECKS)}")
     for key in ("widths", "depths"):
         sizes = getattr(config, key)
         if len(set(sizes)) < 3 or min(sizes) < 1:
@@ -82,5 +82,5 @@ def _check_check(config: CheckConfig) -> None:
     for key in ("steps", "seeds"):
         if getattr(config, key) < 1:
             raise ConfigError(f"{key} must be at least 1, got {getattr(config, key)}")
-    if config.check in WHOLE and config.seeds < 2:
+    if config.check in WHOLE_TRAININGS and config.seeds < 2:
         raise ConfigError(f"seeds must be at least 2 for check={config.check}, which compares them, got {config.seeds}")

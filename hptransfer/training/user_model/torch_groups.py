@@ -31,7 +31,7 @@ DECOUPLED = "decoupled_weight_decay"
 MADE_FOR = "hptransfer"
 
 
-def group(
+def torch_group(
     params: Sequence[Tensor],
     names: Sequence[str],
     optimizer: OptimizerConfig,
