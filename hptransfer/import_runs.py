@@ -57,7 +57,7 @@ def read_rows(
         raise ConfigError(
             "these runs cannot be checked for the settings of this sweep; if they were trained with them, give --trust"
         )
-    rows = list(_rows(plan, path, columns, loss))
+    rows = list(_trials_of_rows(plan, path, columns, loss))
     ids = Counter(trial.id for trial, _ in rows)
     for trial, outcome in rows:
         if ids[trial.id] > 1:
@@ -81,7 +81,7 @@ def import_rows(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome]]) -> Imp
     return Imported(len(new), len(rows) - len(new))
 
 
-def _rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: str) -> Iterator[tuple[Trial, Outcome]]:
+def _trials_of_rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: str) -> Iterator[tuple[Trial, Outcome]]:
     frame = read_table(path)
     axes, tuned = list(plan.config.grid), list(plan.config.space)
     for name in columns:
@@ -98,7 +98,7 @@ def _rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: str) -> Iter
     repeats: Counter[tuple[Number, ...]] = Counter()
     for index, row in enumerate(frame.to_dict(orient="records")):
         place = f"{path.name} row {index + 1}"
-        values = {name: _number(row[column], column, place) for name, column in wanted.items()}
+        values = {name: _cell_number(row[column], column, place) for name, column in wanted.items()}
         scale = _scale(plan, {axis: values[axis] for axis in axes}, place)
         point = {key: _tuned(plan, key, values[key], place) for key in tuned}
         repeat = (*scale.axes.values(), *point.values())
@@ -108,7 +108,7 @@ def _rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: str) -> Iter
         yield trial, _outcome(values["loss"], _steps(row), place)
 
 
-def _number(value: Any, column: str, place: str) -> float:
+def _cell_number(value: Any, column: str, place: str) -> float:
     if pd.isna(value):
         raise ConfigError(
             f"{place}: column {column!r} has no value; leave the row out (inf is the loss of a diverged run)"

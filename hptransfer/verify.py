@@ -148,7 +148,7 @@ def measure_regret(
     points = _trained_points(folder, scale, tuple(predicted))
     losses = {tuple(point[name] for name in predicted): point["loss"] for point in points if point["loss"] is not None}
     center = tuple(canonical(value) for value in predicted.values())
-    curves = [_curve(losses, center, k) for k in range(len(center))]
+    curves = [_curve_along(losses, center, k) for k in range(len(center))]
     if center not in losses or any(curve is None for curve in curves):
         raise FitError(
             f"verification at {scale.key}: only {len(losses)} of {len(points)} points trained without diverging; "
@@ -171,7 +171,7 @@ def measure_regret(
     )
 
 
-def _curve(losses: Mapping[Point, float], center: Point, k: int) -> LossCurve | None:
+def _curve_along(losses: Mapping[Point, float], center: Point, k: int) -> LossCurve | None:
     """Return the curve along hyperparameter k; None below three points."""
     others = center[:k] + center[k + 1 :]
     line = {point[k]: loss for point, loss in losses.items() if point[:k] + point[k + 1 :] == others}

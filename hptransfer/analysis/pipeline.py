@@ -29,7 +29,7 @@ from hptransfer.analysis.report.target_groups import (
     resolved_branch,
     resolved_groups,
 )
-from hptransfer.analysis.tables.checks import WAITING, check_table, not_counted, run_records
+from hptransfer.analysis.tables.checks import UNFINISHED, check_table, not_counted, run_records
 from hptransfer.analysis.tables.columns import Columns, run_columns
 from hptransfer.analysis.tables.sources import TableSource, load_table, load_targets
 from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknown
@@ -115,7 +115,7 @@ class AnalysisOptions:
         return replace(self, estimator=estimator, laws=laws).checked()
 
 
-DEFAULT = AnalysisOptions()
+DEFAULT_OPTIONS = AnalysisOptions()
 
 
 def analyze_table(
@@ -124,7 +124,7 @@ def analyze_table(
     targets: pd.DataFrame,
     out: Path,
     context: RunContext,
-    options: AnalysisOptions = DEFAULT,
+    options: AnalysisOptions = DEFAULT_OPTIONS,
     against: ComparedSweep | None = None,
 ) -> Analysis:
     """Fit a checked table and write the files of the analysis.
@@ -196,7 +196,7 @@ def analyze_source(
     loss: str,
     targets: Path,
     out: Path,
-    options: AnalysisOptions = DEFAULT,
+    options: AnalysisOptions = DEFAULT_OPTIONS,
 ) -> Analysis:
     """Analyze a table of runs from any source.
 
@@ -224,7 +224,7 @@ def analyze_run(
     folder: RunFolder,
     *,
     targets: Path | None = None,
-    options: AnalysisOptions = DEFAULT,
+    options: AnalysisOptions = DEFAULT_OPTIONS,
     against: RunFolder | None = None,
 ) -> Analysis:
     """Write a run's records.csv and analyze it with the sweep's columns.
@@ -256,11 +256,11 @@ def analyze_run(
         path, other_path = folder.path.resolve(), against.path.resolve()
         distinct = path.name != other_path.name
         names = (path.name, other_path.name) if distinct else (str(path), str(other_path))
-        other = ComparedSweep(*names, _fitted(against, wanted, options))
+        other = ComparedSweep(*names, _analysis_to_compare(against, wanted, options))
     return analyze_table(table, columns, wanted, folder.path, context, options, other)
 
 
-def _fitted(folder: RunFolder, wanted: pd.DataFrame, options: AnalysisOptions) -> Analysis:
+def _analysis_to_compare(folder: RunFolder, wanted: pd.DataFrame, options: AnalysisOptions) -> Analysis:
     """Analyze a run for a comparison, without writing files."""
     target = read_json(folder.target, *TARGET_KEYS)
     columns = run_columns(target)
@@ -290,7 +290,7 @@ def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame
 
 
 def _unfinished(records: pd.DataFrame) -> list[str]:
-    waiting = int((records["state"] == WAITING).sum())
+    waiting = int((records["state"] == UNFINISHED).sum())
     return [f"{waiting} of {len(records)} trials are not finished: these results are preliminary"] if waiting else []
 
 

@@ -36,7 +36,7 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _init(args: argparse.Namespace) -> int:
-    from hptransfer.core.resources import templates
+    from hptransfer.core.package_data import templates
 
     kinds = templates()
     if args.kind is None:
@@ -114,7 +114,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _sweep_files() -> list[Path]:
-    from hptransfer.core.resources import resource_folders
+    from hptransfer.core.package_data import resource_folders
 
     return sorted(path for folder in resource_folders("sweeps") for path in folder.glob("*.yaml"))
 

@@ -41,8 +41,8 @@ from hptransfer.config.overrides import Setting, apply
 from hptransfer.config.renamed import refuse_old_word, refuse_old_words
 from hptransfer.config.sweep import SWEEP_MEMBERS, AxisConfig, SweepConfig, TunedConfig
 from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.package_data import resource_folders
 from hptransfer.core.registry import Registry
-from hptransfer.core.resources import resource_folders
 from hptransfer.worker.runners import RUNNERS
 from hptransfer.worker.runners.script.config import ScriptConfig
 

@@ -90,9 +90,13 @@ class Formula:
         try:
             result: Number | complex = _evaluate(self._tree(), names)
         except (ArithmeticError, ValueError, TypeError) as error:
-            raise ConfigError(f"{self.place}: {self.text!r} has no value at {_shown(self, names)} ({error})") from None
+            raise ConfigError(
+                f"{self.place}: {self.text!r} has no value at {_values_of_names(self, names)} ({error})"
+            ) from None
         if isinstance(result, complex) or not math.isfinite(result):
-            raise ConfigError(f"{self.place}: {self.text!r} is {result} at {_shown(self, names)}; it must be finite")
+            raise ConfigError(
+                f"{self.place}: {self.text!r} is {result} at {_values_of_names(self, names)}; it must be finite"
+            )
         return result
 
     def _tree(self) -> ast.expr:
@@ -142,5 +146,5 @@ def _evaluate(node: ast.expr, names: Mapping[str, Number]) -> Any:
     raise AssertionError(node)  # refused by Formula._check
 
 
-def _shown(formula: Formula, names: Mapping[str, Number]) -> str:
+def _values_of_names(formula: Formula, names: Mapping[str, Number]) -> str:
     return ", ".join(f"{name}={names[name]}" for name in sorted(formula.names)) or "any scale"

@@ -16,7 +16,7 @@ from typing import Any
 from hptransfer.core.errors import ConfigError, RunFolderError
 from hptransfer.core.redaction import redacted
 
-SCHEMA = 1
+JSON_SCHEMA = 1
 NAME_CHARS = 120
 
 
@@ -55,7 +55,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
     NaN and infinity are refused.
     """
-    write_text(path, json.dumps({"schema": SCHEMA, **values}, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps({"schema": JSON_SCHEMA, **values}, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
@@ -76,8 +76,8 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
         schema = int(values.pop("schema"))
         for key in keys:
             values[key]
-    if schema > SCHEMA:
-        raise RunFolderError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; upgrade hptransfer")
+    if schema > JSON_SCHEMA:
+        raise RunFolderError(f"{path} has schema {schema}, this version reads up to {JSON_SCHEMA}; upgrade hptransfer")
     return dict(values)
 
 

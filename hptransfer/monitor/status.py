@@ -215,14 +215,14 @@ def explain_troubles(status: Status, *, every: bool) -> Iterator[str]:
         groups.setdefault((trouble.state, trouble.reason, detail), []).append(trouble)
     for (state, reason, detail), troubles in sorted(groups.items()):
         if every or len(troubles) == 1:
-            yield from (f"{state}: {_describe(status.folder, trouble)}" for trouble in troubles)
+            yield from (f"{state}: {_trouble_line(status.folder, trouble)}" for trouble in troubles)
         else:
             shared = f": {detail}" if detail else ""
-            example = _describe(status.folder, troubles[0])
+            example = _trouble_line(status.folder, troubles[0])
             yield f"{state}: {len(troubles)} trials: {reason}{shared}; such as {example}"
 
 
-def _describe(folder: RunFolder, trouble: Trouble) -> str:
+def _trouble_line(folder: RunFolder, trouble: Trouble) -> str:
     """Return a trial's reason, node and last log line in one line."""
     text = f"{trouble.reason}" + (f", {trouble.detail}" if trouble.detail else "")
     if (trouble.state == FAILED and trouble.reason in trouble.detail) or trouble.reason == CODE_ERROR:

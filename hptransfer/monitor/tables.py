@@ -51,7 +51,7 @@ def progress_table(progress: Progress) -> Table:
     if not progress.count(PRUNED):  # most sweeps prune no trials
         del columns[PRUNED]
     scales = [scale.scale for scale in progress.scales]
-    grid, axis_cells = _grid(scales, [*columns.values(), "best loss", "at"]), _axis_cells(scales)
+    grid, axis_cells = _empty_table(scales, [*columns.values(), "best loss", "at"]), _axis_cells(scales)
     for scale in progress.scales:
         counts = [str(scale.states.get(state, 0) or "-") for state in columns]
         label = "verify" if scale.purpose == VERIFY else ""
@@ -69,7 +69,7 @@ def _axis_cells(scales: Sequence[Scale]) -> Callable[[Scale], list[str]]:
     return lambda scale: [shown[axis][value] for axis, value in scale.axes.items()]
 
 
-def _grid(scales: Sequence[Scale], columns: Sequence[str]) -> Table:
+def _empty_table(scales: Sequence[Scale], columns: Sequence[str]) -> Table:
     """Return an empty table with columns for label, axes and values."""
     grid = Table(box=None, pad_edge=False, header_style="bold")
     grid.add_column("")
@@ -95,11 +95,11 @@ def print_status(console: Console, status: Status, *, every: bool) -> None:
     """Print a status: its line, its scales, and its troubles."""
     console.print(status_line(status), highlight=False, markup=False, soft_wrap=True)
     console.print(progress_table(status.progress))
-    for line in _lines(status, every=every):
+    for line in _trouble_lines(status, every=every):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _lines(status: Status, *, every: bool) -> list[str]:
+def _trouble_lines(status: Status, *, every: bool) -> list[str]:
     return [*([f"blocked: {status.blocked}"] if status.blocked else []), *explain_troubles(status, every=every)]
 
 
@@ -109,7 +109,7 @@ def _page(status: Status, *, every: bool, height: int | None = None) -> Group:
     Args:
         height: most lines about trials; None for all of them.
     """
-    lines = _lines(status, every=every)
+    lines = _trouble_lines(status, every=every)
     if height is not None and len(lines) > height:
         lines = [*lines[: max(0, height - 1)], f"and {len(lines) - height + 1} lines more"]
     return Group(Text(status_line(status)), progress_table(status.progress), *map(Text, lines))
@@ -182,7 +182,10 @@ class Display:
 def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table | str]:
     """Return the cost table of a sweep and its totals."""
     scales = [*plan.scales, plan.target]
-    grid, axis_cells = _grid(scales, ["parameters", "FLOPs a trial", "trials", "FLOPs", "time"]), _axis_cells(scales)
+    grid, axis_cells = (
+        _empty_table(scales, ["parameters", "FLOPs a trial", "trials", "FLOPs", "time"]),
+        _axis_cells(scales),
+    )
     for scale in plan.scales:
         size, trials = plan.sizes[scale], plan.num_trials(scale)
         costs = [

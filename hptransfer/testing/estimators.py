@@ -14,8 +14,8 @@ from hptransfer.analysis.tables.checks import check_table
 from hptransfer.analysis.tables.columns import Columns
 
 COLUMNS = Columns(scales=("width", "tokens"), tuned=("lr",))
-RATES = tuple(2.0**power for power in range(-11, -2))
-TOLERANCE = 0.6
+LEARNING_RATES = tuple(2.0**power for power in range(-11, -2))
+MISSED_OCTAVES = 0.6
 """Octaves by which an optimum may be missed: half of the grid's spacing for the best run itself, and some noise."""
 
 
@@ -30,7 +30,7 @@ def drawn_runs(*, diverging: bool = False) -> tuple[Runs, Array]:
     for width, tokens in itertools.product((32.0, 64.0, 128.0), (2.0**15, 2.0**16)):
         best = -7.0 - 0.5 * np.log2(width / 32)
         optima[width * tokens, width] = best
-        for rate in RATES:
+        for rate in LEARNING_RATES:
             away = np.log2(rate) - best
             loss = 2.0 + 64 / width + 0.05 * away**2 + 0.002 * random.standard_normal()
             lost = diverging and away > 2.5
@@ -64,7 +64,7 @@ def _check(name: str, *, diverging: bool) -> None:
         assert form.intercepts.shape == (runs.num_scales,), f"estimator {name}: one intercept a scale"
         x = form.likelihood.own()[0][:, 0]
         missed = np.abs(x - optima).max()
-        assert missed < TOLERANCE, f"estimator {name}: an optimum is missed by {missed:.2f} octaves"
+        assert missed < MISSED_OCTAVES, f"estimator {name}: an optimum is missed by {missed:.2f} octaves"
 
 
 CHECKS = (check_optima, check_diverged_runs)

@@ -16,9 +16,9 @@ from hptransfer.launchers import JobEnd, Launcher, LauncherConfig
 from hptransfer.planning.plan import make_plan
 from hptransfer.testing._asserting import assert_refused
 
-PATIENCE_S = 300.0
+JOB_END_TIMEOUT_S = 300.0
 """Without any job ending, before a check gives up."""
-SWEEP = (
+OVERRIDES = (
     "tracker=none",
     "grid.width.values=[16]",
     "grid.depth.values=[1]",
@@ -33,7 +33,7 @@ SWEEP = (
 def prepared_jobs(path: Path, count: int) -> tuple[RunFolder, list[Job]]:
     """Return a run folder with three one-trial jobs at most."""
     values = ",".join(str(2.0 ** -(4 + number)) for number in range(3))
-    plan = make_plan(compose("quickstart", [*SWEEP, f"space.lr.values=[{values}]", f"runs={path}"]))
+    plan = make_plan(compose("quickstart", [*OVERRIDES, f"space.lr.values=[{values}]", f"runs={path}"]))
     folder, jobs = plan.config.folder, []
     folder.create()
     folder.driver_lock.touch()
@@ -56,7 +56,7 @@ def ended_jobs(launcher: Launcher, count: int) -> list[JobEnd]:
         since = time.monotonic() if new else since
         ends += new
         waited = time.monotonic() - since
-        assert waited < PATIENCE_S, f"{len(ends)} of {count} jobs ended, and none in the last {waited:.0f} s"
+        assert waited < JOB_END_TIMEOUT_S, f"{len(ends)} of {count} jobs ended, and none in the last {waited:.0f} s"
     return ends
 
 
@@ -98,7 +98,7 @@ def check_cancelled_jobs(config: LauncherConfig, path: Path, gpus: int = 0) -> N
         launcher.submit(jobs)
         launcher.cancel([jobs[0].id])
         ends = launcher.wait(0.0)
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + JOB_END_TIMEOUT_S
         while not ends and launcher.adopt(jobs) and time.monotonic() < until:
             ends = launcher.wait(1.0)
         assert ends or not launcher.adopt(jobs), f"{config.name}: a cancelled job must end, it still runs or waits"
@@ -108,7 +108,7 @@ def check_cancelled_jobs(config: LauncherConfig, path: Path, gpus: int = 0) -> N
         launcher.close()
 
 
-def check_settings(config: LauncherConfig) -> None:
+def check_config(config: LauncherConfig) -> None:
     """Check slots and threads, and that a negative stack is refused."""
     config.check("launcher")
     assert config.num_slots(0) >= 1, f"{config.name}: num_slots must be at least 1 without GPUs"

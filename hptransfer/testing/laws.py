@@ -125,8 +125,8 @@ def check_intervals(name: str, axes: Sequence[str] = ANY_AXES) -> None:
         random = np.random.default_rng(seed)
         _, x = draw_optima(variants[seed % len(variants)], scales, random)
         own = x + scatter * random.standard_normal(len(x))
-        seen = own[:-1] + error * random.standard_normal(len(x) - 1)
-        problem, estimate = law_problem(scales[:-1], seen, error)
+        swept = own[:-1] + error * random.standard_normal(len(x) - 1)
+        problem, estimate = law_problem(scales[:-1], swept, error)
         average = ModelAverage.of(average_models(problem, [estimate], LAWS.names()), 300, seed)
         low, high = average.quantiles(scales[-1], [percent / 100 for percent in INTERVAL]).T
         held += int(low[0] <= own[-1] <= high[0])

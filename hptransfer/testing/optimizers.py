@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import PARAMETERIZATIONS, Role, UpdateLaw
 from hptransfer.testing._asserting import assert_refused
-from hptransfer.testing.runs import assert_leaving_changes_nothing, assert_stack_equals_trials, run_of_model
+from hptransfer.testing.small_runs import assert_leaving_changes_nothing, assert_stack_equals_trials, run_of_model
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.loop import train
 from hptransfer.training.optimizers import OPTIMIZERS, OptimizerConfig
@@ -33,14 +33,16 @@ DECAYED_TO = {"coupled": 1 - 0.5e-3, "independent": 0.5, "timescale": 1 - 1 / 30
 """Share of a weight after one step at rate 1e-3 under `weight_decay` 0.5, by kind of decay."""
 
 
-def optimizer_of(name: str, **settings: Any) -> OptimizerConfig:
+def optimizer_config(name: str, **settings: Any) -> OptimizerConfig:
     """Return the settings of a registered optimizer."""
     return OPTIMIZERS.get(name)(name=name, **settings)
 
 
 def run_with(name: str, model: str = "mlp", width: int = 32, depth: int = 3, **settings: Any) -> RunConfig:
     """Return a small run under an optimizer with these settings."""
-    return dataclasses.replace(run_of_model(model, width=width, depth=depth), optimizer=optimizer_of(name, **settings))
+    return dataclasses.replace(
+        run_of_model(model, width=width, depth=depth), optimizer=optimizer_config(name, **settings)
+    )
 
 
 def check_loss_falls(name: str, model: str = "mlp") -> None:
@@ -58,12 +60,12 @@ def check_loss_falls(name: str, model: str = "mlp") -> None:
     )
 
 
-def check_stack(name: str, rtol: float = 1e-10) -> None:
+def check_stacking(name: str, rtol: float = 1e-10) -> None:
     """Check that trials with different settings train as alone.
 
     They differ in rate and weight decay.
     """
-    lr = optimizer_of(name).lr
+    lr = optimizer_config(name).lr
     pairs = ((1.0, 0.0), (0.25, 0.3), (0.5, 1.0))
     runs = [run_with(name, lr=lr * factor, weight_decay=decay) for factor, decay in pairs]
     assert_stack_equals_trials(runs, [0, 1, 2], rtol=rtol)
@@ -71,7 +73,7 @@ def check_stack(name: str, rtol: float = 1e-10) -> None:
 
 def check_leaving(name: str, rtol: float = 1e-9) -> None:
     """Check that a trial keeps its own memory when another one leaves."""
-    lr = optimizer_of(name).lr
+    lr = optimizer_config(name).lr
     assert_leaving_changes_nothing([run_with(name, lr=lr * factor) for factor in (0.5, 0.25)], rtol=rtol)
 
 
@@ -108,7 +110,7 @@ def check_refusals(name: str) -> None:
         ({"weight_decay": -1.0}, rf"{place}\.weight_decay must be at least 0"),
         ({"decay": "couple"}, rf"{place}\.decay: unknown kind of weight decay 'couple'.*coupled"),
     ):
-        config = optimizer_of(name, **settings)
+        config = optimizer_config(name, **settings)
         assert_refused(lambda config=config: config.check(place), message, ConfigError)  # type: ignore[misc]
 
 
@@ -121,7 +123,7 @@ def check_law(name: str, slopes: dict[Role, float] | None = None) -> None:
         slopes: of `measured_slopes`, if they are known already.
     """
     for role, slope in (slopes or measured_slopes(name)).items():
-        expected = -required_power(optimizer_of(name).law(role), role)
+        expected = -required_power(optimizer_config(name).law(role), role)
         assert abs(slope - expected) <= SLOPE_TOLERANCE, (
             f"{name}, role {role.value}: output changes per unit of rate go as width^{slope:.2f}, "
             f"but the declared law says width^{expected:.2f}"
@@ -166,4 +168,4 @@ def _keep_input(path: str, inputs: dict[str, Tensor]) -> Callable[[nn.Module, An
     return hook
 
 
-CHECKS = (check_loss_falls, check_stack, check_leaving, check_decay, check_refusals, check_law)
+CHECKS = (check_loss_falls, check_stacking, check_leaving, check_decay, check_refusals, check_law)

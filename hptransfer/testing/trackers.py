@@ -15,7 +15,7 @@ from hptransfer.core.records import DONE, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.trackers import SweepResults, Tracker
 
-Read = Callable[[], Mapping[str, Any]]
+ReadStore = Callable[[], Mapping[str, Any]]
 OUTCOME = Outcome(state=DONE, loss=1.0, loss_se=0.1, steps=3)
 
 
@@ -37,7 +37,7 @@ def _write(tracker: Tracker, folder: RunFolder, trials: list[Trial]) -> None:
     tracker.close()
 
 
-def check_again_changes_nothing(folder: RunFolder, reopen: Callable[[], Tracker], read: Read) -> None:
+def check_again_changes_nothing(folder: RunFolder, reopen: Callable[[], Tracker], read: ReadStore) -> None:
     """Check that a tracker opened anew writes nothing twice."""
     trials = [finished_trial(folder, name) for name in ("first", "second")]
     _write(reopen(), folder, trials)
@@ -47,7 +47,7 @@ def check_again_changes_nothing(folder: RunFolder, reopen: Callable[[], Tracker]
     assert read() == before, f"writing the same again must change nothing: {before} became {read()}"
 
 
-def check_followed_trials(folder: RunFolder, reopen: Callable[[], Tracker], read: Read) -> None:
+def check_followed_trials(folder: RunFolder, reopen: Callable[[], Tracker], read: ReadStore) -> None:
     """Check that a trial followed in part is completed without doubles.
 
     Another tracker takes over halfway, as after a crash. The trial must then look like one that was only logged.

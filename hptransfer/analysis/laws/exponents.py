@@ -14,7 +14,7 @@ from hptransfer.analysis.tables.axis_roles import is_size_or_budget, kind
 INTERVAL = (5, 95)
 NORMAL_95 = 1.645
 # An exponent with its whole interval within this distance of zero, in octaves per octave, counts as transfer.
-TOLERANCE = 0.25
+TRANSFER_TOLERANCE = 0.25
 
 TRANSFERS = "transfers"
 DRIFTS = "does not transfer"
@@ -35,9 +35,9 @@ class Exponent:
 
     @property
     def verdict(self) -> str:
-        if abs(self.low) <= TOLERANCE and abs(self.high) <= TOLERANCE:
+        if abs(self.low) <= TRANSFER_TOLERANCE and abs(self.high) <= TRANSFER_TOLERANCE:
             return TRANSFERS
-        if self.low > TOLERANCE or self.high < -TOLERANCE:
+        if self.low > TRANSFER_TOLERANCE or self.high < -TRANSFER_TOLERANCE:
             return DRIFTS
         return UNDECIDED
 
@@ -56,17 +56,17 @@ def has_verdict(tuned: str, axis: str) -> bool:
     return kind(tuned) == "rate" or not is_size_or_budget(axis)
 
 
-def exponents(power: ModelAverage, seen: SweptAxes, tuned: Sequence[str]) -> dict[str, dict[str, Exponent]]:
+def exponents(power: ModelAverage, swept: SweptAxes, tuned: Sequence[str]) -> dict[str, dict[str, Exponent]]:
     """Return exponents by tuned hyperparameter and axis.
 
     An exponent is the slope between the ends of its axis, with the other axes at their smallest values.
     """
-    ends = [{axis: values[0] for axis, values in seen.values.items()}]
-    ends += [{**ends[0], axis: seen.values[axis][-1]} for axis in seen.moving]
+    ends = [{axis: values[0] for axis, values in swept.values.items()}]
+    ends += [{**ends[0], axis: swept.values[axis][-1]} for axis in swept.moving]
     drawn, mean = power.draws(ends), power.mean(ends)
     by_name: dict[str, dict[str, Exponent]] = {name: {} for name in tuned}
-    for end, axis in enumerate(seen.moving, start=1):
-        octaves = np.log2(seen.values[axis][-1] / seen.values[axis][0])
+    for end, axis in enumerate(swept.moving, start=1):
+        octaves = np.log2(swept.values[axis][-1] / swept.values[axis][0])
         slopes = (drawn[:, end] - drawn[:, 0]) / octaves
         for k, name in enumerate(tuned):
             low, high = np.percentile(slopes[:, k], INTERVAL)

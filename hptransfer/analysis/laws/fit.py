@@ -21,7 +21,7 @@ from hptransfer.analysis.tables.arrays import Array, Axes, Runs
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.core.errors import FitError
 
-DRAWS = 1000
+NUM_DRAWS = 1000
 ESTIMATOR = "surface"
 
 
@@ -60,15 +60,15 @@ class Fit:
         return self.columns.tuned
 
     @property
-    def seen(self) -> SweptAxes:
-        return self.problem.seen
+    def swept(self) -> SweptAxes:
+        return self.problem.swept
 
     @property
     def expected(self) -> list[str]:
         """Return the priors of exponents that come from published studies, as text."""
         if self.problem.vague:
             return []
-        pairs = [(name, axis) for name in self.columns.known for axis in self.seen.moving]
+        pairs = [(name, axis) for name in self.columns.known for axis in self.swept.moving]
         known_pairs = [(pair, priors.slope(*pair)) for pair in pairs if priors.slope(*pair) != priors.OTHER_SLOPE]
         return [f"{name} along {axis} {mean:+g} \u00b1 {sd:g}" for (name, axis), (mean, sd) in known_pairs]
 
@@ -80,11 +80,11 @@ class Fit:
     @cached_property
     def exponents(self) -> dict[str, dict[str, Exponent]]:
         """Return exponents by tuned hyperparameter and axis."""
-        return exponents(self.power, self.seen, self.tuned)
+        return exponents(self.power, self.swept, self.tuned)
 
     def check(self, scale: Axes) -> None:
         """Raise FitError if the scale differs on an unswept axis."""
-        for axis, values in self.seen.values.items():
+        for axis, values in self.swept.values.items():
             if len(values) == 1 and scale[axis] != values[0]:
                 raise FitError(
                     f"no exponent for {axis}: only {axis}={values[0]:g} was swept, the target has {scale[axis]:g}; "
@@ -120,14 +120,14 @@ class Fit:
 
         Of several axes the largest number counts.
         """
-        return max(0.0, *(float(np.log2(scale[axis] / values[-1])) for axis, values in self.seen.values.items()))
+        return max(0.0, *(float(np.log2(scale[axis] / values[-1])) for axis, values in self.swept.values.items()))
 
     def octaves_below(self, scale: Axes) -> float:
         """Return the octaves below the smallest swept value, 0 inside the range.
 
         Of several axes the largest number counts.
         """
-        return max(0.0, *(float(np.log2(values[0] / scale[axis])) for axis, values in self.seen.values.items()))
+        return max(0.0, *(float(np.log2(values[0] / scale[axis])) for axis, values in self.swept.values.items()))
 
     def excess_loss(self, scale: Axes, away: Array, loss: float) -> Array:
         """Return the loss above the optimum by the response surface, nats, (points,).
@@ -154,7 +154,7 @@ def fit_table(
     *,
     estimator: str = ESTIMATOR,
     laws: Sequence[str] = (),
-    draws: int = DRAWS,
+    draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> Fit:
     """Fit a table that check_table has checked.
@@ -178,11 +178,11 @@ def fit_table(
     power = ModelAverage.of(power_law_components(problem, estimates), draws, seed)
     if chosen.published:
         laws = ("power",)
-        sufficiency.check_alone(optima, problem.seen)
+        sufficiency.check_alone(optima, problem.swept)
         warnings = []
     else:
         laws = laws or default_laws()
-        warnings = sufficiency.check_together(runs, optima, shapes, power, problem.seen)
+        warnings = sufficiency.check_together(runs, optima, shapes, power, problem.swept)
         warnings += sufficiency.warn_of_assumed_exponents(power, problem, columns)
     mixture = ModelAverage.of(average_models(problem, estimates, laws), draws, seed)
     intercepts = np.array([np.log(optimum.loss) for optimum in optima])

@@ -122,14 +122,14 @@ class LawProblem:
     vague: bool
 
     @property
-    def seen(self) -> SweptAxes:
+    def swept(self) -> SweptAxes:
         return SweptAxes.of(self.scales)
 
     def linear(self, variant: Variant) -> LinearLaw:
         return linear_law(variant, self.scales, self.tuned, self.centre, vague=self.vague)
 
     def power(self) -> Variant:
-        return LAWS.get(POWER).variants(self.seen)[0]
+        return LAWS.get(POWER).variants(self.swept)[0]
 
 
 def average_models(problem: LawProblem, estimates: Sequence[OptimaEstimate], laws: Sequence[str]) -> list[Component]:
@@ -140,12 +140,12 @@ def average_models(problem: LawProblem, estimates: Sequence[OptimaEstimate], law
     Raises:
         FitError: none of the laws applies to the axes that were swept.
     """
-    seen = problem.seen
-    first = 1 + len(seen.moving)
-    forms = {name: LAWS.get(name).variants(seen) for name in laws}
+    swept = problem.swept
+    first = 1 + len(swept.moving)
+    forms = {name: LAWS.get(name).variants(swept) for name in laws}
     forms = {name: variants for name, variants in forms.items() if variants}
     if not forms:
-        raise FitError(f"none of the laws {', '.join(laws)} applies to {', '.join(seen.moving)}; add power")
+        raise FitError(f"none of the laws {', '.join(laws)} applies to {', '.join(swept.moving)}; add power")
     if len(problem.scales) <= first and POWER in forms:
         forms = {POWER: forms[POWER]}  # no scale is left to compare the forms on
     components = []

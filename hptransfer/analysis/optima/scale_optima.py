@@ -69,7 +69,7 @@ def find_optima(runs: Runs, estimates: Sequence[OptimaEstimate], shapes: Sequenc
                 se=np.where(placed, se[index], np.inf),
                 curvature=loss * np.diag(curvature[index]),
                 loss=loss,
-                status=_status(runs, mask, finite, placed),
+                status=_optimum_status(runs, mask, finite, placed),
                 tried=np.stack([runs.x[mask].min(axis=0), runs.x[mask].max(axis=0)], axis=1),
                 runs=int(mask.sum()),
                 diverged=int((mask & ~finite).sum()),
@@ -78,7 +78,7 @@ def find_optima(runs: Runs, estimates: Sequence[OptimaEstimate], shapes: Sequenc
     return optima
 
 
-def _status(runs: Runs, mask: Mask, finite: Mask, placed: Mask) -> tuple[str, ...]:
+def _optimum_status(runs: Runs, mask: Mask, finite: Mask, placed: Mask) -> tuple[str, ...]:
     """Return the status of a scale's optimum, by tuned hyperparameter."""
     if not finite.any():
         return (TOO_FEW,) * len(placed)

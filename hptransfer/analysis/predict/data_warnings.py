@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.laws.fit import Fit
-from hptransfer.analysis.tables.axis_roles import SCHEDULE, kind
+from hptransfer.analysis.tables.axis_roles import SCHEDULE_NAMES, kind
 from hptransfer.analysis.tables.scale_names import format_size
 
 # Octaves from the swept scales beyond which extrapolation is unreliable.
@@ -23,7 +23,7 @@ CONFOUNDED = 0.95
 # A target this many octaves outside the range of an axis may be in another unit: a sequence is 2^9 tokens or more.
 OTHER_UNIT = 8.0
 # Batch sizes below the first are sequences, and above the second tokens.
-SEQUENCES, TOKENS = 2**14, 2**15
+MOST_SEQUENCES, FEWEST_TOKENS = 2**14, 2**15
 # Ratio of two sizes below which they were probably meant to be one; a grid has larger steps.
 SAME_SIZE = 1.02
 # Ratio of neighbouring batch sizes that no sweep has.
@@ -59,7 +59,7 @@ def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> 
 def _split_scales(fit: Fit) -> list[str]:
     """Return warnings of nearly equal sizes, such as rounded tokens."""
     notes = []
-    for axis, values in fit.seen.values.items():
+    for axis, values in fit.swept.values.items():
         near = [(low, high) for low, high in itertools.pairwise(values) if high / low < SAME_SIZE]
         if near:
             low, high = (f"{value:.12g}" for value in near[0])
@@ -74,7 +74,9 @@ def _mixed_schedules(table: pd.DataFrame, fit: Fit) -> list[str]:
     """Return a warning of runs with different schedules."""
     used = {*fit.columns.scales, *fit.tuned, fit.columns.loss}
     mixed = [
-        str(name) for name in table if str(name).lower() in SCHEDULE and name not in used and table[name].nunique() > 1
+        str(name)
+        for name in table
+        if str(name).lower() in SCHEDULE_NAMES and name not in used and table[name].nunique() > 1
     ]
     if not mixed:
         return []
@@ -87,7 +89,7 @@ def _confounded(table: pd.DataFrame, fit: Fit) -> list[str]:
     Axes may grow together, or the batch size may vary without being an axis or tuned.
     """
     notes = []
-    logs = {name: np.log2([axes[name] for axes in fit.runs.scales]) for name in fit.seen.moving}
+    logs = {name: np.log2([axes[name] for axes in fit.runs.scales]) for name in fit.swept.moving}
     for first, second in itertools.combinations(logs, 2):
         if abs(np.corrcoef(logs[first], logs[second])[0, 1]) > CONFOUNDED:
             notes.append(
@@ -115,8 +117,8 @@ def _units(table: pd.DataFrame, fit: Fit) -> list[str]:
             continue
         values = np.unique(table[name].to_numpy(dtype=float))
         below, above = values[:-1], values[1:]
-        if ((below < SEQUENCES) & (above >= TOKENS) & (above / below >= GAP)).any():
-            ends = below[below < SEQUENCES][-1], above[above >= TOKENS][0]
+        if ((below < MOST_SEQUENCES) & (above >= FEWEST_TOKENS) & (above / below >= GAP)).any():
+            ends = below[below < MOST_SEQUENCES][-1], above[above >= FEWEST_TOKENS][0]
             notes.append(
                 f"{name} runs from {values[0]:g} to {values[-1]:g} with nothing between {ends[0]:g} and {ends[1]:g}: "
                 "in sequences in some rows and in tokens in others?"
@@ -130,7 +132,7 @@ def _units_of_targets(predictions: pd.DataFrame, fit: Fit) -> list[str]:
     They lie far above or below all swept values of an axis.
     """
     notes = []
-    for axis, values in fit.seen.values.items():
+    for axis, values in fit.swept.values.items():
         low, high = float(predictions[axis].min()), float(predictions[axis].max())
         beyond = max(np.log2(high / values[-1]), np.log2(values[0] / low))
         if len(values) > 1 and beyond > OTHER_UNIT:

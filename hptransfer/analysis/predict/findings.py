@@ -152,7 +152,7 @@ def untransferred_cost(fit: Fit, tuned: int, axis: str, target: Mapping[str, flo
         loss: nats at the target's optimum.
     """
     away = np.zeros(len(fit.tuned))
-    octaves = np.log2(target[axis] / fit.seen.values[axis][0])
+    octaves = np.log2(target[axis] / fit.swept.values[axis][0])
     away[tuned] = -fit.exponents[fit.tuned[tuned]][axis].value * octaves
     return float(fit.excess_loss(target, away, loss)[0])
 

@@ -26,7 +26,7 @@ AWAY = (0.5, 1.0, 1.5, 2.0)
 # Octaves within which a value counts as already tried.
 TRIED = 0.2
 # Components of the law that are used, heaviest first, and scales that are considered, cheapest first.
-COMPONENTS, SCALES = 3, 60
+USED_COMPONENTS, CANDIDATE_SCALES = 3, 60
 # Bound on the cost of all solves together, each the square of the number of optima; and minimum numbers of candidates
 # and of ranked runs.
 WORK, FEWEST_CANDIDATES, FEWEST_RUNS = 2e7, 24, 4
@@ -49,7 +49,7 @@ class NextRun:
 
 
 @dataclass(frozen=True, eq=False)
-class _State:
+class _OptimaInformation:
     """Scales with the information about their optima."""
 
     scales: Sequence[Axes]
@@ -59,7 +59,7 @@ class _State:
         """Return the position of a scale, None for a new one."""
         return next((index for index, scale in enumerate(self.scales) if scale == axes), None)
 
-    def with_run(self, axes: Axes, added: Array) -> _State:
+    def with_run(self, axes: Axes, added: Array) -> _OptimaInformation:
         """Return the state after runs at a scale.
 
         Args:
@@ -75,7 +75,7 @@ class _State:
         rows = slice(index * tuned, (index + 1) * tuned)
         information = information.copy()
         information[rows, rows] += added
-        return _State(scales, information)
+        return _OptimaInformation(scales, information)
 
 
 def next_runs(fit: Fit, target: Axes, *, count: int = 20) -> list[NextRun]:
@@ -86,8 +86,8 @@ def next_runs(fit: Fit, target: Axes, *, count: int = 20) -> list[NextRun]:
         count: number of runs; fewer are returned if no other run narrows the interval.
     """
     surface = next(shape.surface for shape in fit.shapes if shape.surface)
-    parts = normalized(fit.mixture.components[:COMPONENTS])
-    state = _State(fit.runs.scales, surface.information)
+    parts = normalized(fit.mixture.components[:USED_COMPONENTS])
+    state = _OptimaInformation(fit.runs.scales, surface.information)
     candidates = _candidates(fit, surface, target)
     solves = WORK / len(state.information) ** 2 / len(parts)  # each takes long for many scales
     candidates = candidates[: max(FEWEST_CANDIDATES, int(solves / FEWEST_RUNS))]
@@ -123,7 +123,7 @@ def next_table(fit: Fit, runs: Sequence[NextRun]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["rank", *fit.columns.scales, *fit.tuned, "flops", "narrowing"])
 
 
-def _log_width(fit: Fit, parts: Sequence[Component], state: _State, target: Axes) -> float:
+def _log_width(fit: Fit, parts: Sequence[Component], state: _OptimaInformation, target: Axes) -> float:
     """Return the log width of the target's interval.
 
     It is the mean over hyperparameters and components of the law.
@@ -150,15 +150,15 @@ class _Candidate:
 
 def _candidates(fit: Fit, surface: ResponseSurface, target: Axes) -> list[_Candidate]:
     flops = _flops_law(fit)
-    seen = {_key(axes) for axes in fit.runs.scales}
-    scales = [*fit.runs.scales, *(axes for axes in _grid(fit, target) if _key(axes) not in seen)]
-    scales = sorted((axes for axes in scales if flops(axes) < flops(target)), key=flops)[:SCALES]
+    swept = {_key(axes) for axes in fit.runs.scales}
+    scales = [*fit.runs.scales, *(axes for axes in _scale_grid(fit, target) if _key(axes) not in swept)]
+    scales = sorted((axes for axes in scales if flops(axes) < flops(target)), key=flops)[:CANDIDATE_SCALES]
     candidates: list[_Candidate] = []
     for axes in scales:
         octaves = fit.runs.octaves([axes])[0]
         optimum = np.minimum(fit.mixture.mean([axes])[0], fit.columns.upper)
         around = [direction * away * sign for away in AWAY for direction in np.eye(len(fit.tuned)) for sign in (-1, 1)]
-        if _key(axes) in seen:
+        if _key(axes) in swept:
             index = [_key(scale) for scale in fit.runs.scales].index(_key(axes))
             optimum = fit.optima[index].x
             tried = fit.runs.x[fit.runs.of_scale(index)]
@@ -171,7 +171,7 @@ def _candidates(fit: Fit, surface: ResponseSurface, target: Axes) -> list[_Candi
             ]
         for u in sets:
             u = u[(optimum + u <= fit.columns.upper).all(axis=1)]
-            new = _key(axes) not in seen
+            new = _key(axes) not in swept
             if len(u) <= new:
                 continue  # a single run has no other run to compare with
             cost = flops(axes) * len(u)
@@ -195,15 +195,15 @@ def _added_information(surface: ResponseSurface, u: Array, octaves: Array, *, ne
     return added
 
 
-def _grid(fit: Fit, target: Axes) -> list[dict[str, float]]:
+def _scale_grid(fit: Fit, target: Axes) -> list[dict[str, float]]:
     """Return combinations of swept values, with one more octave per axis.
 
     The additional value does not exceed the target's.
     """
     values = []
-    for axis, seen in fit.seen.values.items():
-        more = [seen[-1] * 2] if len(seen) > 1 and seen[-1] * 2 <= max(target[axis], seen[-1]) else []
-        values.append([*seen, *more])
+    for axis, swept in fit.swept.values.items():
+        more = [swept[-1] * 2] if len(swept) > 1 and swept[-1] * 2 <= max(target[axis], swept[-1]) else []
+        values.append([*swept, *more])
     return [dict(zip(fit.columns.scales, point, strict=True)) for point in itertools.product(*values)]
 
 

@@ -15,10 +15,10 @@ from hptransfer.analysis.statistics.linear_model import solve
 from hptransfer.analysis.tables.arrays import Array, Axes
 
 # Components that are refitted, heaviest first, and largest scales that are left out.
-COMPONENTS = 12
-SCALES = 40
+REFITTED_COMPONENTS = 12
+HELD_OUT_SCALES = 40
 # Upper limits of the numbers of starting sets and of scales predicted from each.
-STEPS = 12
+MOST_STARTING_SETS = 12
 # Standard error of a scale's own optimum, in octaves, up to which it can judge a prediction.
 JUDGE_OCTAVES = 0.75
 
@@ -48,11 +48,11 @@ class HeldOut:
 def leave_one_out(fit: Fit) -> list[HeldOut]:
     """Predict every scale from all others, cheapest first.
 
-    Of more than SCALES scales only the largest ones are predicted.
+    Of more than HELD_OUT_SCALES scales only the largest ones are predicted.
     """
     count = len(fit.optima)
     held_out = []
-    for index in range(max(0, count - SCALES), count):
+    for index in range(max(0, count - HELD_OUT_SCALES), count):
         rest = [other for other in range(count) if other != index]
         held = _predicted(fit, fit.optima[index], rest)
         if held is not None:
@@ -65,10 +65,10 @@ def larger_from_smaller(fit: Fit) -> list[HeldOut]:
 
     The result shows how the regret grows with the octaves of extrapolation.
     """
-    count, first = len(fit.optima), 1 + len(fit.seen.moving)
+    count, first = len(fit.optima), 1 + len(fit.swept.moving)
     held_out = []
-    for known in range(first, count, max(1, -(-(count - first) // STEPS))):
-        for index in range(known, count, -(-(count - known) // STEPS)):
+    for known in range(first, count, max(1, -(-(count - first) // MOST_STARTING_SETS))):
+        for index in range(known, count, -(-(count - known) // MOST_STARTING_SETS)):
             held = _predicted(fit, fit.optima[index], list(range(known)))
             if held is not None and held.extrapolation_octaves > 0:
                 held_out.append(held)
@@ -95,7 +95,7 @@ def _predicted(fit: Fit, own: Optimum, rest: Sequence[int]) -> HeldOut | None:
         return None
     scales = [fit.runs.scales[index] for index in rest]
     problem = LawProblem(scales, fit.columns.known, fit.problem.centre, fit.problem.vague)
-    if any(len(problem.seen.values[axis]) == 1 for axis in fit.seen.moving):
+    if any(len(problem.swept.values[axis]) == 1 for axis in fit.swept.moving):
         return None
     mixture = ModelAverage.of([_without(fit, part, rest) for part in _heaviest(fit)], len(fit.mixture.normals), 0)
     value = mixture.mean([own.axes])[0]
@@ -103,7 +103,7 @@ def _predicted(fit: Fit, own: Optimum, rest: Sequence[int]) -> HeldOut | None:
     error = value - own.x
     slack = NORMAL_95 * own.se
     regret = float(fit.excess_loss(own.axes, error, own.loss)[0])
-    reach = [float(np.log2(own.axes[axis] / values[-1])) for axis, values in problem.seen.values.items()]
+    reach = [float(np.log2(own.axes[axis] / values[-1])) for axis, values in problem.swept.values.items()]
     return HeldOut(
         axes=own.axes,
         extrapolation_octaves=max(0.0, *reach),
@@ -117,7 +117,7 @@ def _predicted(fit: Fit, own: Optimum, rest: Sequence[int]) -> HeldOut | None:
 
 
 def _heaviest(fit: Fit) -> list[Component]:
-    return normalized(fit.mixture.components[:COMPONENTS])
+    return normalized(fit.mixture.components[:REFITTED_COMPONENTS])
 
 
 def _without(fit: Fit, part: Component, rest: Sequence[int]) -> Component:

@@ -60,7 +60,7 @@ SHOWN = 0.85
 # Upper limit of the values of a hyperparameter that a curve connects.
 SECTIONS = 24
 # Lines of a coordinate check's panel that its legend names.
-NAMED = 6
+LEGEND_ENTRIES = 6
 # Smallest ratio of the largest to the smallest value of a coordinate check's panel.
 FLAT_SPAN = 8
 PANEL_INCHES = (3.7, 2.9)
@@ -122,7 +122,14 @@ def _curves(axes: Axes, *, fit: Fit, indices: Sequence[int], k: int, title: str)
         style["markerfacecolor"] = "white" if turn % 2 else COLOURS[look]
         x, y = lower_envelope(fit, index, k)
         finite = np.isfinite(y)
-        axes.plot(x[finite], y[finite], markersize=4, linewidth=1.2, label=name if rank < 2 * NAMED else None, **style)
+        axes.plot(
+            x[finite],
+            y[finite],
+            markersize=4,
+            linewidth=1.2,
+            label=name if rank < 2 * LEGEND_ENTRIES else None,
+            **style,
+        )
         axes.plot(x[~finite], np.full((~finite).sum(), top), "x", color=COLOURS[look], markersize=6)
         if np.isfinite(optimum.se[k]):
             axes.errorbar(optimum.x[k], optimum.loss, xerr=1.645 * optimum.se[k], **OPTIMUM)
@@ -213,7 +220,7 @@ def law_panels(fit: Fit, target: Mapping[str, float], verified: Mapping[str, flo
     return [
         Panel(f"law_{fit.tuned[k]}_{axis}", partial(_law, fit=fit, k=k, axis=axis, target=target, verified=verified))
         for k in range(len(fit.tuned))
-        for axis in fit.seen.moving
+        for axis in fit.swept.moving
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
-from hptransfer.analysis.laws.exponents import TOLERANCE, UNDECIDED, has_verdict
+from hptransfer.analysis.laws.exponents import TRANSFER_TOLERANCE, UNDECIDED, has_verdict
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
 from hptransfer.analysis.predict.findings import Findings, extrapolation_sentence, held_out_sentence, untransferred_cost
@@ -83,7 +83,7 @@ def render(analysis: Findings, context: RunContext, against: ComparedSweep | Non
         residual_panels=_drawn(plots.residual_panels(fit)),
         maps_note=f" The {plots.MAPS} largest of {len(fit.optima)} scales." if len(fit.optima) > plots.MAPS else "",
         ahead_panels=_drawn(plots.ahead_panels(analysis.ahead)),
-        tolerance=TOLERANCE,
+        tolerance=TRANSFER_TOLERANCE,
         exponents=exponents,
         undecided=any(row["verdict"] == UNDECIDED for row in exponents),
         scatter=", ".join(f"{name} {value:.2f}" for name, value in zip(fit.tuned, fit.mixture.scatter(), strict=True)),

@@ -39,8 +39,8 @@ OTHER_SKEW: Normal = (0.0, 0.4)
 RIDGES: dict[tuple[str, str], Normal] = {("rate", "batch"): (0.4, 0.5)}
 OTHER_RIDGE: Normal = (0.0, 0.5)
 # 0.011 nats per octave squared at a loss of 2.4 in the runs of Step Law; small nets differ by powers of ten.
-CURVATURE: Normal = (math.log(0.005), 2.0)
-TREND: Normal = (0.0, 0.2)
+CURVATURE_PRIOR: Normal = (math.log(0.005), 2.0)
+TREND_PRIOR: Normal = (0.0, 0.2)
 
 
 def slope(tuned: str, axis: str) -> Normal:
@@ -53,8 +53,8 @@ def shape(tuned: Sequence[str]) -> ShapePrior:
     kinds = [kind(name) for name in tuned]
     pairs = [(kinds[k], kinds[j]) for k in range(len(kinds)) for j in range(k + 1, len(kinds))]
     return ShapePrior(
-        curvature=CURVATURE,
-        trend=TREND,
+        curvature=CURVATURE_PRIOR,
+        trend=TREND_PRIOR,
         skew=tuple(SKEWS.get(role, OTHER_SKEW) for role in kinds),
         ridge=tuple(RIDGES.get(pair, OTHER_RIDGE) for pair in pairs),
     )

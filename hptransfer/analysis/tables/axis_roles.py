@@ -5,33 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 # Names of axes that some forms of law and priors are defined for.
-TOKENS = ("tokens", "token_budget", "num_tokens", "train_tokens", "training_tokens", "d")
-PARAMS = ("params", "parameters", "num_params", "n_params", "num_parameters", "n")
-BATCH = ("batch", "batch_size", "batch_tokens", "global_batch_size", "bs")
-WIDTH = ("width", "d_model", "n_embd", "hidden_size")
-DEPTH = ("depth", "layers", "n_layer", "n_layers", "num_layers", "num_hidden_layers")
+TOKEN_NAMES = ("tokens", "token_budget", "num_tokens", "train_tokens", "training_tokens", "d")
+PARAM_NAMES = ("params", "parameters", "num_params", "n_params", "num_parameters", "n")
+BATCH_NAMES = ("batch", "batch_size", "batch_tokens", "global_batch_size", "bs")
+WIDTH_NAMES = ("width", "d_model", "n_embd", "hidden_size")
+DEPTH_NAMES = ("depth", "layers", "n_layer", "n_layers", "num_layers", "num_hidden_layers")
 # Names of axes that measure how long a run trains, besides tokens and batch size.
-DURATION = ("steps", "num_steps", "train_steps", "epochs", "examples", "samples", "flops", "compute")
+DURATION_NAMES = ("steps", "num_steps", "train_steps", "epochs", "examples", "samples", "flops", "compute")
 
 
-def named(axes: Sequence[str], names: Sequence[str]) -> str | None:
+def axis_named(axes: Sequence[str], names: Sequence[str]) -> str | None:
     """Return the first axis with one of the names, or None."""
     return next((axis for axis in axes if axis.lower() in names), None)
 
 
 # Settings on which the best learning rate depends: a law fitted across several of their values is wrong for each.
-SCHEDULE = ("schedule", "lr_schedule", "scheduler", "warmup", "warmup_steps", "decay", "min_lr", "end_lr", "floor")
+SCHEDULE_NAMES = (
+    "schedule",
+    "lr_schedule",
+    "scheduler",
+    "warmup",
+    "warmup_steps",
+    "decay",
+    "min_lr",
+    "end_lr",
+    "floor",
+)
 
 
 def is_size_or_budget(axis: str) -> bool:
     """Return True for an axis of model size or training budget."""
-    return any(axis.lower() in names for names in (PARAMS, WIDTH, DEPTH, TOKENS, BATCH, DURATION))
+    return any(
+        axis.lower() in names
+        for names in (PARAM_NAMES, WIDTH_NAMES, DEPTH_NAMES, TOKEN_NAMES, BATCH_NAMES, DURATION_NAMES)
+    )
 
 
-LEARNING_RATE = ("lr", "learning_rate", "learningrate", "base_lr", "max_lr", "peak_lr", "eta")
+RATE_NAMES = ("lr", "learning_rate", "learningrate", "base_lr", "max_lr", "peak_lr", "eta")
 
 
-_KINDS = {"rate": LEARNING_RATE, "batch": BATCH, "params": PARAMS, "tokens": TOKENS}
+_KINDS = {"rate": RATE_NAMES, "batch": BATCH_NAMES, "params": PARAM_NAMES, "tokens": TOKEN_NAMES}
 
 
 def kind(name: str) -> str:

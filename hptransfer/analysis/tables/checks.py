@@ -14,7 +14,7 @@ from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, SWEEP
 from hptransfer.core.run_folder import RunFolder
 
-WAITING = "waiting"
+UNFINISHED = "waiting"
 
 # MLflow and others store infinity as the largest float.
 HUGE = 1e300
@@ -39,7 +39,7 @@ def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:
                 **{axis: trial.scale.axes[axis] for axis in target["scales"]},
                 **{key: trial.tuned[key] for key in target["tuned"]},
                 SEED: trial.seed,
-                "state": outcome.state if outcome else WAITING,
+                "state": outcome.state if outcome else UNFINISHED,
                 "loss": outcome.loss if outcome else None,
                 "loss_se": outcome.loss_se if outcome else None,
                 "params": trial.params,

@@ -21,8 +21,8 @@ from typing import Any
 
 import pandas as pd
 
-from hptransfer.analysis.tables.axis_roles import SCHEDULE, kind
-from hptransfer.analysis.tables.checks import WAITING, check_numbers, check_table, check_unique, row_of
+from hptransfer.analysis.tables.axis_roles import SCHEDULE_NAMES, kind
+from hptransfer.analysis.tables.checks import UNFINISHED, check_numbers, check_table, check_unique, row_of
 from hptransfer.analysis.tables.columns import SEED, Columns
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED
@@ -40,20 +40,20 @@ PREFIXES = ("params_", "user_attrs_", "config/", "config.", "params.", "metrics.
 # Other names of a loss, a seed and a state in such exports.
 OTHER_NAMES = {"loss": ("value", "values_0"), "state": ("State", "status", "Status"), SEED: ("Seed",)}
 # States of other tools, with the state of a run folder that they mean.
-STATES = {
+STATE_WORDS = {
     **dict.fromkeys(("done", "finished", "complete", "completed", "success"), DONE),
     **dict.fromkeys(("diverged",), DIVERGED),
     "pruned": PRUNED,
     **dict.fromkeys(("failed", "fail", "crashed", "killed", "preempted", "cancelled", "canceled"), FAILED),
-    **{word: word for word in (WAITING, "running", "pending", "queued", "scheduled", "preempting")},
+    **{word: word for word in (UNFINISHED, "running", "pending", "queued", "scheduled", "preempting")},
 }
 # By default MLflow sends telemetry and retries seven times, for minutes.
 MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 # Values that a message names.
-NAMED = 4
+WORDS_IN_MESSAGE = 4
 # Letters of an MLflow error that are shown.
 LONGEST_REASON = 120
-USEFUL = ("flops", "steps", SEED, "state", *SCHEDULE)
+USEFUL = ("flops", "steps", SEED, "state", *SCHEDULE_NAMES)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class TableSource:
             header = _header(self.path)
             names = self._matched(header, wanted)
             check_unique(self.place, header, names.values())
-            frame = _rows(self.path, sorted(set(names.values())))
+            frame = _read_rows(self.path, sorted(set(names.values())))
         frame = frame[list(names.values())].set_axis(list(names), axis=1)
         if "state" in self.names and not _has_words(frame["state"]):
             raise ConfigError(
@@ -169,15 +169,15 @@ def canonical_states(frame: pd.DataFrame, place: str, column: str = "state") -> 
     if not _has_words(frame["state"]):
         return frame.drop(columns="state")
     words = frame["state"].astype(object).fillna("").astype(str).str.strip().str.lower()
-    if unknown_words := sorted({*words} - {*STATES}):
-        more = f" and {len(unknown_words) - NAMED} more" * (len(unknown_words) > NAMED)
-        named = ", ".join(map(repr, unknown_words[:NAMED])) + more
+    if unknown_words := sorted({*words} - {*STATE_WORDS}):
+        more = f" and {len(unknown_words) - WORDS_IN_MESSAGE} more" * (len(unknown_words) > WORDS_IN_MESSAGE)
+        named = ", ".join(map(repr, unknown_words[:WORDS_IN_MESSAGE])) + more
         raise ConfigError(
             f"{place}: column {column!r} says which runs finished, got {named} in "
             f"{row_of(words[words == unknown_words[0]])}; known: {_known_words()}; "
             "write one of these there, or rename the column to count every row"
         )
-    return frame.assign(state=words.map(STATES))
+    return frame.assign(state=words.map(STATE_WORDS))
 
 
 def _has_words(column: pd.Series[Any]) -> bool:
@@ -185,7 +185,7 @@ def _has_words(column: pd.Series[Any]) -> bool:
 
 
 def _known_words() -> str:
-    return ", ".join(sorted(STATES))
+    return ", ".join(sorted(STATE_WORDS))
 
 
 def _header(path: Path) -> list[str]:
@@ -216,7 +216,7 @@ def _header(path: Path) -> list[str]:
     return names
 
 
-def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
+def _read_rows(path: Path, columns: list[str]) -> pd.DataFrame:
     """Read columns of a file.
 
     Raises:
@@ -345,7 +345,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         ConfigError: the file is missing, empty, unreadable or too large.
     """
-    return _rows(path, _header(path))
+    return _read_rows(path, _header(path))
 
 
 def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
@@ -359,7 +359,7 @@ def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
         if name not in header:
             raise ConfigError(f"{path}: {_unknown_column(name, header)}")
     check_unique(str(path), header, scales)
-    frame = _rows(path, list(scales))
+    frame = _read_rows(path, list(scales))
     return check_targets(frame, scales, str(path))
 
 

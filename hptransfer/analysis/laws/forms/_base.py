@@ -81,9 +81,9 @@ def intercept_term() -> Term:
     return Term(lambda scale: 1.0)
 
 
-def slope_terms(seen: SweptAxes, axes: Sequence[str]) -> list[Term]:
+def slope_terms(swept: SweptAxes, axes: Sequence[str]) -> list[Term]:
     """Return a term for a power of each axis."""
-    return [Term(seen.octaves(axis), axis) for axis in axes]
+    return [Term(swept.octaves(axis), axis) for axis in axes]
 
 
 class Law(ABC):
@@ -98,7 +98,7 @@ class Law(ABC):
     order: ClassVar[int] = 100
 
     @abstractmethod
-    def variants(self, seen: SweptAxes) -> list[Variant]:
+    def variants(self, swept: SweptAxes) -> list[Variant]:
         """Return the variants of the form on these axes.
 
         Empty if the form does not apply to them.

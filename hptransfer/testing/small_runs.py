@@ -20,12 +20,12 @@ from hptransfer.training.optimizers.adamw import AdamWConfig
 from hptransfer.training.schedules import Schedule
 from hptransfer.training.stack import Stack
 
-SHAPES = {
+DATA_SHAPES = {
     TOKENS: DataShape(kind=TOKENS, inputs=(24,), vocabulary=50, outputs=50),
     IMAGES: DataShape(kind=IMAGES, inputs=(3, 8, 8), outputs=7),
     FEATURES: DataShape(kind=FEATURES, inputs=(20,), outputs=7),
 }
-STEPS = 12
+COMPARED_STEPS = 12
 """Steps after which numbers that depend on the rest of a stack have parted."""
 
 
@@ -97,7 +97,7 @@ def differing_runs(run: RunConfig, optimizer: OptimizerConfig) -> list[RunConfig
     return runs
 
 
-def batches(run: RunConfig, data: Dataset, steps: int = STEPS) -> list[tuple[Tensor, Tensor]]:
+def batches(run: RunConfig, data: Dataset, steps: int = COMPARED_STEPS) -> list[tuple[Tensor, Tensor]]:
     """Return inputs and targets of a run's first steps, by seed 0."""
     return [data.batch(seed=0, step=step, batch=run.batch, sequence=run.sequence) for step in range(steps)]
 
@@ -107,7 +107,7 @@ def first_losses(
     seeds: Sequence[int],
     data: Dataset,
     dtype: torch.dtype = torch.float64,
-    steps: int = STEPS,
+    steps: int = COMPARED_STEPS,
 ) -> Tensor:
     """Return a stack's losses in its first steps, (steps, trials)."""
     stack = Stack(runs, seeds, device="cpu", dtype=dtype)
@@ -120,7 +120,7 @@ def assert_stack_equals_trials(
     *,
     rtol: float = 1e-10,
     dtype: torch.dtype = torch.float64,
-    steps: int = STEPS,
+    steps: int = COMPARED_STEPS,
 ) -> None:
     """Assert that trials have the same losses in a stack as alone.
 
@@ -139,7 +139,9 @@ def assert_stack_equals_trials(
             assert gap > 100 * rtol, f"trials {first} and {second} must differ for the comparison to show anything"
 
 
-def assert_leaving_changes_nothing(runs: Sequence[RunConfig], *, rtol: float = 1e-9, steps: int = STEPS) -> None:
+def assert_leaving_changes_nothing(
+    runs: Sequence[RunConfig], *, rtol: float = 1e-9, steps: int = COMPARED_STEPS
+) -> None:
     """Assert that the last trial keeps its losses after the others left.
 
     Without the optimizer's memory the next losses would differ by far more than rounding.
