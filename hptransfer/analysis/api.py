@@ -9,7 +9,7 @@ import pandas as pd
 from hptransfer.analysis.laws.fit import ESTIMATOR
 from hptransfer.analysis.pipeline import AnalysisOptions, fit_and_predict
 from hptransfer.analysis.report.analysis import Analysis
-from hptransfer.analysis.tables.checks import check_table, not_counted
+from hptransfer.analysis.tables.checks import check_table, unused_rows
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.sources import canonical_states, check_targets
 
@@ -47,7 +47,7 @@ def analyze(
     """
     columns = Columns(scales=tuple(scale), tuned=tuple(tune), loss=loss)
     options = AnalysisOptions.of(estimator, ",".join(laws), "", prior=prior)
-    wanted = check_targets(pd.DataFrame(targets).reset_index(drop=True), columns.scales, "targets")
+    target_table = check_targets(pd.DataFrame(targets).reset_index(drop=True), columns.scales, "targets")
     frame = canonical_states(frame, "the table")
     table = check_table(frame, columns, "the table")
-    return fit_and_predict(table, columns, wanted, options, not_counted(frame))
+    return fit_and_predict(table, columns, target_table, options, unused_rows(frame))

@@ -29,7 +29,7 @@ from hptransfer.analysis.report.target_groups import (
     resolved_branch,
     resolved_groups,
 )
-from hptransfer.analysis.tables.checks import UNFINISHED, check_table, not_counted, run_records
+from hptransfer.analysis.tables.checks import UNFINISHED, check_table, run_records, unused_rows
 from hptransfer.analysis.tables.columns import Columns, run_columns
 from hptransfer.analysis.tables.sources import TableSource, load_table, load_targets
 from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknown
@@ -91,12 +91,12 @@ class AnalysisOptions:
         Raises:
             ConfigError: an estimator, law or format is unknown.
         """
-        chosen = tuple(laws.split(",")) if laws else ()
-        wanted = tuple(filter(None, formats.split(",")))
-        for name in wanted:
+        law_names = tuple(laws.split(",")) if laws else ()
+        format_names = tuple(filter(None, formats.split(",")))
+        for name in format_names:
             if name not in FORMATS:
                 raise ConfigError(f"--format: {unknown('format', name, FORMATS)}")
-        return cls(estimator=estimator, laws=chosen, formats=wanted, prior=prior).checked()
+        return cls(estimator=estimator, laws=law_names, formats=format_names, prior=prior).checked()
 
     def checked(self) -> AnalysisOptions:
         """Raise ConfigError if the estimator or a law is unknown."""
@@ -161,7 +161,7 @@ def fit_and_predict(
     """Fit a checked table and predict for checked targets.
 
     Args:
-        uncounted: number of rows that are not used, by their state (checks.not_counted).
+        uncounted: number of rows that are not used, by their state (checks.unused_rows).
         notes: warnings to show before those of the fit.
 
     Raises:
@@ -205,12 +205,12 @@ def analyze_source(
         FitError: no law can be fitted.
     """
     columns = Columns(scales=scales, tuned=tuned, loss=loss)
-    wanted = load_targets(targets, scales)
+    target_table = load_targets(targets, scales)
     frame = source.read(columns)
-    table = check_table(frame, columns, source.place)
+    table = check_table(frame, columns, source.location)
     with writable_folder(out):
-        context = RunContext(title=source.title, uncounted=not_counted(frame))
-        return analyze_table(table, columns, wanted, out, context, options)
+        context = RunContext(title=source.title, uncounted=unused_rows(frame))
+        return analyze_table(table, columns, target_table, out, context, options)
 
 
 def analyze_file(
@@ -245,30 +245,30 @@ def analyze_run(
     if records.empty or not records["state"].isin([DONE, DIVERGED]).any():
         raise FitError(f"{folder.path} has no finished trial; nothing can be fitted yet")
     columns = run_columns(target)
-    wanted = load_targets(targets, columns.scales) if targets else pd.DataFrame([target["target"]])
-    if {axis: wanted.iloc[0][axis] for axis in columns.scales} != target["target"]:
+    target_table = load_targets(targets, columns.scales) if targets else pd.DataFrame([target["target"]])
+    if {axis: target_table.iloc[0][axis] for axis in columns.scales} != target["target"]:
         target = {**target, "groups": None, "flops": None}  # those belong to the sweep's own target
     context = _context(folder, target, records)
     table = load_table(path, columns)
     options = options.of_run(target)
-    other = None
+    compared = None
     if against:
         path, other_path = folder.path.resolve(), against.path.resolve()
         distinct = path.name != other_path.name
         names = (path.name, other_path.name) if distinct else (str(path), str(other_path))
-        other = ComparedSweep(*names, _analysis_to_compare(against, wanted, options))
-    return analyze_table(table, columns, wanted, folder.path, context, options, other)
+        compared = ComparedSweep(*names, _analysis_to_compare(against, target_table, options))
+    return analyze_table(table, columns, target_table, folder.path, context, options, compared)
 
 
-def _analysis_to_compare(folder: RunFolder, wanted: pd.DataFrame, options: AnalysisOptions) -> Analysis:
+def _analysis_to_compare(folder: RunFolder, target_table: pd.DataFrame, options: AnalysisOptions) -> Analysis:
     """Analyze a run for a comparison, without writing files."""
     target = read_json(folder.target, *TARGET_KEYS)
     columns = run_columns(target)
-    if missing := [axis for axis in columns.scales if axis not in wanted]:
+    if missing := [axis for axis in columns.scales if axis not in target_table]:
         raise FitError(f"{folder.path} has an axis {missing[0]} that this run has not; the two cannot be compared")
     records = run_records(folder, target)
     table = check_table(records, columns, str(folder.path))
-    return fit_and_predict(table, columns, wanted, options, not_counted(records))
+    return fit_and_predict(table, columns, target_table, options, unused_rows(records))
 
 
 def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame) -> RunContext:
@@ -283,7 +283,7 @@ def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame
         verification=verification,
         states={str(state): int(count) for state, count in records["state"].value_counts().items()},
         failed=Counter(keys),
-        uncounted=not_counted(records),
+        uncounted=unused_rows(records),
         warnings=_unfinished(records),
         flops=float(records.loc[records["state"] != "waiting", "flops"].sum()),
     )

@@ -103,10 +103,12 @@ class Trial:
         return f"{self.scale.key} {tuned} seed={self.seed}"
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
         return {**asdict(self), "scale": dict(self.scale.axes)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Trial:
+        """Return the trial that a file holds."""
         return cls(**{**values, "scale": Scale(values["scale"])})
 
 
@@ -150,10 +152,12 @@ class Outcome:
             raise ValueError(f"state {self.state!r} with loss {self.loss!r}")
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Outcome:
+        """Return the outcome that a file holds."""
         return cls(**values)
 
 
@@ -183,10 +187,12 @@ class Job:
     submitted: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
         return {**asdict(self), "trials": list(self.trials), "scale": dict(self.scale.axes)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Job:
+        """Return the job that a file holds."""
         return cls(**{**values, "scale": Scale(values["scale"])})
 
 
@@ -221,9 +227,9 @@ def with_path(tree: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     Raises:
         ConfigError: the path does not exist, or is not a leaf.
     """
-    head, _, rest = path.partition(".")
+    head, _, subpath = path.partition(".")
     if not isinstance(tree, Mapping) or head not in tree:
         raise ConfigError(f"path {path!r} does not exist in the run's configuration")
-    if not rest and isinstance(tree[head], Mapping):
+    if not subpath and isinstance(tree[head], Mapping):
         raise ConfigError(f"{head!r} has keys of its own; end the path in one of them: {', '.join(tree[head])}")
-    return {**tree, head: with_path(tree[head], rest, value) if rest else value}
+    return {**tree, head: with_path(tree[head], subpath, value) if subpath else value}

@@ -285,7 +285,7 @@ class JobManager:
         """True if the rule of a failed outcome's cause allows another attempt."""
         history = read_history(self._folder, trial_id)
         if outcome.attempts > len(history.attempts):
-            history = history.plus(Attempt(time=now(), cause=outcome.cause))
+            history = history.with_attempt(Attempt(time=now(), cause=outcome.cause))
         return delay_before_next(history, self._retry, self._max_attempts) is not None
 
     def end(self, ended: JobEnd) -> None:
@@ -391,7 +391,7 @@ class JobManager:
             checkpoint=checkpoint,
             seconds=seconds,
         )
-        history = read_history(self._folder, trial).plus(attempt)
+        history = read_history(self._folder, trial).with_attempt(attempt)
         write_history(self._folder, trial, history)
         self._index.spend(trial, seconds)
         return history

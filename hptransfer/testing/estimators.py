@@ -62,7 +62,7 @@ def _check(name: str, *, diverging: bool) -> None:
     assert forms, f"estimator {name} must find at least one form"
     for form in forms:
         assert form.intercepts.shape == (runs.num_scales,), f"estimator {name}: one intercept a scale"
-        x = form.likelihood.own()[0][:, 0]
+        x = form.likelihood.by_scale()[0][:, 0]
         missed = np.abs(x - optima).max()
         assert missed < MISSED_OCTAVES, f"estimator {name}: an optimum is missed by {missed:.2f} octaves"
 

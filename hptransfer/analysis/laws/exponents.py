@@ -31,10 +31,12 @@ class Exponent:
 
     @property
     def se(self) -> float:
+        """Standard error by the width of the interval."""
         return (self.high - self.low) / (2 * NORMAL_95)
 
     @property
     def verdict(self) -> str:
+        """Verdict by the interval: TRANSFERS, DRIFTS or UNDECIDED."""
         if abs(self.low) <= TRANSFER_TOLERANCE and abs(self.high) <= TRANSFER_TOLERANCE:
             return TRANSFERS
         if self.low > TRANSFER_TOLERANCE or self.high < -TRANSFER_TOLERANCE:
@@ -51,7 +53,7 @@ def has_verdict(tuned: str, axis: str) -> bool:
     """Return True if sentences judge a hyperparameter's transfer along an axis.
 
     A learning rate is expected to transfer over sizes and budgets. Other hyperparameters, such as the batch size, are
-    not: their exponent along a size or a budget is shown without a verdict.
+    not. Their exponent along a size or a budget is shown without a verdict.
     """
     return kind(tuned) == "rate" or not is_size_or_budget(axis)
 

@@ -53,33 +53,36 @@ class Fit:
 
     @property
     def columns(self) -> Columns:
+        """Columns of the table by their role."""
         return self.runs.columns
 
     @property
     def tuned(self) -> tuple[str, ...]:
+        """Names of the tuned hyperparameters."""
         return self.columns.tuned
 
     @property
     def swept(self) -> SweptAxes:
+        """Swept values of every axis."""
         return self.problem.swept
 
     @property
-    def expected(self) -> list[str]:
-        """Return the priors of exponents that come from published studies, as text."""
+    def published_priors(self) -> list[str]:
+        """Priors of exponents that come from published studies, as text."""
         if self.problem.vague:
             return []
         pairs = [(name, axis) for name in self.columns.known for axis in self.swept.moving]
-        known_pairs = [(pair, priors.slope(*pair)) for pair in pairs if priors.slope(*pair) != priors.OTHER_SLOPE]
-        return [f"{name} along {axis} {mean:+g} \u00b1 {sd:g}" for (name, axis), (mean, sd) in known_pairs]
+        published = [(pair, priors.slope(*pair)) for pair in pairs if priors.slope(*pair) != priors.OTHER_SLOPE]
+        return [f"{name} along {axis} {mean:+g} \u00b1 {sd:g}" for (name, axis), (mean, sd) in published]
 
     @property
     def smallest(self) -> Optimum:
-        """Return the cheapest scale with a bracketed optimum, else the cheapest scale."""
+        """Optimum of the cheapest bracketed scale, else of the cheapest scale."""
         return next((optimum for optimum in self.optima if optimum.bracketed), self.optima[0])
 
     @cached_property
     def exponents(self) -> dict[str, dict[str, Exponent]]:
-        """Return exponents by tuned hyperparameter and axis."""
+        """Exponents by tuned hyperparameter and axis."""
         return exponents(self.power, self.swept, self.tuned)
 
     def check(self, scale: Axes) -> None:
@@ -168,21 +171,21 @@ def fit_table(
     """
     runs = Runs.of(table, columns)
     sufficiency.check_runs(runs)
-    chosen = ESTIMATORS.get(estimator)
+    method = ESTIMATORS.get(estimator)
     centre = (runs.x.min(axis=0) + runs.x.max(axis=0)) / 2
-    problem = LawProblem(runs.scales, columns.known, centre, chosen.published)
+    problem = LawProblem(runs.scales, columns.known, centre, method.published)
     guide = LawProblem(runs.scales, columns.known, centre, vague=False)
     shapes = ESTIMATORS.get(ESTIMATOR).find(runs, guide.linear(guide.power()))
-    estimates = shapes if estimator == ESTIMATOR else chosen.find(runs, problem.linear(problem.power()))
+    estimates = shapes if estimator == ESTIMATOR else method.find(runs, problem.linear(problem.power()))
     optima = find_optima(runs, estimates, shapes)
     power = ModelAverage.of(power_law_components(problem, estimates), draws, seed)
-    if chosen.published:
+    if method.published:
         laws = ("power",)
-        sufficiency.check_alone(optima, problem.swept)
+        sufficiency.check_placed_scales(optima, problem.swept)
         warnings = []
     else:
         laws = laws or default_laws()
-        warnings = sufficiency.check_together(runs, optima, shapes, power, problem.swept)
+        warnings = sufficiency.check_tried_values(runs, optima, shapes, power, problem.swept)
         warnings += sufficiency.warn_of_assumed_exponents(power, problem, columns)
     mixture = ModelAverage.of(average_models(problem, estimates, laws), draws, seed)
     intercepts = np.array([np.log(optimum.loss) for optimum in optima])

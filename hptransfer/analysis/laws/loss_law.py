@@ -24,14 +24,14 @@ FLOORS = tuple(k / 50 for k in range(50))
 # Grid of the scatter of log losses about a law, with a half-Cauchy prior of this scale.
 LOSS_SCATTERS, LOSS_SCATTER_SCALE = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032), 0.003
 # Prior weight of the power of the whole loss; all floors share the rest.
-PLAIN = 0.2
+POWER_WEIGHT = 0.2
 # Normal priors, (mean, deviation): log of A about an axis's share of the loss above the floor at the smallest scale,
 # log of a about 0.3, and log loss per octave in a power of the whole loss.
 LEVEL_SPREAD, EXPONENT, SLOPE = 1.0, (np.log(0.3), 0.6), (-0.05, 0.15)
 # Deviation of the log loss at the smallest scale about its measured value.
 FIRST_SPREAD = 1.0
 # Upper limit of the log of an exponent during the fit.
-STEEPEST = 2.0
+LARGEST_LOG_EXPONENT = 2.0
 LOSS_LAW_STEPS, DAMPING = 40, 1e-3
 
 
@@ -91,7 +91,7 @@ def fit_loss_law(scales: Sequence[Axes], intercepts: Array) -> LossLaw:
     """
     known, swept = np.isfinite(intercepts), SweptAxes.of(scales)
     octaves, y = _octaves(swept, scales)[known], intercepts[known]
-    return LossLaw(swept, _forms(octaves, y))
+    return LossLaw(swept, _fitted_forms(octaves, y))
 
 
 def _octaves(swept: SweptAxes, scales: Sequence[Axes]) -> Array:
@@ -100,18 +100,18 @@ def _octaves(swept: SweptAxes, scales: Sequence[Axes]) -> Array:
     )
 
 
-def _forms(octaves: Array, y: Array) -> list[_Components]:
+def _fitted_forms(octaves: Array, y: Array) -> list[_Components]:
     axes = octaves.shape[1]
     first = float(y[np.argmin(octaves.sum(axis=1))])
-    plain = np.array([[first, *np.full(axes, SLOPE[0])]]), np.array([FIRST_SPREAD, *np.full(axes, SLOPE[1])])
-    forms = [_fitted_components(octaves, y, None, *plain, np.log([PLAIN if axes else 1.0]))]
+    prior = np.array([[first, *np.full(axes, SLOPE[0])]]), np.array([FIRST_SPREAD, *np.full(axes, SLOPE[1])])
+    forms = [_fitted_components(octaves, y, None, *prior, np.log([POWER_WEIGHT if axes else 1.0]))]
     if axes:
         floors = np.array(FLOORS) * np.exp(y.min())
         level = np.log((np.exp(first) - floors) / axes)
         means = np.column_stack([*[level] * axes, *[np.full(len(floors), EXPONENT[0])] * axes])
         deviations = np.repeat([LEVEL_SPREAD, EXPONENT[1]], axes)
-        share = np.full(len(floors), np.log((1 - PLAIN) / len(floors)))
-        forms.append(_fitted_components(octaves, y, floors, means, deviations, share))
+        log_share = np.full(len(floors), np.log((1 - POWER_WEIGHT) / len(floors)))
+        forms.append(_fitted_components(octaves, y, floors, means, deviations, log_share))
     return forms
 
 
@@ -128,7 +128,7 @@ def _log_loss(parameters: Array, octaves: Array, floors: Array | None) -> tuple[
     if floors is None:
         columns = np.column_stack([np.ones(len(octaves)), octaves])
         return parameters @ columns.T, np.broadcast_to(columns, (len(parameters), *columns.shape))
-    powers = np.log(2.0) * octaves * np.exp(np.minimum(parameters[:, None, axes:], STEEPEST))
+    powers = np.log(2.0) * octaves * np.exp(np.minimum(parameters[:, None, axes:], LARGEST_LOG_EXPONENT))
     above = np.exp(parameters[:, None, :axes] - powers)
     loss = floors[:, None] + above.sum(axis=2)
     share = above / loss[:, :, None]

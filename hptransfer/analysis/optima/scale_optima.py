@@ -44,13 +44,13 @@ class Optimum:
 
     @property
     def bracketed(self) -> bool:
-        """Return True if the optimum is bracketed along all hyperparameters."""
+        """True if the optimum is bracketed along all hyperparameters."""
         return all(status == BRACKETED for status in self.status)
 
 
 def find_optima(runs: Runs, estimates: Sequence[OptimaEstimate], shapes: Sequence[OptimaEstimate]) -> list[Optimum]:
     """Return the optima of all scales, cheapest first."""
-    by_own_runs = [estimate.likelihood.own() for estimate in estimates]
+    by_own_runs = [estimate.likelihood.by_scale() for estimate in estimates]
     x = np.mean([optima for optima, _ in by_own_runs], axis=0)
     se = np.mean([errors for _, errors in by_own_runs], axis=0)
     intercepts = np.mean([shape.intercepts for shape in shapes], axis=0)

@@ -34,17 +34,21 @@ def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> 
     """Return all warnings, one line each."""
     notes = []
     targets = [{axis: float(row[axis]) for axis in fit.columns.scales} for _, row in predictions.iterrows()]
-    for far, where in ((fit.extrapolation_octaves, "beyond the largest"), (fit.octaves_below, "below the smallest")):
-        octaves = np.array([far(target) for target in targets])
-        if far == fit.octaves_below:
+    for octaves_outside, where in (
+        (fit.extrapolation_octaves, "beyond the largest"),
+        (fit.octaves_below, "below the smallest"),
+    ):
+        octaves = np.array([octaves_outside(target) for target in targets])
+        if octaves_outside == fit.octaves_below:
             octaves[octaves > OTHER_UNIT] = 0.0  # reported as another unit
         count = int((octaves > FAR_OCTAVES).sum())
         if count:
-            which = fit.runs.format_scale(targets[int(np.argmax(octaves))]) + (
+            farthest = fit.runs.format_scale(targets[int(np.argmax(octaves))]) + (
                 f" and {count - 1} more" if count > 1 else ""
             )
             notes.append(
-                f"target {which} lies {octaves.max():.1f} octaves {where} scale: extrapolation this far is unreliable"
+                f"target {farthest} lies {octaves.max():.1f} octaves {where} scale: "
+                "extrapolation this far is unreliable"
             )
     trained = table[np.isfinite(table[fit.columns.loss])]
     steps = (

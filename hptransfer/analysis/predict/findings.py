@@ -13,7 +13,7 @@ from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.tables.arrays import Axes
-from hptransfer.analysis.tables.checks import count_words
+from hptransfer.analysis.tables.checks import format_counts
 from hptransfer.core.records import short
 
 
@@ -107,7 +107,7 @@ class Findings:
         if diverged := sum(optimum.diverged for optimum in self.fit.optima):
             lines.append(f"{diverged} of {len(self.fit.runs.loss)} runs diverged: counted by scale in optima.csv")
         if self.uncounted:
-            lines.append(f"rows not used because of their state: {count_words(self.uncounted)}")
+            lines.append(f"rows not used because of their state: {format_counts(self.uncounted)}")
         for name, exponents in self.fit.exponents.items():
             by_axis = ", ".join(f"{axis} {exponent.sentence(name, axis)}" for axis, exponent in exponents.items())
             lines.append(f"exponents of {name}: {by_axis or 'none'}")
@@ -206,7 +206,7 @@ def fit_json(findings: Findings) -> dict[str, Any]:
     return {
         "estimator": fit.estimator,
         "laws": fit.mixture.shares(),
-        "expected_before": fit.expected,
+        "expected_before": fit.published_priors,
         "hyperparameters": hyperparameters,
         "noise_nats": fit.noise,
         "held_out": [_held_json(fit, held) for held in findings.left_out],

@@ -22,14 +22,14 @@ from hptransfer.analysis.statistics.linear_model import LinearLaw, OptimaLikelih
 from hptransfer.analysis.tables.arrays import Array, Axes
 
 # Candidate distances from a scale's optimum in octaves, along one hyperparameter at a time.
-AWAY = (0.5, 1.0, 1.5, 2.0)
+DISTANCES = (0.5, 1.0, 1.5, 2.0)
 # Octaves within which a value counts as already tried.
-TRIED = 0.2
+TRIED_OCTAVES = 0.2
 # Components of the law that are used, heaviest first, and scales that are considered, cheapest first.
 USED_COMPONENTS, CANDIDATE_SCALES = 3, 60
 # Bound on the cost of all solves together, each the square of the number of optima; and minimum numbers of candidates
 # and of ranked runs.
-WORK, FEWEST_CANDIDATES, FEWEST_RUNS = 2e7, 24, 4
+MOST_WORK, FEWEST_CANDIDATES, FEWEST_RUNS = 2e7, 24, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +89,7 @@ def next_runs(fit: Fit, target: Axes, *, count: int = 20) -> list[NextRun]:
     parts = normalized(fit.mixture.components[:USED_COMPONENTS])
     state = _OptimaInformation(fit.runs.scales, surface.information)
     candidates = _candidates(fit, surface, target)
-    solves = WORK / len(state.information) ** 2 / len(parts)  # each takes long for many scales
+    solves = MOST_WORK / len(state.information) ** 2 / len(parts)  # each takes long for many scales
     candidates = candidates[: max(FEWEST_CANDIDATES, int(solves / FEWEST_RUNS))]
     count = min(count, max(FEWEST_RUNS, int(solves / max(1, len(candidates)))))
     ranked: list[NextRun] = []
@@ -133,7 +133,7 @@ def _log_width(fit: Fit, parts: Sequence[Component], state: _OptimaInformation, 
     for part in parts:
         law = LinearLaw(part.variant.matrix(state.scales), part.law.means, part.law.deviations)
         covariance = solve(likelihood, law, tuple(part.scatter)).covariance
-        row = law.whole(part.variant.matrix([target]))
+        row = law.block_features(part.variant.matrix([target]))
         variance = np.einsum("kc,cd,kd->k", row, covariance, row) + part.scatter**2
         widths += part.weight * float(np.mean(np.log(variance))) / 2
     return widths
@@ -157,19 +157,22 @@ def _candidates(fit: Fit, surface: ResponseSurface, target: Axes) -> list[_Candi
     for axes in scales:
         octaves = fit.runs.octaves([axes])[0]
         optimum = np.minimum(fit.mixture.mean([axes])[0], fit.columns.upper)
-        around = [direction * away * sign for away in AWAY for direction in np.eye(len(fit.tuned)) for sign in (-1, 1)]
+        directions = [sign * direction for direction in np.eye(len(fit.tuned)) for sign in (-1, 1)]
+        offsets = [direction * distance for distance in DISTANCES for direction in directions]
         if _key(axes) in swept:
             index = [_key(scale) for scale in fit.runs.scales].index(_key(axes))
             optimum = fit.optima[index].x
             tried = fit.runs.x[fit.runs.of_scale(index)]
-            fresh = [u for u in around if np.abs(tried - optimum - u).max(axis=1).min(initial=np.inf) > TRIED]
-            sets = [np.array([u]) for u in fresh]
-        else:
-            sets = [
-                np.array([np.zeros(len(fit.tuned)), *(u for u in around if np.isclose(np.abs(u).sum(), away))])
-                for away in AWAY
+            untried = [
+                u for u in offsets if np.abs(tried - optimum - u).max(axis=1).min(initial=np.inf) > TRIED_OCTAVES
             ]
-        for u in sets:
+            run_sets = [np.array([u]) for u in untried]
+        else:
+            run_sets = [
+                np.array([np.zeros(len(fit.tuned)), *(u for u in offsets if np.isclose(np.abs(u).sum(), distance))])
+                for distance in DISTANCES
+            ]
+        for u in run_sets:
             u = u[(optimum + u <= fit.columns.upper).all(axis=1)]
             new = _key(axes) not in swept
             if len(u) <= new:
@@ -202,8 +205,8 @@ def _scale_grid(fit: Fit, target: Axes) -> list[dict[str, float]]:
     """
     values = []
     for axis, swept in fit.swept.values.items():
-        more = [swept[-1] * 2] if len(swept) > 1 and swept[-1] * 2 <= max(target[axis], swept[-1]) else []
-        values.append([*swept, *more])
+        next_octave = [swept[-1] * 2] if len(swept) > 1 and swept[-1] * 2 <= max(target[axis], swept[-1]) else []
+        values.append([*swept, *next_octave])
     return [dict(zip(fit.columns.scales, point, strict=True)) for point in itertools.product(*values)]
 
 

@@ -67,13 +67,13 @@ PUBLISHED = (
 )
 
 
-def comparable(columns: Columns) -> bool:
+def published_laws_apply(columns: Columns) -> bool:
     """Return True if published laws apply to the columns."""
     kinds = {kind(name) for name in columns.scales}
     return {"params", "tokens"} <= kinds and any(kind(name) in ("rate", "batch") for name in columns.tuned)
 
 
-def references(columns: Columns, scale: Axes, loss: float | None = None) -> dict[str, dict[str, float]]:
+def published_predictions(columns: Columns, scale: Axes, loss: float | None = None) -> dict[str, dict[str, float]]:
     """Return the prediction of each study for a scale.
 
     Args:
@@ -86,10 +86,10 @@ def references(columns: Columns, scale: Axes, loss: float | None = None) -> dict
     n, d = size["params"], size["tokens"]
     by_study = {}
     for law in PUBLISHED:
-        answers = {"learning_rate": law.rate(n, d)} if law.rate else {}
+        predictions = {"learning_rate": law.rate(n, d)} if law.rate else {}
         if law.batch_tokens:
-            answers["batch_tokens"] = law.batch_tokens(n, d)
+            predictions["batch_tokens"] = law.batch_tokens(n, d)
         elif law.batch_by_loss and loss is not None:
-            answers["batch_tokens"] = law.batch_by_loss(loss)
-        by_study[law.name] = answers
-    return {name: answers for name, answers in by_study.items() if answers}
+            predictions["batch_tokens"] = law.batch_by_loss(loss)
+        by_study[law.name] = predictions
+    return {name: predictions for name, predictions in by_study.items() if predictions}

@@ -15,7 +15,7 @@ from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
 from hptransfer.analysis.predict.findings import Findings, extrapolation_sentence, held_out_sentence, untransferred_cost
 from hptransfer.analysis.predict.next_runs import NextRun
-from hptransfer.analysis.predict.published_laws import comparable, references
+from hptransfer.analysis.predict.published_laws import published_laws_apply, published_predictions
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.report import figures as plots
 from hptransfer.analysis.report.comparison import ComparedSweep, compare_sweeps
@@ -96,7 +96,7 @@ def render(analysis: Findings, context: RunContext, against: ComparedSweep | Non
         left_out=[_left_out(fit, held) for held in analysis.left_out[-ROWS:]],
         per_octave=regret_per_octave(analysis.ahead),
         scales=[_scale_row(fit, optimum, context) for optimum in fit.optima[-ROWS:]],
-        references=_references(fit, scale),
+        published_predictions=_references(fit, scale),
         comparison=compare_sweeps(analysis, against.analysis) if against else None,
         against=against,
         **_groups(context, {name: float(row[name]) for name in fit.tuned}),
@@ -186,10 +186,10 @@ def _left_out(fit: Fit, held: HeldOut) -> dict[str, str]:
 
 def _references(fit: Fit, scale: Mapping[str, float]) -> list[dict[str, str]]:
     """Return the predictions of published laws, if the columns have their inputs."""
-    if not comparable(fit.columns):
+    if not published_laws_apply(fit.columns):
         return []
     rows = [_fit_row(fit, scale)]
-    for name, answers in references(fit.columns, scale, fit.predict_loss(scale)[0]).items():
+    for name, answers in published_predictions(fit.columns, scale, fit.predict_loss(scale)[0]).items():
         shown = {key: short(float(f"{value:.4g}")) for key, value in answers.items()}
         rows.append({"name": name, "rate": shown.get("learning_rate", DASH), "batch": shown.get("batch_tokens", DASH)})
     return rows

@@ -69,6 +69,7 @@ class Runs:
 
     @property
     def num_scales(self) -> int:
+        """Number of scales."""
         return len(self.scales)
 
     def octaves(self, scales: Sequence[Axes]) -> Array:

@@ -52,7 +52,7 @@ def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:
     return frame.sort_values(["flops", *target["scales"], *target["tuned"], SEED], ignore_index=True) if rows else frame
 
 
-def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFrame:
+def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.DataFrame:
     """Return the finished runs with their loss, infinite for diverged ones.
 
     A `state` column, if there is one, tells which runs finished; without one all did. A loss that is missing or not
@@ -64,43 +64,44 @@ def check_table(frame: pd.DataFrame, columns: Columns, place: str) -> pd.DataFra
     used = (*columns.scales, *columns.tuned, columns.loss)
     for name in used:
         if name not in frame.columns:
-            raise ConfigError(f"{place}: {unknown('column', name, map(str, frame.columns))}")
-    check_unique(place, list(frame.columns), used)
-    left_out = not_counted(frame)
+            raise ConfigError(f"{location}: {unknown('column', name, map(str, frame.columns))}")
+    check_unique(location, list(frame.columns), used)
+    unused = unused_rows(frame)
     if "state" in frame.columns:
         frame = frame[frame["state"].isin([DONE, DIVERGED])]
     if frame.empty:
-        states = f" ({count_words(left_out)})" if left_out else ""
-        raise ConfigError(f"{place} has no finished run{states}; nothing can be fitted")
+        states = f" ({format_counts(unused)})" if unused else ""
+        raise ConfigError(f"{location} has no finished run{states}; nothing can be fitted")
     clean = frame.copy()
     for name in (*columns.scales, *columns.tuned):
-        clean[name] = check_numbers(clean[name], name, place)
-        bad = clean[~((clean[name] > 0) & np.isfinite(clean[name]))]
-        if len(bad):
+        clean[name] = check_numbers(clean[name], name, location)
+        invalid = clean[~((clean[name] > 0) & np.isfinite(clean[name]))]
+        if len(invalid):
             way_out = ""
-            if name in columns.tuned and (bad[name] == 0).all():  # dropout and weight decay are often 0
+            if name in columns.tuned and (invalid[name] == 0).all():  # dropout and weight decay are often 0
                 way_out = (
                     "; its logarithm is fitted: leave these rows out, or tune a column that is above 0 instead, "
                     f"such as 1 - {name}, or {name} plus a constant"
                 )
             raise ConfigError(
-                f"{place}: column {name!r} must be above 0 and finite, got {bad[name].iloc[0]:g} in {row_of(bad)}"
+                f"{location}: column {name!r} must be above 0 and finite, "
+                f"got {invalid[name].iloc[0]:g} in {first_row(invalid)}"
                 f"{way_out}"
             )
-    loss = check_numbers(clean[columns.loss], columns.loss, place)
+    loss = check_numbers(clean[columns.loss], columns.loss, location)
     clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
-    low = clean[clean[columns.loss] <= 0]
-    if len(low):
+    too_low = clean[clean[columns.loss] <= 0]
+    if len(too_low):
         raise ConfigError(
-            f"{place}: column {columns.loss!r} must be above 0, as its logarithm is fitted, got "
-            f"{low[columns.loss].iloc[0]:g} in {row_of(low)}"
+            f"{location}: column {columns.loss!r} must be above 0, as its logarithm is fitted, got "
+            f"{too_low[columns.loss].iloc[0]:g} in {first_row(too_low)}"
         )
     if "state" in clean.columns:
         clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf
     return clean.reset_index(drop=True)
 
 
-def not_counted(frame: pd.DataFrame) -> dict[str, int]:
+def unused_rows(frame: pd.DataFrame) -> dict[str, int]:
     """Return the number of rows that check_table leaves out, by their state."""
     if "state" not in frame.columns:
         return {}
@@ -108,19 +109,19 @@ def not_counted(frame: pd.DataFrame) -> dict[str, int]:
     return {str(state): int(count) for state, count in states.items() if state not in (DONE, DIVERGED)}
 
 
-def count_words(states: Mapping[str, int]) -> str:
+def format_counts(states: Mapping[str, int]) -> str:
     """Return counts as text, such as "5 failed, 4 running"."""
     return ", ".join(f"{count} {state}" for state, count in states.items())
 
 
-def check_unique(place: str, header: Sequence[str], used: Iterable[str]) -> None:
+def check_unique(location: str, header: Sequence[str], used: Iterable[str]) -> None:
     """Raise ConfigError if a used column occurs twice."""
     for name in used:
         if (times := header.count(name)) > 1:
-            raise ConfigError(f"{place}: {times} columns are called {name!r}; which one is meant? Rename the others")
+            raise ConfigError(f"{location}: {times} columns are called {name!r}; which one is meant? Rename the others")
 
 
-def row_of(rows: pd.DataFrame | pd.Series[Any]) -> str:
+def first_row(rows: pd.DataFrame | pd.Series[Any]) -> str:
     """Return the first of some rows as text, such as "row 1".
 
     Rows are counted from the first one below the header.
@@ -129,14 +130,14 @@ def row_of(rows: pd.DataFrame | pd.Series[Any]) -> str:
     return f"row {first + 1}" if isinstance(first, int | np.integer) else f"row {first!r}"
 
 
-def check_numbers(column: pd.Series[Any], name: str, place: str) -> pd.Series[float]:
+def check_numbers(column: pd.Series[Any], name: str, location: str) -> pd.Series[float]:
     """Return the column as floats.
 
     Raises:
         ConfigError: a value in the column is not a number.
     """
     values = pd.to_numeric(column, errors="coerce")
-    invalid = column[values.isna() & column.notna()]
-    if len(invalid):
-        raise ConfigError(f"{place}: column {name!r} must be numbers, got {invalid.iloc[0]!r} in {row_of(invalid)}")
+    words = column[values.isna() & column.notna()]
+    if len(words):
+        raise ConfigError(f"{location}: column {name!r} must be numbers, got {words.iloc[0]!r} in {first_row(words)}")
     return values.astype(float)

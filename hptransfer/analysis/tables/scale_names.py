@@ -21,8 +21,8 @@ def format_scale(axes: Mapping[str, float], among: Iterable[Mapping[str, float]]
             short form, the text has exact digits.
     """
     text = _joined({axis: format_size(value) for axis, value in axes.items()})
-    same = (other for other in among if _joined({axis: format_size(other[axis]) for axis in axes}) == text)
-    if any(other[axis] != value for other in same for axis, value in axes.items()):
+    alike = (scale for scale in among if _joined({axis: format_size(scale[axis]) for axis in axes}) == text)
+    if any(scale[axis] != value for scale in alike for axis, value in axes.items()):
         return _joined({axis: _exact(value) for axis, value in axes.items()})
     return text
 

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from hptransfer.analysis.tables.axis_roles import SCHEDULE_NAMES, kind
-from hptransfer.analysis.tables.checks import UNFINISHED, check_numbers, check_table, check_unique, row_of
+from hptransfer.analysis.tables.checks import UNFINISHED, check_numbers, check_table, check_unique, first_row
 from hptransfer.analysis.tables.columns import SEED, Columns
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED
@@ -94,7 +94,7 @@ class TableSource:
         return self.path.name if self.path else str(self.experiment)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Location as messages name it."""
         return str(self.path) if self.path else f"experiment {self.experiment!r}"
 
@@ -104,24 +104,24 @@ class TableSource:
         Raises:
             ConfigError: the table is missing, unreadable or too large, or lacks a column.
         """
-        wanted = [*columns.scales, *columns.tuned, columns.loss]
+        required = [*columns.scales, *columns.tuned, columns.loss]
         if self.path is None:
             frame = _experiment(str(self.mlflow), str(self.experiment))
-            names = self._matched(frame.columns, wanted)
+            names = self._matched(frame.columns, required)
         else:
             header = _header(self.path)
-            names = self._matched(header, wanted)
-            check_unique(self.place, header, names.values())
+            names = self._matched(header, required)
+            check_unique(self.location, header, names.values())
             frame = _read_rows(self.path, sorted(set(names.values())))
         frame = frame[list(names.values())].set_axis(list(names), axis=1)
         if "state" in self.names and not _has_words(frame["state"]):
             raise ConfigError(
-                f"{self.place}: --columns state={self.names['state']}: a column of numbers does not say which runs "
+                f"{self.location}: --columns state={self.names['state']}: a column of numbers does not say which runs "
                 f"finished; use words ({_known_words()}), or leave it out of --columns to count every row"
             )
-        return canonical_states(frame, self.place, names.get("state", "state"))
+        return canonical_states(frame, self.location, names.get("state", "state"))
 
-    def _matched(self, columns: Iterable[str], wanted: list[str]) -> dict[str, str]:
+    def _matched(self, columns: Iterable[str], required: list[str]) -> dict[str, str]:
         """Return the table's column for each name.
 
         It is the one given by --columns, the one of that name, or the name under which other tools export it.
@@ -129,16 +129,16 @@ class TableSource:
         names = list(map(str, columns))
         for name, column in self.names.items():
             if column not in names:
-                raise ConfigError(f"{self.place}: --columns {name}={column}: {unknown('column', column, names)}")
+                raise ConfigError(f"{self.location}: --columns {name}={column}: {unknown('column', column, names)}")
         matched = {}
-        for name in (*wanted, *USEFUL, *(name for name in names if kind(name) == "batch")):
+        for name in (*required, *USEFUL, *(name for name in names if kind(name) == "batch")):
             candidates = [self.names.get(name, name), *(prefix + name for prefix in PREFIXES)]
-            candidates += OTHER_NAMES.get("loss" if name == wanted[-1] else name, ())
+            candidates += OTHER_NAMES.get("loss" if name == required[-1] else name, ())
             match = next((column for column in candidates if column in names), None)
             if match is not None:
                 matched[name] = match
-            elif name in wanted:
-                raise ConfigError(f"{self.place}: {_unknown_column(name, names)}")
+            elif name in required:
+                raise ConfigError(f"{self.location}: {_unknown_column(name, names)}")
         return matched
 
 
@@ -152,7 +152,7 @@ def _unknown_column(name: str, names: Sequence[str]) -> str:
     return unknown("column", name, names) + hint
 
 
-def canonical_states(frame: pd.DataFrame, place: str, column: str = "state") -> pd.DataFrame:
+def canonical_states(frame: pd.DataFrame, location: str, column: str = "state") -> pd.DataFrame:
     """Return the table with a run folder's states in its `state` column.
 
     A column of numbers, such as exit codes, is dropped: numbers are not states. A table without the column is returned
@@ -173,8 +173,8 @@ def canonical_states(frame: pd.DataFrame, place: str, column: str = "state") -> 
         more = f" and {len(unknown_words) - WORDS_IN_MESSAGE} more" * (len(unknown_words) > WORDS_IN_MESSAGE)
         named = ", ".join(map(repr, unknown_words[:WORDS_IN_MESSAGE])) + more
         raise ConfigError(
-            f"{place}: column {column!r} says which runs finished, got {named} in "
-            f"{row_of(words[words == unknown_words[0]])}; known: {_known_words()}; "
+            f"{location}: column {column!r} says which runs finished, got {named} in "
+            f"{first_row(words[words == unknown_words[0]])}; known: {_known_words()}; "
             "write one of these there, or rename the column to count every row"
         )
     return frame.assign(state=words.map(STATE_WORDS))
@@ -363,7 +363,7 @@ def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
     return check_targets(frame, scales, str(path))
 
 
-def check_targets(frame: pd.DataFrame, scales: Sequence[str], place: str) -> pd.DataFrame:
+def check_targets(frame: pd.DataFrame, scales: Sequence[str], location: str) -> pd.DataFrame:
     """Return the scale columns of targets as numbers.
 
     Raises:
@@ -371,12 +371,12 @@ def check_targets(frame: pd.DataFrame, scales: Sequence[str], place: str) -> pd.
     """
     for name in scales:
         if name not in frame:
-            raise ConfigError(f"{place}: {unknown('column', name, map(str, frame.columns))}")
+            raise ConfigError(f"{location}: {unknown('column', name, map(str, frame.columns))}")
     checked = frame[list(scales)].copy()
     for name in scales:
-        values = check_numbers(frame[name], name, place)
+        values = check_numbers(frame[name], name, location)
         if not len(values) or not ((values > 0) & (values < math.inf)).all():
-            raise ConfigError(f"{place}: column {name!r} must have numbers above 0 in every row")
+            raise ConfigError(f"{location}: column {name!r} must have numbers above 0 in every row")
         checked[name] = pd.to_numeric(checked[name])
     return checked
 

@@ -264,7 +264,7 @@ class BuiltinRunner(Runner):
             finish(trial, outcome)
 
         def is_pruned(index: int) -> bool:
-            return folder.behind_path(trials[index].id).exists()
+            return folder.pruned_path(trials[index].id).exists()
 
         seeds, data = [trial.seed for trial in trials], configs[0].data.load()
         train(configs, seeds, data, device=device, report=report, end=end, is_pruned=is_pruned, checkpoint=checkpoint)

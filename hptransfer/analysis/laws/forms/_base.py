@@ -32,11 +32,12 @@ class SweptAxes:
 
     @classmethod
     def of(cls, scales: Sequence[Axes]) -> SweptAxes:
+        """Return the axes of scales."""
         return cls({axis: sorted({scale[axis] for scale in scales}) for axis in scales[0]})
 
     @property
     def moving(self) -> list[str]:
-        """Return the axes with more than one value, which have exponents."""
+        """Axes with more than one value, which have exponents."""
         return [axis for axis, values in self.values.items() if len(values) > 1]
 
     def octaves(self, axis: str) -> Feature:

@@ -1,7 +1,7 @@
 """Saturating: the optimum converges along one axis.
 
-It is a power of all other axes.
-The term is (1 - m^-q)/(q ln 2) with m the axis over its smallest value: one octave per octave there.
+It is a power of all other axes. The term is (1 - m^-q)/(q ln 2) with m the axis over its smallest value: one octave
+per octave there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 
 from hptransfer.analysis.laws.forms import LAWS, Feature, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
 
+# Values of q that are tried.
 DECAY_POWERS = (0.25, 0.5, 1.0)
 
 

@@ -28,16 +28,16 @@ def vertex(x: Array, losses: Array) -> tuple[Array, float] | None:
     """
     tuned = x.shape[1]
     pairs = [(k, j) for k in range(tuned) for j in range(k, tuned)]
-    wanted = int(np.ceil(PER_COEFFICIENT * (1 + tuned + len(pairs))))
+    fewest_runs = int(np.ceil(PER_COEFFICIENT * (1 + tuned + len(pairs))))
     order = np.argsort(losses)
-    near = order[: max(wanted, int((losses < losses.min() + NEAR_NATS).sum()))]
+    near = order[: max(fewest_runs, int((losses < losses.min() + NEAR_NATS).sum()))]
     if len(near) < 1 + tuned + len(pairs):
         return None
     centre = x[near].mean(axis=0)
     t = x[near] - centre
     columns = [np.ones(len(t)), *t.T, *(t[:, k] * t[:, j] for k, j in pairs)]
-    level, *rest = np.linalg.lstsq(np.column_stack(columns), losses[near], rcond=None)[0]
-    slope, bends = np.array(rest[:tuned]), rest[tuned:]
+    intercept, *coefficients = np.linalg.lstsq(np.column_stack(columns), losses[near], rcond=None)[0]
+    slope, bends = np.array(coefficients[:tuned]), coefficients[tuned:]
     half = np.zeros((tuned, tuned))
     for (k, j), bend in zip(pairs, bends, strict=True):
         half[k, j] += bend / 2
@@ -46,7 +46,7 @@ def vertex(x: Array, losses: Array) -> tuple[Array, float] | None:
         return None
     offset = -np.linalg.solve(half, slope) / 2
     inside = (x.min(axis=0) <= centre + offset) & (centre + offset <= x.max(axis=0))
-    return (centre + offset, float(level + slope @ offset / 2)) if inside.all() else None
+    return (centre + offset, float(intercept + slope @ offset / 2)) if inside.all() else None
 
 
 ESTIMATORS.register("quadratic")(Quadratic())
