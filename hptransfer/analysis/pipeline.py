@@ -22,7 +22,8 @@ from hptransfer.analysis.report.analysis import Analysis
 from hptransfer.analysis.report.comparison import ComparedSweep
 from hptransfer.analysis.report.exports import FORMATS, earlier_files, remove_stale, write_formats
 from hptransfer.analysis.report.figures import curves_figure
-from hptransfer.analysis.report.page import RunContext, render
+from hptransfer.analysis.report.page import render
+from hptransfer.analysis.report.run_context import RunContext
 from hptransfer.analysis.report.target_groups import (
     predicted_command,
     predicted_settings,
@@ -174,8 +175,8 @@ def fit_and_predict(
     first = {axis: float(predictions.iloc[0][axis]) for axis in columns.scales}
     return Analysis(
         fit=fit,
-        left_out=leave_one_out(fit),
-        ahead=larger_from_smaller(fit),
+        leave_one_out=leave_one_out(fit),
+        larger_from_smaller=larger_from_smaller(fit),
         predictions=predictions,
         next_runs=next_runs(fit, first),
         warnings=warnings,

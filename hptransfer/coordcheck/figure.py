@@ -17,7 +17,7 @@ from hptransfer.analysis.report.figures import (
     MARKERS,
     PANEL_INCHES,
     STYLE,
-    _svg,
+    figure_svg,
 )
 
 
@@ -56,4 +56,4 @@ def coordinate_check_figure(check: Mapping[str, Any]) -> str:
             axes.set(title=columns[column], xlabel=check["axis"], ylabel=check["what"] if not column else None)
             if rows:
                 axes.legend(fontsize=7)
-        return _svg(figure)
+        return figure_svg(figure)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ class ComparedSweep:
     """Sweep that another one is compared with.
 
     Attributes:
-        here: name of the other sweep, whose page shows the comparison; `name`, of this sweep.
+        here: name of the sweep whose page shows the comparison; `name`, of this sweep.
     """
 
     here: str
@@ -25,53 +25,88 @@ class ComparedSweep:
     analysis: Findings
 
 
-def compare_sweeps(one: Findings, other: Findings) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class ComparedExponent:
+    """Exponent along an axis in two sweeps."""
+
+    tuned: str
+    axis: str
+    here: str
+    there: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedLoss:
+    """Losses at the optima of two sweeps at one scale, nats.
+
+    Attributes:
+        difference: loss there minus loss here.
+        untransferred_here, untransferred_there: cost of reusing the optimum of each sweep's smallest scale.
+    """
+
+    name: str
+    here: str
+    there: str
+    difference: str
+    untransferred_here: str
+    untransferred_there: str
+
+
+@dataclass(frozen=True)
+class SweepComparison:
+    """Tables of two sweeps: by hyperparameter and axis, and by scale."""
+
+    exponents: Sequence[ComparedExponent]
+    losses: Sequence[ComparedLoss]
+
+
+def compare_sweeps(here: Findings, there: Findings) -> SweepComparison:
     """Return the page's tables of two sweeps.
 
-    Returns:
-        `exponents`, one row per hyperparameter and axis; `losses`, one row per common scale and for the target: the
-        loss at each sweep's optimum, their difference, and each sweep's cost of reusing its smallest scale's optimum.
+    The losses are at all common scales, and at the target if both sweeps predict for the same one.
 
     Raises:
         FitError: the sweeps have different axes or tuned hyperparameters.
     """
-    a, b = one.fit, other.fit
-    if a.columns.scales != b.columns.scales or a.tuned != b.tuned:
+    fit_here, fit_there = here.fit, there.fit
+    if fit_here.columns.scales != fit_there.columns.scales or fit_here.tuned != fit_there.tuned:
         raise FitError(
-            f"the sweeps cannot be compared: {', '.join(a.columns.scales)} and {', '.join(a.tuned)} here, "
-            f"{', '.join(b.columns.scales)} and {', '.join(b.tuned)} there"
+            f"the sweeps cannot be compared: {', '.join(fit_here.columns.scales)} and {', '.join(fit_here.tuned)} "
+            f"here, {', '.join(fit_there.columns.scales)} and {', '.join(fit_there.tuned)} there"
         )
     exponents = [
-        {
-            "tuned": name,
-            "axis": axis,
-            "here": exponent.sentence(name, axis),
-            "there": other_exponent.sentence(name, axis),
-        }
-        for name in a.tuned
-        for axis, exponent in a.exponents[name].items()
-        if (other_exponent := b.exponents[name].get(axis)) is not None
+        ComparedExponent(
+            tuned=name,
+            axis=axis,
+            here=exponent.sentence(name, axis),
+            there=fit_there.exponents[name][axis].sentence(name, axis),
+        )
+        for name in fit_here.tuned
+        for axis, exponent in fit_here.exponents[name].items()
+        if axis in fit_there.exponents[name]
     ]
-    by_key = {Scale(optimum.axes).key: optimum for optimum in b.optima}
+    optima_there = {Scale(optimum.axes).key: optimum for optimum in fit_there.optima}
     losses = []
-    for optimum in a.optima:
-        other_optimum = by_key.get(Scale(optimum.axes).key)
-        if other_optimum is not None and np.isfinite([optimum.loss, other_optimum.loss]).all():
-            costs = a.untransferred_cost(optimum), b.untransferred_cost(other_optimum)
-            losses.append(_losses(a.runs.format_scale(optimum.axes), optimum.loss, other_optimum.loss, costs))
-    row, other_row = one.predictions.iloc[0], other.predictions.iloc[0]
-    if all(row[axis] == other_row[axis] for axis in a.columns.scales):
-        costs = one.untransferred_nats(), other.untransferred_nats()
-        losses.append(_losses("target, predicted", float(row["loss"]), float(other_row["loss"]), costs))
-    return {"exponents": exponents, "losses": losses}
+    for optimum in fit_here.optima:
+        optimum_there = optima_there.get(Scale(optimum.axes).key)
+        if optimum_there is not None and np.isfinite([optimum.loss, optimum_there.loss]).all():
+            costs = fit_here.untransferred_cost(optimum), fit_there.untransferred_cost(optimum_there)
+            name = fit_here.runs.format_scale(optimum.axes)
+            losses.append(_compared_loss(name, optimum.loss, optimum_there.loss, costs))
+    target_here, target_there = here.predictions.iloc[0], there.predictions.iloc[0]
+    if all(target_here[axis] == target_there[axis] for axis in fit_here.columns.scales):
+        costs = here.untransferred_nats(), there.untransferred_nats()
+        predicted = float(target_here["loss"]), float(target_there["loss"])
+        losses.append(_compared_loss("target, predicted", *predicted, costs))
+    return SweepComparison(exponents, losses)
 
 
-def _losses(name: str, here: float, there: float, costs: tuple[float, float]) -> dict[str, str]:
-    return {
-        "name": name,
-        "here": short(here),
-        "there": short(there),
-        "given_away": f"{there - here:+.4f}",
-        "untransferred_here": f"{costs[0]:.4f}",
-        "untransferred_there": f"{costs[1]:.4f}",
-    }
+def _compared_loss(name: str, here: float, there: float, costs: tuple[float, float]) -> ComparedLoss:
+    return ComparedLoss(
+        name=name,
+        here=short(here),
+        there=short(there),
+        difference=f"{there - here:+.4f}",
+        untransferred_here=f"{costs[0]:.4f}",
+        untransferred_there=f"{costs[1]:.4f}",
+    )
