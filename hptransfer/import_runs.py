@@ -22,7 +22,7 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import Plan
 
 # Relative distance within which a value is one of the sweep's: tables round.
-SAME = 1e-4
+SAME_VALUE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -87,23 +87,23 @@ def _trials_of_rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: st
     for name in columns:
         if name not in (*axes, *tuned, SEED):
             raise ConfigError(f"--columns: {unknown('name', name, (*axes, *tuned, SEED))}")
-    wanted = {name: columns.get(name, name) for name in (*axes, *tuned)} | {"loss": loss}
-    seeded = SEED in columns or SEED in frame.columns
-    if seeded:
-        wanted[SEED] = columns.get(SEED, SEED)
-    for name, column in wanted.items():
+    column_of = {name: columns.get(name, name) for name in (*axes, *tuned)} | {"loss": loss}
+    has_seeds = SEED in columns or SEED in frame.columns
+    if has_seeds:
+        column_of[SEED] = columns.get(SEED, SEED)
+    for name, column in column_of.items():
         if column not in frame.columns:
             hint = f"give --columns {name}=COLUMN" if name != "loss" else "give --loss COLUMN"
             raise ConfigError(f"{path}: {unknown('column', column, map(str, frame.columns))}; {hint}")
     repeats: Counter[tuple[Number, ...]] = Counter()
     for index, row in enumerate(frame.to_dict(orient="records")):
         row_name = f"{path.name} row {index + 1}"
-        values = {name: _cell_number(row[column], column, row_name) for name, column in wanted.items()}
+        values = {name: _cell_number(row[column], column, row_name) for name, column in column_of.items()}
         scale = _scale(plan, {axis: values[axis] for axis in axes}, row_name)
         point = {key: _tuned(plan, key, values[key], row_name) for key in tuned}
-        repeat = (*scale.axes.values(), *point.values())
-        seed = _seed(values[SEED], row_name) if seeded else _nth_seed(plan, repeats[repeat])
-        repeats[repeat] += 1
+        point_of_scale = (*scale.axes.values(), *point.values())
+        seed = _seed(values[SEED], row_name) if has_seeds else _nth_seed(plan, repeats[point_of_scale])
+        repeats[point_of_scale] += 1
         trial = plan.trial(scale, point, seed)
         yield trial, _outcome(values["loss"], _steps(row), row_name)
 
@@ -123,10 +123,10 @@ def _scale(plan: Plan, axes: Mapping[str, float], row_name: str) -> Scale:
     for scale in plan.scales:
         if all(scale.axes[axis] == value for axis, value in axes.items()):
             return scale
-    given = Scale({axis: int(value) if value == value // 1 else value for axis, value in axes.items()}).key
-    known = "; ".join(scale.key for scale in plan.scales[:4]) + ("; ..." if len(plan.scales) > 4 else "")
+    row_scale = Scale({axis: int(value) if value == value // 1 else value for axis, value in axes.items()}).key
+    planned = "; ".join(scale.key for scale in plan.scales[:4]) + ("; ..." if len(plan.scales) > 4 else "")
     raise ConfigError(
-        f"{row_name}: {given} is not a scale of the sweep ({known}); add it under grid, or leave the row out"
+        f"{row_name}: {row_scale} is not a scale of the sweep ({planned}); add it under grid, or leave the row out"
     )
 
 
@@ -134,7 +134,10 @@ def _tuned(plan: Plan, key: str, value: float, row_name: str) -> float:
     if not 0 < value <= plan.config.space[key].largest or math.isinf(value):
         raise ConfigError(f"{row_name}: {key} must be above 0 and finite, got {value:g}")
     planned = plan.config.space[key].grid(f"space.{key}")
-    return next((near for near in planned if math.isclose(near, value, rel_tol=SAME)), canonical(value))
+    return next(
+        (planned_value for planned_value in planned if math.isclose(planned_value, value, rel_tol=SAME_VALUE)),
+        canonical(value),
+    )
 
 
 def _seed(value: float, row_name: str) -> int:

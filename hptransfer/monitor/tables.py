@@ -51,12 +51,12 @@ def progress_table(progress: Progress) -> Table:
     if not progress.count(PRUNED):  # most sweeps prune no trials
         del columns[PRUNED]
     scales = [scale.scale for scale in progress.scales]
-    grid, axis_cells = _empty_table(scales, [*columns.values(), "best loss", "at"]), _axis_cells(scales)
+    table, axis_cells = _empty_table(scales, [*columns.values(), "best loss", "at"]), _axis_cells(scales)
     for scale in progress.scales:
         counts = [str(scale.states.get(state, 0) or "-") for state in columns]
         label = "verify" if scale.purpose == VERIFY else ""
-        grid.add_row(label, *axis_cells(scale.scale), *counts, *_best(scale))
-    return grid
+        table.add_row(label, *axis_cells(scale.scale), *counts, *_best(scale))
+    return table
 
 
 def _axis_cells(scales: Sequence[Scale]) -> Callable[[Scale], list[str]]:
@@ -71,11 +71,11 @@ def _axis_cells(scales: Sequence[Scale]) -> Callable[[Scale], list[str]]:
 
 def _empty_table(scales: Sequence[Scale], columns: Sequence[str]) -> Table:
     """Return an empty table with columns for label, axes and values."""
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    grid.add_column("")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
     for column in (*(scales[0].axes if scales else ()), *columns):
-        grid.add_column(column, justify="right")
-    return grid
+        table.add_column(column, justify="right")
+    return table
 
 
 def _best(scale: ScaleProgress) -> tuple[str, str]:
@@ -126,8 +126,8 @@ def watch(console: Console, read: Callable[[], Status], *, every: bool) -> None:
             began = time.monotonic()
             status = read()
             if live is not None:
-                room = console.height - len(status.progress.scales) - 4
-                live.update(_page(status, every=every, height=None if status.over else room), refresh=True)
+                height = console.height - len(status.progress.scales) - 4
+                live.update(_page(status, every=every, height=None if status.over else height), refresh=True)
             elif (line := status_line(status)) != last:
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
                 last = line
@@ -182,7 +182,7 @@ class Display:
 def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table | str]:
     """Return the cost table of a sweep and its totals."""
     scales = [*plan.scales, plan.target]
-    grid, axis_cells = (
+    table, axis_cells = (
         _empty_table(scales, ["parameters", "FLOPs a trial", "trials", "FLOPs", "time"]),
         _axis_cells(scales),
     )
@@ -194,13 +194,13 @@ def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table 
             f"{size.flops * trials:.3g}",
             clock(_total_s(trials, seconds[scale])),
         ]
-        grid.add_row("", *axis_cells(scale), f"{size.params:,}", *costs)
+        table.add_row("", *axis_cells(scale), f"{size.params:,}", *costs)
     target = plan.sizes[plan.target]
     costs = [f"{target.params:,}", f"{target.flops:.3g}", "", "", clock(seconds[plan.target])]
-    grid.add_row("target", *axis_cells(plan.target), *costs)
+    table.add_row("target", *axis_cells(plan.target), *costs)
     trials = sum(plan.num_trials(scale) for scale in plan.scales)
     return [
-        grid,
+        table,
         f"total: {trials} trials, {plan.flops():.3g} FLOPs, {_total_time(plan, seconds)}",
         f"share of the target's own training FLOPs: {plan.flops() / target.flops:.1%}",
     ]
@@ -208,18 +208,18 @@ def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table 
 
 def _total_time(plan: Plan, seconds: Mapping[Scale, float | None]) -> str:
     """Return device-hours and duration of all trials, if measured."""
-    known = {scale: trial_s for scale in plan.scales if (trial_s := seconds[scale]) is not None}
-    if len(known) < len(plan.scales):
+    trial_seconds = {scale: trial_s for scale in plan.scales if (trial_s := seconds[scale]) is not None}
+    if len(trial_seconds) < len(plan.scales):
         return "device-hours unknown, as nothing was measured yet"
     launcher = plan.config.launcher
-    busy_s = {scale: trial_s * plan.num_trials(scale) for scale, trial_s in known.items()}
+    busy_s = {scale: trial_s * plan.num_trials(scale) for scale, trial_s in trial_seconds.items()}
     hours = sum(scale_s * num_devices(plan, scale) for scale, scale_s in busy_s.items()) / 3600
-    slots = min(launcher.num_slots(plan.runner.gpus()), sum(plan.num_trials(scale) for scale in known))
-    duration = clock(max(sum(busy_s.values()) / slots, *known.values()))
-    where = f"{slots} worker{'s' if slots > 1 else ''} of this machine"
+    slots = min(launcher.num_slots(plan.runner.gpus()), sum(plan.num_trials(scale) for scale in trial_seconds))
+    duration = clock(max(sum(busy_s.values()) / slots, *trial_seconds.values()))
+    workers = f"{slots} worker{'s' if slots > 1 else ''} of this machine"
     if launcher.is_cluster:
-        where = f"nodes as fast as this machine, if {slots} trials run at a time"
-    return f"{hours:.3g} device-hours; about {duration} on {where}"
+        workers = f"nodes as fast as this machine, if {slots} trials run at a time"
+    return f"{hours:.3g} device-hours; about {duration} on {workers}"
 
 
 def _total_s(count: int, seconds: float | None) -> float | None:

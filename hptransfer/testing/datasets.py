@@ -57,9 +57,9 @@ def check_batches_repeat(config: DataConfig) -> None:
         return tuple(part.numpy().tobytes() for part in parts)
 
     assert content(data, 3, 7) == content(again, 3, 7), f"{config.name}: the same seed and step must give one batch"
-    different = len({content(data, *seed_and_step) for seed_and_step in SEEDS_AND_STEPS})
-    assert different == len(SEEDS_AND_STEPS), (
-        f"{config.name}: {len(SEEDS_AND_STEPS)} seeds and steps gave {different} batches"
+    distinct = len({content(data, *seed_and_step) for seed_and_step in SEEDS_AND_STEPS})
+    assert distinct == len(SEEDS_AND_STEPS), (
+        f"{config.name}: {len(SEEDS_AND_STEPS)} seeds and steps gave {distinct} batches"
     )
 
 

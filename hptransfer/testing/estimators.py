@@ -31,13 +31,13 @@ def drawn_runs(*, diverging: bool = False) -> tuple[Runs, Array]:
         best = -7.0 - 0.5 * np.log2(width / 32)
         optima[width * tokens, width] = best
         for rate in LEARNING_RATES:
-            away = np.log2(rate) - best
-            loss = 2.0 + 64 / width + 0.05 * away**2 + 0.002 * random.standard_normal()
-            lost = diverging and away > 2.5
-            rows.append({"width": width, "tokens": tokens, "lr": rate, "seed": 0, "loss": np.inf if lost else loss})
+            octaves = np.log2(rate) - best
+            loss = 2.0 + 64 / width + 0.05 * octaves**2 + 0.002 * random.standard_normal()
+            diverges = diverging and octaves > 2.5
+            rows.append({"width": width, "tokens": tokens, "lr": rate, "seed": 0, "loss": np.inf if diverges else loss})
     runs = Runs.of(check_table(pd.DataFrame(rows), COLUMNS, "kit"), COLUMNS)
-    found = [optima[scale["width"] * scale["tokens"], scale["width"]] for scale in runs.scales]
-    return runs, np.array(found)
+    expected = [optima[scale["width"] * scale["tokens"], scale["width"]] for scale in runs.scales]
+    return runs, np.array(expected)
 
 
 def estimates(name: str, runs: Runs) -> list[OptimaEstimate]:

@@ -70,10 +70,10 @@ def check_jobs_end(config: LauncherConfig, path: Path, gpus: int = 0) -> None:
     launcher = config.open(folder.path, gpus)
     try:
         assert launcher.slots >= 1, f"{config.name}: slots must be at least 1, got {launcher.slots}"
-        left = list(jobs)
+        waiting = list(jobs)
         ends: list[JobEnd] = []
-        while left:
-            batch, left = left[: launcher.slots], left[launcher.slots :]
+        while waiting:
+            batch, waiting = waiting[: launcher.slots], waiting[launcher.slots :]
             launcher.submit(batch)
             ends += ended_jobs(launcher, len(batch))
         assert sorted(end.job for end in ends) == [job.id for job in jobs], f"{config.name}: each job must end once"
@@ -113,8 +113,8 @@ def check_config(config: LauncherConfig) -> None:
     config.check("launcher")
     assert config.num_slots(0) >= 1, f"{config.name}: num_slots must be at least 1 without GPUs"
     assert config.num_threads() >= 1, f"{config.name}: num_threads must be at least 1"
-    before, config.stack = config.stack, -1
+    stack, config.stack = config.stack, -1
     try:
         assert_refused(lambda: config.check("launcher"), r"launcher\.stack must be at least 0", ConfigError)
     finally:
-        config.stack = before
+        config.stack = stack

@@ -40,7 +40,7 @@ def scales_over(axes: Sequence[str], values: int = 4) -> list[Axes]:
     """
     powers = sorted(itertools.product(range(values), repeat=len(axes)), key=sum)
     powers.append((values - 1 + TARGET_OCTAVES,) * len(axes))
-    return [{axis: 64.0 * 2.0**power for axis, power in zip(axes, each, strict=True)} for each in powers]
+    return [{axis: 64.0 * 2.0**power for axis, power in zip(axes, point, strict=True)} for point in powers]
 
 
 def variants_of(name: str, scales: Sequence[Axes]) -> list[Variant]:
@@ -120,17 +120,17 @@ def check_intervals(name: str, axes: Sequence[str] = ANY_AXES) -> None:
     """
     scales = scales_over(axes)
     variants = variants_of(name, scales)
-    scatter, error, held = 0.1, 0.1, 0
+    scatter, error, covered = 0.1, 0.1, 0
     for seed in range(SWEEPS):
         random = np.random.default_rng(seed)
         _, x = draw_optima(variants[seed % len(variants)], scales, random)
-        own = x + scatter * random.standard_normal(len(x))
-        swept = own[:-1] + error * random.standard_normal(len(x) - 1)
-        problem, estimate = law_problem(scales[:-1], swept, error)
+        optima = x + scatter * random.standard_normal(len(x))
+        estimated = optima[:-1] + error * random.standard_normal(len(x) - 1)
+        problem, estimate = law_problem(scales[:-1], estimated, error)
         average = ModelAverage.of(average_models(problem, [estimate], LAWS.names()), 300, seed)
         low, high = average.quantiles(scales[-1], [percent / 100 for percent in INTERVAL]).T
-        held += int(low[0] <= own[-1] <= high[0])
-    assert held >= COVERAGE * SWEEPS, f"law {name}: 90% intervals held the target in {held} of {SWEEPS} sweeps"
+        covered += int(low[0] <= optima[-1] <= high[0])
+    assert covered >= COVERAGE * SWEEPS, f"law {name}: 90% intervals held the target in {covered} of {SWEEPS} sweeps"
 
 
 def check_abstains_without_its_axes(name: str, axes: Sequence[str], required: Sequence[str] = ()) -> None:
@@ -142,11 +142,11 @@ def check_abstains_without_its_axes(name: str, axes: Sequence[str], required: Se
     """
     required = required or axes
     first, last = required[0], required[-1]
-    other = scales_over([axis if axis != last else "age" for axis in axes])
+    renamed = scales_over([axis if axis != last else "age" for axis in axes])
     fixed = [{**scale, first: 64.0} for scale in scales_over(axes)]
-    for scales, why in ((other, f"without {last}"), (fixed, f"with one value of {first}")):
-        assert variants_of(name, scales) == [], f"law {name} must not apply {why}"
-    problem, estimate = law_problem(other, np.zeros(len(other)), SMALL_ERROR)
+    for scales, condition in ((renamed, f"without {last}"), (fixed, f"with one value of {first}")):
+        assert variants_of(name, scales) == [], f"law {name} must not apply {condition}"
+    problem, estimate = law_problem(renamed, np.zeros(len(renamed)), SMALL_ERROR)
     assert_refused(
         lambda: average_models(problem, [estimate], (name,)),
         f"none of the laws {name} applies to .*; add power",

@@ -82,13 +82,13 @@ def check_decay(name: str) -> None:
 
     A run of two weight decays is compared, so that the step itself cancels.
     """
-    for decay, left in DECAYED_TO.items():
+    for decay, kept in DECAYED_TO.items():
         plain, start = _after_one_step(run_with(name, lr=1e-3, weight_decay=0.0, decay=decay))
         decayed, _ = _after_one_step(run_with(name, lr=1e-3, weight_decay=0.5, decay=decay))
         for without, with_decay, before in zip(plain, decayed, start, strict=True):
             # Adafactor's step is relative to the weights after decay: up to a share of lr of it is its own.
-            atol, why = (1 - left) * 5e-3, f"{name}: decay={decay} must leave {left:g} of a weight"
-            torch.testing.assert_close(without - with_decay, (1 - left) * before, rtol=1e-6, atol=atol, msg=why)
+            atol, why = (1 - kept) * 5e-3, f"{name}: decay={decay} must leave {kept:g} of a weight"
+            torch.testing.assert_close(without - with_decay, (1 - kept) * before, rtol=1e-6, atol=atol, msg=why)
 
 
 def _after_one_step(run: RunConfig) -> tuple[list[Tensor], list[Tensor]]:
@@ -103,15 +103,15 @@ def _after_one_step(run: RunConfig) -> tuple[list[Tensor], list[Tensor]]:
 
 def check_refusals(name: str) -> None:
     """Check that rates and decays out of range are refused."""
-    place = "run.optimizer"
+    key = "run.optimizer"
     for settings, message in (
-        ({"lr": 0.0}, rf"{place}\.lr must be above 0"),
-        ({"lr": float("nan")}, rf"{place}\.lr must be above 0"),
-        ({"weight_decay": -1.0}, rf"{place}\.weight_decay must be at least 0"),
-        ({"decay": "couple"}, rf"{place}\.decay: unknown kind of weight decay 'couple'.*coupled"),
+        ({"lr": 0.0}, rf"{key}\.lr must be above 0"),
+        ({"lr": float("nan")}, rf"{key}\.lr must be above 0"),
+        ({"weight_decay": -1.0}, rf"{key}\.weight_decay must be at least 0"),
+        ({"decay": "couple"}, rf"{key}\.decay: unknown kind of weight decay 'couple'.*coupled"),
     ):
         config = optimizer_config(name, **settings)
-        assert_refused(lambda config=config: config.check(place), message, ConfigError)  # type: ignore[misc]
+        assert_refused(lambda config=config: config.check(key), message, ConfigError)  # type: ignore[misc]
 
 
 def check_law(name: str, slopes: dict[Role, float] | None = None) -> None:
@@ -147,8 +147,8 @@ def measured_slopes(name: str, widths: Sequence[int] = WIDTHS) -> dict[Role, flo
         run.schedule = dataclasses.replace(run.schedule, warmup=0, shape="constant")
         stack = Stack([run] * 3, [0, 1, 2], device="cpu")
         layers = {path: stack.model.get_submodule(path) for path in LAYERS}
-        given: dict[str, Tensor] = {}
-        hooks = [layer.register_forward_hook(_keep_input(path, given)) for path, layer in layers.items()]
+        layer_inputs: dict[str, Tensor] = {}
+        hooks = [layer.register_forward_hook(_keep_input(path, layer_inputs)) for path, layer in layers.items()]
         before = {path: layer.get_parameter("weight").detach().clone() for path, layer in layers.items()}
         rates = {group["role"]: group["lr"] for group in stack.groups(0)}
         inputs, targets = run.data.load().batch(seed=0, step=0, batch=64, sequence=1)
@@ -157,8 +157,8 @@ def measured_slopes(name: str, widths: Sequence[int] = WIDTHS) -> dict[Role, flo
             hook.remove()
         for path, role in LAYERS.items():
             step = (layers[path].get_parameter("weight").detach() - before[path]) / rates[role.value]
-            changes[role].append(float((given[path] @ step.mT).square().mean().sqrt()))
-    return {role: float(np.polyfit(np.log2(widths), np.log2(found), 1)[0]) for role, found in changes.items()}
+            changes[role].append(float((layer_inputs[path] @ step.mT).square().mean().sqrt()))
+    return {role: float(np.polyfit(np.log2(widths), np.log2(change), 1)[0]) for role, change in changes.items()}
 
 
 def _keep_input(path: str, inputs: dict[str, Tensor]) -> Callable[[nn.Module, Any, Any], None]:

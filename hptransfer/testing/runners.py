@@ -58,8 +58,8 @@ def check_interruption(runner: Runner, run: Run, path: Path, asked: int = 3) -> 
     except Interrupted:
         interrupted = True
     assert interrupted, "a runner whose `stop` gives a cause must raise Interrupted"
-    trial, ((_, found),), folder = _execute(runner, run, path / "stopped", lambda: None)
-    assert _without_times(found) == _without_times(expected), f"resumed to {found}, undisturbed {expected}"
+    trial, ((_, resumed),), folder = _execute(runner, run, path / "stopped", lambda: None)
+    assert _without_times(resumed) == _without_times(expected), f"resumed to {resumed}, undisturbed {expected}"
     _check_curve(folder, trial)
     assert len(read_jsonl(folder.curve_path(trial.id))) == len(read_jsonl(whole.curve_path(trial.id))), (
         "a resumed curve must have as many points as an undisturbed one"

@@ -82,18 +82,18 @@ def differing_runs(run: RunConfig, optimizer: OptimizerConfig) -> list[RunConfig
     Args:
         optimizer: the first one's, its `OWN_SETTINGS` apart; the others have half and a quarter of its rate.
     """
-    known = {field.name for field in dataclasses.fields(optimizer)}
+    names = {field.name for field in dataclasses.fields(optimizer)}
     runs = []
     for index in range(3):
-        own: dict[str, Any] = {key: values[index] for key, values in OWN_SETTINGS.items() if key in known}
-        other = dataclasses.replace(optimizer, lr=optimizer.lr * (1.0, 0.5, 0.25)[index], **own)
+        own_settings: dict[str, Any] = {key: values[index] for key, values in OWN_SETTINGS.items() if key in names}
+        changed = dataclasses.replace(optimizer, lr=optimizer.lr * (1.0, 0.5, 0.25)[index], **own_settings)
         constants = RoleConstants(
             hidden=Constants(multiplier=(1.0, 0.5, 0.75)[index], init=(1.0, 1.5, 0.5)[index]),
             output=Constants(lr=(1.0, 0.5, 0.25)[index]),
         )
         branch = dataclasses.replace(run.branch, multiplier=(1.0, 0.8, 1.2)[index])
         schedule = Schedule(warmup=(0.1, 0.2, 0.05)[index], end=(0.0, 0.2, 0.1)[index], floor=(0.0, 0.0, 1e-4)[index])
-        runs.append(dataclasses.replace(run, optimizer=other, constants=constants, branch=branch, schedule=schedule))
+        runs.append(dataclasses.replace(run, optimizer=changed, constants=constants, branch=branch, schedule=schedule))
     return runs
 
 
@@ -130,8 +130,8 @@ def assert_stack_equals_trials(
     """
     data = runs[0].data.load()
     together = first_losses(runs, seeds, data, dtype, steps)
-    apart = [first_losses([run], [seed], data, dtype, steps) for run, seed in zip(runs, seeds, strict=True)]
-    alone = torch.cat(apart, dim=1)
+    separate = [first_losses([run], [seed], data, dtype, steps) for run, seed in zip(runs, seeds, strict=True)]
+    alone = torch.cat(separate, dim=1)
     torch.testing.assert_close(together, alone, rtol=rtol, atol=0)
     for second in range(1, len(runs)):
         for first in range(second):
@@ -148,13 +148,13 @@ def assert_leaving_changes_nothing(
     """
     data, half = runs[0].data.load(), steps // 2
     seeds, last = [0] * len(runs), len(runs) - 1
-    given = batches(runs[0], data, steps)
+    data_batches = batches(runs[0], data, steps)
     whole, cut = (Stack(runs, seeds, device="cpu", dtype=torch.float64) for _ in range(2))
     for step in range(half):
-        whole.step(*given[step], step)
-        cut.step(*given[step], step)
+        whole.step(*data_batches[step], step)
+        cut.step(*data_batches[step], step)
     cut.keep([last])
     assert cut.alive == [last], f"after keep([{last}]) trial {last} must be alive, got {cut.alive}"
-    expected = torch.stack([whole.step(*given[step], step)[last] for step in range(half, steps)])
-    found = torch.stack([cut.step(*given[step], step)[0] for step in range(half, steps)])
-    torch.testing.assert_close(found, expected, rtol=rtol, atol=0)
+    expected = torch.stack([whole.step(*data_batches[step], step)[last] for step in range(half, steps)])
+    losses = torch.stack([cut.step(*data_batches[step], step)[0] for step in range(half, steps)])
+    torch.testing.assert_close(losses, expected, rtol=rtol, atol=0)

@@ -55,8 +55,8 @@ def check_followed_trials(folder: RunFolder, reopen: Callable[[], Tracker], read
     trials = [finished_trial(folder, name) for name in ("logged", "followed")]
     reopen().follow(trials[1], read_jsonl(folder.curve_path("followed"))[:2])
     _write(reopen(), folder, trials)
-    shown = read()
-    assert shown["followed"] == shown["logged"], f"expected {shown['logged']}, got {shown['followed']}"
+    stored = read()
+    assert stored["followed"] == stored["logged"], f"expected {stored['logged']}, got {stored['followed']}"
 
 
 def prepared_folder(path: Path) -> RunFolder:
