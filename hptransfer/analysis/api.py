@@ -30,10 +30,10 @@ def analyze(
     Args:
         frame: one row per run; rows with the same scale and tuned values are repeats. Columns `seed`, `state`, `flops`
             and `steps` are used if present; other columns can only cause warnings.
-        scale: columns that measure the size of a run, above 0, in any unit, the same in all rows and targets.
+        scale: columns that measure the size of a run, above 0. The unit is free, but the same in all rows and targets.
         tune: columns of the tuned hyperparameters, above 0.
         targets: scales to predict for, with at least the columns of `scale`.
-        loss: column of the loss, nats, above 0; missing, NaN or infinite where a run diverged.
+        loss: column of the loss in nats, above 0. It is missing, NaN or infinite where a run diverged.
         estimator: method that estimates the optima; `hptransfer list estimator` names them.
         laws: forms of law that are weighed against each other, empty for all default ones; `hptransfer list law` names
             them.

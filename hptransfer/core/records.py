@@ -119,7 +119,7 @@ class Outcome:
     Attributes:
         state: DONE, DIVERGED, PRUNED (stopped early, as other trials of its scale were better) or FAILED.
         loss: the loss that ranks trials (run.loss), in nats; None unless done.
-        loss_se: its standard error over the held-out windows, or steps, in nats; None unless done, or with one window.
+        loss_se: its standard error over the held-out windows or steps, in nats; None unless done, and with one window.
         initial_loss: training loss at the first step, in nats.
         seconds: wall time on its device: an equal share of the stack's time.
         stack: number of trials in its stack.
@@ -129,7 +129,7 @@ class Outcome:
         node: the scheduler's node on which it was trained.
         imported: table and row that the trial was taken from; None if it was trained here.
         groups: settings of each parameter group: role, peak learning rate, and the optimizer's other settings. Its
-            `parameters` hold, by name, the spread of the initial values, the multiplier and the branch factor.
+            `parameters` hold the spread of the initial values, the multiplier and the branch factor by name.
     """
 
     state: str

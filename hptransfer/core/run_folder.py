@@ -27,7 +27,7 @@
       report.html                                  the page                                         analyze
       verification.json, verification-<scale>.json regret at the target, or at another scale        verify
 
-Every file that decides anything is replaced atomically. The trial folders are the source of truth; everything else can
+Every file that decides anything is replaced atomically. The trial folders are the source of truth: everything else can
 be rebuilt from them. Locks keep writers apart: one driver for each run, one worker for each trial.
 
 A run folder is private to its owner, or shared with a group (`set_permissions`). Every process that writes into it

@@ -16,7 +16,7 @@ from hptransfer.analysis.tables.columns import Columns
 COLUMNS = Columns(scales=("width", "tokens"), tuned=("lr",))
 LEARNING_RATES = tuple(2.0**power for power in range(-11, -2))
 MISSED_OCTAVES = 0.6
-"""Octaves by which an optimum may be missed: half of the grid's spacing for the best run itself, and some noise."""
+"""Largest error of an optimum in octaves: half of the grid's spacing for the best run itself, and some noise."""
 
 
 def drawn_runs(*, diverging: bool = False) -> tuple[Runs, Array]:

@@ -17,7 +17,7 @@ from hptransfer.planning.plan import make_plan
 from hptransfer.testing._asserting import assert_refused
 
 JOB_END_TIMEOUT_S = 300.0
-"""Without any job ending, before a check gives up."""
+"""Time without the end of any job after which a check fails."""
 OVERRIDES = (
     "tracker=none",
     "grid.width.values=[16]",
@@ -77,8 +77,8 @@ def check_jobs_end(config: LauncherConfig, path: Path, gpus: int = 0) -> None:
             launcher.submit(batch)
             ends += ended_jobs(launcher, len(batch))
         assert sorted(end.job for end in ends) == [job.id for job in jobs], f"{config.name}: each job must end once"
-        assert {end.cause for end in ends} == {None}, f"{config.name}: jobs must come to their end, got {ends}"
-        assert launcher.adopt(jobs) == set(), f"{config.name}: what has ended must not be adopted"
+        assert {end.cause for end in ends} == {None}, f"{config.name}: jobs must end by themselves, got {ends}"
+        assert launcher.adopt(jobs) == set(), f"{config.name}: an ended job must not be adopted"
     finally:
         launcher.close()
     for trial in folder.read_trials():
@@ -90,7 +90,7 @@ def check_jobs_end(config: LauncherConfig, path: Path, gpus: int = 0) -> None:
 def check_cancelled_jobs(config: LauncherConfig, path: Path, gpus: int = 0) -> None:
     """Check that a cancelled job is reported as such, or dropped.
 
-    A launcher without processes drops what waits. A job may come to its end before it is cancelled.
+    A launcher without processes drops waiting jobs. A job may finish before it is cancelled.
     """
     folder, jobs = prepared_jobs(path, 1)
     launcher = config.open(folder.path, gpus)

@@ -34,7 +34,7 @@ SIZES = ((32, 2), (64, 4))
 
 
 def check_sizes(name: str, **options: Any) -> None:
-    """Check that parameters and FLOPs are what the formulas say.
+    """Check that parameters and FLOPs are those of the formulas.
 
     FLOPs are those of a forward and backward pass, as PyTorch counts them.
     """

@@ -61,7 +61,7 @@ def check_loss_falls(name: str, model: str = "mlp") -> None:
 
 
 def check_stacking(name: str, rtol: float = 1e-10) -> None:
-    """Check that trials with different settings train as alone.
+    """Check that trials with different settings train as they do alone.
 
     They differ in rate and weight decay.
     """
@@ -78,7 +78,7 @@ def check_leaving(name: str, rtol: float = 1e-9) -> None:
 
 
 def check_decay(name: str) -> None:
-    """Check that a step shrinks weights as each kind of decay says.
+    """Check that a step shrinks weights by each kind of decay.
 
     A run of two weight decays is compared, so that the step itself cancels.
     """
@@ -117,7 +117,7 @@ def check_refusals(name: str) -> None:
 def check_law(name: str, slopes: dict[Role, float] | None = None) -> None:
     """Check that the declared update law is the measured one.
 
-    The power that the law asks for takes out what the step does.
+    The law's power of width cancels the growth of the step.
 
     Args:
         slopes: of `measured_slopes`, if they are known already.
@@ -131,7 +131,7 @@ def check_law(name: str, slopes: dict[Role, float] | None = None) -> None:
 
 
 def required_power(law: UpdateLaw, role: Role) -> float:
-    """Return the power of width that a law asks the rate for."""
+    """Return the power of width that a law requires of the rate."""
     return PARAMETERIZATIONS.get(PARAMETERIZATION).learning_rate(role, law).total
 
 

@@ -29,7 +29,7 @@ def check_identity(runner: Runner, run: Run) -> None:
     settings = runner.identity_settings(run)
     assert json.loads(json.dumps(settings)) == settings, "identity_settings must be plain JSON values"
     assert runner.fingerprint(run) == runner.fingerprint(run), "the fingerprint must be stable"
-    assert runner.fingerprint_source(run), "fingerprint_source must say what the fingerprint is a hash of"
+    assert runner.fingerprint_source(run), "fingerprint_source must name the content that the fingerprint is a hash of"
     for gpu in (False, True):
         assert runner.job_size(run, gpu=gpu) >= 1, "a job must carry at least one trial"
 

@@ -14,7 +14,7 @@ COUNT = 6
 
 
 def suggested(config: SamplerConfig, seed: int) -> list[float]:
-    """Return values that a new study asks for, each told a loss."""
+    """Return the values that a new study suggests, each with a loss."""
     import optuna
 
     level = optuna.logging.get_verbosity()

@@ -26,7 +26,7 @@ DATA_SHAPES = {
     FEATURES: DataShape(kind=FEATURES, inputs=(20,), outputs=7),
 }
 COMPARED_STEPS = 12
-"""Steps after which numbers that depend on the rest of a stack have parted."""
+"""Steps after which numbers that depend on the other trials of a stack differ."""
 
 
 def small_run(*, lr: float = 2.0**-6, width: int = 32, depth: int = 2, **changes: Any) -> RunConfig:
@@ -49,7 +49,7 @@ def small_run(*, lr: float = 2.0**-6, width: int = 32, depth: int = 2, **changes
 
 
 def run_of_model(name: str, *, width: int = 32, depth: int = 2, lr: float = 2.0**-6, **options: Any) -> RunConfig:
-    """Return a small run of a model on data that it takes.
+    """Return a small run of a model on data that it accepts.
 
     Args:
         options: settings of the model.
@@ -58,13 +58,13 @@ def run_of_model(name: str, *, width: int = 32, depth: int = 2, lr: float = 2.0*
     if TOKENS in model.takes:
         return small_run(lr=lr, model=model)
     if name == "resnet":
-        model = dataclasses.replace(model, width=width // 2)  # whose width is counted in channels
+        model = dataclasses.replace(model, width=width // 2)  # its width is counted in channels
     return small_run(
         lr=lr, model=model, data=DigitsConfig(), sequence=1, batch=32, tokens=32 * 60, validation_windows=64
     )
 
 
-# Settings that trials of one stack may have of their own, where their optimizer knows them.
+# Settings in which the trials of one stack may differ, if their optimizer has them.
 OWN_SETTINGS: dict[str, tuple[float, float, float]] = {
     "weight_decay": (0.0, 0.3, 0.1),
     "beta1": (0.9, 0.8, 0.95),
@@ -80,7 +80,7 @@ def differing_runs(run: RunConfig, optimizer: OptimizerConfig) -> list[RunConfig
     """Return three runs that differ in all that one stack allows.
 
     Args:
-        optimizer: the first one's, its `OWN_SETTINGS` apart; the others have half and a quarter of its rate.
+        optimizer: that of the first run, except for `OWN_SETTINGS`; the others have half and a quarter of its rate.
     """
     names = {field.name for field in dataclasses.fields(optimizer)}
     runs = []
@@ -124,8 +124,8 @@ def assert_stack_equals_trials(
 ) -> None:
     """Assert that trials have the same losses in a stack as alone.
 
-    Losses are compared, not weights: those whose gradient is nothing but rounding, such as key biases, drift under an
-    optimizer that takes signs. What is left in float64 is the order of summation in a batched matrix multiply.
+    Losses are compared, not weights: weights whose gradient is nothing but rounding (key biases) drift under an
+    optimizer that takes signs. In float64 the only difference is the order of summation in a batched matrix multiply.
     As a control, the trials must differ from each other.
     """
     data = runs[0].data.load()

@@ -1,7 +1,7 @@
 """Contract kit of the trackers: each trial once, without doubled points.
 
-A check takes a function that opens the tracker of a run folder again, and one that reads the store: what it shows of
-each trial by the trial's id, such as state and curve, without what names a trial.
+A check takes a function that opens the tracker of a run folder again, and one that reads the store. The latter returns
+the content of the store by trial id, such as states and curves, without the names of trials.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def _write(tracker: Tracker, folder: RunFolder, trials: list[Trial]) -> None:
 
 
 def check_again_changes_nothing(folder: RunFolder, reopen: Callable[[], Tracker], read: ReadStore) -> None:
-    """Check that a tracker opened anew writes nothing twice."""
+    """Check that a tracker that is opened again writes nothing twice."""
     trials = [finished_trial(folder, name) for name in ("first", "second")]
     _write(reopen(), folder, trials)
     before = read()
-    assert before, "the store must show what was written"
+    assert before, "the store must show the written trials"
     _write(reopen(), folder, trials)
     assert read() == before, f"writing the same again must change nothing: {before} became {read()}"
 

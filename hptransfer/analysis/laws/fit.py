@@ -33,7 +33,8 @@ class Fit:
         estimator: name of the estimator of the optima that the law is fitted to.
         optima: of every scale, cheapest first.
         estimates: one for each form of the estimator; `shapes`, one for each form of the response surface.
-        mixture: average over laws, used for predictions; `power`, over power laws alone, used for exponents.
+        mixture: average over laws, used for predictions.
+        power: average over power laws alone, used for exponents.
         loss_law: the loss at the optimum against scale.
         noise: standard deviation of a run's loss at the optimum, in nats.
     """
@@ -97,8 +98,8 @@ class Fit:
     def predict(self, scale: Axes) -> Array:
         """Return log2 of the optimum at a scale with its 90% interval.
 
-        The interval covers noise, scatter of single scales about the law, and model choice, but not a change of trend
-        beyond the proxies.
+        The interval covers noise, model choice and the scatter of single scales about the law. It does not cover a
+        change of trend beyond the proxies.
 
         Returns:
             (tuned, 3): value, low, high.

@@ -56,8 +56,9 @@ class LawGuide(Protocol):
 class ResponseSurface:
     """A fitted response surface.
 
-    The likelihood of all optima together is normal: its precision is `information`, (scales * tuned) squared, scale by
-    scale, and `information_vector` is precision times mean. A scale with few runs contributes little information.
+    The likelihood of all optima together is normal. Its precision is `information`, (scales * tuned) squared and
+    ordered scale by scale; `information_vector` is precision times mean. A scale with few runs contributes little
+    information.
 
     Attributes:
         x: log2 of each scale's optimum, (scales, tuned); scales with few runs are guided by the law.

@@ -24,8 +24,9 @@ class Optimum:
     """Optimum of one scale by its own runs and the common shape.
 
     Attributes:
-        x: log2 of the optimum, by tuned hyperparameter, and `se` its standard error in octaves, infinite if unknown.
-        curvature: of the loss, nats per octave squared, by tuned hyperparameter, with the others fixed.
+        x: log2 of the optimum, by tuned hyperparameter.
+        se: standard error of `x` in octaves; infinite if the optimum is unknown.
+        curvature: of the loss along each tuned hyperparameter with the others fixed, nats per octave squared.
         loss: nats at the optimum.
         status: by tuned hyperparameter: BRACKETED, or the reason why it is not.
         tried: lowest and highest log2 of the tried values, by tuned hyperparameter.

@@ -26,9 +26,9 @@ class Findings:
     Attributes:
         fit: the fit that the tables show.
         leave_one_out: every scale predicted from all others; `larger_from_smaller`, larger scales from smaller ones.
-        predictions: one row per target, in order: the scale columns; for each tuned column the value and its 90%
-            interval (`_low`, `_high`), in the unit of the table; `loss` with its interval; `extrapolation_octaves`
-            beyond the largest swept scale, 0 inside.
+        predictions: one row per target, in order. Its columns are those of the scale; for each tuned column the value
+            and its 90% interval (`_low`, `_high`) in the unit of the table; `loss` with its interval;
+            `extrapolation_octaves` beyond the largest swept scale, 0 inside.
         next_runs: runs that would narrow the first target's interval most for their cost, best first.
         warnings: one line each.
         uncounted: number of table rows that are not used, by their state, such as failed or running.
@@ -46,9 +46,9 @@ class Findings:
     def optima(self) -> pd.DataFrame:
         """Table of the scales' optima, one row per scale, cheapest first.
 
-        For each tuned column: the optimum as `NAME`, its log2, the standard error of the latter in octaves, the
-        curvature in nats per octave squared, and the status (bracketed, or the reason why not). Then the loss at the
-        optimum in nats, and the numbers of runs and of diverged runs.
+        For each tuned column NAME it has the optimum and its log2 with a standard error in octaves. The curvature is
+        in nats per octave squared; the status is "bracketed" or the reason why not. The other columns are the loss at
+        the optimum in nats and the numbers of runs and of diverged runs.
         """
         return optima_table(self.fit)
 

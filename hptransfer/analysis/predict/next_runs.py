@@ -25,10 +25,10 @@ from hptransfer.analysis.tables.arrays import Array, Axes
 DISTANCES = (0.5, 1.0, 1.5, 2.0)
 # Octaves within which a value counts as already tried.
 TRIED_OCTAVES = 0.2
-# Components of the law that are used, heaviest first, and scales that are considered, cheapest first.
+# Heaviest components of the law, which are used; cheapest scales, which are considered.
 USED_COMPONENTS, CANDIDATE_SCALES = 3, 60
-# Bound on the cost of all solves together, each the square of the number of optima; and minimum numbers of candidates
-# and of ranked runs.
+# Bound on the cost of all solves together; one costs the square of the number of optima. Then the minimum numbers of
+# candidates and of ranked runs.
 MOST_WORK, FEWEST_CANDIDATES, FEWEST_RUNS = 2e7, 24, 4
 
 
@@ -60,7 +60,7 @@ class _OptimaInformation:
         return next((index for index, scale in enumerate(self.scales) if scale == axes), None)
 
     def with_run(self, axes: Axes, added: Array) -> _OptimaInformation:
-        """Return the state after runs at a scale.
+        """Return the information with that of runs at a scale added.
 
         Args:
             added: information of the runs about the scale's optimum, (tuned, tuned).

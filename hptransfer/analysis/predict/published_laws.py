@@ -1,7 +1,8 @@
 """Published laws of learning rate and batch size of language models.
 
-Units differ and cause most disagreements: N is non-embedding parameters (Porian: with the head), D tokens, C = 6 N D
-training FLOPs for laws in FLOPs, B tokens, L the loss in nats. Each law names its paper. The law of token horizons
+Units differ and cause most disagreements. N is the number of non-embedding parameters (Porian: with the head) and D
+that of tokens. Laws in FLOPs use C = 6 N D. Batch sizes are in tokens, losses in nats. Each law names its paper. The
+law of token horizons
 (arXiv:2409.19913) is left out: its exponents are known, but the units of its constant are not.
 """
 

@@ -31,7 +31,8 @@ class HeldOut:
         extrapolation_octaves: octaves beyond the largest scale of the fit; 0 inside.
         error: prediction minus the scale's own optimum, octaves, by tuned hyperparameter.
         low, high: the 90% interval of the prediction minus the scale's own optimum.
-        covered: True if the interval, widened by the own optimum's error, contains zero, by tuned hyperparameter.
+        covered: by tuned hyperparameter, True if the interval contains zero. The interval is widened by the error of
+            the scale's own optimum.
         regret_nats, regret_percent: loss from training with the prediction, by the response surface.
     """
 

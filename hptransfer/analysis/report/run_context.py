@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """Title of a page, and for a sweep's page what its run folder adds.
+    """Title of a page, and information from a run folder.
 
     Attributes:
         target: content of target.json.

@@ -1,4 +1,7 @@
-"""Sections of the page: values as text and figures as SVG, for the template."""
+"""Sections of the page, as the template receives them.
+
+Numbers are text, figures are SVG.
+"""
 
 from __future__ import annotations
 

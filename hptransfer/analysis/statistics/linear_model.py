@@ -19,7 +19,7 @@ import numpy as np
 
 from hptransfer.analysis.tables.arrays import Array, Index
 
-# Grid of the scatter of scales about the law, octaves, with a half-Cauchy prior of scale 0.15, measured on small nets.
+# Grid of the scatter of scales about the law in octaves. The scale of its half-Cauchy prior was measured on small nets.
 # No scale lies on a law to better than 0.03, because the form of the response surface has an error too.
 SCATTERS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 SCATTER_SCALE = 0.15

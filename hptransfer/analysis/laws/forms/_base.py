@@ -1,7 +1,7 @@
 """Base class of laws, and the terms they are made of.
 
 A law is a set of features of a scale in which log2 of the optimum is linear. A number of a form that is not linear,
-such as the position of a break, takes a few values, each of them a variant. A variant is weighted by how well it
+such as the position of a break, takes a few values. Each value is a variant. A variant is weighted by how well it
 predicts larger scales from smaller ones.
 """
 

@@ -7,7 +7,7 @@ import numpy as np
 from hptransfer.analysis.optima.estimators import ESTIMATORS, ByScale
 from hptransfer.analysis.tables.arrays import Array
 
-# Runs within this excess of the best, in nats, enter the fit, and at least this number per coefficient.
+# Runs within this excess of the best (nats) enter the fit, and at least this number per coefficient.
 NEAR_NATS = 0.02
 PER_COEFFICIENT = 1.5
 
@@ -20,11 +20,9 @@ class Quadratic(ByScale):
 
 
 def vertex(x: Array, losses: Array) -> tuple[Array, float] | None:
-    """Return the minimum of a paraboloid through the best runs.
+    """Return the minimum and the loss of a fitted paraboloid.
 
-    The minimum comes with its loss.
-
-    None if it has no minimum within the tried values, or if there are too few runs.
+    It is fitted to the best runs. None if it has no minimum within the tried values, or if there are too few runs.
     """
     tuned = x.shape[1]
     pairs = [(k, j) for k in range(tuned) for j in range(k, tuned)]
