@@ -9,7 +9,7 @@ import numpy as np
 
 from hptransfer.analysis.laws.forms import SweptAxes
 from hptransfer.analysis.laws.model_averaging import ModelAverage
-from hptransfer.analysis.tables.axis_roles import is_size_or_budget, kind
+from hptransfer.analysis.tables.quantities import is_size_or_budget, quantity_of
 
 INTERVAL = (5, 95)
 NORMAL_95 = 1.645
@@ -55,7 +55,7 @@ def has_verdict(tuned: str, axis: str) -> bool:
     A learning rate is expected to transfer over sizes and budgets. Other hyperparameters, such as the batch size, are
     not. Their exponent along a size or a budget is shown without a verdict.
     """
-    return kind(tuned) == "rate" or not is_size_or_budget(axis)
+    return quantity_of(tuned) == "rate" or not is_size_or_budget(axis)
 
 
 def exponents(power: ModelAverage, swept: SweptAxes, tuned: Sequence[str]) -> dict[str, dict[str, Exponent]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.laws.fit import Fit
-from hptransfer.analysis.tables.axis_roles import SCHEDULE_NAMES, kind
+from hptransfer.analysis.tables.quantities import SCHEDULE_NAMES, quantity_of
 from hptransfer.analysis.tables.scale_names import format_size
 
 # Octaves from the swept scales beyond which extrapolation is unreliable.
@@ -102,7 +102,7 @@ def _confounded(table: pd.DataFrame, fit: Fit) -> list[str]:
             )
     used = {*fit.columns.scales, *fit.tuned}
     for name in table.columns:
-        if kind(str(name)) == "batch" and name not in used and table[name].nunique() > 1:
+        if quantity_of(str(name)) == "batch" and name not in used and table[name].nunique() > 1:
             notes.append(
                 f"runs differ in {name}, which is neither a scale nor tuned: the exponent along tokens changes sign "
                 "with the scaling of the batch size; add it to --scale or --tune"
@@ -117,7 +117,7 @@ def _units(table: pd.DataFrame, fit: Fit) -> list[str]:
     """
     notes = []
     for name in (*fit.columns.scales, *fit.tuned):
-        if kind(name) != "batch":
+        if quantity_of(name) != "batch":
             continue
         values = np.unique(table[name].to_numpy(dtype=float))
         below, above = values[:-1], values[1:]

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hptransfer.analysis.tables.arrays import Axes
-from hptransfer.analysis.tables.axis_roles import kind
 from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.quantities import quantity_of
 
 LawFunction = Callable[[float, float], float]
 
@@ -70,8 +70,8 @@ PUBLISHED = (
 
 def published_laws_apply(columns: Columns) -> bool:
     """Return True if published laws apply to the columns."""
-    kinds = {kind(name) for name in columns.scales}
-    return {"params", "tokens"} <= kinds and any(kind(name) in ("rate", "batch") for name in columns.tuned)
+    quantities = {quantity_of(name) for name in columns.scales}
+    return {"params", "tokens"} <= quantities and any(quantity_of(name) in ("rate", "batch") for name in columns.tuned)
 
 
 def published_predictions(columns: Columns, scale: Axes, loss: float | None = None) -> dict[str, dict[str, float]]:
@@ -83,7 +83,7 @@ def published_predictions(columns: Columns, scale: Axes, loss: float | None = No
     Returns:
         `learning_rate` and `batch_tokens` by the study's name.
     """
-    size = {kind(name): scale[name] for name in columns.scales}
+    size = {quantity_of(name): scale[name] for name in columns.scales}
     n, d = size["params"], size["tokens"]
     by_study = {}
     for law in PUBLISHED:

@@ -22,7 +22,7 @@ from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.report import figures
 from hptransfer.analysis.report.run_context import RunContext
 from hptransfer.analysis.report.target_groups import predicted_settings, resolved_groups
-from hptransfer.analysis.tables.axis_roles import kind
+from hptransfer.analysis.tables.quantities import quantity_of
 from hptransfer.analysis.tables.scale_names import format_scale
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, Scale, short
 
@@ -33,7 +33,7 @@ DASH = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Answer:
-    """Predicted value of a tuned hyperparameter or of the loss, with its interval."""
+    """Predicted value of a hyperparameter or of the loss, with its interval."""
 
     name: str
     value: str
@@ -365,7 +365,8 @@ def _published_rows(fit: Fit, scale: Mapping[str, float]) -> list[PublishedRow]:
 
 def _fit_row(fit: Fit, scale: Mapping[str, float]) -> PublishedRow:
     """Return this fit's prediction, its batch size in the table's unit."""
-    values = {kind(name): short(float(2.0**x)) for name, (x, _, _) in zip(fit.tuned, fit.predict(scale), strict=True)}
+    logs = fit.predict(scale)[:, 0]
+    values = {quantity_of(name): short(float(2.0**x)) for name, x in zip(fit.tuned, logs, strict=True)}
     batch = f"{values['batch']} as in the table" if "batch" in values else DASH
     return PublishedRow("this fit", values.get("rate", DASH), batch)
 
@@ -427,7 +428,7 @@ def _scale_row(fit: Fit, optimum: Optimum, context: RunContext) -> ScaleRow:
 
 
 def facts(context: RunContext) -> list[tuple[str, str]]:
-    """Return names and values of the facts about a run; empty for a table."""
+    """Return facts about a run by name; empty for a table."""
     target = context.target
     if not target:
         return []

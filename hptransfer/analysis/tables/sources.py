@@ -21,9 +21,9 @@ from typing import Any
 
 import pandas as pd
 
-from hptransfer.analysis.tables.axis_roles import SCHEDULE_NAMES, kind
 from hptransfer.analysis.tables.checks import UNFINISHED, check_numbers, check_table, check_unique, first_row
 from hptransfer.analysis.tables.columns import SEED, Columns
+from hptransfer.analysis.tables.quantities import SCHEDULE_NAMES, quantity_of
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED
 
@@ -131,7 +131,7 @@ class TableSource:
             if column not in names:
                 raise ConfigError(f"{self.location}: --columns {name}={column}: {unknown('column', column, names)}")
         matched = {}
-        for name in (*required, *USEFUL, *(name for name in names if kind(name) == "batch")):
+        for name in (*required, *USEFUL, *(name for name in names if quantity_of(name) == "batch")):
             candidates = [self.names.get(name, name), *(prefix + name for prefix in PREFIXES)]
             candidates += OTHER_NAMES.get("loss" if name == required[-1] else name, ())
             match = next((column for column in candidates if column in names), None)

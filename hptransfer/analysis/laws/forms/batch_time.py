@@ -16,7 +16,7 @@ import numpy as np
 
 from hptransfer.analysis.laws.forms import LAWS, Feature, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
 from hptransfer.analysis.tables.arrays import Axes
-from hptransfer.analysis.tables.axis_roles import BATCH_NAMES, TOKEN_NAMES, axis_named
+from hptransfer.analysis.tables.quantities import BATCH_NAMES, TOKEN_NAMES, axis_named
 
 # Critical batch sizes that are tried.
 CRITICAL_VALUES = 17

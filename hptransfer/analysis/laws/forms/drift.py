@@ -6,7 +6,7 @@ The optimum of a smooth loss moves as x(n) = x_inf - alpha/n + O(1/n^2) (arXiv:2
 from __future__ import annotations
 
 from hptransfer.analysis.laws.forms import LAWS, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
-from hptransfer.analysis.tables.axis_roles import WIDTH_NAMES, axis_named
+from hptransfer.analysis.tables.quantities import WIDTH_NAMES, axis_named
 
 
 class Drift(Law):

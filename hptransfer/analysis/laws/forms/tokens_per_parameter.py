@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from hptransfer.analysis.laws.forms import LAWS, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
-from hptransfer.analysis.tables.axis_roles import PARAM_NAMES, TOKEN_NAMES, axis_named
+from hptransfer.analysis.tables.quantities import PARAM_NAMES, TOKEN_NAMES, axis_named
 
 
 class TokensPerParameter(Law):

@@ -1,4 +1,4 @@
-"""Roles of columns by their names, such as tokens or batch size."""
+"""Quantities that columns measure, by their names: tokens, batch size and others."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ WIDTH_NAMES = ("width", "d_model", "n_embd", "hidden_size")
 DEPTH_NAMES = ("depth", "layers", "n_layer", "n_layers", "num_layers", "num_hidden_layers")
 # Names of axes that measure how long a run trains, besides tokens and batch size.
 DURATION_NAMES = ("steps", "num_steps", "train_steps", "epochs", "examples", "samples", "flops", "compute")
-
-
-def axis_named(axes: Sequence[str], names: Sequence[str]) -> str | None:
-    """Return the first axis with one of the names, or None."""
-    return next((axis for axis in axes if axis.lower() in names), None)
-
-
+RATE_NAMES = ("lr", "learning_rate", "learningrate", "base_lr", "max_lr", "peak_lr", "eta")
 # Settings on which the best learning rate depends: a law fitted across several of their values is wrong for each.
 SCHEDULE_NAMES = (
     "schedule",
@@ -32,21 +26,20 @@ SCHEDULE_NAMES = (
     "floor",
 )
 
+_QUANTITIES = {"rate": RATE_NAMES, "batch": BATCH_NAMES, "params": PARAM_NAMES, "tokens": TOKEN_NAMES}
+_SIZES_AND_BUDGETS = {*PARAM_NAMES, *WIDTH_NAMES, *DEPTH_NAMES, *TOKEN_NAMES, *BATCH_NAMES, *DURATION_NAMES}
+
+
+def axis_named(axes: Sequence[str], names: Sequence[str]) -> str | None:
+    """Return the first axis with one of the names, or None."""
+    return next((axis for axis in axes if axis.lower() in names), None)
+
 
 def is_size_or_budget(axis: str) -> bool:
     """Return True for an axis of model size or training budget."""
-    return any(
-        axis.lower() in names
-        for names in (PARAM_NAMES, WIDTH_NAMES, DEPTH_NAMES, TOKEN_NAMES, BATCH_NAMES, DURATION_NAMES)
-    )
+    return axis.lower() in _SIZES_AND_BUDGETS
 
 
-RATE_NAMES = ("lr", "learning_rate", "learningrate", "base_lr", "max_lr", "peak_lr", "eta")
-
-
-_KINDS = {"rate": RATE_NAMES, "batch": BATCH_NAMES, "params": PARAM_NAMES, "tokens": TOKEN_NAMES}
-
-
-def kind(name: str) -> str:
-    """Return the role of a column by its name, else the name."""
-    return next((role for role, names in _KINDS.items() if name.lower() in names), name)
+def quantity_of(column: str) -> str:
+    """Return the quantity of a column: rate, batch, params, tokens, or its name."""
+    return next((quantity for quantity, names in _QUANTITIES.items() if column.lower() in names), column)
