@@ -30,8 +30,8 @@ from hptransfer.analysis.laws.model_averaging import LawProblem, ModelAverage, a
 from hptransfer.analysis.optima.estimators import ESTIMATORS
 from hptransfer.analysis.predict.published_laws import references
 from hptransfer.analysis.tables.arrays import Array, Axes, Runs
-from hptransfer.analysis.tables.checks import check_table
 from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.table_checks import check_table
 
 DATA = Path(__file__).parent / "data" / "lm_lr_batch_sweep.csv"
 COLUMNS = Columns(scales=("params", "tokens"), tuned=("learning_rate", "batch_size"))

@@ -9,9 +9,9 @@ import pandas as pd
 from hptransfer.analysis.laws.fit import ESTIMATOR
 from hptransfer.analysis.pipeline import AnalysisOptions, fit_and_predict
 from hptransfer.analysis.report.analysis import Analysis
-from hptransfer.analysis.tables.checks import check_table, unused_rows
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.sources import canonical_states, check_targets
+from hptransfer.analysis.tables.table_checks import check_table, unused_rows
 
 
 def analyze(

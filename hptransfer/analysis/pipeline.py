@@ -30,9 +30,10 @@ from hptransfer.analysis.report.target_groups import (
     resolved_branch,
     resolved_groups,
 )
-from hptransfer.analysis.tables.checks import UNFINISHED, check_table, run_records, unused_rows
 from hptransfer.analysis.tables.columns import Columns, run_columns
+from hptransfer.analysis.tables.run_records import UNFINISHED, run_records
 from hptransfer.analysis.tables.sources import TableSource, load_table, load_targets
+from hptransfer.analysis.tables.table_checks import check_table, unused_rows
 from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknown
 from hptransfer.core.io import read_json, writable_folder, write_json, write_text
 from hptransfer.core.records import DIVERGED, DONE, FAILED, Scale
@@ -162,7 +163,7 @@ def fit_and_predict(
     """Fit a checked table and predict for checked targets.
 
     Args:
-        uncounted: number of rows that are not used, by their state (checks.unused_rows).
+        uncounted: number of rows that are not used, by their state (`unused_rows`).
         notes: warnings to show before those of the fit.
 
     Raises:

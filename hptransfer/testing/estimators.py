@@ -10,8 +10,8 @@ import pandas as pd
 from hptransfer.analysis.laws.model_averaging import LawProblem
 from hptransfer.analysis.optima.estimators import ESTIMATORS, OptimaEstimate
 from hptransfer.analysis.tables.arrays import Array, Runs
-from hptransfer.analysis.tables.checks import check_table
 from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.table_checks import check_table
 
 COLUMNS = Columns(scales=("width", "tokens"), tuned=("lr",))
 LEARNING_RATES = tuple(2.0**power for power in range(-11, -2))

@@ -9,8 +9,9 @@ import optuna
 import pytest
 
 from hptransfer.analysis.pipeline import analyze_run
-from hptransfer.analysis.tables.checks import check_table, run_records, unused_rows
 from hptransfer.analysis.tables.columns import run_columns
+from hptransfer.analysis.tables.run_records import run_records
+from hptransfer.analysis.tables.table_checks import check_table, unused_rows
 from hptransfer.config.sweep import HalvingConfig, SweepConfig
 from hptransfer.core.errors import FitError, Interrupted
 from hptransfer.core.io import append_jsonl, read_json, read_jsonl, write_json

@@ -13,7 +13,7 @@ from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.tables.arrays import Axes
-from hptransfer.analysis.tables.checks import format_counts
+from hptransfer.analysis.tables.table_checks import format_counts
 from hptransfer.core.records import short
 
 

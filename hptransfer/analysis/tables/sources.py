@@ -21,9 +21,10 @@ from typing import Any
 
 import pandas as pd
 
-from hptransfer.analysis.tables.checks import UNFINISHED, check_numbers, check_table, check_unique, first_row
 from hptransfer.analysis.tables.columns import SEED, Columns
 from hptransfer.analysis.tables.quantities import SCHEDULE_NAMES, quantity_of
+from hptransfer.analysis.tables.run_records import UNFINISHED
+from hptransfer.analysis.tables.table_checks import check_numbers, check_table, check_unique, first_row
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED
 
