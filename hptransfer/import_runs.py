@@ -69,8 +69,8 @@ def read_rows(
 
 def import_rows(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome]]) -> Imported:
     """Write the trials that have no outcome yet."""
-    new = [(trial, outcome) for trial, outcome in rows if not folder.outcome_path(trial.id).exists()]
-    for trial, outcome in new:
+    new_rows = [(trial, outcome) for trial, outcome in rows if not folder.outcome_path(trial.id).exists()]
+    for trial, outcome in new_rows:
         folder.write_trial(trial)
         folder.curve_path(trial.id).unlink(missing_ok=True)
         append_jsonl(
@@ -78,7 +78,7 @@ def import_rows(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome]]) -> Imp
             [{"step": outcome.steps, "tokens": None, "loss": outcome.loss, "time": time.time()}],
         )
         write_json(folder.outcome_path(trial.id), outcome.to_json())
-    return Imported(len(new), len(rows) - len(new))
+    return Imported(len(new_rows), len(rows) - len(new_rows))
 
 
 def _trials_of_rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: str) -> Iterator[tuple[Trial, Outcome]]:

@@ -108,8 +108,8 @@ class RunFolder:
         Raises:
             RunFolderError: the file is damaged.
         """
-        old = self.path / file_name(f"verification-{scale.name}.json")
-        for path in (self.verification_of(scale), old):
+        earlier = self.path / file_name(f"verification-{scale.name}.json")
+        for path in (self.verification_of(scale), earlier):
             if path.exists():
                 values = read_json(path, "scale")
                 if values["scale"] == scale.axes:

@@ -25,12 +25,12 @@ def clock(seconds: float | None) -> str:
     """Format seconds as 45s, 3m20s or 2h05m; None as "unknown"."""
     if seconds is None:
         return "unknown"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded}s"
+    if rounded < 3600:
+        return f"{rounded // 60}m{rounded % 60:02d}s"
+    return f"{rounded // 3600}h{rounded % 3600 // 60:02d}m"
 
 
 def headline(progress: Progress) -> str:

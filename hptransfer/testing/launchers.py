@@ -52,9 +52,9 @@ def ended_jobs(launcher: Launcher, count: int) -> list[JobEnd]:
     ends: list[JobEnd] = []
     since = time.monotonic()
     while len(ends) < count:
-        new = launcher.wait(1.0)
-        since = time.monotonic() if new else since
-        ends += new
+        new_ends = launcher.wait(1.0)
+        since = time.monotonic() if new_ends else since
+        ends += new_ends
         waited = time.monotonic() - since
         assert waited < JOB_END_TIMEOUT_S, f"{len(ends)} of {count} jobs ended, and none in the last {waited:.0f} s"
     return ends

@@ -49,7 +49,7 @@ def check_interruption(runner: Runner, run: Run, path: Path, asked: int = 3) -> 
     Args:
         asked: questions that are answered with None before `stop` gives a cause.
     """
-    _, ((_, expected),), whole = _execute(runner, run, path / "whole", lambda: None)
+    _, ((_, expected),), undisturbed = _execute(runner, run, path / "whole", lambda: None)
     questions = iter(range(asked))
     stop = lambda: None if next(questions, None) is not None else PREEMPTED  # noqa: E731
     interrupted = False
@@ -61,7 +61,7 @@ def check_interruption(runner: Runner, run: Run, path: Path, asked: int = 3) -> 
     trial, ((_, resumed),), folder = _execute(runner, run, path / "stopped", lambda: None)
     assert _without_times(resumed) == _without_times(expected), f"resumed to {resumed}, undisturbed {expected}"
     _check_curve(folder, trial)
-    assert len(read_jsonl(folder.curve_path(trial.id))) == len(read_jsonl(whole.curve_path(trial.id))), (
+    assert len(read_jsonl(folder.curve_path(trial.id))) == len(read_jsonl(undisturbed.curve_path(trial.id))), (
         "a resumed curve must have as many points as an undisturbed one"
     )
 

@@ -149,12 +149,12 @@ def assert_leaving_changes_nothing(
     data, half = runs[0].data.load(), steps // 2
     seeds, last = [0] * len(runs), len(runs) - 1
     data_batches = batches(runs[0], data, steps)
-    whole, cut = (Stack(runs, seeds, device="cpu", dtype=torch.float64) for _ in range(2))
+    full_stack, cut_stack = (Stack(runs, seeds, device="cpu", dtype=torch.float64) for _ in range(2))
     for step in range(half):
-        whole.step(*data_batches[step], step)
-        cut.step(*data_batches[step], step)
-    cut.keep([last])
-    assert cut.alive == [last], f"after keep([{last}]) trial {last} must be alive, got {cut.alive}"
-    expected = torch.stack([whole.step(*data_batches[step], step)[last] for step in range(half, steps)])
-    losses = torch.stack([cut.step(*data_batches[step], step)[0] for step in range(half, steps)])
+        full_stack.step(*data_batches[step], step)
+        cut_stack.step(*data_batches[step], step)
+    cut_stack.keep([last])
+    assert cut_stack.alive == [last], f"after keep([{last}]) trial {last} must be alive, got {cut_stack.alive}"
+    expected = torch.stack([full_stack.step(*data_batches[step], step)[last] for step in range(half, steps)])
+    losses = torch.stack([cut_stack.step(*data_batches[step], step)[0] for step in range(half, steps)])
     torch.testing.assert_close(losses, expected, rtol=rtol, atol=0)

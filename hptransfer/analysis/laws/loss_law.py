@@ -89,8 +89,8 @@ def fit_loss_law(scales: Sequence[Axes], intercepts: Array) -> LossLaw:
     Args:
         intercepts: log loss at each scale's optimum; NaN where unknown.
     """
-    known, swept = np.isfinite(intercepts), SweptAxes.of(scales)
-    octaves, y = _octaves(swept, scales)[known], intercepts[known]
+    measured, swept = np.isfinite(intercepts), SweptAxes.of(scales)
+    octaves, y = _octaves(swept, scales)[measured], intercepts[measured]
     return LossLaw(swept, _fitted_forms(octaves, y))
 
 

@@ -27,9 +27,9 @@ class LossCurve:
     def __init__(self, values: Sequence[float], losses: Sequence[float]) -> None:
         order = np.argsort(values)
         x, y = np.log2(np.asarray(values, dtype=float)[order]), np.asarray(losses, dtype=float)[order]
-        near = (y <= y.min() + (FAR_FACTOR - 1) * abs(y.min())) | (y <= np.sort(y)[min(FEWEST_POINTS, len(y)) - 1])
-        self.x: Array = x[near]
-        self.y: Array = y[near]
+        kept = (y <= y.min() + (FAR_FACTOR - 1) * abs(y.min())) | (y <= np.sort(y)[min(FEWEST_POINTS, len(y)) - 1])
+        self.x: Array = x[kept]
+        self.y: Array = y[kept]
         spline = Akima1DInterpolator if len(self.x) >= 5 else PchipInterpolator
         self._curve = spline(self.x, self.y)
 

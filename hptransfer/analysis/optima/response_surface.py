@@ -196,8 +196,8 @@ class _NormalEquations:
         by_x, by_shape = linear.by_x, linear.by_shape
         scales, tuned, shape = len(data.octaves), by_x.shape[1], by_shape.shape[1]
 
-        def summed(left: Array, right: Array) -> Array:
-            sums: Array = np.bincount(data.scale, weights * left * right, scales).astype(float)
+        def summed(first: Array, second: Array) -> Array:
+            sums: Array = np.bincount(data.scale, weights * first * second, scales).astype(float)
             return sums
 
         xx = [[summed(by_x[:, k], by_x[:, j]) for j in range(tuned)] for k in range(tuned)]

@@ -64,9 +64,9 @@ def _split_scales(fit: Fit) -> list[str]:
     """Return warnings of nearly equal sizes, such as rounded tokens."""
     notes = []
     for axis, values in fit.swept.values.items():
-        near = [(low, high) for low, high in itertools.pairwise(values) if high / low < SAME_SIZE]
-        if near:
-            low, high = (f"{value:.12g}" for value in near[0])
+        close_pairs = [(low, high) for low, high in itertools.pairwise(values) if high / low < SAME_SIZE]
+        if close_pairs:
+            low, high = (f"{value:.12g}" for value in close_pairs[0])
             notes.append(
                 f"{axis} has values nearer than {SAME_SIZE - 1:.0%} to each other, such as {low} and {high}, and each "
                 f"counts as a scale of its own with few runs: round the column {axis} if they are meant to be the same"

@@ -104,7 +104,7 @@ def next_runs(fit: Fit, target: Axes, *, count: int = 20) -> list[NextRun]:
         chosen = candidates.pop(best)
         state = state.with_run(chosen.axes, chosen.added)
         ranked.append(NextRun(chosen.axes, chosen.settings, chosen.flops, float(1 - np.exp(-gains[best]))))
-        if chosen.new:  # single runs would now count there
+        if chosen.is_new_scale:  # single runs would now count there
             candidates = [candidate for candidate in candidates if candidate.axes != chosen.axes]
     return ranked
 
@@ -145,7 +145,7 @@ class _Candidate:
     settings: Array
     flops: float
     added: Array
-    new: bool
+    is_new_scale: bool
 
 
 def _candidates(fit: Fit, surface: ResponseSurface, target: Axes) -> list[_Candidate]:
@@ -174,25 +174,25 @@ def _candidates(fit: Fit, surface: ResponseSurface, target: Axes) -> list[_Candi
             ]
         for u in run_sets:
             u = u[(optimum + u <= fit.columns.upper).all(axis=1)]
-            new = _key(axes) not in swept
-            if len(u) <= new:
+            is_new_scale = _key(axes) not in swept
+            if len(u) <= is_new_scale:
                 continue  # a single run has no other run to compare with
             cost = flops(axes) * len(u)
-            added = _added_information(surface, u, octaves, new=new)
-            candidates.append(_Candidate(axes, optimum + u, cost, added, new))
+            added = _added_information(surface, u, octaves, is_new_scale=is_new_scale)
+            candidates.append(_Candidate(axes, optimum + u, cost, added, is_new_scale))
     return candidates
 
 
-def _added_information(surface: ResponseSurface, u: Array, octaves: Array, *, new: bool) -> Array:
+def _added_information(surface: ResponseSurface, u: Array, octaves: Array, *, is_new_scale: bool) -> Array:
     """Return the information of runs about their scale's optimum, (tuned, tuned).
 
     Args:
         u: octaves from the optimum, (runs, tuned).
-        new: True if the scale has no other runs, so that its intercept is unknown.
+        is_new_scale: True if the scale has no other runs, so that its intercept is unknown.
     """
     excess, by_x, _ = surface.shape.linearized(u, np.tile(octaves, (len(u), 1)))
     weights = 1 / (surface.noise**2 + (surface.discrepancy * excess) ** 2)
-    if new:
+    if is_new_scale:
         by_x = by_x - (weights @ by_x) / weights.sum()
     added: Array = by_x.T @ (by_x * weights[:, None])
     return added

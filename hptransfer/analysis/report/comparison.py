@@ -17,10 +17,11 @@ class ComparedSweep:
     """Sweep that another one is compared with.
 
     Attributes:
-        here: name of the sweep whose page shows the comparison; `name`, of this sweep.
+        page: name of the sweep whose page shows the comparison.
+        name: name of this sweep.
     """
 
-    here: str
+    page: str
     name: str
     analysis: Findings
 
@@ -31,8 +32,8 @@ class ComparedExponent:
 
     tuned: str
     axis: str
-    here: str
-    there: str
+    first: str
+    second: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +41,16 @@ class ComparedLoss:
     """Losses at the optima of two sweeps at one scale, nats.
 
     Attributes:
-        difference: loss there minus loss here.
-        untransferred_here, untransferred_there: cost of reusing the optimum of each sweep's smallest scale.
+        difference: second loss minus first loss.
+        first_untransferred, second_untransferred: cost of reusing the optimum of each sweep's smallest scale.
     """
 
     name: str
-    here: str
-    there: str
+    first: str
+    second: str
     difference: str
-    untransferred_here: str
-    untransferred_there: str
+    first_untransferred: str
+    second_untransferred: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class SweepComparison:
     losses: Sequence[ComparedLoss]
 
 
-def compare_sweeps(here: Findings, there: Findings) -> SweepComparison:
+def compare_sweeps(first: Findings, second: Findings) -> SweepComparison:
     """Return the page's tables of two sweeps.
 
     The losses are at all common scales, and at the target if both sweeps predict for the same one.
@@ -68,45 +69,45 @@ def compare_sweeps(here: Findings, there: Findings) -> SweepComparison:
     Raises:
         FitError: the sweeps have different axes or tuned hyperparameters.
     """
-    fit_here, fit_there = here.fit, there.fit
-    if fit_here.columns.scales != fit_there.columns.scales or fit_here.tuned != fit_there.tuned:
+    first_fit, second_fit = first.fit, second.fit
+    if first_fit.columns.scales != second_fit.columns.scales or first_fit.tuned != second_fit.tuned:
         raise FitError(
-            f"the sweeps cannot be compared: {', '.join(fit_here.columns.scales)} and {', '.join(fit_here.tuned)} "
-            f"here, {', '.join(fit_there.columns.scales)} and {', '.join(fit_there.tuned)} there"
+            f"the sweeps cannot be compared: {', '.join(first_fit.columns.scales)} and {', '.join(first_fit.tuned)} "
+            f"here, {', '.join(second_fit.columns.scales)} and {', '.join(second_fit.tuned)} there"
         )
     exponents = [
         ComparedExponent(
             tuned=name,
             axis=axis,
-            here=exponent.sentence(name, axis),
-            there=fit_there.exponents[name][axis].sentence(name, axis),
+            first=exponent.sentence(name, axis),
+            second=second_fit.exponents[name][axis].sentence(name, axis),
         )
-        for name in fit_here.tuned
-        for axis, exponent in fit_here.exponents[name].items()
-        if axis in fit_there.exponents[name]
+        for name in first_fit.tuned
+        for axis, exponent in first_fit.exponents[name].items()
+        if axis in second_fit.exponents[name]
     ]
-    optima_there = {Scale(optimum.axes).key: optimum for optimum in fit_there.optima}
+    second_optima = {Scale(optimum.axes).key: optimum for optimum in second_fit.optima}
     losses = []
-    for optimum in fit_here.optima:
-        optimum_there = optima_there.get(Scale(optimum.axes).key)
-        if optimum_there is not None and np.isfinite([optimum.loss, optimum_there.loss]).all():
-            costs = fit_here.untransferred_cost(optimum), fit_there.untransferred_cost(optimum_there)
-            name = fit_here.runs.format_scale(optimum.axes)
-            losses.append(_compared_loss(name, optimum.loss, optimum_there.loss, costs))
-    target_here, target_there = here.predictions.iloc[0], there.predictions.iloc[0]
-    if all(target_here[axis] == target_there[axis] for axis in fit_here.columns.scales):
-        costs = here.untransferred_nats(), there.untransferred_nats()
-        predicted = float(target_here["loss"]), float(target_there["loss"])
+    for optimum in first_fit.optima:
+        second_optimum = second_optima.get(Scale(optimum.axes).key)
+        if second_optimum is not None and np.isfinite([optimum.loss, second_optimum.loss]).all():
+            costs = first_fit.untransferred_cost(optimum), second_fit.untransferred_cost(second_optimum)
+            name = first_fit.runs.format_scale(optimum.axes)
+            losses.append(_compared_loss(name, optimum.loss, second_optimum.loss, costs))
+    first_target, second_target = first.predictions.iloc[0], second.predictions.iloc[0]
+    if all(first_target[axis] == second_target[axis] for axis in first_fit.columns.scales):
+        costs = first.untransferred_nats(), second.untransferred_nats()
+        predicted = float(first_target["loss"]), float(second_target["loss"])
         losses.append(_compared_loss("target, predicted", *predicted, costs))
     return SweepComparison(exponents, losses)
 
 
-def _compared_loss(name: str, here: float, there: float, costs: tuple[float, float]) -> ComparedLoss:
+def _compared_loss(name: str, first: float, second: float, costs: tuple[float, float]) -> ComparedLoss:
     return ComparedLoss(
         name=name,
-        here=short(here),
-        there=short(there),
-        difference=f"{there - here:+.4f}",
-        untransferred_here=f"{costs[0]:.4f}",
-        untransferred_there=f"{costs[1]:.4f}",
+        first=short(first),
+        second=short(second),
+        difference=f"{second - first:+.4f}",
+        first_untransferred=f"{costs[0]:.4f}",
+        second_untransferred=f"{costs[1]:.4f}",
     )

@@ -138,22 +138,24 @@ def solve_each(likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequ
 
 
 def _solve_stacked(likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]]) -> list[Posterior]:
-    between = np.tile(1 / np.square(grid), (1, likelihood.num_scales))
+    law_precision = np.tile(1 / np.square(grid), (1, likelihood.num_scales))
     rows = law.block_features(law.features)
     means, precision = law.means.reshape(-1), 1 / law.deviations.reshape(-1) ** 2
-    weighed = between[:, :, None] * rows
-    whole = likelihood.information + (between + RIDGE)[:, :, None] * np.eye(len(rows))
-    root = np.linalg.cholesky(whole)
+    weighed = law_precision[:, :, None] * rows
+    optima_precision = likelihood.information + (law_precision + RIDGE)[:, :, None] * np.eye(len(rows))
+    root = np.linalg.cholesky(optima_precision)
     information_vector = np.broadcast_to(likelihood.information_vector[:, None], (len(grid), len(rows), 1))
-    divided = np.linalg.solve(whole, np.concatenate([weighed, information_vector], axis=2))
-    known = rows.T @ weighed - np.swapaxes(weighed, 1, 2) @ divided[:, :, :-1] + np.diag(precision)
-    towards = np.swapaxes(weighed, 1, 2) @ divided[:, :, -1:] + (precision * means)[:, None]
-    covariance = np.linalg.inv(known)
-    coefficients = (covariance @ towards)[:, :, 0]
+    divided = np.linalg.solve(optima_precision, np.concatenate([weighed, information_vector], axis=2))
+    coefficient_precision = rows.T @ weighed - np.swapaxes(weighed, 1, 2) @ divided[:, :, :-1] + np.diag(precision)
+    coefficient_vector = np.swapaxes(weighed, 1, 2) @ divided[:, :, -1:] + (precision * means)[:, None]
+    covariance = np.linalg.inv(coefficient_precision)
+    coefficients = (covariance @ coefficient_vector)[:, :, 0]
     evidence = (
-        0.5 * (np.log(between).sum(axis=1) + np.log(precision).sum() - np.linalg.slogdet(known)[1])
+        0.5
+        * (np.log(law_precision).sum(axis=1) + np.log(precision).sum() - np.linalg.slogdet(coefficient_precision)[1])
         - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
-        + 0.5 * (divided[:, :, -1] @ likelihood.information_vector + (towards[:, :, 0] * coefficients).sum(axis=1))
+        + 0.5
+        * (divided[:, :, -1] @ likelihood.information_vector + (coefficient_vector[:, :, 0] * coefficients).sum(axis=1))
         - 0.5 * means @ (precision * means)
     )
     optima = divided[:, :, -1] + (divided[:, :, :-1] @ coefficients[:, :, None])[:, :, 0]

@@ -148,8 +148,8 @@ def _unknown_column(name: str, names: Sequence[str]) -> str:
 
     It mentions a column with a comma in its name, which options cannot name because commas separate names there.
     """
-    whole = next((column for column in names if name in column.split(",")[:-1]), None)
-    hint = f"; column {whole!r} has a comma in its name, which must be renamed in the table" if whole else ""
+    with_comma = next((column for column in names if name in column.split(",")[:-1]), None)
+    hint = f"; column {with_comma!r} has a comma in its name, which must be renamed in the table" if with_comma else ""
     return unknown("column", name, names) + hint
 
 
@@ -256,13 +256,14 @@ def _check_lengths(path: Path) -> None:
     with _as_table(path), io.TextIOWrapper(io.BufferedReader(_Lines(path)), "utf-8-sig", newline="") as file:
         rows = (row for row in csv.reader(file) if len(row) > 1 or "".join(row).strip())
         header = next(rows)
-        most, fewest = len(header), 1 + max(index for index, name in enumerate(header) if name)
+        most_values, fewest_values = len(header), 1 + max(index for index, name in enumerate(header) if name)
         for number, row in enumerate(rows, start=1):
-            if len(row) < fewest or any(row[most:]):
-                how = "fewer" if len(row) < fewest else "more"  # a line that was cut off, or 0,5 for 0.5
+            if len(row) < fewest_values or any(row[most_values:]):
+                how = "fewer" if len(row) < fewest_values else "more"  # a line that was cut off, or 0,5 for 0.5
                 raise ConfigError(
-                    f"{path}: row {number} has {len(row)} values, {how} values than the header, which has {fewest}; "
-                    "complete the row or leave it out, and put a value that holds a comma in quotes"
+                    f"{path}: row {number} has {len(row)} values, {how} values than the header, "
+                    f"which has {fewest_values}; complete the row or leave it out, and put a value that holds a comma in "
+                    "quotes"
                 )
 
 
@@ -390,7 +391,7 @@ def _runs(uri: str, name: str) -> list[dict[str, object]]:
         client = MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            names = [known.name for known in client.search_experiments()]
+            names = [stored.name for stored in client.search_experiments()]
             raise ConfigError(f"--mlflow: {unknown('experiment', name, names)}")
         rows: list[dict[str, object]] = []
         token: str | None = None

@@ -59,7 +59,7 @@ def test_what_is_given_away(runs: tuple[RunFolder, RunFolder]) -> None:
     assert [float(row.difference) for row in scales] == pytest.approx([0.05] * 12, abs=0.005)
     assert target.name == "target, predicted"
     # from width 32 to 256 SP's best rate falls by three octaves, muP's hardly: 0.03 nats an octave squared
-    assert float(target.untransferred_there) > 5 * float(target.untransferred_here)
+    assert float(target.second_untransferred) > 5 * float(target.first_untransferred)
     mirrored = compare_sweeps(other, one).losses
     assert [float(row.difference) for row in mirrored[:-1]] == pytest.approx([-0.05] * 12, abs=0.005)
 

@@ -24,7 +24,7 @@ class Saturating(Law):
         for axis in swept.moving:
             if len(swept.values[axis]) < 3:
                 continue
-            others = [other for other in swept.moving if other != axis]
+            others = [name for name in swept.moving if name != axis]
             for power in DECAY_POWERS:
                 term = Term(_converging(swept.values[axis][0], axis, power), axis)
                 variants.append(

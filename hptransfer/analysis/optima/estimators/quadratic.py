@@ -28,13 +28,13 @@ def vertex(x: Array, losses: Array) -> tuple[Array, float] | None:
     pairs = [(k, j) for k in range(tuned) for j in range(k, tuned)]
     fewest_runs = int(np.ceil(PER_COEFFICIENT * (1 + tuned + len(pairs))))
     order = np.argsort(losses)
-    near = order[: max(fewest_runs, int((losses < losses.min() + NEAR_NATS).sum()))]
-    if len(near) < 1 + tuned + len(pairs):
+    best = order[: max(fewest_runs, int((losses < losses.min() + NEAR_NATS).sum()))]
+    if len(best) < 1 + tuned + len(pairs):
         return None
-    centre = x[near].mean(axis=0)
-    t = x[near] - centre
+    centre = x[best].mean(axis=0)
+    t = x[best] - centre
     columns = [np.ones(len(t)), *t.T, *(t[:, k] * t[:, j] for k, j in pairs)]
-    intercept, *coefficients = np.linalg.lstsq(np.column_stack(columns), losses[near], rcond=None)[0]
+    intercept, *coefficients = np.linalg.lstsq(np.column_stack(columns), losses[best], rcond=None)[0]
     slope, bends = np.array(coefficients[:tuned]), coefficients[tuned:]
     half = np.zeros((tuned, tuned))
     for (k, j), bend in zip(pairs, bends, strict=True):
