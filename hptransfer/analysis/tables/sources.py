@@ -261,9 +261,8 @@ def _check_lengths(path: Path) -> None:
             if len(row) < fewest_values or any(row[most_values:]):
                 how = "fewer" if len(row) < fewest_values else "more"  # a line that was cut off, or 0,5 for 0.5
                 raise ConfigError(
-                    f"{path}: row {number} has {len(row)} values, {how} values than the header, "
-                    f"which has {fewest_values}; complete the row or leave it out, and put a value that holds a comma in "
-                    "quotes"
+                    f"{path}: row {number} has {len(row)} values, {how} values than the header, which has "
+                    f"{fewest_values}; complete the row or leave it out, and put a value that holds a comma in quotes"
                 )
 
 
