@@ -32,7 +32,7 @@ CANCELLED = "cancelled"
 KILLED = "killed"
 CAUSES = (CODE_ERROR, OUT_OF_MEMORY, TIME_LIMIT, NODE_FAILURE, PREEMPTED, CANCELLED, KILLED)
 
-POINT = frozenset({"step", "tokens", "loss", "time"})
+CURVE_KEYS = frozenset({"step", "tokens", "loss", "time"})
 """Keys of every point of a curve. A model may report further ones, such as the load of its experts."""
 
 
@@ -46,7 +46,7 @@ def exact(value: Number) -> str:
     return str(int(value)) if value % 1 == 0 else repr(value)
 
 
-def distinct(values: Iterable[Number]) -> dict[Number, str]:
+def format_distinct(values: Iterable[Number]) -> dict[Number, str]:
     """Format values with four digits, or exactly if two would print alike."""
     shown = {value: short(value) for value in values}
     counts = Counter(shown.values())

@@ -59,7 +59,7 @@ class Status:
     blocked: str | None = None
 
     @property
-    def over(self) -> bool:
+    def is_final(self) -> bool:
         """True if nothing will change by itself."""
         return self.driver is None and not self.progress.count(RUNNING)
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Number, Scale, distinct, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Number, Scale, format_distinct, short
 from hptransfer.driver.progress import RUNNING, WAITING, Progress, ScaleProgress
 from hptransfer.monitor.status import Status, explain_troubles
 from hptransfer.planning.plan import Plan, num_devices
@@ -65,7 +65,7 @@ def _axis_cells(scales: Sequence[Scale]) -> Callable[[Scale], list[str]]:
     for scale in scales:
         for axis, value in scale.axes.items():
             values.setdefault(axis, []).append(value)
-    shown = {axis: distinct(of_axis) for axis, of_axis in values.items()}
+    shown = {axis: format_distinct(of_axis) for axis, of_axis in values.items()}
     return lambda scale: [shown[axis][value] for axis, value in scale.axes.items()]
 
 
@@ -127,11 +127,11 @@ def watch(console: Console, read: Callable[[], Status], *, every: bool) -> None:
             status = read()
             if live is not None:
                 height = console.height - len(status.progress.scales) - 4
-                live.update(_page(status, every=every, height=None if status.over else height), refresh=True)
+                live.update(_page(status, every=every, height=None if status.is_final else height), refresh=True)
             elif (line := status_line(status)) != last:
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
                 last = line
-            if status.over:
+            if status.is_final:
                 break
             time.sleep(max(WATCH_S, WATCH_SHARE * (time.monotonic() - began)))
     if live is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.io import set_aside
-from hptransfer.core.records import DIVERGED, FAILED, POINT, Outcome, Trial, short
+from hptransfer.core.records import CURVE_KEYS, DIVERGED, FAILED, Outcome, Trial, short
 from hptransfer.core.redaction import HIDDEN, redacted, with_password
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.trackers import TRACKERS, CurvePoints, SweepResults, Tracker, TrackerConfig
@@ -359,7 +359,7 @@ def _curve_metrics(curve: CurvePoints, written: Collection[tuple[int, int]] | No
 
     metrics = []
     for row in curve:
-        values = {"train_loss": row["loss"], **{key: value for key, value in row.items() if key not in POINT}}
+        values = {"train_loss": row["loss"], **{key: value for key, value in row.items() if key not in CURVE_KEYS}}
         for key, value in values.items():
             # MLflow would store infinity as a number.
             if _point_key(row) not in (written or ()) and value is not None and math.isfinite(value):
