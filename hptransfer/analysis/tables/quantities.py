@@ -41,5 +41,5 @@ def is_size_or_budget(axis: str) -> bool:
 
 
 def quantity_of(column: str) -> str:
-    """Return the quantity of a column: rate, batch, params, tokens, or its name."""
+    """Return a column's quantity: rate, batch, params, tokens, or its name."""
     return next((quantity for quantity, names in _QUANTITIES.items() if column.lower() in names), column)
