@@ -1,4 +1,4 @@
-"""Records of a run folder as a table: one row for each trial of the sweep."""
+"""Records of a run folder as a table, one row for each trial."""
 
 from __future__ import annotations
 
