@@ -23,8 +23,8 @@ import pandas as pd
 
 from hptransfer.analysis.laws.fit import fit_table
 from hptransfer.analysis.laws.forms import default_laws
-from hptransfer.analysis.tables.checks import check_table
 from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.table_checks import check_table
 from hptransfer.core.errors import FitError
 from tests.support.objectives import KINDS, simulate
 from tests.support.quadratics import best_rate, lms_loss, power_law, power_law_loss, sign_best_rate

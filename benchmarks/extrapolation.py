@@ -28,10 +28,10 @@ from hptransfer.analysis.laws.fit import ESTIMATOR
 from hptransfer.analysis.laws.forms import default_laws
 from hptransfer.analysis.laws.model_averaging import LawProblem, ModelAverage, average_models
 from hptransfer.analysis.optima.estimators import ESTIMATORS
-from hptransfer.analysis.predict.published_laws import references
+from hptransfer.analysis.predict.published_laws import published_predictions
 from hptransfer.analysis.tables.arrays import Array, Axes, Runs
-from hptransfer.analysis.tables.checks import check_table
 from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.table_checks import check_table
 
 DATA = Path(__file__).parent / "data" / "lm_lr_batch_sweep.csv"
 COLUMNS = Columns(scales=("params", "tokens"), tuned=("learning_rate", "batch_size"))
@@ -140,7 +140,7 @@ def published(by: str) -> dict[str, list[float]]:
     """Return the regrets of the published laws of both rate and batch."""
     by_law: dict[str, list[float]] = {}
     for one in measured(by):
-        for name, law in references(COLUMNS, one.scale).items():
+        for name, law in published_predictions(COLUMNS, one.scale).items():
             if len(law) == len(COLUMNS.tuned):
                 x = np.log2([law["learning_rate"], law["batch_tokens"] / SEQUENCE])
                 by_law.setdefault(name, []).append(one.regret(x))

@@ -22,7 +22,7 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import Plan
 
 # Relative distance within which a value is one of the sweep's: tables round.
-SAME = 1e-4
+SAME_VALUE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read_rows(
         raise ConfigError(
             "these runs cannot be checked for the settings of this sweep; if they were trained with them, give --trust"
         )
-    rows = list(_rows(plan, path, columns, loss))
+    rows = list(_trials_of_rows(plan, path, columns, loss))
     ids = Counter(trial.id for trial, _ in rows)
     for trial, outcome in rows:
         if ids[trial.id] > 1:
@@ -69,8 +69,8 @@ def read_rows(
 
 def import_rows(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome]]) -> Imported:
     """Write the trials that have no outcome yet."""
-    new = [(trial, outcome) for trial, outcome in rows if not folder.outcome_path(trial.id).exists()]
-    for trial, outcome in new:
+    new_rows = [(trial, outcome) for trial, outcome in rows if not folder.outcome_path(trial.id).exists()]
+    for trial, outcome in new_rows:
         folder.write_trial(trial)
         folder.curve_path(trial.id).unlink(missing_ok=True)
         append_jsonl(
@@ -78,68 +78,71 @@ def import_rows(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome]]) -> Imp
             [{"step": outcome.steps, "tokens": None, "loss": outcome.loss, "time": time.time()}],
         )
         write_json(folder.outcome_path(trial.id), outcome.to_json())
-    return Imported(len(new), len(rows) - len(new))
+    return Imported(len(new_rows), len(rows) - len(new_rows))
 
 
-def _rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: str) -> Iterator[tuple[Trial, Outcome]]:
+def _trials_of_rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: str) -> Iterator[tuple[Trial, Outcome]]:
     frame = read_table(path)
     axes, tuned = list(plan.config.grid), list(plan.config.space)
     for name in columns:
         if name not in (*axes, *tuned, SEED):
             raise ConfigError(f"--columns: {unknown('name', name, (*axes, *tuned, SEED))}")
-    wanted = {name: columns.get(name, name) for name in (*axes, *tuned)} | {"loss": loss}
-    seeded = SEED in columns or SEED in frame.columns
-    if seeded:
-        wanted[SEED] = columns.get(SEED, SEED)
-    for name, column in wanted.items():
+    column_of = {name: columns.get(name, name) for name in (*axes, *tuned)} | {"loss": loss}
+    has_seeds = SEED in columns or SEED in frame.columns
+    if has_seeds:
+        column_of[SEED] = columns.get(SEED, SEED)
+    for name, column in column_of.items():
         if column not in frame.columns:
             hint = f"give --columns {name}=COLUMN" if name != "loss" else "give --loss COLUMN"
             raise ConfigError(f"{path}: {unknown('column', column, map(str, frame.columns))}; {hint}")
     repeats: Counter[tuple[Number, ...]] = Counter()
     for index, row in enumerate(frame.to_dict(orient="records")):
-        place = f"{path.name} row {index + 1}"
-        values = {name: _number(row[column], column, place) for name, column in wanted.items()}
-        scale = _scale(plan, {axis: values[axis] for axis in axes}, place)
-        point = {key: _tuned(plan, key, values[key], place) for key in tuned}
-        repeat = (*scale.axes.values(), *point.values())
-        seed = _seed(values[SEED], place) if seeded else _nth_seed(plan, repeats[repeat])
-        repeats[repeat] += 1
+        row_name = f"{path.name} row {index + 1}"
+        values = {name: _cell_number(row[column], column, row_name) for name, column in column_of.items()}
+        scale = _scale(plan, {axis: values[axis] for axis in axes}, row_name)
+        point = {key: _tuned(plan, key, values[key], row_name) for key in tuned}
+        point_of_scale = (*scale.axes.values(), *point.values())
+        seed = _seed(values[SEED], row_name) if has_seeds else _nth_seed(plan, repeats[point_of_scale])
+        repeats[point_of_scale] += 1
         trial = plan.trial(scale, point, seed)
-        yield trial, _outcome(values["loss"], _steps(row), place)
+        yield trial, _outcome(values["loss"], _steps(row), row_name)
 
 
-def _number(value: Any, column: str, place: str) -> float:
+def _cell_number(value: Any, column: str, row_name: str) -> float:
     if pd.isna(value):
         raise ConfigError(
-            f"{place}: column {column!r} has no value; leave the row out (inf is the loss of a diverged run)"
+            f"{row_name}: column {column!r} has no value; leave the row out (inf is the loss of a diverged run)"
         )
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"{place}: column {column!r} must be a number, got {value!r}") from None
+        raise ConfigError(f"{row_name}: column {column!r} must be a number, got {value!r}") from None
 
 
-def _scale(plan: Plan, axes: Mapping[str, float], place: str) -> Scale:
+def _scale(plan: Plan, axes: Mapping[str, float], row_name: str) -> Scale:
     for scale in plan.scales:
         if all(scale.axes[axis] == value for axis, value in axes.items()):
             return scale
-    given = Scale({axis: int(value) if value == value // 1 else value for axis, value in axes.items()}).key
-    known = "; ".join(scale.key for scale in plan.scales[:4]) + ("; ..." if len(plan.scales) > 4 else "")
+    row_scale = Scale({axis: int(value) if value == value // 1 else value for axis, value in axes.items()}).key
+    planned = "; ".join(scale.key for scale in plan.scales[:4]) + ("; ..." if len(plan.scales) > 4 else "")
     raise ConfigError(
-        f"{place}: {given} is not a scale of the sweep ({known}); add it under grid, or leave the row out"
+        f"{row_name}: {row_scale} is not a scale of the sweep ({planned}); add it under grid, or leave the row out"
     )
 
 
-def _tuned(plan: Plan, key: str, value: float, place: str) -> float:
+def _tuned(plan: Plan, key: str, value: float, row_name: str) -> float:
     if not 0 < value <= plan.config.space[key].largest or math.isinf(value):
-        raise ConfigError(f"{place}: {key} must be above 0 and finite, got {value:g}")
+        raise ConfigError(f"{row_name}: {key} must be above 0 and finite, got {value:g}")
     planned = plan.config.space[key].grid(f"space.{key}")
-    return next((near for near in planned if math.isclose(near, value, rel_tol=SAME)), canonical(value))
+    return next(
+        (planned_value for planned_value in planned if math.isclose(planned_value, value, rel_tol=SAME_VALUE)),
+        canonical(value),
+    )
 
 
-def _seed(value: float, place: str) -> int:
+def _seed(value: float, row_name: str) -> int:
     if value < 0 or value != value // 1:
-        raise ConfigError(f"{place}: {SEED} must be a whole number, at least 0, got {value:g}")
+        raise ConfigError(f"{row_name}: {SEED} must be a whole number, at least 0, got {value:g}")
     return int(value)
 
 
@@ -157,7 +160,7 @@ def _steps(row: Mapping[Any, Any]) -> int:
     return int(steps) if isinstance(steps, int | float) and math.isfinite(steps) else 0
 
 
-def _outcome(loss: float, steps: int, place: str) -> Outcome:
+def _outcome(loss: float, steps: int, row_name: str) -> Outcome:
     if math.isinf(loss):
-        return Outcome(state=DIVERGED, steps=steps, imported=place)
-    return Outcome(state=DONE, loss=loss, steps=steps, imported=place)
+        return Outcome(state=DIVERGED, steps=steps, imported=row_name)
+    return Outcome(state=DONE, loss=loss, steps=steps, imported=row_name)

@@ -119,17 +119,19 @@ def points_around(plan: Plan, predicted: Mapping[str, float], untransferred: Map
     They are the prediction, two values on either side along each hyperparameter, and the smallest scale's optimum
     unless it lies between these values.
     """
-    lines = []
+    axis_values = []
     for name in plan.tuned:
         first, second, *_ = plan.grids[name]
         spacing = min(abs(math.log2(second / first)), MAX_SPACING_OCTAVES)
         steps = range(-(CURVE_POINTS // 2), CURVE_POINTS // 2 + 1)
         largest = plan.config.space[name].largest
-        lines.append(sorted({canonical(min(predicted[name] * 2.0 ** (spacing * step), largest)) for step in steps}))
+        axis_values.append(
+            sorted({canonical(min(predicted[name] * 2.0 ** (spacing * step), largest)) for step in steps})
+        )
     center = tuple(canonical(predicted[name]) for name in plan.tuned)
-    points = one_at_a_time(lines, center)
+    points = one_at_a_time(axis_values, center)
     reused = tuple(canonical(untransferred[name]) for name in plan.tuned)
-    if len(plan.tuned) > 1 or not lines[0][0] <= reused[0] <= lines[0][-1]:
+    if len(plan.tuned) > 1 or not axis_values[0][0] <= reused[0] <= axis_values[0][-1]:
         points.append(reused)
     return sorted(set(points))
 
@@ -148,7 +150,7 @@ def measure_regret(
     points = _trained_points(folder, scale, tuple(predicted))
     losses = {tuple(point[name] for name in predicted): point["loss"] for point in points if point["loss"] is not None}
     center = tuple(canonical(value) for value in predicted.values())
-    curves = [_curve(losses, center, k) for k in range(len(center))]
+    curves = [_curve_along(losses, center, k) for k in range(len(center))]
     if center not in losses or any(curve is None for curve in curves):
         raise FitError(
             f"verification at {scale.key}: only {len(losses)} of {len(points)} points trained without diverging; "
@@ -171,11 +173,11 @@ def measure_regret(
     )
 
 
-def _curve(losses: Mapping[Point, float], center: Point, k: int) -> LossCurve | None:
+def _curve_along(losses: Mapping[Point, float], center: Point, k: int) -> LossCurve | None:
     """Return the curve along hyperparameter k; None below three points."""
-    others = center[:k] + center[k + 1 :]
-    line = {point[k]: loss for point, loss in losses.items() if point[:k] + point[k + 1 :] == others}
-    return LossCurve(list(line), list(line.values())) if len(line) >= MIN_LINE_POINTS else None
+    other_values = center[:k] + center[k + 1 :]
+    losses_along = {point[k]: loss for point, loss in losses.items() if point[:k] + point[k + 1 :] == other_values}
+    return LossCurve(list(losses_along), list(losses_along.values())) if len(losses_along) >= MIN_LINE_POINTS else None
 
 
 def _untransferred_regret(

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,11 @@ FOREIGN = re.compile(
     r"\b(begins?|begun|starts?) anew\b"
 )
 
+# Packages whose public methods may still lack docstrings.
+METHODS_NOT_COVERED = ("coordcheck", "launchers", "training")
+# Methods of PyTorch's base classes, which PyTorch documents.
+TORCH_METHODS = {"Module": {"forward"}, "Optimizer": {"step"}}
+
 
 def docstrings(path: Path) -> Iterator[tuple[str, str | None]]:
     """Every module, and every class and function of it that has a public name, with its docstring."""
@@ -36,6 +41,67 @@ def docstrings(path: Path) -> Iterator[tuple[str, str | None]]:
     for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
             yield node.name, ast.get_docstring(node, clean=False)
+
+
+def classes(path: Path) -> Iterator[ast.ClassDef]:
+    """The classes of a module."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            yield node
+
+
+def methods(node: ast.ClassDef) -> Iterator[ast.FunctionDef]:
+    """The public methods and properties of a class."""
+    for method in node.body:
+        if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+            yield method
+
+
+class Inheritance:
+    """The package's classes by name, to look up the docstrings that methods inherit."""
+
+    def __init__(self, nodes: Iterable[ast.ClassDef]) -> None:
+        self._nodes: dict[str, list[ast.ClassDef]] = {}
+        for node in nodes:
+            self._nodes.setdefault(node.name, []).append(node)
+
+    def documents(self, node: ast.ClassDef, method: str) -> bool:
+        """Return True if the class or one of its bases documents the method."""
+        if any(own.name == method and ast.get_docstring(own) for own in methods(node)):
+            return True
+        bases = [re.sub(r"\[.*|.*\.", "", ast.unparse(base)) for base in node.bases]
+        return any(
+            method in TORCH_METHODS.get(base, ())
+            or any(self.documents(parent, method) for parent in self._nodes.get(base, ()))
+            for base in bases
+        )
+
+
+def test_public_methods_are_documented() -> None:
+    """An override of a documented method needs no docstring of its own."""
+    inheritance = Inheritance(node for path in FILES for node in classes(path))
+    missing = [
+        f"{path.relative_to(PACKAGE)}:{method.lineno}: {node.name}.{method.name}"
+        for path in FILES
+        if path.relative_to(PACKAGE).parts[0] not in METHODS_NOT_COVERED
+        for node in classes(path)
+        if not node.name.startswith("_")
+        for method in methods(node)
+        if not inheritance.documents(node, method.name)
+    ]
+    assert not missing, "\n".join(missing)
+
+
+def test_inherited_docstrings_count() -> None:
+    """The control: an override is documented by its base, a new method by nothing."""
+    base, child = ast.parse(
+        'class Base:\n    def a(self):\n        "Do."\nclass Child(Base):\n    def a(self): ...\n    def b(self): ...'
+    ).body
+    assert isinstance(base, ast.ClassDef)
+    assert isinstance(child, ast.ClassDef)
+    assert Inheritance([base, child]).documents(child, "a")
+    assert not Inheritance([base, child]).documents(child, "b")
+    assert not Inheritance([child]).documents(child, "a")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())

@@ -9,9 +9,9 @@ import pandas as pd
 from hptransfer.analysis.laws.fit import ESTIMATOR
 from hptransfer.analysis.pipeline import AnalysisOptions, fit_and_predict
 from hptransfer.analysis.report.analysis import Analysis
-from hptransfer.analysis.tables.checks import check_table, not_counted
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.sources import canonical_states, check_targets
+from hptransfer.analysis.tables.table_checks import check_table, unused_rows
 
 
 def analyze(
@@ -30,10 +30,10 @@ def analyze(
     Args:
         frame: one row per run; rows with the same scale and tuned values are repeats. Columns `seed`, `state`, `flops`
             and `steps` are used if present; other columns can only cause warnings.
-        scale: columns that measure the size of a run, above 0, in any unit, the same in all rows and targets.
+        scale: columns that measure the size of a run, above 0. The unit is free, but the same in all rows and targets.
         tune: columns of the tuned hyperparameters, above 0.
         targets: scales to predict for, with at least the columns of `scale`.
-        loss: column of the loss, nats, above 0; missing, NaN or infinite where a run diverged.
+        loss: column of the loss in nats, above 0. It is missing, NaN or infinite where a run diverged.
         estimator: method that estimates the optima; `hptransfer list estimator` names them.
         laws: forms of law that are weighed against each other, empty for all default ones; `hptransfer list law` names
             them.
@@ -47,7 +47,7 @@ def analyze(
     """
     columns = Columns(scales=tuple(scale), tuned=tuple(tune), loss=loss)
     options = AnalysisOptions.of(estimator, ",".join(laws), "", prior=prior)
-    wanted = check_targets(pd.DataFrame(targets).reset_index(drop=True), columns.scales, "targets")
+    target_table = check_targets(pd.DataFrame(targets).reset_index(drop=True), columns.scales, "targets")
     frame = canonical_states(frame, "the table")
     table = check_table(frame, columns, "the table")
-    return fit_and_predict(table, columns, wanted, options, not_counted(frame))
+    return fit_and_predict(table, columns, target_table, options, unused_rows(frame))

@@ -22,16 +22,18 @@ from hptransfer.analysis.report.analysis import Analysis
 from hptransfer.analysis.report.comparison import ComparedSweep
 from hptransfer.analysis.report.exports import FORMATS, earlier_files, remove_stale, write_formats
 from hptransfer.analysis.report.figures import curves_figure
-from hptransfer.analysis.report.page import RunContext, render
+from hptransfer.analysis.report.page import render
+from hptransfer.analysis.report.run_context import RunContext
 from hptransfer.analysis.report.target_groups import (
     predicted_command,
     predicted_settings,
     resolved_branch,
     resolved_groups,
 )
-from hptransfer.analysis.tables.checks import WAITING, check_table, not_counted, run_records
 from hptransfer.analysis.tables.columns import Columns, run_columns
+from hptransfer.analysis.tables.run_records import UNFINISHED, run_records
 from hptransfer.analysis.tables.sources import TableSource, load_table, load_targets
+from hptransfer.analysis.tables.table_checks import check_table, unused_rows
 from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknown
 from hptransfer.core.io import read_json, writable_folder, write_json, write_text
 from hptransfer.core.records import DIVERGED, DONE, FAILED, Scale
@@ -91,12 +93,12 @@ class AnalysisOptions:
         Raises:
             ConfigError: an estimator, law or format is unknown.
         """
-        chosen = tuple(laws.split(",")) if laws else ()
-        wanted = tuple(filter(None, formats.split(",")))
-        for name in wanted:
+        law_names = tuple(laws.split(",")) if laws else ()
+        format_names = tuple(filter(None, formats.split(",")))
+        for name in format_names:
             if name not in FORMATS:
                 raise ConfigError(f"--format: {unknown('format', name, FORMATS)}")
-        return cls(estimator=estimator, laws=chosen, formats=wanted, prior=prior).checked()
+        return cls(estimator=estimator, laws=law_names, formats=format_names, prior=prior).checked()
 
     def checked(self) -> AnalysisOptions:
         """Raise ConfigError if the estimator or a law is unknown."""
@@ -115,7 +117,7 @@ class AnalysisOptions:
         return replace(self, estimator=estimator, laws=laws).checked()
 
 
-DEFAULT = AnalysisOptions()
+DEFAULT_OPTIONS = AnalysisOptions()
 
 
 def analyze_table(
@@ -124,7 +126,7 @@ def analyze_table(
     targets: pd.DataFrame,
     out: Path,
     context: RunContext,
-    options: AnalysisOptions = DEFAULT,
+    options: AnalysisOptions = DEFAULT_OPTIONS,
     against: ComparedSweep | None = None,
 ) -> Analysis:
     """Fit a checked table and write the files of the analysis.
@@ -161,7 +163,7 @@ def fit_and_predict(
     """Fit a checked table and predict for checked targets.
 
     Args:
-        uncounted: number of rows that are not used, by their state (checks.not_counted).
+        uncounted: number of rows that are not used, by their state (`unused_rows`).
         notes: warnings to show before those of the fit.
 
     Raises:
@@ -174,8 +176,8 @@ def fit_and_predict(
     first = {axis: float(predictions.iloc[0][axis]) for axis in columns.scales}
     return Analysis(
         fit=fit,
-        left_out=leave_one_out(fit),
-        ahead=larger_from_smaller(fit),
+        leave_one_out=leave_one_out(fit),
+        larger_from_smaller=larger_from_smaller(fit),
         predictions=predictions,
         next_runs=next_runs(fit, first),
         warnings=warnings,
@@ -196,7 +198,7 @@ def analyze_source(
     loss: str,
     targets: Path,
     out: Path,
-    options: AnalysisOptions = DEFAULT,
+    options: AnalysisOptions = DEFAULT_OPTIONS,
 ) -> Analysis:
     """Analyze a table of runs from any source.
 
@@ -205,12 +207,12 @@ def analyze_source(
         FitError: no law can be fitted.
     """
     columns = Columns(scales=scales, tuned=tuned, loss=loss)
-    wanted = load_targets(targets, scales)
+    target_table = load_targets(targets, scales)
     frame = source.read(columns)
-    table = check_table(frame, columns, source.place)
+    table = check_table(frame, columns, source.location)
     with writable_folder(out):
-        context = RunContext(title=source.title, uncounted=not_counted(frame))
-        return analyze_table(table, columns, wanted, out, context, options)
+        context = RunContext(title=source.title, uncounted=unused_rows(frame))
+        return analyze_table(table, columns, target_table, out, context, options)
 
 
 def analyze_file(
@@ -224,7 +226,7 @@ def analyze_run(
     folder: RunFolder,
     *,
     targets: Path | None = None,
-    options: AnalysisOptions = DEFAULT,
+    options: AnalysisOptions = DEFAULT_OPTIONS,
     against: RunFolder | None = None,
 ) -> Analysis:
     """Write a run's records.csv and analyze it with the sweep's columns.
@@ -245,30 +247,30 @@ def analyze_run(
     if records.empty or not records["state"].isin([DONE, DIVERGED]).any():
         raise FitError(f"{folder.path} has no finished trial; nothing can be fitted yet")
     columns = run_columns(target)
-    wanted = load_targets(targets, columns.scales) if targets else pd.DataFrame([target["target"]])
-    if {axis: wanted.iloc[0][axis] for axis in columns.scales} != target["target"]:
+    target_table = load_targets(targets, columns.scales) if targets else pd.DataFrame([target["target"]])
+    if {axis: target_table.iloc[0][axis] for axis in columns.scales} != target["target"]:
         target = {**target, "groups": None, "flops": None}  # those belong to the sweep's own target
     context = _context(folder, target, records)
     table = load_table(path, columns)
     options = options.of_run(target)
-    other = None
+    compared = None
     if against:
         path, other_path = folder.path.resolve(), against.path.resolve()
         distinct = path.name != other_path.name
         names = (path.name, other_path.name) if distinct else (str(path), str(other_path))
-        other = ComparedSweep(*names, _fitted(against, wanted, options))
-    return analyze_table(table, columns, wanted, folder.path, context, options, other)
+        compared = ComparedSweep(*names, _analysis_to_compare(against, target_table, options))
+    return analyze_table(table, columns, target_table, folder.path, context, options, compared)
 
 
-def _fitted(folder: RunFolder, wanted: pd.DataFrame, options: AnalysisOptions) -> Analysis:
+def _analysis_to_compare(folder: RunFolder, target_table: pd.DataFrame, options: AnalysisOptions) -> Analysis:
     """Analyze a run for a comparison, without writing files."""
     target = read_json(folder.target, *TARGET_KEYS)
     columns = run_columns(target)
-    if missing := [axis for axis in columns.scales if axis not in wanted]:
+    if missing := [axis for axis in columns.scales if axis not in target_table]:
         raise FitError(f"{folder.path} has an axis {missing[0]} that this run has not; the two cannot be compared")
     records = run_records(folder, target)
     table = check_table(records, columns, str(folder.path))
-    return fit_and_predict(table, columns, wanted, options, not_counted(records))
+    return fit_and_predict(table, columns, target_table, options, unused_rows(records))
 
 
 def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame) -> RunContext:
@@ -283,14 +285,14 @@ def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame
         verification=verification,
         states={str(state): int(count) for state, count in records["state"].value_counts().items()},
         failed=Counter(keys),
-        uncounted=not_counted(records),
+        uncounted=unused_rows(records),
         warnings=_unfinished(records),
         flops=float(records.loc[records["state"] != "waiting", "flops"].sum()),
     )
 
 
 def _unfinished(records: pd.DataFrame) -> list[str]:
-    waiting = int((records["state"] == WAITING).sum())
+    waiting = int((records["state"] == UNFINISHED).sum())
     return [f"{waiting} of {len(records)} trials are not finished: these results are preliminary"] if waiting else []
 
 

@@ -36,7 +36,7 @@ def _init_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _init(args: argparse.Namespace) -> int:
-    from hptransfer.config.resources import templates
+    from hptransfer.config.package_data import templates
 
     kinds = templates()
     if args.kind is None:
@@ -116,7 +116,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _sweep_files() -> list[Path]:
-    from hptransfer.config.resources import resource_folders
+    from hptransfer.config.package_data import resource_folders
 
     return sorted(path for folder in resource_folders("sweeps") for path in folder.glob("*.yaml"))
 

@@ -27,8 +27,8 @@ from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from hptransfer.config import sweep as sweep_config
 from hptransfer.config.overrides import Setting, apply
+from hptransfer.config.package_data import resource_folders
 from hptransfer.config.renamed import refuse_old_word, refuse_old_words
-from hptransfer.config.resources import resource_folders
 from hptransfer.config.sweep import SWEEP_MEMBERS, AxisConfig, SweepConfig, TunedConfig
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.loader import (

@@ -13,11 +13,11 @@ from hptransfer.analysis.report.figures import (
     COLOURS,
     FAINT,
     FLAT_SPAN,
+    LEGEND_ENTRIES,
     MARKERS,
-    NAMED,
     PANEL_INCHES,
     STYLE,
-    _svg,
+    figure_svg,
 )
 
 
@@ -45,7 +45,7 @@ def coordinate_check_figure(check: Mapping[str, Any]) -> str:
                     "color": COLOURS[index % len(COLOURS)],
                 }
                 label = f"{row['name']} ({row['slopes'][column]:+.2f})" if row["slopes"] else row["name"]
-                named = {"label": label} if rank < NAMED else {"color": FAINT}
+                named = {"label": label} if rank < LEGEND_ENTRIES else {"color": FAINT}
                 axes.loglog(sizes, [values[column] for values in row["values"]], **{**style, **named})
             axes.set_yscale("log", base=2)
             low, high = axes.get_ylim()
@@ -56,4 +56,4 @@ def coordinate_check_figure(check: Mapping[str, Any]) -> str:
             axes.set(title=columns[column], xlabel=check["axis"], ylabel=check["what"] if not column else None)
             if rows:
                 axes.legend(fontsize=7)
-        return _svg(figure)
+        return figure_svg(figure)

@@ -48,10 +48,12 @@ class History:
     attempts: Sequence[Attempt] = ()
     since: int = 0
 
-    def plus(self, attempt: Attempt) -> History:
+    def with_attempt(self, attempt: Attempt) -> History:
+        """Return the history with one more attempt."""
         return History((*self.attempts, attempt), self.since)
 
     def forgiven(self) -> History:
+        """Return the history with no attempt that counts against the trial."""
         return History(self.attempts, len(self.attempts))
 
     def counted(self, cause: str, *, progress: bool) -> int:
@@ -62,11 +64,11 @@ class History:
         """
         count, step, checkpoint = 0, 0, 0.0
         for index, attempt in enumerate(self.attempts):
-            farther = attempt.step > step or attempt.checkpoint > checkpoint
+            advanced = attempt.step > step or attempt.checkpoint > checkpoint
             step, checkpoint = max(step, attempt.step), max(checkpoint, attempt.checkpoint)
             if index < self.since:
                 continue
-            if progress and farther:
+            if progress and advanced:
                 count = 0
             elif attempt.cause == cause:
                 count += 1
@@ -74,6 +76,7 @@ class History:
 
     @property
     def seconds(self) -> float:
+        """Device time of all attempts."""
         return sum(attempt.seconds for attempt in self.attempts)
 
 
@@ -113,7 +116,7 @@ def reset_trial(folder: RunFolder, trial_id: str, outcome: Outcome, *, job: str 
     path = folder.outcome_path(trial_id)
     if outcome.attempts > len(history.attempts):  # the driver has not recorded this attempt
         step, checkpoint = last_progress(folder, trial_id, job)
-        history = history.plus(
+        history = history.with_attempt(
             Attempt(
                 time=path.stat().st_mtime,
                 cause=outcome.cause,
@@ -137,8 +140,9 @@ def last_progress(folder: RunFolder, trial_id: str, job: str) -> tuple[int, floa
 
     The time is in seconds since 1970; both are 0 without a file.
     """
-    own_checkpoints = folder.trial(trial_id).glob("checkpoint*")
-    checkpoints = [*own_checkpoints, *(folder.jobs.glob(f"{job}*checkpoint*") if job else ())]
+    of_script = folder.trial(trial_id).glob("checkpoint*")
+    of_stacks = folder.jobs.glob(f"{job}*checkpoint*") if job else ()
+    checkpoints = [*of_script, *of_stacks]
     return _last_step(folder.curve_path(trial_id)), max((path.stat().st_mtime for path in checkpoints), default=0.0)
 
 

@@ -14,7 +14,7 @@ from hptransfer.core.records import Number
 TemplateValue = Number | str
 
 
-def names_in(template: str, place: str) -> set[str]:
+def names_in(template: str, key: str) -> set[str]:
     """Return the names in braces of an argument.
 
     Raises:
@@ -30,16 +30,16 @@ def names_in(template: str, place: str) -> set[str]:
             continue
         if form or conversion or not name.isidentifier():
             raise ConfigError(
-                f"{place}: {template!r} has braces around something that is not a name; write {{{{ and }}}} for braces"
+                f"{key}: {template!r} has braces around something that is not a name; write {{{{ and }}}} for braces"
             )
         names.add(name)
     return names
 
 
-def check_names(template: str, known: Mapping[str, object], place: str) -> None:
+def check_names(template: str, known: Mapping[str, object], key: str) -> None:
     """Raise ConfigError unless every name in braces is known."""
-    for name in sorted(names_in(template, place) - known.keys()):
-        raise ConfigError(f"{place}: {unknown('name', name, known)} (in {template!r})")
+    for name in sorted(names_in(template, key) - known.keys()):
+        raise ConfigError(f"{key}: {unknown('name', name, known)} (in {template!r})")
 
 
 def fill_template(template: str, values: Mapping[str, TemplateValue]) -> str:

@@ -7,7 +7,7 @@
     |-- RunFolderError  a run folder that is missing, of another identity or unwritable    exit 2
     `-- StoppedError    the machine stopped the run: disk full, driver already running     exit 5
 
-A message is one line: the place, the value, the rule, the way out.
+A message is one line with the place, the value, the rule and the way out.
 
 Exit codes of a job's worker (`python -m hptransfer.worker RUN JOB ATTEMPT`):
 

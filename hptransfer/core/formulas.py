@@ -56,14 +56,14 @@ class Formula:
     Allowed are numbers, names, + - * / // % **, parentheses and FUNCTIONS.
 
     Attributes:
-        place: the formula's key in the sweep file, for messages.
+        key: its key in the sweep file, for messages.
 
     Raises:
         ConfigError: the text is not such a formula.
     """
 
     text: str
-    place: str
+    key: str
 
     def __post_init__(self) -> None:
         self._check(self._tree())
@@ -78,7 +78,7 @@ class Formula:
     def check_names(self, known: Mapping[str, object]) -> None:
         """Raise ConfigError unless every name is known."""
         for name in sorted(self.names - known.keys()):
-            raise ConfigError(f"{self.place}: {unknown('name', name, known)} (in {self.text!r})")
+            raise ConfigError(f"{self.key}: {unknown('name', name, known)} (in {self.text!r})")
 
     def value(self, names: Mapping[str, Number]) -> Number:
         """Return the formula's value.
@@ -90,19 +90,23 @@ class Formula:
         try:
             result: Number | complex = _evaluate(self._tree(), names)
         except (ArithmeticError, ValueError, TypeError) as error:
-            raise ConfigError(f"{self.place}: {self.text!r} has no value at {_shown(self, names)} ({error})") from None
+            raise ConfigError(
+                f"{self.key}: {self.text!r} has no value at {_format_values(self, names)} ({error})"
+            ) from None
         if isinstance(result, complex) or not math.isfinite(result):
-            raise ConfigError(f"{self.place}: {self.text!r} is {result} at {_shown(self, names)}; it must be finite")
+            raise ConfigError(
+                f"{self.key}: {self.text!r} is {result} at {_format_values(self, names)}; it must be finite"
+            )
         return result
 
     def _tree(self) -> ast.expr:
         if len(self.text) > MAX_LENGTH:
-            raise ConfigError(f"{self.place} is longer than {MAX_LENGTH} characters; give it as module:function")
+            raise ConfigError(f"{self.key} is longer than {MAX_LENGTH} characters; give it as module:function")
         try:
             return ast.parse(self.text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             reason = error.msg if isinstance(error, SyntaxError) else str(error)
-            raise ConfigError(f"{self.place}: {self.text!r} is not a formula ({reason})") from None
+            raise ConfigError(f"{self.key}: {self.text!r} is not a formula ({reason})") from None
 
     def _check(self, node: ast.expr) -> None:
         match node:
@@ -117,10 +121,10 @@ class Formula:
             case ast.Call(func=ast.Name(id=name), keywords=[]) if name in FUNCTIONS:
                 parts = node.args
             case ast.Call(func=ast.Name(id=name)) if name not in FUNCTIONS:
-                raise ConfigError(f"{self.place}: {unknown('function', name, FUNCTIONS)} (in {self.text!r})")
+                raise ConfigError(f"{self.key}: {unknown('function', name, FUNCTIONS)} (in {self.text!r})")
             case _:
                 raise ConfigError(
-                    f"{self.place}: {ast.unparse(node)!r} cannot be in a formula; allowed are numbers, names, "
+                    f"{self.key}: {ast.unparse(node)!r} cannot be in a formula; allowed are numbers, names, "
                     f"+ - * / // % **, parentheses and {', '.join(FUNCTIONS)}"
                 )
         for part in parts:
@@ -142,5 +146,5 @@ def _evaluate(node: ast.expr, names: Mapping[str, Number]) -> Any:
     raise AssertionError(node)  # refused by Formula._check
 
 
-def _shown(formula: Formula, names: Mapping[str, Number]) -> str:
+def _format_values(formula: Formula, names: Mapping[str, Number]) -> str:
     return ", ".join(f"{name}={names[name]}" for name in sorted(formula.names)) or "any scale"

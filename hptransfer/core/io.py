@@ -16,7 +16,8 @@ from typing import Any
 from hptransfer.core.errors import ConfigError, RunFolderError
 from hptransfer.core.redaction import redacted
 
-SCHEMA = 1
+JSON_SCHEMA = 1
+"""Version of the files' keys; files of a newer version are refused."""
 NAME_CHARS = 120
 
 
@@ -44,10 +45,10 @@ def file_name(text: str) -> str:
 
     It has no separators and a bounded length, and differs between different texts.
     """
-    plain = re.sub(r"[^\w=.,+-]", "_", text, flags=re.ASCII)[:NAME_CHARS]
-    if plain == text and not text.startswith("."):
+    safe = re.sub(r"[^\w=.,+-]", "_", text, flags=re.ASCII)[:NAME_CHARS]
+    if safe == text and not text.startswith("."):
         return text
-    return f"{plain.lstrip('.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{safe.lstrip('.')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -55,7 +56,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
     NaN and infinity are refused.
     """
-    write_text(path, json.dumps({"schema": SCHEMA, **values}, indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps({"schema": JSON_SCHEMA, **values}, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
@@ -76,17 +77,17 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
         schema = int(values.pop("schema"))
         for key in keys:
             values[key]
-    if schema > SCHEMA:
-        raise RunFolderError(f"{path} has schema {schema}, this version reads up to {SCHEMA}; upgrade hptransfer")
+    if schema > JSON_SCHEMA:
+        raise RunFolderError(f"{path} has schema {schema}, this version reads up to {JSON_SCHEMA}; upgrade hptransfer")
     return dict(values)
 
 
 def set_aside(path: Path) -> None:
     """Rename an unusable file to a free name."""
     number = 1
-    while (free := path.with_name(f"{path.name}.set-aside-{number}")).exists():
+    while (free_path := path.with_name(f"{path.name}.set-aside-{number}")).exists():
         number += 1
-    path.rename(free)
+    path.rename(free_path)
 
 
 @contextmanager
@@ -136,12 +137,12 @@ def writable_folder(out: Path | None) -> Iterator[None]:
     if out is None:
         yield
         return
-    new = [folder for folder in (out, *out.parents) if not folder.exists()]
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     check_writable(out)
     try:
         yield
     except BaseException:
-        for folder in new:
+        for folder in missing:
             folder.rmdir()
         raise
 

@@ -38,7 +38,7 @@ def lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
     """
     with path.open("a+", encoding="utf-8") as file:
         deadline = time.monotonic() + wait_s
-        while not _try(file, fcntl.LOCK_EX):
+        while not _try_lock(file, fcntl.LOCK_EX):
             if time.monotonic() >= deadline:
                 raise LockedError(_holder(file))
             time.sleep(0.02)
@@ -59,10 +59,10 @@ def locked_by(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     with file:
-        return None if _try(file, fcntl.LOCK_SH) else _holder(file)
+        return None if _try_lock(file, fcntl.LOCK_SH) else _holder(file)
 
 
-def _try(file: IO[str], kind: int) -> bool:
+def _try_lock(file: IO[str], kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -32,7 +32,7 @@ CANCELLED = "cancelled"
 KILLED = "killed"
 CAUSES = (CODE_ERROR, OUT_OF_MEMORY, TIME_LIMIT, NODE_FAILURE, PREEMPTED, CANCELLED, KILLED)
 
-POINT = frozenset({"step", "tokens", "loss", "time"})
+CURVE_KEYS = frozenset({"step", "tokens", "loss", "time"})
 """Keys of every point of a curve. A model may report further ones, such as the load of its experts."""
 
 
@@ -46,7 +46,7 @@ def exact(value: Number) -> str:
     return str(int(value)) if value % 1 == 0 else repr(value)
 
 
-def distinct(values: Iterable[Number]) -> dict[Number, str]:
+def format_distinct(values: Iterable[Number]) -> dict[Number, str]:
     """Format values with four digits, or exactly if two would print alike."""
     shown = {value: short(value) for value in values}
     counts = Counter(shown.values())
@@ -103,10 +103,12 @@ class Trial:
         return f"{self.scale.key} {tuned} seed={self.seed}"
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
         return {**asdict(self), "scale": dict(self.scale.axes)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Trial:
+        """Return the trial that a file holds."""
         return cls(**{**values, "scale": Scale(values["scale"])})
 
 
@@ -117,7 +119,7 @@ class Outcome:
     Attributes:
         state: DONE, DIVERGED, PRUNED (stopped early, as other trials of its scale were better) or FAILED.
         loss: the loss that ranks trials (run.loss), in nats; None unless done.
-        loss_se: its standard error over the held-out windows, or steps, in nats; None unless done, or with one window.
+        loss_se: its standard error over the held-out windows or steps, in nats; None unless done, and with one window.
         initial_loss: training loss at the first step, in nats.
         seconds: wall time on its device: an equal share of the stack's time.
         stack: number of trials in its stack.
@@ -127,7 +129,7 @@ class Outcome:
         node: the scheduler's node on which it was trained.
         imported: table and row that the trial was taken from; None if it was trained here.
         groups: settings of each parameter group: role, peak learning rate, and the optimizer's other settings. Its
-            `parameters` hold, by name, the spread of the initial values, the multiplier and the branch factor.
+            `parameters` hold the spread of the initial values, the multiplier and the branch factor by name.
     """
 
     state: str
@@ -150,10 +152,12 @@ class Outcome:
             raise ValueError(f"state {self.state!r} with loss {self.loss!r}")
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Outcome:
+        """Return the outcome that a file holds."""
         return cls(**values)
 
 
@@ -183,10 +187,12 @@ class Job:
     submitted: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
+        """Return the content of the file."""
         return {**asdict(self), "trials": list(self.trials), "scale": dict(self.scale.axes)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Job:
+        """Return the job that a file holds."""
         return cls(**{**values, "scale": Scale(values["scale"])})
 
 
@@ -221,9 +227,9 @@ def with_path(tree: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     Raises:
         ConfigError: the path does not exist, or is not a leaf.
     """
-    head, _, rest = path.partition(".")
+    head, _, subpath = path.partition(".")
     if not isinstance(tree, Mapping) or head not in tree:
         raise ConfigError(f"path {path!r} does not exist in the run's configuration")
-    if not rest and isinstance(tree[head], Mapping):
+    if not subpath and isinstance(tree[head], Mapping):
         raise ConfigError(f"{head!r} has keys of its own; end the path in one of them: {', '.join(tree[head])}")
-    return {**tree, head: with_path(tree[head], rest, value) if rest else value}
+    return {**tree, head: with_path(tree[head], subpath, value) if subpath else value}

@@ -1,7 +1,7 @@
 """Redaction of passwords in URIs, and their restoration from the environment.
 
-`io.write_text` and everything that prints an error apply `redacted`. `whole` restores a redacted URI from a variable
-of the environment.
+`io.write_text` and everything that prints an error apply `redacted`. `with_password` restores a redacted URI from a
+variable of the environment.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def redacted(text: str) -> str:
     return text
 
 
-def whole(uri: str, environment: Mapping[str, str], *names: str) -> str:
+def with_password(uri: str, environment: Mapping[str, str], *names: str) -> str:
     """Restore a redacted URI's password from a variable of the environment.
 
     The variable's value must differ from the URI in the password only.
@@ -44,14 +44,14 @@ def whole(uri: str, environment: Mapping[str, str], *names: str) -> str:
     return uri
 
 
-def passwords(tree: Any, place: str) -> Iterator[str]:
+def passwords(tree: Any, path: str) -> Iterator[str]:
     """Yield the dotted paths of values with a password in a URI."""
     if isinstance(tree, str):
         if redacted(tree) != tree:
-            yield place
+            yield path
     elif isinstance(tree, Mapping):
         for key, value in tree.items():
-            yield from passwords(value, f"{place}.{key}" if place else str(key))
+            yield from passwords(value, f"{path}.{key}" if path else str(key))
     elif isinstance(tree, Sequence):
         for index, value in enumerate(tree):
-            yield from passwords(value, f"{place}[{index}]")
+            yield from passwords(value, f"{path}[{index}]")

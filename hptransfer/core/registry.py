@@ -20,10 +20,10 @@ from typing import Generic, TypeVar
 
 from hptransfer.core.errors import ConfigError, unknown
 
-T = TypeVar("T")
+Member = TypeVar("Member")
 
 
-class Registry(Generic[T]):
+class Registry(Generic[Member]):
     """Members of one family by name.
 
     Args:
@@ -34,12 +34,12 @@ class Registry(Generic[T]):
     def __init__(self, family: str, package: str) -> None:
         self.family = family
         self.package = package
-        self._members: dict[str, T] = {}
+        self._members: dict[str, Member] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[Member], Member]:
         """Return a decorator that registers a value as the member `name`."""
 
-        def add(member: T) -> T:
+        def add(member: Member) -> Member:
             self._members[name] = member
             return member
 
@@ -49,7 +49,7 @@ class Registry(Generic[T]):
         """Return the sorted names of all members, without importing them."""
         return sorted({*self._modules(), *self._entry_points(), *self._members})
 
-    def get(self, name: str) -> T:
+    def get(self, name: str) -> Member:
         """Return the member `name`.
 
         Raises:

@@ -19,8 +19,8 @@ def report(step: int | None = None, *, diverged: bool = False, **values: float) 
         step: the training step; a step that is reported again replaces the earlier point. Without steps, points are
             numbered.
         diverged: training cannot continue; the trial ends here.
-        values: metrics by name, such as the loss: numbers, or anything that `float` accepts, such as a tensor of one
-            element.
+        values: metrics by name, such as the loss. A value is a number, or anything that `float` accepts (a tensor of
+            one element).
     """
     path = os.environ.get(METRICS)
     if not path or os.environ.get("RANK", "0") != "0":

@@ -27,7 +27,7 @@
       report.html                                  the page                                         analyze
       verification.json, verification-<scale>.json regret at the target, or at another scale        verify
 
-Every file that decides anything is replaced atomically. The trial folders are the source of truth; everything else can
+Every file that decides anything is replaced atomically. The trial folders are the source of truth: everything else can
 be rebuilt from them. Locks keep writers apart: one driver for each run, one worker for each trial.
 
 A run folder is private to its owner, or shared with a group (`set_permissions`). Every process that writes into it
@@ -57,34 +57,42 @@ class RunFolder:
 
     @property
     def sweep(self) -> Path:
+        """Path of the resolved sweep."""
         return self.path / "sweep.yaml"
 
     @property
     def target(self) -> Path:
+        """Path of the target: its scale, cost, settings and parameter groups."""
         return self.path / "target.json"
 
     @property
     def environment(self) -> Path:
+        """Path of command, host and package versions of the last start."""
         return self.path / "environment.json"
 
     @property
     def driver_lock(self) -> Path:
+        """Path of the driver's lock."""
         return self.path / "driver.lock"
 
     @property
     def journal(self) -> Path:
+        """Path of Optuna's journal."""
         return self.path / "study.journal"
 
     @property
     def mlflow(self) -> Path:
+        """Path of the embedded MLflow store."""
         return self.path / "mlflow.db"
 
     @property
     def prediction(self) -> Path:
+        """Path of the prediction for the target."""
         return self.path / "prediction.json"
 
     @property
     def verification(self) -> Path:
+        """Path of the verification at the target."""
         return self.path / "verification.json"
 
     def verification_of(self, scale: Scale) -> Path:
@@ -100,8 +108,8 @@ class RunFolder:
         Raises:
             RunFolderError: the file is damaged.
         """
-        old = self.path / file_name(f"verification-{scale.name}.json")
-        for path in (self.verification_of(scale), old):
+        earlier = self.path / file_name(f"verification-{scale.name}.json")
+        for path in (self.verification_of(scale), earlier):
             if path.exists():
                 values = read_json(path, "scale")
                 if values["scale"] == scale.axes:
@@ -110,14 +118,17 @@ class RunFolder:
 
     @property
     def snapshots(self) -> Path:
+        """Folder of the snapshots, one for each changed state of the code."""
         return self.path / "snapshots"
 
     @property
     def source(self) -> Path:
+        """Folder of the copied source tree of a script."""
         return self.path / "source"
 
     @property
     def source_origin(self) -> Path:
+        """Path of the origin of the copied source tree."""
         return self.path / "source.json"
 
     def working_directory(self, cwd: str) -> Path:
@@ -132,29 +143,35 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
+        """Path of the page."""
         return self.path / "report.html"
 
     @property
     def jobs(self) -> Path:
+        """Folder of the jobs."""
         return self.path / "jobs"
 
     def trial(self, trial_id: str) -> Path:
+        """Return the folder of a trial."""
         return self.path / "trials" / trial_id
 
     def outcome_path(self, trial_id: str) -> Path:
+        """Return the path of a trial's outcome."""
         return self.trial(trial_id) / "outcome.json"
 
     def curve_path(self, trial_id: str) -> Path:
+        """Return the path of a trial's curve."""
         return self.trial(trial_id) / "metrics.jsonl"
 
-    def behind_path(self, trial_id: str) -> Path:
+    def pruned_path(self, trial_id: str) -> Path:
         """Return the path of the file that marks a trial as pruned.
 
-        The trial is to stop early, as other trials of its scale are better.
+        The trial stops early, because other trials of its scale are better.
         """
         return self.trial(trial_id) / "behind.json"
 
     def lease(self, trial_id: str) -> Path:
+        """Return the path of a trial's lease."""
         return self.trial(trial_id) / "lease"
 
     def create(self, share: str | None = None) -> None:
@@ -181,6 +198,7 @@ class RunFolder:
             ) from None
 
     def write_trial(self, trial: Trial) -> None:
+        """Write a trial; create its folder if missing."""
         self.trial(trial.id).mkdir(exist_ok=True)
         write_json(self.trial(trial.id) / "trial.json", trial.to_json())
 
@@ -210,9 +228,11 @@ class RunFolder:
             yield self.read_trial(path.parent.name)
 
     def job_path(self, job_id: str) -> Path:
+        """Return the path of a job's file."""
         return self.jobs / f"{job_id}.json"
 
     def stacks_path(self, job_id: str) -> Path:
+        """Return the path of the split of a job into stacks."""
         return self.jobs / f"{job_id}.stacks.json"
 
     def reached_path(self, job_id: str) -> Path:
@@ -223,9 +243,11 @@ class RunFolder:
         return self.jobs / f"{job_id}.reached.json"
 
     def checkpoint_path(self, job_id: str, stack: int) -> Path:
+        """Return the path of a stack's checkpoint."""
         return self.jobs / f"{job_id}.{stack}.checkpoint"
 
     def write_job(self, job: Job) -> None:
+        """Write a job."""
         write_json(self.job_path(job.id), job.to_json())
 
     def read_job(self, job_id: str) -> Job:

@@ -141,7 +141,7 @@ class Driver:
 
     def _reset_pruned(self, trial: Trial) -> None:
         """Reset a trial that successive halving pruned, unless that is still on."""
-        path = self._folder.behind_path(trial.id)
+        path = self._folder.pruned_path(trial.id)
         if self._plan.config.halving.share is not None or not path.exists():
             return
         outcome = self._folder.read_outcome(trial.id)
@@ -249,7 +249,7 @@ class Driver:
         running = [self._index.trials[trial_id] for trial_id in self._jobs.open_trials()]
         trials = [trial for trial in (*ended, *running) if trial.scale in self._scales]
         for trial_id, point in self._halving.pruned(trials).items():
-            path = self._folder.behind_path(trial_id)
+            path = self._folder.pruned_path(trial_id)
             if trial_id not in self._index.outcomes and not path.exists():
                 write_json(path, {"tokens": point["tokens"], "loss": point["loss"]})
 

@@ -58,7 +58,7 @@ class AttemptLog:
             checkpoint=checkpoint,
             seconds=seconds,
         )
-        history = read_history(self._folder, trial_id).plus(attempt)
+        history = read_history(self._folder, trial_id).with_attempt(attempt)
         write_history(self._folder, trial_id, history)
         self._index.spend(trial_id, seconds)
         return history
@@ -87,7 +87,7 @@ class AttemptLog:
         """Test if the rule of a failed outcome's cause allows another attempt."""
         history = read_history(self._folder, trial_id)
         if outcome.attempts > len(history.attempts):
-            history = history.plus(Attempt(time=now(), cause=outcome.cause))
+            history = history.with_attempt(Attempt(time=now(), cause=outcome.cause))
         return self.delay(history) is not None
 
     def seconds_per_trial(self, job: Job, unfinished: Sequence[str], finished_s: float) -> float:

@@ -44,6 +44,7 @@ class Removable:
                 yield path
 
     def remove(self) -> None:
+        """Remove the files; those that are already gone are skipped."""
         for path in self.paths:
             if path.is_dir():
                 shutil.rmtree(path)
@@ -66,7 +67,7 @@ def find_removable(folder: RunFolder, *, logs: bool) -> list[Removable]:
             path for job in finished_jobs for path in sorted(folder.jobs.glob(f"{job}.*checkpoint*"))
         ],
         "files set aside": sorted(folder.path.glob("*.set-aside-*")),
-        "temporary files of writers that were killed": _temporaries(folder),
+        "temporary files of writers that were killed": _temporary_files(folder),
     }
     if logs:
         kinds["logs of finished jobs"] = [
@@ -80,7 +81,7 @@ def _jobs(folder: RunFolder) -> list[str]:
     return sorted(path.stem for path in folder.jobs.glob("*.json") if path.stem.isalnum() and path.stem != "states")
 
 
-def _temporaries(folder: RunFolder) -> list[Path]:
+def _temporary_files(folder: RunFolder) -> list[Path]:
     """Return files of killed writers: text, MLflow store and source copy."""
     patterns = (".*", "mlflow.db.unfinished", "jobs/.*", "trials/*/.*", "snapshots/*/.*")
     paths = {path for pattern in patterns for path in folder.path.glob(pattern)}

@@ -34,10 +34,10 @@ def trial_log(folder: RunFolder, prefix: str) -> Iterator[str]:
             f"{folder.path}: the ids of {len(matching)} trials begin with {prefix!r}, such as {matching[0]}; give more "
             "digits"
         )
-    return _lines(folder, matching[0])
+    return _log_lines(folder, matching[0])
 
 
-def _lines(folder: RunFolder, trial_id: str) -> Iterator[str]:
+def _log_lines(folder: RunFolder, trial_id: str) -> Iterator[str]:
     trial, outcome = folder.read_trial(trial_id), folder.read_outcome(trial_id)
     yield f"{trial.id} {trial.name}: {outcome.state if outcome else 'not finished'}"
     for job in sorted(read_jobs(folder), key=lambda job: job.submitted):

@@ -59,7 +59,7 @@ class Status:
     blocked: str | None = None
 
     @property
-    def over(self) -> bool:
+    def is_final(self) -> bool:
         """True if nothing will change by itself."""
         return self.driver is None and not self.progress.count(TRIAL_RUNNING)
 
@@ -71,19 +71,19 @@ def read_status(folder: RunFolder) -> Status:
         RunFolderError: a file is damaged.
     """
     driver = locked_by(folder.driver_lock)
-    notes = read_driver_state(folder)
-    rows, finished_jobs = read_trials_with_outcomes(folder)
+    driver_state = read_driver_state(folder)
+    rows, job_of_trial = read_trials_with_outcomes(folder)
     leased = {trial.id for trial, outcome in rows if outcome is None and locked_by(folder.lease(trial.id))}
-    waiting = _Waiting(folder, driver is not None, notes, {trial.scale.key for trial, _ in rows})
+    waiting = _Waiting(folder, driver is not None, driver_state, {trial.scale.key for trial, _ in rows})
     running = leased | waiting.running
     troubles = [
-        _failed(folder, trial, outcome, finished_jobs.get(trial.id)) if outcome else waiting.why(trial)
+        _failed(folder, trial, outcome, job_of_trial.get(trial.id)) if outcome else waiting.trouble(trial)
         for trial, outcome in rows
         if (outcome is None and trial.id not in running) or (outcome is not None and outcome.state == FAILED)
     ]
     slots = max(1, len(running))
     return Status(
-        folder, count_progress(rows, running, slots), troubles, driver, notes.get("blocked") if driver else None
+        folder, count_progress(rows, running, slots), troubles, driver, driver_state.get("blocked") if driver else None
     )
 
 
@@ -131,16 +131,16 @@ class _Waiting:
     """Reasons of waiting trials, from scheduler states, driver.json and requests.
 
     Args:
-        notes: content of driver.json.
+        driver_state: content of driver.json.
         keys: exact keys of the run's scales.
     """
 
-    def __init__(self, folder: RunFolder, driven: bool, notes: Mapping[str, Any], keys: Collection[str]) -> None:
+    def __init__(self, folder: RunFolder, driven: bool, driver_state: Mapping[str, Any], keys: Collection[str]) -> None:
         self._folder, self._driven = folder, driven
         self._states = read_states(folder)
         self._refused = "" if driven else _last_refusal(folder)
-        self._delayed: Mapping[str, float] = notes.get("delayed", {}) if driven else {}
-        self._held: Mapping[str, str] = notes.get("held", {})
+        self._delayed: Mapping[str, float] = driver_state.get("delayed", {}) if driven else {}
+        self._pilot_reasons: Mapping[str, str] = driver_state.get("held", {})
         self._keys = keys
         self._cancels = [request for _, request in read_requests(folder) if request.verb == CANCEL]
         self._jobs: dict[str, Job] = {}
@@ -151,7 +151,8 @@ class _Waiting:
     def _state(self, job: Job | None) -> Mapping[str, str]:
         return self._states.get(job.id, {}) if job else {}
 
-    def why(self, trial: Trial) -> Trouble:
+    def trouble(self, trial: Trial) -> Trouble:
+        """Return the reason for which a trial is waiting."""
         job = self._jobs.get(trial.id)
         state = self._state(job)
         reason, detail = self._reason(trial, job, state)
@@ -163,17 +164,20 @@ class _Waiting:
             return "being cancelled", ""
         if job and job.id in self._delayed:
             attempts = read_history(self._folder, trial.id).attempts
-            last = attempts[-1] if attempts else None
+            last_attempt = attempts[-1] if attempts else None
             seconds = max(0, round(self._delayed[job.id] - time.time()))
-            return f"retry after {last.cause if last and last.cause else 'an interruption'}", f"in {seconds} s"
+            return (
+                f"retry after {last_attempt.cause if last_attempt and last_attempt.cause else 'an interruption'}",
+                f"in {seconds} s",
+            )
         if state and self._driven:
             scheduler_reason = f" ({state['reason']})" if state.get("reason") not in ("", "None", None) else ""
             return f"{state['state']}{scheduler_reason}", f"job {state['scheduler']}" if state.get("scheduler") else ""
-        held = self._held.get(trial.scale.key)
-        if held is None and trial.scale.name not in self._keys:  # versions before 0.2 wrote names, not keys
-            held = self._held.get(trial.scale.name)
-        if held is not None and (self._driven or held == PILOT_FAILED):
-            return held, ""
+        pilot_reason = self._pilot_reasons.get(trial.scale.key)
+        if pilot_reason is None and trial.scale.name not in self._keys:  # versions before 0.2 wrote names, not keys
+            pilot_reason = self._pilot_reasons.get(trial.scale.name)
+        if pilot_reason is not None and (self._driven or pilot_reason == PILOT_FAILED):
+            return pilot_reason, ""
         if not self._driven:
             return "no driver runs", f"`hptransfer sweep` resumes it{self._refused}"
         return ("submitted", f"job {job.scheduler or job.id}") if job else ("waiting for a free slot", "")
@@ -215,14 +219,14 @@ def explain_troubles(status: Status, *, every: bool) -> Iterator[str]:
         groups.setdefault((trouble.state, trouble.reason, detail), []).append(trouble)
     for (state, reason, detail), troubles in sorted(groups.items()):
         if every or len(troubles) == 1:
-            yield from (f"{state}: {_describe(status.folder, trouble)}" for trouble in troubles)
+            yield from (f"{state}: {_trouble_line(status.folder, trouble)}" for trouble in troubles)
         else:
             shared = f": {detail}" if detail else ""
-            example = _describe(status.folder, troubles[0])
+            example = _trouble_line(status.folder, troubles[0])
             yield f"{state}: {len(troubles)} trials: {reason}{shared}; such as {example}"
 
 
-def _describe(folder: RunFolder, trouble: Trouble) -> str:
+def _trouble_line(folder: RunFolder, trouble: Trouble) -> str:
     """Return a trial's reason, node and last log line in one line."""
     text = f"{trouble.reason}" + (f", {trouble.detail}" if trouble.detail else "")
     if (trouble.state == FAILED and trouble.reason in trouble.detail) or trouble.reason == CODE_ERROR:

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Number, Scale, distinct, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Number, Scale, format_distinct, short
 from hptransfer.driver.progress import TRIAL_RUNNING, TRIAL_WAITING, Progress, ScaleProgress
 from hptransfer.monitor.status import Status, explain_troubles
 from hptransfer.planning.plan import Plan, num_devices
@@ -25,12 +25,12 @@ def clock(seconds: float | None) -> str:
     """Format seconds as 45s, 3m20s or 2h05m; None as "unknown"."""
     if seconds is None:
         return "unknown"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded}s"
+    if rounded < 3600:
+        return f"{rounded // 60}m{rounded % 60:02d}s"
+    return f"{rounded // 3600}h{rounded % 3600 // 60:02d}m"
 
 
 def headline(progress: Progress) -> str:
@@ -51,12 +51,12 @@ def progress_table(progress: Progress) -> Table:
     if not progress.count(PRUNED):  # most sweeps prune no trials
         del columns[PRUNED]
     scales = [scale.scale for scale in progress.scales]
-    grid, axis_cells = _grid(scales, [*columns.values(), "best loss", "at"]), _axis_cells(scales)
+    table, axis_cells = _empty_table(scales, [*columns.values(), "best loss", "at"]), _axis_cells(scales)
     for scale in progress.scales:
         counts = [str(scale.states.get(state, 0) or "-") for state in columns]
         label = "verify" if scale.purpose == VERIFY else ""
-        grid.add_row(label, *axis_cells(scale.scale), *counts, *_best(scale))
-    return grid
+        table.add_row(label, *axis_cells(scale.scale), *counts, *_best(scale))
+    return table
 
 
 def _axis_cells(scales: Sequence[Scale]) -> Callable[[Scale], list[str]]:
@@ -65,17 +65,17 @@ def _axis_cells(scales: Sequence[Scale]) -> Callable[[Scale], list[str]]:
     for scale in scales:
         for axis, value in scale.axes.items():
             values.setdefault(axis, []).append(value)
-    shown = {axis: distinct(of_axis) for axis, of_axis in values.items()}
+    shown = {axis: format_distinct(of_axis) for axis, of_axis in values.items()}
     return lambda scale: [shown[axis][value] for axis, value in scale.axes.items()]
 
 
-def _grid(scales: Sequence[Scale], columns: Sequence[str]) -> Table:
+def _empty_table(scales: Sequence[Scale], columns: Sequence[str]) -> Table:
     """Return an empty table with columns for label, axes and values."""
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    grid.add_column("")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
     for column in (*(scales[0].axes if scales else ()), *columns):
-        grid.add_column(column, justify="right")
-    return grid
+        table.add_column(column, justify="right")
+    return table
 
 
 def _best(scale: ScaleProgress) -> tuple[str, str]:
@@ -95,11 +95,11 @@ def print_status(console: Console, status: Status, *, every: bool) -> None:
     """Print a status: its line, its scales, and its troubles."""
     console.print(status_line(status), highlight=False, markup=False, soft_wrap=True)
     console.print(progress_table(status.progress))
-    for line in _lines(status, every=every):
+    for line in _trouble_lines(status, every=every):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _lines(status: Status, *, every: bool) -> list[str]:
+def _trouble_lines(status: Status, *, every: bool) -> list[str]:
     return [*([f"blocked: {status.blocked}"] if status.blocked else []), *explain_troubles(status, every=every)]
 
 
@@ -109,7 +109,7 @@ def _page(status: Status, *, every: bool, height: int | None = None) -> Group:
     Args:
         height: most lines about trials; None for all of them.
     """
-    lines = _lines(status, every=every)
+    lines = _trouble_lines(status, every=every)
     if height is not None and len(lines) > height:
         lines = [*lines[: max(0, height - 1)], f"and {len(lines) - height + 1} lines more"]
     return Group(Text(status_line(status)), progress_table(status.progress), *map(Text, lines))
@@ -126,12 +126,12 @@ def watch(console: Console, read: Callable[[], Status], *, every: bool) -> None:
             began = time.monotonic()
             status = read()
             if live is not None:
-                room = console.height - len(status.progress.scales) - 4
-                live.update(_page(status, every=every, height=None if status.over else room), refresh=True)
+                height = console.height - len(status.progress.scales) - 4
+                live.update(_page(status, every=every, height=None if status.is_final else height), refresh=True)
             elif (line := status_line(status)) != last:
                 console.print(line, highlight=False, markup=False, soft_wrap=True)
                 last = line
-            if status.over:
+            if status.is_final:
                 break
             time.sleep(max(WATCH_S, WATCH_SHARE * (time.monotonic() - began)))
     if live is None:
@@ -182,7 +182,10 @@ class Display:
 def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table | str]:
     """Return the cost table of a sweep and its totals."""
     scales = [*plan.scales, plan.target]
-    grid, axis_cells = _grid(scales, ["parameters", "FLOPs a trial", "trials", "FLOPs", "time"]), _axis_cells(scales)
+    table, axis_cells = (
+        _empty_table(scales, ["parameters", "FLOPs a trial", "trials", "FLOPs", "time"]),
+        _axis_cells(scales),
+    )
     for scale in plan.scales:
         size, trials = plan.sizes[scale], plan.num_trials(scale)
         costs = [
@@ -191,13 +194,13 @@ def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table 
             f"{size.flops * trials:.3g}",
             clock(_total_s(trials, seconds[scale])),
         ]
-        grid.add_row("", *axis_cells(scale), f"{size.params:,}", *costs)
+        table.add_row("", *axis_cells(scale), f"{size.params:,}", *costs)
     target = plan.sizes[plan.target]
     costs = [f"{target.params:,}", f"{target.flops:.3g}", "", "", clock(seconds[plan.target])]
-    grid.add_row("target", *axis_cells(plan.target), *costs)
+    table.add_row("target", *axis_cells(plan.target), *costs)
     trials = sum(plan.num_trials(scale) for scale in plan.scales)
     return [
-        grid,
+        table,
         f"total: {trials} trials, {plan.flops():.3g} FLOPs, {_total_time(plan, seconds)}",
         f"share of the target's own training FLOPs: {plan.flops() / target.flops:.1%}",
     ]
@@ -205,18 +208,18 @@ def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table 
 
 def _total_time(plan: Plan, seconds: Mapping[Scale, float | None]) -> str:
     """Return device-hours and duration of all trials, if measured."""
-    known = {scale: trial_s for scale in plan.scales if (trial_s := seconds[scale]) is not None}
-    if len(known) < len(plan.scales):
+    trial_seconds = {scale: trial_s for scale in plan.scales if (trial_s := seconds[scale]) is not None}
+    if len(trial_seconds) < len(plan.scales):
         return "device-hours unknown, as nothing was measured yet"
     launcher = plan.config.launcher
-    busy_s = {scale: trial_s * plan.num_trials(scale) for scale, trial_s in known.items()}
+    busy_s = {scale: trial_s * plan.num_trials(scale) for scale, trial_s in trial_seconds.items()}
     hours = sum(scale_s * num_devices(plan, scale) for scale, scale_s in busy_s.items()) / 3600
-    slots = min(launcher.num_slots(plan.runner.gpus()), sum(plan.num_trials(scale) for scale in known))
-    duration = clock(max(sum(busy_s.values()) / slots, *known.values()))
-    where = f"{slots} worker{'s' if slots > 1 else ''} of this machine"
+    slots = min(launcher.num_slots(plan.runner.gpus()), sum(plan.num_trials(scale) for scale in trial_seconds))
+    duration = clock(max(sum(busy_s.values()) / slots, *trial_seconds.values()))
+    workers = f"{slots} worker{'s' if slots > 1 else ''} of this machine"
     if launcher.is_cluster:
-        where = f"nodes as fast as this machine, if {slots} trials run at a time"
-    return f"{hours:.3g} device-hours; about {duration} on {where}"
+        workers = f"nodes as fast as this machine, if {slots} trials run at a time"
+    return f"{hours:.3g} device-hours; about {duration} on {workers}"
 
 
 def _total_s(count: int, seconds: float | None) -> float | None:

@@ -1,7 +1,7 @@
 """Contract kits: checks for members of a family, built in or not.
 
-One module a family: launchers, runners, samplers, trackers, datasets, models, optimizers, laws, estimators and
-parameterizations. A check is a function of the member's registered name (or of its settings) that raises
+There is one module for each family: launchers, runners, samplers, trackers, datasets, models, optimizers, laws,
+estimators and parameterizations. A check is a function of the member's registered name (or of its settings) that raises
 AssertionError. `CHECKS` of a module lists those that need nothing else:
 
     import pytest

@@ -21,12 +21,12 @@ def assert_refused(call: Callable[[], Any], message: str, error: type[Hptransfer
     assert re.search(message, text), f"expected a message like {message!r}, got {text!r}"
 
 
-def assert_near(found: float, expected: float, *, relative: float = 0.0, absolute: float = 0.0, of: str) -> None:
+def assert_near(value: float, expected: float, *, relative: float = 0.0, absolute: float = 0.0, of: str) -> None:
     """Assert that two numbers agree within a tolerance.
 
     Args:
         of: their name in the message.
     """
-    assert math.isclose(found, expected, rel_tol=relative, abs_tol=absolute), (
-        f"{of}: expected {expected!r}, got {found!r} (relative tolerance {relative:g}, absolute {absolute:g})"
+    assert math.isclose(value, expected, rel_tol=relative, abs_tol=absolute), (
+        f"{of}: expected {expected!r}, got {value!r} (relative tolerance {relative:g}, absolute {absolute:g})"
     )

@@ -10,13 +10,13 @@ import pandas as pd
 from hptransfer.analysis.laws.model_averaging import LawProblem
 from hptransfer.analysis.optima.estimators import ESTIMATORS, OptimaEstimate
 from hptransfer.analysis.tables.arrays import Array, Runs
-from hptransfer.analysis.tables.checks import check_table
 from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.table_checks import check_table
 
 COLUMNS = Columns(scales=("width", "tokens"), tuned=("lr",))
-RATES = tuple(2.0**power for power in range(-11, -2))
-TOLERANCE = 0.6
-"""Octaves by which an optimum may be missed: half of the grid's spacing for the best run itself, and some noise."""
+LEARNING_RATES = tuple(2.0**power for power in range(-11, -2))
+MISSED_OCTAVES = 0.6
+"""Largest error of an optimum in octaves: half of the grid's spacing for the best run itself, and some noise."""
 
 
 def drawn_runs(*, diverging: bool = False) -> tuple[Runs, Array]:
@@ -30,14 +30,14 @@ def drawn_runs(*, diverging: bool = False) -> tuple[Runs, Array]:
     for width, tokens in itertools.product((32.0, 64.0, 128.0), (2.0**15, 2.0**16)):
         best = -7.0 - 0.5 * np.log2(width / 32)
         optima[width * tokens, width] = best
-        for rate in RATES:
-            away = np.log2(rate) - best
-            loss = 2.0 + 64 / width + 0.05 * away**2 + 0.002 * random.standard_normal()
-            lost = diverging and away > 2.5
-            rows.append({"width": width, "tokens": tokens, "lr": rate, "seed": 0, "loss": np.inf if lost else loss})
+        for rate in LEARNING_RATES:
+            octaves = np.log2(rate) - best
+            loss = 2.0 + 64 / width + 0.05 * octaves**2 + 0.002 * random.standard_normal()
+            diverges = diverging and octaves > 2.5
+            rows.append({"width": width, "tokens": tokens, "lr": rate, "seed": 0, "loss": np.inf if diverges else loss})
     runs = Runs.of(check_table(pd.DataFrame(rows), COLUMNS, "kit"), COLUMNS)
-    found = [optima[scale["width"] * scale["tokens"], scale["width"]] for scale in runs.scales]
-    return runs, np.array(found)
+    expected = [optima[scale["width"] * scale["tokens"], scale["width"]] for scale in runs.scales]
+    return runs, np.array(expected)
 
 
 def estimates(name: str, runs: Runs) -> list[OptimaEstimate]:
@@ -62,9 +62,9 @@ def _check(name: str, *, diverging: bool) -> None:
     assert forms, f"estimator {name} must find at least one form"
     for form in forms:
         assert form.intercepts.shape == (runs.num_scales,), f"estimator {name}: one intercept a scale"
-        x = form.likelihood.own()[0][:, 0]
+        x = form.likelihood.by_scale()[0][:, 0]
         missed = np.abs(x - optima).max()
-        assert missed < TOLERANCE, f"estimator {name}: an optimum is missed by {missed:.2f} octaves"
+        assert missed < MISSED_OCTAVES, f"estimator {name}: an optimum is missed by {missed:.2f} octaves"
 
 
 CHECKS = (check_optima, check_diverged_runs)

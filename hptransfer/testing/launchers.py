@@ -16,9 +16,9 @@ from hptransfer.launchers import JobEnd, Launcher, LauncherConfig
 from hptransfer.planning.plan import make_plan
 from hptransfer.testing._asserting import assert_refused
 
-PATIENCE_S = 300.0
-"""Without any job ending, before a check gives up."""
-SWEEP = (
+JOB_END_TIMEOUT_S = 300.0
+"""Time without the end of any job after which a check fails."""
+OVERRIDES = (
     "tracker=none",
     "grid.width.values=[16]",
     "grid.depth.values=[1]",
@@ -33,7 +33,7 @@ SWEEP = (
 def prepared_jobs(path: Path, count: int) -> tuple[RunFolder, list[Job]]:
     """Return a run folder with three one-trial jobs at most."""
     values = ",".join(str(2.0 ** -(4 + number)) for number in range(3))
-    plan = make_plan(compose("quickstart", [*SWEEP, f"space.lr.values=[{values}]", f"runs={path}"]))
+    plan = make_plan(compose("quickstart", [*OVERRIDES, f"space.lr.values=[{values}]", f"runs={path}"]))
     folder, jobs = plan.config.folder, []
     folder.create()
     folder.driver_lock.touch()
@@ -52,11 +52,11 @@ def ended_jobs(launcher: Launcher, count: int) -> list[JobEnd]:
     ends: list[JobEnd] = []
     since = time.monotonic()
     while len(ends) < count:
-        new = launcher.wait(1.0)
-        since = time.monotonic() if new else since
-        ends += new
+        new_ends = launcher.wait(1.0)
+        since = time.monotonic() if new_ends else since
+        ends += new_ends
         waited = time.monotonic() - since
-        assert waited < PATIENCE_S, f"{len(ends)} of {count} jobs ended, and none in the last {waited:.0f} s"
+        assert waited < JOB_END_TIMEOUT_S, f"{len(ends)} of {count} jobs ended, and none in the last {waited:.0f} s"
     return ends
 
 
@@ -70,15 +70,15 @@ def check_jobs_end(config: LauncherConfig, path: Path, gpus: int = 0) -> None:
     launcher = config.open(folder.path, gpus)
     try:
         assert launcher.slots >= 1, f"{config.name}: slots must be at least 1, got {launcher.slots}"
-        left = list(jobs)
+        waiting = list(jobs)
         ends: list[JobEnd] = []
-        while left:
-            batch, left = left[: launcher.slots], left[launcher.slots :]
+        while waiting:
+            batch, waiting = waiting[: launcher.slots], waiting[launcher.slots :]
             launcher.submit(batch)
             ends += ended_jobs(launcher, len(batch))
         assert sorted(end.job for end in ends) == [job.id for job in jobs], f"{config.name}: each job must end once"
-        assert {end.cause for end in ends} == {None}, f"{config.name}: jobs must come to their end, got {ends}"
-        assert launcher.adopt(jobs) == set(), f"{config.name}: what has ended must not be adopted"
+        assert {end.cause for end in ends} == {None}, f"{config.name}: jobs must end by themselves, got {ends}"
+        assert launcher.adopt(jobs) == set(), f"{config.name}: an ended job must not be adopted"
     finally:
         launcher.close()
     for trial in folder.read_trials():
@@ -90,7 +90,7 @@ def check_jobs_end(config: LauncherConfig, path: Path, gpus: int = 0) -> None:
 def check_cancelled_jobs(config: LauncherConfig, path: Path, gpus: int = 0) -> None:
     """Check that a cancelled job is reported as such, or dropped.
 
-    A launcher without processes drops what waits. A job may come to its end before it is cancelled.
+    A launcher without processes drops waiting jobs. A job may finish before it is cancelled.
     """
     folder, jobs = prepared_jobs(path, 1)
     launcher = config.open(folder.path, gpus)
@@ -98,7 +98,7 @@ def check_cancelled_jobs(config: LauncherConfig, path: Path, gpus: int = 0) -> N
         launcher.submit(jobs)
         launcher.cancel([jobs[0].id])
         ends = launcher.wait(0.0)
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + JOB_END_TIMEOUT_S
         while not ends and launcher.adopt(jobs) and time.monotonic() < until:
             ends = launcher.wait(1.0)
         assert ends or not launcher.adopt(jobs), f"{config.name}: a cancelled job must end, it still runs or waits"
@@ -108,13 +108,13 @@ def check_cancelled_jobs(config: LauncherConfig, path: Path, gpus: int = 0) -> N
         launcher.close()
 
 
-def check_settings(config: LauncherConfig) -> None:
+def check_config(config: LauncherConfig) -> None:
     """Check slots and threads, and that a negative stack is refused."""
     config.check("launcher")
     assert config.num_slots(0) >= 1, f"{config.name}: num_slots must be at least 1 without GPUs"
     assert config.num_threads() >= 1, f"{config.name}: num_threads must be at least 1"
-    before, config.stack = config.stack, -1
+    stack, config.stack = config.stack, -1
     try:
         assert_refused(lambda: config.check("launcher"), r"launcher\.stack must be at least 0", ConfigError)
     finally:
-        config.stack = before
+        config.stack = stack

@@ -1,7 +1,7 @@
 """Contract kit of the laws: terms, recovery, and coverage of intervals.
 
-A law outside the tree passes `check(name)` for each of `CHECKS`. A law about certain axes passes them along, such as
-`check(name, ("batch_size", "tokens"))`, and passes `check_abstains_without_its_axes`.
+A law outside the tree passes `check(name)` for each of `CHECKS`. For a law about certain axes these are given too:
+`check(name, ("batch_size", "tokens"))`. Such a law also passes `check_abstains_without_its_axes`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ INTERCEPT = -7.0
 SWEEPS = 40
 """Simulated sweeps of the coverage check."""
 COVERAGE = 0.75
-"""Share of them whose 90% interval must hold the target; 40 sweeps of a right interval hold it less often once in
-two hundred times."""
+"""Share of them whose 90% interval must cover the target. Intervals of the right width cover fewer once in two hundred
+times."""
 
 
 def scales_over(axes: Sequence[str], values: int = 4) -> list[Axes]:
@@ -40,7 +40,7 @@ def scales_over(axes: Sequence[str], values: int = 4) -> list[Axes]:
     """
     powers = sorted(itertools.product(range(values), repeat=len(axes)), key=sum)
     powers.append((values - 1 + TARGET_OCTAVES,) * len(axes))
-    return [{axis: 64.0 * 2.0**power for axis, power in zip(axes, each, strict=True)} for each in powers]
+    return [{axis: 64.0 * 2.0**power for axis, power in zip(axes, point, strict=True)} for point in powers]
 
 
 def variants_of(name: str, scales: Sequence[Axes]) -> list[Variant]:
@@ -53,7 +53,7 @@ def draw_optima(variant: Variant, scales: Sequence[Axes], random: np.random.Gene
     slopes = random.uniform(0.3, 0.6, len(variant.terms) - 1) * random.choice([-1, 1])
     coefficients = np.array([INTERCEPT, *slopes])
     for index, term in enumerate(variant.terms):
-        if term.mean is not None:  # how it bends is part of the form
+        if term.mean is not None:  # the bend is part of the form
             coefficients[index] = term.mean or coefficients[index]
     return coefficients, variant.matrix(scales) @ coefficients
 
@@ -85,7 +85,7 @@ def check_terms(name: str, axes: Sequence[str] = ANY_AXES) -> None:
     assert variants, f"law {name} must have a variant on {', '.join(axes)} with four values each"
     for variant in variants:
         matrix = variant.matrix(scales)
-        assert variant.law == name, f"a variant of law {name} calls itself {variant.law}"
+        assert variant.law == name, f"a variant of law {name} has the name {variant.law}"
         assert matrix.shape == (len(scales), len(variant.terms)), f"law {name}: features must be (scales, terms)"
         assert np.isfinite(matrix).all(), f"law {name} ({variant.detail}): features must be finite, also at the target"
         assert (matrix[:, 0] == 1).all(), f"law {name} ({variant.detail}): the first term of each variant must be 1"
@@ -120,17 +120,17 @@ def check_intervals(name: str, axes: Sequence[str] = ANY_AXES) -> None:
     """
     scales = scales_over(axes)
     variants = variants_of(name, scales)
-    scatter, error, held = 0.1, 0.1, 0
+    scatter, error, covered = 0.1, 0.1, 0
     for seed in range(SWEEPS):
         random = np.random.default_rng(seed)
         _, x = draw_optima(variants[seed % len(variants)], scales, random)
-        own = x + scatter * random.standard_normal(len(x))
-        seen = own[:-1] + error * random.standard_normal(len(x) - 1)
-        problem, estimate = law_problem(scales[:-1], seen, error)
+        optima = x + scatter * random.standard_normal(len(x))
+        estimated = optima[:-1] + error * random.standard_normal(len(x) - 1)
+        problem, estimate = law_problem(scales[:-1], estimated, error)
         average = ModelAverage.of(average_models(problem, [estimate], LAWS.names()), 300, seed)
         low, high = average.quantiles(scales[-1], [percent / 100 for percent in INTERVAL]).T
-        held += int(low[0] <= own[-1] <= high[0])
-    assert held >= COVERAGE * SWEEPS, f"law {name}: 90% intervals held the target in {held} of {SWEEPS} sweeps"
+        covered += int(low[0] <= optima[-1] <= high[0])
+    assert covered >= COVERAGE * SWEEPS, f"law {name}: 90% intervals covered the target in {covered} of {SWEEPS} sweeps"
 
 
 def check_abstains_without_its_axes(name: str, axes: Sequence[str], required: Sequence[str] = ()) -> None:
@@ -142,11 +142,11 @@ def check_abstains_without_its_axes(name: str, axes: Sequence[str], required: Se
     """
     required = required or axes
     first, last = required[0], required[-1]
-    other = scales_over([axis if axis != last else "age" for axis in axes])
+    renamed = scales_over([axis if axis != last else "age" for axis in axes])
     fixed = [{**scale, first: 64.0} for scale in scales_over(axes)]
-    for scales, why in ((other, f"without {last}"), (fixed, f"with one value of {first}")):
-        assert variants_of(name, scales) == [], f"law {name} must not apply {why}"
-    problem, estimate = law_problem(other, np.zeros(len(other)), SMALL_ERROR)
+    for scales, condition in ((renamed, f"without {last}"), (fixed, f"with one value of {first}")):
+        assert variants_of(name, scales) == [], f"law {name} must not apply {condition}"
+    problem, estimate = law_problem(renamed, np.zeros(len(renamed)), SMALL_ERROR)
     assert_refused(
         lambda: average_models(problem, [estimate], (name,)),
         f"none of the laws {name} applies to .*; add power",

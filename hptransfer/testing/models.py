@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hptransfer.testing._asserting import assert_near
-from hptransfer.testing.runs import (
-    SHAPES,
+from hptransfer.testing.small_runs import (
+    DATA_SHAPES,
     assert_leaving_changes_nothing,
     assert_stack_equals_trials,
     batches,
@@ -34,14 +34,14 @@ SIZES = ((32, 2), (64, 4))
 
 
 def check_sizes(name: str, **options: Any) -> None:
-    """Check that parameters and FLOPs are what the formulas say.
+    """Check that parameters and FLOPs are those of the formulas.
 
     FLOPs are those of a forward and backward pass, as PyTorch counts them.
     """
     for width, depth in SIZES:
         run = run_of_model(name, width=width, depth=depth, **options)
         for kind in run.model.takes:
-            shape, where = SHAPES[kind], f"{name} on {kind}, width {width}, depth {depth}"
+            shape, where = DATA_SHAPES[kind], f"{name} on {kind}, width {width}, depth {depth}"
             model = run.model.build(trials=1, shape=shape).double()  # experts' products are counted in this type alone
             counted = sum(weight.numel() for weight in model.parameters())
             assert counted == run.model.num_params(shape), f"{where}: num_params must be {counted}"
@@ -78,7 +78,7 @@ def check_loss_falls(name: str, lr: float = 2.0**-6, **options: Any) -> None:
     )
 
 
-def check_stack(name: str, rate: float = 1.0, **options: Any) -> None:
+def check_stacking(name: str, rate: float = 1.0, **options: Any) -> None:
     """Check that a stack leaves each trial the losses it has alone.
 
     Args:
@@ -113,4 +113,4 @@ def check_constants(name: str, **options: Any) -> None:
     assert abs(together[0] / together[1] - 1) > 1e-6, f"{name}: constants must change the loss"
 
 
-CHECKS = (check_sizes, check_roles, check_loss_falls, check_stack, check_leaving, check_constants)
+CHECKS = (check_sizes, check_roles, check_loss_falls, check_stacking, check_leaving, check_constants)

@@ -18,11 +18,11 @@ from hptransfer.parameterizations import (
     resolve,
 )
 
-LAWS = (ENTRYWISE, RAW, RELATIVE, SPECTRAL, SPECTRAL_RMS, INVERSE_CURVATURE)
+UPDATE_LAWS = (ENTRYWISE, RAW, RELATIVE, SPECTRAL, SPECTRAL_RMS, INVERSE_CURVATURE)
 """Update laws of the built-in optimizers."""
 
 
-def check_table(name: str) -> None:
+def check_exponents(name: str) -> None:
     """Check that every role has finite exponents, with their source."""
     table = PARAMETERIZATIONS.get(name)
     missing = set(Role) - set(table.rows)
@@ -36,10 +36,10 @@ def check_table(name: str) -> None:
 def check_base(name: str) -> None:
     """Check that nothing changes at the base, for every update law."""
     table = PARAMETERIZATIONS.get(name)
-    for law in table.laws or LAWS:
+    for law in table.laws or UPDATE_LAWS:
         for role in Role:
             rule = resolve(table, law, role, Sizes.alike(role, 1, inside=True))
             assert rule == TensorRule(role=role), f"{name}, role {role.value}, {law}: got {rule} at the base"
 
 
-CHECKS = (check_table, check_base)
+CHECKS = (check_exponents, check_base)

@@ -29,7 +29,7 @@ def check_identity(runner: Runner, run: Run) -> None:
     settings = runner.identity_settings(run)
     assert json.loads(json.dumps(settings)) == settings, "identity_settings must be plain JSON values"
     assert runner.fingerprint(run) == runner.fingerprint(run), "the fingerprint must be stable"
-    assert runner.fingerprint_source(run), "fingerprint_source must say what the fingerprint is a hash of"
+    assert runner.fingerprint_source(run), "fingerprint_source must name the content that the fingerprint is a hash of"
     for gpu in (False, True):
         assert runner.job_size(run, gpu=gpu) >= 1, "a job must carry at least one trial"
 
@@ -49,7 +49,7 @@ def check_interruption(runner: Runner, run: Run, path: Path, asked: int = 3) -> 
     Args:
         asked: questions that are answered with None before `stop` gives a cause.
     """
-    _, ((_, expected),), whole = _execute(runner, run, path / "whole", lambda: None)
+    _, ((_, expected),), undisturbed = _execute(runner, run, path / "whole", lambda: None)
     questions = iter(range(asked))
     stop = lambda: None if next(questions, None) is not None else PREEMPTED  # noqa: E731
     interrupted = False
@@ -58,10 +58,10 @@ def check_interruption(runner: Runner, run: Run, path: Path, asked: int = 3) -> 
     except Interrupted:
         interrupted = True
     assert interrupted, "a runner whose `stop` gives a cause must raise Interrupted"
-    trial, ((_, found),), folder = _execute(runner, run, path / "stopped", lambda: None)
-    assert _without_times(found) == _without_times(expected), f"resumed to {found}, undisturbed {expected}"
+    trial, ((_, resumed),), folder = _execute(runner, run, path / "stopped", lambda: None)
+    assert _without_times(resumed) == _without_times(expected), f"resumed to {resumed}, undisturbed {expected}"
     _check_curve(folder, trial)
-    assert len(read_jsonl(folder.curve_path(trial.id))) == len(read_jsonl(whole.curve_path(trial.id))), (
+    assert len(read_jsonl(folder.curve_path(trial.id))) == len(read_jsonl(undisturbed.curve_path(trial.id))), (
         "a resumed curve must have as many points as an undisturbed one"
     )
 

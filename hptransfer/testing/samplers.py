@@ -14,7 +14,7 @@ COUNT = 6
 
 
 def suggested(config: SamplerConfig, seed: int) -> list[float]:
-    """Return values that a new study asks for, each told a loss."""
+    """Return the values that a new study suggests, each with a loss."""
     import optuna
 
     level = optuna.logging.get_verbosity()
@@ -49,8 +49,8 @@ def check_points(config: SamplerConfig) -> None:
     assert config.points is None or config.points >= 3, f"{config.name}: points must be None or at least 3"
     if "trials" in {field.name for field in dataclasses.fields(config)}:
         few_trials: dict[str, Any] = {"trials": 2}
-        few = dataclasses.replace(config, **few_trials)
-        assert_refused(lambda: few.check("sampler"), r"sampler\.trials must be at least 3", ConfigError)
+        too_few = dataclasses.replace(config, **few_trials)
+        assert_refused(lambda: too_few.check("sampler"), r"sampler\.trials must be at least 3", ConfigError)
 
 
 CHECKS = (check_values, check_points)

@@ -1,7 +1,7 @@
 """Contract kit of the trackers: each trial once, without doubled points.
 
-A check takes a function that opens the tracker of a run folder again, and one that reads the store: what it shows of
-each trial by the trial's id, such as state and curve, without what names a trial.
+A check takes a function that opens the tracker of a run folder again, and one that reads the store. The latter returns
+the content of the store by trial id, such as states and curves, without the names of trials.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hptransfer.core.records import DONE, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.trackers import SweepResults, Tracker
 
-Read = Callable[[], Mapping[str, Any]]
+ReadStore = Callable[[], Mapping[str, Any]]
 OUTCOME = Outcome(state=DONE, loss=1.0, loss_se=0.1, steps=3)
 
 
@@ -37,17 +37,17 @@ def _write(tracker: Tracker, folder: RunFolder, trials: list[Trial]) -> None:
     tracker.close()
 
 
-def check_again_changes_nothing(folder: RunFolder, reopen: Callable[[], Tracker], read: Read) -> None:
-    """Check that a tracker opened anew writes nothing twice."""
+def check_again_changes_nothing(folder: RunFolder, reopen: Callable[[], Tracker], read: ReadStore) -> None:
+    """Check that a tracker that is opened again writes nothing twice."""
     trials = [finished_trial(folder, name) for name in ("first", "second")]
     _write(reopen(), folder, trials)
     before = read()
-    assert before, "the store must show what was written"
+    assert before, "the store must show the written trials"
     _write(reopen(), folder, trials)
     assert read() == before, f"writing the same again must change nothing: {before} became {read()}"
 
 
-def check_followed_trials(folder: RunFolder, reopen: Callable[[], Tracker], read: Read) -> None:
+def check_followed_trials(folder: RunFolder, reopen: Callable[[], Tracker], read: ReadStore) -> None:
     """Check that a trial followed in part is completed without doubles.
 
     Another tracker takes over halfway, as after a crash. The trial must then look like one that was only logged.
@@ -55,8 +55,8 @@ def check_followed_trials(folder: RunFolder, reopen: Callable[[], Tracker], read
     trials = [finished_trial(folder, name) for name in ("logged", "followed")]
     reopen().follow(trials[1], read_jsonl(folder.curve_path("followed"))[:2])
     _write(reopen(), folder, trials)
-    shown = read()
-    assert shown["followed"] == shown["logged"], f"expected {shown['logged']}, got {shown['followed']}"
+    stored = read()
+    assert stored["followed"] == stored["logged"], f"expected {stored['logged']}, got {stored['followed']}"
 
 
 def prepared_folder(path: Path) -> RunFolder:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.io import set_aside
-from hptransfer.core.records import DIVERGED, FAILED, POINT, Outcome, Trial, short
-from hptransfer.core.redaction import HIDDEN, redacted, whole
+from hptransfer.core.records import CURVE_KEYS, DIVERGED, FAILED, Outcome, Trial, short
+from hptransfer.core.redaction import HIDDEN, redacted, with_password
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.trackers import TRACKERS, CurvePoints, SweepResults, Tracker, TrackerConfig
 from hptransfer.trackers._views import TRIALS_VIEW, VIEW_TAG, trials_view, view_link
@@ -50,7 +50,7 @@ class MlflowConfig(TrackerConfig):
     """Tracking server or database; empty for mlflow.db in the run's folder. A password in it is not stored."""
 
     def note(self) -> str | None:
-        if redacted(self.uri) == self.uri or whole(redacted(self.uri), os.environ, URI_VARIABLE) == self.uri:
+        if redacted(self.uri) == self.uri or with_password(redacted(self.uri), os.environ, URI_VARIABLE) == self.uri:
             return None
         return (
             f"the password in tracker.uri is stored nowhere; `verify` and other commands read it from {URI_VARIABLE}, "
@@ -58,7 +58,7 @@ class MlflowConfig(TrackerConfig):
         )
 
     def open(self, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> Tracker | None:
-        uri = whole(self.uri, os.environ, URI_VARIABLE)
+        uri = with_password(self.uri, os.environ, URI_VARIABLE)
         if f":{HIDDEN}@" in uri:
             raise ConfigError(f"tracker.uri {uri} is without its password; set {URI_VARIABLE} to all of it")
         return MlflowTracker(uri or embedded_store(folder), folder, name, settings)
@@ -363,7 +363,7 @@ def _curve_metrics(curve: CurvePoints, written: Collection[tuple[int, int]] | No
 
     metrics = []
     for row in curve:
-        values = {"train_loss": row["loss"], **{key: value for key, value in row.items() if key not in POINT}}
+        values = {"train_loss": row["loss"], **{key: value for key, value in row.items() if key not in CURVE_KEYS}}
         for key, value in values.items():
             # MLflow would store infinity as a number.
             if _point_key(row) not in (written or ()) and value is not None and math.isfinite(value):

@@ -16,7 +16,7 @@ from benchmarks.extrapolation import (
     subset,
 )
 from hptransfer.analysis.laws.fit import ESTIMATOR
-from hptransfer.analysis.predict.published_laws import references
+from hptransfer.analysis.predict.published_laws import published_predictions
 
 SUBSETS = 10
 
@@ -67,6 +67,6 @@ def test_a_plus_has_five_runs_a_scale_that_differ_along_one_axis_at_a_time() -> 
 def test_the_published_laws_keep_their_own_units() -> None:
     """A batch size in tokens taken for sequences would be eleven octaves off, and cost it."""
     (held, _) = measured("params")
-    law = references(COLUMNS, held.scale)[STEP_LAW]
+    law = published_predictions(COLUMNS, held.scale)[STEP_LAW]
     assert held.regret(np.log2([law["learning_rate"], law["batch_tokens"] / SEQUENCE])) < 0.3
     assert held.regret(np.log2([law["learning_rate"], law["batch_tokens"]])) > 1

@@ -102,10 +102,10 @@ def test_without_a_prior_a_name_says_nothing() -> None:
     )
     other = analyze(few("knob"), scale=["tokens"], tune=["knob"], targets=target)
     assert unnamed.predictions.to_numpy() == pytest.approx(other.predictions.to_numpy())
-    assert unnamed.fit.expected == []
+    assert unnamed.fit.published_priors == []
     assert "published laws: batch_size" not in unnamed.report_html()
     # the control: published laws have the batch size grow with the tokens
-    assert named.fit.expected == ["batch_size along tokens +0.5 \N{PLUS-MINUS SIGN} 0.25"]
+    assert named.fit.published_priors == ["batch_size along tokens +0.5 \N{PLUS-MINUS SIGN} 0.25"]
     assert "published laws: batch_size" in named.report_html()
     assert named.predictions["batch_size"].iloc[0] > 1.5 * unnamed.predictions["batch_size"].iloc[0]
     assert named.exponents["value"].iloc[0] > unnamed.exponents["value"].iloc[0] + 0.1

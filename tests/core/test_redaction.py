@@ -2,7 +2,7 @@
 
 import pytest
 
-from hptransfer.core.redaction import passwords, redacted, whole
+from hptransfer.core.redaction import passwords, redacted, with_password
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,9 @@ def test_what_is_no_password_stays(text: str) -> None:
 
 def test_a_uri_is_whole_again_from_the_variable_that_differs_in_the_password_alone() -> None:
     full = "postgresql://me:hunter2@db/x"
-    assert whole("postgresql://me:***@db/x", {"A": full}, "A") == full
-    assert whole("postgresql://me:***@other/x", {"A": full}, "A") == "postgresql://me:***@other/x"
-    assert whole("", {"A": full}, "A") == ""
+    assert with_password("postgresql://me:***@db/x", {"A": full}, "A") == full
+    assert with_password("postgresql://me:***@other/x", {"A": full}, "A") == "postgresql://me:***@other/x"
+    assert with_password("", {"A": full}, "A") == ""
 
 
 def test_places_of_passwords_are_named() -> None:

@@ -9,8 +9,9 @@ import optuna
 import pytest
 
 from hptransfer.analysis.pipeline import analyze_run
-from hptransfer.analysis.tables.checks import check_table, not_counted, run_records
 from hptransfer.analysis.tables.columns import run_columns
+from hptransfer.analysis.tables.run_records import run_records
+from hptransfer.analysis.tables.table_checks import check_table, unused_rows
 from hptransfer.config.sweep import HalvingConfig, SweepConfig
 from hptransfer.core.errors import FitError, Interrupted
 from hptransfer.core.io import append_jsonl, read_json, read_jsonl, write_json
@@ -68,7 +69,7 @@ class Training:
         loss = self._loss(trial, step / STEPS)
         point = {"step": step, "tokens": trial.run["tokens"] * step // STEPS, "loss": loss, "time": next(self._clock)}
         append_jsonl(folder.curve_path(trial.id), [point])
-        state = DONE if step == STEPS else PRUNED if folder.behind_path(trial.id).exists() else None
+        state = DONE if step == STEPS else PRUNED if folder.pruned_path(trial.id).exists() else None
         if state:
             ended = Outcome(state=state, loss=loss if state == DONE else None, initial_loss=4.0, steps=step, seconds=1)
             write_json(folder.outcome_path(trial.id), ended.to_json())
@@ -157,7 +158,7 @@ def test_a_worker_that_is_killed_stops_them_all_the_same(tmp_path: Path) -> None
     dead: set[str] = set()
 
     def fate(folder: RunFolder, job: Job) -> JobEnd | None:
-        if job.id not in dead and any(folder.behind_path(trial).exists() for trial in job.trials):
+        if job.id not in dead and any(folder.pruned_path(trial).exists() for trial in job.trials):
             dead.add(job.id)
             return JobEnd(job.id, KILLED)
         return training(folder, job)
@@ -192,7 +193,7 @@ def test_what_it_stopped_is_trained_to_its_end_once_it_is_off(tmp_path: Path) ->
     whole = seven_rates(tmp_path)
     drive(whole, Scripted(Training(bowl)))
     assert set(outcomes(whole.folder).values()) == {DONE}
-    assert not any(whole.folder.behind_path(trial_id).exists() for trial_id in pruned)
+    assert not any(whole.folder.pruned_path(trial_id).exists() for trial_id in pruned)
     drive(whole, Scripted(lambda folder, job: pytest.fail("trained again")))
     known = [t for study in studies(whole.folder).values() for t in study.trials]
     assert len(known) == 14 + len(pruned)  # each of them beside the one that was stopped
@@ -207,7 +208,7 @@ def test_pruned_trials_stay_out_of_the_fit_and_are_counted(tmp_path: Path) -> No
     records = run_records(config.folder, target)
     pruned = report.progress.count(PRUNED)
     assert 0 < pruned < 14
-    assert not_counted(records) == {PRUNED: pruned}
+    assert unused_rows(records) == {PRUNED: pruned}
     assert set(check_table(records, run_columns(target), "records.csv")["state"]) == {DONE}
 
 
@@ -300,7 +301,7 @@ def test_a_pruned_point_is_neither_best_nor_untried_nor_a_cliff() -> None:
 def test_a_worker_stops_one_trial_of_a_stack_and_the_others_end_as_ever(tmp_path: Path) -> None:
     alone, stopped = write_job(tmp_path / "alone"), write_job(tmp_path / "stopped")
     good = [trial.id for trial in alone.read_trials() if trial.tuned["lr"] < 1]
-    write_json(stopped.behind_path(good[0]), {"tokens": 1, "loss": 9.0})
+    write_json(stopped.pruned_path(good[0]), {"tokens": 1, "loss": 9.0})
     for folder in (alone, stopped):
         assert run_job(folder, JOB) is None
     assert outcomes(alone)[good[0]] == outcomes(alone)[good[1]] == outcomes(stopped)[good[1]] == DONE
@@ -319,7 +320,7 @@ def test_a_stack_that_one_has_left_goes_on_after_a_preemption_to_the_same_bits(t
     whole, cut = write_job(tmp_path / "whole"), write_job(tmp_path / "cut")
     for folder in (whole, cut):
         good = next(trial.id for trial in folder.read_trials() if trial.tuned["lr"] < 1)
-        write_json(folder.behind_path(good), {"tokens": 1, "loss": 9.0})
+        write_json(folder.pruned_path(good), {"tokens": 1, "loss": 9.0})
     assert run_job(whole, JOB) is None
     with pytest.raises(Interrupted):
         run_job(cut, JOB, stop=After(9))

@@ -84,7 +84,7 @@ def test_going_over_the_same_steps_again_is_no_progress() -> None:
 def test_an_ended_driver_counts_against_no_trial_and_a_retry_restarts_the_count() -> None:
     many = history((KILLED, 0), (None, 0), (None, 0), (KILLED, 0))
     assert many.counted(KILLED, progress=RetryConfig().killed.progress) == 2
-    forgiven = many.forgiven().plus(Attempt(time=0, cause=KILLED))
+    forgiven = many.forgiven().with_attempt(Attempt(time=0, cause=KILLED))
     assert forgiven.counted(KILLED, progress=RetryConfig().killed.progress) == 1
 
 

@@ -24,4 +24,4 @@ def test_a_cancelled_job_is_reported_so_or_dropped(config: LauncherConfig, tmp_p
 
 @every_launcher
 def test_settings_are_checked(config: LauncherConfig) -> None:
-    launchers.check_settings(config)
+    launchers.check_config(config)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.tables.checks import check_table
 from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.table_checks import check_table
 from hptransfer.core.io import write_json, write_text
 from hptransfer.core.records import DONE, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder

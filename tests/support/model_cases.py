@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hptransfer.testing.runs import STEPS, differing_runs, first_losses
+from hptransfer.testing.small_runs import COMPARED_STEPS, differing_runs, first_losses
 from hptransfer.training.config import RunConfig
 from hptransfer.training.models import MODELS
 from hptransfer.training.optimizers import OPTIMIZERS
@@ -55,12 +55,12 @@ def trials(model: str, options: dict[str, Any], optimizer: str, *, width: int = 
     return differing_runs(of_model(model, width=width, **options), calm)
 
 
-def stacked(runs: list[RunConfig], dtype: torch.dtype = torch.float32, steps: int = STEPS) -> Tensor:
+def stacked(runs: list[RunConfig], dtype: torch.dtype = torch.float32, steps: int = COMPARED_STEPS) -> Tensor:
     """Losses of a stack's first steps, (steps, trials)."""
     return first_losses(runs, SEEDS, runs[0].data.load(), dtype, steps)
 
 
-def alone(runs: list[RunConfig], dtype: torch.dtype = torch.float32, steps: int = STEPS) -> Tensor:
+def alone(runs: list[RunConfig], dtype: torch.dtype = torch.float32, steps: int = COMPARED_STEPS) -> Tensor:
     """Losses of trials that train one at a time, (steps, trials)."""
     data = runs[0].data.load()
     return torch.cat(

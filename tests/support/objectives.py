@@ -15,8 +15,8 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.tables.checks import check_table
 from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.table_checks import check_table
 from tests.support.quadratics import (
     best_rate,
     lms_best_rate,

@@ -38,7 +38,7 @@ def test_the_loss_falls(name: str, options: dict[str, Any]) -> None:
 @every_model
 def test_a_stack_gives_each_trial_the_numbers_that_it_has_alone(name: str, options: dict[str, Any]) -> None:
     """In float64 at twelve steps; test_same_numbers has the other types, optimizers, and fifty steps."""
-    models.check_stack(name, rate=CALM.get((name, "adamw"), 1.0), **options)
+    models.check_stacking(name, rate=CALM.get((name, "adamw"), 1.0), **options)
 
 
 @every_model

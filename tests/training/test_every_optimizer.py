@@ -9,9 +9,9 @@ import torch
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import Role
 from hptransfer.testing import optimizers
-from hptransfer.testing.optimizers import optimizer_of as optimizer
+from hptransfer.testing.optimizers import optimizer_config as optimizer
 from hptransfer.testing.optimizers import required_power, run_with
-from hptransfer.testing.runs import first_losses as losses
+from hptransfer.testing.small_runs import first_losses as losses
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
 from tests.support.slow import slow_except
@@ -30,7 +30,7 @@ def test_the_loss_falls_at_its_default_rate(name: str, model: str) -> None:
 
 @every_optimizer
 def test_each_trial_of_a_stack_has_its_own_rate_and_decay(name: str) -> None:
-    optimizers.check_stack(name, TOLERANCE.get(name, 1e-10))
+    optimizers.check_stacking(name, TOLERANCE.get(name, 1e-10))
 
 
 @every_optimizer

@@ -21,7 +21,7 @@ from hptransfer.training.models.moe import MixtureOfExperts, MoeConfig, mixtures
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
 from tests.support.helpers import ROOT
-from tests.support.settings import SHAPES, of_model, small
+from tests.support.settings import DATA_SHAPES, of_model, small
 from tests.support.slow import slow_except
 
 OTHERS = [name for name in OPTIMIZERS.names() if name != "kfac"]
@@ -244,7 +244,7 @@ def test_what_knows_the_gradients_size_goes_by_the_number_of_active_experts() ->
 
 
 def test_granularity_keeps_parameters_and_flops() -> None:
-    shape = SHAPES["tokens"]
+    shape = DATA_SHAPES["tokens"]
     whole, cut = (MODELS.get("moe")(width=64, granularity=granularity) for granularity in (1, 4))
     routers = 2 * 24 * 64  # what grows: 24 more rows in each of two layers
     assert cut.num_params(shape) - whole.num_params(shape) == routers

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.testing.runs import STEPS
+from hptransfer.testing.small_runs import COMPARED_STEPS
 from hptransfer.training.config import RunConfig
 from hptransfer.training.layers import scale_channels, scale_fwd
 from hptransfer.training.loop import train
@@ -28,7 +28,7 @@ def in_bf16(runs: list[RunConfig]) -> list[RunConfig]:
     return [dataclasses.replace(run, precision="bf16") for run in runs]
 
 
-def assert_close_curves(runs: list[RunConfig], steps: int = STEPS) -> None:
+def assert_close_curves(runs: list[RunConfig], steps: int = COMPARED_STEPS) -> None:
     """Stacked as alone, and near what float32 gives but not that, at every step."""
     for run in runs:
         run.optimizer.lr *= CALM_BF16

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.testing.runs import OWN_SETTINGS, STEPS, assert_stack_equals_trials
+from hptransfer.testing.small_runs import COMPARED_STEPS, OWN_SETTINGS, assert_stack_equals_trials
 from hptransfer.training.config import Base, RunConfig
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
@@ -28,7 +28,7 @@ BOUNDS_OF = {name: {**BOUNDS, torch.float32: 1e-4} for name in ("muon", "shampoo
 every_type = pytest.mark.parametrize("dtype", BOUNDS, ids=["float32", "float64"])
 
 
-def assert_same_numbers(runs: list[RunConfig], dtype: torch.dtype, bound: float, steps: int = STEPS) -> None:
+def assert_same_numbers(runs: list[RunConfig], dtype: torch.dtype, bound: float, steps: int = COMPARED_STEPS) -> None:
     assert_stack_equals_trials(runs, SEEDS, rtol=bound, dtype=dtype, steps=steps)
 
 

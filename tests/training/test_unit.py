@@ -11,7 +11,7 @@ from hptransfer.coordcheck.layer_updates import one_layer_check
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import Role, unit_scaling
 from hptransfer.parameterizations.umup import UMUP
-from hptransfer.testing.runs import assert_leaving_changes_nothing, assert_stack_equals_trials, first_losses
+from hptransfer.testing.small_runs import assert_leaving_changes_nothing, assert_stack_equals_trials, first_losses
 from hptransfer.training.config import BranchConfig, RunConfig, UnitConfig
 from hptransfer.training.groups import base_and_factors, parameterize_stack
 from hptransfer.training.layers import Conv2d, Layer, Linear, Norm, Residual

@@ -133,7 +133,7 @@ def test_a_worker_that_was_ended_as_memory_was_full_leaves_its_trials_to_train_a
     with pytest.raises(Interrupted):
         run_job(folder, "job", stack=3, stop=After(3))
     assert folder.checkpoint_path("job", 0).exists()
-    ended = History().plus(Attempt(time=0, cause=cause, job="job"))
+    ended = History().with_attempt(Attempt(time=0, cause=cause, job="job"))
     for trial in trials:
         write_history(folder, trial.id, ended)
     run_job(folder, "job")

@@ -13,18 +13,18 @@ DEVIATION = 0.2
 class Curved(Law):
     """The law; it has one variant for each axis with at least three values."""
 
-    def variants(self, seen: SweptAxes) -> list[Variant]:
+    def variants(self, swept: SweptAxes) -> list[Variant]:
         """Return the variants on these axes."""
-        straight = [intercept_term(), *slope_terms(seen, seen.moving)]
+        straight = [intercept_term(), *slope_terms(swept, swept.moving)]
         return [
-            Variant("curved", [*straight, _square(seen, axis)], f"in {axis}")
-            for axis in seen.moving
-            if len(seen.values[axis]) >= 3
+            Variant("curved", [*straight, _square(swept, axis)], f"in {axis}")
+            for axis in swept.moving
+            if len(swept.values[axis]) >= 3
         ]
 
 
-def _square(seen: SweptAxes, axis: str) -> Term:
-    octaves = seen.octaves(axis)
+def _square(swept: SweptAxes, axis: str) -> Term:
+    octaves = swept.octaves(axis)
 
     def feature(scale: Mapping[str, float]) -> float:
         return octaves(scale) ** 2

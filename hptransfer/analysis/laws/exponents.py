@@ -9,12 +9,12 @@ import numpy as np
 
 from hptransfer.analysis.laws.forms import SweptAxes
 from hptransfer.analysis.laws.model_averaging import ModelAverage
-from hptransfer.analysis.tables.axis_roles import is_size_or_budget, kind
+from hptransfer.analysis.tables.quantities import is_size_or_budget, quantity_of
 
 INTERVAL = (5, 95)
 NORMAL_95 = 1.645
 # An exponent with its whole interval within this distance of zero, in octaves per octave, counts as transfer.
-TOLERANCE = 0.25
+TRANSFER_TOLERANCE = 0.25
 
 TRANSFERS = "transfers"
 DRIFTS = "does not transfer"
@@ -31,13 +31,15 @@ class Exponent:
 
     @property
     def se(self) -> float:
+        """Standard error by the width of the interval."""
         return (self.high - self.low) / (2 * NORMAL_95)
 
     @property
     def verdict(self) -> str:
-        if abs(self.low) <= TOLERANCE and abs(self.high) <= TOLERANCE:
+        """Verdict by the interval: TRANSFERS, DRIFTS or UNDECIDED."""
+        if abs(self.low) <= TRANSFER_TOLERANCE and abs(self.high) <= TRANSFER_TOLERANCE:
             return TRANSFERS
-        if self.low > TOLERANCE or self.high < -TOLERANCE:
+        if self.low > TRANSFER_TOLERANCE or self.high < -TRANSFER_TOLERANCE:
             return DRIFTS
         return UNDECIDED
 
@@ -51,22 +53,22 @@ def has_verdict(tuned: str, axis: str) -> bool:
     """Return True if sentences judge a hyperparameter's transfer along an axis.
 
     A learning rate is expected to transfer over sizes and budgets. Other hyperparameters, such as the batch size, are
-    not: their exponent along a size or a budget is shown without a verdict.
+    not. Their exponent along a size or a budget is shown without a verdict.
     """
-    return kind(tuned) == "rate" or not is_size_or_budget(axis)
+    return quantity_of(tuned) == "rate" or not is_size_or_budget(axis)
 
 
-def exponents(power: ModelAverage, seen: SweptAxes, tuned: Sequence[str]) -> dict[str, dict[str, Exponent]]:
+def exponents(power: ModelAverage, swept: SweptAxes, tuned: Sequence[str]) -> dict[str, dict[str, Exponent]]:
     """Return exponents by tuned hyperparameter and axis.
 
     An exponent is the slope between the ends of its axis, with the other axes at their smallest values.
     """
-    ends = [{axis: values[0] for axis, values in seen.values.items()}]
-    ends += [{**ends[0], axis: seen.values[axis][-1]} for axis in seen.moving]
+    ends = [{axis: values[0] for axis, values in swept.values.items()}]
+    ends += [{**ends[0], axis: swept.values[axis][-1]} for axis in swept.moving]
     drawn, mean = power.draws(ends), power.mean(ends)
     by_name: dict[str, dict[str, Exponent]] = {name: {} for name in tuned}
-    for end, axis in enumerate(seen.moving, start=1):
-        octaves = np.log2(seen.values[axis][-1] / seen.values[axis][0])
+    for end, axis in enumerate(swept.moving, start=1):
+        octaves = np.log2(swept.values[axis][-1] / swept.values[axis][0])
         slopes = (drawn[:, end] - drawn[:, 0]) / octaves
         for k, name in enumerate(tuned):
             low, high = np.percentile(slopes[:, k], INTERVAL)

@@ -21,7 +21,7 @@ from hptransfer.analysis.tables.arrays import Array, Axes, Runs
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.core.errors import FitError
 
-DRAWS = 1000
+NUM_DRAWS = 1000
 ESTIMATOR = "surface"
 
 
@@ -33,7 +33,8 @@ class Fit:
         estimator: name of the estimator of the optima that the law is fitted to.
         optima: of every scale, cheapest first.
         estimates: one for each form of the estimator; `shapes`, one for each form of the response surface.
-        mixture: average over laws, used for predictions; `power`, over power laws alone, used for exponents.
+        mixture: average over laws, used for predictions.
+        power: average over power laws alone, used for exponents.
         loss_law: the loss at the optimum against scale.
         noise: standard deviation of a run's loss at the optimum, in nats.
     """
@@ -53,38 +54,41 @@ class Fit:
 
     @property
     def columns(self) -> Columns:
+        """Columns of the table by their role."""
         return self.runs.columns
 
     @property
     def tuned(self) -> tuple[str, ...]:
+        """Names of the tuned hyperparameters."""
         return self.columns.tuned
 
     @property
-    def seen(self) -> SweptAxes:
-        return self.problem.seen
+    def swept(self) -> SweptAxes:
+        """Swept values of every axis."""
+        return self.problem.swept
 
     @property
-    def expected(self) -> list[str]:
-        """Return the priors of exponents that come from published studies, as text."""
+    def published_priors(self) -> list[str]:
+        """Priors of exponents that come from published studies, as text."""
         if self.problem.vague:
             return []
-        pairs = [(name, axis) for name in self.columns.known for axis in self.seen.moving]
-        known_pairs = [(pair, priors.slope(*pair)) for pair in pairs if priors.slope(*pair) != priors.OTHER_SLOPE]
-        return [f"{name} along {axis} {mean:+g} \u00b1 {sd:g}" for (name, axis), (mean, sd) in known_pairs]
+        pairs = [(name, axis) for name in self.columns.known for axis in self.swept.moving]
+        published = [(pair, priors.slope(*pair)) for pair in pairs if priors.slope(*pair) != priors.OTHER_SLOPE]
+        return [f"{name} along {axis} {mean:+g} \u00b1 {sd:g}" for (name, axis), (mean, sd) in published]
 
     @property
     def smallest(self) -> Optimum:
-        """Return the cheapest scale with a bracketed optimum, else the cheapest scale."""
+        """Optimum of the cheapest bracketed scale, else of the cheapest scale."""
         return next((optimum for optimum in self.optima if optimum.bracketed), self.optima[0])
 
     @cached_property
     def exponents(self) -> dict[str, dict[str, Exponent]]:
-        """Return exponents by tuned hyperparameter and axis."""
-        return exponents(self.power, self.seen, self.tuned)
+        """Exponents by tuned hyperparameter and axis."""
+        return exponents(self.power, self.swept, self.tuned)
 
     def check(self, scale: Axes) -> None:
         """Raise FitError if the scale differs on an unswept axis."""
-        for axis, values in self.seen.values.items():
+        for axis, values in self.swept.values.items():
             if len(values) == 1 and scale[axis] != values[0]:
                 raise FitError(
                     f"no exponent for {axis}: only {axis}={values[0]:g} was swept, the target has {scale[axis]:g}; "
@@ -94,8 +98,8 @@ class Fit:
     def predict(self, scale: Axes) -> Array:
         """Return log2 of the optimum at a scale with its 90% interval.
 
-        The interval covers noise, scatter of single scales about the law, and model choice, but not a change of trend
-        beyond the proxies.
+        The interval covers noise, model choice and the scatter of single scales about the law. It does not cover a
+        change of trend beyond the proxies.
 
         Returns:
             (tuned, 3): value, low, high.
@@ -120,14 +124,14 @@ class Fit:
 
         Of several axes the largest number counts.
         """
-        return max(0.0, *(float(np.log2(scale[axis] / values[-1])) for axis, values in self.seen.values.items()))
+        return max(0.0, *(float(np.log2(scale[axis] / values[-1])) for axis, values in self.swept.values.items()))
 
     def octaves_below(self, scale: Axes) -> float:
         """Return the octaves below the smallest swept value, 0 inside the range.
 
         Of several axes the largest number counts.
         """
-        return max(0.0, *(float(np.log2(values[0] / scale[axis])) for axis, values in self.seen.values.items()))
+        return max(0.0, *(float(np.log2(values[0] / scale[axis])) for axis, values in self.swept.values.items()))
 
     def excess_loss(self, scale: Axes, away: Array, loss: float) -> Array:
         """Return the loss above the optimum by the response surface, nats, (points,).
@@ -154,7 +158,7 @@ def fit_table(
     *,
     estimator: str = ESTIMATOR,
     laws: Sequence[str] = (),
-    draws: int = DRAWS,
+    draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> Fit:
     """Fit a table that check_table has checked.
@@ -168,21 +172,21 @@ def fit_table(
     """
     runs = Runs.of(table, columns)
     sufficiency.check_runs(runs)
-    chosen = ESTIMATORS.get(estimator)
+    method = ESTIMATORS.get(estimator)
     centre = (runs.x.min(axis=0) + runs.x.max(axis=0)) / 2
-    problem = LawProblem(runs.scales, columns.known, centre, chosen.published)
+    problem = LawProblem(runs.scales, columns.known, centre, method.published)
     guide = LawProblem(runs.scales, columns.known, centre, vague=False)
     shapes = ESTIMATORS.get(ESTIMATOR).find(runs, guide.linear(guide.power()))
-    estimates = shapes if estimator == ESTIMATOR else chosen.find(runs, problem.linear(problem.power()))
+    estimates = shapes if estimator == ESTIMATOR else method.find(runs, problem.linear(problem.power()))
     optima = find_optima(runs, estimates, shapes)
     power = ModelAverage.of(power_law_components(problem, estimates), draws, seed)
-    if chosen.published:
+    if method.published:
         laws = ("power",)
-        sufficiency.check_alone(optima, problem.seen)
+        sufficiency.check_placed_scales(optima, problem.swept)
         warnings = []
     else:
         laws = laws or default_laws()
-        warnings = sufficiency.check_together(runs, optima, shapes, power, problem.seen)
+        warnings = sufficiency.check_tried_values(runs, optima, shapes, power, problem.swept)
         warnings += sufficiency.warn_of_assumed_exponents(power, problem, columns)
     mixture = ModelAverage.of(average_models(problem, estimates, laws), draws, seed)
     intercepts = np.array([np.log(optimum.loss) for optimum in optima])

@@ -22,17 +22,17 @@ from hptransfer.analysis.tables.arrays import Array, Axes
 # Floors as shares of the least measured loss, with equal prior weights.
 FLOORS = tuple(k / 50 for k in range(50))
 # Grid of the scatter of log losses about a law, with a half-Cauchy prior of this scale.
-SCATTERS, SCATTER_SCALE = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032), 0.003
+LOSS_SCATTERS, LOSS_SCATTER_SCALE = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032), 0.003
 # Prior weight of the power of the whole loss; all floors share the rest.
-PLAIN = 0.2
+POWER_WEIGHT = 0.2
 # Normal priors, (mean, deviation): log of A about an axis's share of the loss above the floor at the smallest scale,
 # log of a about 0.3, and log loss per octave in a power of the whole loss.
 LEVEL_SPREAD, EXPONENT, SLOPE = 1.0, (np.log(0.3), 0.6), (-0.05, 0.15)
 # Deviation of the log loss at the smallest scale about its measured value.
 FIRST_SPREAD = 1.0
 # Upper limit of the log of an exponent during the fit.
-STEEPEST = 2.0
-STEPS, DAMPING = 40, 1e-3
+LARGEST_LOG_EXPONENT = 2.0
+LOSS_LAW_STEPS, DAMPING = 40, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class _Components:
 
         The error includes the scatter of scales.
         """
-        value, slopes = _curve(self.parameters, octaves, self.floors)
+        value, slopes = _log_loss(self.parameters, octaves, self.floors)
         variance = np.einsum("gp,gpq,gq->g", slopes[:, 0], self.covariance, slopes[:, 0])
         return value[:, 0], np.sqrt(variance + self.scatter**2)
 
@@ -66,12 +66,12 @@ class _Components:
 class LossLaw:
     """Law of the loss at the optimum."""
 
-    seen: SweptAxes
+    swept: SweptAxes
     forms: Sequence[_Components]
 
     def at(self, scale: Axes) -> tuple[float, float, float]:
         """Return the loss at a scale with its 90% interval, nats."""
-        octaves = _octaves(self.seen, [scale])
+        octaves = _octaves(self.swept, [scale])
         values, errors = (
             np.concatenate(parts) for parts in zip(*(form.at(octaves) for form in self.forms), strict=True)
         )
@@ -89,31 +89,33 @@ def fit_loss_law(scales: Sequence[Axes], intercepts: Array) -> LossLaw:
     Args:
         intercepts: log loss at each scale's optimum; NaN where unknown.
     """
-    known, seen = np.isfinite(intercepts), SweptAxes.of(scales)
-    octaves, y = _octaves(seen, scales)[known], intercepts[known]
-    return LossLaw(seen, _forms(octaves, y))
+    measured, swept = np.isfinite(intercepts), SweptAxes.of(scales)
+    octaves, y = _octaves(swept, scales)[measured], intercepts[measured]
+    return LossLaw(swept, _fitted_forms(octaves, y))
 
 
-def _octaves(seen: SweptAxes, scales: Sequence[Axes]) -> Array:
-    return np.array([[seen.octaves(axis)(scale) for axis in seen.moving] for scale in scales]).reshape(len(scales), -1)
+def _octaves(swept: SweptAxes, scales: Sequence[Axes]) -> Array:
+    return np.array([[swept.octaves(axis)(scale) for axis in swept.moving] for scale in scales]).reshape(
+        len(scales), -1
+    )
 
 
-def _forms(octaves: Array, y: Array) -> list[_Components]:
+def _fitted_forms(octaves: Array, y: Array) -> list[_Components]:
     axes = octaves.shape[1]
     first = float(y[np.argmin(octaves.sum(axis=1))])
-    plain = np.array([[first, *np.full(axes, SLOPE[0])]]), np.array([FIRST_SPREAD, *np.full(axes, SLOPE[1])])
-    forms = [_fitted(octaves, y, None, *plain, np.log([PLAIN if axes else 1.0]))]
+    prior = np.array([[first, *np.full(axes, SLOPE[0])]]), np.array([FIRST_SPREAD, *np.full(axes, SLOPE[1])])
+    forms = [_fitted_components(octaves, y, None, *prior, np.log([POWER_WEIGHT if axes else 1.0]))]
     if axes:
         floors = np.array(FLOORS) * np.exp(y.min())
         level = np.log((np.exp(first) - floors) / axes)
         means = np.column_stack([*[level] * axes, *[np.full(len(floors), EXPONENT[0])] * axes])
         deviations = np.repeat([LEVEL_SPREAD, EXPONENT[1]], axes)
-        share = np.full(len(floors), np.log((1 - PLAIN) / len(floors)))
-        forms.append(_fitted(octaves, y, floors, means, deviations, share))
+        log_share = np.full(len(floors), np.log((1 - POWER_WEIGHT) / len(floors)))
+        forms.append(_fitted_components(octaves, y, floors, means, deviations, log_share))
     return forms
 
 
-def _curve(parameters: Array, octaves: Array, floors: Array | None) -> tuple[Array, Array]:
+def _log_loss(parameters: Array, octaves: Array, floors: Array | None) -> tuple[Array, Array]:
     """Return the log loss at scales and its slopes by the parameters.
 
     Args:
@@ -126,30 +128,30 @@ def _curve(parameters: Array, octaves: Array, floors: Array | None) -> tuple[Arr
     if floors is None:
         columns = np.column_stack([np.ones(len(octaves)), octaves])
         return parameters @ columns.T, np.broadcast_to(columns, (len(parameters), *columns.shape))
-    powers = np.log(2.0) * octaves * np.exp(np.minimum(parameters[:, None, axes:], STEEPEST))
+    powers = np.log(2.0) * octaves * np.exp(np.minimum(parameters[:, None, axes:], LARGEST_LOG_EXPONENT))
     above = np.exp(parameters[:, None, :axes] - powers)
     loss = floors[:, None] + above.sum(axis=2)
     share = above / loss[:, :, None]
     return np.log(loss), np.concatenate([share, -share * powers], axis=2)
 
 
-def _fitted(
+def _fitted_components(
     octaves: Array, y: Array, floors: Array | None, means: Array, deviations: Array, log_share: Array
 ) -> _Components:
     """Fit the mode at every floor and scatter, by damped Gauss-Newton steps."""
-    scatter = np.tile(SCATTERS, len(means))
-    means = np.repeat(means, len(SCATTERS), axis=0)
-    floors = None if floors is None else np.repeat(floors, len(SCATTERS))
+    scatter = np.tile(LOSS_SCATTERS, len(means))
+    means = np.repeat(means, len(LOSS_SCATTERS), axis=0)
+    floors = None if floors is None else np.repeat(floors, len(LOSS_SCATTERS))
     prior = np.diag(deviations**-2.0)
 
     def linearized(parameters: Array) -> tuple[Array, Array, Array]:
-        value, slopes = _curve(parameters, octaves, floors)
+        value, slopes = _log_loss(parameters, octaves, floors)
         residuals, prior_residuals = (y - value) / scatter[:, None], (parameters - means) / deviations
         return residuals, slopes / scatter[:, None, None], (residuals**2).sum(axis=1) + (prior_residuals**2).sum(axis=1)
 
     parameters, damping = means.copy(), np.full(len(means), DAMPING)
     residuals, slopes, objective = linearized(parameters)
-    for _ in range(STEPS):
+    for _ in range(LOSS_LAW_STEPS):
         normal = np.swapaxes(slopes, 1, 2) @ slopes + prior
         information_vector = np.einsum("gsp,gs->gp", slopes, residuals) - (parameters - means) * deviations**-2.0
         damped = normal + damping[:, None, None] * normal * np.eye(len(prior))
@@ -172,6 +174,6 @@ def _fitted(
     normal = np.swapaxes(slopes, 1, 2) @ slopes + prior
     evidence = -0.5 * objective - len(y) * np.log(scatter) - 0.5 * np.linalg.slogdet(normal)[1]
     evidence -= np.log(deviations).sum()
-    scatters = np.log(scatter) - np.log1p((scatter / SCATTER_SCALE) ** 2)
-    log_weight = evidence + scatters + np.repeat(log_share, len(SCATTERS))
+    scatters = np.log(scatter) - np.log1p((scatter / LOSS_SCATTER_SCALE) ** 2)
+    log_weight = evidence + scatters + np.repeat(log_share, len(LOSS_SCATTERS))
     return _Components(floors, parameters, np.linalg.inv(normal), scatter, log_weight)

@@ -32,11 +32,11 @@ POWER = "power"
 # The power law is the null model: its prior weight is that of all other forms together.
 NULL_WEIGHT = 0.5
 # A component with less weight is left out.
-LIGHT = 1e-3
+LEAST_WEIGHT = 1e-3
 # Prior deviation of the optimum at the smallest scale, octaves about the middle of the tried values.
 LEVEL_OCTAVES = 5.0
 # Deviation of a coefficient with an uninformative prior.
-VAGUE = 100.0
+VAGUE_DEVIATION = 100.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +66,11 @@ class Component:
 
         It includes the law's error and the scatter of scales about the law.
         """
-        row = self.law.whole(self.variant.matrix([scale]))
+        row = self.law.block_features(self.variant.matrix([scale]))
         variance: Array = np.einsum("kc,cd,kd->k", row, self.posterior.covariance, row) + self.scatter**2
         return np.sqrt(variance)
 
-    def drawn(self, scales: Sequence[Axes], normals: Array) -> Array:
+    def draws(self, scales: Sequence[Axes], normals: Array) -> Array:
         """Return draws of the law at scales, (draws, scales, tuned).
 
         Args:
@@ -79,8 +79,8 @@ class Component:
         root = np.linalg.cholesky(self.posterior.covariance)
         coefficients = self.posterior.coefficients.reshape(-1) + normals[:, : len(root)] @ root.T
         by_tuned = coefficients.reshape(len(normals), len(self.scatter), -1)
-        draws: Array = np.einsum("sc,dkc->dsk", self.variant.matrix(scales), by_tuned)
-        return draws
+        optima: Array = np.einsum("sc,dkc->dsk", self.variant.matrix(scales), by_tuned)
+        return optima
 
 
 def linear_law(
@@ -102,7 +102,7 @@ def linear_law(
             else:
                 means[k, c], deviations[k, c] = centre[k], LEVEL_OCTAVES
     if vague:
-        deviations = np.full_like(deviations, VAGUE)
+        deviations = np.full_like(deviations, VAGUE_DEVIATION)
     return LinearLaw(variant.matrix(scales), means, deviations)
 
 
@@ -122,14 +122,17 @@ class LawProblem:
     vague: bool
 
     @property
-    def seen(self) -> SweptAxes:
+    def swept(self) -> SweptAxes:
+        """Swept values of every axis."""
         return SweptAxes.of(self.scales)
 
     def linear(self, variant: Variant) -> LinearLaw:
+        """Return a variant on the scales with the priors of its coefficients."""
         return linear_law(variant, self.scales, self.tuned, self.centre, vague=self.vague)
 
     def power(self) -> Variant:
-        return LAWS.get(POWER).variants(self.seen)[0]
+        """Return the power law, the null model."""
+        return LAWS.get(POWER).variants(self.swept)[0]
 
 
 def average_models(problem: LawProblem, estimates: Sequence[OptimaEstimate], laws: Sequence[str]) -> list[Component]:
@@ -140,12 +143,12 @@ def average_models(problem: LawProblem, estimates: Sequence[OptimaEstimate], law
     Raises:
         FitError: none of the laws applies to the axes that were swept.
     """
-    seen = problem.seen
-    first = 1 + len(seen.moving)
-    forms = {name: LAWS.get(name).variants(seen) for name in laws}
+    swept = problem.swept
+    first = 1 + len(swept.moving)
+    forms = {name: LAWS.get(name).variants(swept) for name in laws}
     forms = {name: variants for name, variants in forms.items() if variants}
     if not forms:
-        raise FitError(f"none of the laws {', '.join(laws)} applies to {', '.join(seen.moving)}; add power")
+        raise FitError(f"none of the laws {', '.join(laws)} applies to {', '.join(swept.moving)}; add power")
     if len(problem.scales) <= first and POWER in forms:
         forms = {POWER: forms[POWER]}  # no scale is left to compare the forms on
     components = []
@@ -178,7 +181,7 @@ def power_law_components(problem: LawProblem, estimates: Sequence[OptimaEstimate
 def _components(
     problem: LawProblem, estimate: OptimaEstimate, index: int, variant: Variant, weight: float
 ) -> list[Component]:
-    if weight < LIGHT:
+    if weight < LEAST_WEIGHT:
         return []
     law, grid = problem.linear(variant), scatters(estimate.likelihood.tuned)
     posteriors = solve_each(estimate.likelihood, law, grid)
@@ -197,7 +200,7 @@ def normalized(components: Sequence[Component]) -> list[Component]:
 
     Their weights add up to 1.
     """
-    kept = sorted((part for part in components if part.weight >= LIGHT), key=lambda part: -part.weight)
+    kept = sorted((part for part in components if part.weight >= LEAST_WEIGHT), key=lambda part: -part.weight)
     total = sum(part.weight for part in kept)
     return [replace(part, weight=part.weight / total) for part in kept]
 
@@ -217,6 +220,7 @@ class ModelAverage:
 
     @classmethod
     def of(cls, components: Sequence[Component], draws: int, seed: int) -> ModelAverage:
+        """Return the average of components whose weights add up to 1."""
         ends = np.round(np.cumsum([part.weight for part in components]) * draws).astype(int)
         counts = np.diff(ends, prepend=0)
         width = max(part.posterior.covariance.shape[0] for part in components)
@@ -232,7 +236,7 @@ class ModelAverage:
         parts, start = [], 0
         for part, count in zip(self.components, self.counts, strict=True):
             if count:
-                parts.append(part.drawn(scales, self.normals[start : start + count]))
+                parts.append(part.draws(scales, self.normals[start : start + count]))
             start += count
         return np.concatenate(parts)
 

@@ -11,7 +11,7 @@ from hptransfer.analysis.tables.arrays import Array
 
 # A loss above the least by this factor is left out, because a curve through it would oscillate. This number of points
 # is kept in any case.
-FAR, FEWEST = 3.0, 3
+FAR_FACTOR, FEWEST_POINTS = 3.0, 3
 
 
 class LossCurve:
@@ -27,9 +27,9 @@ class LossCurve:
     def __init__(self, values: Sequence[float], losses: Sequence[float]) -> None:
         order = np.argsort(values)
         x, y = np.log2(np.asarray(values, dtype=float)[order]), np.asarray(losses, dtype=float)[order]
-        near = (y <= y.min() + (FAR - 1) * abs(y.min())) | (y <= np.sort(y)[min(FEWEST, len(y)) - 1])
-        self.x: Array = x[near]
-        self.y: Array = y[near]
+        kept = (y <= y.min() + (FAR_FACTOR - 1) * abs(y.min())) | (y <= np.sort(y)[min(FEWEST_POINTS, len(y)) - 1])
+        self.x: Array = x[kept]
+        self.y: Array = y[kept]
         spline = Akima1DInterpolator if len(self.x) >= 5 else PchipInterpolator
         self._curve = spline(self.x, self.y)
 

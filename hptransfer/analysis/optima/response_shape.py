@@ -41,6 +41,7 @@ class ResponseShape:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
+        """Pairs of tuned hyperparameters, each with a ridge of its own."""
         return [(k, j) for k in range(self.tuned) for j in range(k + 1, self.tuned)]
 
     @property

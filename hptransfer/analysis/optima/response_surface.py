@@ -30,7 +30,7 @@ CAUTION = 8.0
 DISCREPANCY_BOUNDS = (0.05, 1.0)
 FIRST_NOISE = 0.002
 FIRST_REWEIGHTS, REWEIGHTS = 4, 2
-STEPS = 25
+SURFACE_STEPS = 25
 # Gain of a step, relative to the objective, below which the iteration has converged.
 CONVERGED = 1e-7
 
@@ -56,8 +56,9 @@ class LawGuide(Protocol):
 class ResponseSurface:
     """A fitted response surface.
 
-    The likelihood of all optima together is normal: its precision is `information`, (scales * tuned) squared, scale by
-    scale, and `information_vector` is precision times mean. A scale with few runs contributes little information.
+    The likelihood of all optima together is normal. Its precision is `information`, (scales * tuned) squared and
+    ordered scale by scale; `information_vector` is precision times mean. A scale with few runs contributes little
+    information.
 
     Attributes:
         x: log2 of each scale's optimum, (scales, tuned); scales with few runs are guided by the law.
@@ -94,7 +95,7 @@ def fit_response_surface(runs: Runs, form: str, prior: ShapePrior, guide: LawGui
     theta[:tuned] = np.clip(
         log_curvature, means[:tuned] - 2 * deviations[:tuned], means[:tuned] + 3 * deviations[:tuned]
     )
-    state = _State(ResponseShape(form, tuned, axes, theta), x)
+    state = _SurfaceParameters(ResponseShape(form, tuned, axes, theta), x)
     noise, discrepancy, surface = FIRST_NOISE, DISCREPANCY_BOUNDS[1], None
     law = _LawPrior.of(*guide.start(x))
     for cycle in range(ESTIMATING + DECIDING):
@@ -150,16 +151,16 @@ class _LawPrior:
 
 
 @dataclass(frozen=True, eq=False)
-class _State:
+class _SurfaceParameters:
     """The parameters of the least squares: the shape's and the scales' optima."""
 
     shape: ResponseShape
     x: Array
 
-    def moved(self, by_x: Array, by_shape: Array) -> _State:
+    def moved(self, by_x: Array, by_shape: Array) -> _SurfaceParameters:
         """Return the state after a step of bounded length."""
         theta = self.shape.theta + np.clip(by_shape, -1, 1)
-        return _State(replace(self.shape, theta=theta), self.x + np.clip(by_x, -2, 2))
+        return _SurfaceParameters(replace(self.shape, theta=theta), self.x + np.clip(by_x, -2, 2))
 
     def from_optimum(self, data: SelectedRuns) -> tuple[Array, Array]:
         """Return each run's octaves from its scale's optimum, and its scale's octaves."""
@@ -195,8 +196,8 @@ class _NormalEquations:
         by_x, by_shape = linear.by_x, linear.by_shape
         scales, tuned, shape = len(data.octaves), by_x.shape[1], by_shape.shape[1]
 
-        def summed(left: Array, right: Array) -> Array:
-            sums: Array = np.bincount(data.scale, weights * left * right, scales).astype(float)
+        def summed(first: Array, second: Array) -> Array:
+            sums: Array = np.bincount(data.scale, weights * first * second, scales).astype(float)
             return sums
 
         xx = [[summed(by_x[:, k], by_x[:, j]) for j in range(tuned)] for k in range(tuned)]
@@ -250,7 +251,7 @@ class _LeastSquares:
         self.means = means
         self.precision: Array = 1 / deviations**2
 
-    def robust_weights(self, state: _State, noise: float, discrepancy: float) -> Array:
+    def robust_weights(self, state: _SurfaceParameters, noise: float, discrepancy: float) -> Array:
         """Return weights by noise and discrepancy, lower for outliers (soft L1 loss)."""
         excess = state.shape.excess(*state.from_optimum(self.data))
         weights: Array = 1 / (noise**2 + (discrepancy * excess) ** 2)
@@ -258,7 +259,7 @@ class _LeastSquares:
         robust: Array = weights / np.sqrt(1 + residuals**2 * weights)
         return robust
 
-    def linearize(self, state: _State, weights: Array) -> _Linearization:
+    def linearize(self, state: _SurfaceParameters, weights: Array) -> _Linearization:
         """Linearize the excess, with the intercepts eliminated (variable projection)."""
         excess, by_x, by_shape = state.shape.linearized(*state.from_optimum(self.data))
         all_columns = np.concatenate([(self.data.y - excess)[:, None], by_x, by_shape], axis=1)
@@ -266,14 +267,14 @@ class _LeastSquares:
         tuned = by_x.shape[1]
         return _Linearization(excess, projected[:, 0], projected[:, 1 : 1 + tuned], projected[:, 1 + tuned :])
 
-    def objective(self, state: _State, weights: Array, law: _LawPrior, residuals: Array) -> float:
+    def objective(self, state: _SurfaceParameters, weights: Array, law: _LawPrior, residuals: Array) -> float:
         """Return the weighted sum of squares plus the squares of both priors."""
         by_law = ((state.x - law.optima) ** 2 @ law.precision).sum()
         prior = by_law + ((state.shape.theta - self.means) ** 2 @ self.precision)
         return float((weights * residuals**2).sum() + prior)
 
     def normal_equations(
-        self, state: _State, weights: Array, law: _LawPrior, linear: _Linearization
+        self, state: _SurfaceParameters, weights: Array, law: _LawPrior, linear: _Linearization
     ) -> tuple[_NormalEquations, Array, Array]:
         """Return the equations of a Gauss-Newton step and its gradients."""
         normal = _NormalEquations.of(self.data, weights, linear).with_prior(law.precision, self.precision)
@@ -281,20 +282,20 @@ class _LeastSquares:
         gradient = gradient - (state.x - law.optima) * law.precision
         return normal, gradient, self._shape_gradient(state, weights, linear)
 
-    def _shape_gradient(self, state: _State, weights: Array, linear: _Linearization) -> Array:
+    def _shape_gradient(self, state: _SurfaceParameters, weights: Array, linear: _Linearization) -> Array:
         gradient: Array = (
             linear.by_shape.T @ (weights * linear.residuals) - (state.shape.theta - self.means) * self.precision
         )
         return gradient
 
-    def solve(self, state: _State, weights: Array, law: _LawPrior) -> _State:
+    def solve(self, state: _SurfaceParameters, weights: Array, law: _LawPrior) -> _SurfaceParameters:
         """Minimize at fixed weights, by damped Gauss-Newton steps.
 
         The damping of a step increases until the objective falls.
         """
         linear = self.linearize(state, weights)
         value, damping = self.objective(state, weights, law, linear.residuals), 1e-3
-        for _ in range(STEPS):
+        for _ in range(SURFACE_STEPS):
             normal, by_x, by_shape = self.normal_equations(state, weights, law, linear)
             while True:
                 proposed = state.moved(*normal.damped(damping).solve(by_x, by_shape))
@@ -311,7 +312,7 @@ class _LeastSquares:
                 break
         return state
 
-    def likelihood(self, state: _State, weights: Array, law: _LawPrior) -> ResponseSurface:
+    def likelihood(self, state: _SurfaceParameters, weights: Array, law: _LawPrior) -> ResponseSurface:
         """Return the likelihood of the optima by a sandwich covariance.
 
         The shape is integrated out and the law's prior is left out. The weights express how far a run is trusted, not
@@ -345,7 +346,7 @@ class _LeastSquares:
             noise=noise,
             discrepancy=discrepancy,
             freedom=freedom,
-            intercepts=_intercepts(data, weights, data.y - excess),
+            intercepts=_scale_intercepts(data, weights, data.y - excess),
             runs=np.array([], dtype=np.intp),
             residuals=residuals,
             excess=excess,
@@ -368,7 +369,7 @@ def _leverage(data: SelectedRuns, weights: Array, linear: _Linearization, normal
     return np.clip(leverage, 0.0, 0.95)
 
 
-def _intercepts(data: SelectedRuns, weights: Array, level: Array) -> Array:
+def _scale_intercepts(data: SelectedRuns, weights: Array, level: Array) -> Array:
     """Return the mean log loss over seeds at each scale's optimum."""
     total = np.bincount(data.intercept, weights)
     by_intercept = np.bincount(data.intercept, weights * level) / total

@@ -10,7 +10,7 @@ from hptransfer.analysis.tables.arrays import Array, Index, Runs
 
 # Log loss above the scale's best beyond which a point has no information about the optimum; of every scale this number
 # of points, plus one for each tuned hyperparameter, is kept in any case.
-FAR = 0.4
+FAR_LOG_LOSS = 0.4
 KEPT = 2
 # From this number of points a scale may have an outlier, with a log loss this far below all others.
 MANY, OUTLIER = 6, 0.12
@@ -67,12 +67,12 @@ def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
     point = point.reshape(-1)
     level = np.bincount(point, y - least[intercept]) / np.bincount(point)
     order = np.lexsort((level, points[:, 0]))
-    few = KEPT + runs.x.shape[1]
+    fewest = KEPT + runs.x.shape[1]
     close = np.zeros(len(points), dtype=bool)
     for of_scale in np.split(order, np.flatnonzero(np.diff(points[order, 0])) + 1):
         sound = of_scale[int(_has_outlier(points[of_scale, 1:], level[of_scale])) :]
-        close[sound[level[sound] < level[sound[0]] + FAR]] = True
-        close[sound[:few]] = True
+        close[sound[level[sound] < level[sound[0]] + FAR_LOG_LOSS]] = True
+        close[sound[:fewest]] = True
     kept = finite[close[point]]
     intercept = np.unique(runs.intercept[kept], return_inverse=True)[1].reshape(-1)
     return kept, SelectedRuns(

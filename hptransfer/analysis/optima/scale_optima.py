@@ -24,8 +24,9 @@ class Optimum:
     """Optimum of one scale by its own runs and the common shape.
 
     Attributes:
-        x: log2 of the optimum, by tuned hyperparameter, and `se` its standard error in octaves, infinite if unknown.
-        curvature: of the loss, nats per octave squared, by tuned hyperparameter, with the others fixed.
+        x: log2 of the optimum, by tuned hyperparameter.
+        se: standard error of `x` in octaves; infinite if the optimum is unknown.
+        curvature: of the loss along each tuned hyperparameter with the others fixed, nats per octave squared.
         loss: nats at the optimum.
         status: by tuned hyperparameter: BRACKETED, or the reason why it is not.
         tried: lowest and highest log2 of the tried values, by tuned hyperparameter.
@@ -44,13 +45,13 @@ class Optimum:
 
     @property
     def bracketed(self) -> bool:
-        """Return True if the optimum is bracketed along all hyperparameters."""
+        """True if the optimum is bracketed along all hyperparameters."""
         return all(status == BRACKETED for status in self.status)
 
 
 def find_optima(runs: Runs, estimates: Sequence[OptimaEstimate], shapes: Sequence[OptimaEstimate]) -> list[Optimum]:
     """Return the optima of all scales, cheapest first."""
-    by_own_runs = [estimate.likelihood.own() for estimate in estimates]
+    by_own_runs = [estimate.likelihood.by_scale() for estimate in estimates]
     x = np.mean([optima for optima, _ in by_own_runs], axis=0)
     se = np.mean([errors for _, errors in by_own_runs], axis=0)
     intercepts = np.mean([shape.intercepts for shape in shapes], axis=0)
@@ -69,7 +70,7 @@ def find_optima(runs: Runs, estimates: Sequence[OptimaEstimate], shapes: Sequenc
                 se=np.where(placed, se[index], np.inf),
                 curvature=loss * np.diag(curvature[index]),
                 loss=loss,
-                status=_status(runs, mask, finite, placed),
+                status=_optimum_status(runs, mask, finite, placed),
                 tried=np.stack([runs.x[mask].min(axis=0), runs.x[mask].max(axis=0)], axis=1),
                 runs=int(mask.sum()),
                 diverged=int((mask & ~finite).sum()),
@@ -78,7 +79,7 @@ def find_optima(runs: Runs, estimates: Sequence[OptimaEstimate], shapes: Sequenc
     return optima
 
 
-def _status(runs: Runs, mask: Mask, finite: Mask, placed: Mask) -> tuple[str, ...]:
+def _optimum_status(runs: Runs, mask: Mask, finite: Mask, placed: Mask) -> tuple[str, ...]:
     """Return the status of a scale's optimum, by tuned hyperparameter."""
     if not finite.any():
         return (TOO_FEW,) * len(placed)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.laws.fit import Fit
-from hptransfer.analysis.tables.axis_roles import SCHEDULE, kind
+from hptransfer.analysis.tables.quantities import SCHEDULE_NAMES, quantity_of
 from hptransfer.analysis.tables.scale_names import format_size
 
 # Octaves from the swept scales beyond which extrapolation is unreliable.
@@ -23,7 +23,7 @@ CONFOUNDED = 0.95
 # A target this many octaves outside the range of an axis may be in another unit: a sequence is 2^9 tokens or more.
 OTHER_UNIT = 8.0
 # Batch sizes below the first are sequences, and above the second tokens.
-SEQUENCES, TOKENS = 2**14, 2**15
+MOST_SEQUENCES, FEWEST_TOKENS = 2**14, 2**15
 # Ratio of two sizes below which they were probably meant to be one; a grid has larger steps.
 SAME_SIZE = 1.02
 # Ratio of neighbouring batch sizes that no sweep has.
@@ -34,17 +34,21 @@ def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> 
     """Return all warnings, one line each."""
     notes = []
     targets = [{axis: float(row[axis]) for axis in fit.columns.scales} for _, row in predictions.iterrows()]
-    for far, where in ((fit.extrapolation_octaves, "beyond the largest"), (fit.octaves_below, "below the smallest")):
-        octaves = np.array([far(target) for target in targets])
-        if far == fit.octaves_below:
+    for octaves_outside, where in (
+        (fit.extrapolation_octaves, "beyond the largest"),
+        (fit.octaves_below, "below the smallest"),
+    ):
+        octaves = np.array([octaves_outside(target) for target in targets])
+        if octaves_outside == fit.octaves_below:
             octaves[octaves > OTHER_UNIT] = 0.0  # reported as another unit
         count = int((octaves > FAR_OCTAVES).sum())
         if count:
-            which = fit.runs.format_scale(targets[int(np.argmax(octaves))]) + (
+            farthest = fit.runs.format_scale(targets[int(np.argmax(octaves))]) + (
                 f" and {count - 1} more" if count > 1 else ""
             )
             notes.append(
-                f"target {which} lies {octaves.max():.1f} octaves {where} scale: extrapolation this far is unreliable"
+                f"target {farthest} lies {octaves.max():.1f} octaves {where} scale: "
+                "extrapolation this far is unreliable"
             )
     trained = table[np.isfinite(table[fit.columns.loss])]
     steps = (
@@ -59,10 +63,10 @@ def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> 
 def _split_scales(fit: Fit) -> list[str]:
     """Return warnings of nearly equal sizes, such as rounded tokens."""
     notes = []
-    for axis, values in fit.seen.values.items():
-        near = [(low, high) for low, high in itertools.pairwise(values) if high / low < SAME_SIZE]
-        if near:
-            low, high = (f"{value:.12g}" for value in near[0])
+    for axis, values in fit.swept.values.items():
+        close_pairs = [(low, high) for low, high in itertools.pairwise(values) if high / low < SAME_SIZE]
+        if close_pairs:
+            low, high = (f"{value:.12g}" for value in close_pairs[0])
             notes.append(
                 f"{axis} has values nearer than {SAME_SIZE - 1:.0%} to each other, such as {low} and {high}, and each "
                 f"counts as a scale of its own with few runs: round the column {axis} if they are meant to be the same"
@@ -74,7 +78,9 @@ def _mixed_schedules(table: pd.DataFrame, fit: Fit) -> list[str]:
     """Return a warning of runs with different schedules."""
     used = {*fit.columns.scales, *fit.tuned, fit.columns.loss}
     mixed = [
-        str(name) for name in table if str(name).lower() in SCHEDULE and name not in used and table[name].nunique() > 1
+        str(name)
+        for name in table
+        if str(name).lower() in SCHEDULE_NAMES and name not in used and table[name].nunique() > 1
     ]
     if not mixed:
         return []
@@ -87,7 +93,7 @@ def _confounded(table: pd.DataFrame, fit: Fit) -> list[str]:
     Axes may grow together, or the batch size may vary without being an axis or tuned.
     """
     notes = []
-    logs = {name: np.log2([axes[name] for axes in fit.runs.scales]) for name in fit.seen.moving}
+    logs = {name: np.log2([axes[name] for axes in fit.runs.scales]) for name in fit.swept.moving}
     for first, second in itertools.combinations(logs, 2):
         if abs(np.corrcoef(logs[first], logs[second])[0, 1]) > CONFOUNDED:
             notes.append(
@@ -96,7 +102,7 @@ def _confounded(table: pd.DataFrame, fit: Fit) -> list[str]:
             )
     used = {*fit.columns.scales, *fit.tuned}
     for name in table.columns:
-        if kind(str(name)) == "batch" and name not in used and table[name].nunique() > 1:
+        if quantity_of(str(name)) == "batch" and name not in used and table[name].nunique() > 1:
             notes.append(
                 f"runs differ in {name}, which is neither a scale nor tuned: the exponent along tokens changes sign "
                 "with the scaling of the batch size; add it to --scale or --tune"
@@ -111,12 +117,12 @@ def _units(table: pd.DataFrame, fit: Fit) -> list[str]:
     """
     notes = []
     for name in (*fit.columns.scales, *fit.tuned):
-        if kind(name) != "batch":
+        if quantity_of(name) != "batch":
             continue
         values = np.unique(table[name].to_numpy(dtype=float))
         below, above = values[:-1], values[1:]
-        if ((below < SEQUENCES) & (above >= TOKENS) & (above / below >= GAP)).any():
-            ends = below[below < SEQUENCES][-1], above[above >= TOKENS][0]
+        if ((below < MOST_SEQUENCES) & (above >= FEWEST_TOKENS) & (above / below >= GAP)).any():
+            ends = below[below < MOST_SEQUENCES][-1], above[above >= FEWEST_TOKENS][0]
             notes.append(
                 f"{name} runs from {values[0]:g} to {values[-1]:g} with nothing between {ends[0]:g} and {ends[1]:g}: "
                 "in sequences in some rows and in tokens in others?"
@@ -130,7 +136,7 @@ def _units_of_targets(predictions: pd.DataFrame, fit: Fit) -> list[str]:
     They lie far above or below all swept values of an axis.
     """
     notes = []
-    for axis, values in fit.seen.values.items():
+    for axis, values in fit.swept.values.items():
         low, high = float(predictions[axis].min()), float(predictions[axis].max())
         beyond = max(np.log2(high / values[-1]), np.log2(values[0] / low))
         if len(values) > 1 and beyond > OTHER_UNIT:

@@ -13,7 +13,7 @@ from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.tables.arrays import Axes
-from hptransfer.analysis.tables.checks import count_words
+from hptransfer.analysis.tables.table_checks import format_counts
 from hptransfer.core.records import short
 
 
@@ -24,19 +24,19 @@ class Findings:
     Losses are in nats, errors and exponents in octaves.
 
     Attributes:
-        fit: the fit behind the tables.
-        left_out: every scale predicted from all others; `ahead`, larger scales from smaller ones.
-        predictions: one row per target, in order: the scale columns; for each tuned column the value and its 90%
-            interval (`_low`, `_high`), in the unit of the table; `loss` with its interval; `extrapolation_octaves`
-            beyond the largest swept scale, 0 inside.
+        fit: the fit that the tables show.
+        leave_one_out: every scale predicted from all others; `larger_from_smaller`, larger scales from smaller ones.
+        predictions: one row per target, in order. Its columns are those of the scale; for each tuned column the value
+            and its 90% interval (`_low`, `_high`) in the unit of the table; `loss` with its interval;
+            `extrapolation_octaves` beyond the largest swept scale, 0 inside.
         next_runs: runs that would narrow the first target's interval most for their cost, best first.
         warnings: one line each.
         uncounted: number of table rows that are not used, by their state, such as failed or running.
     """
 
     fit: Fit
-    left_out: Sequence[HeldOut]
-    ahead: Sequence[HeldOut]
+    leave_one_out: Sequence[HeldOut]
+    larger_from_smaller: Sequence[HeldOut]
     predictions: pd.DataFrame
     next_runs: Sequence[NextRun]
     warnings: list[str]
@@ -46,9 +46,9 @@ class Findings:
     def optima(self) -> pd.DataFrame:
         """Table of the scales' optima, one row per scale, cheapest first.
 
-        For each tuned column: the optimum as `NAME`, its log2, the standard error of the latter in octaves, the
-        curvature in nats per octave squared, and the status (bracketed, or the reason why not). Then the loss at the
-        optimum in nats, and the numbers of runs and of diverged runs.
+        For each tuned column NAME it has the optimum and its log2 with a standard error in octaves. The curvature is
+        in nats per octave squared; the status is "bracketed" or the reason why not. The other columns are the loss at
+        the optimum in nats and the numbers of runs and of diverged runs.
         """
         return optima_table(self.fit)
 
@@ -56,8 +56,9 @@ class Findings:
     def exponents(self) -> pd.DataFrame:
         """Table of the exponents, one row per tuned column and axis.
 
-        Octaves of the optimum per octave of the axis with the 90% interval and the verdict; the cost of reusing the
-        smallest scale's optimum if only this axis grows to the first target's value, in nats and percent.
+        Columns: octaves of the optimum per octave of the axis with the 90% interval and the verdict, and the cost of
+        reusing the smallest scale's optimum, in nats and percent. The cost is for a scale at which only this axis has
+        grown to the first target's value.
         """
         return exponents_table(self)
 
@@ -65,8 +66,8 @@ class Findings:
     def held_out(self) -> pd.DataFrame:
         """Table of held-out scales, one row per scale predicted from all others.
 
-        The error in octaves by tuned column, whether the 90% interval covers it, and the regret in nats and in percent
-        of the loss.
+        Columns: the error in octaves by tuned column, True if the 90% interval covers it, and the regret in nats and
+        in percent of the loss.
         """
         return held_out_table(self)
 
@@ -107,7 +108,7 @@ class Findings:
         if diverged := sum(optimum.diverged for optimum in self.fit.optima):
             lines.append(f"{diverged} of {len(self.fit.runs.loss)} runs diverged: counted by scale in optima.csv")
         if self.uncounted:
-            lines.append(f"rows not used because of their state: {count_words(self.uncounted)}")
+            lines.append(f"rows not used because of their state: {format_counts(self.uncounted)}")
         for name, exponents in self.fit.exponents.items():
             by_axis = ", ".join(f"{axis} {exponent.sentence(name, axis)}" for axis, exponent in exponents.items())
             lines.append(f"exponents of {name}: {by_axis or 'none'}")
@@ -115,7 +116,7 @@ class Findings:
         lines += [
             f"reusing the smallest scale's optimum ({values}) would cost the target about "
             f"{self.untransferred_nats():.3f} nats, by the fitted response surface",
-            held_out_sentence(self.fit, self.left_out),
+            held_out_sentence(self.fit, self.leave_one_out),
         ]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
@@ -152,7 +153,7 @@ def untransferred_cost(fit: Fit, tuned: int, axis: str, target: Mapping[str, flo
         loss: nats at the target's optimum.
     """
     away = np.zeros(len(fit.tuned))
-    octaves = np.log2(target[axis] / fit.seen.values[axis][0])
+    octaves = np.log2(target[axis] / fit.swept.values[axis][0])
     away[tuned] = -fit.exponents[fit.tuned[tuned]][axis].value * octaves
     return float(fit.excess_loss(target, away, loss)[0])
 
@@ -186,11 +187,11 @@ def exponents_table(findings: Findings) -> pd.DataFrame:
 def held_out_table(findings: Findings) -> pd.DataFrame:
     """Return the held-out scales as a table, one row per scale."""
     rows = []
-    for held in findings.left_out:
-        row: dict[str, Any] = dict(held.axes)
+    for held_out in findings.leave_one_out:
+        row: dict[str, Any] = dict(held_out.axes)
         for k, name in enumerate(findings.fit.tuned):
-            row |= {f"{name}_error_octaves": held.error[k], f"{name}_covered": held.covered[k]}
-        rows.append({**row, "regret_nats": held.regret_nats, "regret_percent": held.regret_percent})
+            row |= {f"{name}_error_octaves": held_out.error[k], f"{name}_covered": held_out.covered[k]}
+        rows.append({**row, "regret_nats": held_out.regret_nats, "regret_percent": held_out.regret_percent})
     return pd.DataFrame(rows)
 
 
@@ -206,20 +207,20 @@ def fit_json(findings: Findings) -> dict[str, Any]:
     return {
         "estimator": fit.estimator,
         "laws": fit.mixture.shares(),
-        "expected_before": fit.expected,
+        "expected_before": fit.published_priors,
         "hyperparameters": hyperparameters,
         "noise_nats": fit.noise,
-        "held_out": [_held_json(fit, held) for held in findings.left_out],
-        "regret_percent_per_octave": regret_per_octave(findings.ahead),
+        "held_out": [_held_out_json(fit, held_out) for held_out in findings.leave_one_out],
+        "regret_percent_per_octave": regret_per_octave(findings.larger_from_smaller),
         "warnings": findings.warnings,
     }
 
 
-def _held_json(fit: Fit, held: HeldOut) -> dict[str, Any]:
-    errors = dict(zip(fit.tuned, map(float, held.error), strict=True))
-    covered = dict(zip(fit.tuned, held.covered, strict=True))
-    regret = {"regret_nats": held.regret_nats, "regret_percent": held.regret_percent}
-    return {"scale": dict(held.axes), "error_octaves": errors, "covered": covered, **regret}
+def _held_out_json(fit: Fit, held_out: HeldOut) -> dict[str, Any]:
+    errors = dict(zip(fit.tuned, map(float, held_out.error), strict=True))
+    covered = dict(zip(fit.tuned, held_out.covered, strict=True))
+    regret = {"regret_nats": held_out.regret_nats, "regret_percent": held_out.regret_percent}
+    return {"scale": dict(held_out.axes), "error_octaves": errors, "covered": covered, **regret}
 
 
 def prediction_json(findings: Findings) -> dict[str, Any]:
@@ -230,12 +231,12 @@ def prediction_json(findings: Findings) -> dict[str, Any]:
         return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
 
     return {
-        "target": {axis: _plain(row[axis]) for axis in fit.columns.scales},
+        "target": {axis: _as_number(row[axis]) for axis in fit.columns.scales},
         "hyperparameters": {name: interval(name) for name in fit.tuned},
         "loss": interval("loss"),
         "extrapolation_octaves": float(row["extrapolation_octaves"]),
     }
 
 
-def _plain(value: Any) -> int | float:
+def _as_number(value: Any) -> int | float:
     return int(value) if float(value).is_integer() else float(value)

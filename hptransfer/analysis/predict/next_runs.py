@@ -22,14 +22,14 @@ from hptransfer.analysis.statistics.linear_model import LinearLaw, OptimaLikelih
 from hptransfer.analysis.tables.arrays import Array, Axes
 
 # Candidate distances from a scale's optimum in octaves, along one hyperparameter at a time.
-AWAY = (0.5, 1.0, 1.5, 2.0)
+DISTANCES = (0.5, 1.0, 1.5, 2.0)
 # Octaves within which a value counts as already tried.
-TRIED = 0.2
-# Components of the law that are used, heaviest first, and scales that are considered, cheapest first.
-COMPONENTS, SCALES = 3, 60
-# Bound on the cost of all solves together, each the square of the number of optima; and minimum numbers of candidates
-# and of ranked runs.
-WORK, FEWEST_CANDIDATES, FEWEST_RUNS = 2e7, 24, 4
+TRIED_OCTAVES = 0.2
+# Heaviest components of the law, which are used; cheapest scales, which are considered.
+USED_COMPONENTS, CANDIDATE_SCALES = 3, 60
+# Bound on the cost of all solves together; one costs the square of the number of optima. Then the minimum numbers of
+# candidates and of ranked runs.
+MOST_WORK, FEWEST_CANDIDATES, FEWEST_RUNS = 2e7, 24, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class NextRun:
 
 
 @dataclass(frozen=True, eq=False)
-class _State:
+class _OptimaInformation:
     """Scales with the information about their optima."""
 
     scales: Sequence[Axes]
@@ -59,8 +59,8 @@ class _State:
         """Return the position of a scale, None for a new one."""
         return next((index for index, scale in enumerate(self.scales) if scale == axes), None)
 
-    def with_run(self, axes: Axes, added: Array) -> _State:
-        """Return the state after runs at a scale.
+    def with_run(self, axes: Axes, added: Array) -> _OptimaInformation:
+        """Return the information with that of runs at a scale added.
 
         Args:
             added: information of the runs about the scale's optimum, (tuned, tuned).
@@ -75,7 +75,7 @@ class _State:
         rows = slice(index * tuned, (index + 1) * tuned)
         information = information.copy()
         information[rows, rows] += added
-        return _State(scales, information)
+        return _OptimaInformation(scales, information)
 
 
 def next_runs(fit: Fit, target: Axes, *, count: int = 20) -> list[NextRun]:
@@ -86,10 +86,10 @@ def next_runs(fit: Fit, target: Axes, *, count: int = 20) -> list[NextRun]:
         count: number of runs; fewer are returned if no other run narrows the interval.
     """
     surface = next(shape.surface for shape in fit.shapes if shape.surface)
-    parts = normalized(fit.mixture.components[:COMPONENTS])
-    state = _State(fit.runs.scales, surface.information)
+    parts = normalized(fit.mixture.components[:USED_COMPONENTS])
+    state = _OptimaInformation(fit.runs.scales, surface.information)
     candidates = _candidates(fit, surface, target)
-    solves = WORK / len(state.information) ** 2 / len(parts)  # each takes long for many scales
+    solves = MOST_WORK / len(state.information) ** 2 / len(parts)  # each takes long for many scales
     candidates = candidates[: max(FEWEST_CANDIDATES, int(solves / FEWEST_RUNS))]
     count = min(count, max(FEWEST_RUNS, int(solves / max(1, len(candidates)))))
     ranked: list[NextRun] = []
@@ -104,7 +104,7 @@ def next_runs(fit: Fit, target: Axes, *, count: int = 20) -> list[NextRun]:
         chosen = candidates.pop(best)
         state = state.with_run(chosen.axes, chosen.added)
         ranked.append(NextRun(chosen.axes, chosen.settings, chosen.flops, float(1 - np.exp(-gains[best]))))
-        if chosen.new:  # single runs would now count there
+        if chosen.is_new_scale:  # single runs would now count there
             candidates = [candidate for candidate in candidates if candidate.axes != chosen.axes]
     return ranked
 
@@ -123,7 +123,7 @@ def next_table(fit: Fit, runs: Sequence[NextRun]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["rank", *fit.columns.scales, *fit.tuned, "flops", "narrowing"])
 
 
-def _log_width(fit: Fit, parts: Sequence[Component], state: _State, target: Axes) -> float:
+def _log_width(fit: Fit, parts: Sequence[Component], state: _OptimaInformation, target: Axes) -> float:
     """Return the log width of the target's interval.
 
     It is the mean over hyperparameters and components of the law.
@@ -133,7 +133,7 @@ def _log_width(fit: Fit, parts: Sequence[Component], state: _State, target: Axes
     for part in parts:
         law = LinearLaw(part.variant.matrix(state.scales), part.law.means, part.law.deviations)
         covariance = solve(likelihood, law, tuple(part.scatter)).covariance
-        row = law.whole(part.variant.matrix([target]))
+        row = law.block_features(part.variant.matrix([target]))
         variance = np.einsum("kc,cd,kd->k", row, covariance, row) + part.scatter**2
         widths += part.weight * float(np.mean(np.log(variance))) / 2
     return widths
@@ -145,65 +145,68 @@ class _Candidate:
     settings: Array
     flops: float
     added: Array
-    new: bool
+    is_new_scale: bool
 
 
 def _candidates(fit: Fit, surface: ResponseSurface, target: Axes) -> list[_Candidate]:
     flops = _flops_law(fit)
-    seen = {_key(axes) for axes in fit.runs.scales}
-    scales = [*fit.runs.scales, *(axes for axes in _grid(fit, target) if _key(axes) not in seen)]
-    scales = sorted((axes for axes in scales if flops(axes) < flops(target)), key=flops)[:SCALES]
+    swept = {_key(axes) for axes in fit.runs.scales}
+    scales = [*fit.runs.scales, *(axes for axes in _scale_grid(fit, target) if _key(axes) not in swept)]
+    scales = sorted((axes for axes in scales if flops(axes) < flops(target)), key=flops)[:CANDIDATE_SCALES]
     candidates: list[_Candidate] = []
     for axes in scales:
         octaves = fit.runs.octaves([axes])[0]
         optimum = np.minimum(fit.mixture.mean([axes])[0], fit.columns.upper)
-        around = [direction * away * sign for away in AWAY for direction in np.eye(len(fit.tuned)) for sign in (-1, 1)]
-        if _key(axes) in seen:
+        directions = [sign * direction for direction in np.eye(len(fit.tuned)) for sign in (-1, 1)]
+        offsets = [direction * distance for distance in DISTANCES for direction in directions]
+        if _key(axes) in swept:
             index = [_key(scale) for scale in fit.runs.scales].index(_key(axes))
             optimum = fit.optima[index].x
             tried = fit.runs.x[fit.runs.of_scale(index)]
-            fresh = [u for u in around if np.abs(tried - optimum - u).max(axis=1).min(initial=np.inf) > TRIED]
-            sets = [np.array([u]) for u in fresh]
-        else:
-            sets = [
-                np.array([np.zeros(len(fit.tuned)), *(u for u in around if np.isclose(np.abs(u).sum(), away))])
-                for away in AWAY
+            untried = [
+                u for u in offsets if np.abs(tried - optimum - u).max(axis=1).min(initial=np.inf) > TRIED_OCTAVES
             ]
-        for u in sets:
+            run_sets = [np.array([u]) for u in untried]
+        else:
+            run_sets = [
+                np.array([np.zeros(len(fit.tuned)), *(u for u in offsets if np.isclose(np.abs(u).sum(), distance))])
+                for distance in DISTANCES
+            ]
+        for u in run_sets:
             u = u[(optimum + u <= fit.columns.upper).all(axis=1)]
-            new = _key(axes) not in seen
-            if len(u) <= new:
+            is_new_scale = _key(axes) not in swept
+            if len(u) <= is_new_scale:
                 continue  # a single run has no other run to compare with
             cost = flops(axes) * len(u)
-            added = _added_information(surface, u, octaves, new=new)
-            candidates.append(_Candidate(axes, optimum + u, cost, added, new))
+            added = _added_information(surface, u, octaves, is_new_scale=is_new_scale)
+            candidates.append(_Candidate(axes, optimum + u, cost, added, is_new_scale))
     return candidates
 
 
-def _added_information(surface: ResponseSurface, u: Array, octaves: Array, *, new: bool) -> Array:
+def _added_information(surface: ResponseSurface, u: Array, octaves: Array, *, is_new_scale: bool) -> Array:
     """Return the information of runs about their scale's optimum, (tuned, tuned).
 
     Args:
         u: octaves from the optimum, (runs, tuned).
-        new: True if the scale has no other runs, so that its intercept is unknown.
+        is_new_scale: True if the scale has no other runs, so that its intercept is unknown.
     """
     excess, by_x, _ = surface.shape.linearized(u, np.tile(octaves, (len(u), 1)))
     weights = 1 / (surface.noise**2 + (surface.discrepancy * excess) ** 2)
-    if new:
+    if is_new_scale:
         by_x = by_x - (weights @ by_x) / weights.sum()
     added: Array = by_x.T @ (by_x * weights[:, None])
     return added
 
 
-def _grid(fit: Fit, target: Axes) -> list[dict[str, float]]:
+def _scale_grid(fit: Fit, target: Axes) -> list[dict[str, float]]:
     """Return combinations of swept values, with one more octave per axis.
 
     The additional value does not exceed the target's.
     """
     values = []
-    for axis, seen in fit.seen.values.items():
-        more = [seen[-1] * 2] if len(seen) > 1 and seen[-1] * 2 <= max(target[axis], seen[-1]) else []
-        values.append([*seen, *more])
+    for axis, swept in fit.swept.values.items():
+        next_octave = [swept[-1] * 2] if len(swept) > 1 and swept[-1] * 2 <= max(target[axis], swept[-1]) else []
+        values.append([*swept, *next_octave])
     return [dict(zip(fit.columns.scales, point, strict=True)) for point in itertools.product(*values)]
 
 

@@ -1,7 +1,8 @@
 """Published laws of learning rate and batch size of language models.
 
-Units differ and cause most disagreements: N is non-embedding parameters (Porian: with the head), D tokens, C = 6 N D
-training FLOPs for laws in FLOPs, B tokens, L the loss in nats. Each law names its paper. The law of token horizons
+Units differ and cause most disagreements. N is the number of non-embedding parameters (Porian: with the head) and D
+that of tokens. Laws in FLOPs use C = 6 N D. Batch sizes are in tokens, losses in nats. Each law names its paper. The
+law of token horizons
 (arXiv:2409.19913) is left out: its exponents are known, but the units of its constant are not.
 """
 
@@ -12,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hptransfer.analysis.tables.arrays import Axes
-from hptransfer.analysis.tables.axis_roles import kind
 from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.quantities import quantity_of
 
 LawFunction = Callable[[float, float], float]
 
@@ -67,13 +68,13 @@ PUBLISHED = (
 )
 
 
-def comparable(columns: Columns) -> bool:
+def published_laws_apply(columns: Columns) -> bool:
     """Return True if published laws apply to the columns."""
-    kinds = {kind(name) for name in columns.scales}
-    return {"params", "tokens"} <= kinds and any(kind(name) in ("rate", "batch") for name in columns.tuned)
+    quantities = {quantity_of(name) for name in columns.scales}
+    return {"params", "tokens"} <= quantities and any(quantity_of(name) in ("rate", "batch") for name in columns.tuned)
 
 
-def references(columns: Columns, scale: Axes, loss: float | None = None) -> dict[str, dict[str, float]]:
+def published_predictions(columns: Columns, scale: Axes, loss: float | None = None) -> dict[str, dict[str, float]]:
     """Return the prediction of each study for a scale.
 
     Args:
@@ -82,14 +83,14 @@ def references(columns: Columns, scale: Axes, loss: float | None = None) -> dict
     Returns:
         `learning_rate` and `batch_tokens` by the study's name.
     """
-    size = {kind(name): scale[name] for name in columns.scales}
+    size = {quantity_of(name): scale[name] for name in columns.scales}
     n, d = size["params"], size["tokens"]
     by_study = {}
     for law in PUBLISHED:
-        answers = {"learning_rate": law.rate(n, d)} if law.rate else {}
+        predictions = {"learning_rate": law.rate(n, d)} if law.rate else {}
         if law.batch_tokens:
-            answers["batch_tokens"] = law.batch_tokens(n, d)
+            predictions["batch_tokens"] = law.batch_tokens(n, d)
         elif law.batch_by_loss and loss is not None:
-            answers["batch_tokens"] = law.batch_by_loss(loss)
-        by_study[law.name] = answers
-    return {name: answers for name, answers in by_study.items() if answers}
+            predictions["batch_tokens"] = law.batch_by_loss(loss)
+        by_study[law.name] = predictions
+    return {name: predictions for name, predictions in by_study.items() if predictions}

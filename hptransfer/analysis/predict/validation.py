@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,10 +15,10 @@ from hptransfer.analysis.statistics.linear_model import solve
 from hptransfer.analysis.tables.arrays import Array, Axes
 
 # Components that are refitted, heaviest first, and largest scales that are left out.
-COMPONENTS = 12
-SCALES = 40
+REFITTED_COMPONENTS = 12
+HELD_OUT_SCALES = 40
 # Upper limits of the numbers of starting sets and of scales predicted from each.
-STEPS = 12
+MOST_STARTING_SETS = 12
 # Standard error of a scale's own optimum, in octaves, up to which it can judge a prediction.
 JUDGE_OCTAVES = 0.75
 
@@ -31,7 +31,8 @@ class HeldOut:
         extrapolation_octaves: octaves beyond the largest scale of the fit; 0 inside.
         error: prediction minus the scale's own optimum, octaves, by tuned hyperparameter.
         low, high: the 90% interval of the prediction minus the scale's own optimum.
-        covered: True if the interval, widened by the own optimum's error, contains zero, by tuned hyperparameter.
+        covered: by tuned hyperparameter, True if the interval contains zero. The interval is widened by the error of
+            the scale's own optimum.
         regret_nats, regret_percent: loss from training with the prediction, by the response surface.
     """
 
@@ -48,15 +49,15 @@ class HeldOut:
 def leave_one_out(fit: Fit) -> list[HeldOut]:
     """Predict every scale from all others, cheapest first.
 
-    Of more than SCALES scales only the largest ones are predicted.
+    Of more than HELD_OUT_SCALES scales only the largest ones are predicted.
     """
     count = len(fit.optima)
     held_out = []
-    for index in range(max(0, count - SCALES), count):
-        rest = [other for other in range(count) if other != index]
-        held = _predicted(fit, fit.optima[index], rest)
-        if held is not None:
-            held_out.append(held)
+    for index in range(max(0, count - HELD_OUT_SCALES), count):
+        others = [scale for scale in range(count) if scale != index]
+        predicted = _predict_scale(fit, fit.optima[index], others)
+        if predicted is not None:
+            held_out.append(predicted)
     return held_out
 
 
@@ -65,64 +66,65 @@ def larger_from_smaller(fit: Fit) -> list[HeldOut]:
 
     The result shows how the regret grows with the octaves of extrapolation.
     """
-    count, first = len(fit.optima), 1 + len(fit.seen.moving)
+    count, first = len(fit.optima), 1 + len(fit.swept.moving)
     held_out = []
-    for known in range(first, count, max(1, -(-(count - first) // STEPS))):
-        for index in range(known, count, -(-(count - known) // STEPS)):
-            held = _predicted(fit, fit.optima[index], list(range(known)))
-            if held is not None and held.extrapolation_octaves > 0:
-                held_out.append(held)
+    for smaller in range(first, count, max(1, -(-(count - first) // MOST_STARTING_SETS))):
+        for index in range(smaller, count, -(-(count - smaller) // MOST_STARTING_SETS)):
+            predicted = _predict_scale(fit, fit.optima[index], list(range(smaller)))
+            if predicted is not None and predicted.extrapolation_octaves > 0:
+                held_out.append(predicted)
     return held_out
 
 
-def regret_per_octave(held: Sequence[HeldOut]) -> float | None:
+def regret_per_octave(held_out: Sequence[HeldOut]) -> float | None:
     """Return the regret per octave of extrapolation, percent of the loss.
 
     It is the slope of a line through the origin; None without any held-out scale.
     """
-    octaves = np.array([scale.extrapolation_octaves for scale in held])
+    octaves = np.array([scale.extrapolation_octaves for scale in held_out])
     if not len(octaves):
         return None
-    return float(octaves @ [scale.regret_percent for scale in held] / (octaves @ octaves))
+    return float(octaves @ [scale.regret_percent for scale in held_out] / (octaves @ octaves))
 
 
-def _predicted(fit: Fit, own: Optimum, rest: Sequence[int]) -> HeldOut | None:
-    """Predict a scale from the rest.
+def _predict_scale(fit: Fit, optimum: Optimum, known_scales: Sequence[int]) -> HeldOut | None:
+    """Predict a scale from some of the others.
 
-    None if the scale's own optimum is too uncertain, or if the rest has a single value of a swept axis.
+    None if the scale's own optimum is too uncertain, or if the known scales have a single value of a swept axis.
     """
-    if not (own.se < JUDGE_OCTAVES).all():
+    if not (optimum.se < JUDGE_OCTAVES).all():
         return None
-    scales = [fit.runs.scales[index] for index in rest]
+    scales = [fit.runs.scales[index] for index in known_scales]
     problem = LawProblem(scales, fit.columns.known, fit.problem.centre, fit.problem.vague)
-    if any(len(problem.seen.values[axis]) == 1 for axis in fit.seen.moving):
+    if any(len(problem.swept.values[axis]) == 1 for axis in fit.swept.moving):
         return None
-    mixture = ModelAverage.of([_without(fit, part, rest) for part in _heaviest(fit)], len(fit.mixture.normals), 0)
-    value = mixture.mean([own.axes])[0]
-    low, high = mixture.quantiles(own.axes, [percent / 100 for percent in INTERVAL]).T
-    error = value - own.x
-    slack = NORMAL_95 * own.se
-    regret = float(fit.excess_loss(own.axes, error, own.loss)[0])
-    reach = [float(np.log2(own.axes[axis] / values[-1])) for axis, values in problem.seen.values.items()]
+    components = [_refitted(fit, component, known_scales) for component in _heaviest(fit)]
+    mixture = ModelAverage.of(components, len(fit.mixture.normals), 0)
+    value = mixture.mean([optimum.axes])[0]
+    low, high = mixture.quantiles(optimum.axes, [percent / 100 for percent in INTERVAL]).T
+    error = value - optimum.x
+    half_width = NORMAL_95 * optimum.se
+    covered = (low - optimum.x - half_width <= 0) & (high - optimum.x + half_width >= 0)
+    regret = float(fit.excess_loss(optimum.axes, error, optimum.loss)[0])
+    reach = [float(np.log2(optimum.axes[axis] / values[-1])) for axis, values in problem.swept.values.items()]
     return HeldOut(
-        axes=own.axes,
+        axes=optimum.axes,
         extrapolation_octaves=max(0.0, *reach),
         error=error,
-        low=low - own.x,
-        high=high - own.x,
-        covered=tuple(bool(a - s <= 0 <= b + s) for a, b, s in zip(low - own.x, high - own.x, slack, strict=True)),
+        low=low - optimum.x,
+        high=high - optimum.x,
+        covered=tuple(map(bool, covered)),
         regret_nats=regret,
-        regret_percent=100 * regret / own.loss,
+        regret_percent=100 * regret / optimum.loss,
     )
 
 
 def _heaviest(fit: Fit) -> list[Component]:
-    return normalized(fit.mixture.components[:COMPONENTS])
+    return normalized(fit.mixture.components[:REFITTED_COMPONENTS])
 
 
-def _without(fit: Fit, part: Component, rest: Sequence[int]) -> Component:
+def _refitted(fit: Fit, component: Component, known_scales: Sequence[int]) -> Component:
     """Return the component refitted to some scales at the same scatter."""
-    likelihood, law = fit.estimates[part.estimate].likelihood.only(rest), part.law.only(rest)
-    return Component(
-        part.variant, law, part.estimate, part.weight, part.scatter, solve(likelihood, law, tuple(part.scatter))
-    )
+    likelihood = fit.estimates[component.estimate].likelihood.only(known_scales)
+    law = component.law.only(known_scales)
+    return replace(component, law=law, posterior=solve(likelihood, law, tuple(component.scatter)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -17,61 +17,97 @@ class ComparedSweep:
     """Sweep that another one is compared with.
 
     Attributes:
-        here: name of the other sweep, whose page shows the comparison; `name`, of this sweep.
+        page: name of the sweep whose page shows the comparison.
+        name: name of this sweep.
     """
 
-    here: str
+    page: str
     name: str
     analysis: Findings
 
 
-def compare_sweeps(one: Findings, other: Findings) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class ComparedExponent:
+    """Exponent along an axis in two sweeps."""
+
+    tuned: str
+    axis: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedLoss:
+    """Losses at the optima of two sweeps at one scale, nats.
+
+    Attributes:
+        difference: second loss minus first loss.
+        first_untransferred, second_untransferred: cost of reusing the optimum of each sweep's smallest scale.
+    """
+
+    name: str
+    first: str
+    second: str
+    difference: str
+    first_untransferred: str
+    second_untransferred: str
+
+
+@dataclass(frozen=True)
+class SweepComparison:
+    """Tables of two sweeps: by hyperparameter and axis, and by scale."""
+
+    exponents: Sequence[ComparedExponent]
+    losses: Sequence[ComparedLoss]
+
+
+def compare_sweeps(first: Findings, second: Findings) -> SweepComparison:
     """Return the page's tables of two sweeps.
 
-    Returns:
-        `exponents`, one row per hyperparameter and axis; `losses`, one row per common scale and for the target: the
-        loss at each sweep's optimum, their difference, and each sweep's cost of reusing its smallest scale's optimum.
+    The losses are at all common scales, and at the target if both sweeps predict for the same one.
 
     Raises:
         FitError: the sweeps have different axes or tuned hyperparameters.
     """
-    a, b = one.fit, other.fit
-    if a.columns.scales != b.columns.scales or a.tuned != b.tuned:
+    first_fit, second_fit = first.fit, second.fit
+    if first_fit.columns.scales != second_fit.columns.scales or first_fit.tuned != second_fit.tuned:
         raise FitError(
-            f"the sweeps cannot be compared: {', '.join(a.columns.scales)} and {', '.join(a.tuned)} here, "
-            f"{', '.join(b.columns.scales)} and {', '.join(b.tuned)} there"
+            f"the sweeps cannot be compared: {', '.join(first_fit.columns.scales)} and {', '.join(first_fit.tuned)} "
+            f"here, {', '.join(second_fit.columns.scales)} and {', '.join(second_fit.tuned)} there"
         )
     exponents = [
-        {
-            "tuned": name,
-            "axis": axis,
-            "here": exponent.sentence(name, axis),
-            "there": other_exponent.sentence(name, axis),
-        }
-        for name in a.tuned
-        for axis, exponent in a.exponents[name].items()
-        if (other_exponent := b.exponents[name].get(axis)) is not None
+        ComparedExponent(
+            tuned=name,
+            axis=axis,
+            first=exponent.sentence(name, axis),
+            second=second_fit.exponents[name][axis].sentence(name, axis),
+        )
+        for name in first_fit.tuned
+        for axis, exponent in first_fit.exponents[name].items()
+        if axis in second_fit.exponents[name]
     ]
-    by_key = {Scale(optimum.axes).key: optimum for optimum in b.optima}
+    second_optima = {Scale(optimum.axes).key: optimum for optimum in second_fit.optima}
     losses = []
-    for optimum in a.optima:
-        other_optimum = by_key.get(Scale(optimum.axes).key)
-        if other_optimum is not None and np.isfinite([optimum.loss, other_optimum.loss]).all():
-            costs = a.untransferred_cost(optimum), b.untransferred_cost(other_optimum)
-            losses.append(_losses(a.runs.format_scale(optimum.axes), optimum.loss, other_optimum.loss, costs))
-    row, other_row = one.predictions.iloc[0], other.predictions.iloc[0]
-    if all(row[axis] == other_row[axis] for axis in a.columns.scales):
-        costs = one.untransferred_nats(), other.untransferred_nats()
-        losses.append(_losses("target, predicted", float(row["loss"]), float(other_row["loss"]), costs))
-    return {"exponents": exponents, "losses": losses}
+    for optimum in first_fit.optima:
+        second_optimum = second_optima.get(Scale(optimum.axes).key)
+        if second_optimum is not None and np.isfinite([optimum.loss, second_optimum.loss]).all():
+            costs = first_fit.untransferred_cost(optimum), second_fit.untransferred_cost(second_optimum)
+            name = first_fit.runs.format_scale(optimum.axes)
+            losses.append(_compared_loss(name, optimum.loss, second_optimum.loss, costs))
+    first_target, second_target = first.predictions.iloc[0], second.predictions.iloc[0]
+    if all(first_target[axis] == second_target[axis] for axis in first_fit.columns.scales):
+        costs = first.untransferred_nats(), second.untransferred_nats()
+        predicted = float(first_target["loss"]), float(second_target["loss"])
+        losses.append(_compared_loss("target, predicted", *predicted, costs))
+    return SweepComparison(exponents, losses)
 
 
-def _losses(name: str, here: float, there: float, costs: tuple[float, float]) -> dict[str, str]:
-    return {
-        "name": name,
-        "here": short(here),
-        "there": short(there),
-        "given_away": f"{there - here:+.4f}",
-        "untransferred_here": f"{costs[0]:.4f}",
-        "untransferred_there": f"{costs[1]:.4f}",
-    }
+def _compared_loss(name: str, first: float, second: float, costs: tuple[float, float]) -> ComparedLoss:
+    return ComparedLoss(
+        name=name,
+        first=short(first),
+        second=short(second),
+        difference=f"{second - first:+.4f}",
+        first_untransferred=f"{costs[0]:.4f}",
+        second_untransferred=f"{costs[1]:.4f}",
+    )

@@ -47,31 +47,31 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
-OPTIMUM: Any = {
+OPTIMUM_STYLE: Any = {
     "color": ACCENT, "marker": "|", "markersize": 13, "markeredgewidth": 1.4, "capsize": 2, "linewidth": 1.2,
     "zorder": 3,
 }  # fmt: skip
 # Dots that a panel shows, evenly picked, to limit the size of the page.
-DOTS = 2000
+MOST_DOTS = 2000
 # Panels of one kind on a page.
-PANELS, MAPS = 12, 6
+MOST_PANELS, MOST_MAPS = 12, 6
 # Quantile of the losses at the top of a panel: the largest ones would flatten all others.
-SHOWN = 0.85
+TOP_QUANTILE = 0.85
 # Upper limit of the values of a hyperparameter that a curve connects.
-SECTIONS = 24
+MOST_SECTIONS = 24
 # Lines of a coordinate check's panel that its legend names.
-NAMED = 6
+LEGEND_ENTRIES = 6
 # Smallest ratio of the largest to the smallest value of a coordinate check's panel.
 FLAT_SPAN = 8
 PANEL_INCHES = (3.7, 2.9)
 # Height of a legend's line below a panel, and letters of a name below which three share a line.
-LEGEND_INCHES, NARROW = 0.15, 14
+LEGEND_INCHES, NARROW_LETTERS = 0.15, 14
 # Share of an axis that two ticks need between them.
 TICK_SHARE = 0.2
 # An axis of fewer octaves has its ticks at numbers with these digits.
-SHORT, ROUND = 3.5, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+SHORT_AXIS_OCTAVES, ROUND_DIGITS = 3.5, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 # Octaves of a map beyond its outermost runs.
-MARGIN = 0.35
+MARGIN_OCTAVES = 0.35
 
 
 @dataclass(frozen=True)
@@ -88,49 +88,60 @@ def curve_panels(fit: Fit) -> list[Panel]:
     There is one for every combination of all axes but the first. Each point is the best over the other
     hyperparameters.
     """
-    others = fit.columns.scales[1:]
+    other_axes = fit.columns.scales[1:]
     groups: dict[tuple[float, ...], list[int]] = {}
     for index, optimum in enumerate(fit.optima):
-        groups.setdefault(tuple(optimum.axes[axis] for axis in others), []).append(index)
+        groups.setdefault(tuple(optimum.axes[axis] for axis in other_axes), []).append(index)
     if len(groups) > len(fit.optima) / 2:  # scales without a common grid: all in one panel
-        titled = [(fit.columns.loss, list(range(len(fit.optima))))]
+        titled_groups = [(fit.columns.loss, list(range(len(fit.optima))))]
     else:
-        keys = sorted(groups)[-PANELS:]
-        fixed = [dict(zip(others, key, strict=True)) for key in keys]
+        keys = sorted(groups)[-MOST_PANELS:]
+        fixed = [dict(zip(other_axes, key, strict=True)) for key in keys]
         titles = [format_scale(axes, fixed) or fit.columns.loss for axes in fixed]
-        titled = [(title, groups[key]) for title, key in zip(titles, keys, strict=True)]
+        titled_groups = [(title, groups[key]) for title, key in zip(titles, keys, strict=True)]
     return [
-        Panel(f"loss_{number}_{fit.tuned[k]}", partial(_curves, fit=fit, indices=indices, k=k, title=title))
-        for number, (title, indices) in enumerate(titled, start=1)
+        Panel(f"loss_{number}_{fit.tuned[k]}", partial(_draw_curves, fit=fit, indices=indices, k=k, title=title))
+        for number, (title, indices) in enumerate(titled_groups, start=1)
         for k in range(len(fit.tuned))
     ]
 
 
-def _curves(axes: Axes, *, fit: Fit, indices: Sequence[int], k: int, title: str) -> None:
-    differ = [axis for axis in fit.columns.scales if len({fit.optima[index].axes[axis] for index in indices}) > 1]
+def _draw_curves(axes: Axes, *, fit: Fit, indices: Sequence[int], k: int, title: str) -> None:
+    varying = [axis for axis in fit.columns.scales if len({fit.optima[index].axes[axis] for index in indices}) > 1]
     first = fit.columns.scales[0]
-    sizes = sorted({optimum.axes[first] for optimum in fit.optima}) if len(differ) < 2 else []
+    sizes = sorted({optimum.axes[first] for optimum in fit.optima}) if len(varying) < 2 else []
     finite_losses = fit.runs.loss[np.isin(fit.runs.scale, indices) & np.isfinite(fit.runs.loss)]
-    top = float(np.quantile(finite_losses, SHOWN)) if len(finite_losses) else 1.0
+    top = float(np.quantile(finite_losses, TOP_QUANTILE)) if len(finite_losses) else 1.0
     for rank, index in enumerate(sorted(indices, key=lambda index: fit.optima[index].axes[first])):
         optimum = fit.optima[index]
-        turn, look = divmod(sizes.index(optimum.axes[first]) if sizes else rank, len(COLOURS))
+        cycle, style_index = divmod(sizes.index(optimum.axes[first]) if sizes else rank, len(COLOURS))
         name = format_scale(
-            {axis: optimum.axes[axis] for axis in differ}, [fit.optima[other].axes for other in indices]
+            {axis: optimum.axes[axis] for axis in varying}, [fit.optima[shown].axes for shown in indices]
         )
-        style: dict[str, Any] = {"color": COLOURS[look], "linestyle": DASHES[look], "marker": MARKERS[look]}
-        style["markerfacecolor"] = "white" if turn % 2 else COLOURS[look]
+        style: dict[str, Any] = {
+            "color": COLOURS[style_index],
+            "linestyle": DASHES[style_index],
+            "marker": MARKERS[style_index],
+        }
+        style["markerfacecolor"] = "white" if cycle % 2 else COLOURS[style_index]
         x, y = lower_envelope(fit, index, k)
         finite = np.isfinite(y)
-        axes.plot(x[finite], y[finite], markersize=4, linewidth=1.2, label=name if rank < 2 * NAMED else None, **style)
-        axes.plot(x[~finite], np.full((~finite).sum(), top), "x", color=COLOURS[look], markersize=6)
+        axes.plot(
+            x[finite],
+            y[finite],
+            markersize=4,
+            linewidth=1.2,
+            label=name if rank < 2 * LEGEND_ENTRIES else None,
+            **style,
+        )
+        axes.plot(x[~finite], np.full((~finite).sum(), top), "x", color=COLOURS[style_index], markersize=6)
         if np.isfinite(optimum.se[k]):
-            axes.errorbar(optimum.x[k], optimum.loss, xerr=1.645 * optimum.se[k], **OPTIMUM)
+            axes.errorbar(optimum.x[k], optimum.loss, xerr=1.645 * optimum.se[k], **OPTIMUM_STYLE)
     room = 0.05 * (top - finite_losses.min(initial=top))
     axes.set_ylim(finite_losses.min(initial=top) - room, top + room)
     axes.set_title(f"{title} against {fit.tuned[k]}" if title == fit.columns.loss else title)
     axes.set_ylabel("loss, nats")
-    _value_axis(axes.xaxis, fit.tuned[k])
+    _set_value_ticks(axes.xaxis, fit.tuned[k])
     _legend_below(axes, max(map(len, axes.get_legend_handles_labels()[1]), default=0))
 
 
@@ -144,7 +155,7 @@ def _legend_below(axes: Axes, letters: int) -> None:
         return
     figure = axes.get_figure(root=False)
     assert figure is not None
-    columns = 3 if letters < NARROW else 1
+    columns = 3 if letters < NARROW_LETTERS else 1
     entries = len(axes.get_legend_handles_labels()[1])
     width, height = PANEL_INCHES
     room = LEGEND_INCHES * -(-entries // columns)
@@ -162,47 +173,48 @@ def lower_envelope(fit: Fit, index: int, k: int) -> tuple[Array, Array]:
     """
     mask = fit.runs.of_scale(index)
     x, loss = fit.runs.x[mask], fit.runs.loss[mask]
-    points, which = np.unique(x, axis=0, return_inverse=True)
-    mean = np.bincount(which.reshape(-1), loss) / np.bincount(which.reshape(-1))
+    points, point = np.unique(x, axis=0, return_inverse=True)
+    mean = np.bincount(point.reshape(-1), loss) / np.bincount(point.reshape(-1))
     values, section = np.unique(points[:, k], return_inverse=True)
-    if len(values) > SECTIONS:
-        section = ((points[:, k] - values[0]) / (values[-1] - values[0]) * (SECTIONS - 1e-9)).astype(int)
+    if len(values) > MOST_SECTIONS:
+        section = ((points[:, k] - values[0]) / (values[-1] - values[0]) * (MOST_SECTIONS - 1e-9)).astype(int)
     order = np.lexsort((mean, section))
     best = order[np.unique(section[order], return_index=True)[1]]
     return points[best, k], mean[best]
 
 
-def heat_panels(fit: Fit) -> list[Panel]:
+def map_panels(fit: Fit) -> list[Panel]:
     """Return maps of the loss over two hyperparameters, one per scale.
 
     They show the runs, the optimum and the contours of the fitted response surface.
     """
     if len(fit.tuned) < 2:
         return []
-    return [Panel(f"map_{index + 1}", partial(_heat, fit=fit, index=index)) for index in _largest(fit)]
+    return [Panel(f"map_{index + 1}", partial(_draw_map, fit=fit, index=index)) for index in _largest_scales(fit)]
 
 
-def _largest(fit: Fit) -> list[int]:
+def _largest_scales(fit: Fit) -> list[int]:
     """Return the positions of the shown scales: all, or the largest."""
-    return list(range(len(fit.optima)))[-MAPS:]
+    return list(range(len(fit.optima)))[-MOST_MAPS:]
 
 
-def _heat(axes: Axes, *, fit: Fit, index: int) -> None:
+def _draw_map(axes: Axes, *, fit: Fit, index: int) -> None:
     optimum, mask = fit.optima[index], fit.runs.of_scale(index) & np.isfinite(fit.runs.loss)
-    shown_runs = np.flatnonzero(mask)[:: 1 + mask.sum() // DOTS]
+    shown_runs = np.flatnonzero(mask)[:: 1 + mask.sum() // MOST_DOTS]
     x, above = fit.runs.x[shown_runs][:, :2], 100 * (fit.runs.loss[shown_runs] / optimum.loss - 1)
     shown = np.clip(above, 0.05, 20)
     shades = np.log10(shown)
     axes.scatter(x[:, 0], x[:, 1], c=shades, cmap="Greys_r", s=26, edgecolors=FAINT, linewidths=0.4, marker="s")
-    grid_x, grid_y = (np.linspace(low - MARGIN, high + MARGIN, 50) for low, high in optimum.tried[:2])
+    ends = optimum.tried[:2] + np.array([-MARGIN_OCTAVES, MARGIN_OCTAVES])
+    grid_x, grid_y = (np.linspace(low, high, 50) for low, high in ends)
     middle = [optimum.x[2:]] * 2500
     mesh = np.column_stack([np.repeat(grid_x, 50), np.tile(grid_y, 50), np.array(middle)])
     excess = fit.excess_loss(optimum.axes, mesh - optimum.x, optimum.loss).reshape(50, 50) / optimum.loss
     axes.contour(grid_x, grid_y, 100 * excess.T, levels=[0.1, 0.25, 1, 4], colors=COLOURS[1], linewidths=0.9)
-    axes.errorbar(optimum.x[0], optimum.x[1], xerr=1.645 * optimum.se[0], yerr=1.645 * optimum.se[1], **OPTIMUM)
+    axes.errorbar(optimum.x[0], optimum.x[1], xerr=1.645 * optimum.se[0], yerr=1.645 * optimum.se[1], **OPTIMUM_STYLE)
     axes.set_title(fit.runs.format_scale(optimum.axes))
-    _value_axis(axes.xaxis, fit.tuned[0])
-    _value_axis(axes.yaxis, fit.tuned[1])
+    _set_value_ticks(axes.xaxis, fit.tuned[0])
+    _set_value_ticks(axes.yaxis, fit.tuned[1])
 
 
 def law_panels(fit: Fit, target: Mapping[str, float], verified: Mapping[str, float] | None) -> list[Panel]:
@@ -211,13 +223,15 @@ def law_panels(fit: Fit, target: Mapping[str, float], verified: Mapping[str, flo
     The optima are shifted along the law to the target's values of the other axes.
     """
     return [
-        Panel(f"law_{fit.tuned[k]}_{axis}", partial(_law, fit=fit, k=k, axis=axis, target=target, verified=verified))
+        Panel(
+            f"law_{fit.tuned[k]}_{axis}", partial(_draw_law, fit=fit, k=k, axis=axis, target=target, verified=verified)
+        )
         for k in range(len(fit.tuned))
-        for axis in fit.seen.moving
+        for axis in fit.swept.moving
     ]
 
 
-def _law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, float], verified: Any) -> None:
+def _draw_law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, float], verified: Any) -> None:
     values = [optimum.axes[axis] for optimum in fit.optima]
     ends = np.log2([min(*values, target[axis]), max(*values, target[axis])])
     grid = np.linspace(ends[0] - 0.2, ends[1] + 0.2, 60)
@@ -225,10 +239,10 @@ def _law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, float]
     low, high = np.percentile(fit.mixture.draws(scales)[:, :, k], INTERVAL, axis=0)
     axes.fill_between(grid, low, high, color=FAINT, alpha=0.35, linewidth=0, label="law, 90%")
     axes.plot(grid, fit.mixture.mean(scales)[:, k], color=INK, linewidth=1.3)
-    known = [index for index, optimum in enumerate(fit.optima) if np.isfinite(optimum.se[k])]
+    placed = [index for index, optimum in enumerate(fit.optima) if np.isfinite(optimum.se[k])]
     moved = moved_to(fit, axis, target)[:, k]
     axes.errorbar(
-        np.log2(values)[known], moved[known], yerr=[1.645 * fit.optima[index].se[k] for index in known], fmt="o",
+        np.log2(values)[placed], moved[placed], yerr=[1.645 * fit.optima[index].se[k] for index in placed], fmt="o",
         color=COLOURS[1], markersize=4, capsize=2, linewidth=1, label="scales",
     )  # fmt: skip
     x, low_x, high_x = fit.predict(target)[k]
@@ -242,8 +256,8 @@ def _law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, float]
         axes.plot(at_target, best, "*", color=INK, markersize=10, markerfacecolor="white", label="verified")
     axes.set_title(f"{fit.tuned[k]} against {axis}")
     axes.set_xlabel(axis)
-    _powers(axes.xaxis, [*values, target[axis]])
-    _value_axis(axes.yaxis, "")
+    _set_swept_ticks(axes.xaxis, [*values, target[axis]])
+    _set_value_ticks(axes.yaxis, "")
     axes.legend(loc="best")
 
 
@@ -262,13 +276,14 @@ def residual_panels(fit: Fit) -> list[Panel]:
     """Return panels of the residuals against the excess over the optimum."""
     surfaces = [estimate.surface for estimate in fit.shapes if estimate.surface]
     return [
-        Panel(f"residuals_{surface.shape.form}", partial(_residuals, fit=fit, surface=surface)) for surface in surfaces
+        Panel(f"residuals_{surface.shape.form}", partial(_draw_residuals, fit=fit, surface=surface))
+        for surface in surfaces
     ]
 
 
-def _residuals(axes: Axes, *, fit: Fit, surface: ResponseSurface) -> None:
+def _draw_residuals(axes: Axes, *, fit: Fit, surface: ResponseSurface) -> None:
     axes.axhline(0, color=FAINT, linewidth=0.8)
-    shown = slice(None, None, 1 + len(surface.excess) // DOTS)
+    shown = slice(None, None, 1 + len(surface.excess) // MOST_DOTS)
     axes.plot(100 * surface.excess[shown], 100 * surface.residuals[shown], ".", color=COLOURS[1], markersize=3.5)
     reach = np.linspace(0, 100 * surface.excess.max(), 50)
     band = 1.645 * np.hypot(100 * surface.noise, surface.discrepancy * reach)
@@ -280,16 +295,16 @@ def _residuals(axes: Axes, *, fit: Fit, surface: ResponseSurface) -> None:
     axes.legend(loc="best")
 
 
-def ahead_panels(ahead: Sequence[HeldOut]) -> list[Panel]:
+def extrapolation_panels(held_out: Sequence[HeldOut]) -> list[Panel]:
     """Return a panel of the regret against the octaves of extrapolation."""
-    return [Panel("extrapolation", partial(_ahead, ahead=ahead))] if ahead else []
+    return [Panel("extrapolation", partial(_draw_extrapolation, held_out=held_out))] if held_out else []
 
 
-def _ahead(axes: Axes, *, ahead: Sequence[HeldOut]) -> None:
-    shown = ahead[:: 1 + len(ahead) // DOTS]
+def _draw_extrapolation(axes: Axes, *, held_out: Sequence[HeldOut]) -> None:
+    shown = held_out[:: 1 + len(held_out) // MOST_DOTS]
     axes.plot(
-        [held.extrapolation_octaves for held in shown],
-        [held.regret_percent for held in shown],
+        [scale.extrapolation_octaves for scale in shown],
+        [scale.regret_percent for scale in shown],
         "o",
         color=COLOURS[1],
         ms=4,
@@ -308,7 +323,8 @@ def verification_panels(verification: Mapping[str, Any]) -> list[Panel]:
     """
     names = verification["predicted"]
     return [
-        Panel(f"verification_{name}", partial(_verification, verification=verification, name=name)) for name in names
+        Panel(f"verification_{name}", partial(_draw_verification, verification=verification, name=name))
+        for name in names
     ]
 
 
@@ -321,12 +337,12 @@ def untransferred_of(verification: Mapping[str, Any]) -> Mapping[str, Any]:
     return values
 
 
-def _verification(axes: Axes, *, verification: Mapping[str, Any], name: str) -> None:
-    others = {key: value for key, value in verification["predicted"].items() if key != name}
+def _draw_verification(axes: Axes, *, verification: Mapping[str, Any], name: str) -> None:
+    other_values = {key: value for key, value in verification["predicted"].items() if key != name}
     points = [
         (point[name], point["loss"])
         for point in verification["points"]
-        if point["loss"] is not None and all(np.isclose(point[key], value) for key, value in others.items())
+        if point["loss"] is not None and all(np.isclose(point[key], value) for key, value in other_values.items())
     ]
     curve = LossCurve([value for value, _ in points], [loss for _, loss in points])
     marks = [
@@ -344,11 +360,11 @@ def _verification(axes: Axes, *, verification: Mapping[str, Any], name: str) -> 
             axes.plot(x, curve.at(x), marker, color=colour, markersize=8, label=label, linestyle="none")
     axes.set_title(format_scale(verification["scale"]))
     axes.set_ylabel("loss, nats")
-    _value_axis(axes.xaxis, name)
+    _set_value_ticks(axes.xaxis, name)
     axes.legend(loc="best")
 
 
-def _value_axis(axis: Any, name: str) -> None:
+def _set_value_ticks(axis: Any, name: str) -> None:
     """Set ticks of an axis of log2 values.
 
     They are at (half) powers of two: as powers on the horizontal axis, as values on the vertical one. A short vertical
@@ -356,9 +372,9 @@ def _value_axis(axis: Any, name: str) -> None:
     """
     low, high = axis.get_view_interval()
     axis.set_label_text(name)
-    if axis.axis_name == "y" and high - low < SHORT:
+    if axis.axis_name == "y" and high - low < SHORT_AXIS_OCTAVES:
         tens = range(math.floor(low * math.log10(2)), math.ceil(high * math.log10(2)) + 1)
-        values = [digits * 10.0**ten for ten in tens for digits in ROUND]
+        values = [digits * 10.0**ten for ten in tens for digits in ROUND_DIGITS]
         values = [value for value in values if low <= math.log2(value) <= high]
         values = values[:: 1 + len(values) // 7]
         axis.set_ticks(np.log2(values), [f"{value:.4g}" for value in values])
@@ -371,13 +387,13 @@ def _value_axis(axis: Any, name: str) -> None:
     axis.set_ticks(ticks, labels)
 
 
-def _powers(axis: Any, values: Sequence[float]) -> None:
+def _set_swept_ticks(axis: Any, values: Sequence[float]) -> None:
     """Set ticks at the swept values and the target, without overlaps."""
     low, *inner, high = sorted({float(value) for value in values})
-    apart = TICK_SHARE * np.log2(high / low)
+    least_gap = TICK_SHARE * np.log2(high / low)
     shown = [low]
     for value in inner:
-        if np.log2(value / shown[-1]) >= apart and np.log2(high / value) >= apart:
+        if np.log2(value / shown[-1]) >= least_gap and np.log2(high / value) >= least_gap:
             shown.append(value)
     shown.append(high)
     axis.set_ticks(np.log2(shown), [format_size(float(f"{value:.3g}") if value >= 1e6 else value) for value in shown])
@@ -390,39 +406,39 @@ def curves_figure(fit: Fit) -> str:
     rows = -(-len(panels) // columns)
     width, height = PANEL_INCHES
     with rc_context(STYLE):
-        made = Figure(figsize=(width * columns, height * rows))
-        for index, part in enumerate(np.ravel(made.subfigures(rows, columns, squeeze=False))[: len(panels)]):
+        drawn = Figure(figsize=(width * columns, height * rows))
+        for index, part in enumerate(np.ravel(drawn.subfigures(rows, columns, squeeze=False))[: len(panels)]):
             part.subplots_adjust(left=0.2, right=0.97, top=0.91, bottom=0.16)
             panels[index].draw(part.add_subplot())
-        return _svg(made)
+        return figure_svg(drawn)
 
 
-def figures(fit: Fit, target: Mapping[str, float], ahead: Sequence[HeldOut]) -> dict[str, Figure]:
+def figures(fit: Fit, target: Mapping[str, float], held_out: Sequence[HeldOut]) -> dict[str, Figure]:
     """Return every figure of the page by name."""
-    panels = [*law_panels(fit, target, None), *ahead_panels(ahead), *curve_panels(fit), *heat_panels(fit)]
-    return {panel.name: figure(panel) for panel in [*panels, *residual_panels(fit)]}
+    panels = [*law_panels(fit, target, None), *extrapolation_panels(held_out), *curve_panels(fit), *map_panels(fit)]
+    return {panel.name: panel_figure(panel) for panel in [*panels, *residual_panels(fit)]}
 
 
-def figure(panel: Panel) -> Figure:
+def panel_figure(panel: Panel) -> Figure:
     """Return one panel as a figure."""
     with rc_context(STYLE):
-        made = Figure(figsize=PANEL_INCHES)
-        made.subplots_adjust(left=0.2, right=0.97, top=0.91, bottom=0.16)
-        panel.draw(made.add_subplot())
-    return made
+        drawn = Figure(figsize=PANEL_INCHES)
+        drawn.subplots_adjust(left=0.2, right=0.97, top=0.91, bottom=0.16)
+        panel.draw(drawn.add_subplot())
+    return drawn
 
 
-def svg(panel: Panel) -> str:
+def panel_svg(panel: Panel) -> str:
     """Return one panel as scalable SVG without external references."""
-    made = figure(panel)
+    drawn = panel_figure(panel)
     with rc_context(STYLE):
-        text = _svg(made)
+        text = figure_svg(drawn)
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     return re.sub(r' xmlns(:xlink)?="[^"]*"', "", text, count=2).replace("xlink:href", "href")
 
 
-def _svg(figure: Figure) -> str:
+def figure_svg(figure: Figure) -> str:
     """Return a figure as SVG; equal figures give equal text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)

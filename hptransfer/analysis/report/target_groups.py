@@ -37,8 +37,10 @@ def predicted_command(target: Mapping[str, Any], settings: Mapping[str, float]) 
     """
     names = target["run"]["names"] | {path.rpartition(".")[2]: value for path, value in settings.items()}
     costs = {key: target[key] for key in ("params", "flops") if key not in names}
-    known = {name: value for template in target["command"] for name, value in _braces(template).items()} | costs | names
-    return {"values": names, "command": [fill_template(template, known) for template in target["command"]]}
+    template_values = (
+        {name: value for template in target["command"] for name, value in _braces(template).items()} | costs | names
+    )
+    return {"values": names, "command": [fill_template(template, template_values) for template in target["command"]]}
 
 
 def _braces(template: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from hptransfer.analysis.tables.arrays import Array, Index
 
-# Grid of the scatter of scales about the law, octaves, with a half-Cauchy prior of scale 0.15, measured on small nets.
+# Grid of the scatter of scales about the law in octaves. The scale of its half-Cauchy prior was measured on small nets.
 # No scale lies on a law to better than 0.03, because the form of the response surface has an error too.
 SCATTERS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
 SCATTER_SCALE = 0.15
@@ -44,6 +44,7 @@ class OptimaLikelihood:
 
     @property
     def num_scales(self) -> int:
+        """Number of scales."""
         return len(self.information_vector) // self.tuned
 
     def only(self, scales: Sequence[int] | Index) -> OptimaLikelihood:
@@ -60,17 +61,17 @@ class OptimaLikelihood:
             self.tuned,
         )
 
-    def own(self) -> tuple[Array, Array]:
+    def by_scale(self) -> tuple[Array, Array]:
         """Return each scale's optimum by its own runs with its standard error.
 
         Returns:
             Both (scales, tuned); the error is very large where the runs have no information.
         """
         scale = np.sqrt(np.diag(self.information)).max() or 1.0  # 0: no scale has any information
-        cut = np.linalg.eigh(self.information / scale**2)
-        good = cut.eigenvalues > 1e-10
-        inverse = np.where(good, 1 / np.where(good, cut.eigenvalues, 1.0), 1e12)
-        covariance = (cut.eigenvectors * inverse) @ cut.eigenvectors.T / scale**2
+        eigen = np.linalg.eigh(self.information / scale**2)
+        regular = eigen.eigenvalues > 1e-10
+        inverse = np.where(regular, 1 / np.where(regular, eigen.eigenvalues, 1.0), 1e12)
+        covariance = (eigen.eigenvectors * inverse) @ eigen.eigenvectors.T / scale**2
         x = covariance @ self.information_vector
         error = np.sqrt(np.diag(covariance))
         return x.reshape(-1, self.tuned), error.reshape(-1, self.tuned)
@@ -90,9 +91,10 @@ class LinearLaw:
     deviations: Array
 
     def only(self, scales: Sequence[int] | Index) -> LinearLaw:
+        """Return the law on some of the scales."""
         return LinearLaw(self.features[np.asarray(scales)], self.means, self.deviations)
 
-    def whole(self, features: Array) -> Array:
+    def block_features(self, features: Array) -> Array:
         """Return features of all tuned hyperparameters, (scales * tuned, tuned * coefficients)."""
         tuned = len(self.means)
         blocks: Array = np.einsum("sc,kj->skjc", features, np.eye(tuned))
@@ -116,7 +118,7 @@ class Posterior:
 
 
 # Numbers in a stack of matrices that is solved at once: few calls, and memory below a hundred megabytes.
-_AT_ONCE = 2_000_000
+_STACKED_NUMBERS = 2_000_000
 
 
 def solve(likelihood: OptimaLikelihood, law: LinearLaw, scatter: Sequence[float]) -> Posterior:
@@ -130,28 +132,30 @@ def solve(likelihood: OptimaLikelihood, law: LinearLaw, scatter: Sequence[float]
 
 def solve_each(likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]]) -> list[Posterior]:
     """Return the posterior of a law at each scatter of a grid."""
-    step = max(1, _AT_ONCE // likelihood.information.size)
-    stacks = (_stacked(likelihood, law, grid[start : start + step]) for start in range(0, len(grid), step))
+    step = max(1, _STACKED_NUMBERS // likelihood.information.size)
+    stacks = (_solve_stacked(likelihood, law, grid[start : start + step]) for start in range(0, len(grid), step))
     return list(itertools.chain.from_iterable(stacks))
 
 
-def _stacked(likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]]) -> list[Posterior]:
-    between = np.tile(1 / np.square(grid), (1, likelihood.num_scales))
-    rows = law.whole(law.features)
+def _solve_stacked(likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]]) -> list[Posterior]:
+    law_precision = np.tile(1 / np.square(grid), (1, likelihood.num_scales))
+    rows = law.block_features(law.features)
     means, precision = law.means.reshape(-1), 1 / law.deviations.reshape(-1) ** 2
-    weighed = between[:, :, None] * rows
-    whole = likelihood.information + (between + RIDGE)[:, :, None] * np.eye(len(rows))
-    root = np.linalg.cholesky(whole)
+    weighed = law_precision[:, :, None] * rows
+    optima_precision = likelihood.information + (law_precision + RIDGE)[:, :, None] * np.eye(len(rows))
+    root = np.linalg.cholesky(optima_precision)
     information_vector = np.broadcast_to(likelihood.information_vector[:, None], (len(grid), len(rows), 1))
-    divided = np.linalg.solve(whole, np.concatenate([weighed, information_vector], axis=2))
-    known = rows.T @ weighed - np.swapaxes(weighed, 1, 2) @ divided[:, :, :-1] + np.diag(precision)
-    towards = np.swapaxes(weighed, 1, 2) @ divided[:, :, -1:] + (precision * means)[:, None]
-    covariance = np.linalg.inv(known)
-    coefficients = (covariance @ towards)[:, :, 0]
+    divided = np.linalg.solve(optima_precision, np.concatenate([weighed, information_vector], axis=2))
+    coefficient_precision = rows.T @ weighed - np.swapaxes(weighed, 1, 2) @ divided[:, :, :-1] + np.diag(precision)
+    coefficient_vector = np.swapaxes(weighed, 1, 2) @ divided[:, :, -1:] + (precision * means)[:, None]
+    covariance = np.linalg.inv(coefficient_precision)
+    coefficients = (covariance @ coefficient_vector)[:, :, 0]
     evidence = (
-        0.5 * (np.log(between).sum(axis=1) + np.log(precision).sum() - np.linalg.slogdet(known)[1])
+        0.5
+        * (np.log(law_precision).sum(axis=1) + np.log(precision).sum() - np.linalg.slogdet(coefficient_precision)[1])
         - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
-        + 0.5 * (divided[:, :, -1] @ likelihood.information_vector + (towards[:, :, 0] * coefficients).sum(axis=1))
+        + 0.5
+        * (divided[:, :, -1] @ likelihood.information_vector + (coefficient_vector[:, :, 0] * coefficients).sum(axis=1))
         - 0.5 * means @ (precision * means)
     )
     optima = divided[:, :, -1] + (divided[:, :, :-1] @ coefficients[:, :, None])[:, :, 0]

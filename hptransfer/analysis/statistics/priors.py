@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.analysis.tables.arrays import Array
-from hptransfer.analysis.tables.axis_roles import kind
+from hptransfer.analysis.tables.quantities import quantity_of
 
 Normal = tuple[float, float]
 
@@ -39,23 +39,23 @@ OTHER_SKEW: Normal = (0.0, 0.4)
 RIDGES: dict[tuple[str, str], Normal] = {("rate", "batch"): (0.4, 0.5)}
 OTHER_RIDGE: Normal = (0.0, 0.5)
 # 0.011 nats per octave squared at a loss of 2.4 in the runs of Step Law; small nets differ by powers of ten.
-CURVATURE: Normal = (math.log(0.005), 2.0)
-TREND: Normal = (0.0, 0.2)
+CURVATURE_PRIOR: Normal = (math.log(0.005), 2.0)
+TREND_PRIOR: Normal = (0.0, 0.2)
 
 
 def slope(tuned: str, axis: str) -> Normal:
     """Return mean and deviation of a tuned hyperparameter's exponent along an axis."""
-    return SLOPES.get((kind(tuned), kind(axis)), OTHER_SLOPE)
+    return SLOPES.get((quantity_of(tuned), quantity_of(axis)), OTHER_SLOPE)
 
 
 def shape(tuned: Sequence[str]) -> ShapePrior:
     """Return the prior of the response shape over these hyperparameters."""
-    kinds = [kind(name) for name in tuned]
-    pairs = [(kinds[k], kinds[j]) for k in range(len(kinds)) for j in range(k + 1, len(kinds))]
+    quantities = [quantity_of(name) for name in tuned]
+    pairs = [(quantities[k], quantities[j]) for k in range(len(quantities)) for j in range(k + 1, len(quantities))]
     return ShapePrior(
-        curvature=CURVATURE,
-        trend=TREND,
-        skew=tuple(SKEWS.get(role, OTHER_SKEW) for role in kinds),
+        curvature=CURVATURE_PRIOR,
+        trend=TREND_PRIOR,
+        skew=tuple(SKEWS.get(quantity, OTHER_SKEW) for quantity in quantities),
         ridge=tuple(RIDGES.get(pair, OTHER_RIDGE) for pair in pairs),
     )
 

@@ -64,11 +64,12 @@ class Runs:
             x=x,
             loss=table[columns.loss].to_numpy(dtype=float),
             scale=rank[scale],
-            intercept=_intercepts(table, x, rank[scale]),
+            intercept=_intercept_index(table, x, rank[scale]),
         )
 
     @property
     def num_scales(self) -> int:
+        """Number of scales."""
         return len(self.scales)
 
     def octaves(self, scales: Sequence[Axes]) -> Array:
@@ -90,7 +91,7 @@ class Runs:
         return mask
 
 
-def _intercepts(table: pd.DataFrame, x: Array, scale: Index) -> Index:
+def _intercept_index(table: pd.DataFrame, x: Array, scale: Index) -> Index:
     """Return the index of each run's intercept.
 
     A seed that ran at several values of a scale has its own intercept there; the other runs of the scale share one.

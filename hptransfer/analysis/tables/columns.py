@@ -54,12 +54,12 @@ class Columns:
 
     @property
     def upper(self) -> NDArray[np.float64]:
-        """Return log2 of the upper limit of each tuned column, (tuned,)."""
+        """Log2 of the upper limit of each tuned column, (tuned,)."""
         return np.log2([self.largest.get(name, math.inf) for name in self.tuned])
 
     @property
     def known(self) -> tuple[str, ...]:
-        """Return the names that select priors, blank without priors."""
+        """Names that select the priors, blank without priors."""
         return self.tuned if self.prior else ("",) * len(self.tuned)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from hptransfer.core.records import exact
+
 
 def format_size(value: float) -> str:
     """Return a size in short form: 64, 214.7M, 20B."""
@@ -21,15 +23,11 @@ def format_scale(axes: Mapping[str, float], among: Iterable[Mapping[str, float]]
             short form, the text has exact digits.
     """
     text = _joined({axis: format_size(value) for axis, value in axes.items()})
-    same = (other for other in among if _joined({axis: format_size(other[axis]) for axis in axes}) == text)
-    if any(other[axis] != value for other in same for axis, value in axes.items()):
-        return _joined({axis: _exact(value) for axis, value in axes.items()})
+    alike = (scale for scale in among if _joined({axis: format_size(scale[axis]) for axis in axes}) == text)
+    if any(scale[axis] != value for scale in alike for axis, value in axes.items()):
+        return _joined({axis: exact(float(value)) for axis, value in axes.items()})
     return text
 
 
 def _joined(values: Mapping[str, str]) -> str:
     return ", ".join(f"{axis}={text}" for axis, text in values.items())
-
-
-def _exact(value: float) -> str:
-    return str(int(value)) if value % 1 == 0 else repr(float(value))

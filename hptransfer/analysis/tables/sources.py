@@ -21,9 +21,10 @@ from typing import Any
 
 import pandas as pd
 
-from hptransfer.analysis.tables.axis_roles import SCHEDULE, kind
-from hptransfer.analysis.tables.checks import WAITING, check_numbers, check_table, check_unique, row_of
 from hptransfer.analysis.tables.columns import SEED, Columns
+from hptransfer.analysis.tables.quantities import SCHEDULE_NAMES, quantity_of
+from hptransfer.analysis.tables.run_records import UNFINISHED
+from hptransfer.analysis.tables.table_checks import check_numbers, check_table, check_unique, first_row
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED
 
@@ -40,20 +41,20 @@ PREFIXES = ("params_", "user_attrs_", "config/", "config.", "params.", "metrics.
 # Other names of a loss, a seed and a state in such exports.
 OTHER_NAMES = {"loss": ("value", "values_0"), "state": ("State", "status", "Status"), SEED: ("Seed",)}
 # States of other tools, with the state of a run folder that they mean.
-STATES = {
+STATE_WORDS = {
     **dict.fromkeys(("done", "finished", "complete", "completed", "success"), DONE),
     **dict.fromkeys(("diverged",), DIVERGED),
     "pruned": PRUNED,
     **dict.fromkeys(("failed", "fail", "crashed", "killed", "preempted", "cancelled", "canceled"), FAILED),
-    **{word: word for word in (WAITING, "running", "pending", "queued", "scheduled", "preempting")},
+    **{word: word for word in (UNFINISHED, "running", "pending", "queued", "scheduled", "preempting")},
 }
 # By default MLflow sends telemetry and retries seven times, for minutes.
 MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 # Values that a message names.
-NAMED = 4
+WORDS_IN_MESSAGE = 4
 # Letters of an MLflow error that are shown.
 LONGEST_REASON = 120
-USEFUL = ("flops", "steps", SEED, "state", *SCHEDULE)
+USEFUL = ("flops", "steps", SEED, "state", *SCHEDULE_NAMES)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class TableSource:
         return self.path.name if self.path else str(self.experiment)
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Location as messages name it."""
         return str(self.path) if self.path else f"experiment {self.experiment!r}"
 
@@ -104,24 +105,24 @@ class TableSource:
         Raises:
             ConfigError: the table is missing, unreadable or too large, or lacks a column.
         """
-        wanted = [*columns.scales, *columns.tuned, columns.loss]
+        required = [*columns.scales, *columns.tuned, columns.loss]
         if self.path is None:
             frame = _experiment(str(self.mlflow), str(self.experiment))
-            names = self._matched(frame.columns, wanted)
+            names = self._matched(frame.columns, required)
         else:
             header = _header(self.path)
-            names = self._matched(header, wanted)
-            check_unique(self.place, header, names.values())
-            frame = _rows(self.path, sorted(set(names.values())))
+            names = self._matched(header, required)
+            check_unique(self.location, header, names.values())
+            frame = _read_rows(self.path, sorted(set(names.values())))
         frame = frame[list(names.values())].set_axis(list(names), axis=1)
         if "state" in self.names and not _has_words(frame["state"]):
             raise ConfigError(
-                f"{self.place}: --columns state={self.names['state']}: a column of numbers does not say which runs "
+                f"{self.location}: --columns state={self.names['state']}: a column of numbers does not say which runs "
                 f"finished; use words ({_known_words()}), or leave it out of --columns to count every row"
             )
-        return canonical_states(frame, self.place, names.get("state", "state"))
+        return canonical_states(frame, self.location, names.get("state", "state"))
 
-    def _matched(self, columns: Iterable[str], wanted: list[str]) -> dict[str, str]:
+    def _matched(self, columns: Iterable[str], required: list[str]) -> dict[str, str]:
         """Return the table's column for each name.
 
         It is the one given by --columns, the one of that name, or the name under which other tools export it.
@@ -129,16 +130,16 @@ class TableSource:
         names = list(map(str, columns))
         for name, column in self.names.items():
             if column not in names:
-                raise ConfigError(f"{self.place}: --columns {name}={column}: {unknown('column', column, names)}")
+                raise ConfigError(f"{self.location}: --columns {name}={column}: {unknown('column', column, names)}")
         matched = {}
-        for name in (*wanted, *USEFUL, *(name for name in names if kind(name) == "batch")):
+        for name in (*required, *USEFUL, *(name for name in names if quantity_of(name) == "batch")):
             candidates = [self.names.get(name, name), *(prefix + name for prefix in PREFIXES)]
-            candidates += OTHER_NAMES.get("loss" if name == wanted[-1] else name, ())
+            candidates += OTHER_NAMES.get("loss" if name == required[-1] else name, ())
             match = next((column for column in candidates if column in names), None)
             if match is not None:
                 matched[name] = match
-            elif name in wanted:
-                raise ConfigError(f"{self.place}: {_unknown_column(name, names)}")
+            elif name in required:
+                raise ConfigError(f"{self.location}: {_unknown_column(name, names)}")
         return matched
 
 
@@ -147,12 +148,12 @@ def _unknown_column(name: str, names: Sequence[str]) -> str:
 
     It mentions a column with a comma in its name, which options cannot name because commas separate names there.
     """
-    whole = next((column for column in names if name in column.split(",")[:-1]), None)
-    hint = f"; column {whole!r} has a comma in its name, which must be renamed in the table" if whole else ""
+    with_comma = next((column for column in names if name in column.split(",")[:-1]), None)
+    hint = f"; column {with_comma!r} has a comma in its name, which must be renamed in the table" if with_comma else ""
     return unknown("column", name, names) + hint
 
 
-def canonical_states(frame: pd.DataFrame, place: str, column: str = "state") -> pd.DataFrame:
+def canonical_states(frame: pd.DataFrame, location: str, column: str = "state") -> pd.DataFrame:
     """Return the table with a run folder's states in its `state` column.
 
     A column of numbers, such as exit codes, is dropped: numbers are not states. A table without the column is returned
@@ -169,15 +170,15 @@ def canonical_states(frame: pd.DataFrame, place: str, column: str = "state") -> 
     if not _has_words(frame["state"]):
         return frame.drop(columns="state")
     words = frame["state"].astype(object).fillna("").astype(str).str.strip().str.lower()
-    if unknown_words := sorted({*words} - {*STATES}):
-        more = f" and {len(unknown_words) - NAMED} more" * (len(unknown_words) > NAMED)
-        named = ", ".join(map(repr, unknown_words[:NAMED])) + more
+    if unknown_words := sorted({*words} - {*STATE_WORDS}):
+        more = f" and {len(unknown_words) - WORDS_IN_MESSAGE} more" * (len(unknown_words) > WORDS_IN_MESSAGE)
+        named = ", ".join(map(repr, unknown_words[:WORDS_IN_MESSAGE])) + more
         raise ConfigError(
-            f"{place}: column {column!r} says which runs finished, got {named} in "
-            f"{row_of(words[words == unknown_words[0]])}; known: {_known_words()}; "
+            f"{location}: column {column!r} says which runs finished, got {named} in "
+            f"{first_row(words[words == unknown_words[0]])}; known: {_known_words()}; "
             "write one of these there, or rename the column to count every row"
         )
-    return frame.assign(state=words.map(STATES))
+    return frame.assign(state=words.map(STATE_WORDS))
 
 
 def _has_words(column: pd.Series[Any]) -> bool:
@@ -185,7 +186,7 @@ def _has_words(column: pd.Series[Any]) -> bool:
 
 
 def _known_words() -> str:
-    return ", ".join(sorted(STATES))
+    return ", ".join(sorted(STATE_WORDS))
 
 
 def _header(path: Path) -> list[str]:
@@ -216,7 +217,7 @@ def _header(path: Path) -> list[str]:
     return names
 
 
-def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
+def _read_rows(path: Path, columns: list[str]) -> pd.DataFrame:
     """Read columns of a file.
 
     Raises:
@@ -255,13 +256,13 @@ def _check_lengths(path: Path) -> None:
     with _as_table(path), io.TextIOWrapper(io.BufferedReader(_Lines(path)), "utf-8-sig", newline="") as file:
         rows = (row for row in csv.reader(file) if len(row) > 1 or "".join(row).strip())
         header = next(rows)
-        most, fewest = len(header), 1 + max(index for index, name in enumerate(header) if name)
+        most_values, fewest_values = len(header), 1 + max(index for index, name in enumerate(header) if name)
         for number, row in enumerate(rows, start=1):
-            if len(row) < fewest or any(row[most:]):
-                how = "fewer" if len(row) < fewest else "more"  # a line that was cut off, or 0,5 for 0.5
+            if len(row) < fewest_values or any(row[most_values:]):
+                how = "fewer" if len(row) < fewest_values else "more"  # a line that was cut off, or 0,5 for 0.5
                 raise ConfigError(
-                    f"{path}: row {number} has {len(row)} values, {how} values than the header, which has {fewest}; "
-                    "complete the row or leave it out, and put a value that holds a comma in quotes"
+                    f"{path}: row {number} has {len(row)} values, {how} values than the header, which has "
+                    f"{fewest_values}; complete the row or leave it out, and put a value that holds a comma in quotes"
                 )
 
 
@@ -345,7 +346,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         ConfigError: the file is missing, empty, unreadable or too large.
     """
-    return _rows(path, _header(path))
+    return _read_rows(path, _header(path))
 
 
 def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
@@ -359,11 +360,11 @@ def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
         if name not in header:
             raise ConfigError(f"{path}: {_unknown_column(name, header)}")
     check_unique(str(path), header, scales)
-    frame = _rows(path, list(scales))
+    frame = _read_rows(path, list(scales))
     return check_targets(frame, scales, str(path))
 
 
-def check_targets(frame: pd.DataFrame, scales: Sequence[str], place: str) -> pd.DataFrame:
+def check_targets(frame: pd.DataFrame, scales: Sequence[str], location: str) -> pd.DataFrame:
     """Return the scale columns of targets as numbers.
 
     Raises:
@@ -371,12 +372,12 @@ def check_targets(frame: pd.DataFrame, scales: Sequence[str], place: str) -> pd.
     """
     for name in scales:
         if name not in frame:
-            raise ConfigError(f"{place}: {unknown('column', name, map(str, frame.columns))}")
+            raise ConfigError(f"{location}: {unknown('column', name, map(str, frame.columns))}")
     checked = frame[list(scales)].copy()
     for name in scales:
-        values = check_numbers(frame[name], name, place)
+        values = check_numbers(frame[name], name, location)
         if not len(values) or not ((values > 0) & (values < math.inf)).all():
-            raise ConfigError(f"{place}: column {name!r} must have numbers above 0 in every row")
+            raise ConfigError(f"{location}: column {name!r} must have numbers above 0 in every row")
         checked[name] = pd.to_numeric(checked[name])
     return checked
 
@@ -389,7 +390,7 @@ def _runs(uri: str, name: str) -> list[dict[str, object]]:
         client = MlflowClient(tracking_uri=uri)
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            names = [known.name for known in client.search_experiments()]
+            names = [stored.name for stored in client.search_experiments()]
             raise ConfigError(f"--mlflow: {unknown('experiment', name, names)}")
         rows: list[dict[str, object]] = []
         token: str | None = None

@@ -196,7 +196,7 @@ class Runner(ABC):
 
         Call `finish` at the end of each trial.
 
-        If `folder.behind_path` of a trial exists at a point of its curve, the trial ends there in state PRUNED. A
+        If `folder.pruned_path` of a trial exists at a point of its curve, the trial ends there in state PRUNED. A
         runner that does not check this trains it to its end.
 
         A stack is trained as it was first composed, even if an earlier attempt finished some of its trials. These have

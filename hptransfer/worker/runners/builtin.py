@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.errors import ConfigError, Interrupted
 from hptransfer.core.io import append_jsonl, filter_jsonl
-from hptransfer.core.records import DIVERGED, DONE, POINT, PRUNED, Outcome, Trial, short
+from hptransfer.core.records import CURVE_KEYS, DIVERGED, DONE, PRUNED, Outcome, Trial, short
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, RunSchema, Size, StackContext
 from hptransfer.worker.stack_sizes import StackTimings, calibrate, calibration_steps, read_timings, write_timings
@@ -249,7 +249,7 @@ class BuiltinRunner(Runner):
             trial = trials[index]
             if trial.id in curves:
                 append_jsonl(curves[trial.id], [point])
-            metrics = "".join(f" {key} {short(value)}" for key, value in point.items() if key not in POINT)
+            metrics = "".join(f" {key} {short(value)}" for key, value in point.items() if key not in CURVE_KEYS)
             print(f"trial {trial.id} step {point['step']} loss {point['loss']}{metrics}", flush=True)
 
         def end(index: int, result: Result, seconds: float) -> None:
@@ -270,7 +270,7 @@ class BuiltinRunner(Runner):
             finish(trial, outcome)
 
         def is_pruned(index: int) -> bool:
-            return folder.behind_path(trials[index].id).exists()
+            return folder.pruned_path(trials[index].id).exists()
 
         seeds, data = [trial.seed for trial in trials], configs[0].data.load()
         train(configs, seeds, data, device=device, report=report, end=end, is_pruned=is_pruned, checkpoint=checkpoint)

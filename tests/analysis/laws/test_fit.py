@@ -14,8 +14,8 @@ from hptransfer.analysis.laws.fit import fit_table
 from hptransfer.analysis.optima.scale_optima import EDGE_LOW
 from hptransfer.analysis.predict.predictions import predict_table
 from hptransfer.analysis.predict.validation import larger_from_smaller, leave_one_out, regret_per_octave
-from hptransfer.analysis.tables.checks import check_table
 from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.table_checks import check_table
 from hptransfer.core.errors import FitError
 from tests.support.landscape import COLUMNS, TARGET, draw
 from tests.support.objectives import KINDS, simulate

@@ -47,7 +47,7 @@ def placed(runs: Runs, estimator: str) -> Array:
     """log2 of what an estimator finds at every scale."""
     problem = LawProblem(runs.scales, COLUMNS.tuned, np.zeros(2), vague=True)
     (found,) = ESTIMATORS.get(estimator).find(runs, problem.linear(problem.power()))
-    return found.likelihood.own()[0]
+    return found.likelihood.by_scale()[0]
 
 
 @pytest.mark.parametrize("estimator", PUBLISHED)

@@ -18,7 +18,7 @@ def test_points_where_training_came_apart_do_not_bend_the_curve(monkeypatch: pyt
     best, loss = LossCurve(values, losses).minimum()
     assert best == pytest.approx(-5.3, abs=0.1)
     assert loss == pytest.approx(1.2, rel=1e-3)
-    monkeypatch.setattr(curve, "FAR", 1e20)
+    monkeypatch.setattr(curve, "FAR_FACTOR", 1e20)
     assert abs(LossCurve(values, losses).minimum()[1] - 1.2) > 0.01
 
 

@@ -5,8 +5,8 @@ import pandas as pd
 
 from hptransfer.analysis.laws.fit import fit_table
 from hptransfer.analysis.predict.next_runs import next_runs, next_table
-from hptransfer.analysis.tables.checks import check_table
 from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.table_checks import check_table
 
 COLUMNS = Columns(scales=("width",), tuned=("lr",))
 TARGET = {"width": 2048.0}

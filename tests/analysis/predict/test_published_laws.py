@@ -2,7 +2,12 @@
 
 import pytest
 
-from hptransfer.analysis.predict.published_laws import PUBLISHED, PublishedLaw, comparable, references
+from hptransfer.analysis.predict.published_laws import (
+    PUBLISHED,
+    PublishedLaw,
+    published_laws_apply,
+    published_predictions,
+)
 from hptransfer.analysis.tables.columns import Columns
 
 COLUMNS = Columns(scales=("params", "tokens"), tuned=("learning_rate", "batch_size"))
@@ -20,14 +25,14 @@ KNOWN = [
 
 @pytest.mark.parametrize(("name", "params", "tokens", "what", "value"), KNOWN)
 def test_a_law_says_what_its_study_says(name: str, params: float, tokens: float, what: str, value: float) -> None:
-    found = references(COLUMNS, {"params": params, "tokens": tokens})[name][what]
+    found = published_predictions(COLUMNS, {"params": params, "tokens": tokens})[name][what]
     # batch sizes are known by their rounded constants
     assert found == pytest.approx(value, rel=0.03 if what == "batch_tokens" else 0.004)
 
 
 @pytest.mark.parametrize("law", PUBLISHED, ids=lambda law: law.name)
 def test_every_law_is_sane_at_a_common_size(law: PublishedLaw) -> None:
-    found = references(COLUMNS, {"params": 1e9, "tokens": 2e10}, loss=2.5)[law.name]
+    found = published_predictions(COLUMNS, {"params": 1e9, "tokens": 2e10}, loss=2.5)[law.name]
     assert found
     if "learning_rate" in found:
         assert 1e-5 < found["learning_rate"] < 1e-2
@@ -37,21 +42,23 @@ def test_every_law_is_sane_at_a_common_size(law: PublishedLaw) -> None:
 
 def test_laws_in_the_loss_need_it() -> None:
     place = {"params": 1e9, "tokens": 2e10}
-    assert "MiniCPM" not in references(COLUMNS, place)
-    assert set(references(COLUMNS, place)["Kaplan"]) == {"learning_rate"}
+    assert "MiniCPM" not in published_predictions(COLUMNS, place)
+    assert set(published_predictions(COLUMNS, place)["Kaplan"]) == {"learning_rate"}
     # the loss that a rise of the batch size by two is worth: 2^(-1/6.24) of it
-    larger = references(COLUMNS, place, loss=2.5 * 2 ** (-1 / 6.24))["MiniCPM"]["batch_tokens"]
-    assert larger == pytest.approx(2 * references(COLUMNS, place, loss=2.5)["MiniCPM"]["batch_tokens"])
+    larger = published_predictions(COLUMNS, place, loss=2.5 * 2 ** (-1 / 6.24))["MiniCPM"]["batch_tokens"]
+    assert larger == pytest.approx(2 * published_predictions(COLUMNS, place, loss=2.5)["MiniCPM"]["batch_tokens"])
 
 
 def test_columns_may_go_by_other_names() -> None:
     other = Columns(scales=("D", "N"), tuned=("lr",))
-    assert comparable(other)
-    assert references(other, {"N": 7e9, "D": 1.4e12}) == references(COLUMNS, {"params": 7e9, "tokens": 1.4e12})
+    assert published_laws_apply(other)
+    assert published_predictions(other, {"N": 7e9, "D": 1.4e12}) == published_predictions(
+        COLUMNS, {"params": 7e9, "tokens": 1.4e12}
+    )
 
 
 @pytest.mark.parametrize(
     ("scales", "tuned"), [(("params",), ("lr",)), (("width", "tokens"), ("lr",)), (("params", "tokens"), ("dropout",))]
 )
 def test_tables_about_something_else_are_not_compared(scales: tuple[str, ...], tuned: tuple[str, ...]) -> None:
-    assert not comparable(Columns(scales=scales, tuned=tuned))
+    assert not published_laws_apply(Columns(scales=scales, tuned=tuned))

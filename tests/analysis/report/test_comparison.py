@@ -76,15 +76,15 @@ def test_runs_whose_folders_are_called_alike_are_told_apart(runs: tuple[RunFolde
 def test_what_is_given_away(analyzed: tuple[Analysis, Analysis]) -> None:
     one, other = analyzed
     found = compare_sweeps(one, other)
-    assert [row["axis"] for row in found["exponents"]] == ["width", "depth", "tokens"]
-    *scales, target = found["losses"]
+    assert [row.axis for row in found.exponents] == ["width", "depth", "tokens"]
+    *scales, target = found.losses
     assert len(scales) == 12
-    assert [float(row["given_away"]) for row in scales] == pytest.approx([0.05] * 12, abs=0.005)
-    assert target["name"] == "target, predicted"
+    assert [float(row.difference) for row in scales] == pytest.approx([0.05] * 12, abs=0.005)
+    assert target.name == "target, predicted"
     # from width 32 to 256 SP's best rate falls by three octaves, muP's hardly: 0.03 nats an octave squared
-    assert float(target["untransferred_there"]) > 5 * float(target["untransferred_here"])
-    mirrored = compare_sweeps(other, one)["losses"]
-    assert [float(row["given_away"]) for row in mirrored[:-1]] == pytest.approx([-0.05] * 12, abs=0.005)
+    assert float(target.second_untransferred) > 5 * float(target.first_untransferred)
+    mirrored = compare_sweeps(other, one).losses
+    assert [float(row.difference) for row in mirrored[:-1]] == pytest.approx([-0.05] * 12, abs=0.005)
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_losses_at_scales_that_only_one_has_are_left_out(analyzed: tuple[Analysi
     table, _ = draw(MUP, noise=0.003)
     fewer = write_run(tmp_path / "fewer", table[table["width"] > 32])
     found = compare_sweeps(analyzed[0], analyze_run(fewer))
-    assert len(found["losses"]) == 8 + 1
+    assert len(found.losses) == 8 + 1
 
 
 @pytest.mark.slow
@@ -101,11 +101,11 @@ def test_scales_that_are_nearly_the_same_are_different_ones() -> None:
     alike = [draw(MUP, noise=0.003)[0].replace({"width": {32: 1.00011 * 2**k, 64: 1.00012 * 2**k}}) for k in (5, 5)]
     alike[1] = alike[1].assign(loss=alike[1]["loss"] + np.where(alike[1]["width"] == 1.00012 * 2**5, 0.3, 0.1))
     one, other = (analyze(table, scale=COLUMNS.scales, tune=["lr"], targets=[TARGET]) for table in alike)
-    losses = compare_sweeps(one, other)["losses"][:-1]
-    assert len({row["name"] for row in losses}) == len(losses) == 12
+    losses = compare_sweeps(one, other).losses[:-1]
+    assert len({row.name for row in losses}) == len(losses) == 12
     for row in losses:
-        wanted = 0.3 if row["name"].startswith("width=32.0038,") else 0.1
-        assert float(row["given_away"]) == pytest.approx(wanted, abs=0.01), row
+        wanted = 0.3 if row.name.startswith("width=32.0038,") else 0.1
+        assert float(row.difference) == pytest.approx(wanted, abs=0.01), row
 
 
 def test_runs_that_tuned_something_else_are_refused(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
@@ -134,4 +134,4 @@ def test_a_target_for_which_only_one_predicts_is_not_compared(
 ) -> None:
     pd.DataFrame([{**TARGET, "width": 512}]).to_csv(tmp_path / "targets.csv", index=False)
     one = analyze_run(runs[0], targets=tmp_path / "targets.csv")
-    assert "target, predicted" not in [row["name"] for row in compare_sweeps(one, analyzed[1])["losses"]]
+    assert "target, predicted" not in [row.name for row in compare_sweeps(one, analyzed[1]).losses]

@@ -1,7 +1,7 @@
 """Base class of laws, and the terms they are made of.
 
 A law is a set of features of a scale in which log2 of the optimum is linear. A number of a form that is not linear,
-such as the position of a break, takes a few values, each of them a variant. A variant is weighted by how well it
+such as the position of a break, takes a few values. Each value is a variant. A variant is weighted by how well it
 predicts larger scales from smaller ones.
 """
 
@@ -32,11 +32,12 @@ class SweptAxes:
 
     @classmethod
     def of(cls, scales: Sequence[Axes]) -> SweptAxes:
+        """Return the axes of scales."""
         return cls({axis: sorted({scale[axis] for scale in scales}) for axis in scales[0]})
 
     @property
     def moving(self) -> list[str]:
-        """Return the axes with more than one value, which have exponents."""
+        """Axes with more than one value, which have exponents."""
         return [axis for axis, values in self.values.items() if len(values) > 1]
 
     def octaves(self, axis: str) -> Feature:
@@ -81,9 +82,9 @@ def intercept_term() -> Term:
     return Term(lambda scale: 1.0)
 
 
-def slope_terms(seen: SweptAxes, axes: Sequence[str]) -> list[Term]:
+def slope_terms(swept: SweptAxes, axes: Sequence[str]) -> list[Term]:
     """Return a term for a power of each axis."""
-    return [Term(seen.octaves(axis), axis) for axis in axes]
+    return [Term(swept.octaves(axis), axis) for axis in axes]
 
 
 class Law(ABC):
@@ -98,7 +99,7 @@ class Law(ABC):
     order: ClassVar[int] = 100
 
     @abstractmethod
-    def variants(self, seen: SweptAxes) -> list[Variant]:
+    def variants(self, swept: SweptAxes) -> list[Variant]:
         """Return the variants of the form on these axes.
 
         Empty if the form does not apply to them.

@@ -16,7 +16,7 @@ import numpy as np
 
 from hptransfer.analysis.laws.forms import LAWS, Feature, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
 from hptransfer.analysis.tables.arrays import Axes
-from hptransfer.analysis.tables.axis_roles import BATCH, TOKENS, named
+from hptransfer.analysis.tables.quantities import BATCH_NAMES, TOKEN_NAMES, axis_named
 
 # Critical batch sizes that are tried.
 CRITICAL_VALUES = 17
@@ -27,18 +27,18 @@ class BatchTime(Law):
 
     order = 6
 
-    def variants(self, seen: SweptAxes) -> list[Variant]:
-        batch, tokens = named(seen.moving, BATCH), named(seen.moving, TOKENS)
+    def variants(self, swept: SweptAxes) -> list[Variant]:
+        batch, tokens = axis_named(swept.moving, BATCH_NAMES), axis_named(swept.moving, TOKEN_NAMES)
         if batch is None or tokens is None:
             return []
-        others = [axis for axis in seen.moving if axis not in (batch, tokens)]
-        low = math.log2(seen.values[batch][0] / seen.values[tokens][-1])
-        high = math.log2(seen.values[batch][-1] / seen.values[tokens][0])
+        others = [axis for axis in swept.moving if axis not in (batch, tokens)]
+        low = math.log2(swept.values[batch][0] / swept.values[tokens][-1])
+        high = math.log2(swept.values[batch][-1] / swept.values[tokens][0])
         variants = []
         for critical in np.linspace(low - 3, high + 3, CRITICAL_VALUES):
             surge = Term(_surge(batch, tokens, float(critical)), mean=1.0, deviation=0.01)
             detail = f"critical {batch} {2.0**critical:.3g} {tokens}"
-            variants.append(Variant("batch_time", [intercept_term(), *slope_terms(seen, others), surge], detail))
+            variants.append(Variant("batch_time", [intercept_term(), *slope_terms(swept, others), surge], detail))
         return variants
 
 

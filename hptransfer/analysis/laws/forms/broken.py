@@ -7,7 +7,7 @@ import math
 from hptransfer.analysis.laws.forms import LAWS, Feature, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
 
 # Values of an axis that a break needs: two on either side.
-VALUES = 4
+VALUES_FOR_A_BREAK = 4
 # Breaks that are tried along an axis.
 BREAKS = 4
 
@@ -17,13 +17,13 @@ class Broken(Law):
 
     order = 5
 
-    def variants(self, seen: SweptAxes) -> list[Variant]:
+    def variants(self, swept: SweptAxes) -> list[Variant]:
         variants = []
-        for axis in seen.moving:
-            inner = seen.values[axis][1:-1] if len(seen.values[axis]) >= VALUES else []
+        for axis in swept.moving:
+            inner = swept.values[axis][1:-1] if len(swept.values[axis]) >= VALUES_FOR_A_BREAK else []
             for value in inner[:: max(1, len(inner) // BREAKS)]:
                 bend = Term(_beyond(axis, value), mean=0.0, deviation=0.5)
-                terms = [intercept_term(), *slope_terms(seen, seen.moving), bend]
+                terms = [intercept_term(), *slope_terms(swept, swept.moving), bend]
                 variants.append(Variant("broken", terms, f"at {axis}={value:g}"))
         return variants
 

@@ -10,7 +10,7 @@ class Constant(Law):
 
     order = 1
 
-    def variants(self, seen: SweptAxes) -> list[Variant]:
+    def variants(self, swept: SweptAxes) -> list[Variant]:
         return [Variant("constant", [intercept_term()])]
 
 

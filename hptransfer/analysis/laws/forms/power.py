@@ -10,8 +10,8 @@ class Power(Law):
 
     order = 2
 
-    def variants(self, seen: SweptAxes) -> list[Variant]:
-        return [Variant("power", [intercept_term(), *slope_terms(seen, seen.moving)])]
+    def variants(self, swept: SweptAxes) -> list[Variant]:
+        return [Variant("power", [intercept_term(), *slope_terms(swept, swept.moving)])]
 
 
 LAWS.register("power")(Power())

@@ -1,7 +1,7 @@
 """Saturating: the optimum converges along one axis.
 
-It is a power of all other axes.
-The term is (1 - m^-q)/(q ln 2) with m the axis over its smallest value: one octave per octave there.
+It is a power of all other axes. The term is (1 - m^-q)/(q ln 2) with m the axis over its smallest value: one octave
+per octave there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import math
 
 from hptransfer.analysis.laws.forms import LAWS, Feature, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
 
-RATES = (0.25, 0.5, 1.0)
+# Values of q that are tried.
+DECAY_POWERS = (0.25, 0.5, 1.0)
 
 
 class Saturating(Law):
@@ -18,22 +19,22 @@ class Saturating(Law):
 
     order = 4
 
-    def variants(self, seen: SweptAxes) -> list[Variant]:
+    def variants(self, swept: SweptAxes) -> list[Variant]:
         variants = []
-        for axis in seen.moving:
-            if len(seen.values[axis]) < 3:
+        for axis in swept.moving:
+            if len(swept.values[axis]) < 3:
                 continue
-            others = [other for other in seen.moving if other != axis]
-            for rate in RATES:
-                term = Term(_converging(seen.values[axis][0], axis, rate), axis)
+            others = [name for name in swept.moving if name != axis]
+            for power in DECAY_POWERS:
+                term = Term(_converging(swept.values[axis][0], axis, power), axis)
                 variants.append(
-                    Variant("saturating", [intercept_term(), *slope_terms(seen, others), term], f"{axis}^-{rate:g}")
+                    Variant("saturating", [intercept_term(), *slope_terms(swept, others), term], f"{axis}^-{power:g}")
                 )
         return variants
 
 
-def _converging(smallest: float, axis: str, rate: float) -> Feature:
-    return lambda scale: (1 - (smallest / scale[axis]) ** rate) / (rate * math.log(2))
+def _converging(smallest: float, axis: str, power: float) -> Feature:
+    return lambda scale: (1 - (smallest / scale[axis]) ** power) / (power * math.log(2))
 
 
 LAWS.register("saturating")(Saturating())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from hptransfer.analysis.laws.forms import LAWS, Law, SweptAxes, Term, Variant, intercept_term, slope_terms
-from hptransfer.analysis.tables.axis_roles import PARAMS, TOKENS, named
+from hptransfer.analysis.tables.quantities import PARAM_NAMES, TOKEN_NAMES, axis_named
 
 
 class TokensPerParameter(Law):
@@ -16,15 +16,15 @@ class TokensPerParameter(Law):
 
     order = 7
 
-    def variants(self, seen: SweptAxes) -> list[Variant]:
-        params, tokens = named(seen.moving, PARAMS), named(seen.moving, TOKENS)
+    def variants(self, swept: SweptAxes) -> list[Variant]:
+        params, tokens = axis_named(swept.moving, PARAM_NAMES), axis_named(swept.moving, TOKEN_NAMES)
         if params is None or tokens is None:
             return []
-        ratio = seen.values[tokens][0] / seen.values[params][0]
+        ratio = swept.values[tokens][0] / swept.values[params][0]
         term = Term(lambda scale: math.log2(scale[tokens] / scale[params] / ratio), tokens)
-        others = [axis for axis in seen.moving if axis not in (params, tokens)]
+        others = [axis for axis in swept.moving if axis not in (params, tokens)]
         return [
-            Variant("tokens_per_parameter", [intercept_term(), *slope_terms(seen, others), term], f"{tokens}/{params}")
+            Variant("tokens_per_parameter", [intercept_term(), *slope_terms(swept, others), term], f"{tokens}/{params}")
         ]
 
 

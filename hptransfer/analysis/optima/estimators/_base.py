@@ -39,7 +39,7 @@ class Estimator(ABC):
     @property
     @abstractmethod
     def published(self) -> bool:
-        """Return True if the law is fitted as in a published study.
+        """True if the law is fitted as in a published study.
 
         Such a law is a plain least-squares fit to the optima, without priors.
         """

@@ -18,7 +18,7 @@ from hptransfer.analysis.tables.arrays import Array
 
 # Grid points between two knots, and knots that a minimum needs.
 FINE = 100
-FEWEST = 3
+FEWEST_KNOTS = 3
 
 
 class Nested(ByScale):
@@ -54,7 +54,7 @@ def _spline_minimum(knots: Array, best: Sequence[tuple[Array, float]]) -> tuple[
     Args:
         best: point and value at each knot; the point is interpolated by splines too.
     """
-    if len(knots) < FEWEST:
+    if len(knots) < FEWEST_KNOTS:
         return None
     spline = Akima1DInterpolator if len(knots) >= 5 else PchipInterpolator
     fine = np.concatenate([np.linspace(low, high, FINE, endpoint=False) for low, high in itertools.pairwise(knots)])

@@ -7,7 +7,7 @@ import numpy as np
 from hptransfer.analysis.optima.estimators import ESTIMATORS, ByScale
 from hptransfer.analysis.tables.arrays import Array
 
-# Runs within this excess of the best, in nats, enter the fit, and at least this number per coefficient.
+# Runs within this excess of the best (nats) enter the fit, and at least this number per coefficient.
 NEAR_NATS = 0.02
 PER_COEFFICIENT = 1.5
 
@@ -20,24 +20,22 @@ class Quadratic(ByScale):
 
 
 def vertex(x: Array, losses: Array) -> tuple[Array, float] | None:
-    """Return the minimum of a paraboloid through the best runs.
+    """Return the minimum and the loss of a fitted paraboloid.
 
-    The minimum comes with its loss.
-
-    None if it has no minimum within the tried values, or if there are too few runs.
+    It is fitted to the best runs. None if it has no minimum within the tried values, or if there are too few runs.
     """
     tuned = x.shape[1]
     pairs = [(k, j) for k in range(tuned) for j in range(k, tuned)]
-    wanted = int(np.ceil(PER_COEFFICIENT * (1 + tuned + len(pairs))))
+    fewest_runs = int(np.ceil(PER_COEFFICIENT * (1 + tuned + len(pairs))))
     order = np.argsort(losses)
-    near = order[: max(wanted, int((losses < losses.min() + NEAR_NATS).sum()))]
-    if len(near) < 1 + tuned + len(pairs):
+    best = order[: max(fewest_runs, int((losses < losses.min() + NEAR_NATS).sum()))]
+    if len(best) < 1 + tuned + len(pairs):
         return None
-    centre = x[near].mean(axis=0)
-    t = x[near] - centre
+    centre = x[best].mean(axis=0)
+    t = x[best] - centre
     columns = [np.ones(len(t)), *t.T, *(t[:, k] * t[:, j] for k, j in pairs)]
-    level, *rest = np.linalg.lstsq(np.column_stack(columns), losses[near], rcond=None)[0]
-    slope, bends = np.array(rest[:tuned]), rest[tuned:]
+    intercept, *coefficients = np.linalg.lstsq(np.column_stack(columns), losses[best], rcond=None)[0]
+    slope, bends = np.array(coefficients[:tuned]), coefficients[tuned:]
     half = np.zeros((tuned, tuned))
     for (k, j), bend in zip(pairs, bends, strict=True):
         half[k, j] += bend / 2
@@ -46,7 +44,7 @@ def vertex(x: Array, losses: Array) -> tuple[Array, float] | None:
         return None
     offset = -np.linalg.solve(half, slope) / 2
     inside = (x.min(axis=0) <= centre + offset) & (centre + offset <= x.max(axis=0))
-    return (centre + offset, float(level + slope @ offset / 2)) if inside.all() else None
+    return (centre + offset, float(intercept + slope @ offset / 2)) if inside.all() else None
 
 
 ESTIMATORS.register("quadratic")(Quadratic())

@@ -66,7 +66,7 @@ def _cost(key: str, setting: Any, names: Mapping[str, Any], config: ScriptConfig
 
 
 def _compute(formula: Formula, names: Mapping[str, Any], config: ScriptConfig) -> Number:
-    _refuse_tuned(formula.names, config, formula.place)
+    _refuse_tuned(formula.names, config, formula.key)
     return formula.value({name: value for name, value in names.items() if not isinstance(value, str)})
 
 

@@ -1,4 +1,7 @@
-"""Folders of sweeps and presets: the current directory's, then the package's."""
+"""Sweeps, presets and templates that come with the package.
+
+Folders of the same name in the current directory come first.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,11 @@ def resource_folders(kind: str) -> list[Path]:
     """
     package = Path(__file__).parents[1]
     in_wheel = package / "_share" / kind
-    shipped = in_wheel if in_wheel.is_dir() else package.parent / kind
-    users = Path.cwd() / kind
-    return [users, shipped] if users.is_dir() and users.resolve() != shipped.resolve() else [shipped]
+    of_package = in_wheel if in_wheel.is_dir() else package.parent / kind
+    of_user = Path.cwd() / kind
+    if of_user.is_dir() and of_user.resolve() != of_package.resolve():
+        return [of_user, of_package]
+    return [of_package]
 
 
 def templates() -> dict[str, Path]:

@@ -1,0 +1,451 @@
+"""Sections of the page, as the template receives them.
+
+Numbers are text, figures are SVG.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from hptransfer.analysis.laws.exponents import TRANSFER_TOLERANCE, UNDECIDED, has_verdict
+from hptransfer.analysis.laws.fit import Fit
+from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
+from hptransfer.analysis.predict.findings import Findings, extrapolation_sentence, held_out_sentence, untransferred_cost
+from hptransfer.analysis.predict.next_runs import NextRun
+from hptransfer.analysis.predict.published_laws import published_laws_apply, published_predictions
+from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
+from hptransfer.analysis.report import figures
+from hptransfer.analysis.report.run_context import RunContext
+from hptransfer.analysis.report.target_groups import predicted_settings, resolved_groups
+from hptransfer.analysis.tables.quantities import quantity_of
+from hptransfer.analysis.tables.scale_names import format_scale
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, Scale, short
+
+# Rows of the tables of next runs, of targets, and of scales; the written files have all.
+NEXT_RUN_ROWS, TARGET_ROWS, SCALE_ROWS = 8, 40, 60
+DASH = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Predicted value of a hyperparameter or of the loss, with its interval."""
+
+    name: str
+    value: str
+    low: str
+    high: str
+
+    @classmethod
+    def of(cls, prediction: pd.Series[Any], name: str) -> Answer:
+        """Return the answer that a row of the predictions holds."""
+        value, low, high = (short(float(prediction[name + end])) for end in ("", "_low", "_high"))
+        return cls(name, value, low, high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerificationNumbers:
+    """Numbers of verification.json.
+
+    Attributes:
+        untransferred: regret of reusing the smallest scale's optimum, whose values are `untransferred_value`.
+    """
+
+    scale: str
+    regret: str
+    error: str
+    best: str
+    untransferred: str
+    untransferred_value: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Head of the page: the prediction for the first target.
+
+    Attributes:
+        tuned: names of the tuned hyperparameters.
+        extrapolation: sentence about the target's distance from the swept scales.
+        verification: None before a verification.
+        of_run: True for a page of a run folder, which can be verified.
+    """
+
+    title: str
+    tuned: str
+    target: str
+    answers: Sequence[Answer]
+    loss: Answer
+    extrapolation: str
+    warnings: Sequence[str]
+    verification: VerificationNumbers | None
+    of_run: bool
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """Prediction for one of several targets."""
+
+    name: str
+    answers: Sequence[Answer]
+    extrapolation_octaves: str
+
+
+@dataclass(frozen=True)
+class GroupTable:
+    """Resolved settings of the target's parameter groups, by role and key."""
+
+    parameterization: str
+    keys: Sequence[str]
+    groups: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExponentRow:
+    """Exponent of a hyperparameter along an axis, and the cost of reuse."""
+
+    tuned: str
+    axis: str
+    value: str
+    low: str
+    high: str
+    verdict: str
+    cost: str
+    percent: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExponentSection:
+    """Exponents with the laws that they come from.
+
+    Attributes:
+        priors: those from published studies.
+        scatter: of single scales about the law, octaves.
+        laws: weight of each form.
+    """
+
+    rows: Sequence[ExponentRow]
+    tolerance: float
+    undecided: bool
+    priors: Sequence[str]
+    scatter: str
+    laws: Sequence[tuple[str, str]]
+    panels: Sequence[str]
+
+
+@dataclass(frozen=True)
+class HeldOutRow:
+    """Scale that is predicted from all others."""
+
+    name: str
+    error: str
+    covered: str
+    regret: str
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """Prediction of a published law, or of this fit."""
+
+    name: str
+    rate: str
+    batch: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtrapolationSection:
+    """Validation of the predictions.
+
+    Attributes:
+        largest: sentence about the largest scale, predicted from all others.
+        regret_per_octave: percent of the loss; None without any held-out scale.
+    """
+
+    largest: str
+    regret_per_octave: float | None
+    verification_panels: Sequence[str]
+    panels: Sequence[str]
+    held_out: Sequence[HeldOutRow]
+    published: Sequence[PublishedRow]
+
+
+@dataclass(frozen=True)
+class NextRunRow:
+    """Run of the ranking."""
+
+    scale: str
+    settings: str
+    cost: str
+    narrowing: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossPanels:
+    """Panels of the measured losses and of the fit's residuals."""
+
+    curves: Sequence[str]
+    maps: Sequence[str]
+    maps_note: str
+    residuals: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleRow:
+    """Optimum of a scale, with the number of its runs."""
+
+    name: str
+    runs: str
+    diverged: str
+    failed: str
+    best: str
+    se: str
+    loss: str
+    curvature: str
+    untransferred: str
+    status: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleTable:
+    """Optima of the scales.
+
+    Attributes:
+        omitted: number of the cheapest scales without a row.
+        noise: of a loss at the optimum, nats.
+    """
+
+    rows: Sequence[ScaleRow]
+    omitted: int
+    noise: str
+    estimator: str
+
+
+def head(analysis: Findings, context: RunContext) -> Head:
+    """Return the head of the page."""
+    fit, prediction = analysis.fit, analysis.predictions.iloc[0]
+    target = _first_target(analysis)
+    return Head(
+        title=context.title,
+        tuned=", ".join(fit.tuned),
+        target=fit.runs.format_scale(target),
+        answers=[Answer.of(prediction, name) for name in fit.tuned],
+        loss=Answer.of(prediction, "loss"),
+        extrapolation=extrapolation_sentence(fit, target),
+        warnings=analysis.warnings,
+        verification=_verification_numbers(context.verification) if context.verification else None,
+        of_run=context.target is not None,
+    )
+
+
+def _first_target(analysis: Findings) -> dict[str, float]:
+    """Return the scale of the first target, which the figures extend to."""
+    prediction = analysis.predictions.iloc[0]
+    return {axis: float(prediction[axis]) for axis in analysis.fit.columns.scales}
+
+
+def _verification_numbers(verification: Mapping[str, Any]) -> VerificationNumbers:
+    reused, errors = figures.untransferred_of(verification), verification["error_octaves"]
+    names = list(errors)
+    return VerificationNumbers(
+        scale=format_scale(verification["scale"]),
+        regret=f"{verification['regret_percent']:.2f}%",
+        error=", ".join(f"{error:+.2f} octaves" for error in errors.values()),
+        best=", ".join(short(verification["best"][name]) for name in names),
+        untransferred="diverged" if reused["regret_percent"] is None else f"{reused['regret_percent']:.2f}%",
+        untransferred_value=", ".join(short(reused[name]) for name in names),
+    )
+
+
+def target_rows(analysis: Findings) -> list[TargetRow]:
+    """Return the rows of all targets, if there are several."""
+    names = [*analysis.fit.tuned, "loss"]
+    if len(analysis.predictions) < 2:
+        return []
+    shown = analysis.predictions.head(TARGET_ROWS)
+    scales = [{axis: float(row[axis]) for axis in analysis.fit.columns.scales} for _, row in shown.iterrows()]
+    return [
+        TargetRow(
+            format_scale(scale, scales),
+            [Answer.of(row, name) for name in names],
+            f"{row['extrapolation_octaves']:.1f}",
+        )
+        for scale, (_, row) in zip(scales, shown.iterrows(), strict=True)
+    ]
+
+
+def group_table(analysis: Findings, context: RunContext) -> GroupTable | None:
+    """Return the target's parameter groups, if the run has any."""
+    if not context.target or not context.target.get("groups"):
+        return None
+    prediction = analysis.predictions.iloc[0]
+    predicted = {name: float(prediction[name]) for name in analysis.fit.tuned}
+    groups = resolved_groups(context.target, predicted_settings(context.target, predicted))
+    return GroupTable(
+        context.target["parameterization"],
+        list(next(iter(groups.values()))),
+        {role: {key: short(float(value)) for key, value in numbers.items()} for role, numbers in groups.items()},
+    )
+
+
+def exponent_section(analysis: Findings, context: RunContext) -> ExponentSection:
+    """Return the exponents and the laws."""
+    fit, target = analysis.fit, _first_target(analysis)
+    rows = _exponent_rows(fit, target, float(analysis.predictions.iloc[0]["loss"]))
+    best = context.verification["best"] if context.verification else None
+    return ExponentSection(
+        rows=rows,
+        tolerance=TRANSFER_TOLERANCE,
+        undecided=any(row.verdict == UNDECIDED for row in rows),
+        priors=fit.published_priors,
+        scatter=", ".join(f"{name} {value:.2f}" for name, value in zip(fit.tuned, fit.mixture.scatter(), strict=True)),
+        laws=[(name, f"{share:.0%}") for name, share in fit.mixture.shares().items()],
+        panels=_svgs(figures.law_panels(fit, target, best)),
+    )
+
+
+def _exponent_rows(fit: Fit, target: Mapping[str, float], loss: float) -> list[ExponentRow]:
+    rows = []
+    for k, name in enumerate(fit.tuned):
+        for axis, exponent in fit.exponents[name].items():
+            cost = untransferred_cost(fit, k, axis, target, loss)
+            rows.append(
+                ExponentRow(
+                    tuned=name,
+                    axis=axis,
+                    value=f"{exponent.value:+.2f}",
+                    low=f"{exponent.low:+.2f}",
+                    high=f"{exponent.high:+.2f}",
+                    verdict=exponent.verdict if has_verdict(name, axis) else DASH,
+                    cost=f"{cost:.4f}",
+                    percent=f"{100 * cost / loss:.2f}%",
+                )
+            )
+    return rows
+
+
+def _svgs(panels: Sequence[figures.Panel]) -> list[str]:
+    return [figures.panel_svg(panel) for panel in panels]
+
+
+def extrapolation_section(analysis: Findings, context: RunContext) -> ExtrapolationSection:
+    """Return the validation of the predictions, and published ones."""
+    fit, verification = analysis.fit, context.verification
+    return ExtrapolationSection(
+        largest=held_out_sentence(fit, analysis.leave_one_out),
+        regret_per_octave=regret_per_octave(analysis.larger_from_smaller),
+        verification_panels=_svgs(figures.verification_panels(verification)) if verification else [],
+        panels=_svgs(figures.extrapolation_panels(analysis.larger_from_smaller)),
+        held_out=[_held_out_row(fit, held_out) for held_out in analysis.leave_one_out[-SCALE_ROWS:]],
+        published=_published_rows(fit, _first_target(analysis)),
+    )
+
+
+def _held_out_row(fit: Fit, held_out: HeldOut) -> HeldOutRow:
+    return HeldOutRow(
+        name=fit.runs.format_scale(held_out.axes),
+        error=", ".join(f"{error:+.2f}" for error in held_out.error),
+        covered="yes" if all(held_out.covered) else "no",
+        regret=f"{held_out.regret_percent:.3f}%",
+    )
+
+
+def _published_rows(fit: Fit, scale: Mapping[str, float]) -> list[PublishedRow]:
+    """Return the predictions of published laws, if the columns have their inputs."""
+    if not published_laws_apply(fit.columns):
+        return []
+    rows = [_fit_row(fit, scale)]
+    for name, predictions in published_predictions(fit.columns, scale, fit.predict_loss(scale)[0]).items():
+        shown = {key: short(float(f"{value:.4g}")) for key, value in predictions.items()}
+        rows.append(PublishedRow(name, shown.get("learning_rate", DASH), shown.get("batch_tokens", DASH)))
+    return rows
+
+
+def _fit_row(fit: Fit, scale: Mapping[str, float]) -> PublishedRow:
+    """Return this fit's prediction, its batch size in the table's unit."""
+    logs = fit.predict(scale)[:, 0]
+    values = {quantity_of(name): short(float(2.0**x)) for name, x in zip(fit.tuned, logs, strict=True)}
+    batch = f"{values['batch']} as in the table" if "batch" in values else DASH
+    return PublishedRow("this fit", values.get("rate", DASH), batch)
+
+
+def next_run_rows(analysis: Findings) -> list[NextRunRow]:
+    """Return the first rows of the ranking of next runs."""
+    return [_next_run_row(analysis.fit, proposal) for proposal in analysis.next_runs[:NEXT_RUN_ROWS]]
+
+
+def _next_run_row(fit: Fit, proposal: NextRun) -> NextRunRow:
+    settings = [", ".join(short(float(f"{2.0**x:.4g}")) for x in setting) for setting in proposal.settings]
+    return NextRunRow(
+        scale=fit.runs.format_scale(proposal.axes),
+        settings="; ".join(settings),
+        cost=f"{proposal.flops:.3g}",
+        narrowing=f"{proposal.narrowing:.1%}",
+    )
+
+
+def loss_panels(fit: Fit) -> LossPanels:
+    """Return the panels of losses, maps and residuals."""
+    most, count = figures.MOST_MAPS, len(fit.optima)
+    return LossPanels(
+        curves=_svgs(figures.curve_panels(fit)),
+        maps=_svgs(figures.map_panels(fit)),
+        maps_note=f" The {most} largest of {count} scales." if count > most else "",
+        residuals=_svgs(figures.residual_panels(fit)),
+    )
+
+
+def scale_table(fit: Fit, context: RunContext) -> ScaleTable:
+    """Return the optima of the largest scales."""
+    return ScaleTable(
+        rows=[_scale_row(fit, optimum, context) for optimum in fit.optima[-SCALE_ROWS:]],
+        omitted=max(0, len(fit.optima) - SCALE_ROWS),
+        noise=f"{fit.noise:.4f}",
+        estimator=fit.estimator,
+    )
+
+
+def _scale_row(fit: Fit, optimum: Optimum, context: RunContext) -> ScaleRow:
+    signs = [
+        "\u2264 " if status == EDGE_LOW else "\u2265 " if status in (EDGE_HIGH, BOUNDED) else ""
+        for status in optimum.status
+    ]
+    values = [f"{sign}{short(float(2.0**x))}" for sign, x in zip(signs, optimum.x, strict=True)]
+    return ScaleRow(
+        name=fit.runs.format_scale(optimum.axes),
+        runs=str(optimum.runs),
+        diverged=str(optimum.diverged or DASH),
+        failed=str(context.failed.get(Scale(optimum.axes).key, DASH)),
+        best=", ".join(values),
+        se=", ".join(f"{error:.2f}" if math.isfinite(error) else DASH for error in optimum.se),
+        loss=DASH if math.isnan(optimum.loss) else f"{optimum.loss:.4f}",
+        curvature=", ".join(f"{curvature:.3f}" for curvature in optimum.curvature),
+        untransferred=f"{fit.untransferred_cost(optimum):.4f}",
+        status=", ".join(dict.fromkeys(optimum.status)),
+    )
+
+
+def facts(context: RunContext) -> list[tuple[str, str]]:
+    """Return facts about a run by name; empty for a table."""
+    target = context.target
+    if not target:
+        return []
+    states = [f"{count} {state}" for state, count in context.states.items() if count]
+    order = {state: rank for rank, state in enumerate((DONE, DIVERGED, PRUNED, FAILED))}
+    states.sort(key=lambda text: order.get(text.split()[1], 9))
+    of_target = []
+    if target["flops"]:
+        of_target = [
+            ("of the target", f"{target['flops']:.3g} ({target['params']:,} parameters)"),
+            ("share", f"{context.flops / target['flops']:.1%} of the target's own training"),
+        ]
+    return [
+        ("sweep", target["name"]),
+        ("trials", ", ".join(states)),
+        ("training FLOPs of the sweep", f"{context.flops:.3g}"),
+        *of_target,
+        *([("parameterization", target["parameterization"])] if target["parameterization"] else []),
+        ("script fingerprint" if "command" in target else "data fingerprint", target["fingerprint"]),
+    ]

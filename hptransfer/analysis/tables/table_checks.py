@@ -1,0 +1,108 @@
+"""Checks of tables: columns, numbers and states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hptransfer.analysis.tables.columns import Columns
+from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.records import DIVERGED, DONE
+
+# MLflow and others store infinity as the largest float.
+HUGE = 1e300
+
+
+def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.DataFrame:
+    """Return the finished runs with their loss, infinite for diverged ones.
+
+    A `state` column, if there is one, tells which runs finished; without one all did. A loss that is missing or not
+    finite means that the run diverged. Rows with the same scale and tuned values are repeats (seeds).
+
+    Raises:
+        ConfigError: a column is missing, not numeric, or has values that are not above 0.
+    """
+    used = (*columns.scales, *columns.tuned, columns.loss)
+    for name in used:
+        if name not in frame.columns:
+            raise ConfigError(f"{location}: {unknown('column', name, map(str, frame.columns))}")
+    check_unique(location, list(frame.columns), used)
+    unused = unused_rows(frame)
+    if "state" in frame.columns:
+        frame = frame[frame["state"].isin([DONE, DIVERGED])]
+    if frame.empty:
+        states = f" ({format_counts(unused)})" if unused else ""
+        raise ConfigError(f"{location} has no finished run{states}; nothing can be fitted")
+    clean = frame.copy()
+    for name in (*columns.scales, *columns.tuned):
+        clean[name] = check_numbers(clean[name], name, location)
+        invalid = clean[~((clean[name] > 0) & np.isfinite(clean[name]))]
+        if len(invalid):
+            way_out = ""
+            if name in columns.tuned and (invalid[name] == 0).all():  # dropout and weight decay are often 0
+                way_out = (
+                    "; its logarithm is fitted: leave these rows out, or tune a column that is above 0 instead, "
+                    f"such as 1 - {name}, or {name} plus a constant"
+                )
+            raise ConfigError(
+                f"{location}: column {name!r} must be above 0 and finite, "
+                f"got {invalid[name].iloc[0]:g} in {first_row(invalid)}"
+                f"{way_out}"
+            )
+    loss = check_numbers(clean[columns.loss], columns.loss, location)
+    clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
+    too_low = clean[clean[columns.loss] <= 0]
+    if len(too_low):
+        raise ConfigError(
+            f"{location}: column {columns.loss!r} must be above 0, as its logarithm is fitted, got "
+            f"{too_low[columns.loss].iloc[0]:g} in {first_row(too_low)}"
+        )
+    if "state" in clean.columns:
+        clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf
+    return clean.reset_index(drop=True)
+
+
+def unused_rows(frame: pd.DataFrame) -> dict[str, int]:
+    """Return the number of rows that check_table leaves out, by their state."""
+    if "state" not in frame.columns:
+        return {}
+    states = frame["state"].value_counts()
+    return {str(state): int(count) for state, count in states.items() if state not in (DONE, DIVERGED)}
+
+
+def format_counts(states: Mapping[str, int]) -> str:
+    """Return counts as text, such as "5 failed, 4 running"."""
+    return ", ".join(f"{count} {state}" for state, count in states.items())
+
+
+def check_unique(location: str, header: Sequence[str], used: Iterable[str]) -> None:
+    """Raise ConfigError if a used column occurs twice."""
+    for name in used:
+        if (times := header.count(name)) > 1:
+            raise ConfigError(f"{location}: {times} columns are called {name!r}; which one is meant? Rename the others")
+
+
+def first_row(rows: pd.DataFrame | pd.Series[Any]) -> str:
+    """Return the first of some rows as text, such as "row 1".
+
+    Rows are counted from the first one below the header.
+    """
+    first = rows.index[0]
+    return f"row {first + 1}" if isinstance(first, int | np.integer) else f"row {first!r}"
+
+
+def check_numbers(column: pd.Series[Any], name: str, location: str) -> pd.Series[float]:
+    """Return the column as floats.
+
+    Raises:
+        ConfigError: a value in the column is not a number.
+    """
+    values = pd.to_numeric(column, errors="coerce")
+    words = column[values.isna() & column.notna()]
+    if len(words):
+        raise ConfigError(f"{location}: column {name!r} must be numbers, got {words.iloc[0]!r} in {first_row(words)}")
+    return values.astype(float)
