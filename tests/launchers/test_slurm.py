@@ -62,7 +62,7 @@ def folder(tmp_path) -> RunFolder:
 
 def script(folder: RunFolder, config: SlurmConfig, *jobs: Job, share: int = 1, exclude: tuple[str, ...] = ()) -> str:
     jobs = jobs or (job(),)
-    resources = config.package_data(jobs[0], None)
+    resources = config.resources(jobs[0], None)
     return array_script(script_template(config, folder), folder, jobs, resources, share=share, exclude=exclude)
 
 
@@ -86,8 +86,8 @@ def test_a_time_is_minutes_or_written_as_the_scheduler_does(given, minutes):
 def test_the_first_row_that_matches_the_scale_counts():
     rows = [{"when": "width >= 1024 and tokens < 10", "gpus": 8}, {"when": "width >= 512", "gpus": 4, "qos": "long"}]
     config = settings(gpus=1, by_scale=[*rows, {"gpus": 2}])
-    assert config.package_data(job(), None) == Resources(gpus=4, qos="long")
-    assert config.package_data(job(axes={"width": 256, "tokens": 1}), None) == Resources(gpus=2)
+    assert config.resources(job(), None) == Resources(gpus=4, qos="long")
+    assert config.resources(job(axes={"width": 256, "tokens": 1}), None) == Resources(gpus=2)
 
 
 def test_without_a_time_the_limit_goes_by_the_estimate_in_steps():
