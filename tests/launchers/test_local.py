@@ -10,6 +10,7 @@ from hptransfer.launchers import num_cores
 from hptransfer.launchers.local import LocalConfig
 from hptransfer.testing.launchers import ended_jobs
 from tests.support.helpers import ONE_SCALE, tiny
+from tests.support.scripted import Scripted, playing, train
 from tests.support.views import sweep
 
 PYTHON = sys.executable
@@ -114,5 +115,6 @@ def test_more_workers_than_cores_are_noted(tmp_path: Path) -> None:
     assert LocalConfig(threads=num_cores()).note() is None
     more = num_cores() + 1
     settings = ("launcher=local", f"launcher.workers={more}", "tracker=none", *ONE_SCALE)
-    said = sweep(tiny(tmp_path, *settings, inline=False))
+    with playing(Scripted(train)):
+        said = sweep(tiny(tmp_path, *settings, inline=False))
     assert f"x launcher.threads is {more}, but this machine has {num_cores()} cores" in " ".join(said.split())

@@ -13,10 +13,10 @@ import pytest
 from hptransfer.core.locks import locked_by
 from hptransfer.core.records import DONE
 from hptransfer.core.run_folder import RunFolder
-from tests.support.helpers import command, environment, outcomes, sweep_arguments, terminal, workers
+from tests.support.helpers import ONE_SCALE, command, environment, outcomes, sweep_arguments, terminal, workers
 from tests.support.waiting import Process, alive, kill, processor_time, wait_until
 
-SLOW = ("tracker=none", "grid.tokens.values=[49152]", "space.lr.count=4", "launcher.workers=1")
+SLOW = ("tracker=none", "grid.tokens.values=[49152]", "space.lr.count=4", "launcher.workers=1", *ONE_SCALE)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.support.waiting import Process, alive, kill, wait_until
 # --- how it can end --------------------------------------------------------------------------------
 
 SLEEP = "import pathlib, time; time.sleep(300); pathlib.Path('slept').touch()"
-"""A script that comes to its end, as its file shows, if it is left alone."""
+"""A script that leaves a file if it is not ended."""
 WAIT_UNTIL_READ = """
 import time
 curve = os.path.join(os.environ["HPTRANSFER_TRIAL_DIR"], "metrics.jsonl")
