@@ -190,7 +190,7 @@ class Bench:
         span, cpu = (start, time.time()), children_s() - cpu
         if done.returncode:
             raise SystemExit(f"{method}: exit code {done.returncode}\n{(folder / 'printed').read_text()[-3000:]}")
-        self._slurm.wait_for(lambda: log.read_text().count("end") >= len(WIDTHS) * self._count, "epilogs", 30)
+        self._slurm.wait_for(lambda: log.read_text().count("end") >= len(WIDTHS) * self._count, "epilogs")
         values = [json.loads(path.read_text()) for path in marks.iterdir()]
         trainings = [mark["ended"] - mark["started"] for mark in values]
         files = sum(path.is_file() for path in (work / "out").rglob("*"))

@@ -24,7 +24,6 @@ from benchmarks.slurm_calls import counted, per_minute, read_calls
 from tests.slurm.cluster import Cluster, cluster, obstacle
 
 ROOT = Path(__file__).parents[1]
-START_S = 90.0
 END_S = 60.0
 RESERVE = 400
 SCRIPT = """\
@@ -84,7 +83,7 @@ def measure(slurm: Cluster, place: Path, jobs: int, trial_s: float, window_s: fl
             stderr=printed,
         )
     try:
-        slurm.wait_for(lambda: open_jobs(run) >= jobs or driver.poll() is not None, f"{jobs} jobs in flight", START_S)
+        slurm.wait_for(lambda: open_jobs(run) >= jobs or driver.poll() is not None, f"{jobs} jobs in flight")
         start = time.time()
         in_flight = []
         while time.time() < start + window_s and driver.poll() is None:

@@ -48,9 +48,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def bare(script: str, *options: str) -> list[str]:
     """Lines that a benchmark prints on a machine with PyTorch alone."""
     words = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{BARE}", str(ROOT / script)]
-    done = subprocess.run(
-        [*words, *options], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*words, *options], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from hptransfer.core.errors import EXIT_DONE, EXIT_NO_LAW
 from hptransfer.core.io import read_jsonl
 from hptransfer.core.run_folder import RunFolder
 from tests.support.helpers import ROOT, command, environment, outcomes
+from tests.support.waiting import Process, wait_until
 
 SCRIPT = ROOT / "examples" / "sweep_plain_transformer.py"
 
@@ -129,16 +129,16 @@ def test_a_plain_trainer_resumes_from_its_checkpoint(tmp_path: Path) -> None:
         metrics = folder / "metrics"
         variables = {"HPTRANSFER_TRIAL_DIR": str(folder), "HPTRANSFER_METRICS": str(metrics)}
         for attempt in range(stops + 1):
-            script = subprocess.Popen(
+            script = Process(
                 [sys.executable, ROOT / "examples" / "plain_trainer.py", "--width=64", "--lr=0.01", "--steps=2000"],
                 env={**environment(), **variables},
                 stdout=subprocess.DEVNULL,
             )
-            while attempt < stops and not (metrics.exists() and metrics.stat().st_size):
-                time.sleep(0.01)
-            if attempt < stops:
-                script.terminate()
-            assert script.wait() == (1 if attempt < stops else 0)
+            with script:
+                if attempt < stops:
+                    wait_until(lambda path=metrics: path.exists() and path.stat().st_size, "a point", process=script)
+                    script.terminate()
+                assert script.wait() == (1 if attempt < stops else 0)
         rows = [json.loads(line) for line in metrics.read_text().splitlines()]
         curves.append([(row["step"], row["loss"]) for row in rows])
     assert curves[0] == curves[1]

@@ -208,10 +208,9 @@ def test_a_scale_to_verify_is_checked(width: str, tmp_path: Path, capsys: pytest
 
 def test_a_reader_that_stops_early_is_no_bug(tmp_path: Path) -> None:
     folder = finished_run(again(tmp_path)[2:])
-    status = start("status", str(folder.path))
-    assert status.stdout is not None
-    status.stdout.close()  # before anything is written
-    assert status.wait(timeout=60) == 0
+    with start("status", str(folder.path)) as status:
+        status.stdout.close()  # before anything is written
+        assert status.wait() == 0
 
 
 def test_diverged_runs_are_not_called_too_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,6 @@ def test_kinds_are_listed_and_near_ones_named(tmp_path: Path) -> None:
 def test_the_module_is_the_command_and_has_the_version_of_the_package() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     words = [sys.executable, "-m", "hptransfer", "--version"]
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=True)
     assert done.stdout == f"hptransfer {pyproject['project']['version']}\n" == f"hptransfer {__version__}\n"
     assert __version__ == "0.2.0"

@@ -1,10 +1,7 @@
 """Kill anything at any moment: the same command completes the sweep, every trial once, none lost."""
 
-import contextlib
-import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +14,7 @@ from hptransfer.core.records import DONE
 from hptransfer.core.run_folder import RunFolder
 from tests.support.helpers import ONE_SCALE, command, outcomes, start, sweep_arguments, workers
 from tests.support.views import assert_mlflow_agrees, assert_optuna_agrees
-from tests.support.waiting import wait_until
+from tests.support.waiting import alive, kill, processor_time, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -33,21 +30,20 @@ def arguments(runs: Path, *overrides: str) -> list[str]:
 
 def complete(runs: Path, *overrides: str) -> RunFolder:
     """Runs the command to its end and checks that everything agrees."""
-    driver = start(*arguments(runs, *overrides))
-    output, _ = driver.communicate(timeout=300)
+    done = command(*arguments(runs, *overrides))
     folder = RunFolder(runs / "quickstart")
-    assert set(outcomes(folder).values()) == {DONE}, output
+    assert set(outcomes(folder).values()) == {DONE}, done.stdout + done.stderr
     assert_optuna_agrees(folder)
     if "tracker=none" not in overrides:
         assert_mlflow_agrees(folder)
-    assert workers(folder.path) == []
+    assert_no_worker_left(folder)
     return folder
 
 
-def end(driver: subprocess.Popen[str]) -> None:
-    driver.wait()
-    assert driver.stdout is not None
-    driver.stdout.close()
+def assert_no_worker_left(folder: RunFolder) -> None:
+    """A worker of a driver that was killed ends by itself, soon after its last job."""
+    left = workers(folder.path)
+    wait_until(lambda: not workers(folder.path), "the end of all workers", progress=lambda: processor_time(*left))
 
 
 MOMENTS: dict[str, Callable[[RunFolder], object]] = {
@@ -67,20 +63,17 @@ def chaos(runs: Path, moments: Sequence[str], seed: int, *overrides: str) -> Non
     folder = RunFolder(runs / "quickstart")
     written: dict[Path, int] = {}
     for moment in moments:
-        driver = start(*arguments(runs, *overrides))
-        wait_until(lambda now=moment, ends=driver.poll: MOMENTS[now](folder) or ends() is not None, moment)
-        time.sleep(choose.uniform(0.0, 1.0))
-        victims = {
-            "driver": [driver.pid],
-            "worker": workers(folder.path)[:1],
-            "all": [driver.pid, *workers(folder.path)],
-        }
-        for pid in victims[choose.choice(sorted(victims))]:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(choose.uniform(0.0, 1.0))
-        driver.kill()
-        end(driver)
+        with start(*arguments(runs, *overrides)) as driver:
+            wait_until(lambda now=moment, ends=driver.poll: MOMENTS[now](folder) or ends() is not None, moment)
+            time.sleep(choose.uniform(0.0, 1.0))
+            victims = {
+                "driver": [driver.pid],
+                "worker": workers(folder.path)[:1],
+                "all": [driver.pid, *workers(folder.path)],
+            }
+            kill(victims[choose.choice(sorted(victims))])
+            time.sleep(choose.uniform(0.0, 1.0))
+            driver.kill()
         written |= check_written_once(folder, written)
     check_written_once(complete(runs, *overrides), written)
 
@@ -105,17 +98,16 @@ def test_many_kills_at_random_moments(tmp_path: Path, seed: int) -> None:
 def test_a_worker_that_outlives_its_driver_keeps_its_trials(tmp_path: Path) -> None:
     """The new driver waits for it instead of training the same trials beside it."""
     folder = RunFolder(tmp_path / "quickstart")
-    driver = start(*arguments(tmp_path, "launcher.workers=1", *ALONE))
-    wait_until(lambda: any(locked_by(path) for path in folder.path.glob("trials/*/lease")), "a trial in training")
-    driver.kill()
-    end(driver)
+    with start(*arguments(tmp_path, "launcher.workers=1", *ALONE)) as driver:
+        wait_until(lambda: MOMENTS["a trial has a worker"](folder), "a trial in training", process=driver)
+        driver.kill()
     held = {path.parent.name for path in folder.path.glob("trials/*/lease") if locked_by(path)}
     (worker,) = workers(folder.path)
     assert held
     complete(tmp_path, "launcher.workers=1", *ALONE)
     jobs = [read_json(path)["trials"] for path in folder.jobs.glob("*.json") if path.stem.isalnum()]
     assert {trial for trial in held if sum(trial in job for job in jobs) > 1} == set()
-    assert not Path(f"/proc/{worker}").exists()
+    assert not alive(worker)
 
 
 def in_training(folder: RunFolder) -> list[Path]:
@@ -126,10 +118,10 @@ def in_training(folder: RunFolder) -> list[Path]:
 
 def test_ctrl_c_ends_everything_at_once_and_the_command_goes_on_where_it_was(tmp_path: Path) -> None:
     folder, longer = RunFolder(tmp_path / "quickstart"), ("grid.tokens.values=[131072]", *ALONE)
-    driver = start(*arguments(tmp_path, *longer))
-    wait_until(lambda: in_training(folder), "a curve that grows")
-    driver.send_signal(signal.SIGINT)
-    output, _ = driver.communicate(timeout=120)
+    with start(*arguments(tmp_path, *longer)) as driver:
+        wait_until(lambda: in_training(folder), "a curve that grows", process=driver)
+        driver.send_signal(signal.SIGINT)
+        output, _ = driver.communicate()
     assert driver.returncode == 130
     assert "interrupted; finished trials are kept, and the same command resumes the run" in output
     assert workers(folder.path) == []
@@ -139,12 +131,12 @@ def test_ctrl_c_ends_everything_at_once_and_the_command_goes_on_where_it_was(tmp
 
 def test_a_second_driver_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "quickstart")
-    first = start(*arguments(tmp_path, *ALONE))
-    wait_until(lambda: locked_by(folder.driver_lock), "a driver")
-    first.send_signal(signal.SIGSTOP)  # it would be done before a slow machine has started another
-    second = command(*arguments(tmp_path, *ALONE))
-    first.send_signal(signal.SIGCONT)
-    assert second.returncode == 5
-    assert f"is being driven by process {first.pid} on" in second.stdout + second.stderr
-    first.communicate(timeout=300)
+    with start(*arguments(tmp_path, *ALONE)) as first:
+        wait_until(lambda: locked_by(folder.driver_lock), "a driver", process=first)
+        first.send_signal(signal.SIGSTOP)  # it would be done before a slow machine has started another
+        second = command(*arguments(tmp_path, *ALONE))
+        first.send_signal(signal.SIGCONT)
+        assert second.returncode == 5
+        assert f"is being driven by process {first.pid} on" in second.stdout + second.stderr
+        first.communicate()
     assert set(outcomes(folder).values()) == {DONE}

@@ -1,7 +1,6 @@
 """launcher=local on a machine with several GPUs, of which there need be none here: workers only print what they see."""
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,9 @@ import pytest
 from hptransfer.core.records import KILLED, OUT_OF_MEMORY, Job, Scale
 from hptransfer.launchers import num_cores
 from hptransfer.launchers.local import LocalConfig
+from hptransfer.testing.launchers import ended_jobs
 from tests.support.helpers import ONE_SCALE, tiny
+from tests.support.scripted import Scripted, playing, train
 from tests.support.views import sweep
 
 PYTHON = sys.executable
@@ -44,9 +45,7 @@ def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: LocalConfig
     jobs = [job(number) for number in range(slots)]
     try:
         launcher.submit(jobs)
-        ended, deadline = [], time.monotonic() + 30
-        while len(ended) < slots and time.monotonic() < deadline:
-            ended += launcher.wait(1.0)
+        ended = ended_jobs(launcher, slots)
     finally:
         launcher.close()
     assert {one.cause for one in ended} == {None}
@@ -104,7 +103,7 @@ def test_a_worker_that_the_kernel_ended_for_its_memory_is_told_from_others(
     launcher = LocalConfig(workers=1).open(tmp_path, 0)
     try:
         launcher.submit([job(0)])
-        (ended,) = launcher.wait(30)
+        (ended,) = ended_jobs(launcher, 1)
     finally:
         launcher.close()
     assert ended.cause == cause
@@ -116,5 +115,6 @@ def test_more_workers_than_cores_are_noted(tmp_path: Path) -> None:
     assert LocalConfig(threads=num_cores()).note() is None
     more = num_cores() + 1
     settings = ("launcher=local", f"launcher.workers={more}", "tracker=none", *ONE_SCALE)
-    said = sweep(tiny(tmp_path, *settings, inline=False))
+    with playing(Scripted(train)):
+        said = sweep(tiny(tmp_path, *settings, inline=False))
     assert f"x launcher.threads is {more}, but this machine has {num_cores()} cores" in " ".join(said.split())

@@ -1,8 +1,6 @@
 """Status gives the reasons of failed and waiting trials, briefly and fast."""
 
-import os
-import pty
-import subprocess
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -21,8 +19,9 @@ from hptransfer.driver.progress import TRIAL_WAITING
 from hptransfer.driver.trial_index import TrialIndex
 from hptransfer.launchers import JobEnd
 from hptransfer.monitor.status import read_status
-from tests.support.helpers import ONE_SCALE, environment, start, tiny
+from tests.support.helpers import ONE_SCALE, environment, start, terminal, tiny
 from tests.support.scripted import Scripted, drive, train
+from tests.support.waiting import Process
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -155,15 +154,16 @@ def test_reading_finished_trials_opens_none_of_their_files(tmp_path: Path, monke
 
 def test_watching_without_a_terminal_prints_lines_and_ends_with_the_driver(tmp_path: Path) -> None:
     folder, _ = waiting(tmp_path)
-    with lock(folder.driver_lock):
-        watching = start("status", str(folder.path), "--watch")
-        assert watching.stdout is not None
-        assert "0/3 trials" in watching.stdout.readline()
-        assert watching.poll() is None
-        trial = folder.read_trials()[0]
-        write_json(folder.outcome_path(trial.id), Outcome(state=DONE, loss=3.0, loss_se=0.1).to_json())
-        assert "1/3 trials" in watching.stdout.readline()
-    output, _ = watching.communicate(timeout=60)
+    with contextlib.ExitStack() as driver:
+        driver.enter_context(lock(folder.driver_lock))
+        with start("status", str(folder.path), "--watch") as watching:
+            assert "0/3 trials" in watching.stdout.readline()
+            assert watching.poll() is None
+            trial = folder.read_trials()[0]
+            write_json(folder.outcome_path(trial.id), Outcome(state=DONE, loss=3.0, loss_se=0.1).to_json())
+            assert "1/3 trials" in watching.stdout.readline()
+            driver.close()
+            output, _ = watching.communicate()
     assert watching.returncode == 0
     assert "no driver runs" in output
 
@@ -171,18 +171,17 @@ def test_watching_without_a_terminal_prints_lines_and_ends_with_the_driver(tmp_p
 def test_watching_on_a_terminal_is_a_page_in_place(tmp_path: Path) -> None:
     config = tiny(tmp_path)
     drive(config, Scripted(train))
-    leader, follower = pty.openpty()
-    watching = subprocess.Popen(
-        [sys.executable, "-m", "hptransfer.cli.main", "status", str(config.folder.path), "--watch"],
-        env=environment() | {"TERM": "xterm", "COLUMNS": "120"},
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-    )
-    assert watching.wait(timeout=60) == 0
-    os.close(follower)
-    shown = os.read(leader, 65536).decode()
-    os.close(leader)
+    with terminal() as (screen, programs):
+        watching = Process(
+            [sys.executable, "-m", "hptransfer.cli.main", "status", str(config.folder.path), "--watch"],
+            env=environment() | {"TERM": "xterm", "COLUMNS": "120"},
+            stdin=programs,
+            stdout=programs,
+            stderr=programs,
+        )
+        with watching:
+            assert watching.wait() == 0
+        shown = screen.read(65536).decode()
     assert "6/6 trials" in shown
     assert "best loss" in shown
 

@@ -2,11 +2,10 @@
 
 import fcntl
 import os
-import pty
 import signal
-import subprocess
 import sys
 import termios
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,58 +13,69 @@ import pytest
 from hptransfer.core.locks import locked_by
 from hptransfer.core.records import DONE
 from hptransfer.core.run_folder import RunFolder
-from tests.support.helpers import command, environment, outcomes, start, sweep_arguments
-from tests.support.waiting import files, wait_until
+from tests.support.helpers import ONE_SCALE, command, environment, outcomes, sweep_arguments, terminal, workers
+from tests.support.waiting import Process, alive, kill, processor_time, wait_until
 
-SLOW = ("tracker=none", "grid.tokens.values=[49152]", "space.lr.count=4", "launcher.workers=1")
+SLOW = ("tracker=none", "grid.tokens.values=[49152]", "space.lr.count=4", "launcher.workers=1", *ONE_SCALE)
 
 
-def test_it_lives_on_when_its_terminal_hangs_up(tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[RunFolder]:
+    """The sweep's folder; a driver that still runs after the test is killed with its workers."""
     folder = RunFolder(tmp_path / "quickstart")
-    leader, follower = pty.openpty()
-    shell = subprocess.Popen(
-        [sys.executable, "-m", "hptransfer.cli.main", *sweep_arguments(tmp_path, *SLOW), "--detach"],
-        env=environment(),
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    )
-    os.close(follower)
-    assert shell.wait(timeout=120) == 0
-    shown = os.read(leader, 65536).decode()
+    yield folder
+    if holder := locked_by(folder.driver_lock):
+        kill([holder["pid"], *workers(folder.path)])
+
+
+def driver_of(folder: RunFolder) -> int:
     holder = locked_by(folder.driver_lock)
     assert holder is not None
-    assert f"process {holder['pid']} drives" in shown
-    os.close(leader)  # the terminal hangs up
-    os.kill(holder["pid"], 0)
-    assert os.getsid(holder["pid"]) == holder["pid"]
-    os.kill(holder["pid"], signal.SIGSTOP)  # it would be done before a slow machine has started another
+    return int(holder["pid"])
+
+
+def wait_for_end(pid: int) -> None:
+    """The driver is not a child of this process."""
+    wait_until(lambda: not alive(pid), "the end of the driver", progress=lambda: processor_time(pid))
+
+
+def test_it_lives_on_when_its_terminal_hangs_up(tmp_path: Path, folder: RunFolder) -> None:
+    with terminal() as (screen, programs):
+        shell = Process(
+            [sys.executable, "-m", "hptransfer.cli.main", *sweep_arguments(tmp_path, *SLOW), "--detach"],
+            env=environment(),
+            stdin=programs,
+            stdout=programs,
+            stderr=programs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        programs.close()
+        with shell:
+            assert shell.wait() == 0
+        shown = screen.read(65536).decode()
+        driver = driver_of(folder)
+        assert f"process {driver} drives" in shown
+        # Here the terminal hangs up.
+    os.kill(driver, 0)
+    assert os.getsid(driver) == driver
+    os.kill(driver, signal.SIGSTOP)  # it would be done before a slow machine has started another
     second = command(*sweep_arguments(tmp_path, *SLOW), "--detach")
-    os.kill(holder["pid"], signal.SIGCONT)
-    assert (second.returncode, f"is being driven by process {holder['pid']}" in second.stderr) == (5, True)
-    wait_until(lambda: locked_by(folder.driver_lock) is None, "the end of the driver", progress=files(folder.path))
+    os.kill(driver, signal.SIGCONT)
+    assert (second.returncode, f"is being driven by process {driver}" in second.stderr) == (5, True)
+    wait_for_end(driver)
     assert set(outcomes(folder).values()) == {DONE}
     assert "trials" in (folder.path / "driver.log").read_text()
 
 
-def test_ending_the_driver_alone_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "quickstart")
+def test_ending_the_driver_alone_leaves_a_run_that_goes_on(tmp_path: Path, folder: RunFolder) -> None:
     assert command(*sweep_arguments(tmp_path, *SLOW), "--detach").returncode == 0
-    holder = locked_by(folder.driver_lock)
-    assert holder is not None
-    os.kill(holder["pid"], signal.SIGTERM)
-    wait_until(lambda: locked_by(folder.driver_lock) is None, "the end of the driver", progress=files(folder.path))
-    assert "interrupted; finished trials are kept" in _soon(folder.path / "driver.log", "interrupted")
-    driver = start(*sweep_arguments(tmp_path, *SLOW))
-    driver.communicate(timeout=200)
-    assert set(outcomes(folder).values()) == {DONE}
-
-
-def _soon(path: Path, text: str) -> str:
-    wait_until(lambda: text in path.read_text(), f"{text!r} in {path}", progress=files(path.parent))
-    return path.read_text()
+    driver = driver_of(folder)
+    os.kill(driver, signal.SIGTERM)
+    wait_for_end(driver)
+    assert "interrupted; finished trials are kept" in (folder.path / "driver.log").read_text()
+    done = command(*sweep_arguments(tmp_path, *SLOW))
+    assert set(outcomes(folder).values()) == {DONE}, done.stderr
 
 
 @pytest.mark.parametrize(("override", "message"), [("run.batch=0", "run.batch must be"), ("grid.foo=1", "foo")])

@@ -97,12 +97,12 @@ def test_jobs_that_cannot_run_are_reported_once(tmp_path: Path) -> None:
         reason = "QOSMaxGRESPerUser" if len(ticks) < 12 else "Priority"
         states = {j: {"state": "PENDING", "reason": reason, "node": "", "scheduler": "1"} for j in [job.id]}
         write_json(folder.jobs / "states.json", {"jobs": states, "checked": 0})
-        time.sleep(0.1)
+        time.sleep(0.03)
         return None if len(ticks) < 20 else parabola(folder, job)
 
-    launcher_slots = ("hooks.blocked_after_s=0.3",)
+    launcher_slots = ("hooks.blocked_after_s=0.1",)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hptransfer.driver.driver.REPORT_S", 0.05)
+        patch.setattr("hptransfer.driver.driver.REPORT_S", 0.01)
         patch.setattr("hptransfer.driver.driver.REPORT_SHARE", 0)  # ticks are slow on a busy machine
         with playing(Scripted(fate, slots=1)), pytest.raises(SystemExit) as end:
             main([*sweep_arguments(tmp_path / "runs", *INLINE, *VALUES, *hooks(tmp_path), *launcher_slots)])
@@ -130,9 +130,11 @@ def server() -> Iterator[tuple[str, list[Any]]]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
         thread = threading.Thread(target=web.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{web.server_port}", posted
-        web.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{web.server_port}", posted
+        finally:
+            web.shutdown()
+            thread.join()
 
 
 def test_an_address_is_posted_to_and_its_failure_is_a_warning_without_it(
@@ -148,13 +150,17 @@ def test_an_address_is_posted_to_and_its_failure_is_a_warning_without_it(
 
 
 @pytest.mark.parametrize(
-    ("command", "message"),
-    [("[/no/such/program]", "No such file"), ("[sleep,60]", "longer than 0.2 s"), ("[sh,-c,exit 1]", "exit code 1")],
+    ("command", "timeout_s", "message"),
+    [
+        ("[/no/such/program]", 30, "No such file"),
+        ("[sleep,60]", 0.2, "longer than 0.2 s"),
+        ("[sh,-c,exit 1]", 30, "exit code 1"),
+    ],
 )
 def test_a_command_that_fails_is_a_warning(
-    tmp_path: Path, command: str, message: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, command: str, timeout_s: float, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep(tmp_path, parabola, f"hooks.done={command}", "hooks.timeout_s=0.2") == 0
+    assert sweep(tmp_path, parabola, f"hooks.done={command}", f"hooks.timeout_s={timeout_s}") == 0
     assert message in " ".join(capsys.readouterr().out.split())
 
 

@@ -7,6 +7,7 @@ inodes and times, logs, the queue, and what the MLflow server has in the end.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import subprocess
@@ -27,6 +28,7 @@ from hptransfer.driver.jobs import read_jobs
 from tests.slurm.cluster import Cluster, ClusterError
 from tests.support.helpers import command, environment
 from tests.support.servers import Server
+from tests.support.waiting import files, wait_until
 
 CANCEL, REQUEUE, PREEMPT = "job cancelled", "job requeued", "node taken by a job of higher priority"
 DRIVER, CONTROLLER = "driver killed and started again", "slurmctld stopped and started"
@@ -38,8 +40,6 @@ RATES = ("0.008", "0.016", "0.032", "0.064", "0.128")
 LOOK_S = 0.2
 FRESH_S = 6.0
 """A curve that got a point within so many seconds is one in training."""
-END_S = 240.0
-"""Bound on the last start, which finds all trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Setting:
         rounds: decks that are dealt; None for as long as there is something to strike.
         pause_s: bounds of the time between two faults.
         away_s: bounds of the time that a daemon is away.
-        limit_s: when to give up. Nothing strikes in its last quarter.
+        limit_s: when to give up, and nothing strikes in its last quarter; None for as long as trials train.
     """
 
     trials: int
@@ -62,7 +62,7 @@ class Setting:
     rounds: int | None
     pause_s: tuple[float, float]
     away_s: tuple[float, float]
-    limit_s: float
+    limit_s: float | None
     seed: int = 0
 
     @property
@@ -180,13 +180,12 @@ class Driver:
             self._process.kill()
             self._process.wait()
 
-    def wait(self, timeout_s: float) -> int | None:
-        """Its exit code; None if it did not end in time."""
+    def wait(self, folder: RunFolder) -> int | None:
+        """Its exit code; None if it neither ends nor writes to its folder."""
         assert self._process is not None
-        try:
-            return self._process.wait(max(0.0, timeout_s))
-        except subprocess.TimeoutExpired:
-            return None
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not self.runs, "the end of the driver", progress=files(folder.path))
+        return self._process.poll()
 
 
 class Chaos:
@@ -208,18 +207,17 @@ class Chaos:
     def run(self) -> None:
         """Until all is trained, or the time is over; then everything is there again and the command runs once more."""
         began = time.monotonic()
-        deadline = began + self._setting.limit_s
         self.watcher.start()
         try:
             self._driver.start()
-            self._disturb(deadline)
+            self._disturb(began)
             for outage in self._outages.values():
                 outage.join()
-            self._driver.wait(END_S)
+            self._driver.wait(self.folder)
             self.seconds = time.monotonic() - began
             self._driver.kill()
             self._driver.start()
-            self.last_code = self._driver.wait(END_S)
+            self.last_code = self._driver.wait(self.folder)
         finally:
             self._driver.kill()
             for outage in self._outages.values():
@@ -228,17 +226,24 @@ class Chaos:
         if self._errors:
             raise self._errors[0]
 
-    def _disturb(self, deadline: float) -> None:
+    def _disturb(self, began: float) -> None:
         faults = self._deal()
         following = next(faults, None)
-        calm = deadline - self._setting.limit_s / 4
+        limit_s = self._setting.limit_s or math.inf
         due = time.monotonic() + self._draw.uniform(*self._setting.pause_s)
-        while self._unfinished() and time.monotonic() < deadline and not self._errors:
+
+        def over() -> bool:
+            nonlocal following, due
+            passed_s = time.monotonic() - began
+            if not self._unfinished() or passed_s >= limit_s or self._errors:
+                return True
             self._nurse()
-            if following and due <= time.monotonic() < calm and self._strike(following):
+            if following and due <= time.monotonic() and passed_s < 0.75 * limit_s and self._strike(following):
                 following = next(faults, None)
                 due = time.monotonic() + self._draw.uniform(*self._setting.pause_s)
-            time.sleep(LOOK_S)
+            return False
+
+        wait_until(over, "the end of all trials", progress=files(self.folder.path / "trials"), pause_s=LOOK_S)
 
     def _deal(self) -> Iterator[str]:
         number = 0
@@ -263,7 +268,7 @@ class Chaos:
     def _nurse(self) -> None:
         """Lets what was requeued start, takes back what was cancelled, starts a driver that ended."""
         if not self._away(CONTROLLER):
-            with contextlib.suppress(ClusterError, subprocess.TimeoutExpired):
+            with contextlib.suppress(ClusterError):
                 held = self._cluster.run("squeue", "--noheader", "--array", "--states=PENDING", "--format=%i %r")
                 for number in (line.split()[0] for line in held.splitlines() if line.endswith("BeginTime")):
                     self._cluster.release(number)
@@ -305,7 +310,7 @@ class Chaos:
             training = [] if self._away(CONTROLLER) else self._training()
             if not training or self._away(kind):
                 return False
-        except (ClusterError, subprocess.TimeoutExpired):
+        except ClusterError:
             return False
         hit = sum(not self.folder.outcome_path(job.trial).exists() for job in training)
         if kind == DRIVER:

@@ -17,6 +17,13 @@ def slurm() -> Iterator[Cluster]:
         yield running
 
 
+@pytest.fixture(autouse=True)
+def cleaned_up(slurm: Cluster) -> Iterator[None]:
+    """No test finds the jobs of another."""
+    yield
+    slurm.clean_up()
+
+
 @pytest.fixture
 def here(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """This process as a client of the cluster, inside what looks like an allocation of it."""

@@ -30,7 +30,7 @@ SMALL = Setting(
     rounds=1,
     pause_s=(1.0, 3.0),
     away_s=(2.0, 5.0),
-    limit_s=400.0,
+    limit_s=None,
 )
 
 

@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,13 @@ from hptransfer.core.locks import locked_by
 from hptransfer.core.run_folder import RunFolder
 from tests.slurm.cluster import Cluster
 from tests.support.helpers import ROOT, environment
+from tests.support.waiting import files, wait_until
 
 pytestmark = pytest.mark.slurm
 
 PAGE = (ROOT / "docs" / "clusters.md").read_text()
 WALK = PAGE[: PAGE.index("## Submitted jobs")]
 PROGRAMS = {"hptransfer": f"{sys.executable} -m hptransfer.cli.main", "python": sys.executable}
-DETACHED_S = 150.0
 
 
 def blocks(language: str) -> list[str]:
@@ -50,9 +49,7 @@ def test_the_page_goes_from_a_login_node_to_a_finished_sweep(
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         if line.endswith("--detach"):
-            deadline = time.monotonic() + DETACHED_S
-            while locked_by(run.driver_lock) and time.monotonic() < deadline:
-                time.sleep(0.2)
+            wait_until(lambda: not locked_by(run.driver_lock), "the end of the driver", progress=files(run.path))
     log = (run.path / "driver.log").read_text()
     assert read_json(run.prediction), log
     assert 0 <= read_json(run.path / "verification.json")["regret_percent"] < 5, log

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slurm
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = write_job(tmp_path_factory.mktemp("undisturbed"), *SLOW)
-    assert start_worker(folder).wait(120) == 0, log_of(folder)
+    with start_worker(folder) as worker:
+        assert worker.wait() == 0, log_of(folder)
     return results(folder)
 
 
@@ -46,7 +47,7 @@ def wait_until_it_trains(slurm: Cluster, job: str, folder: RunFolder) -> None:
 
 def wait_until_it_is_back(slurm: Cluster, job: str) -> None:
     """A requeued job is held back for a while, unless it is released."""
-    slurm.wait_for(lambda: slurm.state(job) == "PENDING", "requeue")
+    slurm.wait_for(lambda: slurm.restarts(job) and slurm.state(job) in ("PENDING", "RUNNING"), "requeue")
     slurm.release(job)
 
 

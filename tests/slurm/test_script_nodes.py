@@ -41,7 +41,6 @@ def test_torchrun_meets_across_two_nodes(slurm: Cluster, tmp_path: Path) -> None
         env={**slurm.environment, "PATH": path, "PYTHONPATH": environment()["PYTHONPATH"]},
         capture_output=True,
         text=True,
-        timeout=240,
         check=False,
     )
     log = (tmp_path / "log").read_text()

@@ -20,11 +20,11 @@ from hptransfer.launchers import JobEnd
 from hptransfer.launchers.slurm.config import SlurmConfig
 from hptransfer.launchers.slurm.launcher import SlurmLauncher
 from hptransfer.launchers.slurm.limits import Limits, read_limits
+from hptransfer.testing.launchers import ended_jobs
 from tests.support.helpers import TINY, command, outcomes
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.slurm
-
-PATIENCE_S = 40.0
 
 
 class Bench:
@@ -60,18 +60,22 @@ class Bench:
         self.folder.write_job(job)
         return job
 
-    def ends(self, count: int = 1, timeout_s: float = PATIENCE_S) -> dict[str, JobEnd]:
-        found: dict[str, JobEnd] = {}
-        deadline = time.monotonic() + timeout_s
-        while len(found) < count and time.monotonic() < deadline:
-            found |= {ended.job: ended for ended in self.launcher.wait(0.25)}
-        return found
+    def ends(self, count: int = 1) -> dict[str, JobEnd]:
+        return {ended.job: ended for ended in ended_jobs(self.launcher, count)}
 
-    def until(self, question: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + PATIENCE_S
-        while not question():
-            assert time.monotonic() < deadline
+    def until(self, question: Callable[[], bool], what: str = "a job that runs") -> None:
+        """Waits, while no job ends."""
+
+        def answer() -> bool:
+            if question():
+                return True
             assert self.launcher.wait(0.25) == []
+            return False
+
+        wait_until(answer, what, pause_s=0.0)
+
+    def until_running(self) -> None:
+        self.until(lambda: self.state().get("state") == "RUNNING")
 
     def said(self, job: str = "job0") -> str:
         log = self.folder.jobs / f"{job}.log"
@@ -141,7 +145,7 @@ def test_a_partition_that_there_is_not_is_said_in_one_line(here, tmp_path):
 
 
 def test_a_process_that_fails_is_told_from_one_that_is_cancelled(here, tmp_path):
-    bench = Bench(tmp_path, "case $5 in job0) exit 3;; job1) kill -9 $$;; *) sleep 60;; esac")
+    bench = Bench(tmp_path, "case $5 in job0) exit 3;; job1) kill -9 $$;; *) sleep 300;; esac")
     bench.submit(3)
     ended = bench.ends(2)
     assert {job: one.cause for job, one in ended.items()} == {"job0": KILLED, "job1": KILLED}
@@ -157,34 +161,34 @@ def test_the_warning_before_a_time_limit_reaches_the_worker_itself(here, tmp_pat
     worker = f"exec {sys.executable} -c '{LISTENER}' $5"
     bench = Bench(tmp_path, worker)
     (number,) = bench.submit()
-    bench.until(lambda: bench.said() == "listens\n")
+    bench.until(lambda: bench.said() == "listens\n", "a worker that listens")
     here.run("scancel", "--batch", "--signal=USR2", number)
     assert bench.ends()["job0"].cause == TIME_LIMIT
 
 
 @pytest.mark.slow
 def test_a_node_that_dies_is_told_and_a_job_that_the_cluster_queues_again_has_not_ended(here, tmp_path):
-    bench = Bench(tmp_path / "a", "sleep 60", sbatch={"nodelist": "n4", "requeue": None, "no-requeue": True})
-    again = Bench(tmp_path / "b", "sleep 60", sbatch={"nodelist": "n4"})
+    bench = Bench(tmp_path / "a", "sleep 300", sbatch={"nodelist": "n4", "requeue": None, "no-requeue": True})
+    again = Bench(tmp_path / "b", "sleep 300", sbatch={"nodelist": "n4"})
     bench.submit()
     again.submit()
-    bench.until(lambda: bench.state().get("state") == "RUNNING")
-    again.until(lambda: again.state().get("state") == "RUNNING")
+    bench.until_running()
+    again.until_running()
     here.fail_node("n4")
     ended = bench.ends()["job0"]
     assert (ended.cause, ended.node) == (NODE_FAILURE, "n4")
-    again.until(lambda: again.state().get("state") == "PENDING")
+    again.until(lambda: again.state().get("state") == "PENDING", "a job in the queue again")
     here.start_node("n4")
-    again.until(lambda: again.state().get("state") == "RUNNING")
+    again.until_running()
     again.launcher.cancel(["job0"])
     assert again.ends()["job0"].cause == CANCELLED
 
 
 @pytest.mark.slow
 def test_an_evicted_job_that_may_not_be_queued_again_was_preempted(here, tmp_path):
-    bench = Bench(tmp_path, "sleep 60", sbatch={"requeue": None, "no-requeue": True})
+    bench = Bench(tmp_path, "sleep 300", sbatch={"requeue": None, "no-requeue": True})
     bench.submit()
-    bench.until(lambda: bench.state().get("state") == "RUNNING")
+    bench.until_running()
     here.preempt(nodes=4, seconds=1)
     assert bench.ends()["job0"].cause == PREEMPTED
 
@@ -203,10 +207,10 @@ def test_without_accounting_the_queue_and_the_trial_folders_say_what_ended(here,
 
 @pytest.mark.slow
 def test_jobs_outlive_the_controller_and_the_driver(here, tmp_path):
-    bench = Bench(tmp_path, f"sleep 5; {OUTCOMES}")
+    bench = Bench(tmp_path, f"until [ -e {tmp_path}/end ]; do sleep 0.1; done; {OUTCOMES}")
     (number,) = bench.submit()
     job = bench.job(0, scheduler=number)
-    bench.until(lambda: bench.state().get("state") == "RUNNING")
+    bench.until_running()
     here.stop_controller()
     try:
         bench.launcher.close()
@@ -214,11 +218,12 @@ def test_jobs_outlive_the_controller_and_the_driver(here, tmp_path):
         assert bench.launcher.adopt([job]) == {"job0"}
     finally:
         here.start_controller()
+    (tmp_path / "end").touch()
     assert bench.ends()["job0"].cause is None
 
 
 def test_a_job_whose_number_was_lost_is_cancelled_by_the_next_driver(here, tmp_path):
-    bench = Bench(tmp_path, "sleep 60")
+    bench = Bench(tmp_path, "sleep 300")
     (number,) = bench.submit()
     bench.launcher = bench.open()  # the first one ended before it wrote the number down
     assert bench.launcher.adopt([bench.job(0)]) == set()
@@ -248,9 +253,11 @@ def test_the_driver_itself_can_be_a_job_and_is_queued_again_when_its_time_is_ove
     assert "a driver in the queue" in second.stderr or "is being driven" in second.stderr
     folder = RunFolder(tmp_path / "quickstart")
     number = first.stdout.split()[2]
-    here.wait_for(lambda: bool(locked_by(folder.driver_lock)), "a driver that drives")
+    here.wait_for(lambda: locked_by(folder.driver_lock), "a driver that drives")
     here.run("scancel", "--batch", "--signal=USR1", number)  # as the scheduler does before the time limit
-    here.wait_for(lambda: here.state(number) == "PENDING", "the driver's place in the queue")
+    here.wait_for(
+        lambda: here.restarts(number) and here.state(number) in ("PENDING", "RUNNING"), "the driver's requeue"
+    )
     here.release(number)
     here.wait_for(lambda: here.state(number) in ("COMPLETED", "FAILED"), "the driver's end")
     assert set(outcomes(folder).values()) == {"done"}, (folder.path / "driver.log").read_text()

@@ -61,24 +61,22 @@ def test_a_disturbed_sweep_predicts_what_the_undisturbed_one_does(here: Cluster,
     assert len(logs(calm)) == NUM_JOBS
 
     words = (*SWEEP, f"runs={struck.path.parent}")
-    driver = start(*words)
-    wait_for(here, lambda: training(here, struck), "a job in training")
-    here.requeue(training(here, struck)[0])
-    wait_for(here, lambda: "stops: preempted" in "".join(logs(struck).values()), "a job that stops")
+    with start(*words) as driver:
+        wait_for(here, lambda: training(here, struck), "a job in training")
+        here.requeue(training(here, struck)[0])
+        wait_for(here, lambda: "stops: preempted" in "".join(logs(struck).values()), "a job that stops")
+        wait_for(here, lambda: training(here, struck), "a job in training")
+        driver.kill()
 
-    wait_for(here, lambda: training(here, struck), "a job in training")
-    driver.kill()
-    driver.communicate()
     here.preempt(nodes=4, seconds=1)
     wait_for(here, lambda: "".join(logs(struck).values()).count("stops: preempted") >= 3, "jobs that are evicted")
-    driver = start(*words)
-
-    wait_for(here, lambda: training(here, struck), "a job in training")
-    here.cancel(training(here, struck)[0])
-    wait_for(here, lambda: "reset" in command("retry", str(struck.path), "--cause", "cancelled").stdout, "a retry")
-    wait_for(here, lambda: driver.poll() is not None, "the end of the sweep")
-    said, _ = driver.communicate()
-    assert driver.returncode == 0, said
+    with start(*words) as driver:
+        wait_for(here, lambda: training(here, struck), "a job in training")
+        here.cancel(training(here, struck)[0])
+        wait_for(here, lambda: "reset" in command("retry", str(struck.path), "--cause", "cancelled").stdout, "a retry")
+        wait_for(here, lambda: driver.poll() is not None, "the end of the sweep")
+        said, _ = driver.communicate()
+        assert driver.returncode == 0, said
     assert "".join(logs(struck).values()).count("resumes after step") >= NUM_JOBS
     assert read_json(struck.prediction) == read_json(calm.prediction)
     assert results(struck) == results(calm)

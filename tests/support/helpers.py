@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import os
+import pty
 import subprocess
 import sys
 import warnings
@@ -21,6 +24,7 @@ from hptransfer.core.io import write_json, write_text
 from hptransfer.core.records import DONE, Outcome
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import make_plan
+from tests.support.waiting import Process
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,7 +72,7 @@ def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
     return subprocess.CompletedProcess(arguments, code, stdout.getvalue(), stderr.getvalue())
 
 
-def process(*arguments: str, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line as a user would."""
     return subprocess.run(
         [sys.executable, "-m", "hptransfer.cli.main", *arguments],
@@ -76,14 +80,13 @@ def process(*arguments: str, cwd: Path | None = None, timeout: float = 300) -> s
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=timeout,
         check=False,
     )
 
 
-def start(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+def start(*arguments: str, cwd: Path | None = None) -> Process:
     """Starts the command line and returns at once."""
-    return subprocess.Popen(
+    return Process(
         [sys.executable, "-m", "hptransfer.cli.main", *arguments],
         cwd=cwd,
         env=environment(),
@@ -91,6 +94,14 @@ def start(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[tuple[io.FileIO, io.FileIO]]:
+    """A terminal: its screen, and the end that programs read and write. Closing the screen hangs it up."""
+    leader, follower = pty.openpty()
+    with io.FileIO(leader, "r+") as screen, io.FileIO(follower, "r+") as programs:
+        yield screen, programs
 
 
 def environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ from hptransfer.planning.plan import make_plan
 from hptransfer.worker import job as worker
 from hptransfer.worker.interruption import StopCheck
 from tests.support.helpers import ONE_SCALE, environment, tiny
+from tests.support.waiting import Process
 
 JOB = "job"
 TRIALS = ("space.lr.values=[0.004,0.015,1e5]", *ONE_SCALE)
@@ -55,10 +56,10 @@ def run_job(folder: RunFolder, job: str, **more: Any) -> str | None:
     return worker.run_job(folder, job, **{"stack": ONE_STACK, **more})
 
 
-def start_worker(folder: RunFolder, *, attempt: int = 1, **more: str) -> subprocess.Popen[bytes]:
+def start_worker(folder: RunFolder, *, attempt: int = 1, **more: str) -> Process:
     """The job's worker, as a scheduler starts it; what it prints goes to the job's log."""
     with (folder.jobs / f"{JOB}.log").open("ab") as log:
-        return subprocess.Popen(
+        return Process(
             [sys.executable, "-m", "hptransfer.worker", str(folder.path), JOB, str(attempt)],
             env={**environment(), "OMP_NUM_THREADS": "1", "HPTRANSFER_STACK": str(ONE_STACK), **more},
             stdout=log,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pwd
 import secrets
@@ -21,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.packages import needed, postgresql
-from tests.support.waiting import wait_until
+from tests.support.waiting import PATIENCE_S, Process, wait_until
 
-CALL_S = 60.0
+PATIENCE = f"{PATIENCE_S:.0f}"
+"""For `pg_ctl`, which waits a minute by itself."""
 
 
 def free_port() -> int:
@@ -48,7 +50,6 @@ def database() -> Iterator[str]:
         subprocess.run(
             [programs / program, *arguments],
             check=True,
-            timeout=CALL_S,
             cwd=folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -64,11 +65,11 @@ def database() -> Iterator[str]:
     try:
         call("initdb", "-D", str(data), "-U", "mlflow", "-A", "scram-sha-256", "--pwfile", str(secret), "--no-sync")
         options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
-        call("pg_ctl", "-D", str(data), "-w", "-t", "60", "-l", str(folder / "log"), "-o", options, "start")
+        call("pg_ctl", "-D", str(data), "-w", "-t", PATIENCE, "-l", str(folder / "log"), "-o", options, "start")
         try:
             yield f"postgresql+psycopg2://mlflow:{password}@127.0.0.1:{port}/postgres"
         finally:
-            call("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
+            call("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "-t", PATIENCE, "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -80,7 +81,7 @@ class Server:
     folder: Path
     database: str
     port: int
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
 
     @property
     def uri(self) -> str:
@@ -91,23 +92,28 @@ class Server:
         words = ["--backend-store-uri", self.database, "--serve-artifacts", "--workers", "1"]
         words += ["--artifacts-destination", str(self.folder / "artifacts")]
         words += ["--host", "127.0.0.1", "--port", str(self.port)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *words],
-            env=_environment(),
-            cwd=self.folder,
-            stdout=(self.folder / "server.log").open("ab"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        wait_until(self._answers, f"the MLflow server ({self.folder / 'server.log'})", pause_s=0.1)
+        log = self.folder / "server.log"
+        with log.open("ab") as file:
+            self.process = Process(
+                [sys.executable, "-m", "mlflow", "server", *words],
+                env=_environment(),
+                cwd=self.folder,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        wait_until(self._answers, f"the MLflow server ({log})", pause_s=0.1)
 
     def _answers(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, (self.folder / "server.log").read_text()[-2000:]
         try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=10) as answer:
                 return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError):
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+        except OSError:
             return False
 
     def stop(self) -> None:
@@ -115,8 +121,22 @@ class Server:
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(CALL_S)
+            self.process.wait()
             self.process = None
+
+
+def close_sessions() -> None:
+    """Close the connections that MLflow keeps for later requests.
+
+    Else they are found open in whichever test runs when they are collected.
+    """
+    import requests
+    from mlflow.utils import request_utils
+
+    request_utils._cached_get_request_session.cache_clear()
+    for session in gc.get_objects():
+        if issubclass(type(session), requests.Session):  # `isinstance` would ask proxies, which import
+            session.close()
 
 
 def _environment() -> Mapping[str, str]:
@@ -133,4 +153,5 @@ def mlflow_server(folder: Path) -> Iterator[Server]:
             server.start()
             yield server
         finally:
+            close_sessions()
             server.stop()

@@ -1,7 +1,6 @@
 """The tracker's thread: the driver never waits for it, and it retries as long as the driver lives."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +44,6 @@ class Fake(Tracker):
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_background, "RETRY_S", 0.01)
     monkeypatch.setattr(_background, "FOLLOW_S", 0.05)
-    monkeypatch.setattr(_background, "FAILING_STORE_WAIT_S", 0.3)
 
 
 @pytest.fixture
@@ -66,8 +64,11 @@ def trial(folder: RunFolder, name: str, *, finished: bool = True) -> Trial:
 @contextmanager
 def running(fake: Fake, folder: RunFolder) -> Iterator[BackgroundTracker]:
     background = BackgroundTracker(lambda: fake, folder)
-    yield background
-    background.close(10.0)
+    try:
+        yield background
+    finally:
+        background.close()
+        background._thread.join()
 
 
 def test_all_that_is_queued_is_written_and_then_the_end(folder: RunFolder) -> None:
@@ -83,16 +84,14 @@ def test_all_that_is_queued_is_written_and_then_the_end(folder: RunFolder) -> No
 
 def test_the_driver_does_not_wait_for_a_store_that_hangs(folder: RunFolder) -> None:
     hang = threading.Event()
-    fake = Fake(lambda _: hang.wait(20) and None)
-    background = BackgroundTracker(lambda: fake, folder)
+    fake = Fake(lambda _: hang.wait(100) and None)
     many = [trial(folder, f"t{number}") for number in range(50)]
-    begun = time.monotonic()
-    for one in many:
-        background.started(one.id)
-        background.log(one, OUTCOME)
-    assert time.monotonic() - begun < 0.2
-    hang.set()
-    background.close(10.0)
+    with running(fake, folder) as background:
+        for one in many:
+            background.started(one.id)
+            background.log(one, OUTCOME)
+        assert fake.written == []
+        hang.set()
     assert sorted(fake.written[:-1]) == sorted(one.id for one in many)
 
 
@@ -113,18 +112,21 @@ def test_what_fails_is_tried_again_and_holds_nothing_up(folder: RunFolder) -> No
     assert background.missing is None
 
 
-def test_what_never_works_is_said_without_its_password(folder: RunFolder) -> None:
+def test_what_never_works_is_said_without_its_password(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failures alone end the wait."""
+    monkeypatch.setattr(_background, "FAILING_STORE_WAIT_S", 0.3)
+    for name in ("IDLE_STORE_WAIT_S", "CLOSE_WAIT_S"):
+        monkeypatch.setattr(_background, name, float("inf"))
+
     def trouble(what: str) -> None:
         if what == "bad":
             raise OSError("cannot reach postgresql://me:hunter2@db/x")
 
     fake = Fake(trouble)
-    background = BackgroundTracker(lambda: fake, folder)
-    for name in ("bad", "good"):
-        background.log(trial(folder, name), OUTCOME)
-    begun = time.monotonic()
-    background.close()
-    assert time.monotonic() - begun < 5
+    with running(fake, folder) as background:
+        for name in ("bad", "good"):
+            background.log(trial(folder, name), OUTCOME)
+        wait_until(lambda: fake.written, "what works", progress=lambda: len(fake.written))
     assert background.missing == "1 trials; OSError: cannot reach postgresql://me:***@db/x"
     assert fake.written == ["good"]
 
@@ -137,16 +139,29 @@ def test_a_trial_that_is_reset_is_not_written(folder: RunFolder) -> None:
     assert background.missing is None
 
 
-def test_running_curves_are_written_as_they_grow_and_not_again(folder: RunFolder) -> None:
+def test_running_curves_are_written_as_they_grow_and_not_again(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow = BackgroundTracker._follow
+    looks: list[Tracker] = []
+
+    def counted(background: BackgroundTracker, tracker: Tracker) -> None:
+        follow(background, tracker)
+        looks.append(tracker)
+
+    def wait_for_looks(count: int) -> None:
+        seen = len(looks)
+        wait_until(lambda: len(looks) >= seen + count, "looks at the curves", progress=lambda: len(looks))
+
+    monkeypatch.setattr(BackgroundTracker, "_follow", counted)
     fake = Fake()
     one = trial(folder, "one", finished=False)
     with running(fake, folder) as background:
         background.started(one.id)
         append_jsonl(folder.curve_path(one.id), [{"step": 0}])
-        wait_until(lambda: "one:1" in fake.written, "the first point", progress=lambda: fake.written)
-        time.sleep(0.2)
+        wait_for_looks(4)
         append_jsonl(folder.curve_path(one.id), [{"step": 1}])
-        wait_until(lambda: "one:2" in fake.written, "the second point", progress=lambda: fake.written)
+        wait_for_looks(4)
         write_json(folder.outcome_path(one.id), OUTCOME.to_json())
         background.log(one, OUTCOME)
     assert fake.written == ["one:1", "one:2", "one", "close"]

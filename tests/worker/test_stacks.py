@@ -1,7 +1,6 @@
 """How many trials train as one: what is chosen from measured steps, what is remembered, and what a job then does."""
 
 import random
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +33,7 @@ from tests.support.jobs import After
 from tests.support.slow import slow_except
 from tests.support.stacked import LONG, Clock, go_on, of_one_scale, stacks, stepping, trained_with, write_job
 from tests.support.views import sweep
+from tests.support.waiting import Process
 
 # --- the choice ---
 
@@ -264,8 +264,9 @@ for number in range(1, 200):
 
 
 def test_two_writers_leave_a_whole_file_at_every_moment(tmp_path: Path, own_cache: Path) -> None:
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER], env=environment()) for _ in range(2)]
-    assert [writer.wait(120) for writer in writers] == [0, 0]
+    one, other = (Process([sys.executable, "-c", WRITER], env=environment()) for _ in range(2))
+    with one, other:
+        assert (one.wait(), other.wait()) == (0, 0)
     assert [path.name for path in own_cache.iterdir()] == [f"{stack_sizes_module.digest({'device': 'x'})}.json"]
 
 
@@ -379,8 +380,9 @@ def test_two_workers_measure_at_once_and_both_train(tmp_path: Path, own_cache: P
         write_job(folder, name, of_one_scale(tmp_path, *LONG, count=3, seed=seed))
     words = [sys.executable, "-m", "hptransfer.worker", str(folder.path)]
     more = {"OMP_NUM_THREADS": "1", "HPTRANSFER_STACK": "0"}
-    workers = [subprocess.Popen([*words, name, "1"], env={**environment(), **more}) for name in names]
-    assert [worker.wait(120) for worker in workers] == [0, 0]
+    one, other = (Process([*words, name, "1"], env={**environment(), **more}) for name in names)
+    with one, other:
+        assert (one.wait(), other.wait()) == (0, 0)
     assert len(trained_with(folder)) == 6
     assert {sum(stacks(folder, name)) for name in names} == {3}
     (path,) = own_cache.iterdir()
