@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import hptransfer.parameterizations as laws
 from docs.generators.measured_checks import measured_markdown, read_measured
 from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, ShapePower, UpdateLaw
-from hptransfer.parameterizations import _base as laws
 
 LAWS: dict[str, UpdateLaw] = {
     "sgd": laws.RAW,
