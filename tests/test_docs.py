@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,16 +35,23 @@ from hptransfer.planning.plan import jobs_of, make_plan
 from hptransfer.worker.runners.builtin import CPU_JOBS
 from tests.support.helpers import ROOT, command
 from tests.support.pages import (
+    CHANGELOG,
     DOCUMENTS,
+    FENCED,
     Block,
     blocks,
+    commas,
     inline_code,
     page_name,
     prose,
+    sentences,
     shell_commands,
 )
+from tests.support.prose import FOREIGN
 
 README = (ROOT / "README.md").read_text()
+# The pages without the changelog, which has the words of earlier versions too.
+PAGES = [path for path in DOCUMENTS if path != CHANGELOG]
 
 
 def page(name: str) -> str:
@@ -148,9 +156,7 @@ def test_all_code_of_the_pages_is_fenced(document: Path) -> None:
 OLD_WORDS = re.compile(r"\bunmoved\b|\bbowls?\b|\b(taken|held) back\b|: plus\b|\bhptransfer[./]sweep\b", re.IGNORECASE)
 
 
-@pytest.mark.parametrize(
-    "document", [path for path in DOCUMENTS if path.stem != "CHANGELOG"], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("document", PAGES, ids=page_name)
 def test_the_pages_use_the_words_of_the_glossary(document: Path) -> None:
     assert not OLD_WORDS.findall(document.read_text())
 
@@ -181,7 +187,8 @@ def commands(document: Path) -> list[str]:
     inline = [
         code
         for code in inline_code(document)
-        if re.match(r"hptransfer [\w-]+ \S|python (-m )?(benchmarks|docs|examples)\b", code) and not PLACEHOLDERS.search(code)
+        if re.match(r"hptransfer [\w-]+ \S|python (-m )?(benchmarks|docs|examples)\b", code)
+        and not PLACEHOLDERS.search(code)
     ]
     return [*shell_commands(document), *inline]
 
@@ -368,26 +375,125 @@ def test_the_architecture_names_what_there_is() -> None:
     assert len(packages) > 20
     for package in packages:
         assert f"`{package}/`" in text, package
-    for path in [*PACKAGE.glob("training/*.py"), *PACKAGE.glob("parameterizations/_*.py")]:
+    for path in PACKAGE.glob("training/*.py"):
         if path.name != "__init__.py":
             assert f"`{path.relative_to(PACKAGE)}`" in text, path
-    for name in re.findall(rf"`((?:{'|'.join({package.parts[0] for package in packages})})/[\w./]+)`", text):
-        assert (PACKAGE / name).exists(), name
+    for name in re.findall(r"`([\w/]+\.py)`", text):
+        assert (PACKAGE / name).exists() or (ROOT / name).exists(), name
+
+
+def test_the_figure_of_layers_has_every_package() -> None:
+    figure = FENCED.findall(page("architecture"))[0][1]
+    for path in PACKAGE.iterdir():
+        if path.is_dir() and (path / "__init__.py").exists():
+            assert f" {path.name}/" in figure, path.name
+        elif path.suffix == ".py" and not path.name.startswith("__"):
+            assert f" {path.name}" in figure, path.name
+
+
+def test_the_architecture_names_classes_and_members_that_exist() -> None:
+    """`Runner.identity_settings` is a class and its member; `Residual` alone is a class."""
+    source = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    names = re.findall(r"`([A-Z][a-z]\w+)(?:\.(\w+))?`", page("architecture"))
+    assert len(names) > 8
+    for name, member in names:
+        assert re.search(rf"^class {name}\b", source, flags=re.MULTILINE), name
+        if member:
+            assert re.search(
+                rf"^    (?:def {member}\b|{member}: |{member} = )|self\.{member}\b", source, re.MULTILINE
+            ), member
+
+
+def test_the_architecture_names_every_file_of_a_run() -> None:
+    """The files and folders that the properties and methods of RunFolder lead to, and the writers' constants."""
+    table = page("architecture").partition("## Layers")[0]
+    source = (PACKAGE / "core" / "run_folder.py").read_text().partition("@dataclass")[2]
+    names = re.findall(r'/ f?"([\w.{}]+\.(?:json|jsonl|yaml|lock|journal|db|html|checkpoint))"', source)
+    assert len(names) > 12
+    for name in names:
+        assert re.sub(r"\{\w+\}", "<id>", name, count=1).replace("{stack}", "<stack>") in table, name
+    assert "`verification-<scale>.json`" in table
+
+
+@pytest.mark.parametrize("document", PAGES, ids=page_name)
+def test_the_pages_name_no_private_module(document: Path) -> None:
+    assert not re.findall(r"\b_\w+\.py\b", document.read_text())
 
 
 GLOSSARY = page("glossary")
-CARRIERS = re.findall(r"`(\w+)` in `([\w/]+\.py)`", GLOSSARY)
+CARRIERS = re.findall(r"`(\w+)` in `([\w/]+(?:\.py|/))`", GLOSSARY)
 
 
-@pytest.mark.parametrize(("name", "file"), CARRIERS)
-def test_the_glossary_names_classes_where_they_are(name: str, file: str) -> None:
-    source = (PACKAGE / file).read_text()
-    assert re.search(rf"^(?:class|def) {name}\b|^{name} = ", source, flags=re.MULTILINE), f"{file} has no {name}"
+@pytest.mark.parametrize(("name", "place"), CARRIERS)
+def test_the_glossary_names_classes_where_they_are(name: str, place: str) -> None:
+    """A module defines the class; a package exports it."""
+    if place.endswith("/"):
+        assert hasattr(import_module(f"hptransfer.{place[:-1].replace('/', '.')}"), name)
+    else:
+        source = (PACKAGE / place).read_text()
+        assert re.search(rf"^(?:class|def) {name}\b|^{name} = ", source, flags=re.MULTILINE), f"{place} has no {name}"
 
 
-def test_every_term_of_the_glossary_names_its_carrier() -> None:
-    rows = re.findall(r"^\| \*\*.*$", GLOSSARY, flags=re.MULTILINE)
-    assert len(rows) == len(CARRIERS) > 25
+def test_every_term_of_the_glossary_is_one_sentence_with_its_carrier() -> None:
+    rows = re.findall(r"^\| \*\*.*?\*\* \| (.*?) \|", GLOSSARY, flags=re.MULTILINE)
+    assert 25 <= len(rows) == len(CARRIERS) <= 30
+    for meaning in rows:
+        assert re.fullmatch(r"[A-Z].*[^.]\.", meaning), meaning
+        assert ". " not in meaning, meaning
+
+
+def renamed(heading: str) -> list[tuple[str, str]]:
+    """The rows of a table of renamed things in the changelog."""
+    table = CHANGELOG.read_text().partition(f"\n{heading}")[2].partition("|---|---|\n")[2].partition("\n\n")[0]
+    return [(old.strip(), new.strip()) for _, old, new, _ in (line.split("|") for line in table.splitlines())]
+
+
+@pytest.mark.parametrize("heading", ["Words of", "Modules, below", "Classes:", "Functions and methods:"])
+def test_the_tables_of_renamed_things_are_sorted(heading: str) -> None:
+    old = [re.sub(r"[`\"]", "", row[0]).lower() for row in renamed(heading)]
+    assert len(old) > 8
+    assert old == sorted(old)
+
+
+def test_the_new_names_of_the_changelog_exist() -> None:
+    source = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    for _, new in renamed("Modules, below"):
+        for module in re.findall(r"`([\w.]+)`", new):
+            path = PACKAGE / module.replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__init__.py").exists(), module
+    for _, new in [*renamed("Classes:"), *renamed("Functions and methods:")]:
+        name = new.strip("`").rpartition(".")[2]
+        assert re.search(rf"^\s*(?:class|def) {name}\b|^(?:    )?{name}(?:: | = )", source, flags=re.MULTILINE), name
+
+
+MOST_COMMAS = 4
+
+
+def text_of(document: Path) -> str:
+    """A page's text; of the changelog that of the version in the making."""
+    return document.read_text().partition("## 0.1.0")[0] if document == CHANGELOG else document.read_text()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=page_name)
+def test_sentences_of_the_pages_are_short(document: Path) -> None:
+    for sentence in sentences(text_of(document)):
+        assert commas(sentence) <= MOST_COMMAS, sentence
+
+
+@pytest.mark.parametrize("document", PAGES, ids=page_name)
+def test_the_pages_speak_the_language_of_the_field(document: Path) -> None:
+    for line in prose(document.read_text()).split("\n"):
+        assert not FOREIGN.search(line), line
+
+
+def test_a_long_sentence_on_a_page_is_found() -> None:
+    """The control: commas of code, tables and numbers do not count, those of a sentence do."""
+    text = (
+        "It has a, b, c, d, e and f. It took 1,000 s or [-0.1, +0.2]. Keys are `a, b, c, d, e, f`.\n| a, b, c, d, e |\n"
+    )
+    assert [commas(sentence) for sentence in sentences(text)] == [4, 0, 0]
+    assert max(commas(sentence) for sentence in sentences("One, two, three, four, five, six.\n- Another one.")) == 5
+    assert FOREIGN.search("This is no number.")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -72,7 +72,7 @@ def sentences(text: str) -> Iterator[str]:
         joined = INLINE.sub("CODE", " ".join(paragraph.split()))
         joined = re.sub(r"\]\([^)]*\)", "]", joined)
         joined = re.sub(r"\[[-+.\d]+, [-+.\d]+\]", "INTERVAL", joined)
-        yield from re.split(r"(?<=[.!?:;])[)*\"]* (?=[A-Z(*\[\"\d])", joined)
+        yield from filter(None, re.split(r"(?<=[.!?:;])[)*\"]* (?=[A-Z(*\[\"\d])", joined))
 
 
 def commas(sentence: str) -> int:
