@@ -1,6 +1,7 @@
 """The pages agree with the code: commands and sweep files work, links lead somewhere, tables are complete."""
 
 import argparse
+import ast
 import csv
 import math
 import re
@@ -484,6 +485,20 @@ def test_sentences_of_the_pages_are_short(document: Path) -> None:
 def test_the_pages_speak_the_language_of_the_field(document: Path) -> None:
     for line in prose(document.read_text()).split("\n"):
         assert not FOREIGN.search(line), line
+
+
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.name)
+def test_docstrings_of_benchmarks_are_short(path: Path) -> None:
+    """A first line has at most twelve words, a sentence as many commas as one of a page."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (doc := ast.get_docstring(node)):
+            assert len(doc.splitlines()[0].split()) <= 12, doc.splitlines()[0]
+            for sentence in sentences(doc):
+                assert commas(sentence) <= MOST_COMMAS, sentence
+            assert not FOREIGN.search(doc), doc
 
 
 def test_a_long_sentence_on_a_page_is_found() -> None:
