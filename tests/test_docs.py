@@ -19,6 +19,7 @@ import yaml
 
 from docs.generators.measured_checks import measured_markdown, read_measured
 from docs.generators.parameterization_tables import markdown
+from hptransfer.analysis.pipeline import analyze_run
 from hptransfer.cli.main import VERBS
 from hptransfer.cli.start import FAMILIES
 from hptransfer.config.compose import compose
@@ -33,8 +34,9 @@ from hptransfer.launchers.slurm.config import SlurmConfig
 from hptransfer.launchers.slurm.preview import preview
 from hptransfer.parameterizations import PARAMETERIZATIONS
 from hptransfer.planning.plan import jobs_of, make_plan
+from hptransfer.verify import Verification
 from hptransfer.worker.runners.builtin import CPU_JOBS
-from tests.support.helpers import ROOT, command
+from tests.support.helpers import ROOT, command, finished_run
 from tests.support.pages import (
     CHANGELOG,
     DOCUMENTS,
@@ -533,6 +535,29 @@ TABLES = ROOT / "docs" / "analyze-a-table.md"
 
 def without_numbers(text: str) -> str:
     return re.sub(r"[-+]?\d[\d.]*(?:e[-+]\d+)?", "#", text)
+
+
+def test_the_readme_shows_what_is_printed(tmp_path: Path) -> None:
+    """Its output has today's words: those of a run without training, where numbers and verdicts are others."""
+    folder = finished_run([f"runs={tmp_path}"])
+    printed = [line for line in analyze_run(folder).summary().splitlines() if not line.startswith("warning: ")]
+    verified = Verification(
+        scale={"width": 256, "depth": 4, "tokens": 131072},
+        predicted={"lr": 0.006},
+        best={"lr": 0.006, "loss": 2.1},
+        regret_nats=0.001,
+        regret_percent=0.05,
+        error_octaves={"lr": 0.1},
+        untransferred={"lr": 0.017, "regret_nats": 0.1, "regret_percent": 4.0},
+        points=[{}] * 5,
+    )
+    shown = FENCED.findall(README.partition("## What comes out")[2])[0][1]
+    words = [" ".join(line.split()) for line in (*printed, verified.summary())]
+
+    def plain(text: str) -> str:
+        return re.sub(r"undecided|does not transfer|transfers", "VERDICT", without_numbers(" ".join(text.split())))
+
+    assert plain(shown) == plain(" ".join(words))
 
 
 def test_the_page_about_tables_runs_from_start_to_answer(
