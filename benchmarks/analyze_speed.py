@@ -2,9 +2,9 @@
 
     python benchmarks/analyze_speed.py [--large 100000]
 
-Rows: the published language-model runs (951, two tuned axes, 1,000 draws), then simulated ones over 100 scales, the
-last with twice the runs of the one before: a linear cost is a ratio of at most 2. Each analysis runs in a separate
-process, whose peak resident memory is printed.
+The first row has the 951 published language-model runs, with two tuned axes and 1,000 draws. The others have simulated
+runs over 100 scales. The last row has twice the runs of the one before: at a linear cost the ratio is at most 2. Each
+analysis runs in a separate process, whose peak resident memory is printed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SCALES = 100
 
 
 def simulated(runs: int) -> pd.DataFrame:
-    """Return runs over a hundred scales, ten values of params by ten of tokens."""
+    """Return runs over a hundred scales: ten params by ten tokens."""
     random = np.random.default_rng(0)
     scale = np.arange(runs) % SCALES
     n, d = scale // 10 / 2, scale % 10 / 2
@@ -39,7 +39,10 @@ def simulated(runs: int) -> pd.DataFrame:
 
 
 def one(table: Path) -> None:
-    """Analyze a table in this process; print seconds, megabytes and if torch was imported."""
+    """Analyze a table in this process, and print its costs.
+
+    They are seconds, megabytes, and whether torch was imported.
+    """
     from hptransfer.analysis.pipeline import analyze_file
 
     started = time.perf_counter()

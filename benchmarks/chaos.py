@@ -1,10 +1,11 @@
-"""A sweep on a cluster of four nodes while all that it stands on is struck at random: what is lost, doubled or damaged.
+"""Random faults during a sweep on a cluster of four nodes.
 
     python -m benchmarks.chaos [--trials 300] [--minutes 90] [--in-flight 8] [--seed 0]
 
-brings up a real SLURM (tests/slurm/cluster.py), an MLflow server with PostgreSQL behind it, and strikes jobs in
-training, the driver, slurmctld, accounting and the server until all is trained; prints a table of what came of it.
-Needs root and Debian's packages of both. It ends by itself, with what is trained by then, and leaves nothing running.
+starts a real SLURM (tests/slurm/cluster.py) and an MLflow server with PostgreSQL. Until everything is trained it
+injects faults into jobs in training, the driver, slurmctld, accounting and the MLflow server. Then it prints a table of
+lost, doubled and damaged results. It needs root and Debian's packages of SLURM and PostgreSQL. It ends by itself at the
+time limit, and leaves no process running.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def main() -> int:
     if reason := obstacle():
         print(reason, file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what was started is ended
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # ends every process that was started
     setting = Setting(
         trials=arguments.trials,
         tokens=arguments.tokens,

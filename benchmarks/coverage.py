@@ -1,13 +1,13 @@
-"""Coverage of the 90% interval of the target's best learning rate, on problems with a known one.
+"""Coverage of the 90% interval, on problems with a known optimum.
 
     python -m benchmarks.coverage [--sweeps 500] [--processes 2]
 
-Every sweep draws a problem of its kind, a grid of rates at every scale and the noise of the losses
+The optimum is the target's best learning rate. Every sweep draws a problem of its kind, a grid of rates at every scale
+and the noise of the losses
 (tests/support/objectives.py). The target lies one to five octaves beyond the swept scales. "without": all forms of law
 except those that generated the data. "power": the power law alone. "scatter": each scale's own optimum deviates from
 the problem's by a normal of 0.1 octaves, as in nets, and the truth is the target's own. These two use a fifth of the
-sweeps. A second table has exponents: in the limit known from theory, of the exact optima of the swept scales, and as
-fitted.
+sweeps. A second table has exponents: from theory, of the exact optima of the swept scales, and as fitted.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ Loss = Callable[[float], float]
 
 
 def laws_of(kind: str, offered: str) -> tuple[str, ...]:
-    """Return the laws of a case: "all", "without" those that generated the data, or "power"."""
+    """Return the laws of a case: "all", "without" or "power"."""
     if offered == "power":
         return ("power",)
     return tuple(law for law in default_laws() if offered == "all" or law not in GENERATING[kind])
 
 
 def one_setting(kind: str, sweeps: int, setting: int) -> list[list[Row]]:
-    """Return the rows of every case on the same sweeps of one problem."""
+    """Return the rows of all cases for the sweeps of one problem."""
     return [
         [_row(kind, setting, seed, offered, scatter) for seed in range(len(range(setting, sweeps // share, SETTINGS)))]
         for offered, scatter, share in CASES
@@ -77,7 +77,7 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def known_exponents() -> Iterator[tuple[str, dict[str, float], dict[tuple[int, ...], Loss]]]:
-    """Yield problems with exponents known from theory: name, exponents, loss of every scale."""
+    """Yield problems with known exponents: name, exponents, loss of every scale."""
     widths = {
         (width, steps): partial(lms_loss, dimensions=width, batch=2, steps=steps, noise_variance=0.0)
         for width in (64, 128, 256, 512)

@@ -1,11 +1,11 @@
-"""Where the optimum of residual nets goes with width and depth, by rule: the table and figure of the docs.
+"""Movement of the optimum of residual nets over width and depth.
 
     python benchmarks/depthwise_transfer.py [--nets resmlp resnet vit] [--runs runs] [--out docs]
 
-Each net is swept under each of its rules by sweeps/depthwise_transfer.yaml (run folders that are there go on where they
-stopped), then the momentum and the branch multiplier of the residual MLP under 1/sqrt(depth). Beside the exponents with
-their 90% intervals stands what theory expects of them (Bordelon et al., arXiv:2309.16620); the exit code is 1 unless
-all of it is found.
+It makes the table and the figure of docs/depthwise_transfer.md. sweeps/depthwise_transfer.yaml sweeps each net under
+each of its rules; existing run folders are resumed. Then it sweeps the momentum and the branch multiplier of the
+residual MLP under 1/sqrt(depth). The table has the exponents with their 90% intervals and the expectation of theory
+(Bordelon et al., arXiv:2309.16620). The exit code is 1 unless all expectations are met.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ CENTERS = {
     "vit": {"width": 32, "depth": 3},
 }
 BAND = 0.25
-"""Octaves of the optimum per octave of width or depth: within it the optimum stays."""
+"""Octaves of the optimum per octave of width or depth within which the optimum stays."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What is expected of one sweep.
+    """Expected exponents of one sweep.
 
     Attributes:
-        width, depth: "stays", the exponent is within BAND of zero; "falls", "rises", the whole interval is beyond it;
-            "below -1", "above 0.25", the exponent itself, or the bound of it; empty: not swept.
-        space: what is tuned, if not the learning rate.
+        width, depth: "stays": the exponent is within BAND of zero. "falls", "rises": the whole interval is beyond it.
+            "below -1" and "above 0.25" concern the exponent itself, or its bound. Empty: the axis is not swept.
+        space: tuned hyperparameter, if not the learning rate.
     """
 
     net: str
@@ -58,7 +58,10 @@ class Claim:
         return "-".join(part for part in ("depthwise", self.net, self.rule, self.space) if part)
 
     def overrides(self) -> Iterator[str]:
-        """Of the sweep; an axis of which nothing is claimed has its center alone."""
+        """Yield the overrides of the sweep.
+
+        An axis without a claim has its center alone.
+        """
         yield f"net={self.net}"
         yield f"rule={self.rule}"
         if self.space:
@@ -87,7 +90,7 @@ CLAIMS = [
 
 
 def found(claimed: str, exponent: Exponent, bound: float | None) -> bool:
-    """Whether an exponent is as claimed."""
+    """Return whether an exponent is as claimed."""
     if claimed == "stays":
         return abs(exponent.value) <= BAND
     if claimed == "below -1":
@@ -98,16 +101,19 @@ def found(claimed: str, exponent: Exponent, bound: float | None) -> bool:
 
 
 def sweep(claim: Claim, runs: Path) -> Path:
-    """Runs one sweep through the command line; returns its folder."""
+    """Run one sweep through the command line, and return its folder."""
     words = ["sweep", "depthwise_transfer", *claim.overrides(), f"name={claim.name}", f"runs={runs}", "tracker=none"]
     done = subprocess.run([sys.executable, "-m", "hptransfer.cli.main", *words], check=False, stdout=subprocess.DEVNULL)
-    if done.returncode not in (EXIT_DONE, EXIT_NO_LAW):  # over both axes at once there may be none
+    if done.returncode not in (EXIT_DONE, EXIT_NO_LAW):  # a law over both axes at once may not exist
         sys.exit(done.returncode)
     return runs / claim.name
 
 
 def rows(claim: Claim, folder: Path) -> Iterator[dict[str, object]]:
-    """A row an axis: the exponent along it, the other axis at its center, and whether it is as claimed."""
+    """Yield a row for each axis, with its exponent and verdict.
+
+    The other axis is at its center.
+    """
     (tuned,) = json.loads((folder / "target.json").read_text(encoding="utf-8"))["tuned"]
     columns = Columns(scales=AXES, tuned=(tuned,))
     table = load_table(folder / "records.csv", columns)
@@ -132,10 +138,10 @@ def rows(claim: Claim, folder: Path) -> Iterator[dict[str, object]]:
 
 
 def bound_above(fit: Fit, axis: str) -> float | None:
-    """What the exponent is below, if at some scales no value trained but those below one that diverges.
+    """Return an upper bound of the exponent where divergence replaces brackets.
 
-    The line through all scales, those with the smallest value that diverged, which their optimum is below. None if all
-    optima are bracketed, or one that is not has nothing that diverged.
+    It is the slope of a line through all scales. A scale without a bracket enters with its smallest diverged value, as
+    its optimum is below. None if all optima are bracketed, or if a scale without a bracket has no diverged value.
     """
     bracketed = [one.bracketed for one in fit.optima]
     if all(bracketed) or not all(one.bracketed or one.diverged for one in fit.optima):
@@ -145,7 +151,7 @@ def bound_above(fit: Fit, axis: str) -> float | None:
 
 
 def _least_diverged(fit: Fit, place: int) -> float:
-    """log2 of the smallest value of a scale that diverged."""
+    """Return log2 of the smallest diverged value of a scale."""
     return float(fit.runs.x[fit.runs.of_scale(place) & ~np.isfinite(fit.runs.loss), 0].min())
 
 
@@ -160,7 +166,10 @@ def shown(row: dict[str, object]) -> str:
 
 
 def figure(claims: list[Claim], runs: Path, path: Path) -> None:
-    """log2 of the best learning rate over width and over depth, a row a net, a line a rule."""
+    """Draw log2 of the best learning rate over width and over depth.
+
+    Each net has a row of plots, each rule a line.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

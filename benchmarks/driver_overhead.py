@@ -1,14 +1,14 @@
-"""What the driver costs a trial, with MLflow and without, and what a sweep's start takes.
+"""Overhead of the driver per trial and at a sweep's start.
 
     python -m benchmarks.driver_overhead [--trials 1000 4000] [--repeats 3]
 
-Trials train nothing (the runner of benchmarks/scale.py), in real worker processes on this machine, so that all that the
-driver's process does is overhead: trial folders, jobs, workers, outcomes, Optuna, the display, and MLflow from opening
-its library until its last run is written. "CPU" is that of all threads of the driver's process, and of no worker;
-"thread" is what the driver's own thread takes outside of its waits for workers, most of it for the disk to confirm what
-is written. Growth is the CPU of a trial of the largest sweep over that of one of the smallest.
+Trials train nothing (the runner of benchmarks/scale.py) in real worker processes on this machine. The whole work of the
+driver's process is therefore overhead: the files, the workers, Optuna and the display. With MLflow it also includes the
+time from opening its library until its last run is written. "CPU" is that of all threads of the driver's process,
+without workers. "thread" is the time of the driver's own thread outside of its waits for workers, mostly for writes to
+disk. "growth" is the CPU per trial of the largest sweep over that of the smallest.
 
-The start is the quickstart's, with shorter trials: seconds after the command was called.
+The start is the quickstart's, with shorter trials, in seconds after the command was called.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from hptransfer.launchers.local import LocalConfig, LocalLauncher, assign_gpus
 ROOT = Path(__file__).parents[1]
 LIMIT_S = 1800
 GOALS_MS = {"mlflow": 25.0, "none": 5.0}
-"""CPU of the driver a trial, at most."""
+"""Most CPU of the driver per trial."""
 SHORT = ("grid.tokens.values=[4096]", "target.tokens=4096", "space.lr.extend=0", "budget.trials=8")
 
 
@@ -55,8 +55,8 @@ class Timed(LocalLauncher):
     """The local launcher, with a clock.
 
     Attributes:
-        submitted: when the first jobs were, in seconds since 1970.
-        waits: at each wait, jobs ended so far, seconds of the driver's thread outside of waits, its CPU seconds.
+        submitted: time of the first submission, in seconds since 1970.
+        waits: for each wait: number of ended jobs, seconds of the driver's thread outside of waits, its CPU seconds.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ OPENED: list[Timed] = []
 
 
 def drive(words: Sequence[str]) -> None:
-    """What `hptransfer sweep` does up to the analysis, with marks; prints them as JSON.
+    """Run `hptransfer sweep` up to the analysis; print marks as JSON.
 
     Args:
-        words: when the command was called, the sweep, overrides.
+        words: time of the command, the sweep, overrides.
     """
     called = float(words[0])
     marks: dict[str, tuple[float, float]] = {}
@@ -138,14 +138,14 @@ def drive(words: Sequence[str]) -> None:
 
 
 def first(folder: RunFolder, submitted: float) -> dict[str, float]:
-    """When the first jobs were submitted, a worker took the first trial, and the first point of a curve was written."""
+    """Return the times of the first submission, lease and curve's point."""
     leases = [json.loads(path.read_text())["since"] for path in folder.path.glob("trials/*/lease")]
     points = [read_jsonl(path)[0]["time"] for path in folder.path.glob("trials/*/metrics.jsonl")]
     return {"first jobs submitted": submitted, "first trial taken": min(leases), "first point": min(points)}
 
 
 def call(place: Path, *words: str) -> dict[str, Any]:
-    """Drives a sweep in a process of its own."""
+    """Drive a sweep in a separate process."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), str(ROOT)]), "OMP_NUM_THREADS": "1"}
     program = "import sys; from benchmarks.driver_overhead import drive; drive(sys.argv[1:])"
     done = subprocess.run(
@@ -163,7 +163,7 @@ def call(place: Path, *words: str) -> dict[str, Any]:
 
 
 def quarters(waits: Sequence[tuple[int, float, float]]) -> tuple[float, float]:
-    """CPU seconds of the driver's thread a trial, over the first and over the last quarter of the trials."""
+    """Return the driver's CPU seconds per trial in first and last quarter."""
     most = waits[-1][0]
 
     def at(share: float) -> tuple[int, float, float]:
@@ -176,7 +176,7 @@ def quarters(waits: Sequence[tuple[int, float, float]]) -> tuple[float, float]:
 
 
 def a_trial(place: Path, sizes: Sequence[int]) -> None:
-    """Prints what trials cost in sweeps of several sizes."""
+    """Print the cost per trial in sweeps of several sizes."""
     print("a trial, ms    trials   CPU  at most  thread   sweep   MLflow goes on for, s")
     for tracker, goal in GOALS_MS.items():
         costs: list[tuple[int, float]] = []
@@ -184,7 +184,7 @@ def a_trial(place: Path, sizes: Sequence[int]) -> None:
             inner = place / f"{tracker}-{size}"
             inner.mkdir()
             prepare(inner, size)
-            depths = list(range(1, size // 500 + 1))  # of five widths, ten rates and ten seeds
+            depths = list(range(1, size // 500 + 1))  # each with five widths, ten rates and ten seeds
             grid = "grid.width.values=[32,64,128,256,512]", f"grid.depth.values={depths}"
             found = call(inner, "many.yaml", f"tracker={tracker}", *grid)
             trials = found["trials"]
@@ -204,7 +204,10 @@ def a_trial(place: Path, sizes: Sequence[int]) -> None:
 
 
 def the_start(place: Path, repeats: int) -> None:
-    """Prints when each part of a sweep's start is over, and the CPU time of the driver by then; medians."""
+    """Print the times at which the parts of a start end.
+
+    The driver's CPU time is printed too. Both are medians.
+    """
     runs: dict[str, list[dict[str, list[float]]]] = {tracker: [] for tracker in GOALS_MS}
     for repeat in range(repeats):
         for tracker, marks in runs.items():

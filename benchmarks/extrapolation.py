@@ -1,13 +1,13 @@
-"""Regret of predictions at larger scales than those of the fit, on published language-model runs.
+"""Regret of predictions at larger scales of published language-model runs.
 
     python benchmarks/extrapolation.py [--subsets 200] [--processes 2]
 
-Regret at a held-out scale: its measured losses, averaged over repeats, interpolated linearly on
-log2 axes at the predicted learning rate and batch size (the nearest run outside the tried values), minus the scale's
-least loss, in percent of that. One table per split: mean and worst over held-out scales. All estimators use the same
-random subsets; "less default" is the mean difference to the default estimator with its paired standard error. An
-estimator with optima at fewer scales than the law has parameters gives no prediction: its regret, and that of the
-default estimator that it is compared with, is over the remaining subsets.
+The regret at a held-out scale is its loss at the predicted learning rate and batch size minus its least loss, in
+percent of that. The loss is interpolated linearly on log2 axes from the measured losses, averaged over repeats. Outside
+the tried values it is that of the nearest run. One table per split: mean and worst over held-out scales. All estimators
+use the same random subsets; "less default" is the mean difference to the default estimator with its paired standard
+error. An estimator with optima at fewer scales than the law has parameters gives no prediction: its regret, and that of
+the default estimator that it is compared with, is over the remaining subsets.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def read() -> pd.DataFrame:
 
 @cache
 def split(by: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the runs of the smaller scales, and of the larger ones to predict."""
+    """Return the runs of the smaller and of the larger scales."""
     table = read()
     larger = table["params"] == table["params"].max() if by == "params" else table["tokens"] >= LONG
     return table[~larger].reset_index(drop=True), table[larger].reset_index(drop=True)
@@ -70,7 +70,7 @@ class Measured:
         self.outside = NearestNDInterpolator(places, losses.to_numpy())
 
     def regret(self, x: Array) -> float:
-        """Return the regret at x, log2 of rate and batch, in percent of the least loss."""
+        """Return the regret in percent at x, log2 of rate and batch."""
         inside = float(self.inside(*x))
         loss = inside if math.isfinite(inside) else float(self.outside(*x))
         return 100 * (loss / self.least - 1)
@@ -102,7 +102,7 @@ def predicted(table: pd.DataFrame, estimator: str, scales: Sequence[Axes], laws:
 
 
 def subset(table: pd.DataFrame, budget: float | str, seed: int) -> pd.DataFrame:
-    """Return random runs: a share of all, or five per scale that form a plus."""
+    """Return random runs: a share of all, or a plus per scale."""
     random = np.random.default_rng([0, seed])
     if isinstance(budget, float):
         return table.iloc[np.sort(random.choice(len(table), round(budget * len(table)), replace=False))]
@@ -111,7 +111,7 @@ def subset(table: pd.DataFrame, budget: float | str, seed: int) -> pd.DataFrame:
 
 
 def _plus(runs: pd.DataFrame, random: np.random.Generator) -> pd.DataFrame:
-    """Return a random centre in the middle of a scale's grid, and the runs two steps away."""
+    """Return a random inner run, and the runs two steps away."""
     grid = [np.unique(runs[name]) for name in COLUMNS.tuned]
     place = {tuple(key): row for row, key in enumerate(runs[list(COLUMNS.tuned)].to_numpy())}
     crosses = []

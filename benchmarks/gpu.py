@@ -1,14 +1,16 @@
-"""What packs of trials gain on a GPU, by width and type, eager and compiled. Needs PyTorch and numpy alone:
+"""Throughput of packs of trials on a GPU by width and type.
 
     PYTHONPATH=. python benchmarks/gpu.py [--minutes 10]
 
-Ends with whether packs train trials at least eight times as fast as one at a time at every width up to 256. A row is a
-transformer at the quickstart's depth and batch under AdamW, its updates as they are ("eager"), recorded as a CUDA graph
-and replayed ("recorded"), or compiled and recorded ("compiled"). "gain" is its throughput in trial-steps a second over
-that of one trial at a time in the same type and mode, "of eager" over that of one trial at a time, eager, in the same
-type; "share" is its FLOPs a second over the largest matrix product's in that type, measured in the same run. Packs grow
-until one gains less than a twentieth on the one before. What is compiled is one trial at a time and the fastest pack
-that was recorded, as every shape takes a compiler many seconds; "start" is the seconds of the first three steps.
+It needs only PyTorch and numpy. The last line says whether packs train trials at least eight times as fast as one at a
+time at every width up to 256. A row is a transformer at the quickstart's depth and batch under AdamW. Its updates are
+ordinary ("eager"), recorded as a CUDA graph and replayed ("recorded"), or compiled and recorded ("compiled").
+
+"gain" is the throughput in trial-steps per second over that of one trial at a time in the same type and mode. "of
+eager" is the throughput over that of one eager trial at a time in the same type. "share" is the FLOPs per second over
+those of the largest matrix product in that type, measured in the same run. "start" is the seconds of the first three
+steps. Packs grow until one gains less than a twentieth on the one before. Only one trial at a time and the fastest
+recorded pack are compiled, as a compiler takes many seconds for every shape.
 """
 
 import argparse
@@ -37,7 +39,7 @@ PRECISIONS = ("float32", "bf16")
 
 @dataclass(frozen=True)
 class Row:
-    """A pack as it was measured: seconds of a step of all its trials, and of the first three."""
+    """Measured pack: seconds of one step and of the first three."""
 
     width: int
     precision: str
@@ -48,12 +50,15 @@ class Row:
 
     @property
     def throughput(self) -> float:
-        """Trial-steps a second."""
+        """Trial-steps per second."""
         return self.trials / self.seconds
 
 
 def matmul_rate(device: str, kind: str, size: int) -> float:
-    """FLOPs a second of a square matrix product in float32, in float32 by way of TF32, or in bf16."""
+    """Return the FLOPs per second of a square matrix product.
+
+    It is in float32, in float32 through TF32, or in bf16.
+    """
     dtype = torch.bfloat16 if kind == "bf16" else torch.float32
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
@@ -84,7 +89,10 @@ def run_of(arguments: argparse.Namespace, width: int, precision: str, mode: str)
 
 
 def measure(run: RunConfig, trials: int, device: str) -> tuple[float, float]:
-    """Seconds of a step of a stack, batches brought to the device in each; and of the first three."""
+    """Return the seconds of a stack's step, and of its first three.
+
+    Batches are copied to the device in each step.
+    """
     runs = [dataclasses.replace(run, optimizer=AdamWConfig(lr=2.0**-8 / (1 + index))) for index in range(trials)]
     stack = Stack(runs, range(trials), device=device)
     batch = [torch.randint(256, (run.batch, run.sequence)) for _ in range(2)]
@@ -104,7 +112,10 @@ def measure(run: RunConfig, trials: int, device: str) -> tuple[float, float]:
 
 
 def rows(arguments: argparse.Namespace, until: float) -> Iterator[Row]:
-    """Measured rows, narrow ones first, as long as there is time; what is left out is printed."""
+    """Yield measured rows, narrow ones first, until the time is over.
+
+    Rows that are left out are printed.
+    """
     for width in arguments.widths:
         for precision in PRECISIONS:
             best = 1
@@ -125,7 +136,7 @@ def rows(arguments: argparse.Namespace, until: float) -> Iterator[Row]:
 def attempt(
     arguments: argparse.Namespace, until: float, width: int, precision: str, mode: str, trials: int
 ) -> Row | None:
-    """A row, or None with a line that says why there is none."""
+    """Return a row, or None after a line with the reason."""
     place = f"{width:>5} {precision:>8} {mode:>8} {trials:>6}"
     if time.monotonic() > until:
         print(f"{place} not measured: {arguments.minutes:g} minutes are over")

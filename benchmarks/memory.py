@@ -1,11 +1,11 @@
-"""Peak memory of a pack of trials against its parts, each trained alone.
+"""Peak memory of a pack of trials, and of its trials alone.
 
     PYTHONPATH=. python benchmarks/memory.py [--device cuda]
 
-A row is a few steps of a transformer at the quickstart's depth and batch under AdamW. On a CPU it is a process of its
-own, and the number is its peak resident memory over that of one which trains the smallest model; on a GPU it is the
-most that tensors took. "ratio" is the pack's over as many times that of one trial: below 1 a pack needs less
-than its parts. Kinds: float32, bf16, and float32 with activation checkpointing.
+A row is a few steps of a transformer at the quickstart's depth and batch under AdamW. On a CPU each row is a separate
+process, and the number is its peak resident memory minus that of a process with the smallest model. On a GPU it is the
+peak memory of tensors. "ratio" is the pack's memory over that of one trial times the number of trials: below 1 a pack
+needs less than its trials alone. Kinds: float32, bf16, and float32 with activation checkpointing.
 """
 
 import argparse
@@ -31,7 +31,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def train(arguments: argparse.Namespace, width: int, trials: int, kind: str) -> None:
-    """A few steps of a stack."""
+    """Train a few steps of a stack."""
     run = RunConfig(
         base=Base(width=64),
         batch=arguments.batch,
@@ -48,7 +48,7 @@ def train(arguments: argparse.Namespace, width: int, trials: int, kind: str) -> 
 
 
 def peak(arguments: argparse.Namespace, width: int, trials: int, kind: str) -> float:
-    """Bytes that a stack takes at most; on a CPU its process does."""
+    """Return the peak bytes of a stack, or of its CPU process."""
     if arguments.device == "cpu":
         return resident(width, trials, kind, depth=arguments.depth, batch=arguments.batch, sequence=arguments.sequence)
     torch.cuda.empty_cache()
@@ -58,7 +58,7 @@ def peak(arguments: argparse.Namespace, width: int, trials: int, kind: str) -> f
 
 
 def resident(width: int, trials: int, kind: str, **sizes: int) -> float:
-    """Peak resident bytes of a process that trains a stack."""
+    """Return the peak resident bytes of a process that trains a stack."""
     own = [f"--{key}={value}" for key, value in sizes.items()]
     words = [sys.executable, __file__, "--device=cpu", *own, f"--child={width},{trials},{kind}"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
@@ -66,7 +66,7 @@ def resident(width: int, trials: int, kind: str, **sizes: int) -> float:
 
 
 def child(arguments: argparse.Namespace) -> None:
-    """One stack in a process of its own, whose peak it prints."""
+    """Train one stack in this process, and print its peak memory."""
     torch.set_num_threads(1)
     width, trials, kind = arguments.child.split(",")
     train(arguments, int(width), int(trials), kind)

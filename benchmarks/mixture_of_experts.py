@@ -1,8 +1,8 @@
-"""The tables of docs/mixture-of-experts.md: slopes over width, the number of experts and granularity, in minutes.
+"""Tables of docs/mixture-of-experts.md: slopes over width, experts and granularity.
 
     python benchmarks/mixture_of_experts.py [--table width axes routers]
 
-A cell holds the slopes of both layers. `tests/training/test_moe.py` holds one cheap pair of rows for every claim.
+They take minutes. A cell has the slopes of both layers. `tests/training/test_moe.py` has a short test for every claim.
 """
 
 import argparse
@@ -36,7 +36,10 @@ ROUTERS = ("adamw", "lion", "muon", "sgd")
 
 @dataclass(kw_only=True)
 class ByFanIn(MoeConfig):
-    """An expert's last matrix starts by its fan-in alone, without the source's a_ffn^-1/2."""
+    """Experts whose last matrix starts by its fan-in alone.
+
+    The source's factor a_ffn^-1/2 is left out.
+    """
 
     def branch(self, trials: int) -> Residual:
         mixture = MixtureOfExperts(self, trials)
@@ -46,7 +49,10 @@ class ByFanIn(MoeConfig):
 
 @dataclass(kw_only=True)
 class FromZero(MoeConfig):
-    """An expert's last matrix starts at zero, so that a router's gradient has no part in which experts are random."""
+    """Experts whose last matrix starts at zero.
+
+    A router's gradient then has no part from random experts.
+    """
 
     def branch(self, trials: int) -> Residual:
         mixture = MixtureOfExperts(self, trials)
@@ -57,7 +63,10 @@ class FromZero(MoeConfig):
 def run_of(
     optimizer: str, model: type[MoeConfig] = MoeConfig, *, parameterization: str = "mup", **options: Any
 ) -> RunConfig:
-    """Two layers at width 128, or what the options say; readout at zero and routers at 0.03, but for sp."""
+    """Return a run of two layers at width 128, plus options.
+
+    The readout starts at zero and routers at 0.03 of their spread, except under sp.
+    """
     run = RunConfig(
         parameterization=parameterization,
         base=Base(width=64),
@@ -73,12 +82,15 @@ def run_of(
 
 
 def over(run: RunConfig, axis: str, sizes: Sequence[int], *, steps: int = STEPS, seeds: int = SEEDS) -> Check:
-    """What changes over one axis, after every step."""
+    """Measure changes over one axis, after every step."""
     return scale_check(run, axis=axis, sizes=sizes, steps=steps, seeds=seeds)
 
 
 def own_step(optimizer: str, parameterization: str) -> Check:
-    """What a layer's own first step changes: 16 tokens, fewer than the model is wide, 4 experts, 2 active, 4 seeds."""
+    """Measure the change by a layer's own first step.
+
+    It has 16 tokens, fewer than the model is wide. There are 4 experts, 2 of them active, and 4 seeds.
+    """
     run = run_of(optimizer, parameterization=parameterization, experts=4, sparsity=2, zero_readout=False)
     run.constants.output.init = 1.0
     run = dataclasses.replace(run, batch=1, sequence=16)
@@ -86,17 +98,23 @@ def own_step(optimizer: str, parameterization: str) -> Check:
 
 
 def own_weights(run: RunConfig) -> list[float]:
-    """Slopes of what a router's own weights have changed, without what its input's change does through its first."""
+    """Return the slopes of the change by a router's own weights.
+
+    The effect of its changed input through its initial values is left out.
+    """
     return slopes(one_layer_check(run, widths=WIDTHS, steps=ROUTER_STEPS, seeds=SEEDS), LOGITS)
 
 
 def slopes(check: Check, end: str, column: int = -1) -> list[float]:
-    """Slopes of a column for the rows whose names end so: one a layer."""
+    """Return the slopes of a column, one for each layer.
+
+    They are of the rows whose names end with the suffix.
+    """
     return [row.slopes[column] for row in check.rows if row.name.endswith(end)]
 
 
 def cell(found: list[float]) -> str:
-    """As they stand in the table; no -0.00."""
+    """Format the slopes of a cell, without -0.00."""
     return ", ".join(f"{round(slope, 2) + 0.0:.2f}" for slope in found)
 
 
@@ -109,7 +127,7 @@ def last_changes(check: Check) -> list[str]:
 
 
 Rows = Mapping[str, Callable[[], list[str]]]
-"""What a row measures, by what stands in its first cell."""
+"""Measurement of a row, by the text of its first cell."""
 
 
 def width_rows() -> Rows:

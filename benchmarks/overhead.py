@@ -1,10 +1,11 @@
-"""What a trial costs on a cluster beyond its training: hptransfer, plain submitit, and Hydra's submitit launcher.
+"""Overhead of a trial on a cluster: hptransfer, submitit and Hydra.
 
     python -m benchmarks.overhead [--trials 24] [--seconds 2] [--repeats 3]
 
-The same script trains for each of them, on one cluster of eight cores (that of the tests), in turns. A job begins
-and ends when the node's prolog and epilog say so; it was submitted when sbatch was called. Hydra is installed into an
-environment of its own. Peers only run their trials; hptransfer also watches, fits and writes its report.
+hptransfer, plain submitit and Hydra's submitit launcher run the same script in turns on one cluster of eight cores,
+that of the tests. A job begins and ends with the node's prolog and epilog; it is submitted when sbatch is called. Hydra
+is installed into a separate environment. Peers only run their trials; hptransfer also watches, fits and writes its
+report.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ print(f"loss={1 + 1 / width + math.log2(lr / 0.1) ** 2 / 10}", flush=True)
 mark = {"started": started, "ended": time.time()}
 pathlib.Path(marks, f"{width}-{lr}.json").write_text(json.dumps(mark))
 """
-# What the two peers run in a job: the same command, the metric read from what it prints.
+# The peers' code in a job: the same command, with the metric read from its output.
 TRAIN = """\
 import subprocess
 
@@ -91,18 +92,18 @@ PROLOG = '#!/bin/bash\necho "$EPOCHREALTIME {what}" >> {log}\n'
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one sweep cost.
+    """Cost of one sweep, in seconds.
 
     Attributes:
-        wall: of the command, from its start to its end, in seconds, as are all.
-        cpu: of the command and what it calls, but not of its jobs.
-        before: from its start to the first submission.
-        after: from the last job's end to the command's.
+        wall: from the command's start to its end.
+        cpu: CPU time of the command and its child processes, without its jobs.
+        before: from the command's start to the first submission.
+        after: from the last job's end to the command's end.
         training: of all trials together, by the script's own clock.
-        overhead: of a trial: the time of its job on its node, but for training.
+        overhead: of a trial: the time of its job on its node, without training.
         queue: of a trial: from the submission to its job's start.
-        calls: of SLURM's commands, by the command and by its jobs.
-        files: a trial, when all is over.
+        calls: number of calls of SLURM's commands, by the command and by its jobs.
+        files: number per trial, at the end.
     """
 
     wall: float
@@ -124,10 +125,10 @@ def cost(
     trainings: Sequence[float],
     num_files: int,
 ) -> Cost:
-    """A sweep's cost from what was noted while it ran.
+    """Return a sweep's cost from the records of its run.
 
     Args:
-        span: when its command started and ended.
+        span: start and end of its command.
         jobs: `begin` and `end` of every job.
         trainings: seconds of every trial.
     """
@@ -151,7 +152,10 @@ def cost(
 
 
 def median(costs: Sequence[Cost]) -> Cost:
-    """Of every number by itself; calls as in the sweep that made the median number of them."""
+    """Return the median of every number.
+
+    The calls are those of the sweep with the median number of calls.
+    """
     numbers = ("wall", "cpu", "before", "after", "training", "overhead", "queue", "files")
     found = {name: statistics.median(getattr(one, name) for one in costs) for name in numbers}
     middle = sorted(costs, key=lambda one: one.calls.total())[len(costs) // 2]
@@ -159,7 +163,7 @@ def median(costs: Sequence[Cost]) -> Cost:
 
 
 class Bench:
-    """The three methods, on one cluster."""
+    """Three methods on one cluster."""
 
     def __init__(self, place: Path, slurm: Cluster, hydra: Path, trials: int, seconds: float) -> None:
         self._place, self._slurm, self._hydra = place, slurm, hydra
@@ -169,7 +173,7 @@ class Bench:
         (place / "trial.py").write_text(TRIAL)
 
     def run(self, method: str) -> Cost:
-        """One sweep, in a folder of its own."""
+        """Run one sweep in a separate folder."""
         self._runs += 1
         folder = self._place / f"{self._runs}-{method}"
         marks, work = folder / "marks", folder / "work"
@@ -197,7 +201,7 @@ class Bench:
         return cost(span, cpu, read_calls(folder / "calls"), read_calls(log.parent), trainings, files)
 
     def _prepare(self, method: str, work: Path, marks: Path) -> list[str]:
-        """Writes a method's files; returns its command."""
+        """Write a method's files, and return its command."""
         names = {"python": sys.executable, "trial": str(self._place / "trial.py"), "marks": str(marks)}
         names["seconds"] = f"{self._seconds:g}"
         widths = list(WIDTHS)
@@ -218,7 +222,7 @@ class Bench:
 
 
 def children_s() -> float:
-    """CPU time of the processes that were waited for."""
+    """Return the CPU time of ended child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -240,7 +244,7 @@ def settings(place: Path) -> dict[str, str]:
 
 
 def install_hydra(place: Path) -> Path:
-    """Makes an environment with Hydra; returns its interpreter."""
+    """Make an environment with Hydra, and return its interpreter."""
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True, timeout=INSTALL_S)
     python = place / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "-q", *HYDRA], check=True, timeout=INSTALL_S)
@@ -265,7 +269,7 @@ def show(methods: dict[str, list[Cost]]) -> None:
 
 
 def total(one: Cost) -> float:
-    """Seconds of a trial from submission to end, but for training."""
+    """Return the seconds of a trial from submission to end, without training."""
     return one.overhead + one.queue
 
 

@@ -1,12 +1,12 @@
-"""Measure resolving a billion-parameter model's rules: time and memory.
+"""Time and memory of resolving a billion-parameter model's rules.
 
-On the meta device.
+The model is on the meta device.
 
     python benchmarks/parameterize.py
 
-The plain transformer of examples/, 16 blocks of width 2048, under muP with its base at width 256: what a trainer does
-before it shards the model and draws its weights. Building the model is timed apart: the first `normal_` on the meta
-device makes torch import its compiler. Memory is the process's peak, before (torch imported) and after.
+It is the plain transformer of examples/ with 16 blocks of width 2048, under muP with its base at width 256. A trainer
+does this before it shards the model and draws its weights. Building the model is timed apart: the first `normal_` on
+the meta device makes torch import its compiler. Memory is the process's peak, before (torch imported) and after.
 """
 
 import functools
@@ -28,14 +28,14 @@ make = functools.partial(PlainTransformer, depth=16, vocabulary=50_304, position
 def peak_mb() -> float:
     """Return the peak memory of this process, in MB."""
     status = Path("/proc/self/status")
-    if status.exists():  # Linux: getrusage would say what the process that started this one held
+    if status.exists():  # Linux: getrusage would give the memory of the parent process
         held = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
         return int(held.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:
-    _ = hptransfer.parameterize  # its imports are no part of what is measured
+    _ = hptransfer.parameterize  # its imports are not part of the measurement
     before = peak_mb()
     started = time.perf_counter()
     with torch.device("meta"):

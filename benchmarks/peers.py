@@ -1,15 +1,15 @@
-"""End to end: the quickstart's trials by hptransfer, and by what is used for the same today, side by side.
+"""Time of the quickstart's trials by hptransfer and by the usual tools.
 
     python -m benchmarks.peers [--peers loop pool optuna ray hydra hydra-optuna] [--repeats 3] [--smoke]
 
 All train the same trials on all cores of this machine: batches and initial weights are the same, and losses are
-compared. The peers train by benchmarks/peer_programs/train.py, which is PyTorch alone. Hydra with its plugins, and Ray,
-are installed into environments of their own, which share this one's PyTorch. Two tables are printed:
+compared. The peers train by benchmarks/peer_programs/train.py, which is PyTorch alone. Hydra with its plugins and Ray
+are installed into separate environments that share this one's PyTorch. Two tables are printed:
 
- - the whole quickstart, each method once, from the start of its command to its end. "training" is the CPU time of the
-   threads that train, over the number that train at a time; "rest" is the time beside it: starts of processes, imports,
-   waiting, records, and for hptransfer also the fit and the report;
- - by width, methods in turns: the time from the first trial's start to the last one's end, without the starts.
+ - The whole quickstart, each method once, from the start of its command to its end. "training" is the CPU time of the
+   training threads divided by the number that train at a time. "rest" is the remaining time: starts of processes,
+   imports, waiting and records. For hptransfer it includes the fit and the report.
+ - By width, methods in turns: the time from the first trial's start to the last one's end, without the starts.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from hptransfer.training.config import RunConfig, run_from_json
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ROOT / "benchmarks" / "peer_programs"
 AGREE = 1e-4
-"""Relative: losses that differ by more are not of the same trials."""
+"""Largest relative difference of the losses of one trial."""
 LIMIT_S = 1800
 INSTALL_S = 600
 PACKAGES = {
-    # The Optuna that its sweeper is made for needs an older SQLAlchemy.
+    # Hydra's Optuna sweeper requires an Optuna that needs an older SQLAlchemy.
     "hydra": ("hydra-core<1.4", "hydra-submitit-launcher", "hydra-optuna-sweeper", "sqlalchemy<2"),
     "ray": ("ray[tune]",),
 }
@@ -61,7 +61,7 @@ TITLES = {
     "hydra-optuna": "Hydra, submitit, Optuna sweeper",
 }
 GOALS = {"hydra": 10.0, "hydra-optuna": 10.0}
-"""How many times faster the whole quickstart is to be."""
+"""Goal: how many times faster the whole quickstart should be."""
 GOALS_BY_WIDTH = {
     LOOP: {32: 2.8, 64: 1.9, 128: 1.4, 256: 1.15},
     POOL: {32: 1.5, 64: 1.15, 128: 1.0, 256: 0.98},
@@ -73,12 +73,12 @@ Trial = tuple[int, int, int, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Which trials of the quickstart are trained: all combinations of its axes' values.
+    """Trials of the quickstart: all combinations of its axes' values.
 
     Attributes:
         rates: learning rates at each scale, over the quickstart's whole range.
         windows: held-out windows.
-        tracker: that hptransfer writes to.
+        tracker: hptransfer's tracker.
     """
 
     widths: tuple[int, ...] = (32, 64, 128)
@@ -89,7 +89,10 @@ class Grid:
     tracker: str = "mlflow"
 
     def overrides(self) -> list[str]:
-        """Of the quickstart. A rate at the edge brings no further trials, and an axis of one value has no law."""
+        """Return overrides of the quickstart.
+
+        A rate at the edge causes no further trials, and an axis of one value has no law.
+        """
         found = [f"space.lr.count={self.rates}", "space.lr.extend=0", f"run.validation_windows={self.windows}"]
         for axis, values in (("width", self.widths), ("depth", self.depths), ("tokens", self.tokens)):
             found.append(f"grid.{axis}.values=[{','.join(map(str, values))}]")
@@ -107,11 +110,11 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a method took for a grid, in seconds.
+    """Cost of a method for a grid, in seconds.
 
     Attributes:
         wall: from its command's start to its end.
-        training: CPU time of the threads that train, of all trials together.
+        training: CPU time of the training threads, of all trials together.
         span: from the first trial's start to the last one's end.
         losses: None for a trial that diverged.
     """
@@ -123,7 +126,10 @@ class Cost:
 
 
 def difference(losses: Mapping[Trial, float | None], others: Mapping[Trial, float | None]) -> float:
-    """The largest relative difference of two methods' losses; infinite where only one has diverged, or has a trial."""
+    """Return the largest relative difference of two methods' losses.
+
+    It is infinite where only one has diverged, or has the trial.
+    """
     if losses.keys() != others.keys():
         return math.inf
     found = [0.0]
@@ -137,12 +143,12 @@ def difference(losses: Mapping[Trial, float | None], others: Mapping[Trial, floa
 
 
 class Bench:
-    """All methods, on this machine.
+    """Methods on this machine.
 
     Args:
-        place: where runs are made.
-        pythons: of each environment, its interpreter.
-        batch: jobs that Hydra launches at a time.
+        place: folder of the runs.
+        pythons: interpreter of each environment.
+        batch: number of jobs that Hydra launches at a time.
     """
 
     def __init__(self, place: Path, pythons: Mapping[str, Path], batch: int) -> None:
@@ -151,7 +157,7 @@ class Bench:
         self._data: dict[Grid, Path] = {}
 
     def run(self, method: str, grid: Grid) -> Cost:
-        """One sweep, in a folder of its own."""
+        """Run one sweep in a separate folder."""
         self._runs += 1
         folder = self._place / f"{self._runs}-{method}"
         (folder / "results").mkdir(parents=True)
@@ -214,10 +220,13 @@ class Bench:
 
 
 def environment(method: str) -> dict[str, str]:
-    """Of a method's command: as many threads a process as leave all cores busy; hptransfer sets its own."""
+    """Return the environment of a method's command.
+
+    Threads per process are set so that all cores are busy; hptransfer sets its own.
+    """
     found = {**os.environ, "PYTHONPATH": str(ROOT if method == HPTRANSFER else PROGRAMS)}
     found |= {"PYTHONWARNINGS": "ignore", "RAY_USAGE_STATS_ENABLED": "0"}
-    found["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # what has it listen on the loopback address alone
+    found["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray then listens on the loopback address alone
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         found[name] = str(num_cores() if method == LOOP else 1)
         if method == HPTRANSFER:
@@ -226,13 +235,16 @@ def environment(method: str) -> dict[str, str]:
 
 
 def trials_of(plan: Plan) -> list[Trial]:
-    """Scale by scale."""
+    """Return all trials of a grid, scale by scale."""
     axes = [tuple(scale.axes[name] for name in ("width", "depth", "tokens")) for scale in plan.scales]
     return [(int(w), int(d), int(t), lr) for (w, d, t), lr in itertools.product(axes, plan.grids["lr"])]
 
 
 def batches(run: RunConfig) -> dict[str, torch.Tensor]:
-    """What a run trains and is judged on, as peer_programs/train.py takes it: it is the same for all trials."""
+    """Return a run's batches and held-out windows for peer_programs/train.py.
+
+    They are the same for all trials.
+    """
     data = run.data.load()
     steps = [
         data.batch(seed=run.data_seed, step=step, batch=run.batch, sequence=run.sequence) for step in range(run.steps)
@@ -243,9 +255,10 @@ def batches(run: RunConfig) -> dict[str, torch.Tensor]:
 
 
 def our_cost(path: Path, wall: float) -> Cost:
-    """From a run folder. A worker has a core to itself, and notes how long it trained by the clock.
+    """Return the cost of a run folder.
 
-    Each of a stack's trials has an equal share of that, so that all shares together lie between its start and end.
+    A worker has its own core and records its training time by the clock. Each trial of a stack has an equal share of
+    it, so that all shares together lie between the stack's start and end.
     """
     folder = RunFolder(path)
     losses: dict[Trial, float | None] = {}
@@ -262,7 +275,7 @@ def our_cost(path: Path, wall: float) -> Cost:
 
 
 def their_cost(folder: Path, wall: float) -> Cost:
-    """From the results of peer_programs/train.py."""
+    """Return the cost from the results of peer_programs/train.py."""
     results = [json.loads(path.read_text()) for path in (folder / "results").iterdir()]
     losses = {tuple(one["trial"]): None if math.isnan(one["loss"]) else one["loss"] for one in results}
     return Cost(
@@ -274,7 +287,10 @@ def their_cost(folder: Path, wall: float) -> Cost:
 
 
 def install(folder: Path, packages: Sequence[str]) -> Path:
-    """Makes an environment with packages, unless it is there; it shares this one's PyTorch. Returns its interpreter."""
+    """Make an environment with packages unless it exists, and return its interpreter.
+
+    It shares this environment's PyTorch.
+    """
     python = folder / "bin" / "python"
     if not python.exists():
         print(f"  installing {' '.join(packages)}", flush=True)
@@ -288,7 +304,7 @@ def install(folder: Path, packages: Sequence[str]) -> Path:
 
 
 def install_all(folder: Path, methods: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
-    """The interpreters of the environments that these methods need, and why one could not be made."""
+    """Return the interpreters of the methods' environments, and reasons of failures."""
     pythons, reasons = {}, {}
     for name in {method.partition("-")[0] for method in methods} & PACKAGES.keys():
         try:
@@ -303,7 +319,7 @@ def verdict(ratio: float, goal: float | None) -> str:
 
 
 def whole(bench: Bench, methods: Sequence[str], reasons: Mapping[str, str], grid: Grid) -> Iterator[float]:
-    """Prints the first table; yields how far each peer's losses are from ours."""
+    """Print the first table; yield the peers' differences of losses from ours."""
     plan = grid.plan()
     print(f"\n{len(trials_of(plan))} trials: {grid} x {grid.rates} learning rates, {plan.flops():.2g} FLOPs")
     print(f"{'':<36}{'wall s':>8}{'training':>9}{'rest':>8}{'of ours':>9}  {'goal':<14}{'losses differ by':>16}")
@@ -325,10 +341,10 @@ def row(method: str, cost: Cost) -> str:
 
 
 def by_width(bench: Bench, widths: Sequence[int], steps_of: Callable[[int], int], repeats: int) -> Iterator[float]:
-    """Prints the second table; yields how far the peers' losses are from ours.
+    """Print the second table; yield the peers' differences of losses from ours.
 
-    Ratios are medians of those within a repeat. The share is of the rate of a large matrix product on all cores, which
-    is measured in each repeat too; only the training's FLOPs are counted, though the held-out loss takes its time.
+    Ratios are medians of those within a repeat. The share is of the rate of a large matrix product on all cores,
+    measured in each repeat too. Only the training's FLOPs are counted, although the held-out loss takes time too.
     """
     print(f"\n8 trials a width, depth 4, {repeats} repeats (medians), seconds from the first start to the last end")
     print(f"{'width':>5} {'steps':>5}{'ours':>8}{'loop':>8}{'pool':>8}", end="")

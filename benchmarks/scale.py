@@ -1,11 +1,11 @@
-"""What a sweep of ten thousand trials costs beside their training: every verb's time and memory, and the files.
+"""Time, memory and files of a sweep of ten thousand trials.
 
     python benchmarks/scale.py [--trials 10000] [--in-flight 1000] [--keep DIR]
 
-Trials train nothing: a launcher of this file's own writes their outcomes as the driver waits for them, all that are in
-flight at a time. A tick is what the driver does between two such waits. Verbs run as a user would run them, each in a
-process of its own; the launcher and the runner are found as those of any other package are, by entry points. The runner
-ends its trials at once on other launchers too (benchmarks/driver_overhead.py).
+Trials train nothing: the launcher in this file writes the outcomes of all jobs in flight while the driver waits for
+them. A tick is the driver's work between two such waits. Each verb runs in a separate process, as a user would run it.
+The launcher and the runner are found by entry points, as those of any other package. The runner ends its trials at once
+on other launchers too (benchmarks/driver_overhead.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hptransfer.worker.runners.builtin import BuiltinRunner
 
 LIMIT_S = 540.0
 IDLE_WAITS = 5
-"""Waits that end nothing, before each that ends all: what a tick costs while all train."""
+"""Number of waits without an end before each wait that ends all jobs, for the cost of a tick in training."""
 SWEEP = """\
 defaults: [sweep, run: builtin, run/model: mlp, run/optimizer: adamw, run/data: digits, sampler: grid, launcher: scale,
            tracker: none, _self_]
@@ -59,7 +59,7 @@ scale = scale
 
 
 class Nothing(BuiltinRunner):
-    """Costs by a formula; trains nothing: a loss by another formula, at once."""
+    """Runner that trains nothing: costs and losses by formulas."""
 
     def size(self, run: Mapping[str, Any]) -> Size:
         params = run["model"]["width"] ** 2 * run["model"]["depth"]
@@ -86,7 +86,7 @@ class Nothing(BuiltinRunner):
 
 
 def outcome_of(trial: Trial, folder: RunFolder) -> Outcome:
-    """A loss that is a parabola and noise, after a curve of one point."""
+    """Return an outcome: a parabola's loss with noise, one point of curve."""
     noise = random.Random(trial.id).gauss(0, 0.003)
     off = math.log2(trial.tuned["lr"] / 0.003) + 0.5 * math.log2(trial.scale.axes["width"] / 64)
     loss = 2.0 + 0.02 * off**2 + noise
@@ -106,7 +106,10 @@ class AtOnceConfig(InlineConfig):
 
 
 class AtOnce(Launcher):
-    """Ends every job in flight at each sixth wait, and notes how long the driver took between two waits."""
+    """Launcher that ends every job in flight at each sixth wait.
+
+    It records the time of the driver between two waits.
+    """
 
     def __init__(self, folder: RunFolder, slots: int) -> None:
         self._folder, self._slots = folder, slots
@@ -158,7 +161,7 @@ LAUNCHERS.register("scale")(AtOnceConfig)
 
 @dataclass
 class Call:
-    """What one command cost."""
+    """Cost of one command."""
 
     seconds: float
     cpu_s: float
@@ -166,7 +169,7 @@ class Call:
 
 
 def call(place: Path, in_flight: int, *words: str) -> Call:
-    """Runs the command line in `place`, which holds this file as a package of its own."""
+    """Run the command line in a folder with this file as package."""
     paths = [str(place), str(Path(__file__).parents[1])]
     environment = {
         **os.environ,
@@ -200,7 +203,10 @@ def call(place: Path, in_flight: int, *words: str) -> Call:
 
 
 def prepare(place: Path, trials: int) -> int:
-    """Writes the sweep and the package; returns how many trials it has: scales of ten values and ten seeds."""
+    """Write the sweep and the package, and return the number of trials.
+
+    A scale has ten values and ten seeds.
+    """
     widths = [32 * 2**step for step in range(8)] if trials >= 800 else [32, 64, 128]
     depths = list(range(1, max(1, round(trials / 100 / len(widths))) + 1))
     (place / "many.yaml").write_text(SWEEP.format(widths=widths, depths=depths, seeds=10))
@@ -223,7 +229,7 @@ def row(what: str, seconds: float, limit_s: float | None = None, cost: Call | No
 
 
 def verb(place: Path, in_flight: int, limit_s: float | None, what: str, *words: str) -> None:
-    """Runs a verb and prints what it cost."""
+    """Run a verb, and print its cost."""
     cost = call(place, in_flight, *words)
     row(what, cost.seconds, limit_s, cost)
 

@@ -1,9 +1,9 @@
-"""How often a sweep calls the scheduler's commands while a thousand of its jobs are in flight.
+"""Calls of the scheduler's commands with a thousand jobs in flight.
 
     python -m benchmarks.scheduler_load [--jobs 1000] [--trial SECONDS] [--window SECONDS]
 
-A real sweep of a script that sleeps, on the cluster that the tests bring up, with the launcher's own settings. Eight
-jobs run at a time, all others wait. There are more trials than jobs in flight, so that one that ends is followed by
+It is a real sweep of a script that sleeps, on the cluster of the tests, with the launcher's default settings. Eight
+jobs run at a time, all others wait. There are more trials than jobs in flight, so that each ended job is followed by
 another. Calls are counted by the launcher (jobs/states.json) and by programs put first in PATH; the two must agree.
 """
 
@@ -58,7 +58,7 @@ def states(run: Path) -> dict[str, Any]:
 
 
 def open_jobs(run: Path) -> int:
-    """Jobs of which the scheduler has told the number, and whose trial has no outcome."""
+    """Return the number of submitted jobs whose trial has no outcome."""
     ended = sum(1 for _ in run.glob("trials/*/outcome.json"))
     submitted = sum('"scheduler": "' in path.read_text() for path in run.glob("jobs/[0-9a-f]*.json") if _is_job(path))
     return submitted - ended

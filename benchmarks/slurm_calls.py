@@ -1,4 +1,7 @@
-"""Counts calls of SLURM's commands: programs of their names, put first in PATH, note each call and hand it on."""
+"""Count of calls of SLURM's commands.
+
+Programs of the same names, put first in PATH, record each call and pass it on.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMANDS = ("sbatch", "sacct", "sacctmgr", "scancel", "scontrol", "squeue", "srun")
-# One short line that is appended at once: calls that go on side by side do not mix.
+# One short line, appended at once, so that concurrent calls do not mix.
 PROGRAM = '#!/bin/bash\necho "$EPOCHREALTIME {command}" >> {log}\nexec {program} "$@"\n'
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call: when, in seconds since 1970, and of what."""
+    """Call of a command, with its time in seconds since 1970."""
 
     time: float
     command: str
 
 
 def counted(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment whose calls, and those of the jobs that are submitted from it, are noted in the folder."""
+    """Return an environment whose calls are recorded in the folder.
+
+    So are the calls of jobs that are submitted from it.
+    """
     programs = folder / "bin"
     programs.mkdir(parents=True)
     for command in COMMANDS:
@@ -37,12 +43,12 @@ def counted(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_calls(folder: Path) -> list[Call]:
-    """What was noted, in order of time."""
+    """Return the recorded calls in order of time."""
     rows = (line.split() for line in (folder / "calls").read_text().splitlines())
     return sorted((Call(float(moment), command) for moment, command in rows), key=lambda call: call.time)
 
 
 def per_minute(calls: Sequence[Call], start: float, end: float) -> dict[str, float]:
-    """Calls a minute between two moments, by command."""
+    """Return the calls per minute between two moments, by command."""
     counts = Counter(call.command for call in calls if start <= call.time < end)
     return {command: 60 * count / (end - start) for command, count in sorted(counts.items())}

@@ -1,12 +1,12 @@
-"""What the stack that a worker chooses is worth, and what the choice costs.
+"""Gain of the stack that a worker chooses, and its cost.
 
     python benchmarks/stacks.py [--workers 2] [--trials 4]
 
-Workers of one thread choose at the same time, as in a sweep, each for a job of the quickstart's deepest and longest
-trials, and with nothing remembered. Each then takes steps of every size in turn, so that ratios are of the same
-moments. Of a worker's steps the median counts, of the workers the mean. "of job" is the share of the training of all
-its trials in the chosen stacks, without what is held out. Sweeps make jobs of one trial at width 256; here every width
-has one of several.
+Workers of one thread choose at the same time, as in a sweep. Each chooses for a job of the quickstart's deepest and
+longest trials, with an empty cache. Each then takes steps of every size in turn, so that ratios are of the same
+moments. The result is the mean over workers of the median step. "of job" is the share of the training of all its trials
+in the chosen stacks, without held-out losses. Sweeps make jobs of one trial at width 256; here every width has a job of
+several.
 """
 
 import argparse
@@ -30,7 +30,10 @@ PATIENCE_S = 900
 
 @dataclass(frozen=True)
 class Found:
-    """By one worker at one width: the chosen stack, what it took to choose, and a trial's seconds a step by size."""
+    """Result of one worker at one width.
+
+    It has the chosen stack, the cost of the choice, and the seconds per step and trial by size.
+    """
 
     chosen: int
     calibration_s: float
@@ -39,7 +42,7 @@ class Found:
 
 
 def work(number: int, trials: int, together: Barrier, answers: Any) -> None:
-    """One worker."""
+    """Choose and measure as one worker."""
     import torch
 
     from hptransfer.config.compose import compose
@@ -60,7 +63,7 @@ def work(number: int, trials: int, together: Barrier, answers: Any) -> None:
             measure_step(run, trials=1)  # the data and the libraries are loaded
             together.wait()
             started = time.perf_counter()
-            with contextlib.redirect_stdout(io.StringIO()):  # it says what it measured
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints its measurements
                 chosen = BuiltinRunner().stack_size(job, lambda: None)
             took = time.perf_counter() - started
             together.wait()
@@ -69,7 +72,7 @@ def work(number: int, trials: int, together: Barrier, answers: Any) -> None:
 
 
 def alternating(run: Any, tried: list[int]) -> dict[int, float]:
-    """Seconds of a step and trial by the size of the stack."""
+    """Return the seconds per step and trial by stack size."""
     from hptransfer.training.stack import Stack
 
     data, stacks = run.data.load(), {size: Stack([run] * size, [0] * size, device="cpu") for size in tried}
@@ -84,7 +87,7 @@ def alternating(run: Any, tried: list[int]) -> dict[int, float]:
 
 
 def row(width: int, found: list[Found], trials: int) -> str:
-    """One width, by all workers."""
+    """Return the row of one width, by all workers."""
     gains = [statistics.fmean(one.shares[1] / one.shares[size] for one in found) for size in found[0].shares]
     chosen = statistics.fmean(one.shares[1] / one.shares[one.chosen] for one in found)
     share = statistics.fmean(one.calibration_s / (trials * one.steps * one.shares[one.chosen]) for one in found)

@@ -2,8 +2,8 @@
 
     python benchmarks/throughput.py [--threads 1]
 
-Every row is measured in the same run, so the shares and ratios can be compared between machines
-although the rates cannot. "gain" is a trial's throughput in its stack over that of a trial alone.
+Every row is measured in the same run, so the shares and ratios can be compared between machines although the rates
+cannot. "gain" is a trial's throughput in its stack over that of a trial alone.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def best_seconds(action: Callable[[], object]) -> float:
 
 
 def matmul_rate(size: int = 1024) -> float:
-    """FLOPs a second of a square float32 matrix product."""
+    """Return the FLOPs per second of a square float32 matrix product."""
     left, right = torch.randn(size, size), torch.randn(size, size)
     return 2 * size**3 / best_seconds(lambda: left @ right)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.prose import FOREIGN
+
 PACKAGE = Path(__file__).parents[1] / "hptransfer"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_WORDS = 12
@@ -14,12 +16,6 @@ RELATIVE = re.compile(
     r"(what|whether|which|who|whose|whom|of|such|how|where|when|why|as|so|that|those|these|it|there|here|its|also|"
     r"the same|one line|all that|if|has|gives|takes|turns|lets|says|does|makes)\b",
     re.IGNORECASE,
-)
-# Ways of speaking that no engineer of the field has; in docstrings, comments and messages alike.
-FOREIGN = re.compile(
-    r"\bso (many|much)\b|(?<!there )\bis no\b(?! (longer|more)\b)|\b(any|no|some)body\b|\bno such\b|"
-    r"\b(takes?|taken|took) (up|back)\b|\bgo(es)? by\b|\bstands? beside\b|\bhangs? on\b|"
-    r"\b(begins?|begun|starts?) anew\b"
 )
 
 # Packages whose public methods may still lack docstrings.

@@ -1,4 +1,7 @@
-"""One trial a job of Hydra: python hydra_app.py --multirun +width=... +depth=... +tokens=... +lr=... +folder=..."""
+"""Trials as jobs of Hydra, one trial each.
+
+python hydra_app.py --multirun +width=... +depth=... +tokens=... +lr=... +folder=...
+"""
 
 import hydra
 from omegaconf import DictConfig

@@ -1,4 +1,9 @@
-"""All trials one after another in this process: python loop.py FOLDER, which holds trials.json."""
+"""All trials in turn in this process.
+
+    python loop.py FOLDER
+
+The folder contains trials.json.
+"""
 
 import json
 import sys

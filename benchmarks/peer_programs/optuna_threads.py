@@ -1,4 +1,7 @@
-"""All trials in one process under Optuna with n_jobs: python optuna_threads.py FOLDER JOBS."""
+"""All trials in one process under Optuna with n_jobs.
+
+python optuna_threads.py FOLDER JOBS
+"""
 
 import json
 import sys

@@ -1,9 +1,10 @@
-"""A trial of the quickstart as one writes it with PyTorch alone: a small GPT under muP, on bytes of text.
+"""Trial of the quickstart in PyTorch alone: a small GPT under muP.
 
-Nothing here knows hptransfer. Batches and held-out windows are read from a file, and weights are drawn from a stream
-for each parameter, so that losses can be compared. A run's folder holds batches.pt and receives results/*.json.
+It trains on bytes of text and imports nothing of hptransfer. Batches and held-out windows are read from a file, and
+weights are drawn from a stream for each parameter, so that losses can be compared. A run's folder contains batches.pt
+and receives results/*.json.
 
-Letters: B sequences, S positions, D width, H heads, C head size.
+Suffixes of names are shapes: B sequences, S positions, D width, H heads and C head size.
 """
 
 import json
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 BASE_WIDTH, HEAD, VOCABULARY, SEQUENCE = 64, 16, 256, 64
 BETAS, EPS, DECAY = (0.8, 0.95), 1e-8, 0.1
 WARMUP = 0.3  # of the steps
-POINTS = 32  # at which the loss is looked at
+POINTS = 32  # number of checks of the loss
 DIVERGED = 1.5  # times the first loss
 VALIDATION_BATCH = 64
 
@@ -76,7 +77,10 @@ def norm(x: Tensor) -> Tensor:
 
 
 def initialize(model: Gpt, seed: int) -> None:
-    """Embeddings of size 1, hidden matrices of fan_in^-1/2, the readout as at the base width."""
+    """Draw embeddings of size 1 and hidden matrices of fan_in^-1/2.
+
+    The readout has the spread of the base width.
+    """
     for name, weight in model.named_parameters():
         std = weight.shape[1] ** -0.5 if "blocks" in name else BASE_WIDTH**-0.5 if "readout" in name else 1.0
         stream = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
@@ -84,7 +88,10 @@ def initialize(model: Gpt, seed: int) -> None:
 
 
 def make_optimizer(model: Gpt, lr: float, width: int) -> torch.optim.Optimizer:
-    """AdamW under muP: hidden matrices learn slower as the width grows, and decay as fast."""
+    """Return AdamW under muP.
+
+    Rates of hidden matrices fall as the width grows; their decay per step stays.
+    """
     n = width / BASE_WIDTH
     hidden = [weight for name, weight in model.named_parameters() if "blocks" in name]
     others = [weight for name, weight in model.named_parameters() if "blocks" not in name]
@@ -96,7 +103,7 @@ def make_optimizer(model: Gpt, lr: float, width: int) -> torch.optim.Optimizer:
 
 
 def factor(step: int, steps: int) -> float:
-    """Linear warm-up, then linear decay to zero."""
+    """Return the schedule's factor: linear warm-up, then linear decay to zero."""
     warm = WARMUP * steps
     return (step + 1) / (warm + 1) if step < warm else (steps - step) / (steps - warm)
 
@@ -106,10 +113,10 @@ def loss_of(model: Gpt, inputs_BS: Tensor, targets_BS: Tensor) -> Tensor:
 
 
 def train(width: int, depth: int, tokens: int, lr: float, batches: dict[str, Tensor], seed: int = 0) -> float:
-    """The held-out loss in nats a token; NaN for a training that diverged.
+    """Return the held-out loss in nats per token; NaN if training diverged.
 
     Args:
-        batches: `inputs` and `targets` of every step, (steps, B, S); `held_out_inputs`, `held_out_targets`, (N, S).
+        batches: `inputs` and `targets` are (steps, B, S); `held_out_inputs` and `held_out_targets` are (N, S).
     """
     steps = tokens // batches["inputs"][0].numel()
     model = Gpt(width, depth)
@@ -138,9 +145,9 @@ def train(width: int, depth: int, tokens: int, lr: float, batches: dict[str, Ten
 
 
 def run(width: int, depth: int, tokens: int, lr: float, folder: str) -> float:
-    """Trains a trial and leaves its loss, its start and end (seconds since 1970) and its thread's CPU time.
+    """Train a trial, write its result, and return its loss.
 
-    Returns the loss.
+    The result has the loss, the start and end in seconds since 1970, and the thread's CPU time.
     """
     started, cpu_s = time.time(), time.thread_time()
     loss = train(width, depth, tokens, lr, torch.load(Path(folder, "batches.pt")))

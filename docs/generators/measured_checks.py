@@ -184,6 +184,6 @@ def measured_markdown(rows: list[MeasuredCheck]) -> str:
     for (model, optimizer, where), names in unexpected.items():
         explanation = UNEXPECTED.get((model, optimizer), "")
         lines.append(
-            f"- {model}, {optimizer} under {', '.join(names)}: farthest off at {where}. {explanation}".rstrip()
+            f"- {model} with {optimizer} under {', '.join(names)}: farthest off at {where}. {explanation}".rstrip()
         )
     return "\n".join([*lines, ""])

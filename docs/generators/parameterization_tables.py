@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import hptransfer.parameterizations as laws
 from docs.generators.measured_checks import measured_markdown, read_measured
-from hptransfer import parameterizations as laws
 from hptransfer.parameterizations import PARAMETERIZATIONS, Parameterization, Role, ShapePower, UpdateLaw
 
 LAWS: dict[str, UpdateLaw] = {
