@@ -24,6 +24,7 @@ from hptransfer.cli.main import VERBS
 from hptransfer.cli.start import FAMILY_PACKAGES
 from hptransfer.config.compose import compose
 from hptransfer.config.package_data import templates
+from hptransfer.config.sweep import SweepConfig
 from hptransfer.coordcheck.check_config import compose_check
 from hptransfer.core import errors
 from hptransfer.core.errors import ConfigError
@@ -238,13 +239,13 @@ def check_hptransfer(words: list[str]) -> None:
         case "coord-check":
             compose_check(args.overrides)
         case "analyze":
-            assert set((args.laws or "power").split(",")) <= set(Registry("law", FAMILIES["law"]).names())
+            assert set((args.laws or "power").split(",")) <= set(Registry("law", FAMILY_PACKAGES["law"]).names())
         case "init":
             assert args.kind in templates()
         case "import":
             assert all("=" in pair for pair in args.columns)
         case "list":
-            assert args.family in (None, "sweep", *FAMILIES)
+            assert args.family in (None, "sweep", *FAMILY_PACKAGES)
 
 
 class ArgumentsParsedError(Exception):

@@ -316,7 +316,7 @@ def _converted(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_schema(run: Any) -> RunSchema | None:
-    """Return the schema of a run, if it names a runner that has one."""
+    """Return the schema of a run; None if its runner has none."""
     runner = run.get("runner") if isinstance(run, Mapping) else None
     return RUNNERS.get(runner).schema() if runner in RUNNERS.names() else None
 
@@ -418,7 +418,7 @@ def _refuse_second_choice(values: Mapping[str, Any], overrides: Sequence[str]) -
 
 
 def _chosen_runners(values: Mapping[str, Any], overrides: Sequence[str]) -> list[str]:
-    """Return the runner that a sweep chooses by its name; all of them if it chooses none."""
+    """Return the runner that a sweep chooses by name, otherwise all."""
     chosen = [default["run"] for default in values["defaults"] if isinstance(default, dict) and "run" in default]
     chosen += [value for key, _, value in (word.lstrip("+").partition("=") for word in overrides) if key == "run"]
     names = RUNNERS.names()

@@ -20,7 +20,7 @@ Members = Mapping[str, Callable[[str], type[Any]]]
 
 
 def members_of(families: Mapping[str, Registry[Any]], place: str = "") -> Members:
-    """Return the schemas of the members of families, by dotted key below `place`."""
+    """Return the schemas of families' members, by dotted key below `place`."""
     prefix = f"{place}." if place else ""
     return {f"{prefix}{key}": family.get for key, family in families.items()}
 

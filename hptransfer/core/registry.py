@@ -86,5 +86,8 @@ class Registry(Generic[Member]):
 
 @cache
 def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, EntryPoint]:
-    """Return a group's entry points by name; each search reads the metadata of all packages on the path."""
+    """Return a group's entry points by name.
+
+    They are searched once for a path, as each search reads the metadata of all packages on it.
+    """
     return {point.name: point for point in entry_points(group=group)}

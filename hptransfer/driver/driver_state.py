@@ -24,7 +24,8 @@ OLD_REASONS = {
     "its first trial failed, the others are held back (stage=first)": PILOT_FAILED,
     "waits for its scale's first trial (stage=first)": PILOT_RUNNING,
 }
-SCHEDULER_PENDING, SCHEDULER_RUNNING = "PENDING", "RUNNING"
+SCHEDULER_PENDING = "PENDING"
+SCHEDULER_RUNNING = "RUNNING"
 # Reasons of a scheduler for a pending job that end by themselves. Any other needs a person.
 PASSING_REASONS = frozenset(
     {"", "None", "Priority", "Resources", "BeginTime", "Dependency", "Cleaning", "JobArrayTaskLimit"}

@@ -1,4 +1,4 @@
-"""Records of a run folder as a table, one row for each trial."""
+"""Records of a run folder as a table, a row per trial."""
 
 from __future__ import annotations
 

@@ -84,9 +84,10 @@ class Runner(ABC):
     can_prune: ClassVar[bool] = True
 
     def schema(self) -> RunSchema | None:
-        """Return the schema of a run, for its defaults and for messages about keys and types.
+        """Return the schema of a run in a sweep file.
 
-        By default there is none: a run is then checked by `size` alone.
+        It gives the defaults, and the messages about keys and types. By default there is none: a run is then checked by
+        `size` alone.
         """
         return None
 
