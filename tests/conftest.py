@@ -33,7 +33,8 @@ collect_ignore = [file for file, package in INTEROP.items() if not find_spec(pac
 
 # Pure functions, messages, and the driver on a scripted launcher: `make test-fast`.
 FAST = (
-    *("analysis/", "config/", "core/", "planning/", "samplers/"),
+    *("analysis/tables/", "analysis/optima/", "analysis/predict/", "analysis/laws/test_every_law.py"),
+    *("config/", "core/", "samplers/", "planning/test_plan.py", "planning/test_search_space.py"),
     *("driver/test_halving.py", "driver/test_job_sizes.py", "driver/test_requests.py", "driver/test_retries.py"),
     *("driver/test_scheduler.py", "driver/test_job_states.py", "driver/test_identities.py", "driver/test_ticks.py"),
     *("launchers/test_slurm_docs.py", "launchers/test_submitit_adapter.py", "monitor/test_status.py"),
@@ -42,11 +43,23 @@ FAST = (
 )
 
 
+def within_tests(path: Path) -> str:
+    """The path of a test file below this folder."""
+    return path.relative_to(ROOT / "tests").as_posix()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no other file where only fast tests are asked for."""
+    if config.getoption("markexpr") != "fast" or not collection_path.match("test_*.py"):
+        return None
+    return not within_tests(collection_path).startswith(FAST) or None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks oracles and fast tests; one process runs a file for its fixtures, and one all of the cluster."""
     for item in items:
-        file = item.path.relative_to(ROOT / "tests").as_posix()
+        file = within_tests(item.path)
         if file in INTEROP:
             item.add_marker("interop")
         if file.startswith(FAST) and not any(item.iter_markers("slow")):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hptransfer.analysis import Analysis
+from hptransfer.analysis import Analysis, pipeline
 from hptransfer.analysis.pipeline import analyze_file, analyze_run, export
 from hptransfer.cli.main import main
 from hptransfer.core.errors import FitError
@@ -46,6 +46,14 @@ def analyzed(tmp_path: Path, analysis: tuple[RunFolder, Analysis]) -> RunFolder:
     return RunFolder(tmp_path / "run")
 
 
+@pytest.fixture
+def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than the fit."""
+    monkeypatch.setattr(pipeline, "render", lambda *_: "page")
+    monkeypatch.setattr(pipeline, "curves_figure", lambda *_: "figure")
+
+
+@pytest.mark.usefixtures("without_page")
 @pytest.mark.parametrize("names", slow_except(["lr", "lr beta2"], "lr"))
 def test_a_run_is_analyzed_as_its_records_are(tmp_path: Path, names: str) -> None:
     tuned = tuple(names.split())
@@ -113,6 +121,7 @@ def test_targets_from_a_file_are_answered_in_order(folder: RunFolder, tmp_path: 
     assert list(predictions["extrapolation_octaves"]) == [2.0, 0.0]
 
 
+@pytest.mark.usefixtures("without_page")
 def test_verification_trials_never_enter_the_fit(analyzed: RunFolder) -> None:
     folder = analyzed
     before = (folder.path / "fit.json").read_bytes()
@@ -125,6 +134,7 @@ def test_verification_trials_never_enter_the_fit(analyzed: RunFolder) -> None:
     assert (folder.path / "fit.json").read_bytes() != before
 
 
+@pytest.mark.usefixtures("without_page")
 def test_failed_and_waiting_trials_are_recorded_and_left_out(folder: RunFolder) -> None:
     trials = folder.read_trials()
     write_json(folder.outcome_path(trials[0].id), Outcome(state=FAILED, error="RuntimeError: x").to_json())
@@ -135,6 +145,7 @@ def test_failed_and_waiting_trials_are_recorded_and_left_out(folder: RunFolder) 
     assert sum(one.runs for one in analysis.fit.optima) == len(trials) - 2
 
 
+@pytest.mark.slow
 def test_failed_trials_are_counted_at_their_own_scale(tmp_path: Path) -> None:
     """Two widths that agree in their first four digits."""
     table, _ = draw((-0.1, -0.2, -0.35), noise=0.003)

@@ -12,6 +12,7 @@ from hptransfer.coordcheck.judgement import Check
 from hptransfer.coordcheck.run import run_check
 from hptransfer.coordcheck.whole_training import VARIANCE_SLOPE_TOLERANCE
 from hptransfer.training.config import RunConfig, run_from_json
+from tests.support.slow import slow_except
 
 RESMLP = ("check=convergence", "run/model=resmlp", "run/optimizer=sgd")
 WIDTHS = (64, 128, 256)
@@ -23,7 +24,7 @@ def check(*overrides: str) -> Check:
     return found
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", slow_except(["adamw", "sgd"], "sgd"))
 def test_what_seeds_disagree_on_vanishes_under_mup(optimizer: str) -> None:
     found = check("check=convergence", f"run/optimizer={optimizer}", "widths=[64,128,256]")
     assert found.fails == []
@@ -32,11 +33,12 @@ def test_what_seeds_disagree_on_vanishes_under_mup(optimizer: str) -> None:
     assert distance.slopes[0] < -0.5
 
 
+@pytest.mark.slow
 def test_it_does_so_under_mup_with_a_depth_rule() -> None:
     assert check(*RESMLP, *DEPTH_RULE, "widths=[64,128,256]").fails == []
 
 
-@pytest.mark.parametrize("parameterization", ["sp", "ntk"])
+@pytest.mark.parametrize("parameterization", slow_except(["sp", "ntk"], "sp"))
 def test_it_does_not_under_sp_and_ntk_and_is_expected_not_to(parameterization: str) -> None:
     found = check(*RESMLP, *DEPTH_RULE, f"run.parameterization={parameterization}", "widths=[64,128,256]")
     assert found.rows[0].slopes[0] > -0.5
@@ -72,6 +74,7 @@ def test_the_order_of_widths_does_not_matter() -> None:
     assert check(*some, "widths=[32,8,16]") == check(*some, "widths=[8,16,32]")
 
 
+@pytest.mark.slow
 def test_wider_is_better_by_its_own_settings() -> None:
     assert check("check=wider").fails == []
     found = check("check=wider", "run.parameterization=sp", "run.optimizer.lr=0.0625")

@@ -116,6 +116,7 @@ def in_training(folder: RunFolder) -> list[Path]:
     return [path for path in curves if path.stat().st_size and not (path.parent / "outcome.json").exists()]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_everything_at_once_and_the_command_goes_on_where_it_was(tmp_path: Path) -> None:
     folder, longer = RunFolder(tmp_path / "quickstart"), ("grid.tokens.values=[131072]", *ALONE)
     with start(*arguments(tmp_path, *longer)) as driver:
@@ -129,6 +130,7 @@ def test_ctrl_c_ends_everything_at_once_and_the_command_goes_on_where_it_was(tmp
     assert any("resumes after step" in path.read_text() for path in folder.jobs.glob("*.log"))
 
 
+@pytest.mark.slow
 def test_a_second_driver_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "quickstart")
     with start(*arguments(tmp_path, *ALONE)) as first:

@@ -109,6 +109,7 @@ def test_a_worker_that_the_kernel_ended_for_its_memory_is_told_from_others(
     assert ended.cause == cause
 
 
+@pytest.mark.slow
 def test_more_workers_than_cores_are_noted(tmp_path: Path) -> None:
     """A script's may wait for something else, so they are not refused."""
     assert LocalConfig(workers=num_cores()).note() is None
