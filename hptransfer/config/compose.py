@@ -165,7 +165,7 @@ def _register(schema: type[Any], name: str, runners: Sequence[str]) -> None:
             sweep of a script saves.
     """
     _store(None, name, schema)
-    groups: dict[str, Registry[Any]] = dict(sweep_config.FAMILIES)
+    groups: dict[str, Registry[Any]] = dict(sweep_config.SWEEP_FAMILIES)
     for runner in runners:
         run = RUNNERS.get(runner).schema()
         if run is not None:
@@ -298,7 +298,7 @@ def _refuse_new_axis(tree: Mapping[str, Any], setting: Setting) -> None:
 def _open_keys(tree: Mapping[str, Any]) -> set[str]:
     """Return the dotted keys of all mappings that users add keys to."""
     keys = open_mappings(SweepConfig)
-    for key, family in sweep_config.FAMILIES.items():
+    for key, family in sweep_config.SWEEP_FAMILIES.items():
         name = _raw(tree, f"{key}.name")
         if name in family.names():
             keys |= open_mappings(family.get(name), f"{key}.")

@@ -359,8 +359,8 @@ def read_axes(words: Sequence[str], axes: Collection[str], option: str = "") -> 
     return values
 
 
-FAMILIES: Mapping[str, Registry[Any]] = {"sampler": SAMPLERS, "launcher": LAUNCHERS, "tracker": TRACKERS}
-SWEEP_MEMBERS = members_of(FAMILIES)
+SWEEP_FAMILIES: Mapping[str, Registry[Any]] = {"sampler": SAMPLERS, "launcher": LAUNCHERS, "tracker": TRACKERS}
+SWEEP_MEMBERS = members_of(SWEEP_FAMILIES)
 
 
 def sweep_from_json(values: Mapping[str, Any]) -> SweepConfig:

@@ -33,11 +33,11 @@ def own_settings(overrides: Sequence[str]) -> dict[str, str]:
 
     They choose data that fits the model, and affordable sizes.
     """
-    from hptransfer.training.config import FAMILIES
+    from hptransfer.training.config import RUN_FAMILIES
 
     from_user = dict(override.partition("=")[::2] for override in overrides)
     chosen = {"run/model": "mlp", "run/optimizer": "adamw", "run.parameterization": "mup", "check": "width"} | from_user
-    takes = FAMILIES["model"].get(chosen["run/model"]).takes[-1]
+    takes = RUN_FAMILIES["model"].get(chosen["run/model"]).takes[-1]
     settings = {key: chosen[key] for key in ("run/model", "run/optimizer")} | {"run/data": DATA_FOR[takes]}
     family = (chosen[key] for key in ("check", "run/model", "run/optimizer", "run.parameterization"))
     settings |= default_overrides(*family, takes=takes)

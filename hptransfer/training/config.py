@@ -347,7 +347,7 @@ class RunConfig:
                     )
 
 
-FAMILIES: Mapping[str, Registry[Any]] = {"model": MODELS, "optimizer": OPTIMIZERS, "data": DATASETS}
+RUN_FAMILIES: Mapping[str, Registry[Any]] = {"model": MODELS, "optimizer": OPTIMIZERS, "data": DATASETS}
 
 
 def run_from_json(values: Mapping[str, Any]) -> RunConfig:
@@ -356,13 +356,13 @@ def run_from_json(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: a key is unknown, or a value breaks a rule.
     """
-    run = load(RunConfig, values, "run", members_of(FAMILIES, "run"))
+    run = load(RunConfig, values, "run", members_of(RUN_FAMILIES, "run"))
     run.check()
     return run
 
 
 __all__ = [
-    "FAMILIES",
+    "RUN_FAMILIES",
     "Base",
     "BranchConfig",
     "Constants",

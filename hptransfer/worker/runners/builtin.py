@@ -43,9 +43,9 @@ class BuiltinRunner(Runner):
     """Runner of the package's own models; methods import PyTorch when called."""
 
     def schema(self) -> RunSchema:
-        from hptransfer.training.config import FAMILIES, RunConfig
+        from hptransfer.training.config import RUN_FAMILIES, RunConfig
 
-        return RunSchema(RunConfig, FAMILIES)
+        return RunSchema(RunConfig, RUN_FAMILIES)
 
     def size(self, run: Mapping[str, Any]) -> Size:
         from hptransfer.training.config import run_from_json
