@@ -155,6 +155,7 @@ class RunConfig:
 
     @property
     def tokens_a_step(self) -> int:
+        """Tokens of one batch."""
         return self.batch * self.sequence
 
     @property
@@ -170,6 +171,7 @@ class RunConfig:
 
     @property
     def table(self) -> Parameterization:
+        """Parameterization, as a table of exponents by role."""
         return PARAMETERIZATIONS.get(self.parameterization)
 
     @property
