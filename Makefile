@@ -44,13 +44,13 @@ test: $(READY)
 
 # Three processes on two cores: one waits for the SLURM cluster most of the time, and holds no core.
 suite: $(READY)
-	$(BIN)/pytest -n 3 --dist loadgroup -m "not slow and not interop"
+	$(BIN)/pytest -n 3 --no-loadscope-reorder -m "not slow and not interop"
 
 test-fast: $(READY)
-	$(BIN)/pytest -n 2 --dist loadgroup -m fast
+	$(BIN)/pytest -n 2 --no-loadscope-reorder -m fast
 
 test-slow: $(INTEROP)
-	$(BIN)/pytest -n 2 --dist loadgroup --timeout 3600 -m "slow or interop"
+	$(BIN)/pytest -n 2 --no-loadscope-reorder --timeout 3600 -m "slow or interop"
 
 test-interop: $(INTEROP)
 	$(BIN)/pytest -m "interop and not slow"

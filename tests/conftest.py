@@ -5,12 +5,18 @@ import gc
 import os
 import resource
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+from hptransfer.config import compose
+from hptransfer.config.package_data import resource_folders
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +41,7 @@ collect_ignore = [file for file, package in INTEROP.items() if not find_spec(pac
 FAST = (
     *("analysis/tables/", "analysis/optima/", "analysis/predict/", "analysis/laws/test_every_law.py"),
     *("config/", "core/", "samplers/", "planning/test_plan.py", "planning/test_search_space.py"),
-    *("driver/test_halving.py", "driver/test_job_sizes.py", "driver/test_requests.py", "driver/test_retries.py"),
+    *("driver/test_job_sizes.py", "driver/test_requests.py", "driver/test_retries.py"),
     *("driver/test_scheduler.py", "driver/test_job_states.py", "driver/test_identities.py", "driver/test_ticks.py"),
     *("launchers/test_slurm_docs.py", "launchers/test_submitit_adapter.py", "monitor/test_status.py"),
     *("parameterizations/test_every_parameterization.py", "parameterizations/test_parameterizations.py"),
@@ -55,16 +61,26 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return not within_tests(collection_path).startswith(FAST) or None
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks oracles and fast tests; one process runs a file for its fixtures, and one all of the cluster."""
+    """Mark fast tests and those of the extra `interop`; order the long ones first, so that none is left for the end."""
     for item in items:
         file = within_tests(item.path)
         if file in INTEROP:
             item.add_marker("interop")
         if file.startswith(FAST) and not any(item.iter_markers("slow")):
             item.add_marker("fast")
-        item.add_marker(pytest.mark.xdist_group("slurm" if item.get_closest_marker("slurm") else file))
+    items.sort(key=lambda item: (not within_tests(item.path).startswith("slurm/"), item.path.parent != ROOT / "tests"))
+
+
+class FileScheduling(LoadScopeScheduling):
+    """Schedule of the files of tests: a file's tests share a process for its fixtures, and all of SLURM's do."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/slurm" if nodeid.startswith("tests/slurm/") else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling:
+    return FileScheduling(config, log)
 
 
 FILE_CPU_S = 40.0
@@ -111,6 +127,24 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     for file, seconds in used.most_common():
         if seconds > FILE_CPU_S:
             terminalreporter.write_line(f"{file} takes {seconds:.0f} s of processor time, more than {FILE_CPU_S:.0f}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def composed_once() -> Iterator[None]:
+    """Compose a sweep of this checkout once a process for the same choices: Hydra takes a quarter of a second."""
+    composed, known = compose._composed, {}
+
+    def composed_or_known(folder: Path, name: str, choices: Sequence[str]) -> dict[str, Any]:
+        if folder != ROOT / "sweeps":
+            return composed(folder, name, choices)
+        key = (name, *choices, *resource_folders("configs"))
+        if key not in known:
+            known[key] = composed(folder, name, choices)
+        return deepcopy(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compose, "_composed", composed_or_known)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

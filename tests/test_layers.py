@@ -1,6 +1,7 @@
 """Imports point down only: the table of docs/architecture.md, checked in every file."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,7 @@ def imported_modules(source: str) -> set[str]:
     return names
 
 
+@cache
 def imports(file: str) -> set[str]:
     return imported_modules((PACKAGE / file).read_text())
 
