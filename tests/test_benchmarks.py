@@ -117,6 +117,7 @@ def test_the_middle_is_of_each_number_by_itself() -> None:
     assert (found.wall, found.queue, found.calls) == (2, 2, Counter(sacct=2))
 
 
+@pytest.mark.slow
 def test_a_peer_s_plain_trainer_has_our_losses() -> None:
     """At half and at twice the base width, so that every factor of the parameterization counts, in a stack of three."""
     plan = Grid(widths=(32, 128), depths=(1,), tokens=(50 * 256,), rates=3, windows=64).plan()
@@ -177,6 +178,7 @@ def test_the_first_and_the_last_quarter_of_the_trials_are_told_apart() -> None:
     assert (early, late) == pytest.approx((0.1, 0.5))
 
 
+@pytest.mark.slow
 def test_packs_are_measured_with_pytorch_alone() -> None:
     lines = bare("benchmarks/gpu.py", "--device=cpu", "--widths", "32", "--packs", "1", "2", "--depth=1")
     assert re.fullmatch(r"matrix products, TFLOP/s: float32 \d\.\d+, bf16 \d\.\d+", lines[1])
@@ -192,6 +194,7 @@ def test_packs_are_measured_with_pytorch_alone() -> None:
     assert said[1] == ("met" if gain >= 8 else "not met")
 
 
+@pytest.mark.slow
 def test_what_there_is_no_time_for_is_said() -> None:
     lines = bare("benchmarks/gpu.py", "--device=cpu", "--widths", "32", "--minutes=0")
     assert lines[4:7] == [
@@ -209,6 +212,7 @@ def test_the_goal_is_one_at_every_width_up_to_256() -> None:
     assert verdict({512: 12.0}, [512]).endswith("not known, as no such width was asked for")
 
 
+@pytest.mark.slow
 def test_memory_of_a_pack_is_measured_against_its_parts() -> None:
     kinds = ("--kinds", "float32", "checkpointing")
     lines = bare("benchmarks/memory.py", "--device=cpu", "--widths", "64", "--packs", "1", "4", "--batch=32", *kinds)

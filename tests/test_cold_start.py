@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.helpers import command, environment, finished_run, sweep_arguments
+from tests.support.slow import slow_except
 
 SCRIPT = """\
 defaults: [sweep, run: script, sampler: grid, launcher: slurm, tracker: none, _self_]
@@ -48,7 +49,7 @@ def test_help_and_list_import_nothing_heavy(tmp_path: Path) -> None:
     assert heavy_imports(["list"], tmp_path) == []
 
 
-@pytest.mark.parametrize("verb", ["status", "analyze", "export"])
+@pytest.mark.parametrize("verb", slow_except(["status", "analyze", "export"], "status"))
 def test_reading_a_run_imports_nothing_heavy(runs: Path, verb: str) -> None:
     assert heavy_imports([verb, "quickstart"], runs) == []
 
@@ -71,6 +72,7 @@ def test_a_dry_run_opens_no_analysis(tmp_path: Path) -> None:
     assert heavy_imports(["sweep", "mine.yaml", "--dry-run"], tmp_path, ("torch", "pandas", "matplotlib")) == []
 
 
+@pytest.mark.slow
 def test_they_do_when_they_train(tmp_path: Path) -> None:
     """The control: the check can see such an import."""
     assert "torch" in heavy_imports(["plan", "quickstart"], tmp_path)

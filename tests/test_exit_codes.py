@@ -50,6 +50,7 @@ def test_failed_trials_are_3_and_are_counted(
     assert "recommended lr" in out
 
 
+@pytest.mark.slow
 def test_a_spent_budget_is_4_and_more_budget_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code(tmp_path, "budget.trials=10") == 4
     out = capsys.readouterr().out

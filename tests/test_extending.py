@@ -50,6 +50,7 @@ def test_members_are_listed_and_used(installed: Path) -> None:
     assert "passed" in check
 
 
+@pytest.mark.slow
 def test_a_law_is_weighed_with_the_others(installed: Path, tmp_path: Path) -> None:
     """The optimum bends by 0.2 octaves per octave squared: the law that bends takes the weight."""
     with (tmp_path / "runs.csv").open("w", newline="") as file:

@@ -18,6 +18,7 @@ def blocks(*languages: str) -> list[str]:
     return re.findall(rf"```(?:{'|'.join(languages)})\n(.*?)```", PAGE, flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_page_goes_from_nothing_to_a_finished_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in blocks("python", "yaml", "text"):
         name, _, content = block.partition("\n")

@@ -28,6 +28,7 @@ def found(runs: pd.DataFrame) -> Analysis:
     return analyze(runs, scale=COLUMNS.scales, tune=COLUMNS.tuned, targets=[TARGET, {**TARGET, "width": 64}])
 
 
+@pytest.mark.slow
 def test_the_tables_say_what_the_files_say(found: Analysis, runs: pd.DataFrame, tmp_path: Path) -> None:
     runs.to_csv(tmp_path / "runs.csv", index=False)
     found.predictions[list(COLUMNS.scales)].to_csv(tmp_path / "targets.csv", index=False)
@@ -55,6 +56,7 @@ def test_figures_and_the_page(found: Analysis) -> None:
     assert "All targets" in page
 
 
+@pytest.mark.slow
 def test_a_frame_is_left_as_it_was(runs: pd.DataFrame) -> None:
     before = runs.copy()
     targets = pd.DataFrame([TARGET], index=[7])

@@ -55,7 +55,7 @@ def test_curves_that_do_not_approach_the_widest_fail(monkeypatch: pytest.MonkeyP
             outputs = torch.randn(seeds, 500, generator=torch.Generator().manual_seed(0)) * run.model.width**-0.5
             return np.full((10, seeds), levels[WIDTHS.index(run.model.width)]), outputs
 
-        monkeypatch.setattr(training_checks, "trained", trained)
+        monkeypatch.setattr(training_checks, "train_seeds", trained)
         return training_checks.convergence_check(run, widths=WIDTHS, seeds=4).fails
 
     assert fails(1.5, 1.2, 1.0) == []

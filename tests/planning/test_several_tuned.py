@@ -39,6 +39,7 @@ def test_a_plan_counts_the_settings_of_its_design(tmp_path: Path, design: str, s
     assert plan.num_trials(plan.scales[0]) == settings
 
 
+@pytest.mark.slow
 def test_two_hyperparameters_are_swept_predicted_verified_and_swept_further(tmp_path: Path) -> None:
     arguments = (str(written(tmp_path)), f"runs={tmp_path}", "seeds=2")
     swept = command("sweep", *arguments)

@@ -68,6 +68,7 @@ def test_it_lives_on_when_its_terminal_hangs_up(tmp_path: Path, folder: RunFolde
     assert "trials" in (folder.path / "driver.log").read_text()
 
 
+@pytest.mark.slow
 def test_ending_the_driver_alone_leaves_a_run_that_goes_on(tmp_path: Path, folder: RunFolder) -> None:
     assert command(*sweep_arguments(tmp_path, *SLOW), "--detach").returncode == 0
     driver = driver_of(folder)

@@ -133,6 +133,7 @@ def modes(folder: RunFolder) -> dict[str, set[int]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_run_is_its_owners_alone(tmp_path: Path) -> None:
     """For any umask, also in the processes of workers."""
     before = os.umask(0)
@@ -279,6 +280,7 @@ def test_a_file_named_after_a_scale_stays_in_the_run(tmp_path: Path) -> None:
 # --- number of files ---
 
 
+@pytest.mark.slow
 def test_a_trial_is_few_files(tmp_path: Path) -> None:
     """docs/clusters.md says: four files and their folder a trial, three files a job."""
     done = command(*sweep_arguments(tmp_path, "launcher=local", "tracker=none"))

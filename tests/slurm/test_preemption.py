@@ -59,6 +59,7 @@ def assert_ends_undisturbed(slurm: Cluster, job: str, folder: RunFolder, undistu
     assert not [name for name in checkpoints(folder) if "set-aside" not in name]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_requeued_goes_on(slurm: Cluster, tmp_path: Path, undisturbed: Any) -> None:
     folder = write_job(tmp_path, *SLOW)
     job = submit(slurm, folder)

@@ -14,6 +14,7 @@ from hptransfer.training.config import RunConfig
 from hptransfer.training.models import MODELS
 from hptransfer.training.optimizers import OPTIMIZERS
 from tests.support.settings import of_model
+from tests.support.slow import slow_except
 
 OPTIONS: dict[str, list[dict[str, Any]]] = {
     "transformer": [
@@ -35,6 +36,10 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 CASES = [(name, options) for name in MODELS.names() for options in [{}, *OPTIONS.get(name, [])]]
 IDS = [f"{name}-{'-'.join(options) or 'plain'}" for name, options in CASES]
 every_model = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
+# All of them where options hardly matter: those without options in `make test`.
+every_plain_model = pytest.mark.parametrize(
+    ("name", "options"), slow_except(CASES, *[case for case in CASES if not case[1]]), ids=IDS
+)
 
 SEEDS = (0, 1, 2)
 # At its optimizers' own rates a ResNet is chaotic: channels die, and whether one does depends on the last bit. Those

@@ -99,6 +99,7 @@ def test_the_page_opens_on_the_answer(server: Server, tmp_path: Path) -> None:
     assert len(named) == len(wide_ones)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_for_a_while_is_made_up_for(server: Server, tmp_path: Path) -> None:
     config = on(server, tmp_path)
     with session(make_plan(config), Console(quiet=True)) as open_session:
@@ -151,6 +152,7 @@ def test_what_a_server_missed_to_the_end_is_said_and_written_by_the_next_command
     assert_shown_once(server, config.folder)
 
 
+@pytest.mark.slow
 def test_a_driver_killed_while_it_writes_leaves_one_run_a_trial(server: Server, tmp_path: Path) -> None:
     config = on(server, tmp_path)
     arguments = sweep_arguments(tmp_path, "launcher=inline", "tracker=mlflow", f"tracker.uri={server.uri}")
@@ -236,6 +238,7 @@ def test_curves_are_shown_while_their_trials_train(server: Server, tmp_path: Pat
         wait_for_steps(server, config, last=4)
 
 
+@pytest.mark.slow
 def test_runs_of_one_name_have_experiments_of_their_own(server: Server, tmp_path: Path) -> None:
     names = set()
     for runs in ("mine", "yours"):

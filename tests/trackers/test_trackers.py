@@ -14,7 +14,7 @@ from hptransfer.core.records import FAILED, Outcome, Scale, Trial
 from hptransfer.planning.plan import make_plan
 from hptransfer.trackers import _background
 from hptransfer.trackers.mlflow import MlflowTracker, TrackedRun, _trial_tags
-from tests.support.helpers import ONE_SCALE, command, sweep_arguments, tiny
+from tests.support.helpers import ONE_SCALE, process, sweep_arguments, tiny
 from tests.support.views import assert_mlflow_agrees, studies
 from tests.support.views import mlflow_runs as shown
 from tests.support.views import sweep as run
@@ -31,6 +31,7 @@ def test_mlflow_shows_every_trial_once_and_again_changes_nothing(tmp_path: Path)
     assert_mlflow_agrees(config.folder)
 
 
+@pytest.mark.slow
 def test_what_a_model_reports_of_itself_is_shown_and_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +56,7 @@ def test_scales_that_print_alike_have_different_tags() -> None:
     assert [_trial_tags(trial)["scale"] for trial in trials] == ["tokens=1.00011", "tokens=1.00012"]
 
 
+@pytest.mark.slow
 def test_a_write_that_was_cut_off_is_completed_without_doubled_points(tmp_path: Path) -> None:
     config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
     run(config)
@@ -118,7 +120,7 @@ def test_a_damaged_store_is_set_aside_and_made_again(tmp_path: Path) -> None:
     run(config)
     whole = config.folder.mlflow.read_bytes()
     config.folder.mlflow.write_bytes(whole[:5000])
-    done = command(*sweep_arguments(tmp_path, "tracker=mlflow", *ONE_SCALE))  # MLflow keeps files open in this process
+    done = process(*sweep_arguments(tmp_path, "tracker=mlflow", *ONE_SCALE))  # MLflow keeps files open in this process
     assert "not in the tracker" not in done.stdout
     assert config.folder.mlflow.with_name("mlflow.db.set-aside-1").read_bytes() == whole[:5000]
     with contextlib.closing(sqlite3.connect(config.folder.mlflow)) as store:
@@ -126,6 +128,7 @@ def test_a_damaged_store_is_set_aside_and_made_again(tmp_path: Path) -> None:
         assert store.execute(trials).fetchone() == (3,)
 
 
+@pytest.mark.slow
 def test_a_copied_run_has_a_store_of_its_own(tmp_path: Path) -> None:
     config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
     run(config)
@@ -156,6 +159,7 @@ def test_a_failed_trial_that_is_reset_and_trained_is_shown_as_done(tmp_path: Pat
     assert states == ["FAIL", "COMPLETE"]  # Optuna keeps both
 
 
+@pytest.mark.slow
 def test_a_store_whose_making_was_cut_off_is_made_again(tmp_path: Path) -> None:
     config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
     config.folder.create()

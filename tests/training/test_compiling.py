@@ -63,6 +63,7 @@ def assert_same_losses(runs: list[RunConfig]) -> None:
     assert (expected[-1, 0] - expected[-1, 1]).abs() > 10 * bound
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_eager_training_also_when_a_trial_leaves() -> None:
     assert_same_losses(runs_of("mlp"))
 

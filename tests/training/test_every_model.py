@@ -8,7 +8,7 @@ import torch
 from hptransfer.core.errors import ConfigError
 from hptransfer.testing import models
 from hptransfer.training.layers import tagged
-from tests.support.model_cases import CALM, every_model
+from tests.support.model_cases import CALM, every_model, every_plain_model
 from tests.support.settings import small
 
 
@@ -30,7 +30,7 @@ def test_a_parameter_without_a_role_is_an_error() -> None:
         list(tagged(model))
 
 
-@every_model
+@every_plain_model
 def test_the_loss_falls(name: str, options: dict[str, Any]) -> None:
     models.check_loss_falls(name, lr=2.0**-7 if name == "resnet" else 2.0**-6, **options)
 
@@ -41,12 +41,12 @@ def test_a_stack_gives_each_trial_the_numbers_that_it_has_alone(name: str, optio
     models.check_stacking(name, rate=CALM.get((name, "adamw"), 1.0), **options)
 
 
-@every_model
+@every_plain_model
 def test_a_trial_that_leaves_a_stack_leaves_the_others_as_they_were(name: str, options: dict[str, Any]) -> None:
     models.check_leaving(name, **options)
 
 
-@every_model
+@every_plain_model
 def test_each_trial_has_its_own_constants(name: str, options: dict[str, Any]) -> None:
     """Multipliers, initial spreads and branch factors that differ by trial, stacked as alone."""
     models.check_constants(name, **options)

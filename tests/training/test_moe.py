@@ -117,6 +117,7 @@ def curve(run: RunConfig) -> list[dict[str, Any]]:
     return points
 
 
+@pytest.mark.slow
 def test_the_curve_says_the_load_and_the_bias_evens_it() -> None:
     loads = {}
     for rate in (0.0, MoeConfig().balance_rate):
@@ -310,6 +311,7 @@ def test_a_step_changes_logits_and_experts_as_much_at_every_width(optimizer: str
     assert max(map(abs, own_changes(optimizer, "mup").values())) < 0.15
 
 
+@pytest.mark.slow
 def test_sps_step_changes_them_more_the_wider_they_are() -> None:
     assert min(own_changes("adamw", "sp").values()) > 0.85
 
@@ -392,6 +394,7 @@ def test_sgds_steps_keep_their_size_as_experts_are_added_but_for_sps(parameteriz
         assert many[name] / step == pytest.approx(4**slope, rel=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_cutting_experts_leaves_their_sum_as_it_was(optimizer: str) -> None:
     """The control starts them by fan-in alone, as SP does.

@@ -18,6 +18,7 @@ from hptransfer.training.schedules import Schedule
 from hptransfer.training.stack import Stack
 from tests.support.plain import PlainMlp, PlainTransformer, batches, copy_weights, plain_losses, stack_losses
 from tests.support.settings import of_model
+from tests.support.slow import slow_except
 
 WIDTH, DECAY = 32, 0.1
 MODELS = ("mlp", "transformer")
@@ -198,7 +199,9 @@ def test_every_optimizer_is_here() -> None:
     assert sorted(PEERS) == sorted(OPTIMIZERS.names())
 
 
-@pytest.mark.parametrize(("name", "model"), CASES)
+@pytest.mark.parametrize(
+    ("name", "model"), slow_except(CASES, *[case for case in CASES if case != ("shampoo", "transformer")])
+)
 def test_the_base_run_is_an_ordinary_training(name: str, model: str) -> None:
     run = our_run(name, model)
     stack = Stack([run], [0], device="cpu", dtype=torch.float64)
@@ -218,7 +221,7 @@ def without_decay(run: RunConfig, found: list[tuple[Tensor, Tensor]]) -> float:
 
 
 @pytest.mark.parametrize("form", [name for name in PARAMETERIZATIONS.names() if not PARAMETERIZATIONS.get(name).unit])
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", slow_except(PEERS, "adamw", "sgd", "lion"))
 def test_no_parameterization_does_anything_at_the_base(name: str, form: str) -> None:
     """Equal to the last bit, with depth rule and budget rule."""
     run = our_run(name, "transformer")

@@ -17,6 +17,7 @@ from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
 from tests.support.model_cases import CALM_BF16, CASES, IDS, STACKED_BF16, alone, stacked, trials
 from tests.support.settings import small
+from tests.support.slow import slow_except
 
 # Of a loss against float32's: so many nats, and as much of it.
 AGAINST_FLOAT32 = 1e-2
@@ -42,7 +43,7 @@ def assert_close_curves(runs: list[RunConfig], steps: int = COMPARED_STEPS) -> N
     assert ((together / full - 1).abs().amax(dim=0) > 1e-6).all()
 
 
-@pytest.mark.parametrize("model", MODELS.names())
+@pytest.mark.parametrize("model", slow_except(MODELS.names(), "mlp", "transformer"))
 def test_every_model(model: str) -> None:
     assert_close_curves(trials(model, {}, "adamw"))
 

@@ -252,6 +252,7 @@ def test_a_stack_gives_each_trial_the_numbers_that_it_has_alone(config: type[Mat
         assert abs(first - second) > 1e-4
 
 
+@pytest.mark.slow
 @both
 def test_each_trial_of_a_stack_has_its_own_longest_side(config: type[MatrixConfig]) -> None:
     """Test with the longest side first and last.

@@ -17,6 +17,7 @@ from hptransfer.worker.runners.builtin import BuiltinRunner
 from hptransfer.worker.stack_sizes import StackTimings, calibrate
 from tests.support.helpers import ONE_SCALE
 from tests.support.jobs import After
+from tests.support.slow import slow_except
 from tests.support.stacked import LONG, Clock, go_on, of_one_scale, stacks, stepping, trained_with, write_job
 
 
@@ -94,7 +95,7 @@ def test_a_control_group_bounds_what_is_free(tmp_path: Path, monkeypatch: pytest
     assert device._available() == 301_200
 
 
-@pytest.mark.parametrize("full", FULL)
+@pytest.mark.parametrize("full", slow_except(FULL, FULL[0]))
 def test_memory_that_does_not_hold_a_stack_halves_it_and_the_next_job_knows(
     full: RuntimeError, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

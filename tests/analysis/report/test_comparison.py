@@ -108,6 +108,7 @@ def test_scales_that_are_nearly_the_same_are_different_ones() -> None:
         assert float(row.difference) == pytest.approx(wanted, abs=0.01), row
 
 
+@pytest.mark.slow
 def test_runs_that_tuned_something_else_are_refused(runs: tuple[RunFolder, RunFolder], tmp_path: Path) -> None:
     table, _ = draw(MUP, noise=0.003)
     table = table.rename(columns={"lr": "beta2"}).assign(lr=0.1)

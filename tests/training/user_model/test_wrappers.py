@@ -171,6 +171,7 @@ def in_parallel(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("wrap", WRAPS)
