@@ -54,6 +54,7 @@ def test_reading_a_run_imports_nothing_heavy(runs: Path, verb: str) -> None:
     assert heavy_imports([verb, "quickstart"], runs) == []
 
 
+@pytest.mark.slow
 def test_reading_a_table_imports_nothing_heavy(runs: Path) -> None:
     (runs / "targets.csv").write_text("width,tokens\n64,16384\n")
     files = ["--table", "runs/quickstart/records.csv", "--targets", "targets.csv", "--out", "out", "--format", "svg"]

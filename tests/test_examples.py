@@ -74,6 +74,7 @@ def test_the_model_does_not_import_the_package() -> None:
     assert not re.search(r"import hptransfer|from hptransfer", source)
 
 
+@pytest.mark.slow
 def test_a_billion_parameters_are_resolved_in_little_memory() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks" / "parameterize.py"],

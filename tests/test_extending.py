@@ -68,6 +68,7 @@ def test_a_law_is_weighed_with_the_others(installed: Path, tmp_path: Path) -> No
     assert laws["curved"] > 0.5 > laws["power"]
 
 
+@pytest.mark.slow
 def test_members_pass_their_kits(installed: Path, tmp_path: Path) -> None:
     words = ["pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, str(EXTENSION / "test_members.py")]
     assert "passed" in beside(installed, *words, cwd=tmp_path)

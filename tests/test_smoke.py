@@ -19,7 +19,7 @@ SMALL = (*TINY, "space.lr.low=0.00048828125", "space.lr.high=0.25", "space.lr.co
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a finished and verified run, created by the commands alone."""
     folder = tmp_path_factory.mktemp("smoke")
-    swept = command("sweep", "quickstart", *SMALL, cwd=folder)
+    swept = command("sweep", "quickstart", *SMALL, "launcher.workers=1", cwd=folder)
     assert swept.returncode == 0, swept.stdout + swept.stderr
     assert "recommended lr for width=64, depth=1, tokens=4096:" in swept.stdout
     verified = command("verify", "quickstart", cwd=folder)

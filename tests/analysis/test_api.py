@@ -79,6 +79,7 @@ def test_what_is_wrong_is_one_line(runs: pd.DataFrame) -> None:
         analyze(runs[: len(runs) // 12], scale=scale, tune=["lr"], targets=[TARGET])
 
 
+@pytest.mark.slow
 def test_states_are_known_in_the_words_of_other_tools(runs: pd.DataFrame) -> None:
     state = np.where(np.arange(len(runs)) % 10 == 4, "CRASHED", "Finished")
     odd = runs.assign(state=state, loss=runs["loss"].where(state == "Finished", 1e-3))

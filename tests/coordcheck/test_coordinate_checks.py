@@ -105,20 +105,18 @@ def test_a_layer_that_is_a_little_off_fails(widths: tuple[int, ...], tolerance: 
     assert any(fail.startswith("layers.1,") for fail in check.fails)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("alpha", "rates", "optimizer", "expected"),
-    slow_except(
-        [
-            (0.0, True, "adamw", 0.96),
-            (0.5, True, "adamw", -0.03),
-            (0.5, False, "adamw", 0.45),
-            (1.0, True, "adamw", -0.08),
-            (0.5, True, "sgd", -0.12),
-            (1.0, False, "sgd", -1.16),
-            (1.0, True, "sgd", -0.17),
-        ],
+    [
+        (0.0, True, "adamw", 0.96),
         (0.5, True, "adamw", -0.03),
-    ),
+        (0.5, False, "adamw", 0.45),
+        (1.0, True, "adamw", -0.08),
+        (0.5, True, "sgd", -0.12),
+        (1.0, False, "sgd", -1.16),
+        (1.0, True, "sgd", -0.17),
+    ],
 )
 def test_how_the_stream_moves_with_depth(alpha: float, rates: bool, optimizer: str, expected: float) -> None:
     """Compare with slopes measured on normed residual MLPs.

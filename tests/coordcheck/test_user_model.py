@@ -93,6 +93,7 @@ OVER_DEPTH: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_over_depth_it_passes_under_a_depth_rule_and_not_without() -> None:
     found = check(**OVER_DEPTH, alpha=1, branches=["blocks.*.attention", "blocks.*.mlp"])
     assert found.passed, found.fails

@@ -212,6 +212,7 @@ def test_pruned_trials_stay_out_of_the_fit_and_are_counted(tmp_path: Path) -> No
     assert set(check_table(records, run_columns(target), "records.csv")["state"]) == {DONE}
 
 
+@pytest.mark.slow
 def test_the_fit_finds_the_five_points_around_the_best_that_it_needs(tmp_path: Path) -> None:
     grid = ("grid.width.values=[16,32,64]", "target.width=128", "seeds=2")
     predicted = {}

@@ -146,6 +146,7 @@ def test_a_run_is_its_owners_alone(tmp_path: Path) -> None:
     assert modes(folder) == {"folder": {0o700}, "file": {0o600}}
 
 
+@pytest.mark.slow
 def test_a_run_can_be_shared_with_a_group_and_made_private_again(tmp_path: Path) -> None:
     group = grp.getgrgid(os.getgid())
     for share, mode in ((f"share={group.gr_name}", {"folder": {0o2770}, "file": {0o660}}), ("share=null", None)):

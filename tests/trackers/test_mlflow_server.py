@@ -222,6 +222,7 @@ def steps(server: Server, folder: RunFolder) -> dict[str, list[int]]:
     }
 
 
+@pytest.mark.slow
 def test_curves_are_shown_while_their_trials_train(server: Server, tmp_path: Path) -> None:
     config = on(server, tmp_path)
     plan = make_plan(config)

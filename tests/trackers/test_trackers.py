@@ -87,6 +87,7 @@ def test_a_run_that_was_made_and_no_more_gets_all_that_it_lacks(
     assert cut_off[0] in {one.info.run_id for one in shown(config.folder)[1]}
 
 
+@pytest.mark.slow
 def test_a_trial_takes_three_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
@@ -115,6 +116,7 @@ def test_a_lost_store_is_made_again(tmp_path: Path) -> None:
     assert_mlflow_agrees(config.folder)
 
 
+@pytest.mark.slow
 def test_a_damaged_store_is_set_aside_and_made_again(tmp_path: Path) -> None:
     config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
     run(config)

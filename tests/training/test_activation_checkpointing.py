@@ -19,6 +19,7 @@ from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.stack import Stack
 from tests.support.model_cases import CASES, IDS
 from tests.support.settings import of_model
+from tests.support.slow import slow_except
 
 RESIDUAL = [(case, name) for case, name in zip(CASES, IDS, strict=True) if of_model(case[0]).model.residual]
 every_residual_model = pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def gradient(weight: Tensor) -> Tensor:
 
 
 @every_residual_model
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", slow_except(["float32", "bf16"], "float32"))
 def test_losses_gradients_and_buffers_are_the_same_to_the_bit(
     name: str, options: dict[str, Any], precision: str
 ) -> None:

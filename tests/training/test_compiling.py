@@ -95,6 +95,7 @@ def test_a_precision_that_torch_does_not_compile_a_model_in_is_refused() -> None
     dataclasses.replace(run, precision="bf16").check()
 
 
+@pytest.mark.slow
 def test_without_a_compiler_one_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._inductor.config as inductor
 

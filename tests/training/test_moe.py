@@ -129,6 +129,7 @@ def test_the_curve_says_the_load_and_the_bias_evens_it() -> None:
     assert "expert_load" not in curve(small(points=2))[0]
 
 
+@pytest.mark.slow
 def test_a_stack_in_single_precision_gives_each_trial_its_own_numbers() -> None:
     """Test the grouped kernel after 50 steps.
 
@@ -289,6 +290,7 @@ WIDTHS = (128, 256, 512)
 EXPERTS, MIXTURES = (".mlp.up", ".mlp.down"), (".mlp", STREAM, OUTPUTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_over_width_mup_is_flat_for_experts_and_their_sum(optimizer: str) -> None:
     found = slopes(checked(optimizer, "width", WIDTHS, experts=4, sparsity=2), *EXPERTS, *MIXTURES)
@@ -339,7 +341,8 @@ def own_weights(optimizer: str, model: type[MoeConfig]) -> float:
     return slope
 
 
-@pytest.mark.parametrize("optimizer", slow_except(["sgd", "lion"], "lion"))
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["sgd", "lion"])
 def test_a_routers_rule_holds_where_experts_do_not_start_at_random(optimizer: str) -> None:
     """The rule is that of an output matrix.
 

@@ -43,6 +43,7 @@ def test_mup_logit_updates_keep_their_size_as_width_grows() -> None:
     assert abs(logit_change_slope("mup")) < 0.2
 
 
+@pytest.mark.slow
 def test_sp_logit_updates_grow_with_width() -> None:
     assert logit_change_slope("sp") > 0.3
 

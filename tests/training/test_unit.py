@@ -124,6 +124,7 @@ def of_widths(optimizer: str, *, zero_readout: bool = False) -> RunConfig:
     return dataclasses.replace(run, batch=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_transformers_embeddings_alone_change_less_with_width(optimizer: str) -> None:
     """Their rate falls as width^-1/2.

@@ -167,7 +167,11 @@ def test_a_shape_is_measured_once(tmp_path: Path, own_cache: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     "other",
-    ["run.batch=8", "run.sequence=32", "run.model.mlp_ratio=2", "run/optimizer=lion", "run.parameterization=umup"],
+    slow_except(
+        ["run.batch=8", "run.sequence=32", "run.model.mlp_ratio=2", "run/optimizer=lion", "run.parameterization=umup"],
+        "run.batch=8",
+        "run/optimizer=lion",
+    ),
 )
 def test_another_shape_is_measured_by_itself(
     other: str, tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -348,6 +352,7 @@ def test_trials_that_differ_in_what_a_stack_has_for_all_train_apart(
         assert loss == pytest.approx(read_json(alone.outcome_path(f"trial{number}"))["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_given_measures_nothing(
     tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,6 +47,7 @@ from tests.support.jobs import (
     start_worker,
     write_job,
 )
+from tests.support.slow import slow_except
 from tests.support.views import assert_mlflow_agrees, sweep
 from tests.support.waiting import Process, wait_until
 
@@ -393,7 +394,7 @@ def stopped_in_the_middle(folder: RunFolder, number: int, **more: str) -> None:
     assert checkpoints(folder) == [f"{JOB}.0.checkpoint"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("number", slow_except([signal.SIGINT, signal.SIGUSR2], signal.SIGUSR2))
 def test_a_signal_stops_a_worker_at_its_next_step(number: signal.Signals, tmp_path: Path) -> None:
     stopped_in_the_middle(write_job(tmp_path, *SLOW), number)
 
@@ -466,6 +467,7 @@ def test_an_idle_worker_ends_at_once(tmp_path: Path) -> None:
         assert process.wait() == 75
 
 
+@pytest.mark.slow
 def test_a_worker_that_serves_stops_with_a_checkpoint_too(tmp_path: Path) -> None:
     folder = write_job(tmp_path, *SLOW)
     process = Process(

@@ -44,6 +44,7 @@ def write_runs(tmp_path: Path) -> tuple[RunFolder, RunFolder]:
     return write_run(tmp_path / "mup", mup), write_run(tmp_path / "sp", worse, parameterization="sp")
 
 
+@pytest.mark.slow
 def test_a_run_against_another(
     runs: tuple[RunFolder, RunFolder],
     folders: tuple[RunFolder, RunFolder],

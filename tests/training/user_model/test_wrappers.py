@@ -17,6 +17,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 from torch.utils.checkpoint import checkpoint
 
+from tests.support.slow import slow_except
 from tests.support.user_models import Block, Transformer, losses, mup, seeded, text
 
 BATCHES = [text(seed) for seed in range(4)]
@@ -86,7 +87,7 @@ def recomputed(model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("wrap", [compiled, derived, recomputed])
+@pytest.mark.parametrize("wrap", slow_except([compiled, derived, recomputed], compiled, recomputed))
 def test_compiled_and_checkpointed(wrap: Callable[[nn.Module], nn.Module], first: bool, rule: str) -> None:
     assert wrapped(rule, wrap, first=first) == pytest.approx(reference(rule), rel=1e-5)
 
@@ -106,6 +107,7 @@ def test_compiled_to_machine_code(rule: str, tmp_path: Path, monkeypatch: pytest
     assert wrapped(rule, by_inductor, first=False) == pytest.approx(reference(rule), rel=1e-4)
 
 
+@pytest.mark.slow
 @OWN_WARNING
 def test_a_compiled_optimizer_takes_the_groups() -> None:
     model, plain = seeded(Transformer, 64), seeded(Transformer, 64)
