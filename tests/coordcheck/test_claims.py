@@ -28,7 +28,7 @@ MEASURED = {row.key: row for row in read_measured(ROOT / "docs" / "coordinate_ch
 NOISE = 0.05
 
 
-FAST = [("mlp", "adamw", "mup"), ("mlp", "sgd", "mup"), ("transformer", "sgd", "mup")]
+FAST = [("mlp", "adamw", "mup"), ("resmlp", "sgd", "mup")]
 
 
 def check(model: str, optimizer: str, parameterization: str, *settings: str) -> Check:

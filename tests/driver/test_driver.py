@@ -253,6 +253,7 @@ def test_a_full_disk_stops_the_sweep_and_loses_no_finished_trial(
     assert_optuna_agrees(config.folder)
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_worker_again_and_again_is_failed(tmp_path: Path) -> None:
     # Two deaths are allowed; the run's own file says who killed it.
     config = tiny(

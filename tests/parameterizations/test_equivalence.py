@@ -88,7 +88,7 @@ def assert_same_net(name: str, forms: tuple[str, ...], alignment: str, width: in
         assert other == (pytest.approx(first, rel=1e-12) if name in MATRIX_METHODS else first)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", slow_except(SETTINGS, "adamw", "sgd"))
 def test_the_two_classes_train_different_nets(name: str) -> None:
     """Their readouts differ, but nothing does at the base."""
     assert losses(name, "mup", BASE) == losses(name, "sp", BASE)

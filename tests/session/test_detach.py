@@ -17,6 +17,7 @@ from tests.support.helpers import ONE_SCALE, command, environment, outcomes, swe
 from tests.support.waiting import Process, alive, kill, processor_time, wait_until
 
 SLOW = ("tracker=none", "grid.tokens.values=[49152]", "space.lr.count=4", "launcher.workers=1", *ONE_SCALE)
+SHORTER = (*SLOW, "grid.tokens.values=[24576]", "space.lr.count=3")
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def wait_for_end(pid: int) -> None:
 def test_it_lives_on_when_its_terminal_hangs_up(tmp_path: Path, folder: RunFolder) -> None:
     with terminal() as (screen, programs):
         shell = Process(
-            [sys.executable, "-m", "hptransfer.cli.main", *sweep_arguments(tmp_path, *SLOW), "--detach"],
+            [sys.executable, "-m", "hptransfer.cli.main", *sweep_arguments(tmp_path, *SHORTER), "--detach"],
             env=environment(),
             stdin=programs,
             stdout=programs,
@@ -60,7 +61,7 @@ def test_it_lives_on_when_its_terminal_hangs_up(tmp_path: Path, folder: RunFolde
     os.kill(driver, 0)
     assert os.getsid(driver) == driver
     os.kill(driver, signal.SIGSTOP)  # it would be done before a slow machine has started another
-    second = command(*sweep_arguments(tmp_path, *SLOW), "--detach")
+    second = command(*sweep_arguments(tmp_path, *SHORTER), "--detach")
     os.kill(driver, signal.SIGCONT)
     assert (second.returncode, f"is being driven by process {driver}" in second.stderr) == (5, True)
     wait_for_end(driver)

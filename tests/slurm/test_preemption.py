@@ -148,6 +148,7 @@ def test_a_deadline_does_without_a_signal_and_a_refused_requeue_leaves_the_job_t
     assert "resumes after step" in log_of(folder)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_cancelled_stays_so(slurm: Cluster, tmp_path: Path) -> None:
     folder = write_job(tmp_path, *SLOW)
     job = submit(slurm, folder)

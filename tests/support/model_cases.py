@@ -36,7 +36,7 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 CASES = [(name, options) for name in MODELS.names() for options in [{}, *OPTIONS.get(name, [])]]
 IDS = [f"{name}-{'-'.join(options) or 'plain'}" for name, options in CASES]
 every_model = pytest.mark.parametrize(("name", "options"), CASES, ids=IDS)
-# All of them where options hardly matter: those without options in `make test`.
+# All of them, of which `make test` has those without options.
 every_plain_model = pytest.mark.parametrize(
     ("name", "options"), slow_except(CASES, *[case for case in CASES if not case[1]]), ids=IDS
 )

@@ -108,6 +108,7 @@ def test_a_trial_takes_three_calls(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert of_trials == {"create_run": trials, "log_batch": trials, "set_terminated": trials}
 
 
+@pytest.mark.slow
 def test_a_lost_store_is_made_again(tmp_path: Path) -> None:
     config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)
     run(config)

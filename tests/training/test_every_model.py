@@ -35,7 +35,7 @@ def test_the_loss_falls(name: str, options: dict[str, Any]) -> None:
     models.check_loss_falls(name, lr=2.0**-7 if name == "resnet" else 2.0**-6, **options)
 
 
-@every_model
+@every_plain_model
 def test_a_stack_gives_each_trial_the_numbers_that_it_has_alone(name: str, options: dict[str, Any]) -> None:
     """In float64 at twelve steps; test_same_numbers has the other types, optimizers, and fifty steps."""
     models.check_stacking(name, rate=CALM.get((name, "adamw"), 1.0), **options)
