@@ -113,7 +113,7 @@ def sweep_example(name: str, runs: Path, *overrides: str) -> RunFolder:
 
 
 def test_a_plain_trainer_is_swept(tmp_path: Path) -> None:
-    folder = sweep_example("plain_trainer", tmp_path, "tracker=none")
+    folder = sweep_example("plain_trainer", tmp_path, "tracker=none", "grid.width.values=[32,64]")
     low, high = (json.loads(folder.prediction.read_text())["hyperparameters"]["lr"][key] for key in ("low", "high"))
     assert 0.001 < low < high < 0.3
     for trial in folder.read_trials():

@@ -25,6 +25,7 @@ def code(runs: Path, *overrides: str) -> int:
     return end.value.code
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_done_is_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert code(tmp_path) == 0
     out = capsys.readouterr().out

@@ -88,6 +88,11 @@ def imports(file: str) -> set[str]:
     return imported_modules((PACKAGE / file).read_text())
 
 
+def own_imports(file: str) -> set[str]:
+    """Those of a file's imports that are modules of this package."""
+    return {module for module in imports(file) if module.startswith("hptransfer.")}
+
+
 @pytest.mark.parametrize(
     ("line", "module"),
     [
@@ -154,11 +159,10 @@ def is_allowed(file: str, importer: str, module: str) -> bool:
     return imported == importer or LAYERS[imported] < LAYERS[importer]
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_imports_point_down(file: str) -> None:
-    ours = {module for module in imports(file) if module.startswith("hptransfer.")}
-    assert {part(module) for module in ours} <= LAYERS.keys()
-    assert not forbidden_imports(file, ours)
+def test_imports_point_down() -> None:
+    for file in FILES:
+        assert {part(module) for module in own_imports(file)} <= LAYERS.keys(), file
+        assert not forbidden_imports(file, own_imports(file)), file
 
 
 def forbidden_in_analysis(file: str, modules: set[str]) -> list[str]:
@@ -169,9 +173,10 @@ def forbidden_in_analysis(file: str, modules: set[str]) -> list[str]:
     return [module for module, name in parts.items() if importer in order and order[name] > order[importer]]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("analysis/")])
-def test_imports_inside_analysis_point_down(file: str) -> None:
-    assert not forbidden_in_analysis(file, imports(file))
+def test_imports_inside_analysis_point_down() -> None:
+    for file in FILES:
+        if file.startswith("analysis/"):
+            assert not forbidden_in_analysis(file, imports(file)), file
 
 
 def test_no_module_imports_another_in_a_circle() -> None:
@@ -212,10 +217,9 @@ def private_imports_from_outside(file: str, modules: set[str]) -> list[str]:
     return outside
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_private_modules_are_imported_by_their_own_family_alone(file: str) -> None:
-    ours = {module for module in imports(file) if module.startswith("hptransfer.")}
-    assert not private_imports_from_outside(file, ours)
+def test_private_modules_are_imported_by_their_own_family_alone() -> None:
+    for file in FILES:
+        assert not private_imports_from_outside(file, own_imports(file)), file
 
 
 def test_an_import_of_a_private_module_from_outside_is_found() -> None:
@@ -225,11 +229,11 @@ def test_an_import_of_a_private_module_from_outside_is_found() -> None:
     assert not private_imports_from_outside("parameterizations/mup.py", imported_modules(line))
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_each_library_has_its_place(file: str) -> None:
-    for module in imports(file):
-        library = module.split(".")[0]
-        assert library not in ONLY or file in ONLY[library], f"{file} imports {module}"
+def test_each_library_has_its_place() -> None:
+    for file in FILES:
+        for module in imports(file):
+            library = module.split(".")[0]
+            assert library not in ONLY or file in ONLY[library], f"{file} imports {module}"
 
 
 def test_core_is_the_standard_library_alone() -> None:

@@ -120,6 +120,7 @@ def test_many_runs_need_no_prior(runs: pd.DataFrame, found: Analysis) -> None:
     assert abs(math.log2(bare.predictions["lr"].iloc[0] / found.predictions["lr"].iloc[0])) < 0.05
 
 
+@pytest.mark.slow
 def test_every_format_is_written(found: Analysis, tmp_path: Path) -> None:
     from PIL import Image
 

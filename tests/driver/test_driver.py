@@ -22,6 +22,7 @@ from hptransfer.session.session import session
 from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import ONE_SCALE, outcomes, tiny
 from tests.support.scripted import Scripted, drive, train
+from tests.support.slow import slow_except
 from tests.support.views import assert_optuna_agrees, studies
 
 
@@ -187,7 +188,7 @@ def test_a_trial_on_many_devices_costs_the_time_of_them_all(tmp_path: Path) -> N
     assert index.device_s == 24.0
 
 
-@pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp", "cmaes"])
+@pytest.mark.parametrize("sampler", slow_except(["random", "qmc", "tpe", "gp", "cmaes"], "random", "tpe"))
 def test_every_sampler_tries_its_number_of_values_and_resumes(tmp_path: Path, sampler: str) -> None:
     config = tiny(tmp_path, f"sampler={sampler}", "sampler.trials=4", "seeds=2", *ONE_SCALE)
     play(config)
