@@ -160,7 +160,7 @@ def verdict(gains: dict[int, float], widths: list[int]) -> str:
     if missing := [width for width in asked if width not in gains]:
         return f"{said} not known, as {', '.join(map(str, missing))} were not measured"
     if not asked:
-        return f"{said} not known, as no such width was asked for"
+        return f"{said} not known, as that width was not asked for"
     met = all(gains[width] >= GOAL for width in asked)
     largest = ", ".join(f"{gains[width]:.1f}x at {width}" for width in asked)
     return f"{said} {'met' if met else 'not met'} ({largest})"

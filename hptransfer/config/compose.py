@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from hydra import compose as hydra_compose
@@ -38,6 +38,7 @@ from hptransfer.core.loader import (
     UnknownKeyError,
     converted,
     defaults_of,
+    fields_of,
     load,
     open_mappings,
     unknown_key,
@@ -196,6 +197,16 @@ def _parted(overrides: Sequence[str], folder: Path) -> tuple[list[str], list[Set
     """
     groups = {group for group, _ in _STORED if group}
     folders = [folder, *resource_folders("configs")]
+
+    def chooses(key: str, value: Any) -> bool:
+        """Test if an override chooses a preset of a folder.
+
+        Its value is a name, and a key of the sweep has keys of its own.
+        """
+        kind = fields_of(SweepConfig)[key].kind if key in fields_of(SweepConfig) else dict
+        has_keys = dataclasses.is_dataclass(kind) or kind is Any or (get_origin(kind) or kind) is dict
+        return isinstance(value, str) and has_keys and any((place / key).is_dir() for place in folders if key)
+
     choices, settings = [], []
     for override in overrides:
         try:
@@ -210,7 +221,7 @@ def _parted(overrides: Sequence[str], folder: Path) -> tuple[list[str], list[Set
         key = parsed.key_or_group
         if parsed.is_sweep_override():
             raise ConfigError(f"override {override!r} has several values; write a list, as in '{key}=[1,2]'")
-        if "/" in key or key in groups or any((place / key).is_dir() for place in folders if key):
+        if "/" in key or key in groups or chooses(key, parsed.value()):
             choices.append(override)
         else:
             flags = {"adds": parsed.is_add(), "replaces": parsed.is_force_add(), "deletes": parsed.is_delete()}

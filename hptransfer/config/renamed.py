@@ -36,6 +36,9 @@ def refuse_old_word(key: str, value: Any) -> None:
     Args:
         value: given for it; a flag that is off is left out rather than replaced.
     """
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            refuse_old_word(f"{key}.{name}", part)
     words = VALUES.get(key, {})
     if isinstance(value, str) and value in words:
         raise ConfigError(f"{key}: {value!r} is called {words[value]!r} {SINCE}; write {key}: {words[value]}")

@@ -351,6 +351,8 @@ def read_axes(words: Sequence[str], axes: Collection[str], option: str = "") -> 
         axis, _, text = word.partition("=")
         if axis not in axes:
             raise ConfigError(unknown("axis", axis, axes))
+        if axis in values:
+            raise ConfigError(f"{option}{axis} is given twice, as {values[axis]:.12g} and {text}; give it once")
         try:
             values[axis] = float(text)
         except ValueError:
@@ -414,7 +416,7 @@ def _name(place: str, path: str) -> str:
 def _own_path(place: str, part: Mapping[str, Any], sweeps_names: bool) -> str:
     if not sweeps_names:
         raise ConfigError(f"{place}.path must be given, such as run.model.width")
-    if part.get("transform"):
+    if part.get("transform") == ONE_MINUS:
         raise ConfigError(f"{place}.path must be given: {NAMES}.NAME, the name whose value is 1 minus it")
     return f"{NAMES}.{place.partition('.')[2]}"
 

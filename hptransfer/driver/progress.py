@@ -77,7 +77,7 @@ def count_progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Coll
             entry.add(trial, outcome.state, outcome.loss)
             if outcome.error:
                 failures.append((trial, outcome))
-    ordered = sorted(scales, key=lambda key: (key[0] == VERIFY, flops[key]))
+    ordered = sorted(scales, key=lambda key: (key[0] == VERIFY, flops[key], *key[1].axes.values()))
     return Progress([scales[key] for key in ordered], _seconds_left(rows, slots), failures)
 
 

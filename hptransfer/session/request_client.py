@@ -28,7 +28,9 @@ def matching_trials(folder: RunFolder, request: Request) -> list[Trial]:
     rows = read_trials_with_outcomes(folder)[0]
     for prefix in request.trials:
         if not any(trial.id.startswith(prefix) for trial, _ in rows):
-            raise RunFolderError(f"{folder.path} has no trial {prefix!r}; `hptransfer status --all` lists them")
+            raise RunFolderError(
+                f"{folder.path} has no trial {prefix!r}; `hptransfer status {folder.path} --all` lists unfinished ones"
+            )
     return [trial for trial, outcome in rows if request.selects(trial, outcome)]
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.io import set_aside
-from hptransfer.core.records import CURVE_KEYS, DIVERGED, FAILED, Outcome, Trial, short
+from hptransfer.core.records import CURVE_KEYS, DIVERGED, FAILED, Outcome, Trial, exact
 from hptransfer.core.redaction import HIDDEN, redacted, with_password
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.trackers import TRACKERS, CurvePoints, SweepResults, Tracker, TrackerConfig
@@ -334,7 +334,7 @@ def _run_name(trial: Trial) -> str:
 
 def _trial_tags(trial: Trial) -> dict[str, str]:
     """Return the tags by which runs can be filtered: tags.width = '64'."""
-    axes = {key: short(value) for key, value in trial.scale.axes.items()}
+    axes = {key: exact(value) for key, value in trial.scale.axes.items()}
     parts = {key: part["name"] for key, part in trial.run.items() if isinstance(part, Mapping) and "name" in part}
     return {**axes, **parts, "scale": trial.scale.key, "purpose": trial.purpose}
 

@@ -169,7 +169,7 @@ def test_a_run_without_outcomes_says_so(folder: RunFolder) -> None:
         analyze_run(folder)
 
 
-@pytest.mark.parametrize("key", slow_except(["untransferred", "unmoved"], "unmoved"))  # as version 0.1 wrote it
+@pytest.mark.parametrize("key", slow_except(["untransferred", "unmoved"], "untransferred"))  # as version 0.1 wrote it
 def test_the_page_stands_alone(folder: RunFolder, key: str) -> None:
     verification = {
         "scale": TARGET,

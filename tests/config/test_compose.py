@@ -1,6 +1,7 @@
 """Bad input is one line: the place, the value, the rule, the way out."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hptransfer.config.compose import compose
 from hptransfer.core.errors import ConfigError, DataError, HptransferError
 from hptransfer.launchers import num_cores
 from hptransfer.planning.plan import make_plan
+from tests.support.helpers import ROOT
 
 BAD = [
     (["run.optimzer.lr=1"], "unknown key 'optimzer'. Did you mean 'optimizer'?"),
@@ -141,6 +143,14 @@ BAD = [
         "space.lr.complement is called transform since version 0.2; write transform: one_minus (sweeps/",
     ),
     (
+        ["space.lr={low: 0.1, high: 0.2, count: 3, complement: true}"],
+        "space.lr.complement is called transform since version 0.2; write transform: one_minus",
+    ),
+    (
+        ["space={lr: {values: [0.1, 0.2, 0.4], complement: true}}"],
+        "space.lr.complement is called transform since version 0.2; write transform: one_minus",
+    ),
+    (
         ["+space.lr.complement=false"],
         "space.lr.complement is called transform since version 0.2; leave it out",
     ),
@@ -199,6 +209,16 @@ def test_what_the_user_names_is_added_and_removed() -> None:
     assert added.launcher.sbatch == {"nice": 10}
     assert set(added.target) == {"width", "tokens"}
     assert compose("quickstart", ["~target"]).target == {}
+
+
+def test_a_folder_named_as_a_key_takes_no_override_for_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of runs is beside the sweep file after its first sweep."""
+    shutil.copy(ROOT / "sweeps" / "quickstart.yaml", tmp_path / "mine.yaml")
+    for name in ("runs", "seeds"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = compose("mine.yaml", ["runs=elsewhere", "seeds=2"])
+    assert (config.runs, config.seeds) == ("elsewhere", 2)
 
 
 def test_presets_are_found() -> None:

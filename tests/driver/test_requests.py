@@ -267,6 +267,7 @@ def test_a_reset_trial_has_all_its_attempts_again(tmp_path: Path) -> None:
     [
         (("cancel", "--scale", "widht=16"), "unknown axis 'widht'. Did you mean 'width'?"),
         (("cancel", "--scale", "width=a"), "--scale width must be a number"),
+        (("cancel", "--scale", "width=16", "width=32"), "--scale width is given twice, as 16 and 32; give it once"),
         (("cancel", "--trial", "zz"), "has no trial 'zz'"),
         (("retry", "--cause", "oom"), "unknown cause 'oom'"),
     ],

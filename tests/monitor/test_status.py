@@ -192,7 +192,7 @@ def test_scales_that_print_alike_have_rows_and_reasons_of_their_own(
     folder = RunFolder(tmp_path / "run")
     folder.create()
     (folder.path / "sweep.yaml").write_text("")
-    scales = [Scale({"width": width}) for width in (1.00011, 1.00012, 1)]
+    scales = [Scale({"width": width}) for width in (1, 1.00011, 1.00012)]
     for index, scale in enumerate(scales):
         for seed in range(index + 1):
             trial = Trial(id=f"{index}{seed}", scale=scale, tuned={"lr": 0.1}, seed=seed, run={}, flops=1.0, params=1)
@@ -204,9 +204,9 @@ def test_scales_that_print_alike_have_rows_and_reasons_of_their_own(
     ]
     assert [trouble.reason == PILOT_FAILED for trouble in status.troubles] == [False, True, True, False, False, False]
     out = said(capsys, str(folder.path))
-    assert "1.00011 - - 1 -" in out
-    assert "1.00012 - - 2 -" in out
-    assert " 1 - - 3 -" in out
+    assert " 1 - - 1 -" in out
+    assert "1.00011 - - 2 -" in out
+    assert "1.00012 - - 3 -" in out
     write_json(folder.path / "driver.json", {"held": {scales[2].key: PILOT_FAILED}, "delayed": {}, "blocked": None})
     reasons = [trouble.reason == PILOT_FAILED for trouble in read_status(folder).troubles]
     assert reasons == [False, False, False, True, True, True]

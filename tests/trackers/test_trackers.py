@@ -53,7 +53,11 @@ def test_scales_that_print_alike_have_different_tags() -> None:
     scales = [Scale({"tokens": tokens}) for tokens in (1.00011, 1.00012)]
     trials = [Trial(id="x", scale=scale, tuned={}, seed=0, run={}, flops=1.0, params=1) for scale in scales]
     assert trials[0].scale.name == trials[1].scale.name
-    assert [_trial_tags(trial)["scale"] for trial in trials] == ["tokens=1.00011", "tokens=1.00012"]
+    first, second = (_trial_tags(trial) for trial in trials)
+    assert {key: (first[key], second[key]) for key in first if first[key] != second[key]} == {
+        "tokens": ("1.00011", "1.00012"),
+        "scale": ("tokens=1.00011", "tokens=1.00012"),
+    }
 
 
 @pytest.mark.slow

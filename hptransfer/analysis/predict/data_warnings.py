@@ -55,7 +55,8 @@ def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> 
         trained.loc[trained["steps"] > 0, "steps"].min() if "steps" in table else FEW_STEPS
     )  # 0: imported without steps
     if steps < FEW_STEPS:
-        notes.append(f"some runs have only {int(steps)} steps: their optimum may differ from that of long training")
+        few = "1 step" if steps == 1 else f"{int(steps)} steps"
+        notes.append(f"some runs have only {few}: their optimum may differ from that of long training")
     units = [*_units(table, fit), *_units_of_targets(predictions, fit)]
     return [*notes, *_split_scales(fit), *_mixed_schedules(table, fit), *_confounded(table, fit), *units]
 
@@ -68,7 +69,7 @@ def _split_scales(fit: Fit) -> list[str]:
         if close_pairs:
             low, high = (f"{value:.12g}" for value in close_pairs[0])
             notes.append(
-                f"{axis} has values nearer than {SAME_SIZE - 1:.0%} to each other, such as {low} and {high}, and each "
+                f"{axis} has values within {SAME_SIZE - 1:.0%} of each other, such as {low} and {high}, and each "
                 f"counts as a scale of its own with few runs: round the column {axis} if they are meant to be the same"
             )
     return notes
