@@ -209,7 +209,7 @@ def test_the_goal_is_one_at_every_width_up_to_256() -> None:
     assert "up to 256: met (8.0x at 64, 9.0x at 256)" in verdict({64: 8.0, 256: 9.0, 512: 1.0}, [64, 256, 512])
     assert "up to 256: not met (12.0x at 64, 7.9x at 256)" in verdict({64: 12.0, 256: 7.9}, [64, 256])
     assert verdict({64: 12.0}, [64, 128, 256]).endswith("not known, as 128, 256 were not measured")
-    assert verdict({512: 12.0}, [512]).endswith("not known, as no such width was asked for")
+    assert verdict({512: 12.0}, [512]).endswith("not known, as that width was not asked for")
 
 
 @pytest.mark.slow

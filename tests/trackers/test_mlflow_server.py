@@ -130,6 +130,7 @@ def wait_for_steps(server: Server, config: SweepConfig, last: int) -> None:
     wait_until(lambda: steps(server, config.folder) == shown, f"step {last}", pause_s=0.1)
 
 
+@pytest.mark.slow
 def test_what_a_server_missed_to_the_end_is_said_and_written_by_the_next_command(
     server: Server, tmp_path: Path
 ) -> None:
