@@ -90,7 +90,7 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     check_groups(overrides)
     try:
         _refuse_second_choice(content, overrides)
-        choices, settings = _parted(overrides, path.parent)
+        choices, settings = _parted(overrides, path.parent, SweepConfig)
         tree = _composed(path.parent, path.stem, choices)
         _fill(tree)
         for setting in settings:
@@ -122,7 +122,7 @@ def compose_schema(schema: type[T], name: str, choices: Sequence[str], overrides
         ConfigError: an unknown key or value.
     """
     _register(schema, name, ["builtin"])
-    _, settings = _parted(overrides, Path(__file__).parent)
+    _, settings = _parted(overrides, Path(__file__).parent, schema)
     groups = ["+run=builtin", *(f"+{choice}" for choice in choices)]
     tree = _composed(Path(__file__).parent, name, groups)
     for setting in settings:
@@ -187,13 +187,14 @@ def _store(group: str | None, name: str, schema: type[Any]) -> None:
         _STORED[group, name] = schema
 
 
-def _parted(overrides: Sequence[str], folder: Path) -> tuple[list[str], list[Setting]]:
+def _parted(overrides: Sequence[str], folder: Path, schema: type[Any]) -> tuple[list[str], list[Setting]]:
     """Part overrides into choices of groups and settings of keys.
 
     Hydra applies the choices.
 
     Args:
         folder: of the sweep file, whose subfolders are groups too.
+        schema: whose plain keys are no groups, whatever folders exist.
     """
     groups = {group for group, _ in _STORED if group}
     folders = [folder, *resource_folders("configs")]
@@ -201,9 +202,9 @@ def _parted(overrides: Sequence[str], folder: Path) -> tuple[list[str], list[Set
     def chooses(key: str, value: Any) -> bool:
         """Test if an override chooses a preset of a folder.
 
-        Its value is a name, and a key of the sweep has keys of its own.
+        Its value is a name, and a key of the schema has keys of its own.
         """
-        kind = fields_of(SweepConfig)[key].kind if key in fields_of(SweepConfig) else dict
+        kind = fields_of(schema)[key].kind if key in fields_of(schema) else dict
         has_keys = dataclasses.is_dataclass(kind) or kind is Any or (get_origin(kind) or kind) is dict
         return isinstance(value, str) and has_keys and any((place / key).is_dir() for place in folders if key)
 

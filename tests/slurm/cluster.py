@@ -151,7 +151,7 @@ class Cluster:
     _daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def run(self, *command: str) -> str:
-        """What a command prints. SLURM's own give up by themselves, where no daemon answers.
+        """Return the output of a command. SLURM's own give up where no daemon answers.
 
         Raises:
             ClusterError: it failed.
@@ -172,7 +172,7 @@ class Cluster:
         return self._fields(job)["JobState"]
 
     def restarts(self, job: str) -> int:
-        """How often a job was requeued."""
+        """Return the number of times that a job was requeued."""
         return int(self._fields(job)["Restarts"])
 
     def _fields(self, job: str) -> dict[str, str]:
