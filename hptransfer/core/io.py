@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hptransfer.core.errors import ConfigError, RunFolderError
 from hptransfer.core.redaction import redacted
@@ -19,6 +21,8 @@ from hptransfer.core.redaction import redacted
 JSON_SCHEMA = 1
 """Version of the files' keys; files of a newer version are refused."""
 NAME_CHARS = 120
+UNFINISHED_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.unfinished")
+"""Names of files that are being written, or whose writer was killed."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -26,18 +30,50 @@ def write_text(path: Path, text: str) -> None:
 
     A reader sees the old text or the new one, never a part.
     """
-    temporary = path.with_name(f".{path.name[:NAME_CHARS]}.{secrets.token_hex(4)}")
+    write_bytes(path, redacted(text).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file atomically; a link is replaced, not followed."""
+    temporary = path.with_name(f".{path.name[:NAME_CHARS]}.{secrets.token_hex(4)}.unfinished")
     # Its mode follows the umask. O_EXCL opens neither an existing file nor a link.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(redacted(text))
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def open_for_writing(path: Path, mode: str) -> IO[Any]:
+    """Open a regular file to write or append, and never through a link.
+
+    Args:
+        mode: a mode of the builtin `open`, such as "ab" or "a+".
+
+    Raises:
+        RunFolderError: the path is a symbolic link, or is not a regular file.
+    """
+
+    def no_link(name: str, flags: int) -> int:
+        # Without O_NONBLOCK a named pipe would block until a reader opens it.
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+
+    try:
+        file = open(path, mode, encoding=None if "b" in mode else "utf-8", opener=no_link)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return file
+        file.close()
+    kind = "a symbolic link" if path.is_symlink() else "not a regular file"
+    raise RunFolderError(f"{path} is {kind}, so nothing is written there; remove it, then run the same command again")
 
 
 def file_name(text: str) -> str:
@@ -107,7 +143,7 @@ def reading(path: Path) -> Iterator[None]:
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append one line per row in a single write."""
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    with path.open("a", encoding="utf-8") as file:
+    with open_for_writing(path, "a") as file:
         file.write(text)
 
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from hptransfer.core.io import open_for_writing
+
 # Some network file systems have no locks. There the attempt number in a job's file keeps workers apart.
 LOCKLESS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
@@ -35,8 +37,9 @@ def lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
 
     Raises:
         LockedError: another process still holds it after `wait_s` seconds.
+        RunFolderError: the path is a symbolic link, or is not a regular file.
     """
-    with path.open("a+", encoding="utf-8") as file:
+    with open_for_writing(path, "a+") as file:
         deadline = time.monotonic() + wait_s
         while not _try_lock(file, fcntl.LOCK_EX):
             if time.monotonic() >= deadline:
@@ -54,6 +57,8 @@ def locked_by(path: Path) -> dict[str, Any] | None:
 
     The check takes a shared lock for an instant only, so it never delays a writer for long.
     """
+    if not path.is_file():  # a named pipe would block
+        return None
     try:
         file = path.open(encoding="utf-8")
     except FileNotFoundError:

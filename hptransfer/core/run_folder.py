@@ -17,6 +17,7 @@
       jobs/<id>.<stack>.checkpoint                 checkpoint of a stack                            worker
       jobs/states.json                             states of the scheduler's jobs                   driver
       trials/<id>/trial.json                       configuration of the trial                       driver
+      trials/<id>/proposal.json                    its place in Optuna's study; the sampler's state driver
       trials/<id>/attempts.json                    attempts that ended without a result             driver
       trials/<id>/behind.json                      pruning decision (successive halving)            driver
       trials/<id>/lease                            lock of the worker that trains the trial         worker
@@ -169,6 +170,10 @@ class RunFolder:
         The trial stops early, because other trials of its scale are better.
         """
         return self.trial(trial_id) / "behind.json"
+
+    def proposal_path(self, trial_id: str) -> Path:
+        """Return the path of a trial's place in its study, and of the sampler's state."""
+        return self.trial(trial_id) / "proposal.json"
 
     def lease(self, trial_id: str) -> Path:
         """Return the path of a trial's lease."""

@@ -72,7 +72,7 @@ class Driver:
         log = {key: tuned.log for key, tuned in config.space.items()}
         self._index = TrialIndex(folder, plan.tuned)
         self._budget = BudgetUse(config.budget, self._index)
-        self._studies = Studies(folder.journal, config.sampler, bounds, log)
+        self._studies = Studies(folder, config.sampler, bounds, log)
         self._jobs = JobManager(
             folder, ports.launcher, self._index, config.retry, config.launcher.max_attempts, self._on_trial_end
         )
@@ -127,6 +127,7 @@ class Driver:
             if trial.id in self._index.outcomes:
                 continue
             if self._jobs.job_of(trial.id):
+                self._studies.start(trial)
                 self._ports.tracker.started(trial.id)
             else:
                 self._index.at(trial.scale).waiting.append(trial.id)

@@ -209,7 +209,7 @@ def test_a_lost_journal_is_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [b'{"op_code": 4, "work', b"\x00\xffgarbage\n", b"not json\n{}\n"])
-def test_a_torn_or_damaged_journal_is_mended(tmp_path: Path, damage: bytes) -> None:
+def test_a_torn_or_damaged_journal_is_made_again(tmp_path: Path, damage: bytes) -> None:
     config = tiny(tmp_path)
     play(config)
     with config.folder.journal.open("ab") as journal:

@@ -29,7 +29,8 @@ def trial_at(scale: Scale) -> Trial:
 
 
 def open_studies(folder: RunFolder) -> Studies:
-    return Studies(folder.journal, RandomConfig(name="random"), {"lr": (0.01, 1.0)}, {"lr": True})
+    folder.create()
+    return Studies(folder, RandomConfig(name="random"), {"lr": (0.01, 1.0)}, {"lr": True})
 
 
 @pytest.mark.parametrize("purpose", [SWEEP, VERIFY])
