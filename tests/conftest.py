@@ -165,6 +165,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for variable, folder in (("MPLCONFIGDIR", "matplotlib"), ("PIP_CACHE_DIR", "pip")):
             patch.setenv(variable, os.environ.get(variable) or str(home / folder))
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
 
 

@@ -53,7 +53,10 @@ def test_it_is_shown_analyzed_and_exported(here: Path, capsys: pytest.CaptureFix
 def test_the_renamed_sweep_file_trains_nothing_again(here: Path) -> None:
     folder = here / "runs" / "version-0.1"
     before = trained(folder)
-    swept = command("sweep", "version-0.1.yaml", cwd=here)
+    refused = command("sweep", "version-0.1.yaml", cwd=here)
+    assert refused.returncode == 2
+    assert "by an earlier version" in refused.stderr
+    swept = command("sweep", "version-0.1.yaml", "--trust", cwd=here)
     assert swept.returncode == 0, swept.stdout + swept.stderr
     assert "recommended lr for width=64, tokens=65536: 0.03958" in swept.stdout
     assert trained(folder) == before
@@ -63,7 +66,7 @@ def test_the_renamed_sweep_file_trains_nothing_again(here: Path) -> None:
 
 @pytest.mark.slow
 def test_it_is_verified(here: Path) -> None:
-    verified = command("verify", "version-0.1", "width=8", "tokens=2048", cwd=here)
+    verified = command("verify", "version-0.1", "width=8", "tokens=2048", "--trust", cwd=here)
     assert "verified at width=8,tokens=2048" in verified.stdout, verified.stdout + verified.stderr
     assert (here / "runs" / "version-0.1" / "verification-width=8,tokens=2048.json").exists()
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hptransfer.cli.verb import Verb, add_run_argument, make_console, run_folder
+from hptransfer.cli.verb import Verb, add_run_argument, add_trust_argument, make_console, run_folder
 from hptransfer.core.errors import EXIT_DONE, ConfigError
 
 
@@ -34,6 +34,7 @@ def _show_status(args: argparse.Namespace) -> int:
 
 def _trial_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_argument(parser)
+    add_trust_argument(parser)
     parser.add_argument("--scale", nargs="+", default=[], metavar="AXIS=VALUE", help="only trials of this scale")
     parser.add_argument(
         "--trial", nargs="+", default=[], metavar="ID", help="only these trials, by the start of their ids"
@@ -55,10 +56,12 @@ def _retry_arguments(parser: argparse.ArgumentParser) -> None:
 def _request(args: argparse.Namespace, verb: str, causes: Sequence[str]) -> int:
     """Cancel or reset trials, through the run's driver or in this process."""
     from hptransfer.config.sweep import load_sweep
+    from hptransfer.core.permissions import require_trust
     from hptransfer.driver.requests import CANCEL, make_request
     from hptransfer.session.request_client import matching_trials, send_request
 
     folder = run_folder(args.run)
+    require_trust(folder.path, trusted=args.trust)
     axes = load_sweep(folder).grid
     request = make_request(verb, axes, scale=args.scale, trials=args.trial, causes=causes)
     trials = matching_trials(folder, request)
@@ -107,6 +110,7 @@ def _logs(args: argparse.Namespace) -> int:
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_argument(parser)
+    add_trust_argument(parser)
     parser.add_argument("--format", choices=("json", "yaml"), default="json", help="json (default) or yaml")
 
 
@@ -117,8 +121,10 @@ def _export(args: argparse.Namespace) -> int:
 
     def describe_target(axes: Mapping[str, float]) -> Mapping[str, Any]:
         from hptransfer.config import sweep as sweep_config
+        from hptransfer.core.permissions import require_trust
         from hptransfer.planning.plan import make_plan
 
+        require_trust(folder.path, trusted=args.trust)  # a cost may be a function of the user's
         plan = make_plan(sweep_config.load_sweep(folder))
         return plan.target_json(plan.scale(axes))
 

@@ -68,13 +68,16 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--loss", metavar="NAME", default="loss", help="column of the final loss (default: loss)")
     parser.add_argument(
-        "--trust", action="store_true", help="accept that the runs had this sweep's settings, which cannot be checked"
+        "--trust",
+        action="store_true",
+        help="accept what cannot be checked: that the runs had this sweep's settings, or a folder of someone else",
     )
 
 
 def _import(args: argparse.Namespace) -> int:
     from hptransfer.config import sweep as sweep_config
     from hptransfer.config.compose import compose
+    from hptransfer.core.permissions import require_trust
     from hptransfer.import_runs import import_rows, read_rows
     from hptransfer.planning.plan import make_plan
     from hptransfer.session.session import session
@@ -83,7 +86,9 @@ def _import(args: argparse.Namespace) -> int:
     if not all(columns.values()):
         raise ConfigError(f"--columns takes NAME=COLUMN, such as lr=learning_rate, got {' '.join(args.columns)}")
     is_file = Path(args.run).suffix in (".yaml", ".yml")
-    plan = make_plan(compose(args.run) if is_file else sweep_config.load_sweep(run_folder(args.run)))
+    config = compose(args.run) if is_file else sweep_config.load_sweep(run_folder(args.run))
+    require_trust(config.folder.path, trusted=args.trust)
+    plan = make_plan(config)
     rows = read_rows(plan, args.table, columns=columns, loss=args.loss, trust=args.trust)
     with session(plan, make_console()) as open_session:
         imported = import_rows(open_session.folder, rows)

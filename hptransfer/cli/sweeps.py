@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from hptransfer.cli.verb import Verb, add_run_argument, make_console, run_folder
+from hptransfer.cli.verb import Verb, add_run_argument, add_trust_argument, make_console, run_folder
 from hptransfer.core.errors import EXIT_BUDGET_SPENT, EXIT_DONE, EXIT_TRIALS_FAILED, ConfigError, FitError
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     _plan_arguments(parser)
+    add_trust_argument(parser)
     parser.add_argument("--detach", action="store_true", help="run in the background, even after the terminal closes")
     parser.add_argument("--dry-run", action="store_true", help="print what launcher=slurm would submit, and exit")
     parser.add_argument("--next", type=int, metavar="K", help="train the K points that next.csv ranks highest")
@@ -41,11 +42,13 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _sweep(args: argparse.Namespace) -> int:
     from hptransfer.config.compose import compose
+    from hptransfer.core.permissions import require_trust
     from hptransfer.planning.plan import make_plan
 
     plan = make_plan(compose(args.sweep, args.overrides))
     if args.dry_run:
         return _dry_run(plan)
+    require_trust(plan.config.folder.path, trusted=args.trust)
     plan.runner.check_files(plan.run(plan.target), plan.config.folder)
     if plan.config.driver == "slurm":
         return _submit_driver(args, plan)
@@ -77,7 +80,7 @@ def _submit_driver(args: argparse.Namespace, plan: Plan) -> int:
     check_folder(plan)
     folder = plan.config.folder
     folder.create(plan.config.share)
-    folder.driver_lock.touch()  # marks the folder as a run's
+    folder.mark()
     number = submit_driver(plan.config.launcher, folder, args.sweep, args.overrides)
     print(f"SLURM job {number} drives {folder.path}; its output goes to {folder.path / 'driver.log'}")
     print(f"watch: hptransfer status {folder.path} --watch; stop the driver only: scancel {number}")
@@ -91,7 +94,7 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
     check_folder(plan)
     folder = plan.config.folder
     options = [] if args.next is None else ["--next", str(args.next)]
-    pid, code, output = detach(["sweep", args.sweep, *options, *args.overrides], folder)
+    pid, code, output = detach(["sweep", args.sweep, "--trust", *options, *args.overrides], folder)
     if code is not None:
         print(output, end="", file=sys.stdout if code in (EXIT_DONE, EXIT_TRIALS_FAILED) else sys.stderr)
         return code
@@ -150,16 +153,19 @@ def _print_shortfall(summary: DriverSummary) -> int:
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_argument(parser)
+    add_trust_argument(parser)
     parser.add_argument("overrides", nargs="*", metavar="AXIS=VALUE", help="verify at another scale than the target")
 
 
 def _verify(args: argparse.Namespace) -> int:
     from hptransfer.config import sweep as sweep_config
+    from hptransfer.core.permissions import require_trust
     from hptransfer.planning.plan import make_plan
     from hptransfer.session.session import session
     from hptransfer.verify import verify
 
     folder = run_folder(args.run)
+    require_trust(folder.path, trusted=args.trust)
     plan = make_plan(sweep_config.load_sweep(folder))
     scale = plan.scale(sweep_config.read_axes(args.overrides, plan.target.axes))
     console = make_console()

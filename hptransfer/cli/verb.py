@@ -50,6 +50,11 @@ def add_run_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder or name of a run")
 
 
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option --trust, for `require_trust`."""
+    parser.add_argument("--trust", action="store_true", help="run what a folder of someone else says (docs/trust.md)")
+
+
 def run_folder(run: str) -> RunFolder:
     """Find a run's folder by path, or by name under runs/.
 

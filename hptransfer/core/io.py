@@ -50,28 +50,26 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def open_for_writing(path: Path, mode: str) -> IO[Any]:
-    """Open a regular file to write or append, and never through a link.
+    """Open a regular file to write or append, never through a link.
 
     Args:
-        mode: a mode of the builtin `open`, such as "ab" or "a+".
+        mode: "a", "a+" or "w" as of the builtin `open`, with "b" for bytes.
 
     Raises:
         RunFolderError: the path is a symbolic link, or is not a regular file.
     """
 
-    def no_link(name: str, flags: int) -> int:
-        # Without O_NONBLOCK a named pipe would block until a reader opens it.
-        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-
+    flags = (os.O_RDWR if "+" in mode else os.O_WRONLY) | (os.O_TRUNC if "w" in mode else os.O_APPEND) | os.O_CREAT
     try:
-        file = open(path, mode, encoding=None if "b" in mode else "utf-8", opener=no_link)
+        # Without O_NONBLOCK a named pipe would block until a reader opens it.
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
     else:
-        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return file
-        file.close()
+        if stat.S_ISREG(os.fstat(handle).st_mode):
+            return os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8")
+        os.close(handle)
     kind = "a symbolic link" if path.is_symlink() else "not a regular file"
     raise RunFolderError(f"{path} is {kind}, so nothing is written there; remove it, then run the same command again")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +32,10 @@ PREEMPTED = "preempted"
 CANCELLED = "cancelled"
 KILLED = "killed"
 CAUSES = (CODE_ERROR, OUT_OF_MEMORY, TIME_LIMIT, NODE_FAILURE, PREEMPTED, CANCELLED, KILLED)
+
+TRIAL_ID = re.compile(r"\w[\w=.,-]*", re.ASCII)
+SCHEDULER_ID = re.compile(r"\w[\w.:/-]*", re.ASCII)
+"""Ids of jobs in any scheduler: no options, and no spaces."""
 
 CURVE_KEYS = frozenset({"step", "tokens", "loss", "time"})
 """Keys of every point of a curve. A model may report further ones, such as the load of its experts."""
@@ -107,9 +112,16 @@ class Trial:
         return {**asdict(self), "scale": dict(self.scale.axes)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Trial:
-        """Return the trial that a file holds."""
-        return cls(**{**values, "scale": Scale(values["scale"])})
+    def from_json(cls, values: Mapping[str, Any], trial_id: str) -> Trial:
+        """Return the trial that a file holds.
+
+        Raises:
+            ValueError: the file is of another trial.
+        """
+        trial = cls(**{**values, "scale": Scale(values["scale"])})
+        if trial.id != trial_id:
+            raise ValueError(f"its id: {trial.id!r}")
+        return trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +203,25 @@ class Job:
         return {**asdict(self), "trials": list(self.trials), "scale": dict(self.scale.axes)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Job:
-        """Return the job that a file holds."""
-        return cls(**{**values, "scale": Scale(values["scale"])})
+    def from_json(cls, values: Mapping[str, Any], job_id: str) -> Job:
+        """Return the job that a file holds.
+
+        Ids become paths, and parts of scripts and of the scheduler's commands.
+
+        Raises:
+            ValueError: the file is of another job, or an id or the attempt cannot be one.
+        """
+        job = cls(**{**values, "scale": Scale(values["scale"])})
+        if job.id != job_id:
+            raise ValueError(f"its id: {job.id!r}")
+        for trial_id in job.trials:
+            if not isinstance(trial_id, str) or not TRIAL_ID.fullmatch(trial_id):
+                raise ValueError(f"trial {trial_id!r}")
+        if type(job.attempt) is not int or job.attempt < 1:
+            raise ValueError(f"attempt {job.attempt!r}")
+        if job.scheduler is not None and not (isinstance(job.scheduler, str) and SCHEDULER_ID.fullmatch(job.scheduler)):
+            raise ValueError(f"scheduler {job.scheduler!r}")
+        return job
 
 
 def digest(values: Any) -> str:

@@ -1,6 +1,7 @@
 """Files of a run folder, with the process that writes each.
 
     runs/<name>/
+      owner.json                                   tokens of the users who made or trusted it       driver
       sweep.yaml  target.json  environment.json    resolved sweep, its target, host and packages    driver
       snapshots/<n>/                               code state, packages and settings at a start     driver
       source/  source.json                         copy of the source tree (snapshot: true)         driver
@@ -45,8 +46,8 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.core.errors import RunFolderError, StoppedError
-from hptransfer.core.io import file_name, read_json, reading, write_json
-from hptransfer.core.permissions import PRIVATE, restricted_umask, set_permissions
+from hptransfer.core.io import file_name, open_for_writing, read_json, reading, write_json
+from hptransfer.core.permissions import PRIVATE, claim, restricted_umask, set_permissions
 from hptransfer.core.records import Job, Outcome, Scale, Trial
 
 
@@ -128,6 +129,11 @@ class RunFolder:
         return self.path / "source"
 
     @property
+    def unfinished_source(self) -> Path:
+        """Folder of the source tree while it is copied."""
+        return self.path / ".source.unfinished"
+
+    @property
     def source_origin(self) -> Path:
         """Path of the origin of the copied source tree."""
         return self.path / "source.json"
@@ -136,11 +142,14 @@ class RunFolder:
         """Return a script's working directory: `cwd`, or its copy in the run.
 
         Raises:
-            RunFolderError: source.json is damaged.
+            RunFolderError: source.json is damaged, or names a folder outside the copy.
         """
         if not self.source.exists():
             return Path(cwd)
-        return (self.source / str(read_json(self.source_origin, "cwd")["cwd"])).resolve()
+        copied = (self.source / str(read_json(self.source_origin, "cwd")["cwd"])).resolve()
+        if not copied.is_relative_to(self.source.resolve()):
+            raise RunFolderError(f"{self.source_origin}: cwd must be below {self.source}, got {copied}")
+        return copied
 
     @property
     def report(self) -> Path:
@@ -182,6 +191,8 @@ class RunFolder:
     def create(self, share: str | None = None) -> None:
         """Create the folder, private to its owner or shared with a group.
 
+        A new folder is the user's own (core/permissions.py).
+
         Args:
             share: name of the group.
 
@@ -193,6 +204,8 @@ class RunFolder:
             self.path.mkdir(exist_ok=True, mode=PRIVATE)
             set_permissions(self.path, share)
             with restricted_umask(self.path):
+                if not any(self.path.iterdir()):
+                    claim(self.path)
                 self.jobs.mkdir(exist_ok=True)
                 (self.path / "trials").mkdir(exist_ok=True)
             tempfile.TemporaryFile(dir=self.path).close()
@@ -201,6 +214,10 @@ class RunFolder:
                 f"run folder {self.path} cannot be written ({error.strerror}); "
                 "choose another place with runs=DIR or name=NAME"
             ) from None
+
+    def mark(self) -> None:
+        """Mark the folder as a run's, before a driver holds its lock."""
+        open_for_writing(self.driver_lock, "a").close()
 
     def write_trial(self, trial: Trial) -> None:
         """Write a trial; create its folder if missing."""
@@ -218,7 +235,7 @@ class RunFolder:
             raise RunFolderError(f"{self.path} has no trial {trial_id!r}; `hptransfer status` lists them")
         values = read_json(path)
         with reading(path):
-            return Trial.from_json(values)
+            return Trial.from_json(values, trial_id)
 
     def read_trials(self) -> list[Trial]:
         """Return all trials, sorted by id.
@@ -263,7 +280,7 @@ class RunFolder:
         """
         values = read_json(self.job_path(job_id))
         with reading(self.job_path(job_id)):
-            return Job.from_json(values)
+            return Job.from_json(values, job_id)
 
     def read_outcome(self, trial_id: str) -> Outcome | None:
         """Read a trial's outcome; None if it is not finished.

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from hptransfer.core.io import open_for_writing
 from hptransfer.core.locks import locked_by
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver_state import written_since
@@ -34,9 +35,9 @@ def detach(
     """
     started = time.time()
     folder.create()
-    folder.driver_lock.touch()  # marks the folder as a run's
+    folder.mark()
     log = folder.path / "driver.log"
-    with log.open("ab") as file:
+    with open_for_writing(log, "ab") as file:
         log_start = file.tell()
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", "hptransfer.cli.main", *arguments],

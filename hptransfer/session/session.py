@@ -14,7 +14,7 @@ from hptransfer.config import sweep as sweep_config
 from hptransfer.core.errors import RunFolderError
 from hptransfer.core.io import read_json, write_json, write_text
 from hptransfer.core.locks import locked_by
-from hptransfer.core.permissions import restricted_umask
+from hptransfer.core.permissions import is_run_folder, restricted_umask
 from hptransfer.core.run_folder import RunFolder, disk_errors
 from hptransfer.driver.driver import Driver, DriverPorts, already_driven, driving
 from hptransfer.driver.summary import DriverSummary
@@ -152,7 +152,7 @@ def check_folder(plan: Plan) -> None:
 
 
 def _refuse_other_folder(folder: RunFolder) -> None:
-    usable = folder.sweep.exists() or folder.driver_lock.exists() or not folder.path.exists()
+    usable = is_run_folder(folder.path) or not folder.path.exists()
     if not usable and (not folder.path.is_dir() or any(folder.path.iterdir())):
         raise RunFolderError(f"{folder.path} exists and is not a run folder; choose another name=NAME or runs=DIR")
 

@@ -166,7 +166,9 @@ def _copy_source(folder: RunFolder, cwd: Path) -> None:
             f"{MAX_SOURCE_FILES:,} or {MAX_SOURCE_BYTES / 1e6:,.0f} MB; take large files out of git, or leave snapshot "
             "out"
         )
-    unfinished = folder.path / ".source"
+    unfinished = folder.unfinished_source
+    if unfinished.is_symlink():
+        unfinished.unlink()
     shutil.rmtree(unfinished, ignore_errors=True)
     for file in files:
         copy = unfinished / file.relative_to(root)

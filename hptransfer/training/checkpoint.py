@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hptransfer.core.errors import Interrupted
-from hptransfer.core.io import set_aside
+from hptransfer.core.io import open_for_writing, set_aside
 from hptransfer.core.records import digest
 
 CHECKPOINT_VERSION = 1
@@ -100,7 +100,7 @@ class Checkpoint:
         for curve in self._curves:
             _sync(curve)
         try:
-            with self._new.open("wb") as file:
+            with open_for_writing(self._new, "wb") as file:
                 torch.save({"version": CHECKPOINT_VERSION, "settings": self._settings, "state": state}, file)
                 file.flush()
                 os.fsync(file.fileno())

@@ -30,7 +30,7 @@ from hptransfer.core.errors import (
     Interrupted,
     Superseded,
 )
-from hptransfer.core.io import read_json, write_json
+from hptransfer.core.io import open_for_writing, read_json, write_json
 from hptransfer.core.permissions import restrict_umask
 from hptransfer.core.records import (
     CANCELLED,
@@ -114,10 +114,9 @@ def _serve_jobs(folder: RunFolder, stop: StopCheck, checkpoint_s: float, stack: 
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         job = line.strip()
-        log = os.open(folder.jobs / f"{job}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
+        with open_for_writing(folder.jobs / f"{job}.log", "ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
         try:
             stopped = run_job(folder, job, stop=stop, checkpoint_s=checkpoint_s, stack=stack)
         except Interrupted as interrupted:

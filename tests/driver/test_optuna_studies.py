@@ -118,7 +118,12 @@ def test_no_pickle_of_a_run_folder_is_read(tmp_path: Path) -> None:
     trial, ran = sweep.rows[-1][0], tmp_path / "ran"
     attack = pickle.dumps(Attack(ran)).hex()
     with sweep.folder.journal.open("a") as journal:  # as Optuna writes it (operation 9: a system attribute)
-        attribute = {"op_code": 9, "worker_id": "x", "trial_id": STARTUP - 1, "system_attr": {"cma:optimizer:0": attack}}
+        attribute = {
+            "op_code": 9,
+            "worker_id": "x",
+            "trial_id": STARTUP - 1,
+            "system_attr": {"cma:optimizer:0": attack},
+        }
         journal.write(json.dumps(attribute) + "\n")
     path = sweep.folder.proposal_path(trial.id)
     values = read_json(path)

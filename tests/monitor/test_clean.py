@@ -1,5 +1,6 @@
 """`clean` removes files that are no longer needed, and no others."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.monitor.clean import find_removable
 from tests.support.helpers import finished_run
 
+LEFT_OVER = ".sweep.yaml.0123abcd.unfinished"
 VALUES = ("space.lr.values=[0.004,0.0078,0.0156,0.031,0.0625]", "grid.depth.values=[2]", "grid.tokens.values=[32768]")
 
 
@@ -31,12 +33,16 @@ def run_with_waste(runs: Path) -> tuple[RunFolder, set[Path], set[Path]]:
     goes = {folder.lease(trial.id) for trial in done} | {
         folder.jobs / "aa11.0.checkpoint",
         folder.path / "mlflow.db.set-aside-1",
-        folder.path / ".sweep.yaml.abc123",
+        folder.path / LEFT_OVER,
     }
-    stays = {folder.lease(open_trial), folder.jobs / "bb22.0.checkpoint", folder.path / ".fit.json.xyz"}
+    stays = {
+        folder.lease(open_trial),
+        folder.jobs / "bb22.0.checkpoint",
+        folder.path / ".fit.json.0123abcd.unfinished",  # its writer may still write
+    }
     for path in goes | stays:
         path.write_text("x" * 1000)
-    os.utime(folder.path / ".sweep.yaml.abc123", (old, old))
+    os.utime(folder.path / LEFT_OVER, (old, old))
     for name in jobs:
         (folder.jobs / f"{name}.log").write_text("said\n")
     return folder, goes, stays
@@ -95,3 +101,90 @@ def test_a_run_that_is_driven_is_left_alone(tmp_path: Path, capsys: pytest.Captu
 def test_sizes_are_said(tmp_path: Path) -> None:
     folder, goes, _ = run_with_waste(tmp_path)
     assert sum(one.bytes for one in find_removable(folder, logs=False)) == 1000 * len(goes)
+
+
+def make_old(*paths: Path) -> None:
+    for path in paths:
+        os.utime(path, (0, 0), follow_symlinks=False)
+
+
+def test_files_of_the_user_stay_whatever_their_names(tmp_path: Path) -> None:
+    folder, goes, _ = run_with_waste(tmp_path)
+    trial = folder.read_trials()[0].id
+    names = [".gitignore", ".git/config", ".notes", "jobs/.todo", f"trials/{trial}/.note", ".venv/.fit.json.0123abcd"]
+    names += ["notes.set-aside-1", "jobs/.log", "jobs/aa11-plot.log", "jobs/aa11.checkpoint.txt", ".fit.json.xyz"]
+    own = [folder.path / name for name in names]
+    for path in own:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    make_old(*own, folder.path / ".git", folder.path / ".venv")
+    assert call(str(folder.path), "--yes", "--logs") == 0
+    assert [path for path in own if not path.exists()] == []
+    assert not any(path.exists() for path in goes)
+
+
+def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
+    folder, _, _ = run_with_waste(tmp_path)
+    home = tmp_path / "home"
+    kept = [home / ".ssh" / "id", home / ".config", home / LEFT_OVER, home / "lease", home / "aa11.0.checkpoint"]
+    kept.append(home / "outcome.json")
+    for path in kept:
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text("mine")
+    folder.snapshots.mkdir(exist_ok=True)
+    for link in (folder.path / "trials" / "zz", folder.snapshots / "zz", folder.path / ".source.unfinished"):
+        link.symlink_to(home)
+    (folder.path / "requests").symlink_to(home)
+    (folder.path / ".fit.json.0123abcd.unfinished").unlink()
+    (folder.path / ".fit.json.0123abcd.unfinished").symlink_to(home / ".config")
+    make_old(*kept, home / ".ssh", *folder.path.glob(".*"))
+    assert call(str(folder.path), "--yes", "--logs") == 0
+    assert [path for path in kept if not path.exists()] == []
+    assert (folder.path / ".fit.json.0123abcd.unfinished").is_symlink()
+
+
+def test_a_run_folder_that_is_itself_a_link_is_cleaned(tmp_path: Path) -> None:
+    folder, goes, _ = run_with_waste(tmp_path)
+    (tmp_path / "short").symlink_to(folder.path)
+    assert call(str(tmp_path / "short"), "--yes") == 0
+    assert not any(path.exists() for path in goes)
+
+
+@pytest.mark.parametrize("verb", [["clean", "--yes"], ["cancel", "--yes"]])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_nothing_is_written_to_a_lock_that_is_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: list[str], kind: str
+) -> None:
+    folder, goes, _ = run_with_waste(tmp_path)
+    own = tmp_path / "mine"
+    own.write_text("mine")
+    folder.driver_lock.unlink(missing_ok=True)
+    if kind == "link":
+        folder.driver_lock.symlink_to(own)
+    else:
+        os.mkfifo(folder.driver_lock)
+    with pytest.raises(SystemExit) as end:
+        main([verb[0], str(folder.path), *verb[1:]])
+    assert end.value.code == 2
+    assert f"{folder.driver_lock} is {'a symbolic link' if kind == 'link' else 'not a regular file'}" in (
+        capsys.readouterr().err
+    )
+    assert own.read_text() == "mine"
+    assert goes <= files(folder)
+
+
+def test_a_linked_folder_of_figures_loses_and_gets_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _, _ = run_with_waste(tmp_path)
+    analyze_run(folder)
+    elsewhere = tmp_path / "pictures"
+    elsewhere.mkdir()
+    (elsewhere / "holiday.png").write_text("mine")
+    (folder.path / "figures").symlink_to(elsewhere)
+    fit = json.loads((folder.path / "fit.json").read_text())
+    (folder.path / "fit.json").write_text(json.dumps({**fit, "files": ["figures/holiday.png"]}))
+    analyze_run(folder)
+    with pytest.raises(SystemExit) as end:
+        main(["analyze", str(folder.path), "--format", "svg"])
+    assert end.value.code == 2
+    assert "figures is a symbolic link" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in elsewhere.iterdir()} == {"holiday.png": "mine"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 
 from hptransfer.analysis.report.analysis import Analysis
 from hptransfer.core.errors import RunFolderError
-from hptransfer.core.io import read_json, write_text
+from hptransfer.core.io import read_json, write_bytes, write_text
 
 FORMATS = ("csv", "json", "png", "svg")
 
@@ -20,6 +21,9 @@ def write_formats(analysis: Analysis, out: Path, formats: Sequence[str]) -> list
 
     Returns:
         The written files as paths below `out`: figures/NAME.svg or .png, tables/NAME.csv or .json.
+
+    Raises:
+        RunFolderError: the folder of the figures or tables is a symbolic link.
     """
     tables = {
         "exponents": analysis.exponents,
@@ -31,10 +35,14 @@ def write_formats(analysis: Analysis, out: Path, formats: Sequence[str]) -> list
     for name in formats:
         folder = out / ("figures" if name in ("png", "svg") else "tables")
         folder.mkdir(exist_ok=True)
+        if folder.is_symlink():
+            raise RunFolderError(f"{folder} is a symbolic link, so no figures or tables are written there; remove it")
         if name in ("png", "svg"):
             for key, figure in analysis.figures().items():
                 written.append(folder / f"{figure_file_name(key)}.{name}")
-                figure.savefig(written[-1], dpi=200)
+                buffer = io.BytesIO()
+                figure.savefig(buffer, format=name, dpi=200)
+                write_bytes(written[-1], buffer.getvalue())
         else:
             for key, table in tables.items():
                 written.append(folder / f"{key}.{name}")
@@ -57,9 +65,9 @@ def earlier_files(out: Path) -> list[str]:
 
 def remove_stale(out: Path, earlier: Sequence[str], written: Sequence[str]) -> None:
     """Remove the exports of an earlier analysis that were not written again."""
-    for name in {*earlier} - {*written}:
-        if (out / name).is_file():
-            (out / name).unlink()
+    for path in sorted(out / name for name in {*earlier} - {*written}):
+        if path.is_file() and not path.is_symlink() and not path.parent.is_symlink():
+            path.unlink()
 
 
 def figure_file_name(key: str) -> str:

@@ -33,7 +33,8 @@ def driver_script(config: SlurmSettings, folder: RunFolder, sweep: str, override
     from hptransfer.launchers.slurm.submitit_adapter import batch_script
 
     kept = [override for override in overrides if not override.startswith(DRIVER_OVERRIDE)]
-    words = shlex.join(["sweep", sweep, *kept, f"{DRIVER_OVERRIDE}local"])
+    # The user who submits has passed the check of trust; a node may lack the user's state folder.
+    words = shlex.join(["sweep", sweep, "--trust", *kept, f"{DRIVER_OVERRIDE}local"])
     setup = [
         # Only the shell receives the signal of the time limit. Its requeue makes SLURM end the driver and put the job
         # back into the queue. The next driver reads all of its state from the run folder.

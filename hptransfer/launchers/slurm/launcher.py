@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hptransfer.core.errors import EXIT_STOPPED, EXIT_UNFINISHED
-from hptransfer.core.io import read_json, write_json
+from hptransfer.core.errors import EXIT_STOPPED, EXIT_UNFINISHED, RunFolderError
+from hptransfer.core.io import read_json, reading, write_json
 from hptransfer.core.records import CANCELLED, KILLED, NODE_FAILURE, PREEMPTED, TIME_LIMIT, Job
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.launchers import JobEnd, Launcher
@@ -30,6 +31,8 @@ from hptransfer.launchers.slurm.states import (
 )
 from hptransfer.launchers.slurm.submission import STATES_FILE, Submitter
 
+JOB_NUMBER = re.compile(r"\d+(_\d+)?", re.ASCII)
+NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,\[\]-]*")
 OUTCOME_CHECK_S = 1.0
 """Seconds between two checks for outcomes of submitted jobs."""
 SLEEP_S = 0.1
@@ -131,7 +134,16 @@ class SlurmLauncher(Launcher):
         """Adopt all jobs that have a number.
 
         `wait` soon reports those that ended meanwhile, with their causes.
+
+        Raises:
+            RunFolderError: a job's number cannot be SLURM's.
         """
+        for job in jobs:
+            if job.scheduler is not None and not JOB_NUMBER.fullmatch(job.scheduler):
+                raise RunFolderError(
+                    f"{self._folder.job_path(job.id)}: scheduler must be a SLURM job such as 1234_5, got "
+                    f"{job.scheduler!r}; move the file away, and its trials are submitted again"
+                )
         known = {job.id: SubmittedJob(job) for job in jobs if job.scheduler is not None}
         self._submitted |= known
         self._submission.unconfirmed = not self._submission.cancel_orphaned_jobs(self._numbers.values())
@@ -339,6 +351,17 @@ def _is_alive(record: SchedulerJob | None) -> bool:
 
 
 def _read_excluded_nodes(folder: RunFolder) -> dict[str, str]:
-    """Return the nodes that an earlier driver excluded, with the reasons."""
+    """Return the nodes that an earlier driver excluded, with the reasons.
+
+    Raises:
+        RunFolderError: the file is damaged, or a name cannot be a node's; it would become a line of a batch script.
+    """
     path = folder.jobs / STATES_FILE
-    return dict(read_json(path).get("excluded", {})) if path.exists() else {}
+    if not path.exists():
+        return {}
+    excluded = read_json(path).get("excluded", {})
+    with reading(path):
+        for node in excluded:
+            if not NODE_NAME.fullmatch(node):
+                raise ValueError(f"excluded node {node!r}")
+        return dict(excluded)
