@@ -1,4 +1,4 @@
-"""Access to a run folder: who may read and write it, and who lets it run code.
+"""Access to a run folder: reading, writing and running its code.
 
 A run folder is private to its owner, or shared with one group.
 
