@@ -222,15 +222,18 @@ def _parted(overrides: Sequence[str], folder: Path, schema: type[Any]) -> tuple[
         try:
             parsed = OverridesParser.create().parse_override(override)
         except HydraException as error:
-            reason = " ".join(str(error).partition("\nSee http")[0].split())
+            shown = shown_override(override)
+            reason = " ".join(str(error).partition("\nSee http")[0].split()) if shown == override else "it has a secret"
             raise ConfigError(
-                f"an override cannot be read: {shown_override(override)} ({reason}); quote it "
+                f"an override cannot be read: {shown} ({reason}); quote it "
                 "for the shell, lists as 'KEY=[1,2]' and in them text of several words once more, as in "
                 "'[{when: \"width >= 64\", gpus: 2}]'"
             ) from None
         key = parsed.key_or_group
         if parsed.is_sweep_override():
-            raise ConfigError(f"override {shown_override(override)!r} has several values; write a list, as in '{key}=[1,2]'")
+            raise ConfigError(
+                f"override {shown_override(override)!r} has several values; write a list, as in '{key}=[1,2]'"
+            )
         if "/" in key or key in groups or chooses(key, parsed.value()):
             choices.append(override)
         else:
@@ -289,10 +292,10 @@ def _resolved(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
     assert isinstance(values, dict)
-    run = values.get("run")
-    runner = run.get("runner") if isinstance(run, Mapping) else None
-    reader.check(values, RUNNERS.get(runner).secret_places if runner in RUNNERS.names() else ())
-    return {str(key): value for key, value in values.items()}, reader.digests
+    resolved = {str(key): value for key, value in values.items()}
+    runner = _raw(resolved, "run.runner")
+    reader.check(resolved, RUNNERS.get(runner).secret_places if runner in RUNNERS.names() else ())
+    return resolved, reader.digests
 
 
 def _raw(tree: Any, key: str) -> Any:

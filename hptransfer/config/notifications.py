@@ -16,8 +16,8 @@ EVENT_DONE, EVENT_FAILED, EVENT_BLOCKED = HOOK_EVENTS = "done", "failed", "block
 class HooksConfig:
     """Hooks for a sweep that ended or is blocked; null: none.
 
-    Each is a command as a list of arguments, without a shell, or an http(s) address that gets a POST request. An address
-    is a reference such as ${oc.env:SWEEP_HOOK}, as whoever knows it can post there.
+    Each is a command as a list of arguments, without a shell, or an http(s) address that gets a POST request. Whoever
+    knows an address can post there, so it is a reference such as ${oc.env:SWEEP_HOOK}.
 
     A command gets the facts as JSON on standard input and in the environment as HPTRANSFER_EVENT, HPTRANSFER_RUN,
     HPTRANSFER_REASON and so on; an address gets the same JSON.
@@ -39,8 +39,8 @@ class HooksConfig:
         for event in HOOK_EVENTS:
             hook = getattr(self, event)
             address = isinstance(hook, str) and urllib.parse.urlsplit(hook)
-            good = address and address.scheme in ("http", "https") and address.netloc
-            good = good or (isinstance(hook, str) and REFERENCE.search(hook))  # checked once it is read
+            refers = isinstance(hook, str) and REFERENCE.search(hook)  # checked once it is read
+            good = refers or (address and address.scheme in ("http", "https") and address.netloc)
             words = hook if isinstance(hook, list) else []
             command = words and all(
                 isinstance(word, str | int | float) and not isinstance(word, bool) for word in words

@@ -29,10 +29,10 @@ _AMBIGUOUS = re.compile(r"(?:^|_)(?:key|token|auth)(?:_|$)")
 _PLAIN = re.compile(r"[^\d$]{0,15}|[-+.\deE]{1,15}")
 # Of a name in capitals, as variables of the environment have it.
 _PLAIN_OF_VARIABLE = re.compile(r"[-+.\de]{0,15}|true|false|yes|no|on|off|none|null", re.IGNORECASE)
-# NAME=VALUE, "name": "value", Authorization: Bearer VALUE.
+# NAME=VALUE, "name": "value", Authorization: Bearer VALUE. A value may have further names in it.
 _INLINE = re.compile(
     r"(?:(?P<name>[a-z_][\w.-]*)[\"']?\s*[=:]\s*(?:(?:bearer|basic|token)\s+)?|\b(?P<scheme>bearer)\s+)[\"']?"
-    r"(?P<value>[^\s\"',;&]+)",
+    r"(?=(?P<value>[^\s\"',;&]+))",
     re.IGNORECASE,
 )
 # A value that a shell or a template fills in.
@@ -124,19 +124,22 @@ def holds_secret(name: str, text: str) -> bool:
     """
     if is_secret(name, text) and not (REFERENCE.search(text) or _FILLED_IN.fullmatch(text)):
         return True
-    return any(not REFERENCE.search(value) and not _FILLED_IN.match(value) for value in _inline(text))
+    return any(not REFERENCE.search(value) and not _FILLED_IN.match(value) for _, value in _inline(text))
 
 
-def _inline(text: str) -> Iterator[str]:
-    """Yield the values in a text that are secrets by their names."""
+def _inline(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the start and the text of the values in a text that are secrets by their names."""
     for match in _INLINE.finditer(text):
-        if is_secret(match["name"] or match["scheme"], match["value"]):
-            yield match["value"]
+        value = match["value"] if "{" in match["value"] else match["value"].rstrip("}])")
+        if is_secret(match["name"] or match["scheme"], value):
+            yield match.start("value"), value
 
 
 def without_secrets(text: str) -> str:
     """Replace every value in a text that is a secret by its name."""
-    return hidden(text, _inline(text), min_chars=1)
+    for start, value in reversed(list(_inline(text))):
+        text = text[:start] + HIDDEN + text[start + len(value) :]
+    return text
 
 
 def read_references(text: str, place: str, environment: Mapping[str, str] = os.environ) -> str:
@@ -151,8 +154,8 @@ def read_references(text: str, place: str, environment: Mapping[str, str] = os.e
     for name in REFERENCE.findall(text):
         if name not in environment:
             raise ConfigError(
-                f"{place} reads the variable {name}, which is not set on {platform.node()}; export it where the command "
-                "starts, then run it again"
+                f"{place} reads the variable {name}, which is not set on {platform.node()}; export it where "
+                "hptransfer starts, then retry"
             )
     return REFERENCE.sub(lambda match: environment[match[1]], text)
 
@@ -162,10 +165,10 @@ def read_values(text: str, environment: Mapping[str, str] = os.environ) -> set[s
     return {environment[name] for name in REFERENCE.findall(text) if name in environment}
 
 
-def hidden(text: str, values: Iterable[str], min_chars: int = MIN_HIDDEN_CHARS) -> str:
+def hidden(text: str, values: Iterable[str]) -> str:
     """Replace every value in a text by three stars, if it is long enough."""
     for value in sorted(values, key=len, reverse=True):
-        text = text.replace(value, HIDDEN) if len(value) >= min_chars else text
+        text = text.replace(value, HIDDEN) if len(value) >= MIN_HIDDEN_CHARS else text
     return text
 
 
@@ -175,13 +178,19 @@ def hidden_stream(chunks: Iterable[bytes], values: Collection[str]) -> Iterator[
     An end that may be the beginning of a value waits for the next bytes.
     """
     secrets = sorted((value.encode() for value in values if len(value) >= MIN_HIDDEN_CHARS), key=len, reverse=True)
-    held = b""
+    if not secrets:
+        yield from chunks
+        return
+    pattern, held = re.compile(b"|".join(map(re.escape, secrets))), b""
     for chunk in chunks:
         held += chunk
-        for secret in secrets:
-            held = held.replace(secret, HIDDEN.encode())
-        beginnings = (length for secret in secrets for length in range(1, len(secret)) if held.endswith(secret[:length]))
-        end = len(held) - max(beginnings, default=0)
-        yield held[:end]
-        held = held[end:]
-    yield held
+        lengths = (length for secret in secrets for length in range(1, len(secret)) if held.endswith(secret[:length]))
+        beginning, end, out = len(held) - max(lengths, default=0), 0, b""
+        for match in pattern.finditer(held):
+            if match.start() >= beginning:
+                break
+            out += held[end : match.start()] + HIDDEN.encode()
+            end = match.end()
+        yield out + held[end : max(beginning, end)]
+        held = held[max(beginning, end) :]
+    yield pattern.sub(HIDDEN.encode(), held)
