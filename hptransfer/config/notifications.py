@@ -55,7 +55,7 @@ class HooksConfig:
                 raise ConfigError(f"{place}.{key} must be above 0, got {getattr(self, key)}")
 
     def with_secrets(self, place: str) -> HooksConfig:
-        """Return the hooks with the values of the variables that they refer to.
+        """Return the hooks with their references replaced by values.
 
         Raises:
             ConfigError: a variable is not set, or its value is not the address of a hook.

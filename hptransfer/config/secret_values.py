@@ -1,4 +1,4 @@
-"""Secrets of a sweep: references are kept, secrets that are written out are refused.
+"""Secrets of a sweep: kept as references, refused where written out.
 
 A run folder holds every setting of its sweep, and shared ones have many readers. A secret therefore stays the reference
 that the user wrote, ${oc.env:NAME}, and is read again by the process that needs it.
@@ -93,7 +93,7 @@ class EnvironmentReader:
 
 def refuse_secret(place: str, name: str, text: str) -> None:
     """Raise ConfigError for a text with a secret that is written out."""
-    address = HOOK.match(place) and "://" in text and not REFERENCE.search(text)
+    address = HOOK.match(place) and re.search("https?://", text) and not REFERENCE.search(text)
     if address or (holds_secret(name, text) and not place.startswith(METRIC)):
         what = "an address, which may be a secret" if address else "what looks like a secret"
         raise ConfigError(f"{place} holds {what}, and would store it in clear; {_way_out(place)}")
@@ -129,10 +129,10 @@ def _way_out(place: str) -> str:
     if place.startswith("launcher."):
         return "jobs have the environment of the driver: write $NAME there, which their shell reads"
     if place.startswith("run.names."):
-        return "give it as a reference under run.environment, or another name if it is no secret"
+        return "give it as a reference under run.environment, or another name if it is not a secret"
     if place.startswith(("run.command", "run.torchrun")):
-        return "export it, and write '${oc.env:NAME}' there; if it is no secret, pass it by a name of run.names"
-    return "have the program read it from its environment, or give it another name if it is no secret"
+        return "export it, and write '${oc.env:NAME}' there; if it is not a secret, pass it by a name of run.names"
+    return "have the program read it from its environment, or give it another name if it is not a secret"
 
 
 def _texts(tree: Any, place: str = "", name: str = "") -> Iterator[tuple[str, str, str]]:
