@@ -100,7 +100,7 @@ def refuse_secret(place: str, name: str, text: str) -> None:
 
 
 def refuse_secret_override(override: str) -> None:
-    """Raise ConfigError, which does not repeat it, for a secret in an override."""
+    """Raise ConfigError, without repeating it, for an override with a secret."""
     key, _, value = override.lstrip("+~").partition("=")
     if not value.startswith(("[", "{")):
         refuse_secret(key, key.rpartition(".")[2], value.strip("'\""))
@@ -115,7 +115,7 @@ def shown_override(override: str) -> str:
 
 
 def has_secret(value: Any, key: str) -> bool:
-    """Test if a stored value of a key has a secret that is written out."""
+    """Test if the stored value of a key has a written-out secret."""
     return any(holds_secret(name, text) for _, name, text in _texts(value, key, key.rpartition(".")[2]))
 
 
