@@ -38,7 +38,7 @@ class EnvironmentReader:
     """
 
     def __init__(self, tree: Mapping[str, Any]) -> None:
-        """Find the places of secrets in a tree whose ${...} are not replaced."""
+        """Find the places of secrets in an unresolved tree."""
         self.digests: dict[str, str] = {}
         self._places = {
             place
@@ -136,7 +136,7 @@ def _way_out(place: str) -> str:
 
 
 def _texts(tree: Any, place: str = "", name: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield the place, the name and the text of all values of a tree.
+    """Yield place, name and text of every value in a tree.
 
     The name is the last key. In a list it is the option before a value, such as --api-key.
     """
@@ -152,6 +152,6 @@ def _texts(tree: Any, place: str = "", name: str = "") -> Iterator[tuple[str, st
 
 
 def _option(argument: Any) -> str | None:
-    """Return an argument that is an option without a value; None for others."""
+    """Return an argument that is an option without value, else None."""
     is_option = isinstance(argument, str) and argument.startswith("-") and "=" not in argument
     return argument if is_option else None

@@ -47,7 +47,7 @@ _QUERY = re.compile(
 
 
 def redacted(text: str) -> str:
-    """Replace every password in a URI by three stars, unless it is a reference."""
+    """Replace passwords in URIs by three stars; keep references."""
     if "://" not in text:
         return text
     for pattern in (_WEB, _OTHER, _QUERY):
@@ -89,7 +89,7 @@ def passwords(tree: Any, path: str) -> Iterator[str]:
 
 
 def is_secret_name(name: str) -> bool:
-    """Test if a word of a name marks a secret, as in WANDB_API_KEY."""
+    """Test if a name marks a secret, as WANDB_API_KEY does."""
     words = _words(name)
     return bool(_SECRET.search(words) or _AMBIGUOUS.search(words))
 
@@ -112,7 +112,7 @@ def _words(name: str) -> str:
 
 
 def names_secret(name: str, text: str) -> bool:
-    """Test if a text is meant for a secret, written out or as a reference."""
+    """Test if a text holds a secret, written out or referred to."""
     return is_secret(name, text) or any(True for _ in _inline(text))
 
 
@@ -128,7 +128,7 @@ def holds_secret(name: str, text: str) -> bool:
 
 
 def _inline(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the start and the text of the values in a text that are secrets by their names."""
+    """Yield start and text of every named secret in a text."""
     for match in _INLINE.finditer(text):
         value = match["value"] if "{" in match["value"] else match["value"].rstrip("}])")
         if is_secret(match["name"] or match["scheme"], value):
@@ -136,7 +136,7 @@ def _inline(text: str) -> Iterator[tuple[int, str]]:
 
 
 def without_secrets(text: str) -> str:
-    """Replace every value in a text that is a secret by its name."""
+    """Replace every named secret in a text by three stars."""
     for start, value in reversed(list(_inline(text))):
         text = text[:start] + HIDDEN + text[start + len(value) :]
     return text
@@ -166,7 +166,7 @@ def read_values(text: str, environment: Mapping[str, str] = os.environ) -> set[s
 
 
 def hidden(text: str, values: Iterable[str]) -> str:
-    """Replace every value in a text by three stars, if it is long enough."""
+    """Replace values of sufficient length by three stars."""
     for value in sorted(values, key=len, reverse=True):
         text = text.replace(value, HIDDEN) if len(value) >= MIN_HIDDEN_CHARS else text
     return text
