@@ -29,6 +29,7 @@ from hptransfer.coordcheck.check_config import compose_check
 from hptransfer.core import errors
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import CAUSES
+from hptransfer.core.redaction import REFERENCE
 from hptransfer.core.registry import Registry
 from hptransfer.launchers.slurm.config import SlurmConfig
 from hptransfer.launchers.slurm.preview import preview
@@ -132,6 +133,8 @@ def test_every_fragment_of_the_pages_fits_a_sweep_file(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in REFERENCE.findall(block.text):
+        monkeypatch.setenv(name, "exported")
     planned(with_fragment(block), tmp_path)
 
 

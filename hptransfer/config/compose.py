@@ -24,11 +24,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.resolvers import oc
 
 from hptransfer.config import sweep as sweep_config
 from hptransfer.config.overrides import Setting, apply
 from hptransfer.config.package_data import resource_folders
 from hptransfer.config.renamed import refuse_old_word, refuse_old_words
+from hptransfer.config.secret_values import EnvironmentReader, refuse_secret_override, shown_override
 from hptransfer.config.sweep import SWEEP_MEMBERS, AxisConfig, SweepConfig, TunedConfig
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.loader import (
@@ -97,7 +99,10 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
             _refuse_old_override(setting)
             _refuse_new_axis(tree, setting)
             apply(tree, setting, _open_keys(tree))
-        values = _resolved(_converted(tree))
+        if tree.get("variables"):
+            raise RefusedValueError("variables", "is written by the tool itself; leave it out")
+        values, digests = _resolved(_converted(tree))
+        values["variables"] = digests
         refuse_old_words(values)
         with _naming_overrides(settings, tree):
             load(SweepConfig, values, members=SWEEP_MEMBERS)
@@ -127,7 +132,7 @@ def compose_schema(schema: type[T], name: str, choices: Sequence[str], overrides
     tree = _composed(Path(__file__).parent, name, groups)
     for setting in settings:
         apply(tree, setting, open_mappings(schema))
-    values = _resolved(tree)
+    values, _ = _resolved(tree)
     with _naming_overrides(settings, tree):
         config = load(schema, values)
         config.run = _loaded_run(values["run"])  # type: ignore[attr-defined]
@@ -135,8 +140,12 @@ def compose_schema(schema: type[T], name: str, choices: Sequence[str], overrides
 
 
 def check_form(overrides: Sequence[str]) -> None:
-    """Raise ConfigError unless each override is KEY=VALUE of a settable key."""
+    """Raise ConfigError unless each override is KEY=VALUE of a settable key.
+
+    A secret is refused before any message can repeat it.
+    """
     for override in overrides:
+        refuse_secret_override(override)
         if "=" not in override.lstrip("=") and not override.startswith("~"):
             raise ConfigError(f"override {override!r} must be KEY=VALUE, such as run.parameterization=sp")
         key, _, value = override.lstrip("+~").partition("=")
@@ -213,20 +222,23 @@ def _parted(overrides: Sequence[str], folder: Path, schema: type[Any]) -> tuple[
         try:
             parsed = OverridesParser.create().parse_override(override)
         except HydraException as error:
-            reason = " ".join(str(error).partition("\nSee http")[0].split())
+            shown = shown_override(override)
+            reason = " ".join(str(error).partition("\nSee http")[0].split()) if shown == override else "it has a secret"
             raise ConfigError(
-                f"an override cannot be read: {override} ({reason}); quote it "
+                f"an override cannot be read: {shown} ({reason}); quote it "
                 "for the shell, lists as 'KEY=[1,2]' and in them text of several words once more, as in "
                 "'[{when: \"width >= 64\", gpus: 2}]'"
             ) from None
         key = parsed.key_or_group
         if parsed.is_sweep_override():
-            raise ConfigError(f"override {override!r} has several values; write a list, as in '{key}=[1,2]'")
+            raise ConfigError(
+                f"override {shown_override(override)!r} has several values; write a list, as in '{key}=[1,2]'"
+            )
         if "/" in key or key in groups or chooses(key, parsed.value()):
             choices.append(override)
         else:
             flags = {"adds": parsed.is_add(), "replaces": parsed.is_force_add(), "deletes": parsed.is_delete()}
-            settings.append(Setting(override, key, parsed.value(), **flags))
+            settings.append(Setting(shown_override(override), key, parsed.value(), **flags))
     return choices, settings
 
 
@@ -252,9 +264,18 @@ def _composed(folder: Path, name: str, choices: Sequence[str]) -> dict[str, Any]
     return {str(key): value for key, value in values.items()}
 
 
-def _resolved(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values with every ${...} replaced."""
+def _resolved(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the values with every ${...} replaced, except references to secrets.
+
+    The digests of the variables of the environment that were read come with them, by name.
+    """
+    reader = EnvironmentReader(tree)
+
+    def read(name: str, *default: Any, _node_: Any) -> Any:
+        return reader.read(_node_._get_full_key(None), name, *default)
+
     config = OmegaConf.create(dict(tree))
+    OmegaConf.register_new_resolver("oc.env", read, replace=True)
     try:
         values = OmegaConf.to_container(config, resolve=True)
     except InterpolationKeyError as error:
@@ -266,10 +287,15 @@ def _resolved(tree: Mapping[str, Any]) -> dict[str, Any]:
             f"{key} refers to {names}, which is not there; quote it as '\\${{...}}' if it is text"
         ) from None
     except OmegaConfBaseException as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].removeprefix("ConfigError raised while resolving interpolation: ")
         raise ConfigError(f"{error.full_key or 'a value'}: {reason}") from None
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    resolved = {str(key): value for key, value in values.items()}
+    runner = _raw(resolved, "run.runner")
+    reader.check(resolved, RUNNERS.get(runner).secret_places if runner in RUNNERS.names() else ())
+    return resolved, reader.digests
 
 
 def _raw(tree: Any, key: str) -> Any:

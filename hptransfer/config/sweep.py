@@ -218,6 +218,8 @@ class SweepConfig:
     """Train from a copy of the source tree (files tracked by git) in the run's folder."""
     driver: str = "local"
     """local: the driver is this process; or slurm: it is a job of its own, as launcher=slurm configures."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Written by the tool: a digest of every variable of the environment that was read, except secrets, by name."""
 
     @property
     def folder(self) -> RunFolder:

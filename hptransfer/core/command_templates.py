@@ -1,6 +1,7 @@
 """Command-line arguments with names in braces, such as "--lr={lr}".
 
-Each argument is filled in by itself, and no shell ever reads a value.
+Each argument is filled in by itself, and no shell ever reads a value. References to variables of the environment, such
+as ${oc.env:WANDB_API_KEY}, stay as they are.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from string import Formatter
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import Number
+from hptransfer.core.redaction import REFERENCE
 
 TemplateValue = Number | str
 
@@ -21,7 +23,7 @@ def names_in(template: str, key: str) -> set[str]:
         ConfigError: braces hold something other than a plain name.
     """
     try:
-        parts = list(Formatter().parse(template))
+        parts = list(Formatter().parse(REFERENCE.sub("", template)))
     except ValueError:
         parts = [("", "", None, None)]
     names = set()
@@ -44,7 +46,12 @@ def check_names(template: str, known: Mapping[str, object], key: str) -> None:
 
 def fill_template(template: str, values: Mapping[str, TemplateValue]) -> str:
     """Replace the names in braces by their values; numbers are written exactly."""
-    return template.format(**{name: format_value(value) for name, value in values.items()})
+    texts = {name: format_value(value) for name, value in values.items()}
+    filled, end = "", 0
+    for reference in REFERENCE.finditer(template):
+        filled += template[end : reference.start()].format(**texts) + reference[0]
+        end = reference.end()
+    return filled + template[end:].format(**texts)
 
 
 def format_value(value: TemplateValue) -> str:

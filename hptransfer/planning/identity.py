@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hptransfer.config.secret_values import has_secret
 from hptransfer.config.sweep import SweepConfig
+from hptransfer.core.redaction import HIDDEN
 from hptransfer.worker.runners import RUNNERS
 
 
@@ -32,6 +34,13 @@ def _flatten(prefix: str, node: Any) -> list[tuple[str, Any]]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return one line for each key in which two identities differ."""
-    keys = sorted({*old, *new})
-    return [f"{key} is {old.get(key)} there, {new.get(key)} here" for key in keys if old.get(key) != new.get(key)]
+    """Return one line for each key in which two identities differ.
+
+    A secret that an earlier version stored is not shown.
+    """
+    keys = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    return [f"{key} is {_shown(old.get(key), key)} there, {_shown(new.get(key), key)} here" for key in keys]
+
+
+def _shown(value: Any, key: str) -> Any:
+    return HIDDEN if has_secret(value, key) else value

@@ -21,6 +21,7 @@ from hptransfer.core.errors import (
     EXIT_TRIALS_FAILED,
     HptransferError,
 )
+from hptransfer.core.redaction import hidden, read_values
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.progress import Progress
 
@@ -34,14 +35,15 @@ def notify(hooks: HooksConfig, event: str, facts: Mapping[str, Any]) -> str | No
         event: one of EVENT_DONE, EVENT_FAILED and EVENT_BLOCKED.
         facts: JSON values for the hook.
     """
-    hook = getattr(hooks, event)
-    if hook is None:
+    if getattr(hooks, event) is None:
         return None
+    hook = getattr(hooks.with_secrets("hooks"), event)
     facts = {"event": event, **facts}
     try:
         _post(hook, facts, hooks.timeout_s) if isinstance(hook, str) else _call(hook, facts, hooks.timeout_s)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
-        return f"hooks.{event} failed ({_reason(error)}); the sweep itself is not affected"
+        reason = hidden(_reason(error), read_values(str(getattr(hooks, event))))
+        return f"hooks.{event} failed ({reason}); the sweep itself is not affected"
     return None
 
 

@@ -95,10 +95,12 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
     """Hold the run folder of a plan while the block drives it.
 
     Raises:
+        ConfigError: a hook refers to a variable that is not set.
         RunFolderError: the folder belongs to another sweep, is not a run folder, or cannot be written.
         StoppedError: another driver holds it.
     """
     folder = plan.config.folder
+    plan.config.hooks.with_secrets("hooks")
     _refuse_other_folder(folder)
     folder.create(plan.config.share)
     with restricted_umask(folder.path), driving(folder):
@@ -141,10 +143,12 @@ def check_folder(plan: Plan) -> None:
     """Check that a plan can be driven in its folder.
 
     Raises:
+        ConfigError: a hook refers to a variable that is not set.
         RunFolderError: the folder belongs to another sweep, or is not a run folder.
         StoppedError: another driver holds it.
     """
     folder = plan.config.folder
+    plan.config.hooks.with_secrets("hooks")
     _refuse_other_folder(folder)
     if holder := locked_by(folder.driver_lock):
         raise already_driven(folder, holder)
@@ -160,9 +164,15 @@ def _refuse_other_folder(folder: RunFolder) -> None:
 def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
     if not folder.target.exists() or not folder.sweep.exists():
         return
-    existing = identity(sweep_config.load_sweep(folder), read_json(folder.target, "fingerprint")["fingerprint"])
-    changes = differences(existing, identity(plan.config, plan.fingerprint))
+    stored, config = sweep_config.load_sweep(folder), plan.config
+    existing = identity(stored, read_json(folder.target, "fingerprint")["fingerprint"])
+    changes = differences(existing, identity(config, plan.fingerprint))
     if changes:
+        changes += [
+            f"the variable {name} has changed"
+            for name, value in stored.variables.items()
+            if config.variables.get(name, value) != value
+        ]
         raise RunFolderError(
             f"{folder.path} belongs to another sweep: {'; '.join(changes)}; choose another name=NAME "
             "(nothing was changed)"

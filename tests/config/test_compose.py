@@ -27,7 +27,7 @@ BAD = [
     (["run.optimizer=lion"], "run.optimizer has keys of its own; choose it as run/optimizer=lion"),
     (["run/modle=moe"], "unknown choice of a run 'modle'. Did you mean 'model'? Known: data, model, optimizer"),
     (["model=moe"], "unknown key 'model'. Known: budget, design, driver"),
-    (["model=moe"], "tracker (in the file); there is run/model"),
+    (["model=moe"], "variables (in the file); there is run/model"),
     (["lr=0.1"], "(in the file); there is space.lr and run.optimizer.lr and run.constants."),
     (["hydra.run.dir=x"], "override 'hydra.run.dir=x' would do nothing"),
     (

@@ -1,8 +1,19 @@
-"""Passwords in URIs are redacted; other text is unchanged."""
+"""Passwords in URIs are redacted, secrets are known by their names; other text is unchanged."""
 
 import pytest
 
-from hptransfer.core.redaction import passwords, redacted, with_password
+from hptransfer.core.command_templates import fill_template, names_in
+from hptransfer.core.errors import ConfigError
+from hptransfer.core.redaction import (
+    hidden_stream,
+    is_secret,
+    is_secret_name,
+    passwords,
+    read_references,
+    redacted,
+    with_password,
+    without_secrets,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +57,59 @@ def test_a_uri_is_whole_again_from_the_variable_that_differs_in_the_password_alo
 def test_places_of_passwords_are_named() -> None:
     tree = {"run": {"command": ["a", "http://u:p@h"], "n": 1}, "b": "http://h"}
     assert list(passwords(tree, "")) == ["run.command[1]"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "PGPASSWORD", "BASIC_AUTH"),
+        *(
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "--api-key",
+            "hfToken",
+            "run.names.hub_token",
+            "Authorization",
+            "MYSQL_PWD",
+        ),
+    ],
+)
+def test_a_name_with_a_word_for_secrets_marks_one(name: str) -> None:
+    assert is_secret_name(name)
+    assert is_secret(name, "abcdef0123456789")
+
+
+@pytest.mark.parametrize(
+    "name", ["monkey", "keyboard", "tokens", "data.tokens", "author", "NUM_TOKENS", "TOKENIZER", "PWD", "keys", "lr"]
+)
+def test_a_name_that_only_contains_such_letters_marks_none(name: str) -> None:
+    assert not is_secret_name(name)
+    assert not is_secret(name, "abcdef0123456789")
+
+
+def test_secrets_in_a_line_are_hidden() -> None:
+    line = """run --api-key=abc lr=0.1 "password": "hunter2", 'Authorization: Bearer xyz' n=3 {token: hf_0123456789}"""
+    assert without_secrets(line) == (
+        """run --api-key=*** lr=0.1 "password": "***", 'Authorization: Bearer ***' n=3 {token: ***}"""
+    )
+
+
+def test_references_are_read_where_they_stand() -> None:
+    text = "postgresql://me:${oc.env:PASSWORD}@db/${oc.env:NAME}"
+    assert redacted(text) == text
+    assert read_references(text, "place", {"PASSWORD": "a{b}$", "NAME": "x"}) == "postgresql://me:a{b}$@db/x"
+    with pytest.raises(ConfigError, match=r"^place reads the variable NAME, which is not set on .*export it"):
+        read_references(text, "place", {"PASSWORD": "abc"})
+
+
+def test_templates_keep_references() -> None:
+    template = "{{${oc.env:A_KEY}}}{lr}"
+    assert names_in(template, "key") == {"lr"}
+    assert fill_template(template, {"lr": 0.5}) == "{${oc.env:A_KEY}}0.5"
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_a_stream_is_hidden_across_its_chunks_and_nothing_else_is_lost(size: int) -> None:
+    text = b"a hunter-of-x hunter-of-xy hunter-of- seven77 end hunter"
+    chunks = [text[start : start + size] for start in range(0, len(text), size)]
+    hidden_text = b"".join(hidden_stream(chunks, {"hunter-of-x", "hunter-of-xy", "seven77"}))
+    assert hidden_text == b"a *** *** hunter-of- seven77 end hunter"

@@ -142,7 +142,8 @@ def test_an_address_is_posted_to_and_its_failure_is_a_warning_without_it(
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     address, posted = server
-    assert sweep(tmp_path, parabola, f"hooks.done={address}/broken") == 0
+    monkeypatch.setenv("SWEEP_HOOK", f"{address}/broken")
+    assert sweep(tmp_path, parabola, "hooks.done='${oc.env:SWEEP_HOOK}'") == 0
     assert [facts["event"] for facts in posted] == ["done"]
     out = " ".join(capsys.readouterr().out.split())
     assert "note: hooks.done failed (its server answered 500); the sweep itself is not affected" in out

@@ -77,11 +77,14 @@ class Runner(ABC):
         has_source_tree: a run names the folder of the code that trains it, as `cwd`.
         sweeps_names: swept values are names that a run fills in (run.names.NAME), not keys of its configuration.
         can_prune: a trial can be stopped while it trains.
+        secret_places: dotted keys of a run below which texts may refer to secrets, ${oc.env:NAME}. The runner reads
+            them as it trains (`redaction.read_references`).
     """
 
     has_source_tree: ClassVar[bool] = False
     sweeps_names: ClassVar[bool] = False
     can_prune: ClassVar[bool] = True
+    secret_places: ClassVar[Sequence[str]] = ()
 
     def schema(self) -> RunSchema | None:
         """Return the schema of a run in a sweep file.

@@ -14,11 +14,12 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from hptransfer.core.records import CODE_ERROR, KILLED, OUT_OF_MEMORY
+from hptransfer.core.redaction import hidden_stream
 from hptransfer.worker.runners.script import watchdog
 
 # On every node, torchrun prints sixty lines of its own after those of the failed process.
@@ -49,12 +50,14 @@ def ended_by(code: int) -> int:
 class Process:
     """Process of one script, in a session of its own (see `start_script`)."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], lifeline: int) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], lifeline: int, secrets: Collection[str] = ()) -> None:
         """Start to forward the output of the process.
 
         Args:
             lifeline: writing end of the watchdog's pipe; closing it kills the script.
+            secrets: values that are hidden in the output.
         """
+        self._secrets = secrets
         self._popen, self._lifeline = popen, lifeline
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._last_lines: deque[str] = deque(maxlen=MAX_LAST_LINES)
@@ -124,8 +127,8 @@ class Process:
         """
         assert self._popen.stdout is not None
         sys.stdout.flush()
-        partial = b""
-        while chunk := os.read(self._popen.stdout.fileno(), CHUNK_BYTES):
+        output, partial = self._popen.stdout.fileno(), b""
+        for chunk in hidden_stream(iter(lambda: os.read(output, CHUNK_BYTES), b""), self._secrets):
             _write_all(1, chunk)
             *lines, partial = re.split(rb"[\r\n]+", partial + chunk)
             for line in lines:
@@ -141,10 +144,15 @@ class Process:
 
 
 @contextmanager
-def start_script(arguments: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Iterator[Process]:
+def start_script(
+    arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], secrets: Collection[str] = ()
+) -> Iterator[Process]:
     """Run a command, at most as long as the block.
 
     It also ends with this process.
+
+    Args:
+        secrets: values that are hidden in the output.
     """
     lifeline, writing_end = os.pipe()
     try:
@@ -163,7 +171,7 @@ def start_script(arguments: Sequence[str], cwd: Path, environment: Mapping[str, 
         raise
     finally:
         os.close(lifeline)
-    process = Process(popen, writing_end)
+    process = Process(popen, writing_end, secrets)
     try:
         yield process
     finally:

@@ -18,6 +18,7 @@ from hptransfer.core.command_templates import TemplateValue, fill_template, form
 from hptransfer.core.errors import ConfigError, DataError, Interrupted
 from hptransfer.core.io import write_text
 from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, TIME_LIMIT, Outcome, Trial, digest, short
+from hptransfer.core.redaction import read_references, read_values
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, RunSchema, Size, StackContext
 from hptransfer.worker.runners.script.command_line import build_arguments
@@ -49,6 +50,7 @@ class ScriptRunner(Runner):
     has_source_tree = True
     sweeps_names = True
     can_prune = False
+    secret_places = ("run.command", "run.torchrun", "run.environment")
 
     def schema(self) -> RunSchema:
         return RunSchema(ScriptConfig, {})
@@ -153,9 +155,13 @@ class _ScriptAttempt:
         """
         names = self._template_names()
         write_text(self._settings, json.dumps(names, indent=1) + "\n")
-        with start_script(
-            build_arguments(self._config, names), self._working_directory, self._environment(names)
-        ) as process:
+        try:
+            arguments = [read_references(text, "run.command") for text in build_arguments(self._config, names)]
+            environment = self._environment(names)
+        except ConfigError as missing_variable:
+            return self._failed_outcome(str(missing_variable), CODE_ERROR)
+        secrets = {value for text in self._config.templates().values() for value in read_values(text)}
+        with start_script(arguments, self._working_directory, environment, secrets) as process:
             outcome = self._watch(process)
         if outcome.state != FAILED:
             self._curve.thin()
@@ -188,7 +194,10 @@ class _ScriptAttempt:
 
     def _environment(self, names: Mapping[str, TemplateValue]) -> dict[str, str]:
         provided = {f"HPTRANSFER_{name.upper()}": format_value(value) for name, value in names.items()}
-        added = {key: fill_template(str(value), names) for key, value in self._config.environment.items()}
+        added = {
+            key: read_references(fill_template(str(value), names), f"run.environment.{key}")
+            for key, value in self._config.environment.items()
+        }
         return {**os.environ, **provided, **added}
 
     def _watch(self, process: Process) -> Outcome:
