@@ -72,7 +72,8 @@ def _refuse(args: argparse.Namespace, options: Sequence[str], kind: str) -> None
     """
     for option in options:
         if getattr(args, option) is not None:
-            raise ConfigError(f"--{option} is not for an analysis of {kind}; see `hptransfer analyze --help`")
+            place = "; its results are written into its folder" if option == "out" else ""
+            raise ConfigError(f"--{option} is not for an analysis of {kind}{place}; see `hptransfer analyze --help`")
 
 
 ANALYZE_VERB = Verb("fit the laws, predict for the target, write the report", _analyze_arguments, _analyze)

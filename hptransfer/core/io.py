@@ -135,7 +135,9 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise RunFolderError(f"{path} is damaged ({reason}); move it away, then run the same sweep again") from None
+        raise RunFolderError(
+            f"{path} is damaged ({reason}); move it away, then run what wrote it again: sweep, verify or analyze"
+        ) from None
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
