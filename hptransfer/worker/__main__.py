@@ -29,6 +29,8 @@ from hptransfer.core.errors import (
     HptransferError,
     Interrupted,
     Superseded,
+    exit_with,
+    print_error,
 )
 from hptransfer.core.io import read_json, write_json
 from hptransfer.core.permissions import restrict_umask
@@ -40,7 +42,7 @@ from hptransfer.core.records import (
 )
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.interruption import StopCheck, process_deadline, requeue_job
-from hptransfer.worker.job import CHECKPOINT_S, run_job
+from hptransfer.worker.job import CHECKPOINT_S, machine_error, run_job
 
 # SIGTERM alone does not distinguish the two.
 CAUSE_TEXTS = {PREEMPTED: f"{PREEMPTED} or {CANCELLED}"}
@@ -55,7 +57,7 @@ def main() -> None:
     checkpoint_s = float(os.environ.get("HPTRANSFER_CHECKPOINT_S", CHECKPOINT_S))
     stack = int(os.environ.get("HPTRANSFER_STACK", "0"))
     if len(sys.argv) > 2:
-        sys.exit(run_one(folder, sys.argv[2], int(sys.argv[3]), stop, checkpoint_s, stack))
+        exit_with(run_one(folder, sys.argv[2], int(sys.argv[3]), stop, checkpoint_s, stack))
     _serve_jobs(folder, stop, checkpoint_s, stack)
 
 
@@ -65,25 +67,25 @@ def run_one(folder: RunFolder, job: str, attempt: int, stop: StopCheck, checkpoi
     The output of its trials goes to the standard output that the scheduler has set up.
     """
     if not folder.job_path(job).exists():
-        print(f"{folder.path} has no job {job!r}; `hptransfer sweep` makes and submits them", file=sys.stderr)
+        print_error(f"{folder.path} has no job {job!r}; `hptransfer sweep` makes and submits them")
         return EXIT_BAD_INPUT
     try:
         stopped = run_job(folder, job, attempt=attempt, stop=stop, checkpoint_s=checkpoint_s, stack=stack)
     except Interrupted as interrupted:
-        print(f"job {job} stops: {CAUSE_TEXTS.get(interrupted.cause, interrupted.cause)}", flush=True)
+        print_error(f"job {job} stops: {CAUSE_TEXTS.get(interrupted.cause, interrupted.cause)}")
         if interrupted.cause == TIME_LIMIT and _has_progressed(folder, job):
             requeue_job()
         return EXIT_UNFINISHED
     except (Superseded, HptransferError) as error:
-        print(error, file=sys.stderr, flush=True)
+        print_error(str(error))
         return EXIT_BAD_INPUT
     if stopped:
-        print(f"job {job} stops: {stopped}", file=sys.stderr, flush=True)
+        print_error(f"job {job} stops: {stopped}")
         return EXIT_STOPPED
     folder.reached_path(job).unlink(missing_ok=True)
     outcomes = [folder.read_outcome(trial_id) for trial_id in folder.read_job(job).trials]
     if any(outcome is None for outcome in outcomes):
-        print(f"job {job}: another worker holds some of its trials", file=sys.stderr, flush=True)
+        print_error(f"job {job}: another worker holds some of its trials")
         return EXIT_UNFINISHED
     return EXIT_TRIALS_FAILED if any(outcome and outcome.state == FAILED for outcome in outcomes) else EXIT_DONE
 
@@ -114,20 +116,27 @@ def _serve_jobs(folder: RunFolder, stop: StopCheck, checkpoint_s: float, stack: 
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         job = line.strip()
-        log = os.open(folder.jobs / f"{job}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
         try:
+            _print_to(folder.jobs / f"{job}.log")
             stopped = run_job(folder, job, stop=stop, checkpoint_s=checkpoint_s, stack=stack)
+        except OSError as error:
+            stopped = machine_error(error, folder)
         except Interrupted as interrupted:
-            print(f"job {job} stops: {CAUSE_TEXTS.get(interrupted.cause, interrupted.cause)}", flush=True)
-            sys.exit(EXIT_UNFINISHED)
+            print_error(f"job {job} stops: {CAUSE_TEXTS.get(interrupted.cause, interrupted.cause)}")
+            exit_with(EXIT_UNFINISHED)
         try:
             answers.write(f"{job} {stopped}\n" if stopped else f"{job}\n")
             answers.flush()
         except BrokenPipeError:
             return  # the driver is gone; the outcomes are on disk
+
+
+def _print_to(log: Path) -> None:
+    """Append all further output of this process to a log."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from hptransfer.core.errors import EXIT_UNFINISHED, Superseded
+from hptransfer.core.errors import EXIT_UNFINISHED, Superseded, print_error
 from hptransfer.core.records import CANCELLED, PREEMPTED, TIME_LIMIT
 from hptransfer.core.run_folder import RunFolder
 
@@ -123,7 +123,7 @@ def requeue_job() -> bool:
             ["scontrol", "requeue", job], capture_output=True, text=True, timeout=SCONTROL_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        print(f"no requeue of job {job}: {error}", flush=True)
+        print_error(f"no requeue of job {job}: {error}")
         return False
-    print(f"requeue of job {job}: {process.stderr.strip() or 'done'}", flush=True)
+    print_error(f"requeue of job {job}: {process.stderr.strip() or 'done'}")
     return process.returncode == 0
