@@ -89,7 +89,7 @@ class ScriptCurve:
         if step is None:
             return max(self._steps(), default=0) + 1
         if not _is_number(step) or step != step // 1 or abs(step) > MAX_STEP:
-            raise UnusableMetric(f"'step' must be a whole number of at most 64 bits, got {step!r}")
+            raise UnusableMetric(f"'step' must be a whole number, got {step!r}; it has at most 64 bits")
         return int(step)
 
     def _steps(self) -> Iterator[int]:
