@@ -129,7 +129,7 @@ def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[Backg
             _note(
                 console,
                 f"not in the tracker yet: {tracker.missing}; no result is lost: {folder.path} has them all, and the "
-                "same command writes them",
+                "same command tries again",
             )
 
 
