@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hptransfer.core.attempts import last_progress
@@ -101,11 +102,12 @@ def _has_progressed(folder: RunFolder, job: str) -> bool:
     unfinished = [trial for trial in folder.read_job(job).trials if not folder.outcome_path(trial).exists()]
     progress = {trial: list(last_progress(folder, trial, job)) for trial in unfinished}
     write_json(path, {"trials": progress})
-    return any(
-        new > old
-        for trial in unfinished
-        for new, old in zip(progress[trial], earlier.get(trial, (-1, -1)), strict=True)
-    )
+    return any(_is_advance(progress[trial], earlier.get(trial, (-1, -1))) for trial in unfinished)
+
+
+def _is_advance(new: Sequence[float], old: Sequence[float]) -> bool:
+    """Test if step or checkpoint advanced; another node's clock may be behind, so any other checkpoint did."""
+    return new[0] > old[0] or new[1] not in (0.0, old[1])
 
 
 def _serve_jobs(folder: RunFolder, stop: StopCheck, checkpoint_s: float, stack: int) -> None:
