@@ -24,6 +24,7 @@ import contextlib
 import difflib
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import NoReturn
@@ -39,6 +40,7 @@ EXIT_NO_LAW = 6
 EXIT_UNFINISHED = 75
 EXIT_INTERRUPTED = 130
 
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of a full disk, and of the user's limits of what is written to it."""
 
@@ -90,13 +92,15 @@ class Superseded(Exception):  # noqa: N818
 
 
 def printable(text: str) -> str:
-    """Return a text as one line without control characters.
+    """Return a text without control characters, which could rewrite the user's terminal.
 
-    They are shown as escapes such as \\x1b: what a script prints may otherwise rewrite the user's terminal.
+    Colours are removed, and all but tabs are shown as escapes, such as \\x1b for the start of a command.
     """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    shown = (
+        character if character.isprintable() or character == "\t" else character.encode("unicode_escape").decode()
+        for character in COLOUR.sub("", text)
     )
+    return "".join(shown)
 
 
 def print_error(text: str) -> None:
