@@ -104,15 +104,18 @@ def printable(text: str) -> str:
 
 
 def print_error(text: str) -> None:
-    """Print one line to standard error; where it cannot be written, the line alone is lost."""
+    """Print one line to standard error.
+
+    Where it cannot be written, as on a full disk, the line alone is lost.
+    """
     with contextlib.suppress(OSError):
         print(printable(text), file=sys.stderr, flush=True)
 
 
 def exit_with(code: int) -> NoReturn:
-    """End the process with an exit code, even if its last output cannot be written.
+    """End the process with an exit code.
 
-    Python would end with 120 where that is lost, as on a full disk.
+    Python would end with 120 where the last output cannot be written, as on a full disk.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -106,7 +106,10 @@ def _has_progressed(folder: RunFolder, job: str) -> bool:
 
 
 def _is_advance(new: Sequence[float], old: Sequence[float]) -> bool:
-    """Test if step or checkpoint advanced; another node's clock may be behind, so any other checkpoint did."""
+    """Test if the step or the checkpoint advanced.
+
+    Another node's clock may be behind, so any other checkpoint is taken for a later one.
+    """
     return new[0] > old[0] or new[1] not in (0.0, old[1])
 
 

@@ -85,7 +85,11 @@ def run_job(
 
 
 def machine_error(error: OSError, folder: RunFolder) -> str:
-    """Return why the machine makes a job stop; raise the error if it is none of the machine's."""
+    """Return why the machine makes a job stop.
+
+    Raises:
+        OSError: the given error, if it is none of the machine's.
+    """
     if error.errno not in MACHINE_ERRORS:
         raise error
     return f"{error.strerror} ({folder.path})"

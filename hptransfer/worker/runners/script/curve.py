@@ -167,7 +167,7 @@ def _missing_metric(metric: Metric) -> str:
 def _parse_metric(key: str, value: Any) -> float:
     """Return the metric's value; NaN or infinite where the script's was.
 
-    JSON has no such numbers: writers make null of them, or text such as "NaN".
+    JSON has neither: writers make null of them, or text such as "NaN".
     """
     if value is None:
         return math.nan
