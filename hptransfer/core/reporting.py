@@ -43,7 +43,7 @@ def report(step: int | None = None, *, diverged: bool = False, **values: float) 
 
 
 def _is_first_process() -> bool:
-    """Test if this process is the first of those that a launcher started together.
+    """Test if this is the first process of a launch.
 
     The first process of torchrun need not be on the first node of srun, so its variable is looked at before others.
     """

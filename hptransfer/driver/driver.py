@@ -188,7 +188,7 @@ class Driver:
             self._unfittable = trial, outcome.loss
 
     def _check_losses(self) -> None:
-        """End a sweep that cannot be fitted at its first such trial, not after its last."""
+        """End a sweep at the first trial that makes its fit impossible."""
         if self._unfittable is None:
             return
         self._ports.launcher.cancel(self._jobs.submitted)
