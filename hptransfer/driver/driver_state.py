@@ -61,9 +61,9 @@ def read_driver_state(folder: RunFolder) -> dict[str, Any]:
 
 
 def state_version(folder: RunFolder) -> tuple[int, int] | None:
-    """Return a version of driver.json, which changes whenever it is written; None without the file.
+    """Return a version of driver.json; None without the file.
 
-    A driver writes it after its first tick.
+    It changes whenever the file is written, which a driver does after its first tick.
     """
     try:
         status = (folder.path / "driver.json").stat()

@@ -107,7 +107,7 @@ class AttemptLog:
         return max(0.0, ran_s - finished_s) / max(1, len(unfinished))
 
     def _leased_s(self, job: Job, unfinished: Sequence[str]) -> float:
-        """Return the seconds since a worker of this machine took the trials of a job.
+        """Return the seconds since a worker of this machine started a job.
 
         Clocks of two machines are not compared, so it is 0 for another machine's.
         """
@@ -116,7 +116,10 @@ class AttemptLog:
         return 0.0 if began is None else now() - began
 
     def _leased_here_since(self, trial_id: str) -> float:
-        """Start of a trial's last lease by this machine, in seconds since 1970; 0 without one."""
+        """Start of a trial's last lease by this machine.
+
+        It is in seconds since 1970, and 0 without one.
+        """
         try:
             lease = json.loads(self._folder.lease(trial_id).read_text(encoding="utf-8"))
             return float(lease["since"]) if lease["host"] == socket.gethostname() else 0.0

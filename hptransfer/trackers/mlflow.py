@@ -374,7 +374,7 @@ def _outcome_tags(outcome: Outcome) -> dict[str, str]:
 
 
 def _metric_name(name: str) -> str:
-    """Return the name under which MLflow shows a number that a script reports.
+    """Return the name under which MLflow shows a reported number.
 
     A name that MLflow refuses gets other characters, and a hash that keeps it apart from similar ones.
     """

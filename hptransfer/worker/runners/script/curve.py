@@ -70,7 +70,7 @@ class ScriptCurve:
             raise DivergedMetric
 
     def _numbers(self, row: Mapping[str, Any]) -> dict[str, Number]:
-        """Return the finite numbers of a row, by the names under which they are kept."""
+        """Return the finite numbers of a row by their names."""
         read_elsewhere = {"step", "diverged"} | (CURVE_KEYS & {self._metric.key})
         return {
             f"reported_{key}" if key in CURVE_KEYS else key: value
