@@ -163,4 +163,6 @@ def _steps(row: Mapping[Any, Any]) -> int:
 def _outcome(loss: float, steps: int, row_name: str) -> Outcome:
     if math.isinf(loss):
         return Outcome(state=DIVERGED, steps=steps, imported=row_name)
+    if loss <= 0:
+        raise ConfigError(f"{row_name}: the loss must be above 0, as its logarithm is fitted, got {loss:g}")
     return Outcome(state=DONE, loss=loss, steps=steps, imported=row_name)

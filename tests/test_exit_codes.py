@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from hptransfer.cli.main import main
 from hptransfer.core.io import write_json
 from hptransfer.core.records import DIVERGED, DONE, Outcome
 from hptransfer.worker.runners.builtin import BuiltinRunner
-from tests.support.helpers import INLINE, ONE_SCALE, finished_run, start, sweep_arguments
+from tests.support.helpers import INLINE, ONE_SCALE, environment, finished_run, start, sweep_arguments
 from tests.support.slow import slow_except
 
 VALUES = ("space.lr.low=0.001953125", "space.lr.high=0.125", "space.lr.count=7", "space.lr.extend=3")
@@ -309,3 +311,18 @@ def test_an_interrupted_check_says_that_nothing_is_kept(
     error = capsys.readouterr().err
     assert error == "hptransfer: interrupted; a check keeps no results, and the same command restarts it\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_cannot_be_written_is_a_full_disk_and_no_bug() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hptransfer", "list"],
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        assert done.returncode == 5
+        assert b"stopped: writing the output failed (No space left on device)" in done.stderr
+        silent = [sys.executable, "-m", "hptransfer", "status", "no-such-run"]
+        assert subprocess.run(silent, env=environment(), stderr=full, check=False).returncode == 2

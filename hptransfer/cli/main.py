@@ -18,12 +18,16 @@ from typing import NoReturn
 from hptransfer import __version__
 from hptransfer.cli import analyze, coord_check, runs, start, sweeps
 from hptransfer.core.errors import (
+    DISK_FULL,
     EXIT_BAD_INPUT,
     EXIT_BUG,
     EXIT_DONE,
     EXIT_INTERRUPTED,
+    EXIT_STOPPED,
     ConfigError,
     HptransferError,
+    exit_with,
+    print_error,
     unknown,
 )
 from hptransfer.core.redaction import redacted
@@ -62,18 +66,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = _run(arguments)
     except HptransferError as error:
-        print(f"hptransfer: {redacted(str(error))}", file=sys.stderr)
+        print_error(f"hptransfer: {redacted(str(error))}")
         code = error.exit_code
     except KeyboardInterrupt:
-        print(f"hptransfer: interrupted; {_state_after_interrupt(arguments)}", file=sys.stderr)
+        print_error(f"hptransfer: interrupted; {_state_after_interrupt(arguments)}")
         code = EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of the output (head, for example) has closed it
         code = EXIT_DONE
-    except Exception:  # a bug: print the traceback as Python does, but without passwords
-        print(redacted(traceback.format_exc()), file=sys.stderr, end="")
-        code = EXIT_BUG
-    sys.exit(code)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            print_error(
+                f"hptransfer: stopped: writing {error.filename or 'the output'} failed ({error.strerror}); "
+                "finished trials are kept: make room, then run the same command again"
+            )
+            code = EXIT_STOPPED
+        else:  # a bug: print the traceback as Python does, but without passwords
+            print(redacted(traceback.format_exc()), file=sys.stderr, end="")
+            code = EXIT_BUG
+    exit_with(code)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hptransfer.cli.verb import Verb, add_run_argument, add_trust_argument, make_console, run_folder
-from hptransfer.core.errors import EXIT_DONE, ConfigError
+from hptransfer.core.errors import EXIT_DONE, ConfigError, printable
 
 
 def _status_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +104,7 @@ def _logs(args: argparse.Namespace) -> int:
     from hptransfer.monitor.logs import trial_log
 
     for line in trial_log(run_folder(args.run), args.trial):
-        print(line)
+        print(printable(line))
     return EXIT_DONE
 
 

@@ -7,7 +7,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from hptransfer.cli.verb import Verb, add_run_argument, add_trust_argument, make_console, run_folder
-from hptransfer.core.errors import EXIT_BUDGET_SPENT, EXIT_DONE, EXIT_TRIALS_FAILED, ConfigError, FitError
+from hptransfer.core.errors import (
+    EXIT_BUDGET_SPENT,
+    EXIT_DONE,
+    EXIT_TRIALS_FAILED,
+    ConfigError,
+    FitError,
+    printable,
+)
 
 if TYPE_CHECKING:
     from hptransfer.driver.summary import DriverSummary
@@ -96,7 +103,8 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
     options = [] if args.next is None else ["--next", str(args.next)]
     pid, code, output = detach(["sweep", args.sweep, "--trust", *options, *args.overrides], folder)
     if code is not None:
-        print(output, end="", file=sys.stdout if code in (EXIT_DONE, EXIT_TRIALS_FAILED) else sys.stderr)
+        for line in output.splitlines():
+            print(printable(line), file=sys.stdout if code in (EXIT_DONE, EXIT_TRIALS_FAILED) else sys.stderr)
         return code
     print(f"process {pid} drives {folder.path}; its output goes to {folder.path / 'driver.log'}")
     print(f"watch: hptransfer status {folder.path} --watch")
@@ -136,7 +144,7 @@ def _print_shortfall(summary: DriverSummary) -> int:
     for line in summary.unbracketed:
         print(f"not bracketed: {line}")
     for trial, outcome in summary.progress.failures[:5]:
-        print(f"failed: {trial.id} {trial.name}: {outcome.error}")
+        print(printable(f"failed: {trial.id} {trial.name}: {outcome.error}"))
     for line in summary.waiting_for_pilot:
         print(f"waiting: {line}")
     if summary.missing:

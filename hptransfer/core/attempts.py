@@ -64,8 +64,9 @@ class History:
         """
         count, step, checkpoint = 0, 0, 0.0
         for index, attempt in enumerate(self.attempts):
-            advanced = attempt.step > step or attempt.checkpoint > checkpoint
-            step, checkpoint = max(step, attempt.step), max(checkpoint, attempt.checkpoint)
+            # Another node's clock may be behind, so that a checkpoint is only another one, not a later one.
+            advanced = attempt.step > step or attempt.checkpoint not in (0.0, checkpoint)
+            step, checkpoint = max(step, attempt.step), attempt.checkpoint or checkpoint
             if index < self.since:
                 continue
             if progress and advanced:

@@ -20,8 +20,14 @@ Exit codes of a job's worker (`python -m hptransfer.worker RUN JOB ATTEMPT`):
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
+import os
+import re
+import sys
 from collections.abc import Iterable
+from typing import NoReturn
 
 EXIT_DONE = 0
 EXIT_BUG = 1
@@ -33,6 +39,10 @@ EXIT_STOPPED = 5
 EXIT_NO_LAW = 6
 EXIT_UNFINISHED = 75
 EXIT_INTERRUPTED = 130
+
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Error numbers of a full disk, and of the user's limits of what is written to it."""
 
 
 class HptransferError(Exception):
@@ -79,6 +89,41 @@ class Interrupted(Exception):  # noqa: N818 (not an error)
 
 class Superseded(Exception):  # noqa: N818
     """Another attempt of the job has started; this one must stop writing."""
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters, which could rewrite the user's terminal.
+
+    Colours are removed, and all but tabs are shown as escapes, such as \\x1b for the start of a command.
+    """
+    shown = (
+        character if character.isprintable() or character == "\t" else character.encode("unicode_escape").decode()
+        for character in COLOUR.sub("", text)
+    )
+    return "".join(shown)
+
+
+def print_error(text: str) -> None:
+    """Print one line to standard error.
+
+    Where it cannot be written, as on a full disk, the line alone is lost.
+    """
+    with contextlib.suppress(OSError):
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def exit_with(code: int) -> NoReturn:
+    """End the process with an exit code.
+
+    Python would end with 120 where the last output cannot be written, as on a full disk.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # ValueError: it is closed
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

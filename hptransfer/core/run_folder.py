@@ -45,7 +45,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hptransfer.core.errors import RunFolderError, StoppedError
+from hptransfer.core.errors import DISK_FULL, RunFolderError, StoppedError
 from hptransfer.core.io import file_name, open_for_writing, read_json, reading, write_json
 from hptransfer.core.permissions import PRIVATE, claim, restricted_umask, set_permissions
 from hptransfer.core.records import Job, Outcome, Scale, Trial
@@ -306,7 +306,8 @@ def disk_errors(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        mend = "make room" if error.errno in DISK_FULL else "mend its cause"
         raise StoppedError(
-            f"stopped: writing under {folder.path} failed ({error.strerror or error}); finished trials "
-            "are kept: make room, then run the same command again"
+            f"stopped: writing {error.filename or f'under {folder.path}'} failed ({error.strerror or error}); finished "
+            f"trials are kept: {mend}, then run the same command again"
         ) from error

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hptransfer.core.attempts import reset_trial
-from hptransfer.core.errors import StoppedError
+from hptransfer.core.errors import FitError, StoppedError
 from hptransfer.core.io import read_jsonl, write_json
 from hptransfer.core.locks import LockedError, lock
-from hptransfer.core.records import PRUNED, Outcome, Trial
+from hptransfer.core.records import PRUNED, Outcome, Trial, short
 from hptransfer.core.run_folder import RunFolder, disk_errors
 from hptransfer.driver.budget import BudgetUse
 from hptransfer.driver.driver_state import PILOT_FAILED, PILOT_RUNNING, DriverState, read_states
@@ -91,14 +91,21 @@ class Driver:
             self._halving = SuccessiveHalving(folder, trial_set.halving, tokens, self._index.steps)
         self._scales = frozenset(trial_set.scales)
         self._just_ended: list[Trial] = []
+        self._unfittable: tuple[Trial, float] | None = None
         self._next_report = -math.inf
 
     def run(self) -> DriverSummary:
-        """Tick until all trials are trained or the budget is spent."""
+        """Tick until all trials are trained or the budget is spent.
+
+        Raises:
+            StoppedError: the run folder cannot be written.
+            FitError: a trial's loss is not above 0, so nothing could be fitted; jobs in flight are cancelled.
+        """
         with disk_errors(self._folder):
             self._recover()
+            self._check_losses()
             while not self._tick():
-                pass
+                self._check_losses()
             self._write_state()
         return summarize(
             self._progress(),
@@ -178,6 +185,20 @@ class Driver:
         self._studies.tell(trial, outcome, self._last_point(trial, outcome))
         self._ports.tracker.log(trial, outcome)
         self._just_ended.append(trial)
+        if outcome.loss is not None and outcome.loss <= 0:
+            self._unfittable = trial, outcome.loss
+
+    def _check_losses(self) -> None:
+        """End a sweep at the first trial that makes its fit impossible."""
+        if self._unfittable is None:
+            return
+        self._ports.launcher.cancel(self._jobs.submitted)
+        trial, loss = self._unfittable
+        raise FitError(
+            f"trial {trial.id} {trial.name} has loss {short(loss)}, but a loss must be above 0, as its logarithm is "
+            "fitted; the sweep ends here and its trials are kept: report a loss above 0, such as 1 - accuracy, under "
+            "another name=NAME"
+        )
 
     def _tick(self) -> bool:
         """Do one round; True when nothing is left to do."""

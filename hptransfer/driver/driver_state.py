@@ -15,8 +15,6 @@ from hptransfer.core.io import read_json, write_json
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.progress import Progress
 
-# A file server's clock may be behind this machine's by this much.
-CLOCK_SKEW_S = 1.0
 PILOT_FAILED = "the scale's pilot trial failed; its other trials wait (stage=first)"
 PILOT_RUNNING = "waiting for the scale's pilot trial (stage=first)"
 # The same reasons as earlier versions wrote them.
@@ -62,14 +60,16 @@ def read_driver_state(folder: RunFolder) -> dict[str, Any]:
         return {}
 
 
-def written_since(folder: RunFolder, moment: float) -> bool:
-    """Test if a driver has completed its first tick since then.
+def state_version(folder: RunFolder) -> tuple[int, int] | None:
+    """Return a version of driver.json; None without the file.
 
-    Args:
-        moment: seconds since 1970.
+    It changes whenever the file is written, which a driver does after its first tick.
     """
-    path = folder.path / "driver.json"
-    return path.exists() and path.stat().st_mtime >= moment - CLOCK_SKEW_S
+    try:
+        status = (folder.path / "driver.json").stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 class DriverState:

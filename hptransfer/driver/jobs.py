@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from time import monotonic
 from time import time as now
 from typing import TypeVar
 
@@ -51,7 +52,7 @@ class TrackedJob:
     """One job as the driver follows it.
 
     Attributes:
-        due: when its next attempt may be submitted, in seconds since 1970; used while it is DELAYED.
+        due: when its next attempt may be submitted, on the monotonic clock; used while it is DELAYED.
         to_cancel: trials of it that are cancelled once the attempt has ended.
         settled: trials whose history says already how the current attempt ended for them, or that were reset since;
             the attempt's end is not counted against them.
@@ -123,9 +124,10 @@ class JobManager:
         return any(self._by_state[state] for state in (*WITH_LAUNCHER, *WITH_WORKER))
 
     @property
-    def delayed(self) -> dict[str, float]:
-        """Due times of delayed jobs, in seconds since 1970."""
-        return {tracked.job.id: tracked.due for tracked in self._in(JobState.DELAYED)}
+    def delayed(self) -> dict[str, int]:
+        """Due times of delayed jobs, in whole seconds since 1970."""
+        since = now() - monotonic()
+        return {tracked.job.id: round(since + tracked.due) for tracked in self._in(JobState.DELAYED)}
 
     @property
     def free(self) -> int:
@@ -231,7 +233,7 @@ class JobManager:
 
     def submit_due(self) -> None:
         """Submit again what is due, while there are free slots."""
-        moment = now()
+        moment = monotonic()
         due = sorted(
             (delayed for delayed in self._in(JobState.DELAYED) if delayed.due <= moment),
             key=lambda delayed: delayed.due,
@@ -245,7 +247,7 @@ class JobManager:
                 self._move(tracked, JobEvent.FINISH)
                 continue
             seconds = self._index.seconds(self._index.trials[trial] for trial in unfinished) or job.seconds
-            jobs.append(replace(job, attempt=job.attempt + 1, scheduler=None, submitted=moment, seconds=seconds))
+            jobs.append(replace(job, attempt=job.attempt + 1, scheduler=None, submitted=now(), seconds=seconds))
         self.submit(jobs)
 
     def _accept_outcomes(self, job: Job) -> None:
@@ -321,7 +323,7 @@ class JobManager:
                 tracked.settled.discard(trial)
                 delays.append(self._attempts.last_delay(trial))
             else:
-                seconds = self._attempts.seconds_per_trial(tracked.job, unfinished, finished_s)
+                seconds = self._attempts.seconds_per_trial(tracked.job, unfinished, ended.seconds, finished_s)
                 history = self._attempts.add(tracked.job, trial, cause, detail, ended.node, seconds)
                 delay = self._attempts.delay(history)
                 if delay is None:
@@ -335,7 +337,7 @@ class JobManager:
         if not delays:
             self._move(tracked, JobEvent.FINISH)
             return
-        tracked.due = now() + max(delays)
+        tracked.due = monotonic() + max(delays)
         self._move(tracked, JobEvent.DELAY)
 
     def _on_unseen_end(self, tracked: TrackedJob) -> None:
@@ -345,7 +347,7 @@ class JobManager:
         """
         job = tracked.job
         unfinished = self._unfinished(job)
-        share = self._attempts.seconds_per_trial(job, unfinished, 0.0)
+        share = self._attempts.seconds_per_trial(job, unfinished, None)
         delays = []
         for trial in unfinished:
             if trial in tracked.to_cancel:
@@ -439,7 +441,7 @@ class JobManager:
         if tracked.state in (*WITH_LAUNCHER, *WITH_WORKER):
             tracked.settled.add(trial_id)
         else:
-            tracked.due = now()
+            tracked.due = monotonic()
             self._move(tracked, JobEvent.DELAY)
         return True
 

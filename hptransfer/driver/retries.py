@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Sequence
 from time import time as now
 
@@ -90,25 +91,38 @@ class AttemptLog:
             history = history.with_attempt(Attempt(time=now(), cause=outcome.cause))
         return self.delay(history) is not None
 
-    def seconds_per_trial(self, job: Job, unfinished: Sequence[str], finished_s: float) -> float:
+    def seconds_per_trial(
+        self, job: Job, unfinished: Sequence[str], ran_s: float | None, finished_s: float = 0.0
+    ) -> float:
         """Return the device seconds of an attempt for each unfinished trial.
 
         They are 0 if the attempt never started.
 
         Args:
+            ran_s: seconds that its launcher saw it run; None if none did.
             finished_s: seconds that it spent on trials that it finished.
         """
-        leased_since = [self._leased_since(trial_id) for trial_id in unfinished]
+        if ran_s is None:
+            ran_s = self._leased_s(job, unfinished)
+        return max(0.0, ran_s - finished_s) / max(1, len(unfinished))
+
+    def _leased_s(self, job: Job, unfinished: Sequence[str]) -> float:
+        """Return the seconds since a worker of this machine started a job.
+
+        Clocks of two machines are not compared, so it is 0 for another machine's.
+        """
+        leased_since = [self._leased_here_since(trial_id) for trial_id in unfinished]
         began = min((since for since in leased_since if since >= job.submitted), default=None)
-        return 0.0 if began is None else max(0.0, now() - began - finished_s) / len(unfinished)
+        return 0.0 if began is None else now() - began
 
-    def _leased_since(self, trial_id: str) -> float:
-        """Start of a trial's last lease in seconds since 1970.
+    def _leased_here_since(self, trial_id: str) -> float:
+        """Start of a trial's last lease by this machine.
 
-        It is 0 without a lease.
+        It is in seconds since 1970, and 0 without one.
         """
         try:
-            return float(json.loads(self._folder.lease(trial_id).read_text(encoding="utf-8"))["since"])
+            lease = json.loads(self._folder.lease(trial_id).read_text(encoding="utf-8"))
+            return float(lease["since"]) if lease["host"] == socket.gethostname() else 0.0
         except (OSError, ValueError, KeyError, TypeError):
             return 0.0
 

@@ -26,6 +26,8 @@ class JobEnd:
         detail: one line, such as "killed by signal 9"; empty if the job ran to its end.
         node: where the job ran, if that is known.
         stopped: why the machine made the job stop, such as a full disk.
+        seconds: time that it ran, by one clock; None if the launcher does not know it. An attempt without an outcome
+            costs this much of the budget. If it is None, only one on the driver's own machine costs any.
     """
 
     job: str
@@ -33,6 +35,7 @@ class JobEnd:
     detail: str = ""
     node: str | None = None
     stopped: str | None = None
+    seconds: float | None = None
 
 
 class Launcher(ABC):

@@ -105,6 +105,7 @@ class WorkerSlot:
 
     Attributes:
         oom_kills_before: number of processes that the kernel had killed for memory when the job was assigned.
+        assigned: time of the assignment, on the monotonic clock.
     """
 
     gpus: Sequence[str]
@@ -112,6 +113,7 @@ class WorkerSlot:
     job: str | None = None
     cancelled: bool = False
     oom_kills_before: int = 0
+    assigned: float = 0.0
 
 
 class LocalLauncher(Launcher):
@@ -148,6 +150,7 @@ class LocalLauncher(Launcher):
     def _assign(self, job: str) -> None:
         slot = next(slot for slot in self._slots if slot.job is None)
         slot.job, slot.cancelled, slot.oom_kills_before = job, False, count_oom_kills()
+        slot.assigned = time.monotonic()
         if slot.process is None:
             slot.process = self._start_worker(slot)
         assert slot.process.stdin is not None
@@ -187,7 +190,8 @@ class LocalLauncher(Launcher):
         cause = PREEMPTED if code == EXIT_UNFINISHED else KILLED
         if code == -signal.SIGKILL and count_oom_kills() > slot.oom_kills_before:
             cause, detail = OUT_OF_MEMORY, "this machine's memory was full"
-        return JobEnd(job, CANCELLED if slot.cancelled else cause, detail)
+        seconds = time.monotonic() - slot.assigned
+        return JobEnd(job, CANCELLED if slot.cancelled else cause, detail, seconds=seconds)
 
     def cancel(self, jobs: Collection[str]) -> None:
         for slot in self._slots:

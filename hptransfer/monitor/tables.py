@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hptransfer.core.errors import printable
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Number, Scale, format_distinct, short
 from hptransfer.driver.progress import TRIAL_RUNNING, TRIAL_WAITING, Progress, ScaleProgress
 from hptransfer.monitor.status import Status, explain_troubles
@@ -88,7 +89,7 @@ def status_line(status: Status) -> str:
     """Return one line with the run, its trials and its driver."""
     driver = status.driver
     driven = f"driven by process {driver['pid']} on {driver['host']}" if driver else "no driver runs"
-    return f"{status.folder.path}: {headline(status.progress)}; {driven}"
+    return printable(f"{status.folder.path}: {headline(status.progress)}; {driven}")
 
 
 def print_status(console: Console, status: Status, *, every: bool) -> None:
@@ -100,7 +101,8 @@ def print_status(console: Console, status: Status, *, every: bool) -> None:
 
 
 def _trouble_lines(status: Status, *, every: bool) -> list[str]:
-    return [*([f"blocked: {status.blocked}"] if status.blocked else []), *explain_troubles(status, every=every)]
+    blocked = [f"blocked: {status.blocked}"] if status.blocked else []
+    return [printable(line) for line in (*blocked, *explain_troubles(status, every=every))]
 
 
 def _page(status: Status, *, every: bool, height: int | None = None) -> Group:

@@ -14,7 +14,7 @@ from pathlib import Path
 from hptransfer.core.io import open_for_writing
 from hptransfer.core.locks import locked_by
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver_state import written_since
+from hptransfer.driver.driver_state import state_version
 
 FIRST_JOBS_WAIT_S = 120.0
 DRIVER_CHECK_S = 0.1
@@ -33,7 +33,7 @@ def detach(
     Returns:
         Its process id; its exit code, None while it runs; its output in driver.log.
     """
-    started = time.time()
+    before = state_version(folder)
     folder.create()
     folder.mark()
     log = folder.path / "driver.log"
@@ -49,7 +49,7 @@ def detach(
     deadline = time.monotonic() + wait_s
     while process.poll() is None and time.monotonic() < deadline:
         holder = locked_by(folder.driver_lock)
-        if holder and holder.get("pid") == process.pid and written_since(folder, started):
+        if holder and holder.get("pid") == process.pid and state_version(folder) != before:
             break
         time.sleep(DRIVER_CHECK_S)
     return process.pid, process.poll(), _read_from(log, log_start)

@@ -11,7 +11,7 @@ from types import FrameType
 from rich.console import Console
 
 from hptransfer.config import sweep as sweep_config
-from hptransfer.core.errors import RunFolderError
+from hptransfer.core.errors import RunFolderError, printable
 from hptransfer.core.io import read_json, write_json, write_text
 from hptransfer.core.locks import locked_by
 from hptransfer.core.permissions import is_run_folder, restricted_umask
@@ -131,12 +131,12 @@ def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[Backg
             _note(
                 console,
                 f"not in the tracker yet: {tracker.missing}; no result is lost: {folder.path} has them all, and the "
-                "same command writes them",
+                "same command tries again",
             )
 
 
 def _note(console: Console, text: str) -> None:
-    console.print(f"note: {text}", soft_wrap=True, highlight=False, markup=False)
+    console.print(printable(f"note: {text}"), soft_wrap=True, highlight=False, markup=False)
 
 
 def check_folder(plan: Plan) -> None:

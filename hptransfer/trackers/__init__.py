@@ -4,6 +4,7 @@ from hptransfer.trackers._background import BackgroundTracker
 from hptransfer.trackers._base import (
     TRACKERS,
     CurvePoints,
+    RefusedError,
     SweepResults,
     Tracker,
     TrackerConfig,
@@ -12,6 +13,7 @@ from hptransfer.trackers._base import (
 __all__ = [
     "BackgroundTracker",
     "CurvePoints",
+    "RefusedError",
     "SweepResults",
     "TRACKERS",
     "Tracker",

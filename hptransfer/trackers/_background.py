@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from hptransfer.core.errors import HptransferError
 from hptransfer.core.io import read_jsonl
 from hptransfer.core.records import Outcome, Trial
 from hptransfer.core.redaction import redacted
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.trackers._base import SweepResults, Tracker
+from hptransfer.trackers._base import RefusedError, SweepResults, Tracker
 
 RETRY_S = 1.0
 MAX_RETRY_S = 30.0
@@ -38,6 +40,7 @@ class BackgroundTracker:
         self._finished: dict[str, None] = {}
         self._running: dict[str, int] = {}
         self._summary: SweepResults | None = None
+        self._refused: dict[str, str] = {}
         self._closing = self._disabled = self._abandoned = False
         self._problem: str | None = None
         self._last_success = time.monotonic()
@@ -93,11 +96,18 @@ class BackgroundTracker:
     @property
     def missing(self) -> str | None:
         """Unwritten data and the reason, in one line; None without any."""
-        if self._disabled or not (self._finished or self._summary or self._problem):
+        if self._disabled:
             return None
-        parts = [f"{len(self._finished)} trials"] if self._finished else []
-        parts += ["the sweep's results"] if self._summary else []
-        return f"{' and '.join(parts) or 'that it ended'}; {self._problem or 'it had no answer in time'}"
+        texts = []
+        if self._finished or self._summary or self._problem:
+            parts = [f"{len(self._finished)} trials"] if self._finished else []
+            parts += ["the sweep's results"] if self._summary else []
+            texts.append(f"{' and '.join(parts) or 'that it ended'}; {self._problem or 'it had no answer in time'}")
+        if self._refused:
+            what, reason = next(iter(self._refused.items()))
+            more = f" and {len(self._refused) - 1} more" if len(self._refused) > 1 else ""
+            texts.append(f"{what}{more}, which it refuses; {reason}")
+        return "; ".join(texts) or None
 
     def _run(self) -> None:
         tracker: Tracker | None = None
@@ -132,7 +142,8 @@ class BackgroundTracker:
         if trial_id is not None:
             self._write_trial(tracker, trial_id)
         elif summary is not None:
-            tracker.summarize(summary)
+            with self._noting_refusal("the sweep's results"):
+                tracker.summarize(summary)
             with self._changed:
                 if self._summary is summary:
                     self._summary = None
@@ -161,9 +172,19 @@ class BackgroundTracker:
         outcome = self._folder.read_outcome(trial_id)
         if outcome is not None:  # None if the trial was reset meanwhile
             curve = read_jsonl(self._folder.curve_path(trial_id))
-            tracker.log(self._folder.read_trial(trial_id), outcome, curve)
+            with self._noting_refusal(f"trial {trial_id}"):
+                tracker.log(self._folder.read_trial(trial_id), outcome, curve)
         with self._changed:
             self._finished.pop(trial_id)
+
+    @contextmanager
+    def _noting_refusal(self, what: str) -> Iterator[None]:
+        """Leave out what the store refuses: nothing else waits behind it."""
+        try:
+            yield
+            self._refused.pop(what, None)
+        except RefusedError as error:
+            self._refused[what] = _describe_error(error)
 
     def _follow(self, tracker: Tracker) -> None:
         """Write the curves of running trials that have grown."""
@@ -173,7 +194,8 @@ class BackgroundTracker:
             size = path.stat().st_size if path.exists() else 0
             if size == written or self._folder.outcome_path(trial_id).exists():
                 continue
-            tracker.follow(self._folder.read_trial(trial_id), read_jsonl(path))
+            with self._noting_refusal(f"trial {trial_id}"):
+                tracker.follow(self._folder.read_trial(trial_id), read_jsonl(path))
             with self._changed:
                 if trial_id in self._running:
                     self._running[trial_id] = size
@@ -184,8 +206,10 @@ class BackgroundTracker:
 def _describe_error(error: BaseException) -> str:
     """Return an error and its root cause in one line.
 
-    A store's messages may wrap their cause several times.
+    A store's messages may wrap their cause several times. A message of this package is complete.
     """
+    if isinstance(error, HptransferError):
+        return redacted(str(error))
     root = error
     while inner := root.__cause__ or root.__context__:
         root = inner

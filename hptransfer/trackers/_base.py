@@ -27,11 +27,15 @@ class SweepResults:
     text: str = ""
 
 
+class RefusedError(Exception):
+    """Error of data that a store refuses, and would refuse again."""
+
+
 class Tracker(ABC):
     """Writer of trials into a store, called by one thread.
 
     Writing the same data again changes nothing. A method raises any error of the store. The tracker is then opened
-    again, and finds out by itself what has been written.
+    again, and finds out by itself what has been written. After a RefusedError it stays open, and the data are left out.
     """
 
     @abstractmethod

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import math
 import os
+import posixpath
+import re
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +20,7 @@ from hptransfer.core.io import set_aside
 from hptransfer.core.records import CURVE_KEYS, DIVERGED, FAILED, Outcome, Trial, exact
 from hptransfer.core.redaction import HIDDEN, redacted, with_password
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.trackers import TRACKERS, CurvePoints, SweepResults, Tracker, TrackerConfig
+from hptransfer.trackers import TRACKERS, CurvePoints, RefusedError, SweepResults, Tracker, TrackerConfig
 from hptransfer.trackers._views import TRIALS_VIEW, VIEW_TAG, trials_view, view_link
 
 if TYPE_CHECKING:
@@ -38,6 +41,12 @@ CLIENT_DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": True,
 }
 MAX_TAG_CHARS = 500
+SETTINGS = "settings/"
+OWN_METRICS = frozenset({"train_loss", "loss", "loss_se", "seconds", "diverged"})
+# MLflow's rule for names, which are paths as well.
+METRIC_NAME = re.compile(r"[/\w.\- :]{1,250}")
+MAX_READABLE_CHARS = 200
+SCHEMA_VERSIONS = re.compile(r"found version \w+, but expected \w+")
 
 
 @TRACKERS.register("mlflow")
@@ -69,14 +78,28 @@ def client(uri: str) -> MlflowClient:
 
     The environment of the process is restored, because users' scripts may use MLflow themselves. Variables that the
     user has set are respected.
+
+    Raises:
+        ConfigError: another version of MLflow made the store.
     """
     with _default_variable("MLFLOW_DISABLE_TELEMETRY", "true"):  # read once, at the import
         from mlflow import MlflowClient, environment_variables
+        from mlflow.exceptions import MlflowException
     for name, value in CLIENT_DEFAULTS.items():
         getattr(environment_variables, name).default = value
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=uri)
+    try:
+        return MlflowClient(tracking_uri=uri)
+    except MlflowException as error:
+        versions = SCHEMA_VERSIONS.search(str(error))
+        if versions is None:
+            raise
+    raise ConfigError(
+        f"the store {uri} was made by another version of MLflow ({versions[0]}): an older one is brought up to date by "
+        f"`mlflow db upgrade {uri}`, a newer one needs a newer MLflow (pip install --upgrade mlflow); a run's own "
+        "mlflow.db may also be moved away, and is then made again from the trial folders"
+    )
 
 
 @contextlib.contextmanager
@@ -228,13 +251,19 @@ class MlflowTracker(Tracker):
         tags: Mapping[str, str] | None = None,
     ) -> None:
         from mlflow.entities import Param, RunTag
+        from mlflow.exceptions import MlflowException
 
-        self._client.log_batch(
-            run_id,
-            metrics=metrics or [],
-            params=[Param(key, value) for key, value in (params or {}).items()],
-            tags=[RunTag(key, redacted(value)[:MAX_TAG_CHARS]) for key, value in (tags or {}).items()],
-        )
+        try:
+            self._client.log_batch(
+                run_id,
+                metrics=metrics or [],
+                params=[Param(key, value) for key, value in (params or {}).items()],
+                tags=[RunTag(key, redacted(value)[:MAX_TAG_CHARS]) for key, value in (tags or {}).items()],
+            )
+        except MlflowException as error:
+            if error.error_code == "INVALID_PARAMETER_VALUE":
+                raise RefusedError(str(error)) from None
+            raise
 
     def _unset_params(self, run_id: str, params: Mapping[str, str]) -> dict[str, str]:
         """Return the parameters that a run lacks; MLflow refuses to change one."""
@@ -344,6 +373,20 @@ def _outcome_tags(outcome: Outcome) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
+def _metric_name(name: str) -> str:
+    """Return the name under which MLflow shows a reported number.
+
+    A name that MLflow refuses gets other characters, and a hash that keeps it apart from similar ones.
+    """
+    if name in OWN_METRICS or name.startswith(SETTINGS):
+        return f"reported_{name}"
+    refused = name.startswith(("/", "..")) or name == "." or posixpath.normpath(name) != name
+    if METRIC_NAME.fullmatch(name) and not refused:
+        return name
+    readable = re.sub(r"[^\w.\- ]", "_", name)[:MAX_READABLE_CHARS].lstrip(".")
+    return f"{readable}-{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}"
+
+
 def _setting_metrics(trial: Trial, time_ms: int) -> list[Metric]:
     """Return the numbers among a trial's settings as metrics.
 
@@ -354,7 +397,7 @@ def _setting_metrics(trial: Trial, time_ms: int) -> list[Metric]:
     values: dict[str, float] = {**trial.scale.axes, **trial.tuned}
     values |= {f"log2_{key}": math.log2(value) for key, value in trial.tuned.items() if value > 0}
     values |= {"parameters": trial.params, "flops": trial.flops}
-    return [Metric(f"settings/{key}", float(value), time_ms, 0) for key, value in values.items()]
+    return [Metric(f"{SETTINGS}{key}", float(value), time_ms, 0) for key, value in values.items()]
 
 
 def _curve_metrics(curve: CurvePoints, written: Collection[tuple[int, int]] | None = None) -> list[Metric]:
@@ -363,7 +406,8 @@ def _curve_metrics(curve: CurvePoints, written: Collection[tuple[int, int]] | No
 
     metrics = []
     for row in curve:
-        values = {"train_loss": row["loss"], **{key: value for key, value in row.items() if key not in CURVE_KEYS}}
+        reported = {_metric_name(key): value for key, value in row.items() if key not in CURVE_KEYS}
+        values = {**reported, "train_loss": row["loss"]}
         for key, value in values.items():
             # MLflow would store infinity as a number.
             if _point_key(row) not in (written or ()) and value is not None and math.isfinite(value):

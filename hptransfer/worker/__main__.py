@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hptransfer.core.attempts import last_progress
@@ -29,6 +30,8 @@ from hptransfer.core.errors import (
     HptransferError,
     Interrupted,
     Superseded,
+    exit_with,
+    print_error,
 )
 from hptransfer.core.io import open_for_writing, read_json, write_json
 from hptransfer.core.permissions import restrict_umask
@@ -40,7 +43,7 @@ from hptransfer.core.records import (
 )
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.interruption import StopCheck, process_deadline, requeue_job
-from hptransfer.worker.job import CHECKPOINT_S, run_job
+from hptransfer.worker.job import CHECKPOINT_S, machine_error, run_job
 
 # SIGTERM alone does not distinguish the two.
 CAUSE_TEXTS = {PREEMPTED: f"{PREEMPTED} or {CANCELLED}"}
@@ -55,7 +58,7 @@ def main() -> None:
     checkpoint_s = float(os.environ.get("HPTRANSFER_CHECKPOINT_S", CHECKPOINT_S))
     stack = int(os.environ.get("HPTRANSFER_STACK", "0"))
     if len(sys.argv) > 2:
-        sys.exit(run_one(folder, sys.argv[2], int(sys.argv[3]), stop, checkpoint_s, stack))
+        exit_with(run_one(folder, sys.argv[2], int(sys.argv[3]), stop, checkpoint_s, stack))
     _serve_jobs(folder, stop, checkpoint_s, stack)
 
 
@@ -65,25 +68,25 @@ def run_one(folder: RunFolder, job: str, attempt: int, stop: StopCheck, checkpoi
     The output of its trials goes to the standard output that the scheduler has set up.
     """
     if not folder.job_path(job).exists():
-        print(f"{folder.path} has no job {job!r}; `hptransfer sweep` makes and submits them", file=sys.stderr)
+        print_error(f"{folder.path} has no job {job!r}; `hptransfer sweep` makes and submits them")
         return EXIT_BAD_INPUT
     try:
         stopped = run_job(folder, job, attempt=attempt, stop=stop, checkpoint_s=checkpoint_s, stack=stack)
     except Interrupted as interrupted:
-        print(f"job {job} stops: {CAUSE_TEXTS.get(interrupted.cause, interrupted.cause)}", flush=True)
+        print_error(f"job {job} stops: {CAUSE_TEXTS.get(interrupted.cause, interrupted.cause)}")
         if interrupted.cause == TIME_LIMIT and _has_progressed(folder, job):
             requeue_job()
         return EXIT_UNFINISHED
     except (Superseded, HptransferError) as error:
-        print(error, file=sys.stderr, flush=True)
+        print_error(str(error))
         return EXIT_BAD_INPUT
     if stopped:
-        print(f"job {job} stops: {stopped}", file=sys.stderr, flush=True)
+        print_error(f"job {job} stops: {stopped}")
         return EXIT_STOPPED
     folder.reached_path(job).unlink(missing_ok=True)
     outcomes = [folder.read_outcome(trial_id) for trial_id in folder.read_job(job).trials]
     if any(outcome is None for outcome in outcomes):
-        print(f"job {job}: another worker holds some of its trials", file=sys.stderr, flush=True)
+        print_error(f"job {job}: another worker holds some of its trials")
         return EXIT_UNFINISHED
     return EXIT_TRIALS_FAILED if any(outcome and outcome.state == FAILED for outcome in outcomes) else EXIT_DONE
 
@@ -99,11 +102,15 @@ def _has_progressed(folder: RunFolder, job: str) -> bool:
     unfinished = [trial for trial in folder.read_job(job).trials if not folder.outcome_path(trial).exists()]
     progress = {trial: list(last_progress(folder, trial, job)) for trial in unfinished}
     write_json(path, {"trials": progress})
-    return any(
-        new > old
-        for trial in unfinished
-        for new, old in zip(progress[trial], earlier.get(trial, (-1, -1)), strict=True)
-    )
+    return any(_is_advance(progress[trial], earlier.get(trial, (-1, -1))) for trial in unfinished)
+
+
+def _is_advance(new: Sequence[float], old: Sequence[float]) -> bool:
+    """Test if the step or the checkpoint advanced.
+
+    Another node's clock may be behind, so any other checkpoint is taken for a later one.
+    """
+    return new[0] > old[0] or new[1] not in (0.0, old[1])
 
 
 def _serve_jobs(folder: RunFolder, stop: StopCheck, checkpoint_s: float, stack: int) -> None:
@@ -114,19 +121,26 @@ def _serve_jobs(folder: RunFolder, stop: StopCheck, checkpoint_s: float, stack: 
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         job = line.strip()
-        with open_for_writing(folder.jobs / f"{job}.log", "ab") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
         try:
+            _print_to(folder.jobs / f"{job}.log")
             stopped = run_job(folder, job, stop=stop, checkpoint_s=checkpoint_s, stack=stack)
+        except OSError as error:
+            stopped = machine_error(error, folder)
         except Interrupted as interrupted:
-            print(f"job {job} stops: {CAUSE_TEXTS.get(interrupted.cause, interrupted.cause)}", flush=True)
-            sys.exit(EXIT_UNFINISHED)
+            print_error(f"job {job} stops: {CAUSE_TEXTS.get(interrupted.cause, interrupted.cause)}")
+            exit_with(EXIT_UNFINISHED)
         try:
             answers.write(f"{job} {stopped}\n" if stopped else f"{job}\n")
             answers.flush()
         except BrokenPipeError:
             return  # the driver is gone; the outcomes are on disk
+
+
+def _print_to(log: Path) -> None:
+    """Append all further output of this process to a log."""
+    with open_for_writing(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 if __name__ == "__main__":

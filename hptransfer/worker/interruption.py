@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from hptransfer.core.errors import EXIT_UNFINISHED, Superseded
+from hptransfer.core.errors import EXIT_UNFINISHED, Superseded, print_error
 from hptransfer.core.records import CANCELLED, PREEMPTED, TIME_LIMIT
 from hptransfer.core.run_folder import RunFolder
 
@@ -37,9 +37,12 @@ class StopCheck:
             ends: time at which the process must end, in seconds since 1970.
             once: true if there is a single job. A signal after it is ignored, such as that of a requested requeue.
         """
-        now = time.time()
+        now = time.monotonic()  # in this process no clock that may be set
         self.cause: str | None = None
-        self._deadline = None if ends is None else ends - min(MARGIN_S, MARGIN_SHARE * max(0.0, ends - now))
+        self._deadline: float | None = None
+        if ends is not None:
+            left_s = ends - time.time()
+            self._deadline = now + left_s - min(MARGIN_S, MARGIN_SHARE * max(0.0, left_s))
         self._fence: Callable[[], None] = lambda: None
         self._next_check = now + FENCE_CHECK_S
         self._busy, self._once = False, once
@@ -86,7 +89,7 @@ class StopCheck:
         Raises:
             Superseded: the job has another attempt.
         """
-        now = time.time()
+        now = time.monotonic()
         if now >= self._next_check:
             self._next_check = now + FENCE_CHECK_S
             self._fence()
@@ -123,7 +126,7 @@ def requeue_job() -> bool:
             ["scontrol", "requeue", job], capture_output=True, text=True, timeout=SCONTROL_TIMEOUT_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        print(f"no requeue of job {job}: {error}", flush=True)
+        print_error(f"no requeue of job {job}: {error}")
         return False
-    print(f"requeue of job {job}: {process.stderr.strip() or 'done'}", flush=True)
+    print_error(f"requeue of job {job}: {process.stderr.strip() or 'done'}")
     return process.returncode == 0

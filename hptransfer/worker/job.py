@@ -14,6 +14,7 @@ from typing import Any
 
 from hptransfer.core.attempts import read_history
 from hptransfer.core.errors import (
+    DISK_FULL,
     Interrupted,
     Superseded,
 )
@@ -37,7 +38,8 @@ from hptransfer.worker.stack_sizes import split_stacks
 LEASE_WAIT_S = 1.0
 SUPERSEDED_LEASE_WAIT_S = 100.0
 CHECKPOINT_S = 300.0
-MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+# Errors of writing that are the machine's. The last is that of a log or terminal that was closed.
+MACHINE_ERRORS = {*DISK_FULL, errno.EROFS, errno.EPIPE}
 
 
 def run_job(
@@ -76,12 +78,21 @@ def run_job(
             fence()  # it may have been superseded during the wait
             _JobRun(folder, folder.read_job(job), stop, fence, checkpoint_s).run(held, stack)
     except OSError as error:
-        if error.errno not in MACHINE_ERRORS:
-            raise
-        return f"{error.strerror} ({folder.path})"
+        return machine_error(error, folder)
     finally:
         stop.leave_job()
     return None
+
+
+def machine_error(error: OSError, folder: RunFolder) -> str:
+    """Return why the machine makes a job stop.
+
+    Raises:
+        OSError: the given error, if it is none of the machine's.
+    """
+    if error.errno not in MACHINE_ERRORS:
+        raise error
+    return f"{error.strerror} ({folder.path})"
 
 
 def _acquire_leases(folder: RunFolder, job: str, leases: ExitStack, total_wait_s: float) -> set[str]:
@@ -227,8 +238,14 @@ class _JobRun:
     def _has_unfinished(self, stack: Sequence[str]) -> bool:
         return any(not self._folder.outcome_path(trial_id).exists() for trial_id in stack)
 
+    def _restore_folder(self, trial: Trial) -> None:
+        """Write a trial's folder again if its script has removed it."""
+        if not (self._folder.trial(trial.id) / "trial.json").exists():
+            self._folder.write_trial(trial)
+
     def _write_outcome(self, trial: Trial, outcome: Outcome) -> None:
         self._fence()
+        self._restore_folder(trial)
         if not self._folder.outcome_path(trial.id).exists():
             attempts = len(read_history(self._folder, trial.id).attempts) + 1
             node = os.environ.get("SLURMD_NODENAME")
@@ -237,6 +254,7 @@ class _JobRun:
 
     def _write_failure(self, trial: Trial, error: Exception, cause: str, seconds: float) -> None:
         self._fence()
+        self._restore_folder(trial)
         write_text(self._folder.trial(trial.id) / "traceback.txt", "".join(traceback.format_exception(error)))
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         self._write_outcome(trial, Outcome(state=FAILED, error=reason, cause=cause, seconds=seconds))

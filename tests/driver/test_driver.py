@@ -8,13 +8,15 @@ import pytest
 from rich.console import Console
 
 from hptransfer.config.sweep import SweepConfig
-from hptransfer.core.errors import RunFolderError, StoppedError
+from hptransfer.core.errors import FitError, RunFolderError, StoppedError
 from hptransfer.core.io import read_json, read_jsonl, write_json
-from hptransfer.core.records import DIVERGED, DONE, FAILED
+from hptransfer.core.records import DIVERGED, DONE, FAILED, Job, Outcome
+from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver import driving
 from hptransfer.driver.jobs import read_jobs
 from hptransfer.driver.summary import DriverSummary
 from hptransfer.driver.trial_index import TrialIndex
+from hptransfer.launchers import JobEnd
 from hptransfer.monitor.logs import trial_log
 from hptransfer.planning.plan import make_plan, num_devices
 from hptransfer.planning.trial_set import TrialSet
@@ -252,6 +254,28 @@ def test_a_full_disk_stops_the_sweep_and_loses_no_finished_trial(
     run(config)
     assert set(outcomes(config.folder).values()) == {DONE}
     assert_optuna_agrees(config.folder)
+
+
+@pytest.mark.parametrize("loss", [0.0, -0.25])
+def test_a_loss_that_is_not_above_0_ends_the_sweep_at_its_first_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
+    monkeypatch.setattr("hptransfer.worker.runners.builtin.BuiltinRunner.job_size", lambda *_, **__: 1)
+    config = tiny(tmp_path)
+
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
+        if len(launcher.submitted) < 2 or job is not launcher.submitted[0]:
+            return None  # another one trains meanwhile
+        write_json(folder.outcome_path(job.trials[0]), Outcome(state=DONE, loss=loss).to_json())
+        return JobEnd(job.id)
+
+    launcher = Scripted(fate)
+    for _ in range(2):  # the same command again trains nothing either
+        with pytest.raises(FitError, match=f"has loss {loss:g}, but a loss must be above 0.*its trials are kept"):
+            drive(config, launcher)
+        assert len(launcher.submitted) == 2
+        assert launcher.cancelled == {launcher.submitted[1].id}
+    assert sorted(outcomes(config.folder).values()) == [DONE, *["open"] * 5]
 
 
 @pytest.mark.slow

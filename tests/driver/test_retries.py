@@ -1,9 +1,12 @@
 """What becomes of a trial goes by why its attempts ended, and a trial's failure never stops the sweep."""
 
+import itertools
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -138,21 +141,66 @@ def test_a_job_keeps_its_id_and_its_trials_through_all_attempts(tmp_path: Path) 
     assert config.folder.read_job(launcher.submitted[0].id).attempt == 3
 
 
-def test_hours_of_attempts_without_an_outcome_spend_the_budget(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("host", "seconds"), [("n1", 5400.0), (socket.gethostname(), None)])
+def test_hours_of_attempts_without_an_outcome_spend_the_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, seconds: float | None
+) -> None:
+    """By the launcher's word, as the clock of a node may be behind, or by the lease of this machine."""
     config = tiny(tmp_path, "budget.device_hours=1", "launcher.max_attempts=100", *NO_DELAYS)
 
     def fate(folder: RunFolder, job: Job) -> JobEnd:
-        for trial_id in job.trials:  # the worker's clock is ahead, which makes its hour and a half pass at once
-            folder.lease(trial_id).write_text(json.dumps({"pid": 1, "host": "n1", "since": job.submitted}))
-        patch.setattr("hptransfer.driver.retries.now", lambda: time.time() + 5400)
+        since = job.submitted if seconds is None else job.submitted - 86400
+        for trial_id in job.trials:
+            folder.lease(trial_id).write_text(json.dumps({"pid": 1, "host": host, "since": since}))
+        if seconds is None:
+            monkeypatch.setattr("hptransfer.driver.retries.now", lambda: time.time() + 5400)
+        return JobEnd(job.id, KILLED, "killed by signal 9", seconds=seconds)
+
+    launcher = Scripted(fate, slots=1)
+    report = drive(config, launcher)
+    assert len(launcher.submitted) == 1
+    assert sum(int(line.rpartition(": ")[2].split()[0]) for line in report.missing) == 6
+    assert "open" in outcomes(config.folder).values()
+    job = launcher.submitted[0]
+    spent = [read_history(config.folder, trial_id).seconds for trial_id in job.trials]
+    assert sum(spent) == pytest.approx(5400, abs=60)
+
+
+def test_a_clock_that_is_ahead_of_this_one_costs_nothing(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "budget.device_hours=1", "launcher.max_attempts=2", *NO_DELAYS, *ONE_SCALE)
+
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
+        for trial_id in job.trials:
+            lease = {"pid": 1, "host": "n1", "since": job.submitted}
+            folder.lease(trial_id).write_text(json.dumps(lease))
         return JobEnd(job.id, KILLED, "killed by signal 9")
 
     launcher = Scripted(fate, slots=1)
     with pytest.MonkeyPatch.context() as patch:
-        report = drive(config, launcher)
-    assert len(launcher.submitted) == 1
-    assert sum(int(line.rpartition(": ")[2].split()[0]) for line in report.missing) == 6
-    assert "open" in outcomes(config.folder).values()
+        patch.setattr("hptransfer.driver.retries.now", lambda: time.time() + 5400)
+        drive(config, launcher)
+    assert {read_history(config.folder, trial.id).seconds for trial in config.folder.read_trials()} == {0.0}
+
+
+def test_a_clock_that_is_set_back_delays_no_retry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(tmp_path, *NO_DELAYS, *ONE_SCALE)
+    moments = itertools.count(time.time(), -3600.0)
+    monkeypatch.setattr("hptransfer.driver.jobs.now", lambda: next(moments))
+
+    def waits(seconds: float) -> None:
+        raise AssertionError("the driver waits for a retry that is due")
+
+    clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=waits)
+    monkeypatch.setattr("hptransfer.driver.driver.time", clock)
+    launcher = Scripted(lambda folder, job: train(folder, job) if job.attempt > 1 else JobEnd(job.id, KILLED))
+    drive(config, launcher)
+    assert set(outcomes(config.folder).values()) == {DONE}
+
+
+def test_a_checkpoint_of_a_node_whose_clock_is_behind_is_progress() -> None:
+    checkpoints = [Attempt(time=0, cause=PREEMPTED, checkpoint=moment) for moment in (200.0, 100.0)]
+    assert History(checkpoints).counted(PREEMPTED, progress=True) == 0
+    assert History([*checkpoints, checkpoints[-1]]).counted(PREEMPTED, progress=True) == 1
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,8 @@ def test_a_worker_that_the_kernel_ended_for_its_memory_is_told_from_others(
     finally:
         launcher.close()
     assert ended.cause == cause
+    assert ended.seconds is not None
+    assert 0 < ended.seconds < 600
 
 
 @pytest.mark.slow

@@ -470,6 +470,25 @@ def test_all_jobs_are_asked_about_at_once_and_ever_more_seldom(launcher):
     assert 3 <= len(asked) <= 12  # a twentieth of a second for two seconds would be 40
 
 
+@pytest.mark.parametrize(
+    ("sacct", "squeue", "seconds"),
+    [
+        ("1_0|FAILED|1:0|n1|70\n1_1|RUNNING|0:0|n2|70\n", "1_1|RUNNING|n2|None\n", (70, 70)),
+        (None, "1_0|FAILED|n1|None\n1_1|RUNNING|n2|None\n", (30, 60)),
+    ],
+)
+def test_an_end_says_for_how_long_the_job_ran(launcher, clock, sacct, squeue, seconds):
+    """By accounting, or as the queue showed it."""
+    answer(launcher, sacct=None, squeue="1_0|RUNNING|n1|None\n1_1|RUNNING|n2|None\n")
+    ends(launcher, 0.3)
+    clock.now += 30
+    ends(launcher, 0.3)
+    answer(launcher, sacct=sacct, squeue=squeue)
+    ended = next(ended for _ in range(400) for ended in launcher.wait(0.05))
+    assert ended.job == "job0"
+    assert seconds[0] <= ended.seconds <= seconds[1]
+
+
 def test_a_worker_that_left_says_why(launcher, folder):
     for number, why in enumerate(("time limit", "cancelled")):
         (folder.jobs / f"job{number}.log").write_text(f"step 1\njob job{number} stops: {why}\n")

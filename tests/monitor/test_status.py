@@ -19,8 +19,8 @@ from hptransfer.driver.progress import TRIAL_WAITING
 from hptransfer.driver.trial_index import TrialIndex
 from hptransfer.launchers import JobEnd
 from hptransfer.monitor.status import read_status
-from tests.support.helpers import ONE_SCALE, environment, start, terminal, tiny
-from tests.support.scripted import Scripted, drive, train
+from tests.support.helpers import ONE_SCALE, command, environment, start, sweep_arguments, terminal, tiny
+from tests.support.scripted import Scripted, drive, playing, train
 from tests.support.waiting import Process
 
 
@@ -45,6 +45,29 @@ def test_a_failure_is_shown_with_its_cause_node_and_last_line(
     assert "failed: 3 trials: out of memory; such as" in out
     assert "out of memory on n2: the limit was 4 GB; log: slurmstepd: error: Detected 1 oom-kill event" in out
     assert said(capsys, str(config.folder.path), "--all").count("out of memory on n2") == 3
+
+
+PRINTED = "\x1b[2J\x1b]0;owned\x07\x1b[31mloss\x1b[0m \u202eexe.txt\x9b5A\x00"
+SHOWN = r"\x1b[2J\x1b]0;owned\x07loss \u202eexe.txt\x9b5A\x00"
+
+
+def test_control_characters_of_a_script_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
+        (folder.jobs / f"{job.id}.log").write_text(f"{PRINTED}\n")
+        for trial_id in job.trials:
+            failed = Outcome(state=FAILED, error=f"exit code 1: {PRINTED}", cause=CODE_ERROR, node=PRINTED)
+            write_json(folder.outcome_path(trial_id), failed.to_json())
+        return JobEnd(job.id)
+
+    arguments = sweep_arguments(tmp_path, "launcher=inline", "tracker=none", *ONE_SCALE)
+    with playing(Scripted(fate)):
+        swept = command(*arguments, cwd=tmp_path)
+    run = str(tmp_path / "quickstart")
+    trial = RunFolder(tmp_path / "quickstart").read_trials()[0].id
+    said = [swept, command("status", run), command("status", run, "--all"), command("logs", run, trial)]
+    for shown in said:
+        assert SHOWN in shown.stdout
+        assert not [c for c in shown.stdout + shown.stderr if not (c.isprintable() or c == "\n")]
 
 
 def waiting(tmp_path: Path) -> tuple[RunFolder, Job]:

@@ -5,14 +5,19 @@ import os
 import signal
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from hptransfer.core.locks import locked_by
+from hptransfer.core.io import write_json
+from hptransfer.core.locks import lock, locked_by
 from hptransfer.core.records import DONE
 from hptransfer.core.run_folder import RunFolder
+from hptransfer.session import detach as detach_module
 from tests.support.helpers import ONE_SCALE, command, environment, outcomes, sweep_arguments, terminal, workers
 from tests.support.waiting import Process, alive, kill, processor_time, wait_until
 
@@ -110,3 +115,28 @@ def test_a_strange_folder_is_refused_before(tmp_path: Path) -> None:
     done = command(*sweep_arguments(tmp_path), "--detach")
     assert (done.returncode, "is not a run folder" in done.stderr) == (2, True)
     assert [path.name for path in (tmp_path / "quickstart").iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_server_whose_clock_is_behind_does_not_keep_the_user_waiting(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process plays the driver, which has written its state by a clock of an hour ago."""
+
+    class Driver:
+        pid = os.getpid()
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            write_json(folder.path / "driver.json", {"held": {}, "delayed": {}, "blocked": None})
+            os.utime(folder.path / "driver.json", (time.time() - 3600,) * 2)
+
+        def poll(self) -> None:
+            return None
+
+    def waits(seconds: float) -> None:
+        raise AssertionError("it waits for what was written")
+
+    monkeypatch.setattr(detach_module, "subprocess", SimpleNamespace(Popen=Driver, DEVNULL=None, STDOUT=None))
+    monkeypatch.setattr(detach_module.time, "sleep", waits)
+    folder.create()
+    with lock(folder.driver_lock):
+        assert detach_module.detach(["sweep"], folder) == (os.getpid(), None, "")

@@ -10,7 +10,7 @@ import pytest
 from hptransfer.core.io import append_jsonl, write_json
 from hptransfer.core.records import DONE, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.trackers import BackgroundTracker, CurvePoints, SweepResults, Tracker, _background
+from hptransfer.trackers import BackgroundTracker, CurvePoints, RefusedError, SweepResults, Tracker, _background
 from tests.support.waiting import wait_until
 
 OUTCOME = Outcome(state=DONE, loss=1.0)
@@ -129,6 +129,23 @@ def test_what_never_works_is_said_without_its_password(folder: RunFolder, monkey
         wait_until(lambda: fake.written, "what works", progress=lambda: len(fake.written))
     assert background.missing == "1 trials; OSError: cannot reach postgresql://me:***@db/x"
     assert fake.written == ["good"]
+
+
+def test_nothing_waits_behind_what_the_store_refuses(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not tried again before the next start."""
+    monkeypatch.setattr(_background, "FAILING_STORE_WAIT_S", float("inf"))
+
+    def trouble(what: str) -> None:
+        if what in ("bad", "worse"):
+            raise RefusedError("metrics[3].name is too long")
+
+    fake = Fake(trouble)
+    with running(fake, folder) as background:
+        for name in ("bad", "good", "worse"):
+            background.log(trial(folder, name), OUTCOME)
+        background.summarize({"a": 1.0}, [])
+    assert fake.written == ["good", "summary", "close"]
+    assert background.missing == "trial bad and 1 more, which it refuses; RefusedError: metrics[3].name is too long"
 
 
 def test_a_trial_that_is_reset_is_not_written(folder: RunFolder) -> None:

@@ -1,6 +1,7 @@
 """MLflow shows what the trial folders hold, once, however often it is written."""
 
 import contextlib
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -11,13 +12,16 @@ import pytest
 
 from hptransfer.core.io import read_jsonl, write_json
 from hptransfer.core.records import FAILED, Outcome, Scale, Trial
+from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import make_plan
-from hptransfer.trackers import _background
-from hptransfer.trackers.mlflow import MlflowTracker, TrackedRun, _trial_tags
+from hptransfer.testing.trackers import OUTCOME, finished_trial, prepared_folder
+from hptransfer.trackers import BackgroundTracker, _background
+from hptransfer.trackers.mlflow import MlflowConfig, MlflowTracker, TrackedRun, _trial_tags, embedded_store
 from tests.support.helpers import ONE_SCALE, process, sweep_arguments, tiny
 from tests.support.views import assert_mlflow_agrees, studies
 from tests.support.views import mlflow_runs as shown
 from tests.support.views import sweep as run
+from tests.support.waiting import wait_until
 
 # MLflow's own libraries warn about each other.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -58,6 +62,61 @@ def test_scales_that_print_alike_have_different_tags() -> None:
         "tokens": ("1.00011", "1.00012"),
         "scale": ("tokens=1.00011", "tokens=1.00012"),
     }
+
+
+NAMES = {
+    "acc@1": r"acc_1-\w{8}",
+    "top-1 (%)": r"top-1 ___-\w{8}",
+    "/abs": r"_abs-\w{8}",
+    "a//b": r"a__b-\w{8}",
+    "..": r"-\w{8}",
+    "val\n": r"val_-\w{8}",
+    "m" * 251: r"m{200}-\w{8}",
+    "gro\u0308\u00dfe": r"gro_ße-\w{8}",
+    "größe": "größe",
+    "val/acc: top 1": "val/acc: top 1",
+    "train_loss": "reported_train_loss",
+    "seconds": "reported_seconds",
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run folder with an empty store, which takes a second to make."""
+    folder = prepared_folder(tmp_path_factory.mktemp("runs") / "run")
+    embedded_store(folder)
+    return folder
+
+
+def test_a_store_of_another_version_says_the_way_out(made: RunFolder, tmp_path: Path) -> None:
+    other = prepared_folder(tmp_path / "other")
+    shutil.copy(made.mlflow, other.mlflow)
+    with contextlib.closing(sqlite3.connect(other.mlflow)) as store, store:
+        store.execute("UPDATE alembic_version SET version_num = 'feedbeef'")
+    background = BackgroundTracker(lambda: MlflowConfig().open(other, "other", {}), other)
+    wait_until(lambda: background.missing, "the tracker's problem")
+    background.close(0.0)
+    said = str(background.missing)
+    assert f"the store sqlite:///{other.mlflow} was made by another version of MLflow (found version feedbeef" in said
+    assert f"`mlflow db upgrade sqlite:///{other.mlflow}`" in said
+    assert said.endswith("is then made again from the trial folders")
+
+
+def test_a_name_that_mlflow_refuses_is_mapped_and_holds_nothing_back(made: RunFolder) -> None:
+    trial = finished_trial(made, "one")
+    curve = [
+        row | {name: row["step"] + k for k, name in enumerate(NAMES)} for row in read_jsonl(made.curve_path("one"))
+    ]
+    tracker = MlflowConfig().open(made, "run", {})
+    assert tracker is not None
+    tracker.log(trial, OUTCOME, curve)
+    client, runs = shown(made)
+    (one,) = (run for run in runs if run.data.tags["trial"] == "one")
+    assert one.info.status == "FINISHED"
+    assert (one.data.metrics["loss"], one.data.metrics["train_loss"]) == (OUTCOME.loss, 1.0)
+    for k, pattern in enumerate(NAMES.values()):
+        (name,) = (name for name in one.data.metrics if re.fullmatch(pattern, name))
+        assert [point.value for point in client.get_metric_history(one.info.run_id, name)] == [k, 1 + k, 2 + k]
 
 
 @pytest.mark.slow
@@ -184,5 +243,5 @@ def test_a_store_that_cannot_be_reached_does_not_stop_the_sweep(
     config = tiny(tmp_path, "tracker=mlflow", f"tracker.uri=sqlite:///{tmp_path}/file/no.db", *ONE_SCALE)
     text = run(config)
     assert "note: not in the tracker yet: 3 trials; " in text
-    assert "the same command writes them" in text
+    assert "the same command tries again" in text
     assert len(list(config.folder.path.glob("trials/*/outcome.json"))) == 3

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from hptransfer.core.io import read_json, read_jsonl
 from hptransfer.core.records import DONE
+from hptransfer.core.reporting import RANK_VARIABLES, report
 from hptransfer.core.run_folder import RunFolder
 from tests.support.helpers import command, environment, outcomes
 from tests.support.scripts import execute, plan_of, points, reports, write_sweep
@@ -124,17 +126,74 @@ def test_the_metric_is_reduced(here: Path, metric: dict[str, Any], loss: float) 
 
 
 def test_another_key_and_what_else_is_reported(here: Path) -> None:
+    """Numbers that are called like a field of the curve are kept under another name."""
     script = reports(
-        '{"step": 1, "train": 4}', '{"step": 1, "val": 3, "phase": "x"}', '{"step": 2, "train": 2, "tokens": 64}'
+        '{"step": 1, "train": 4}',
+        '{"step": 1, "val": 3, "phase": "x", "loss": 9}',
+        '{"step": 2, "train": 2, "tokens": 64, "time": 3.5, "diverged": 0}',
     )
+    began = time.time()
     trial, outcome, folder = execute(plan_of(here, script, metric={"key": "val"}))
     assert outcome.loss == 3.0
     curve = read_jsonl(folder.curve_path(trial.id))
+    assert all(began - 1 < point["time"] < time.time() + 1 for point in curve)
     shown = [{key: value for key, value in point.items() if key != "time"} for point in curve]
     assert shown == [
-        {"step": 1, "tokens": None, "loss": 3.0, "train": 4, "val": 3},
-        {"step": 2, "tokens": 64, "loss": None, "train": 2},
+        {"step": 1, "tokens": None, "loss": 3.0, "train": 4, "val": 3, "reported_loss": 9},
+        {"step": 2, "tokens": None, "loss": None, "train": 2, "reported_tokens": 64, "reported_time": 3.5},
     ]
+
+
+def test_what_report_is_given_replaces_no_field_of_the_curve(here: Path) -> None:
+    script = "import hptransfer; hptransfer.report(step=1, loss=2.0, time=3.5, tokens=64)"
+    trial, outcome, folder = execute(plan_of(here, script))
+    (point,) = read_jsonl(folder.curve_path(trial.id))
+    assert point.pop("time") > 1e9
+    assert point == {"step": 1, "tokens": None, "loss": 2.0, "reported_time": 3.5, "reported_tokens": 64}
+    assert outcome.loss == 2.0
+
+
+def test_the_time_itself_may_be_the_metric(here: Path) -> None:
+    trial, outcome, folder = execute(plan_of(here, reports('{"step": 1, "time": 3.5}'), metric={"key": "time"}))
+    (point,) = read_jsonl(folder.curve_path(trial.id))
+    assert outcome.loss == point["loss"] == 3.5
+    assert point["time"] > 1e9
+
+
+RANKS = [
+    ({"RANK": "0", "SLURM_PROCID": "1", "LOCAL_RANK": "0"}, True),  # torchrun under srun
+    ({"RANK": "1", "SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),
+    ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, True),
+    ({"SLURM_PROCID": "1", "SLURM_LOCALID": "0"}, False),
+    ({"OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0", "SLURM_PROCID": "0"}, True),
+    ({"OMPI_COMM_WORLD_RANK": "2", "PMIX_RANK": "2", "SLURM_PROCID": "0"}, False),  # mpirun in a batch job
+    ({"PMI_RANK": "3"}, False),
+    ({"PMIX_RANK": "3"}, False),
+    ({"MV2_COMM_WORLD_RANK": "3"}, False),
+    ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, False),
+    ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
+    ({"LOCAL_RANK": "0", "NODE_RANK": "0", "RANK": ""}, True),
+]
+
+
+@pytest.mark.parametrize(("variables", "is_first"), RANKS)
+def test_of_several_processes_the_first_one_reports(
+    variables: dict[str, str], is_first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in RANK_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (variables | {"HPTRANSFER_METRICS": str(tmp_path / "rows")}).items():
+        monkeypatch.setenv(name, value)
+    report(step=1, loss=2.0)
+    assert (tmp_path / "rows").exists() == is_first
+
+
+def test_the_place_of_the_worker_among_others_is_not_the_scripts(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four sweeps as the four tasks of one srun."""
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    _, outcome, _ = execute(plan_of(here, "import hptransfer; hptransfer.report(loss=2)"))
+    assert outcome.loss == 2.0
 
 
 def test_a_pattern_reads_what_a_script_prints(here: Path) -> None:

@@ -1,7 +1,12 @@
 """Each way in which a script can end, by itself or with its worker."""
 
+import contextlib
+import errno
+import io
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +14,21 @@ import pytest
 
 from hptransfer.core.errors import Interrupted, Superseded
 from hptransfer.core.io import read_jsonl
-from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, KILLED, OUT_OF_MEMORY, PREEMPTED, TIME_LIMIT
-from tests.support.helpers import environment
+from hptransfer.core.records import (
+    CODE_ERROR,
+    DIVERGED,
+    DONE,
+    FAILED,
+    KILLED,
+    OUT_OF_MEMORY,
+    PREEMPTED,
+    TIME_LIMIT,
+    Job,
+)
+from hptransfer.core.run_folder import RunFolder
+from hptransfer.planning.plan import Plan
+from hptransfer.worker.job import run_job
+from tests.support.helpers import environment, outcomes
 from tests.support.scripts import execute, plan_of, points, reports
 from tests.support.waiting import Process, alive, kill, wait_until
 
@@ -58,6 +76,9 @@ FAILURES = [
     (reports('{"step": 1, "los": 2}'), {}, CODE_ERROR, "the metric was never reported: no 'loss' in the lines"),
     (reports('{"step": 1, "loss": "low"}'), {}, CODE_ERROR, "'loss' must be a number, got 'low'"),
     (reports('{"step": 1.5, "loss": 2}'), {}, CODE_ERROR, "'step' must be a whole number, got 1.5"),
+    (reports('{"step": 1e30, "loss": 2}'), {}, CODE_ERROR, "must be a whole number, got 1e+30; it has at most 64 bits"),
+    (reports('{"step": 1, "loss": "2.5"}'), {}, CODE_ERROR, "'loss' must be a number, got '2.5'"),
+    (reports('{"step": 1, "loss": 2, "diverged": "false"}'), {}, CODE_ERROR, "must be true or false, got 'false'"),
     (reports("loss 2"), {}, CODE_ERROR, "has a line that is not JSON: 'loss 2'"),
     (reports("[1, 2]"), {}, CODE_ERROR, "must have lines such as"),
     (reports(*points(2))[:-4] + "{'); sys.exit(0)", {}, CODE_ERROR, "a line that was cut off"),
@@ -101,6 +122,10 @@ def test_each_failure_is_one_clear_line(here: Path, script: str, run: dict[str, 
     [
         (reports(*points(3), '{"step": 20, "loss": NaN}', then=SLEEP), {}),
         (reports(*points(3), '{"step": 20, "loss": Infinity}'), {}),
+        (reports(*points(3), '{"step": 20, "loss": null}'), {}),
+        (reports(*points(3), '{"step": 20, "loss": "NaN"}', *points(2)), {}),
+        (reports(*points(3), '{"step": 20, "loss": "-Infinity"}'), {}),
+        (reports(*points(3), '{"step": 20, "loss": "inf"}'), {}),
         (reports(*points(3), '{"step": 20, "diverged": true}', then="sys.exit(1)"), {}),
         ("print('3'); print('nan')", {"metric": {"pattern": r"(?P<loss>[\d.]+|nan)"}}),
         ("print('3'); print('loss exploded')", {"metric": {"pattern": r"(?P<loss>[\d.]+)|(?P<diverged>exploded)"}}),
@@ -112,6 +137,90 @@ def test_a_loss_that_is_not_finite_is_an_outcome_and_ends_the_script(
     _, outcome, _ = execute(plan_of(here, script, **run))
     assert (outcome.state, outcome.loss, outcome.initial_loss) == (DIVERGED, None, 3.0)
     assert not (here / "slept").exists()
+
+
+# --- what a script does to its trial ---------------------------------------------------------------
+
+
+def write_job(plan: Plan, *rates: float) -> RunFolder:
+    """A run folder with a job of trials of the smallest scale."""
+    folder = plan.config.folder
+    folder.create()
+    trials = [plan.trial(plan.scales[0], {"lr": rate}, 0) for rate in rates]
+    for trial in trials:
+        folder.write_trial(trial)
+    folder.write_job(Job(id="job", trials=[t.id for t in trials], scale=trials[0].scale, params=1, flops=1.0))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("clear", "last"),
+    [
+        ("shutil.rmtree(folder)", "time.sleep(300)"),
+        ("shutil.rmtree(folder); os.makedirs(folder)", "print('loss 2')"),
+        ("[os.remove(os.path.join(folder, name)) for name in os.listdir(folder)]", "print('loss 2')"),
+        ("shutil.rmtree(folder)", "sys.exit(3)"),
+    ],
+)
+def test_a_script_that_removes_its_folder_fails_alone(here: Path, clear: str, last: str) -> None:
+    script = "import os, shutil, sys, time; folder = os.environ['HPTRANSFER_TRIAL_DIR']; print('loss 3', flush=True)"
+    bad = f"{script}\nif sys.argv[2] == '{2**-6}':\n    {clear}\n    {last}\nelse: print('loss 2')"
+    plan = plan_of(here, bad, metric={"pattern": r"loss (?P<loss>\d)"}, grace_s=0.2)
+    folder = write_job(plan, 2**-6, 2**-5)
+    trials = folder.read_trials()
+    assert run_job(folder, "job") is None
+    failed, done = sorted((folder.read_outcome(t.id) for t in trials), key=lambda o: str(o and o.state), reverse=True)
+    assert failed is not None
+    assert done is not None
+    assert (failed.state, failed.cause, done.state) == (FAILED, CODE_ERROR, DONE)
+    assert "the script removed files of its folder HPTRANSFER_TRIAL_DIR" in str(failed.error) or "exit" in last
+    assert folder.read_trials() == trials
+
+
+@contextlib.contextmanager
+def printing_to(path: str) -> Iterator[None]:
+    """Let this process, and all that it starts, print to a file."""
+    sys.stdout.flush()
+    before, file = os.dup(1), os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    try:
+        yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+        os.close(file)
+
+
+PRINTS_FOR_EVER = """
+import pathlib, signal, time
+signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path("asked").touch(), exit()))
+signal.alarm(20)
+while True:
+    print("x" * 10000, flush=True)
+"""
+
+
+def test_a_disk_that_is_full_while_a_script_prints_ends_the_script(here: Path) -> None:
+    with printing_to("/dev/full"), pytest.raises(OSError, match="No space left on device"):
+        execute(plan_of(here, PRINTS_FOR_EVER))
+    assert (here / "asked").exists()  # it had its grace
+
+
+class FullAtTheEnd(io.StringIO):
+    """A log whose disk is full as a trial has ended."""
+
+    def flush(self) -> None:
+        if "done" in self.getvalue():
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_the_outcome_is_written_although_the_log_is_full(here: Path) -> None:
+    plan = plan_of(here, "import hptransfer; hptransfer.report(loss=2.0)")
+    folder = write_job(plan, 2**-6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", FullAtTheEnd())
+        assert str(run_job(folder, "job")).startswith("No space left on device")
+    assert list(outcomes(folder).values()) == [DONE]
 
 
 # --- interruptions ---------------------------------------------------------------------------------

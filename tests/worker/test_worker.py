@@ -1,5 +1,6 @@
 """A worker that is stopped, killed or superseded leaves a job that another attempt brings to the same end."""
 
+import itertools
 import os
 import random
 import signal
@@ -30,7 +31,7 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker import interruption as stop_module
 from hptransfer.worker import job as worker
 from hptransfer.worker.__main__ import run_one
-from hptransfer.worker.interruption import StopCheck, process_deadline, requeue_job
+from hptransfer.worker.interruption import FENCE_CHECK_S, StopCheck, process_deadline, requeue_job
 from hptransfer.worker.runners.builtin import BuiltinRunner
 from tests.support.helpers import environment, outcomes, tiny
 from tests.support.jobs import (
@@ -262,15 +263,31 @@ def test_a_trial_that_memory_does_not_hold_alone_is_trained_again_with_checkpoin
 
 
 def test_the_end_of_its_time_stops_a_worker_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock that each point of the curve moves by a second."""
+    """On a clock that each point of the curve moves by a second; the wall clock is set back meanwhile."""
     folder = write_job(tmp_path, *SLOW)
     clock = time.time()
-    monkeypatch.setattr(stop_module, "time", SimpleNamespace(time=lambda: clock + points(folder)))
+    wall, monotonic = (lambda: clock - 3600 * points(folder)), (lambda: float(points(folder)))
+    monkeypatch.setattr(stop_module, "time", SimpleNamespace(time=wall, monotonic=monotonic))
     with pytest.raises(Interrupted) as interrupted:
         run_job(folder, JOB, stop=StopCheck(ends=clock + 10.0))
     assert interrupted.value.cause == TIME_LIMIT
     assert points(folder) == 9
     assert checkpoints(folder)
+
+
+def test_a_clock_that_is_set_back_does_not_keep_a_worker_from_its_fence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_job(tmp_path)
+    clock = itertools.count(1e9, -3600.0)
+    monotonic = itertools.count(0.0, FENCE_CHECK_S)
+    monkeypatch.setattr(stop_module, "time", SimpleNamespace(time=clock.__next__, monotonic=monotonic.__next__))
+    stop = StopCheck()
+    stop.enter_job(folder, JOB, 1)
+    assert stop() is None
+    write_json(folder.job_path(JOB), {**read_json(folder.job_path(JOB)), "attempt": 2})
+    with pytest.raises(Superseded):
+        stop()
 
 
 def test_the_end_of_time_is_the_scripts_word_or_the_schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,7 +533,7 @@ def test_where_a_requeue_is_refused_the_driver_is_left_to_submit(
     scontrol(tmp_path, monkeypatch, "echo Requested operation is presently disabled >&2; exit 1")
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     assert not requeue_job()
-    assert "requeue of job 12: Requested operation is presently disabled" in capsys.readouterr().out
+    assert "requeue of job 12: Requested operation is presently disabled" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
     assert not requeue_job()
 

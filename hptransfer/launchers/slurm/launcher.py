@@ -61,6 +61,10 @@ class SubmittedJob:
     """Time since which the scheduler has no record of the job as running or waiting."""
     record: SchedulerJob | None = None
     """Last record from the scheduler."""
+    running_since: float | None = None
+    """Time since which the job is seen running, on the monotonic clock."""
+    seen_s: float = 0.0
+    """Seconds for which it was seen running; accounting may be away."""
     cancelled: bool = False
 
     @property
@@ -72,6 +76,15 @@ class SubmittedJob:
     def state(self) -> str | None:
         """Last state from the scheduler."""
         return self.record.state if self.record else None
+
+    def observe_running(self) -> None:
+        """Note for how long the job is running by its last record."""
+        now = time.monotonic()
+        if self.record is not None and self.state == "RUNNING":
+            self.running_since = self.running_since or now
+            self.seen_s = max(now - self.running_since, self.record.seconds)
+        elif self.state == "PENDING":
+            self.running_since, self.seen_s = None, 0.0
 
 
 class SlurmLauncher(Launcher):
@@ -242,6 +255,7 @@ class SlurmLauncher(Launcher):
         elif account is not None:  # accounting has no reason for waiting: keep that of the queue
             reason = entry.record.reason if entry.record is not None and entry.state == account.state else ""
             entry.record = replace(account, reason=account.reason or reason)
+        entry.observe_running()
         record = entry.record
         if record is not None and record.state == "RUNNING" and record.seconds > self._config.fast_failure_s:
             self._nodes.record_success(record.node)
@@ -278,7 +292,8 @@ class SlurmLauncher(Launcher):
             cause = TIME_LIMIT if last.endswith(f"stops: {TIME_LIMIT}") else PREEMPTED
         elif cause == KILLED and code == str(EXIT_STOPPED):
             stopped = last.partition("stops: ")[2] or "the run folder cannot be written"
-        return JobEnd(entry.job.id, cause, describe_end(record) if cause else "", record.node or None, stopped)
+        detail = describe_end(record) if cause else ""
+        return JobEnd(entry.job.id, cause, detail, record.node or None, stopped, record.seconds or entry.seen_s)
 
     def _last_stop_line(self, job: str) -> str:
         """Return the last log line in which the worker reports a stop."""
@@ -302,14 +317,15 @@ class SlurmLauncher(Launcher):
         self._recheck = min(self._recheck, max(until, now + SLEEP_S)) if entry.cancelled else self._recheck
         if now >= until:
             gone = f"SLURM job {entry.job.scheduler} has been in no queue for {self._config.lost_after_s:.0f} s"
-            self._report_end(entry, JobEnd(entry.job.id, KILLED, f"{gone}; accounting calls it {entry.record.state}"))
+            detail = f"{gone}; accounting calls it {entry.record.state}"
+            self._report_end(entry, JobEnd(entry.job.id, KILLED, detail, seconds=entry.seen_s))
 
     # --- the rest ---
 
     def cancel(self, jobs: Collection[str]) -> None:
         for job_id in [job_id for job_id in self._submission.held if job_id in jobs]:
             del self._submission.held[job_id]
-            self._ended.append(JobEnd(job_id, CANCELLED, "before it was submitted"))
+            self._ended.append(JobEnd(job_id, CANCELLED, "before it was submitted", seconds=0.0))
         chosen = [entry for job_id, entry in self._submitted.items() if job_id in jobs]
         if not chosen:
             return

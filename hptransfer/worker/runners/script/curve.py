@@ -5,6 +5,7 @@ Points are written to disk as they arrive.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -15,11 +16,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hptransfer.core.io import append_jsonl, read_jsonl, write_text
+from hptransfer.core.io import append_jsonl, read_jsonl, write_bytes, write_text
+from hptransfer.core.records import CURVE_KEYS, Number
 from hptransfer.worker.runners.script.config import Metric
 
 # Longer curves are thinned to this number of points at the end.
 MAX_CURVE_POINTS = 500
+# Stores of metrics hold steps in 64 bits.
+MAX_STEP = 2**63 - 1
 
 
 class UnusableMetric(Exception):  # noqa: N818
@@ -47,30 +51,45 @@ class ScriptCurve:
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row to the curve.
 
+        A number other than the metric, under the name of one of the curve's own fields, is kept as "reported_<name>".
+
         Raises:
-            UnusableMetric: the row's metric is not a number, or its step is not a whole number.
+            UnusableMetric: the row's metric is not a number, its step is not a whole number, or `diverged` is neither
+                true nor false.
             DivergedMetric: the row reports divergence, or its metric is not finite.
         """
-        step = self._step(row)
-        numbers = {key: value for key, value in row.items() if _is_number(value)}
+        step, diverged = self._step(row), self._diverged(row)
         point = self._points.get(step) or {"step": step, "tokens": None, "loss": None, "time": time.time()}
-        point |= {key: value for key, value in numbers.items() if key not in ("step", "loss") and math.isfinite(value)}
-        value = row.get(self._metric.key)
-        if value is not None and not _is_number(value):
-            raise UnusableMetric(f"{self._metric.key!r} must be a number, got {value!r}")
-        finite = value is None or math.isfinite(value)
-        if value is not None and finite:
-            point |= {"loss": float(value)}
+        point |= self._numbers(row)
+        if self._metric.key in row:
+            loss = _parse_metric(self._metric.key, row[self._metric.key])
+            diverged = diverged or not math.isfinite(loss)
+            point |= {"loss": loss} if math.isfinite(loss) else {}
         self._insert(step, point)
-        if not finite or row.get("diverged") not in (None, False):
+        if diverged:
             raise DivergedMetric
+
+    def _numbers(self, row: Mapping[str, Any]) -> dict[str, Number]:
+        """Return the finite numbers of a row by their names."""
+        read_elsewhere = {"step", "diverged"} | (CURVE_KEYS & {self._metric.key})
+        return {
+            f"reported_{key}" if key in CURVE_KEYS else key: value
+            for key, value in row.items()
+            if key not in read_elsewhere and _is_number(value) and math.isfinite(value)
+        }
+
+    def _diverged(self, row: Mapping[str, Any]) -> bool:
+        diverged = row.get("diverged", False)
+        if diverged not in (None, False, True):
+            raise UnusableMetric(f"'diverged' must be true or false, got {diverged!r}")
+        return bool(diverged)
 
     def _step(self, row: Mapping[str, Any]) -> int:
         step = row.get("step")
         if step is None:
             return max(self._steps(), default=0) + 1
-        if not _is_number(step) or step != step // 1:
-            raise UnusableMetric(f"'step' must be a whole number, got {step!r}")
+        if not _is_number(step) or step != step // 1 or abs(step) > MAX_STEP:
+            raise UnusableMetric(f"'step' must be a whole number, got {step!r}; it has at most 64 bits")
         return int(step)
 
     def _steps(self) -> Iterator[int]:
@@ -145,6 +164,22 @@ def _missing_metric(metric: Metric) -> str:
     )
 
 
+def _parse_metric(key: str, value: Any) -> float:
+    """Return the metric's value; NaN or infinite where the script's was.
+
+    JSON has neither: writers make null of them, or text such as "NaN".
+    """
+    if value is None:
+        return math.nan
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            if not math.isfinite(number := float(value)):
+                return number
+    if not _is_number(value):
+        raise UnusableMetric(f"{key!r} must be a number, got {value!r}")
+    return float(value)
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) <= sys.float_info.max  # a larger one cannot be a float
@@ -156,7 +191,7 @@ class ReportedRows:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        path.write_bytes(b"")
+        write_bytes(path, b"")
         self._bytes_read = 0
         self._partial_line = b""
 

@@ -61,6 +61,7 @@ class Process:
         self._popen, self._lifeline = popen, lifeline
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._last_lines: deque[str] = deque(maxlen=MAX_LAST_LINES)
+        self._output_error: OSError | None = None
         self._reader = threading.Thread(target=self._forward_output, daemon=True)
         self._reader.start()
 
@@ -80,6 +81,11 @@ class Process:
         """Yield the lines printed since the last call."""
         while not self._lines.empty():
             yield self._lines.get()
+
+    def check_output(self) -> None:
+        """Raise OSError if output of the script could not be written."""
+        if self._output_error is not None:
+            raise self._output_error
 
     def stop(self, grace_s: float) -> None:
         """Ask the group to end; kill it after the grace period."""
@@ -123,13 +129,18 @@ class Process:
     def _forward_output(self) -> None:
         """Forward the output to that of this process, and store its lines.
 
-        A line ends with a newline, or with a carriage return as in progress bars.
+        A line ends with a newline, or with a carriage return as in progress bars. Output that cannot be written, as on
+        a full disk, is still read: the script would wait for ever otherwise.
         """
         assert self._popen.stdout is not None
-        sys.stdout.flush()
         output, partial = self._popen.stdout.fileno(), b""
         for chunk in hidden_stream(iter(lambda: os.read(output, CHUNK_BYTES), b""), self._secrets):
-            _write_all(1, chunk)
+            if self._output_error is None:
+                try:
+                    sys.stdout.flush()
+                    _write_all(1, chunk)
+                except OSError as error:
+                    self._output_error = error
             *lines, partial = re.split(rb"[\r\n]+", partial + chunk)
             for line in lines:
                 self._store_line(line)

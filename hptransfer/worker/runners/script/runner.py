@@ -19,6 +19,7 @@ from hptransfer.core.errors import ConfigError, DataError, Interrupted
 from hptransfer.core.io import write_text
 from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, TIME_LIMIT, Outcome, Trial, digest, short
 from hptransfer.core.redaction import read_references, read_values
+from hptransfer.core.reporting import RANK_VARIABLES
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, RunSchema, Size, StackContext
 from hptransfer.worker.runners.script.command_line import build_arguments
@@ -124,9 +125,9 @@ class ScriptRunner(Runner):
             if not folder.outcome_path(trial.id).exists():
                 print(f"trial {trial.id} {trial.name}", flush=True)
                 outcome = _ScriptAttempt(trial, folder, context).run()
+                finish(trial, outcome)  # before the log, which may be on a full disk
                 result = outcome.error or f"loss {'-' if outcome.loss is None else short(outcome.loss)}"
                 print(f"trial {trial.id} {outcome.state} {result}", flush=True)
-                finish(trial, outcome)
 
 
 class _ScriptAttempt:
@@ -152,6 +153,7 @@ class _ScriptAttempt:
         Raises:
             Interrupted: the worker was asked to stop; the script was ended after its grace period.
             Superseded: another attempt has taken over; the script is killed at once.
+            OSError: the script's output or its curve cannot be written; the script was ended after its grace period.
         """
         names = self._template_names()
         write_text(self._settings, json.dumps(names, indent=1) + "\n")
@@ -198,12 +200,15 @@ class _ScriptAttempt:
             key: read_references(fill_template(str(value), names), f"run.environment.{key}")
             for key, value in self._config.environment.items()
         }
-        return {**os.environ, **provided, **added}
+        # The worker's own place among processes that were started together is not the script's.
+        inherited = {key: value for key, value in os.environ.items() if key not in RANK_VARIABLES or value == "0"}
+        return {**inherited, **provided, **added}
 
     def _watch(self, process: Process) -> Outcome:
         grace_s = self._config.grace_s
         try:
             while (code := process.wait(POLL_S)) is None:
+                process.check_output()
                 self._add_new_rows(process, last=False)
                 if cause := self._context.stop():
                     process.stop(grace_s)
@@ -226,6 +231,9 @@ class _ScriptAttempt:
         except UnusableMetric as reason:
             process.stop(grace_s)
             return self._failed_outcome(str(reason), CODE_ERROR)
+        except OSError:
+            process.stop(grace_s)
+            raise
         return self._failed_outcome(*process.failure(code))
 
     def _wait_for_stop_cause(self) -> str | None:
@@ -239,8 +247,18 @@ class _ScriptAttempt:
         return cause
 
     def _add_new_rows(self, process: Process, *, last: bool) -> None:
-        """Add the rows since the last call to the curve."""
+        """Add the rows since the last call to the curve.
+
+        Raises:
+            UnusableMetric: a row cannot be used, or the script removed files of the trial.
+            DivergedMetric: a row reports divergence.
+        """
         lines = list(process.new_lines())
+        if not (self._folder / "trial.json").exists():
+            raise UnusableMetric(
+                "the script removed files of its folder HPTRANSFER_TRIAL_DIR, such as trial.json; "
+                "let it clear a folder of its own below that one"
+            )
         try:
             for row in self._rows(lines, last=last):
                 self._curve.add(row)
