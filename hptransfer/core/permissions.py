@@ -100,7 +100,7 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def is_foreign(folder: Path) -> bool:
-    """Test if a run folder was neither made nor trusted by the user."""
+    """Test if the user neither made nor trusted a run folder."""
     try:
         owned = _owned_folder()
         return not any((owned / token).is_file() for token in _tokens(folder))
@@ -140,7 +140,7 @@ def _links(folder: Path) -> Iterator[Path]:
 
 
 def _tokens(folder: Path) -> list[str]:
-    """Return the tokens of a run folder; what is not a token is ignored."""
+    """Return the valid tokens of a run folder."""
     try:
         tokens = read_json(folder / "owner.json", "tokens")["tokens"]
     except (OSError, RunFolderError):
