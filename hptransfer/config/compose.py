@@ -11,25 +11,31 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from hptransfer.config import sweep as sweep_config
+from hptransfer.config.interpolation import check_size, value_at
 from hptransfer.config.overrides import Setting, apply
 from hptransfer.config.package_data import resource_folders
 from hptransfer.config.renamed import refuse_old_word, refuse_old_words
 from hptransfer.config.sweep import SWEEP_MEMBERS, AxisConfig, SweepConfig, TunedConfig
+from hptransfer.config.yaml_files import LOADER, Place, plain_texts, read_bounded, refuse_misread
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.loader import (
     CHOSEN,
@@ -91,13 +97,13 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     try:
         _refuse_second_choice(content, overrides)
         choices, settings = _parted(overrides, path.parent, SweepConfig)
-        tree = _composed(path.parent, path.stem, choices)
+        tree, written = _composed(path.parent, path.stem, choices)
         _fill(tree)
         for setting in settings:
             _refuse_old_override(setting)
             _refuse_new_axis(tree, setting)
             apply(tree, setting, _open_keys(tree))
-        values = _resolved(_converted(tree))
+        values = _resolved(_converted(tree, _with_settings(written, settings)))
         refuse_old_words(values)
         with _naming_overrides(settings, tree):
             load(SweepConfig, values, members=SWEEP_MEMBERS)
@@ -124,7 +130,7 @@ def compose_schema(schema: type[T], name: str, choices: Sequence[str], overrides
     _register(schema, name, ["builtin"])
     _, settings = _parted(overrides, Path(__file__).parent, schema)
     groups = ["+run=builtin", *(f"+{choice}" for choice in choices)]
-    tree = _composed(Path(__file__).parent, name, groups)
+    tree, _ = _composed(Path(__file__).parent, name, groups)
     for setting in settings:
         apply(tree, setting, open_mappings(schema))
     values = _resolved(tree)
@@ -230,9 +236,15 @@ def _parted(overrides: Sequence[str], folder: Path, schema: type[Any]) -> tuple[
     return choices, settings
 
 
-def _composed(folder: Path, name: str, choices: Sequence[str]) -> dict[str, Any]:
-    """Return the plain values of a configuration and its chosen members."""
+def _composed(folder: Path, name: str, choices: Sequence[str]) -> tuple[dict[str, Any], dict[Place, str]]:
+    """Return the plain values of a configuration and its chosen members.
+
+    What is written for the unquoted ones follows, by their places.
+    """
     search = ",".join(f"file://{place}" for place in resource_folders("configs"))
+    written: dict[Place, str] = {}
+    Plugins.instance()  # registers Hydra's own reader of files
+    SourcesRegistry.instance().types["file"] = _checked_files(written)
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):
             config = hydra_compose(name, [f"hydra.searchpath=[{search}]", *choices])
@@ -249,14 +261,58 @@ def _composed(folder: Path, name: str, choices: Sequence[str]) -> dict[str, Any]
     finally:
         GlobalHydra.instance().clear()
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return {str(key): value for key, value in values.items()}, written
+
+
+def _checked_files(written: dict[Place, str]) -> type[FileConfigSource]:
+    """Return Hydra's reader of files, which checks each of them first.
+
+    Args:
+        written: gets what is written for each unquoted value.
+    """
+
+    class CheckedFiles(FileConfigSource):
+        def is_config(self, config_path: str) -> bool:
+            """Test if there is such a file; a run's sweep.yaml does not hide the schema."""
+            return config_path != "sweep" and bool(super().is_config(config_path))
+
+        def load_config(self, config_path: str) -> ConfigResult:
+            path = Path(self.path) / self._normalize_file_name(config_path)
+            text = _checked_text(path)
+            result = super().load_config(config_path)
+            package = result.header.get("package") or config_path.rpartition("/")[0].replace("/", ".")
+            place = tuple(package.split(".")) if package not in ("", "_global_") else ()
+            for key, value in plain_texts(text, place).items():
+                written.setdefault(key, value)
+            return result
+
+    return CheckedFiles
+
+
+def _checked_text(path: Path) -> str:
+    """Return the text of a YAML file that can be used.
+
+    Raises:
+        ConfigError: it is too large, not YAML, or has a value that YAML reads as something else.
+    """
+    try:
+        text = read_bounded(path)
+        refuse_misread(text)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{_shown(path)}{line} is not YAML that can be used: {error.problem}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{_shown(path)} cannot be read: {str(error).partition(chr(10))[0]}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{_shown(path)}: {error}") from None
+    return text
 
 
 def _resolved(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values with every ${...} replaced."""
-    config = OmegaConf.create(dict(tree))
     try:
-        values = OmegaConf.to_container(config, resolve=True)
+        check_size(tree)
+        values = OmegaConf.to_container(OmegaConf.create(dict(tree)), resolve=True)
     except InterpolationKeyError as error:
         key = str(error.full_key)
         text = str(_raw(tree, key))
@@ -268,6 +324,8 @@ def _resolved(tree: Mapping[str, Any]) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{error.full_key or 'a value'}: {reason}") from None
+    except RecursionError:
+        raise ConfigError("its ${...} refer to each other in too long a chain; refer to the value itself") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -319,12 +377,30 @@ def _open_keys(tree: Mapping[str, Any]) -> set[str]:
     return keys
 
 
-def _converted(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the tree with numbers and texts as their fields hold them."""
+def _converted(tree: dict[str, Any], written: Mapping[Place, str]) -> dict[str, Any]:
+    """Return the tree with numbers and texts as their fields hold them.
+
+    A field of text holds what is written, not what YAML makes of it.
+    """
     values: dict[str, Any] = converted(SweepConfig, tree, members=SWEEP_MEMBERS)
     if run := _run_schema(tree.get("run")):
         values["run"] = converted(run.config, values["run"], "run", run.members)
+    for place, text in written.items():
+        if isinstance(value_at(values, place), str) and not isinstance(value_at(tree, place), str):
+            holder = value_at(values, place[:-1])
+            holder[int(place[-1]) if isinstance(holder, list) else place[-1]] = text
     return values
+
+
+def _with_settings(written: Mapping[Place, str], settings: Sequence[Setting]) -> dict[Place, str]:
+    """Return what is written for unquoted values, in files or in overrides."""
+    texts = dict(written)
+    for setting in settings:
+        place = tuple(setting.key.split("."))
+        texts = {key: text for key, text in texts.items() if key[: len(place)] != place}
+        with suppress(yaml.YAMLError):  # Hydra's notation, which is nearly YAML's, is checked already
+            texts |= plain_texts(setting.value_text, place)
+    return texts
 
 
 def _run_schema(run: Any) -> RunSchema | None:
@@ -395,12 +471,7 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is not YAML, or a part of its grid or space has no keys.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        raise ConfigError(_not_yaml(error, path)) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{_shown(path)} cannot be read: {str(error).partition(chr(10))[0]}") from None
+    values = yaml.load(_checked_text(path), Loader=LOADER)  # noqa: S506 (a safe loader)
     if not isinstance(values, dict):
         raise ConfigError(f"{_shown(path)} must have keys, such as name: and grid:, got {values!r}; {START}")
     defaults = values.get("defaults")
@@ -413,11 +484,6 @@ def _read(path: Path) -> dict[str, Any]:
             if not isinstance(part, dict):
                 raise ConfigError(f"{family}.{name} must have keys, such as {example}, got {part!r} ({_shown(path)})")
     return values
-
-
-def _not_yaml(error: yaml.MarkedYAMLError, path: Path) -> str:
-    line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-    return f"{_shown(path)}{line} is not YAML that can be used: {error.problem}"
 
 
 def _refuse_second_choice(values: Mapping[str, Any], overrides: Sequence[str]) -> None:

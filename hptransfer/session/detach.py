@@ -20,7 +20,7 @@ DRIVER_CHECK_S = 0.1
 
 
 def detach(
-    arguments: Sequence[str], folder: RunFolder, wait_s: float = FIRST_JOBS_WAIT_S
+    arguments: Sequence[str], folder: RunFolder, share: str | None = None, wait_s: float = FIRST_JOBS_WAIT_S
 ) -> tuple[int, int | None, str]:
     """Start the command line in the background; wait for its first jobs.
 
@@ -28,12 +28,13 @@ def detach(
 
     Args:
         arguments: arguments of `hptransfer`.
+        share: group of users that the folder is shared with.
 
     Returns:
         Its process id; its exit code, None while it runs; its output in driver.log.
     """
     started = time.time()
-    folder.create()
+    folder.create(share)
     folder.driver_lock.touch()  # marks the folder as a run's
     log = folder.path / "driver.log"
     with log.open("ab") as file:

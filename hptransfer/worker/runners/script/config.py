@@ -129,7 +129,7 @@ class ScriptConfig:
             if name in RUNTIME_NAMES:
                 raise ConfigError(f"{place}: {name!r} is the trial's own {name}; use another name")
             if not isinstance(value, int | float | str | None) or isinstance(value, bool):
-                raise ConfigError(f"{place} must be a number or text, got {value!r}")
+                raise ConfigError(f"{place} must be a number or text, got {value!r}; quote it if it is text")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{place} must be finite, got {value}; quote it if the script is to read it as text")
             if (earlier := name_by_variable.setdefault(name.upper(), name)) != name:
