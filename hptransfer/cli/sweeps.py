@@ -62,7 +62,7 @@ def _check_next(plan: Plan) -> None:
     """Raise ConfigError if the points that --next ranks cannot be trained."""
     if not plan.config.folder.sweep.exists():
         raise ConfigError(
-            f"--next continues a trained sweep, and there is none in {plan.config.folder.path}; leave it out to train it"
+            f"--next continues a trained sweep, and {plan.config.folder.path} holds none; leave it out to train it"
         )
     if plan.config.driver == "slurm":
         raise ConfigError("--next is for a driver in this process; give it with driver=local")

@@ -23,6 +23,7 @@ from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.config_source import ConfigResult
@@ -53,6 +54,12 @@ from hptransfer.core.registry import Registry
 from hptransfer.worker.runners import RUNNERS, RunSchema
 
 T = TypeVar("T")
+LONGEST_OVERRIDE = 5_000
+"""Largest number of characters of an override."""
+# Keys of a sweep file that hold keys of their own.
+MAPPINGS = ("run", "sampler", "launcher", "tracker", "budget", "halving", "retry", "hooks")
+# A value of letters, digits and signs without a meaning, with a letter that Hydra cannot read.
+OTHER_LETTERS = re.compile(r"(?=.*[^\x00-\x7f])[\w ./:+-]+")
 # The way out for a file that is not a sweep.
 START = "`hptransfer init` writes one to start from"
 
@@ -143,6 +150,11 @@ def compose_schema(schema: type[T], name: str, choices: Sequence[str], overrides
 def check_form(overrides: Sequence[str]) -> None:
     """Raise ConfigError unless each override is KEY=VALUE of a settable key."""
     for override in overrides:
+        if len(override) > LONGEST_OVERRIDE:
+            raise ConfigError(
+                f"override {override.partition('=')[0]!r} is longer than {LONGEST_OVERRIDE:,} characters; write it in "
+                "the sweep file"
+            )
         if "=" not in override.lstrip("=") and not override.startswith("~"):
             raise ConfigError(f"override {override!r} must be KEY=VALUE, such as run.parameterization=sp")
         key, _, value = override.lstrip("+~").partition("=")
@@ -216,24 +228,40 @@ def _parted(overrides: Sequence[str], folder: Path, schema: type[Any]) -> tuple[
 
     choices, settings = [], []
     for override in overrides:
-        try:
-            parsed = OverridesParser.create().parse_override(override)
-        except HydraException as error:
-            reason = " ".join(str(error).partition("\nSee http")[0].split())
-            raise ConfigError(
-                f"an override cannot be read: {override} ({reason}); quote it "
-                "for the shell, lists as 'KEY=[1,2]' and in them text of several words once more, as in "
-                "'[{when: \"width >= 64\", gpus: 2}]'"
-            ) from None
+        parsed = _parsed(override)
         key = parsed.key_or_group
         if parsed.is_sweep_override():
-            raise ConfigError(f"override {override!r} has several values; write a list, as in '{key}=[1,2]'")
+            way_out = "choose one" if "/" in key or key in groups else f"write a list, as in '{key}=[1,2]'"
+            raise ConfigError(f"override {override!r} has several values; {way_out}")
         if "/" in key or key in groups or chooses(key, parsed.value()):
             choices.append(override)
         else:
             flags = {"adds": parsed.is_add(), "replaces": parsed.is_force_add(), "deletes": parsed.is_delete()}
             settings.append(Setting(override, key, parsed.value(), **flags))
     return choices, settings
+
+
+def _parsed(override: str) -> Override:
+    """Return an override as Hydra reads it.
+
+    Hydra's own notation has letters of English alone; a word of others is text.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    key, _, value = override.partition("=")
+    quoted = f'{key}="{value}"' if OTHER_LETTERS.fullmatch(value) else override
+    try:
+        return OverridesParser.create().parse_override(quoted)
+    except HydraException as error:
+        reason = " ".join(str(error).partition("\nSee http")[0].split())
+    except RecursionError:
+        reason = "nested too deep"
+    raise ConfigError(
+        f"an override cannot be read: {override} ({reason}); quote it "
+        "for the shell, lists as 'KEY=[1,2]' and in them text of several words once more, as in "
+        "'[{when: \"width >= 64\", gpus: 2}]'"
+    )
 
 
 def _composed(folder: Path, name: str, choices: Sequence[str]) -> tuple[dict[str, Any], dict[Place, str]]:
@@ -295,9 +323,17 @@ def _checked_text(path: Path) -> str:
     Raises:
         ConfigError: it is too large, not YAML, or has a value that YAML reads as something else.
     """
-    try:
+    with _reading_yaml(path):
         text = read_bounded(path)
         refuse_misread(text)
+    return text
+
+
+@contextmanager
+def _reading_yaml(path: Path) -> Iterator[None]:
+    """Convert the errors of reading a YAML file to a ConfigError of one line."""
+    try:
+        yield
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{_shown(path)}{line} is not YAML that can be used: {error.problem}") from None
@@ -305,7 +341,6 @@ def _checked_text(path: Path) -> str:
         raise ConfigError(f"{_shown(path)} cannot be read: {str(error).partition(chr(10))[0]}") from None
     except ConfigError as error:
         raise ConfigError(f"{_shown(path)}: {error}") from None
-    return text
 
 
 def _resolved(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,7 +360,7 @@ def _resolved(tree: Mapping[str, Any]) -> dict[str, Any]:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"{error.full_key or 'a value'}: {reason}") from None
     except RecursionError:
-        raise ConfigError("its ${...} refer to each other in too long a chain; refer to the value itself") from None
+        raise ConfigError("its values are nested, or refer to each other by ${...}, too deep; write them out") from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -471,7 +506,8 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is not YAML, or a part of its grid or space has no keys.
     """
-    values = yaml.load(_checked_text(path), Loader=LOADER)  # noqa: S506 (a safe loader)
+    with _reading_yaml(path):
+        values = yaml.load(read_bounded(path), Loader=LOADER)
     if not isinstance(values, dict):
         raise ConfigError(f"{_shown(path)} must have keys, such as name: and grid:, got {values!r}; {START}")
     defaults = values.get("defaults")
@@ -479,6 +515,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{_shown(path)}: defaults must be a list from `sweep` to `_self_`, got {defaults!r}; {START}"
         )
+    for key in (*MAPPINGS, *open_mappings(SweepConfig)):
+        if isinstance(values.get(key), list):
+            raise ConfigError(f"{key} must have keys, got {values[key]!r} ({_shown(path)})")
     for family, example in (("grid", "{values: [32, 64]}"), ("space", "{low: 0.001, high: 0.1, count: 7}")):
         for name, part in (values.get(family) or {}).items() if isinstance(values.get(family) or {}, dict) else ():
             if not isinstance(part, dict):

@@ -34,7 +34,9 @@ def check_size(tree: Mapping[str, Any]) -> None:
         return sizes[place]
 
     if size(()) > MOST_CHARACTERS:
-        grown = max((place for place in sizes if isinstance(value_at(tree, place), str)), key=lambda place: sizes[place])
+        grown = max(
+            (place for place in sizes if isinstance(value_at(tree, place), str)), key=lambda place: sizes[place]
+        )
         raise ConfigError(
             f"the values grow beyond {MOST_CHARACTERS:,} characters once every ${{...}} is replaced, for the most part "
             f"at {'.'.join(grown)}; refer to less there"

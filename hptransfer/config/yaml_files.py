@@ -34,7 +34,7 @@ def read_bounded(path: Path, room: int = 1) -> str:
     """Return the text of a YAML file whose values fit into the memory.
 
     Args:
-        room: factor on the limits; a run's own sweep.yaml holds all defaults and overrides, too.
+        room: factor on the limits of bytes and values.
 
     Raises:
         ConfigError: it is larger than MOST_BYTES, has more than MOST_NODES values or more than DEEPEST levels, or a
@@ -146,5 +146,5 @@ def _refuse_misread(node: yaml.Node) -> None:
 
 
 def _refuse(node: yaml.ScalarNode, how: str, way_out: str) -> None:
-    read = yaml.load(node.value, Loader=LOADER)  # noqa: S506 (a safe loader)
+    read = yaml.load(node.value, Loader=LOADER)
     raise ConfigError(f"line {node.start_mark.line + 1}: YAML reads {node.value} {how} {read}; {way_out}")

@@ -19,6 +19,8 @@ from hptransfer.core.redaction import redacted
 JSON_SCHEMA = 1
 """Version of the files' keys; files of a newer version are refused."""
 NAME_CHARS = 120
+LARGEST_HASHED = 100_000_000
+"""Bytes up to which `file_digest` reads a file: a fraction of a second."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,6 +40,26 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_file(path: Path) -> bool:
+    """Test if a path is a file; a text that can be no path is none."""
+    try:
+        return path.is_file()
+    except OSError:  # such as a name of more than 255 characters, or a folder that may not be searched
+        return False
+
+
+def file_digest(path: Path) -> str:
+    """Return a hash of a file's content, read in pieces.
+
+    That of a file larger than LARGEST_HASHED is of its size and its time of modification.
+    """
+    status = path.stat()
+    if status.st_size > LARGEST_HASHED:
+        return hashlib.sha256(f"{status.st_size} bytes of {status.st_mtime_ns} ns".encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_name(text: str) -> str:

@@ -230,7 +230,7 @@ def _number(value: Any, place: str) -> float:
     if type(value) in (int, float, str):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # an integer of 400 digits
             pass
     raise RefusedValueError(place, "takes a number", value)
 

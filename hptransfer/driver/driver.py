@@ -204,9 +204,7 @@ class Driver:
 
         A request that takes longer keeps later ones waiting.
         """
-        requests = read_requests(
-            self._folder, lambda path, reason: self._ports.note(set_aside_request(path, reason))
-        )
+        requests = read_requests(self._folder, lambda path, reason: self._ports.note(set_aside_request(path, reason)))
         for path, request in requests:
             if not carry_out(request, self._index, self._jobs):
                 return

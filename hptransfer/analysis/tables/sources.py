@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 import re
 import textwrap
@@ -25,6 +24,7 @@ from hptransfer.analysis.tables.columns import SEED, Columns
 from hptransfer.analysis.tables.quantities import SCHEDULE_NAMES, quantity_of
 from hptransfer.analysis.tables.run_records import UNFINISHED
 from hptransfer.analysis.tables.table_checks import check_numbers, check_table, check_unique, first_row
+from hptransfer.core.bracketing import LARGEST_VALUE, SMALLEST_VALUE
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED
 
@@ -376,8 +376,11 @@ def check_targets(frame: pd.DataFrame, scales: Sequence[str], location: str) -> 
     checked = frame[list(scales)].copy()
     for name in scales:
         values = check_numbers(frame[name], name, location)
-        if not len(values) or not ((values > 0) & (values < math.inf)).all():
-            raise ConfigError(f"{location}: column {name!r} must have numbers above 0 in every row")
+        if not len(values) or not values.between(SMALLEST_VALUE, LARGEST_VALUE).all():
+            raise ConfigError(
+                f"{location}: column {name!r} must have numbers above 0 in every row, from {SMALLEST_VALUE:g} to "
+                f"{LARGEST_VALUE:g}"
+            )
         checked[name] = pd.to_numeric(checked[name])
     return checked
 

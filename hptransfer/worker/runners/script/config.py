@@ -98,6 +98,8 @@ class ScriptConfig:
         )
         for place, template in self.templates().items():
             check_names(template, known, place)
+            if "\0" in template:
+                raise ConfigError(f"{place} must not hold the character 0, which ends an argument, got {template!r}")
         self.metric.check("run.metric")
         if self.launch not in LAUNCHES:
             raise ConfigError(f"run.launch: {unknown('choice', self.launch, LAUNCHES)}")
