@@ -15,8 +15,8 @@ def next_trial_set(plan: Plan, count: int) -> TrialSet:
     """Return the first trials of the ranking at trainable scales.
 
     Args:
-        count: points to train, at least 1; each gets the sweep's seeds. A new scale needs several points at once, and is trained
-            whole or not at all.
+        count: points to train, at least 1; each gets the sweep's seeds. A new scale needs several points at once, and
+            is trained whole or not at all.
 
     Raises:
         ConfigError: nothing is left that would narrow the interval.

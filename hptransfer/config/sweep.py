@@ -96,9 +96,7 @@ class TunedConfig:
             raise ConfigError(f"{place} needs `values`, or all of `low`, `high` and `count`")
         count = self.count if self.values is None else len(self.values)
         if count is not None and count > MOST_VALUES:
-            raise ConfigError(
-                f"{place} has {count:,} values, at most {MOST_VALUES:,} are possible; a scale tries them all"
-            )
+            raise ConfigError(f"{place} has {count:,} values, at most {MOST_VALUES:,} are possible; take fewer")
         values = self._spaced(place) if self.values is None else sorted(float(value) for value in self.values)
         for value in values:
             if not 0 < value < math.inf:
@@ -252,13 +250,11 @@ class SweepConfig:
         count = len(seeds) if isinstance(seeds, Sequence) else seeds
         if isinstance(count, int) and count > MOST_SEEDS:
             raise ConfigError(
-                f"seeds: {count:,} repeats of every trial, at most {MOST_SEEDS:,} are possible; take fewer"
+                f"seeds has {count:,} repeats of a trial, at most {MOST_SEEDS:,} are possible; take fewer"
             )
         if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
             return list(range(seeds))
-        good = isinstance(seeds, Sequence) and all(
-            isinstance(seed, int) and 0 <= seed <= LARGEST_SEED for seed in seeds
-        )
+        good = isinstance(seeds, Sequence) and all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in seeds)
         if not good or not seeds or len(set(seeds)) < len(seeds):
             raise ConfigError(f"seeds must be a number above 0 or a list of different whole numbers, got {seeds!r}")
         return list(seeds)

@@ -61,7 +61,7 @@ def _check_bounds(text: str, most_nodes: int) -> None:
     anchors: list[str | None] = []
     counts = [0]
     for event in yaml.parse(text, Loader=LOADER):
-        line = f"line {event.start_mark.line + 1}"
+        line = f"line {event.start_mark.line + 1}" if event.start_mark else "it"
         if isinstance(event, yaml.CollectionStartEvent):
             anchors.append(event.anchor)
             counts.append(1)
@@ -131,16 +131,21 @@ def refuse_misread(text: str) -> None:
 def _refuse_misread(node: yaml.Node) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            if key.tag in NOT_A_KEY and not key.style:
+            if isinstance(key, yaml.ScalarNode) and key.tag in NOT_A_KEY:
                 _refuse(key, "as the key", f'quote it as "{key.value}"')
             _refuse_misread(key)
             _refuse_misread(value)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _refuse_misread(item)
-    elif node.tag in NUMBERS and ":" in node.value:
+    elif isinstance(node, yaml.ScalarNode) and node.tag in NUMBERS:
+        _refuse_number(node)
+
+
+def _refuse_number(node: yaml.ScalarNode) -> None:
+    if ":" in node.value:
         _refuse(node, "in base 60 as", f'quote it as "{node.value}"')
-    elif node.tag in NUMBERS and OCTAL.fullmatch(node.value):
+    elif OCTAL.fullmatch(node.value):
         decimal = int(node.value.replace("_", ""))
         _refuse(node, "in base 8 as", f'write {decimal}, or "{node.value}" if it is text')
 

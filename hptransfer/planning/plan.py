@@ -224,8 +224,8 @@ def _check_numbers(config: SweepConfig) -> None:
     points, seeds = config.sampler.points or _number(grids, config.design), len(config.seed_list())
     if scales * points * seeds > MOST_TRIALS:
         raise ConfigError(
-            f"the sweep has {scales * points * seeds:,} trials ({scales:,} scales x {points:,} points x {seeds:,} seeds), "
-            f"at most {MOST_TRIALS:,} are possible; take fewer values, or design={ONE_AT_A_TIME}"
+            f"the sweep has {scales * points * seeds:,} trials ({scales:,} scales x {points:,} points x {seeds:,} "
+            f"seeds), at most {MOST_TRIALS:,} are possible; take fewer values, or design={ONE_AT_A_TIME}"
         )
 
 

@@ -16,6 +16,7 @@ from hptransfer.core.records import DIVERGED, DONE
 
 # MLflow and others store infinity as the largest float.
 HUGE = 1e300
+MOST_TABLE_SCALES = 1_000
 # Relative distance of values that differ by the way they were computed only.
 SAME = 1e-12
 
@@ -46,16 +47,23 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
         invalid = clean[~clean[name].between(SMALLEST_VALUE, LARGEST_VALUE)]
         if len(invalid):
             way_out = ""
+            if ((invalid[name] > 0) & np.isfinite(invalid[name])).all():
+                way_out = f"; values from {SMALLEST_VALUE:g} to {LARGEST_VALUE:g} are possible"
             if name in columns.tuned and (invalid[name] == 0).all():  # dropout and weight decay are often 0
                 way_out = (
                     "; its logarithm is fitted: leave these rows out, or tune a column that is above 0 instead, "
                     f"such as 1 - {name}, or {name} plus a constant"
                 )
             raise ConfigError(
-                f"{location}: column {name!r} must be above 0 and finite ({SMALLEST_VALUE:g} to {LARGEST_VALUE:g}), "
+                f"{location}: column {name!r} must be above 0 and finite, "
                 f"got {invalid[name].iloc[0]:g} in {first_row(invalid)}"
                 f"{way_out}"
             )
+    if (scales := len(clean[list(columns.scales)].drop_duplicates())) > MOST_TABLE_SCALES:
+        raise ConfigError(
+            f"{location} has {scales:,} scales (different {', '.join(columns.scales)}), at most {MOST_TABLE_SCALES:,} are "
+            "possible; name the columns of the scale alone"
+        )
     loss = check_numbers(clean[columns.loss], columns.loss, location)
     clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
     too_low = clean[clean[columns.loss] <= 0]
@@ -74,7 +82,7 @@ def _without_rounding(column: pd.Series[float]) -> pd.Series[float]:
     distinct = np.unique(column.dropna())
     starts = np.diff(distinct, prepend=-math.inf) > SAME * np.abs(distinct)
     same = dict(zip(distinct, distinct[starts][np.cumsum(starts) - 1], strict=True)) if not starts.all() else {}
-    return column.replace(same) if same else column
+    return column.map(same) if same else column
 
 
 def unused_rows(frame: pd.DataFrame) -> dict[str, int]:
