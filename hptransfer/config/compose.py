@@ -507,7 +507,9 @@ def _read(path: Path) -> dict[str, Any]:
         ConfigError: the file is not YAML, or a part of its grid or space has no keys.
     """
     with _reading_yaml(path):
-        values = yaml.load(read_bounded(path), Loader=LOADER)
+        text = read_bounded(path)
+        refuse_misread(text)
+        values = yaml.load(text, Loader=LOADER)
     if not isinstance(values, dict):
         raise ConfigError(f"{_shown(path)} must have keys, such as name: and grid:, got {values!r}; {START}")
     defaults = values.get("defaults")

@@ -61,7 +61,7 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
             )
     if (scales := len(clean[list(columns.scales)].drop_duplicates())) > MOST_TABLE_SCALES:
         raise ConfigError(
-            f"{location} has {scales:,} scales (different {', '.join(columns.scales)}), at most {MOST_TABLE_SCALES:,} are "
+            f"{location} has {scales:,} scales by {', '.join(columns.scales)}, at most {MOST_TABLE_SCALES:,} are "
             "possible; name the columns of the scale alone"
         )
     loss = check_numbers(clean[columns.loss], columns.loss, location)
