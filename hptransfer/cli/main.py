@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _shortened(message: str) -> str:
-    """Return a message with its place and its way out, whatever value it shows."""
+    """Return a message without the middle of a very long value."""
     return message if len(message) <= LONGEST_MESSAGE else f"{message[:600]} ... {message[-300:]}"
 
 

@@ -301,7 +301,7 @@ def _checked_files(written: dict[Place, str]) -> type[FileConfigSource]:
 
     class CheckedFiles(FileConfigSource):
         def is_config(self, config_path: str) -> bool:
-            """Test if there is such a file; a run's sweep.yaml does not hide the schema."""
+            """Test if the file exists; sweep.yaml never hides the schema."""
             return config_path != "sweep" and bool(super().is_config(config_path))
 
         def load_config(self, config_path: str) -> ConfigResult:
@@ -331,7 +331,7 @@ def _checked_text(path: Path) -> str:
 
 @contextmanager
 def _reading_yaml(path: Path) -> Iterator[None]:
-    """Convert the errors of reading a YAML file to a ConfigError of one line."""
+    """Convert errors about a YAML file to a ConfigError of one line."""
     try:
         yield
     except yaml.MarkedYAMLError as error:

@@ -56,6 +56,9 @@ def value_at(tree: Any, place: Place) -> Any:
 
 
 def _place(place: Place, dots: str, key: str) -> Place:
-    """Return the place that a reference names; each dot goes up one level."""
+    """Return the place that a reference names.
+
+    Each leading dot is one level up.
+    """
     parts = tuple(re.sub(r"\[(\w+)\]", r".\1", key).strip(".").split("."))
     return (*place[: -len(dots)], *parts) if dots else parts

@@ -31,7 +31,7 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 def read_bounded(path: Path, room: int = 1) -> str:
-    """Return the text of a YAML file whose values fit into the memory.
+    """Return the text of a YAML file of limited size.
 
     Args:
         room: factor on the limits of bytes and values.
@@ -46,7 +46,7 @@ def read_bounded(path: Path, room: int = 1) -> str:
     with path.open("rb") as file:
         content = file.read(room * MOST_BYTES + 1)
     if len(content) > room * MOST_BYTES:
-        raise ConfigError(f"it is longer than {room * MOST_BYTES:,} bytes; leave out what is no setting of a sweep")
+        raise ConfigError(f"it is longer than {room * MOST_BYTES:,} bytes; leave out what a sweep does not need")
     text = content.decode("utf-8")
     _check_bounds(text, room * MOST_NODES)
     return text
@@ -119,7 +119,7 @@ def _collect(node: yaml.Node, place: Place, texts: dict[Place, str]) -> None:
 
 
 def refuse_misread(text: str) -> None:
-    """Raise ConfigError for an unquoted value that nobody means as it is read.
+    """Raise ConfigError for an unquoted value that YAML reads unexpectedly.
 
     These are numbers in base 60, such as 1:30:00, or base 8, such as 010, and keys such as `on`.
     """

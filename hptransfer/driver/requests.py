@@ -131,7 +131,7 @@ def read_requests(
 
 
 def set_aside_request(path: Path, reason: str) -> str:
-    """Rename the file of an unusable request, and return a line about it."""
+    """Rename an unusable request's file, and return a line about it."""
     set_aside(path)
     return f"a request was set aside: {reason.partition('; ')[0]}"
 

@@ -1,4 +1,4 @@
-"""Unquoted YAML: text stays as it is written, and numbers that nobody means are refused; files are bounded."""
+"""Unquoted YAML: text stays as it is written, and numbers in base 60 or 8 are refused; files are bounded."""
 
 import re
 from pathlib import Path
@@ -37,7 +37,7 @@ def written(folder: Path, text: str) -> str:
         ("launcher: {sbatch: {on: x}}", 'YAML reads on as the key True; quote it as "on"'),
     ],
 )
-def test_a_number_that_nobody_means_is_refused_where_it_stands(tmp_path: Path, line: str, says: str) -> None:
+def test_a_number_in_base_60_or_8_is_refused_with_its_line(tmp_path: Path, line: str, says: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(says)):
         compose(written(tmp_path, f"{HEAD}{RUN}{REST}{line}\n"))
 
