@@ -43,7 +43,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def is_file(path: Path) -> bool:
-    """Test if a path is a file; False for text that cannot be a path."""
+    """Test if a path is a file, whatever text it holds."""
     try:
         return path.is_file()
     except OSError:  # such as a name of more than 255 characters, or a folder that may not be searched
