@@ -121,7 +121,7 @@ def _cell_number(value: Any, column: str, row_name: str) -> float:
 
 def _scale(plan: Plan, axes: Mapping[str, float], row_name: str) -> Scale:
     for scale in plan.scales:
-        if all(scale.axes[axis] == value for axis, value in axes.items()):
+        if all(canonical(scale.axes[axis]) == canonical(value) for axis, value in axes.items()):
             return scale
     row_scale = Scale({axis: int(value) if value == value // 1 else value for axis, value in axes.items()}).key
     planned = "; ".join(scale.key for scale in plan.scales[:4]) + ("; ..." if len(plan.scales) > 4 else "")

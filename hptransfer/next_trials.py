@@ -15,15 +15,13 @@ def next_trial_set(plan: Plan, count: int) -> TrialSet:
     """Return the first trials of the ranking at trainable scales.
 
     Args:
-        count: points to train; each gets the sweep's seeds. A new scale needs several points at once, and is trained
-            whole or not at all.
+        count: points to train, at least 1; each gets the sweep's seeds. A new scale needs several points at once, and
+            is trained whole or not at all.
 
     Raises:
-        ConfigError: the count is below 1, or nothing is left that would narrow the interval.
+        ConfigError: nothing is left that would narrow the interval.
         FitError: the run cannot be analyzed yet.
     """
-    if count < 1:
-        raise ConfigError(f"--next must be at least 1, got {count}")
     ranked = analyze_run(plan.config.folder).next_runs
     points: dict[Scale, list[Point]] = {}
     taken = 0

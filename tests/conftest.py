@@ -134,7 +134,7 @@ def composed_once() -> Iterator[None]:
     """Compose a sweep of this checkout once a process for the same choices: Hydra takes a quarter of a second."""
     composed, known = compose._composed, {}
 
-    def composed_or_known(folder: Path, name: str, choices: Sequence[str]) -> dict[str, Any]:
+    def composed_or_known(folder: Path, name: str, choices: Sequence[str]) -> Any:
         if folder != ROOT / "sweeps":
             return composed(folder, name, choices)
         key = (name, *choices, *resource_folders("configs"))

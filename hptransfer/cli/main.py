@@ -7,6 +7,7 @@ Help, list, status, logs, export and analyze never import PyTorch; help and list
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import signal
 import sys
@@ -41,6 +42,9 @@ exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was wr
 fitted; 75 a job's worker was asked to stop; 130 interrupted. After 3, 4, 5 and 130 the same
 command resumes where it stopped; a check restarts."""
 
+# A value, such as a list of thousands, may be longer than a line that people read.
+LONGEST_MESSAGE = 1000
+
 VERBS = {
     "plan": sweeps.PLAN_VERB,
     "sweep": sweeps.SWEEP_VERB,
@@ -66,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = _run(arguments)
     except HptransferError as error:
-        print_error(f"hptransfer: {redacted(str(error))}")
+        print_error(f"hptransfer: {_shortened(redacted(str(error)))}")
         code = error.exit_code
     except KeyboardInterrupt:
         print_error(f"hptransfer: interrupted; {_state_after_interrupt(arguments)}")
@@ -81,10 +85,18 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "finished trials are kept: make room, then run the same command again"
             )
             code = EXIT_STOPPED
+        elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            print_error(f"hptransfer: {_shortened(str(error.filename))} is too long for a file; correct it")
+            code = EXIT_BAD_INPUT
         else:  # a bug: print the traceback as Python does, but without passwords
             print(redacted(traceback.format_exc()), file=sys.stderr, end="")
             code = EXIT_BUG
     exit_with(code)
+
+
+def _shortened(message: str) -> str:
+    """Return a message without the middle of a very long value."""
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[:600]} ... {message[-300:]}"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -52,16 +52,30 @@ def _sweep(args: argparse.Namespace) -> int:
     from hptransfer.core.permissions import require_trust
     from hptransfer.planning.plan import make_plan
 
+    if args.next is not None and args.next < 1:
+        raise ConfigError(f"--next must be at least 1, got {args.next}")
     plan = make_plan(compose(args.sweep, args.overrides))
     if args.dry_run:
         return _dry_run(plan)
     require_trust(plan.config.folder.path, trusted=args.trust)
+    if args.next is not None:
+        _check_next(plan)
     plan.runner.check_files(plan.run(plan.target), plan.config.folder)
     if plan.config.driver == "slurm":
         return _submit_driver(args, plan)
     if args.detach:
         return _detach(args, plan)
     return _drive(plan, args.next)
+
+
+def _check_next(plan: Plan) -> None:
+    """Raise ConfigError if the points that --next ranks cannot be trained."""
+    if not plan.config.folder.sweep.exists():
+        raise ConfigError(
+            f"--next continues a trained sweep, and {plan.config.folder.path} holds none; leave it out to train it"
+        )
+    if plan.config.driver == "slurm":
+        raise ConfigError("--next is for a driver in this process; give it with driver=local")
 
 
 def _dry_run(plan: Plan) -> int:
@@ -101,7 +115,8 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
     check_folder(plan)
     folder = plan.config.folder
     options = [] if args.next is None else ["--next", str(args.next)]
-    pid, code, output = detach(["sweep", args.sweep, "--trust", *options, *args.overrides], folder)
+    arguments = ["sweep", args.sweep, "--trust", *options, *args.overrides]
+    pid, code, output = detach(arguments, folder, plan.config.share)
     if code is not None:
         for line in output.splitlines():
             print(printable(line), file=sys.stdout if code in (EXIT_DONE, EXIT_TRIALS_FAILED) else sys.stderr)

@@ -11,27 +11,34 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from hptransfer.config import sweep as sweep_config
+from hptransfer.config.interpolation import check_size, value_at
 from hptransfer.config.overrides import Setting, apply
 from hptransfer.config.package_data import resource_folders
 from hptransfer.config.renamed import refuse_old_word, refuse_old_words
 from hptransfer.config.secret_values import EnvironmentReader, refuse_secret_override, shown_override
 from hptransfer.config.sweep import SWEEP_MEMBERS, AxisConfig, SweepConfig, TunedConfig
+from hptransfer.config.yaml_files import LOADER, Place, plain_texts, read_bounded, refuse_misread
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.loader import (
     CHOSEN,
@@ -49,6 +56,12 @@ from hptransfer.core.registry import Registry
 from hptransfer.worker.runners import RUNNERS, RunSchema
 
 T = TypeVar("T")
+LONGEST_OVERRIDE = 5_000
+"""Largest number of characters of an override."""
+# Keys of a sweep file that hold keys of their own.
+MAPPINGS = ("run", "sampler", "launcher", "tracker", "budget", "halving", "retry", "hooks")
+# A value of letters, digits and signs without a meaning, with a letter that Hydra cannot read.
+OTHER_LETTERS = re.compile(r"(?=.*[^\x00-\x7f])[\w ./:+-]+")
 # The way out for a file that is not a sweep.
 START = "`hptransfer init` writes one to start from"
 
@@ -93,7 +106,7 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
     try:
         _refuse_second_choice(content, overrides)
         choices, settings = _parted(overrides, path.parent, SweepConfig)
-        tree = _composed(path.parent, path.stem, choices)
+        tree, written = _composed(path.parent, path.stem, choices)
         _fill(tree)
         for setting in settings:
             _refuse_old_override(setting)
@@ -101,7 +114,7 @@ def compose(sweep: str, overrides: Sequence[str] = ()) -> SweepConfig:
             apply(tree, setting, _open_keys(tree))
         if tree.get("variables"):
             raise RefusedValueError("variables", "is written by the tool itself; leave it out")
-        values, digests = _resolved(_converted(tree))
+        values, digests = _resolved(_converted(tree, _with_settings(written, settings)))
         values["variables"] = digests
         refuse_old_words(values)
         with _naming_overrides(settings, tree):
@@ -129,7 +142,7 @@ def compose_schema(schema: type[T], name: str, choices: Sequence[str], overrides
     _register(schema, name, ["builtin"])
     _, settings = _parted(overrides, Path(__file__).parent, schema)
     groups = ["+run=builtin", *(f"+{choice}" for choice in choices)]
-    tree = _composed(Path(__file__).parent, name, groups)
+    tree, _ = _composed(Path(__file__).parent, name, groups)
     for setting in settings:
         apply(tree, setting, open_mappings(schema))
     values, _ = _resolved(tree)
@@ -145,6 +158,11 @@ def check_form(overrides: Sequence[str]) -> None:
     A secret is refused before any message can repeat it.
     """
     for override in overrides:
+        if len(override) > LONGEST_OVERRIDE:
+            raise ConfigError(
+                f"override {override.partition('=')[0]!r} is longer than {LONGEST_OVERRIDE:,} characters; write it in "
+                "the sweep file"
+            )
         refuse_secret_override(override)
         if "=" not in override.lstrip("=") and not override.startswith("~"):
             raise ConfigError(f"override {override!r} must be KEY=VALUE, such as run.parameterization=sp")
@@ -219,21 +237,11 @@ def _parted(overrides: Sequence[str], folder: Path, schema: type[Any]) -> tuple[
 
     choices, settings = [], []
     for override in overrides:
-        try:
-            parsed = OverridesParser.create().parse_override(override)
-        except HydraException as error:
-            shown = shown_override(override)
-            reason = " ".join(str(error).partition("\nSee http")[0].split()) if shown == override else "it has a secret"
-            raise ConfigError(
-                f"an override cannot be read: {shown} ({reason}); quote it "
-                "for the shell, lists as 'KEY=[1,2]' and in them text of several words once more, as in "
-                "'[{when: \"width >= 64\", gpus: 2}]'"
-            ) from None
+        parsed = _parsed(override)
         key = parsed.key_or_group
         if parsed.is_sweep_override():
-            raise ConfigError(
-                f"override {shown_override(override)!r} has several values; write a list, as in '{key}=[1,2]'"
-            )
+            way_out = "choose one" if "/" in key or key in groups else f"write a list, as in '{key}=[1,2]'"
+            raise ConfigError(f"override {shown_override(override)!r} has several values; {way_out}")
         if "/" in key or key in groups or chooses(key, parsed.value()):
             choices.append(override)
         else:
@@ -242,9 +250,39 @@ def _parted(overrides: Sequence[str], folder: Path, schema: type[Any]) -> tuple[
     return choices, settings
 
 
-def _composed(folder: Path, name: str, choices: Sequence[str]) -> dict[str, Any]:
-    """Return the plain values of a configuration and its chosen members."""
+def _parsed(override: str) -> Override:
+    """Return an override as Hydra reads it.
+
+    Hydra's own notation has letters of English alone; a word of others is text.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    key, _, value = override.partition("=")
+    quoted = f'{key}="{value}"' if OTHER_LETTERS.fullmatch(value) else override
+    try:
+        return OverridesParser.create().parse_override(quoted)
+    except HydraException as error:
+        reason = " ".join(str(error).partition("\nSee http")[0].split())
+    except RecursionError:
+        reason = "nested too deep"
+    shown = shown_override(override)
+    raise ConfigError(
+        f"an override cannot be read: {shown} ({reason if shown == override else 'it has a secret'}); quote it "
+        "for the shell, lists as 'KEY=[1,2]' and in them text of several words once more, as in "
+        "'[{when: \"width >= 64\", gpus: 2}]'"
+    )
+
+
+def _composed(folder: Path, name: str, choices: Sequence[str]) -> tuple[dict[str, Any], dict[Place, str]]:
+    """Return the plain values of a configuration and its chosen members.
+
+    What is written for the unquoted ones follows, by their places.
+    """
     search = ",".join(f"file://{place}" for place in resource_folders("configs"))
+    written: dict[Place, str] = {}
+    Plugins.instance()  # registers Hydra's own reader of files
+    SourcesRegistry.instance().types["file"] = _checked_files(written)
     try:
         with initialize_config_dir(str(folder), version_base="1.3"):
             config = hydra_compose(name, [f"hydra.searchpath=[{search}]", *choices])
@@ -261,7 +299,58 @@ def _composed(folder: Path, name: str, choices: Sequence[str]) -> dict[str, Any]
     finally:
         GlobalHydra.instance().clear()
     assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+    return {str(key): value for key, value in values.items()}, written
+
+
+def _checked_files(written: dict[Place, str]) -> type[FileConfigSource]:
+    """Return Hydra's reader of files, which checks each of them first.
+
+    Args:
+        written: gets what is written for each unquoted value.
+    """
+
+    class CheckedFiles(FileConfigSource):
+        def is_config(self, config_path: str) -> bool:
+            """Test if the file exists; sweep.yaml never hides the schema."""
+            return config_path != "sweep" and bool(super().is_config(config_path))
+
+        def load_config(self, config_path: str) -> ConfigResult:
+            path = Path(self.path) / self._normalize_file_name(config_path)
+            text = _checked_text(path)
+            result = super().load_config(config_path)
+            package = result.header.get("package") or config_path.rpartition("/")[0].replace("/", ".")
+            place = tuple(package.split(".")) if package not in ("", "_global_") else ()
+            for key, value in plain_texts(text, place).items():
+                written.setdefault(key, value)
+            return result
+
+    return CheckedFiles
+
+
+def _checked_text(path: Path) -> str:
+    """Return the text of a YAML file that can be used.
+
+    Raises:
+        ConfigError: it is too large, not YAML, or has a value that YAML reads as something else.
+    """
+    with _reading_yaml(path):
+        text = read_bounded(path)
+        refuse_misread(text)
+    return text
+
+
+@contextmanager
+def _reading_yaml(path: Path) -> Iterator[None]:
+    """Convert errors about a YAML file to a ConfigError of one line."""
+    try:
+        yield
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{_shown(path)}{line} is not YAML that can be used: {error.problem}") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{_shown(path)} cannot be read: {str(error).partition(chr(10))[0]}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{_shown(path)}: {error}") from None
 
 
 def _resolved(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -269,15 +358,15 @@ def _resolved(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
 
     The digests of the variables of the environment that were read come with them, by name.
     """
-    reader = EnvironmentReader(tree)
-
-    def read(name: str, *default: Any, _node_: Any) -> Any:
-        return reader.read(_node_._get_full_key(None), name, *default)
-
-    config = OmegaConf.create(dict(tree))
-    OmegaConf.register_new_resolver("oc.env", read, replace=True)
     try:
-        values = OmegaConf.to_container(config, resolve=True)
+        check_size(tree)
+        reader = EnvironmentReader(tree)
+
+        def read(name: str, *default: Any, _node_: Any) -> Any:
+            return reader.read(_node_._get_full_key(None), name, *default)
+
+        OmegaConf.register_new_resolver("oc.env", read, replace=True)
+        values = OmegaConf.to_container(OmegaConf.create(dict(tree)), resolve=True)
     except InterpolationKeyError as error:
         key = str(error.full_key)
         text = str(_raw(tree, key))
@@ -289,6 +378,8 @@ def _resolved(tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     except OmegaConfBaseException as error:
         reason = str(error).partition("\n")[0].removeprefix("ConfigError raised while resolving interpolation: ")
         raise ConfigError(f"{error.full_key or 'a value'}: {reason}") from None
+    except RecursionError:
+        raise ConfigError("its values are nested, or refer to each other by ${...}, too deep; write them out") from None
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
     assert isinstance(values, dict)
@@ -345,12 +436,30 @@ def _open_keys(tree: Mapping[str, Any]) -> set[str]:
     return keys
 
 
-def _converted(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return the tree with numbers and texts as their fields hold them."""
+def _converted(tree: dict[str, Any], written: Mapping[Place, str]) -> dict[str, Any]:
+    """Return the tree with numbers and texts as their fields hold them.
+
+    A field of text holds what is written, not what YAML makes of it.
+    """
     values: dict[str, Any] = converted(SweepConfig, tree, members=SWEEP_MEMBERS)
     if run := _run_schema(tree.get("run")):
         values["run"] = converted(run.config, values["run"], "run", run.members)
+    for place, text in written.items():
+        if isinstance(value_at(values, place), str) and not isinstance(value_at(tree, place), str):
+            holder = value_at(values, place[:-1])
+            holder[int(place[-1]) if isinstance(holder, list) else place[-1]] = text
     return values
+
+
+def _with_settings(written: Mapping[Place, str], settings: Sequence[Setting]) -> dict[Place, str]:
+    """Return what is written for unquoted values, in files or in overrides."""
+    texts = dict(written)
+    for setting in settings:
+        place = tuple(setting.key.split("."))
+        texts = {key: text for key, text in texts.items() if key[: len(place)] != place}
+        with suppress(yaml.YAMLError):  # Hydra's notation, which is nearly YAML's, is checked already
+            texts |= plain_texts(setting.value_text, place)
+    return texts
 
 
 def _run_schema(run: Any) -> RunSchema | None:
@@ -421,12 +530,10 @@ def _read(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is not YAML, or a part of its grid or space has no keys.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        raise ConfigError(_not_yaml(error, path)) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{_shown(path)} cannot be read: {str(error).partition(chr(10))[0]}") from None
+    with _reading_yaml(path):
+        text = read_bounded(path)
+        refuse_misread(text)
+        values = yaml.load(text, Loader=LOADER)
     if not isinstance(values, dict):
         raise ConfigError(f"{_shown(path)} must have keys, such as name: and grid:, got {values!r}; {START}")
     defaults = values.get("defaults")
@@ -434,16 +541,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{_shown(path)}: defaults must be a list from `sweep` to `_self_`, got {defaults!r}; {START}"
         )
+    for key in (*MAPPINGS, *open_mappings(SweepConfig)):
+        if isinstance(values.get(key), list):
+            raise ConfigError(f"{key} must have keys, got {values[key]!r} ({_shown(path)})")
     for family, example in (("grid", "{values: [32, 64]}"), ("space", "{low: 0.001, high: 0.1, count: 7}")):
         for name, part in (values.get(family) or {}).items() if isinstance(values.get(family) or {}, dict) else ():
             if not isinstance(part, dict):
                 raise ConfigError(f"{family}.{name} must have keys, such as {example}, got {part!r} ({_shown(path)})")
     return values
-
-
-def _not_yaml(error: yaml.MarkedYAMLError, path: Path) -> str:
-    line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-    return f"{_shown(path)}{line} is not YAML that can be used: {error.problem}"
 
 
 def _refuse_second_choice(values: Mapping[str, Any], overrides: Sequence[str]) -> None:

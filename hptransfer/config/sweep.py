@@ -15,11 +15,12 @@ import yaml
 from hptransfer.config.notifications import HooksConfig
 from hptransfer.config.renamed import translate_old_words
 from hptransfer.config.retry import RetryConfig
-from hptransfer.core.bracketing import canonical
+from hptransfer.config.yaml_files import LOADER, read_bounded
+from hptransfer.core.bracketing import LARGEST_VALUE, SMALLEST_VALUE, canonical, near_repeat
 from hptransfer.core.errors import ConfigError, RunFolderError, unknown
 from hptransfer.core.io import reading
 from hptransfer.core.loader import load, members_of
-from hptransfer.core.records import Number
+from hptransfer.core.records import Number, short
 from hptransfer.core.redaction import passwords
 from hptransfer.core.registry import Registry
 from hptransfer.core.run_folder import RunFolder
@@ -34,7 +35,14 @@ ALL, FIRST = STAGES = ("all", "first")
 # Names that become a folder, a file or a job.
 NAME = re.compile(r"\w([\w .,=+-]{0,118}[\w.,=+-])?")
 KEY = re.compile(r"[A-Za-z_][\w.-]{0,63}", re.ASCII)
+# Factor on the limits of a sweep file for a run's sweep.yaml, which holds all defaults and overrides, too.
+ROOM = 20
 DRIVERS = ("local", "slurm")
+MOST_VALUES = 1_000
+"""Largest number of values of an axis or a tuned hyperparameter."""
+MOST_SEEDS = 10_000
+"""Largest number of repeats of every trial."""
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(kw_only=True)
@@ -86,14 +94,22 @@ class TunedConfig:
         """
         if self.values is None and (self.low is None or self.high is None or self.count is None):
             raise ConfigError(f"{place} needs `values`, or all of `low`, `high` and `count`")
+        count = self.count if self.values is None else len(self.values)
+        if count is not None and count > MOST_VALUES:
+            raise ConfigError(f"{place} has {count:,} values, at most {MOST_VALUES:,} are possible; take fewer")
         values = self._spaced(place) if self.values is None else sorted(float(value) for value in self.values)
         for value in values:
             if not 0 < value < math.inf:
                 raise ConfigError(f"{place} must be above 0 and finite, got {value:g}; remove that value")
+            if not SMALLEST_VALUE <= value <= LARGEST_VALUE:
+                raise ConfigError(
+                    f"{place} must be from {SMALLEST_VALUE:g} to {LARGEST_VALUE:g}, got {value:g}; remove that value"
+                )
             if value > self.largest:
                 raise ConfigError(f"{place} must be at most 1, as the run gets 1 minus it, got {value:g}; remove it")
         if len(values) < 3 or len(set(values)) < len(values):
             raise ConfigError(f"{place} needs at least 3 different values to bracket an optimum, got {values}")
+        _refuse_near_repeat(f"{place}.values", values)
         return values
 
     def middle(self, place: str) -> float:
@@ -230,12 +246,17 @@ class SweepConfig:
         """Return the seeds of each point.
 
         Raises:
-            ConfigError: `seeds` is neither a number above 0 nor a list of different whole numbers.
+            ConfigError: `seeds` is neither a number above 0 nor a list of different whole numbers, or has too many.
         """
         seeds = self.seeds
+        count = len(seeds) if isinstance(seeds, Sequence) else seeds
+        if isinstance(count, int) and count > MOST_SEEDS:
+            raise ConfigError(
+                f"seeds has {count:,} repeats of a trial, at most {MOST_SEEDS:,} are possible; take fewer"
+            )
         if isinstance(seeds, int) and not isinstance(seeds, bool) and seeds > 0:
             return list(range(seeds))
-        good = isinstance(seeds, Sequence) and all(isinstance(seed, int) and seed >= 0 for seed in seeds)
+        good = isinstance(seeds, Sequence) and all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in seeds)
         if not good or not seeds or len(set(seeds)) < len(seeds):
             raise ConfigError(f"seeds must be a number above 0 or a list of different whole numbers, got {seeds!r}")
         return list(seeds)
@@ -331,11 +352,22 @@ class SweepConfig:
 
 def check_axis(place: str, values: Sequence[Any]) -> None:
     """Raise ConfigError unless the values are different numbers above 0."""
+    if len(values) > MOST_VALUES:
+        raise ConfigError(f"{place} has {len(values):,} values, at most {MOST_VALUES:,} are possible; take fewer")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, Number) or not 0 < value < math.inf:
             raise ConfigError(f"{place} must be numbers above 0, got {value!r}")
+        if not SMALLEST_VALUE <= value <= LARGEST_VALUE:
+            raise ConfigError(f"{place} must be from {SMALLEST_VALUE:g} to {LARGEST_VALUE:g}, got {short(value)}")
     if not values or len(set(values)) < len(values):
         raise ConfigError(f"{place} must be different numbers, at least one, got {list(values)}")
+    _refuse_near_repeat(place, values)
+
+
+def _refuse_near_repeat(place: str, values: Sequence[float]) -> None:
+    """Raise ConfigError for two values that differ by rounding only."""
+    if pair := near_repeat(values):
+        raise ConfigError(f"{place}: {pair[0]!r} and {pair[1]!r} agree to twelve digits; leave one of them out")
 
 
 def read_axes(words: Sequence[str], axes: Collection[str], option: str = "") -> dict[str, float]:
@@ -439,7 +471,7 @@ def load_sweep(folder: RunFolder) -> SweepConfig:
     place = folder.path.absolute()
     try:
         with reading(folder.sweep):
-            values = yaml.safe_load(folder.sweep.read_text(encoding="utf-8"))
+            values = yaml.load(read_bounded(folder.sweep, ROOM), Loader=LOADER)
             return sweep_from_json(
                 {**translate_old_words(values), "name": place.name, "runs": str(_near(place.parent))}
             )

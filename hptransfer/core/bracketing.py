@@ -7,10 +7,12 @@ outside the second to second-to-last grid point.)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 # A value between the best one and a diverged neighbour is tried only if it is at least this far from both.
 CLOSEST_OCTAVES = 0.6
+SMALLEST_VALUE, LARGEST_VALUE = 1e-30, 1e30
+"""Bounds of an axis' or a tuned value, far beyond any model: products of three of them are finite."""
 
 
 def next_value(losses: Mapping[float, float]) -> float | None:
@@ -68,3 +70,12 @@ def canonical(value: float) -> float:
     A trial's id is a hash of the value, which must not depend on the way it was computed.
     """
     return float(f"{value:.12g}")
+
+
+def near_repeat(values: Iterable[float]) -> tuple[float, float] | None:
+    """Return the first two different values that `canonical` makes equal."""
+    seen: dict[float, float] = {}
+    for value in values:
+        if (earlier := seen.setdefault(canonical(value), value)) != value:
+            return earlier, value
+    return None

@@ -23,6 +23,8 @@ JSON_SCHEMA = 1
 NAME_CHARS = 120
 UNFINISHED_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.unfinished")
 """Names of files that are being written, or whose writer was killed."""
+LARGEST_HASHED = 100_000_000
+"""Bytes up to which `file_digest` reads a file: a fraction of a second."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -72,6 +74,26 @@ def open_for_writing(path: Path, mode: str) -> IO[Any]:
         os.close(handle)
     kind = "a symbolic link" if path.is_symlink() else "not a regular file"
     raise RunFolderError(f"{path} is {kind}, so nothing is written there; remove it, then run the same command again")
+
+
+def is_file(path: Path) -> bool:
+    """Test if a path is a file, whatever text it holds."""
+    try:
+        return path.is_file()
+    except OSError:  # such as a name of more than 255 characters, or a folder that may not be searched
+        return False
+
+
+def file_digest(path: Path) -> str:
+    """Return a hash of a file's content, read in pieces.
+
+    That of a file larger than LARGEST_HASHED is of its size and its time of modification.
+    """
+    status = path.stat()
+    if status.st_size > LARGEST_HASHED:
+        return hashlib.sha256(f"{status.st_size} bytes of {status.st_mtime_ns} ns".encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_name(text: str) -> str:
@@ -133,7 +155,7 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise RunFolderError(
             f"{path} is damaged ({reason}); move it away, then run what wrote it again: sweep, verify or analyze"

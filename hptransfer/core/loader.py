@@ -130,7 +130,7 @@ def load(schema: type[T], values: Any, place: str = "", members: Members | None 
         if not place:
             raise RefusedValueError("the file", "must have keys, such as name: and grid:", values)
         example = "values=[...]" if "values" in fields else "KEY=VALUE"
-        raise RefusedValueError(place, f"has keys of its own; set one of them, as in {place}.{example}")
+        raise RefusedValueError(place, f"has keys of its own; set one of them, as in {place}.{example}", values)
     prefix = f"{place}." if place else ""
     for key in values:
         if key not in fields:
@@ -172,7 +172,8 @@ def _convert(kind: Any, value: Any, place: str, members: Members | None) -> Any:
         (kind,) = (option for option in get_args(kind) if option is not type(None))
         return _convert(kind, value, place, members)
     if value is None:
-        raise RefusedValueError(place, "must have a value, null is none")
+        way_out = '; quote it as "null" if it is text' if kind is str else ""
+        raise RefusedValueError(place, f"must have a value, null is none{way_out}")
     if origin is list:
         if not isinstance(value, list | tuple):
             raise RefusedValueError(place, f"takes a list, such as {place}=[1,2]", value)
@@ -180,7 +181,7 @@ def _convert(kind: Any, value: Any, place: str, members: Members | None) -> Any:
         return [_convert(inner, item, f"{place}[{index}]", members) for index, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise RefusedValueError(place, f"has keys of its own; set one of them, as in {place}.KEY=VALUE")
+            raise RefusedValueError(place, f"has keys of its own; set one of them, as in {place}.KEY=VALUE", value)
         inner = get_args(kind)[1]
         return {str(key): _convert(inner, item, f"{place}.{key}", members) for key, item in value.items()}
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
@@ -229,7 +230,7 @@ def _number(value: Any, place: str) -> float:
     if type(value) in (int, float, str):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # an integer of 400 digits
             pass
     raise RefusedValueError(place, "takes a number", value)
 

@@ -181,7 +181,7 @@ class RunFolder:
         return self.trial(trial_id) / "behind.json"
 
     def proposal_path(self, trial_id: str) -> Path:
-        """Return the path of a trial's place in its study, and of the sampler's state."""
+        """Return the path of a trial's place in its Optuna study."""
         return self.trial(trial_id) / "proposal.json"
 
     def lease(self, trial_id: str) -> Path:

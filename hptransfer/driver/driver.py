@@ -27,7 +27,7 @@ from hptransfer.driver.halving import SuccessiveHalving
 from hptransfer.driver.jobs import JobManager, write_in_parallel
 from hptransfer.driver.optuna_studies import LastPoint, Studies
 from hptransfer.driver.progress import Progress, count_progress
-from hptransfer.driver.requests import carry_out, read_requests
+from hptransfer.driver.requests import carry_out, read_requests, set_aside_request
 from hptransfer.driver.scheduler import Scheduler
 from hptransfer.driver.summary import DriverSummary, summarize
 from hptransfer.driver.trial_index import TrialIndex
@@ -50,6 +50,7 @@ class DriverPorts:
         show: called with the progress at intervals.
         interrupted: asked at every tick; True ends the driver.
         blocked: called with a reason when nothing continues without a person.
+        note: called with a line for the user.
     """
 
     launcher: Launcher
@@ -57,6 +58,7 @@ class DriverPorts:
     show: Callable[[Progress], None]
     interrupted: Callable[[], bool] = lambda: False
     blocked: Callable[[str, Progress], None] = lambda reason, progress: None
+    note: Callable[[str], None] = lambda text: None
 
 
 class Driver:
@@ -224,7 +226,8 @@ class Driver:
 
         A request that takes longer keeps later ones waiting.
         """
-        for path, request in read_requests(self._folder):
+        requests = read_requests(self._folder, lambda path, reason: self._ports.note(set_aside_request(path, reason)))
+        for path, request in requests:
             if not carry_out(request, self._index, self._jobs):
                 return
             path.unlink(missing_ok=True)

@@ -101,7 +101,7 @@ class Studies:
     def _restore(
         self, trial: Trial, outcome: Outcome | None, last_point: LastPoint, proposal: Proposal | None = None
     ) -> None:
-        """Add a trial's counterpart in its present state, if it has entered its study."""
+        """Add a trial's counterpart, if it has entered its study."""
         study = self._study(trial.scale, trial.purpose)
         self._widen(trial)
         if outcome is None and proposal is None:
@@ -158,7 +158,7 @@ class Studies:
         self._write_proposal(trial)
 
     def _write_proposal(self, trial: Trial) -> None:
-        """Keep a trial's place in its study, where a sampler chooses by it."""
+        """Store a trial's place in its study, if the sampler chooses points."""
         if self._sampler.points is not None:
             frozen = self._frozen(trial)
             path = self._folder.proposal_path(trial.id)
@@ -211,7 +211,7 @@ class Studies:
         return self._studies[name]
 
     def _build_sampler(self, study: optuna.Study) -> optuna.samplers.BaseSampler:
-        """Build a study's sampler; a resumed study goes on with other random numbers than it began with."""
+        """Build a study's sampler; a resumed study continues with new random numbers."""
         return self._sampler.build(seed=study.user_attrs["seed"] + len(study.get_trials(deepcopy=False)))
 
     def _distributions(self) -> dict[str, BaseDistribution]:
@@ -243,7 +243,7 @@ def _end(outcome: Outcome) -> tuple[TrialState, float | None]:
 
 
 class SingleWriterBackend(BaseJournalBackend):
-    """A new journal of Optuna's, without its lock and its wait for the disk.
+    """New journal of Optuna, without locks and waits for the disk.
 
     Both would cost minutes with ten thousand trials. The driver is the only writer, so it need not read the file again,
     and the trial folders replace lines that a crash of the machine tears off.

@@ -9,17 +9,18 @@ carried out in the order in which they were written.
 from __future__ import annotations
 
 import os
+import stat
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hptransfer.config.sweep import read_axes
 from hptransfer.core.attempts import reset_trial
-from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.core.io import read_json, reading, write_json
+from hptransfer.core.errors import ConfigError, HptransferError, RunFolderError, unknown
+from hptransfer.core.io import read_json, reading, set_aside, write_json
 from hptransfer.core.records import CAUSES, CODE_ERROR, FAILED, Number, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.jobs import JobManager
@@ -27,6 +28,8 @@ from hptransfer.driver.trial_index import TrialIndex
 
 CANCEL = "cancel"
 RETRY = "retry"
+# Far more than a request for all trials of a run takes.
+MOST_BYTES_A_REQUEST = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +105,13 @@ def write_request(folder: RunFolder, request: Request) -> Path:
     return path
 
 
-def read_requests(folder: RunFolder) -> list[tuple[Path, Request]]:
+def read_requests(
+    folder: RunFolder, unusable: Callable[[Path, str], None] = lambda path, reason: None
+) -> list[tuple[Path, Request]]:
     """Return requests that are not carried out yet, oldest first.
 
-    Raises:
-        RunFolderError: the file of a request is damaged.
+    Args:
+        unusable: called with each file that holds no request, and the reason.
     """
     try:
         with os.scandir(folder.path / "requests") as entries:
@@ -116,10 +121,40 @@ def read_requests(folder: RunFolder) -> list[tuple[Path, Request]]:
     requests = []
     for name in names:
         path = folder.path / "requests" / name
-        values = read_json(path, "verb", "scale", "trials", "causes")
-        with reading(path):
-            requests.append((path, Request(**values)))
+        try:
+            requests.append((path, _read_request(path)))
+        except FileNotFoundError:
+            continue  # carried out in between
+        except (OSError, HptransferError) as error:
+            unusable(path, str(error))
     return requests
+
+
+def set_aside_request(path: Path, reason: str) -> str:
+    """Rename an unusable request's file, and return a line about it."""
+    set_aside(path)
+    return f"a request was set aside: {reason.partition('; ')[0]}"
+
+
+def _read_request(path: Path) -> Request:
+    """Return the request that a file holds.
+
+    Raises:
+        RunFolderError: the file is damaged, or is not a request.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode) or path.stat().st_size > MOST_BYTES_A_REQUEST:
+        raise RunFolderError(f"{path} is not a file of at most {MOST_BYTES_A_REQUEST:,} bytes")
+    values = read_json(path, "verb", "scale", "trials", "causes")
+    with reading(path):
+        request = Request(**{key: value for key, value in values.items() if key != "schema"})
+        if request.verb not in (CANCEL, RETRY):
+            raise ValueError(unknown("verb", str(request.verb), (CANCEL, RETRY)))
+        if not all(isinstance(value, int | float) for value in request.scale.values()):
+            raise ValueError(f"scale must hold numbers, got {request.scale}")
+        for key, words in (("trials", request.trials), ("causes", request.causes)):
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise ValueError(f"{key} must be a list of texts, got {words!r}")
+    return request
 
 
 def carry_out(request: Request, index: TrialIndex, jobs: JobManager) -> bool:

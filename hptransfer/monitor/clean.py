@@ -94,7 +94,7 @@ def _unfinished(folder: RunFolder, trials: list[Path]) -> list[Path]:
 
 
 def _files(folder: Path, name: str | re.Pattern[str]) -> list[Path]:
-    """Return a folder's regular files of a name, sorted; links are no files of the run."""
+    """Return a folder's regular files of a name, without links."""
     return [Path(entry) for entry in _entries(folder) if re.fullmatch(name, entry.name) and _is_file(entry)]
 
 
@@ -107,7 +107,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what a folder holds, sorted by name; nothing if it is missing or a link."""
+    """Return a folder's entries by name; none if it is a link."""
     if folder.is_symlink() or not folder.is_dir():
         return []
     with os.scandir(folder) as entries:

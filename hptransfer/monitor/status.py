@@ -222,15 +222,21 @@ def explain_troubles(status: Status, *, every: bool) -> Iterator[str]:
             yield from (f"{state}: {_trouble_line(status.folder, trouble)}" for trouble in troubles)
         else:
             shared = f": {detail}" if detail else ""
-            example = _trouble_line(status.folder, troubles[0])
+            example = _trouble_line(status.folder, troubles[0], said=f"{reason}{shared}")
             yield f"{state}: {len(troubles)} trials: {reason}{shared}; such as {example}"
 
 
-def _trouble_line(folder: RunFolder, trouble: Trouble) -> str:
-    """Return a trial's reason, node and last log line in one line."""
+def _trouble_line(folder: RunFolder, trouble: Trouble, said: str = "") -> str:
+    """Return a trial's reason, node and last log line in one line.
+
+    Args:
+        said: what the line says already, which is not repeated.
+    """
     text = f"{trouble.reason}" + (f", {trouble.detail}" if trouble.detail else "")
     if (trouble.state == FAILED and trouble.reason in trouble.detail) or trouble.reason == CODE_ERROR:
         text = trouble.detail
     where = f" on {trouble.node}" if trouble.node and trouble.node not in text else ""
     line = last_log_line(folder, trouble)
-    return f"{trouble.trial.id} {trouble.trial.name}: {text}{where}" + (f"; log: {line[:200]}" if line else "")
+    log = f"; log: {line[:200]}" if line and not (text and text in line) else ""
+    told = f": {text}{where}" if text not in said else where
+    return f"{trouble.trial.id} {trouble.trial.name}{told}{log}"

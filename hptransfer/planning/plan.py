@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,9 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.core.records import SWEEP, Job, Number, Scale, Trial, get_path, trial_id, with_path
 from hptransfer.planning.search_space import Point, one_at_a_time, product
 from hptransfer.worker.runners import RUNNERS, Runner, Size
+
+MOST_SCALES = 1_000
+MOST_TRIALS = 100_000
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,7 @@ def make_plan(config: SweepConfig) -> Plan:
                 f"space.{key}.path: {tuned.path} is {current!r}, which has no values in between; make it an axis of "
                 "the grid, or set it for all trials"
             )
+    _check_numbers(config)
     axes = {key: [_cast_to(config, key, value) for value in axis.values] for key, axis in config.grid.items()}
     scales = _scales(config, axes)
     target = Scale({key: _cast_to(config, key, config.target.get(key, max(axes[key]))) for key in axes})
@@ -204,6 +209,31 @@ def num_devices(plan: Plan, scale: Scale) -> int:
     return count
 
 
+def _check_numbers(config: SweepConfig) -> None:
+    """Raise ConfigError if a plan would have too many scales or trials.
+
+    Nothing is made before their numbers are known.
+    """
+    scales = _number([len(axis.values) for axis in config.grid.values()], config.scales)
+    if scales > MOST_SCALES:
+        raise ConfigError(
+            f"grid has {scales:,} scales, at most {MOST_SCALES:,} are possible; take fewer values, or "
+            f"scales={ONE_AT_A_TIME}"
+        )
+    grids = [len(tuned.grid(f"space.{key}")) for key, tuned in config.space.items()]
+    points, seeds = config.sampler.points or _number(grids, config.design), len(config.seed_list())
+    if scales * points * seeds > MOST_TRIALS:
+        raise ConfigError(
+            f"the sweep has {scales * points * seeds:,} trials ({scales:,} scales x {points:,} points x {seeds:,} "
+            f"seeds), at most {MOST_TRIALS:,} are possible; take fewer values, or design={ONE_AT_A_TIME}"
+        )
+
+
+def _number(counts: Sequence[int], design: str) -> int:
+    """Return the number of combinations of values, from the number of each."""
+    return 1 + sum(count - 1 for count in counts) if design == ONE_AT_A_TIME else math.prod(counts)
+
+
 def _points(config: SweepConfig) -> tuple[Point, ...]:
     """Return the points that every scale tries, unless the sampler chooses."""
     grids = [tuned.grid(f"space.{key}") for key, tuned in config.space.items()]
@@ -217,12 +247,11 @@ def _scales(config: SweepConfig, axes: Mapping[str, list[Number]]) -> tuple[Scal
 
     Under one_at_a_time they are those with at most one axis off its center.
     """
-    product = itertools.product(*map(sorted, axes.values()))
-    scales = [dict(zip(axes, values, strict=True)) for values in product]
+    grids = [sorted(values) for values in axes.values()]
+    combinations = product(grids)
     if config.scales == ONE_AT_A_TIME:
-        centers = {key: _cast_to(config, key, config.grid[key].center) for key in axes}
-        scales = [scale for scale in scales if sum(scale[key] != centers[key] for key in axes) <= 1]
-    return tuple(map(Scale, scales))
+        combinations = one_at_a_time(grids, [_cast_to(config, key, config.grid[key].center) for key in axes])
+    return tuple(Scale(dict(zip(axes, values, strict=True))) for values in combinations)
 
 
 def _check_all(plan: Plan) -> None:

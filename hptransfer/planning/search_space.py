@@ -39,12 +39,13 @@ def product(grids: Sequence[Sequence[float]]) -> list[Point]:
 
 
 def one_at_a_time(grids: Sequence[Sequence[float]], centers: Sequence[float]) -> list[Point]:
-    """Return the points with at most one hyperparameter off its center."""
-    return [
-        point
-        for point in product(grids)
-        if sum(value != center for value, center in zip(point, centers, strict=True)) <= 1
-    ]
+    """Return the points with at most one value off its center.
+
+    They are in the order in which `product` has them.
+    """
+    center = tuple(centers)
+    points = {center, *((*center[:k], value, *center[k + 1 :]) for k, grid in enumerate(grids) for value in grid)}
+    return sorted(points, key=lambda point: [grid.index(value) for grid, value in zip(grids, point, strict=True)])
 
 
 def middle_first(points: Sequence[Point], grids: Sequence[Sequence[float]]) -> list[Point]:

@@ -64,7 +64,7 @@ def encode_optimizer(optimizer: CMA) -> dict[str, Any]:
 
 
 def decode_optimizer(values: object) -> CMA | None:
-    """Return the optimizer of a JSON state; None if it is not such a state.
+    """Return the optimizer of a JSON state; None without one.
 
     Only numbers and arrays of the shapes of a new optimizer are accepted.
     """
@@ -92,7 +92,10 @@ def decode_optimizer(values: object) -> CMA | None:
 
 
 def _is_consistent(values: Mapping[str, Any]) -> bool:
-    """Test the lengths of the lists, before an optimizer of their size is made."""
+    """Test if the lists have the lengths that the state names.
+
+    An optimizer of any size is made only after this test.
+    """
     dim, size = values["_n_dim"], values["_popsize"]
     lists: Sequence[Sequence[float]] = (values["_mean"], values["_c_1d"], values["_weights"])
     return [len(each) for each in lists] == [dim, dim * (dim + 1) // 2, size]

@@ -21,7 +21,7 @@ DRIVER_CHECK_S = 0.1
 
 
 def detach(
-    arguments: Sequence[str], folder: RunFolder, wait_s: float = FIRST_JOBS_WAIT_S
+    arguments: Sequence[str], folder: RunFolder, share: str | None = None, wait_s: float = FIRST_JOBS_WAIT_S
 ) -> tuple[int, int | None, str]:
     """Start the command line in the background; wait for its first jobs.
 
@@ -29,12 +29,13 @@ def detach(
 
     Args:
         arguments: arguments of `hptransfer`.
+        share: group of users that the folder is shared with.
 
     Returns:
         Its process id; its exit code, None while it runs; its output in driver.log.
     """
     before = state_version(folder)
-    folder.create()
+    folder.create(share)
     folder.mark()
     log = folder.path / "driver.log"
     with open_for_writing(log, "ab") as file:

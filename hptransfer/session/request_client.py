@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -59,8 +60,11 @@ def _carry_out_here(folder: RunFolder, config: SweepConfig, path: Path) -> None:
     """
     from hptransfer.driver.driver import driving
     from hptransfer.driver.jobs import JobManager
-    from hptransfer.driver.requests import carry_out, read_requests
+    from hptransfer.driver.requests import carry_out, read_requests, set_aside_request
     from hptransfer.driver.trial_index import TrialIndex
+
+    def set_aside_one(unusable: Path, reason: str) -> None:
+        print(f"note: {set_aside_request(unusable, reason)}", file=sys.stderr)
 
     with driving(folder), disk_errors(folder):
         index = TrialIndex(folder, tuple(config.space))
@@ -73,7 +77,7 @@ def _carry_out_here(folder: RunFolder, config: SweepConfig, path: Path) -> None:
         deadline = time.monotonic() + JOB_END_WAIT_S
         try:
             jobs.restore()
-            for request_path, request in read_requests(folder):
+            for request_path, request in read_requests(folder, set_aside_one):
                 while not carry_out(request, index, jobs):
                     if time.monotonic() > deadline:
                         raise StoppedError(

@@ -53,6 +53,7 @@ class Session:
                     show=display.show,
                     interrupted=interrupted,
                     blocked=self.announcer.blocked,
+                    note=lambda text: _note(self.console, text),
                 )
                 driver = Driver(plan=self.plan, trial_set=trial_set, folder=self.folder, ports=ports)
                 summary = driver.run()

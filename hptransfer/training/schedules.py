@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from hptransfer.core.errors import ConfigError, unknown
 
 SCHEDULE_SHAPES = ("constant", "linear", "cosine", "wsd")
+# Shares such as 0.9 and 0.1 need not add up to 1 exactly.
+ROUNDING = 1e-9
 
 
 @dataclass(kw_only=True)
@@ -51,13 +53,18 @@ class Schedule:
         """Return the steps of warm-up, fewer than `steps`.
 
         Raises:
-            ConfigError: the warm-up is as long as the run.
+            ConfigError: the warm-up is as long as the run, or lasts into the decay of wsd.
         """
         unit = {"fraction": steps, "steps": 1, "tokens": 1 / tokens_a_step}[self.warmup_in]
         if (warm := self.warmup * unit) >= steps:
             raise ConfigError(
                 f"run.schedule.warmup ({self.warmup:g} {self.warmup_in}, {warm:g} steps) must be shorter than the run "
                 f"of {steps} steps; warm up over a fraction of the steps instead"
+            )
+        if self.shape == "wsd" and warm + self.decay * steps > steps * (1 + ROUNDING):
+            raise ConfigError(
+                f"run.schedule.decay ({self.decay:g} of the steps) begins before the warm-up of {warm:g} of {steps} "
+                f"steps ends, at run.schedule.warmup {self.warmup:g} {self.warmup_in}; make one of them shorter"
             )
         return warm
 

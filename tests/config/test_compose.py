@@ -253,8 +253,8 @@ def test_a_sweep_file_called_sweep_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("name: [a\n", "line 2 is not YAML that can be used: expected ',' or ']'"),
-        ("a: 1\n\tb: 2\n", "line 2 is not YAML that can be used: found character '\\t'"),
+        ("name: [a\n", "line 2 is not YAML that can be used: did not find expected ',' or ']'"),
+        ("a: 1\n\tb: 2\n", "line 2 is not YAML that can be used: found a tab character"),
         ("name: x\nname: y\n", "defaults must be a list from `sweep` to `_self_`, got None"),
         (
             "defaults: [sweep, run: script, _self_]\nname: x\nname: y\n",

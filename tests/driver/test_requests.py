@@ -379,3 +379,38 @@ def test_a_trial_is_cancelled_again_after_the_worker_of_an_earlier_driver_was_st
     assert stopped == [job.trials[0]]
     assert [states[trial] for trial in job.trials] == [DONE, FAILED, FAILED]
     assert [attempt.attempt for attempt in launcher.submitted] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "garbage",
+        "[" * 3000,
+        "[]",
+        '{"schema": 1, "verb": "explode", "scale": {}, "trials": [], "causes": []}',
+        '{"schema": 1, "verb": "cancel", "scale": 3, "trials": [], "causes": []}',
+        '{"schema": 1, "verb": "cancel", "scale": {}, "trials": 7, "causes": []}',
+        '{"schema": 1, "verb": "cancel", "scale": {}, "trials": [], "causes": [], "more": 1}',
+        '{"schema": 9, "verb": "cancel", "scale": {}, "trials": [], "causes": []}',
+    ],
+)
+def test_a_file_that_is_no_request_is_set_aside_with_a_line(tmp_path: Path, content: str) -> None:
+    config = tiny(tmp_path, *ONE_SCALE)
+    config.folder.create()
+    config.folder.driver_lock.touch()
+    requests = config.folder.path / "requests"
+    requests.mkdir()
+    (requests / "0-bad.json").write_text(content)
+    (requests / "1-folder.json").mkdir()
+    (requests / "2-dangling.json").symlink_to(tmp_path / "nowhere")
+    write_request(config.folder, Request(verb=CANCEL))
+    reasons: list[str] = []
+    found = read_requests(config.folder, lambda path, reason: reasons.append(reason))
+    assert ([request.verb for _, request in found], len(reasons)) == ([CANCEL], 3)
+    assert all(str(requests) in reason and "\n" not in reason for reason in reasons)
+    drive(config, Scripted(train))
+    assert sorted(path.name for path in requests.iterdir()) == [
+        "0-bad.json.set-aside-1",
+        "1-folder.json.set-aside-1",
+        "2-dangling.json.set-aside-1",
+    ]

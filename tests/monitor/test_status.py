@@ -243,3 +243,21 @@ def test_what_an_older_version_wrote_about_waiting_scales_is_read(tmp_path: Path
     old = "its first trial failed, the others are held back (stage=first)"
     write_json(folder.path / "driver.json", {"held": {"width=1": old}, "delayed": {}, "blocked": None})
     assert [trouble.reason for trouble in read_status(folder).troubles] == [PILOT_FAILED]
+
+
+def test_a_reason_is_stated_once_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny(tmp_path, *ONE_SCALE)
+
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
+        for trial_id in job.trials:
+            failed = Outcome(state=FAILED, error="exit code 1: bad data", cause=CODE_ERROR)
+            write_json(folder.outcome_path(trial_id), failed.to_json())
+            log = folder.jobs / f"{job.id}.log"
+            log.write_text(f"trial {trial_id} failed exit code 1: bad data\n")
+        return JobEnd(job.id)
+
+    drive(config, Scripted(fate))
+    told = said(capsys, str(config.folder.path))
+    assert (told.count("failed: "), told.count("bad data")) == (1, 1)
+    alone = said(capsys, str(config.folder.path), "--all")
+    assert alone.count("bad data") == alone.count("failed: ")

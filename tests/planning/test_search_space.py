@@ -58,3 +58,10 @@ def test_no_value_is_tried_above_the_largest() -> None:
 def test_one_hyperparameter_is_the_same_thing() -> None:
     losses = {(1.0,): 3.0, (2.0,): 2.0, (4.0,): 1.0}
     assert next_point(losses, (LR,)) == (8.0,)
+
+
+def test_one_at_a_time_never_makes_the_product() -> None:
+    grids, centers = [[float(k) for k in range(1, 21)]] * 12, [7.0] * 12
+    points = one_at_a_time(grids, centers)
+    assert len(points) == 1 + 12 * 19
+    assert points == sorted(points)

@@ -1,6 +1,7 @@
 """A driver in the background survives its terminal; errors are reported before."""
 
 import fcntl
+import grp
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from hptransfer.core.locks import lock, locked_by
 from hptransfer.core.records import DONE
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.session import detach as detach_module
+from hptransfer.session.detach import detach
 from tests.support.helpers import ONE_SCALE, command, environment, outcomes, sweep_arguments, terminal, workers
 from tests.support.waiting import Process, alive, kill, processor_time, wait_until
 
@@ -140,3 +142,31 @@ def test_a_file_server_whose_clock_is_behind_does_not_keep_the_user_waiting(
     folder.create()
     with lock(folder.driver_lock):
         assert detach_module.detach(["sweep"], folder) == (os.getpid(), None, "")
+
+
+def test_a_shared_folder_stays_shared_while_its_driver_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = grp.getgrgid(os.getgid()).gr_name
+    folder = RunFolder(tmp_path / "shared")
+    folder.create(group)
+    modes = []
+
+    class Ended:
+        pid = 0
+
+        def __init__(self, *words: object, **settings: object) -> None:
+            modes.append(oct(folder.path.stat().st_mode)[-4:])
+
+        def poll(self) -> int:
+            return 0
+
+    monkeypatch.setattr("hptransfer.session.detach.subprocess.Popen", Ended)
+    detach(["sweep"], folder, group)
+    assert modes == ["2770"]
+
+
+@pytest.mark.parametrize("options", [["--next", "0"], ["--next", "-1", "--detach"], ["--next", "2"]])
+def test_points_that_cannot_be_ranked_leave_no_folder(tmp_path: Path, options: list[str]) -> None:
+    done = command(*sweep_arguments(tmp_path / "runs", *SHORTER), *options)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--next" in done.stderr
+    assert not (tmp_path / "runs").exists()

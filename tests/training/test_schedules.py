@@ -91,3 +91,13 @@ def test_ratios_between_groups_never_change() -> None:
 def test_bad_settings_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         small(schedule=Schedule(**changes)).check()
+
+
+@pytest.mark.parametrize(("warmup", "decay"), [(0.5, 0.6), (0.1, 1.0)])
+def test_a_warm_up_that_lasts_into_the_decay_is_refused(warmup: float, decay: float) -> None:
+    with pytest.raises(ConfigError, match=r"begins before the warm-up of .* ends"):
+        Schedule(shape="wsd", warmup=warmup, decay=decay).warmup_steps(100, 64)
+    with pytest.raises(ConfigError, match="make one of them shorter"):
+        Schedule(shape="wsd", warmup=64 * 95, warmup_in="tokens").warmup_steps(100, 64)
+    assert Schedule(shape="wsd", warmup=0.9, decay=0.1).warmup_steps(100, 64) == 90
+    assert Schedule(shape="linear", warmup=warmup, decay=decay).warmup_steps(100, 64) == 100 * warmup

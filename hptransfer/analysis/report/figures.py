@@ -33,6 +33,7 @@ INK, FAINT, ACCENT = "#1f2933", "#9aa5b1", "#b3261e"
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hptransfer",
+    "text.parse_math": False,  # a column's name may have a $
     "font.family": "sans-serif",
     "font.size": 9.5,
     "axes.spines.top": False,

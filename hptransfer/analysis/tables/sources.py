@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 import re
 import textwrap
@@ -25,12 +24,14 @@ from hptransfer.analysis.tables.columns import SEED, Columns
 from hptransfer.analysis.tables.quantities import SCHEDULE_NAMES, quantity_of
 from hptransfer.analysis.tables.run_records import UNFINISHED
 from hptransfer.analysis.tables.table_checks import check_numbers, check_table, check_unique, first_row
+from hptransfer.core.bracketing import LARGEST_VALUE, SMALLEST_VALUE
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED
 
 # Upper limit of the rows, more than any sweep has; their analysis takes 1 GB.
 MOST_ROWS = 1_000_000
 PART_ROWS = 200_000
+MOST_TARGETS = 1_000
 # Upper limit of a line, in bytes.
 LONGEST_LINE = 1_000_000
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
@@ -204,6 +205,8 @@ def _header(path: Path) -> list[str]:
             return list(pyarrow.parquet.read_schema(path).names)
     with _as_table(path), path.open("rb") as file:
         line = file.readline(LONGEST_LINE)
+        if b"\r" in line.rstrip(b"\r\n") and b'"' not in line:
+            raise ValueError("its lines end with the character CR alone, not with LF")
         if len(line) == LONGEST_LINE:
             raise ValueError(f"its first line is longer than {LONGEST_LINE:,} bytes")
         text, first = line.decode("utf-8-sig"), file.readline(LONGEST_LINE).decode()
@@ -211,7 +214,8 @@ def _header(path: Path) -> list[str]:
         raise ConfigError(f"{path} is empty; a table needs a header and rows")
     if "," not in text and (used := next((separator for separator in SEPARATORS if separator in text), None)):
         raise ConfigError(f"{path} has its columns separated by {SEPARATORS[used]}; save it with commas, as CSV")
-    names, row = (next(csv.reader([line]), []) for line in (text, first))
+    with _as_table(path):
+        names, row = (next(csv.reader([line]), []) for line in (text, first))
     if any(row[len(names) :]):  # such as 0,5 for 0.5, which would shift all columns
         raise ConfigError(f"{path} cannot be read as a table: its first row has more values than the header")
     return names
@@ -361,6 +365,10 @@ def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
             raise ConfigError(f"{path}: {_unknown_column(name, header)}")
     check_unique(str(path), header, scales)
     frame = _read_rows(path, list(scales))
+    if len(frame) > MOST_TARGETS:
+        raise ConfigError(
+            f"{path} has {len(frame):,} rows, at most {MOST_TARGETS:,} targets are possible; leave some out"
+        )
     return check_targets(frame, scales, str(path))
 
 
@@ -376,8 +384,11 @@ def check_targets(frame: pd.DataFrame, scales: Sequence[str], location: str) -> 
     checked = frame[list(scales)].copy()
     for name in scales:
         values = check_numbers(frame[name], name, location)
-        if not len(values) or not ((values > 0) & (values < math.inf)).all():
-            raise ConfigError(f"{location}: column {name!r} must have numbers above 0 in every row")
+        if not len(values) or not values.between(SMALLEST_VALUE, LARGEST_VALUE).all():
+            raise ConfigError(
+                f"{location}: column {name!r} must have numbers above 0 in every row, from {SMALLEST_VALUE:g} to "
+                f"{LARGEST_VALUE:g}"
+            )
         checked[name] = pd.to_numeric(checked[name])
     return checked
 

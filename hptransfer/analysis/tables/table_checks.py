@@ -10,11 +10,15 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.tables.columns import Columns
+from hptransfer.core.bracketing import LARGEST_VALUE, SMALLEST_VALUE
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.records import DIVERGED, DONE
 
 # MLflow and others store infinity as the largest float.
 HUGE = 1e300
+MOST_TABLE_SCALES = 1_000
+# Relative distance of values that differ by the way they were computed only.
+SAME = 1e-12
 
 
 def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.DataFrame:
@@ -39,10 +43,12 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
         raise ConfigError(f"{location} has no finished run{states}; nothing can be fitted")
     clean = frame.copy()
     for name in (*columns.scales, *columns.tuned):
-        clean[name] = check_numbers(clean[name], name, location)
-        invalid = clean[~((clean[name] > 0) & np.isfinite(clean[name]))]
+        clean[name] = _without_rounding(check_numbers(clean[name], name, location))
+        invalid = clean[~clean[name].between(SMALLEST_VALUE, LARGEST_VALUE)]
         if len(invalid):
             way_out = ""
+            if ((invalid[name] > 0) & np.isfinite(invalid[name])).all():
+                way_out = f"; values from {SMALLEST_VALUE:g} to {LARGEST_VALUE:g} are possible"
             if name in columns.tuned and (invalid[name] == 0).all():  # dropout and weight decay are often 0
                 way_out = (
                     "; its logarithm is fitted: leave these rows out, or tune a column that is above 0 instead, "
@@ -53,6 +59,11 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
                 f"got {invalid[name].iloc[0]:g} in {first_row(invalid)}"
                 f"{way_out}"
             )
+    if (scales := len(clean[list(columns.scales)].drop_duplicates())) > MOST_TABLE_SCALES:
+        raise ConfigError(
+            f"{location} has {scales:,} scales by {', '.join(columns.scales)}, at most {MOST_TABLE_SCALES:,} are "
+            "possible; name the columns of the scale alone"
+        )
     loss = check_numbers(clean[columns.loss], columns.loss, location)
     clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
     too_low = clean[clean[columns.loss] <= 0]
@@ -64,6 +75,14 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
     if "state" in clean.columns:
         clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf
     return clean.reset_index(drop=True)
+
+
+def _without_rounding(column: pd.Series[float]) -> pd.Series[float]:
+    """Return numbers of which those that agree to twelve digits are one."""
+    distinct = np.unique(column.dropna())
+    starts = np.diff(distinct, prepend=-math.inf) > SAME * np.abs(distinct)
+    same = dict(zip(distinct, distinct[starts][np.cumsum(starts) - 1], strict=True)) if not starts.all() else {}
+    return column.map(same) if same else column
 
 
 def unused_rows(frame: pd.DataFrame) -> dict[str, int]:

@@ -17,10 +17,15 @@ MINIMUM_COUNTS = {"gpus": 0, "nodes": 1, "tasks": 1, "cpus": 1}
 TEXT_KEYS = ("partition", "account", "qos", "constraint")
 RESOURCE_KEYS = (*MINIMUM_COUNTS, "memory", "time", *TEXT_KEYS)
 CONDITION_KEY = "when"
+LARGEST_AMOUNT = 2**31 - 1
+"""Largest count, number of minutes and number of mebibytes."""
+TIME_EXAMPLE = "90 (minutes), '1:30:00' or '1-12:00:00'"
+MEMORY_EXAMPLE = "1.5 (GiB) or 1500M"
 
-MEMORY_NOTATION = re.compile(r"(\d+)([KMGT])B?", re.IGNORECASE)
+MEMORY_NOTATION = re.compile(r"(\d+)([KMGT])B?", re.IGNORECASE | re.ASCII)
 MEBIBYTES = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
-TIME_NOTATION = re.compile(r"(?:(\d+)-)?(\d+):(\d+)(?::(\d+))?")
+# As SLURM reads them: [DAYS-]HOURS:MINUTES:SECONDS, DAYS-HOURS[:MINUTES] and MINUTES:SECONDS.
+TIME_NOTATION = re.compile(r"(?:(\d+)-)?(\d+):(\d+)(?::(\d+))?|(\d+)-(\d+)", re.ASCII)
 NOTATIONS = {"memory": MEMORY_NOTATION, "time": TIME_NOTATION}
 COMPARISON = re.compile(r"(.+?)(<=|>=|==|!=|<|>)(.+)")
 
@@ -71,8 +76,8 @@ def resolve_resources(
     }
     plain |= {key: None if values[key] is None else str(values[key]) for key in TEXT_KEYS}
     return Resources(
-        memory_mib=_amount(values["memory"], names, f"{place}.memory", parse_memory_mib, "1.5 (GiB) or 1500M"),
-        minutes=_amount(values["time"], names, f"{place}.time", parse_minutes, "90 (minutes) or 1:30:00"),
+        memory_mib=_amount(values["memory"], names, f"{place}.memory", parse_memory_mib, MEMORY_EXAMPLE),
+        minutes=_amount(values["time"], names, f"{place}.time", parse_minutes, TIME_EXAMPLE),
         **plain,
     )
 
@@ -98,17 +103,20 @@ def _check_values(values: Mapping[str, Any], place: str) -> None:
         if key in TEXT_KEYS:
             check_line(value, where)
         elif isinstance(value, str):
-            if not (key in NOTATIONS and NOTATIONS[key].fullmatch(value.strip())):
-                Formula(value, where)
+            if key in NOTATIONS and NOTATIONS[key].fullmatch(value.strip()):
+                continue
+            if key == "time" and ":" in value:
+                raise ConfigError(f"{where} must be a time, such as {TIME_EXAMPLE}, got {value!r}")
+            Formula(value, where)
         elif isinstance(value, bool) or not isinstance(value, int | float | None):
             raise ConfigError(f"{where} must be a number, or a rule such as '1 + params // 1e9', got {value!r}")
         elif key in MINIMUM_COUNTS:
             if _count(value, MINIMUM_COUNTS[key], {}, where) != value:
                 raise ConfigError(f"{where} must be a whole number, got {value}; only what a rule gives is rounded up")
         elif key == "memory":
-            _amount(value, {}, where, parse_memory_mib, "1.5 (GiB) or 1500M")
+            _amount(value, {}, where, parse_memory_mib, MEMORY_EXAMPLE)
         else:
-            _amount(value, {}, where, parse_minutes, "90 (minutes) or 1:30:00")
+            _amount(value, {}, where, parse_minutes, TIME_EXAMPLE)
 
 
 def check_line(value: Any, place: str) -> None:
@@ -120,8 +128,8 @@ def check_line(value: Any, place: str) -> None:
 
 def _count(value: Any, least: int, names: Mapping[str, Number], place: str) -> int:
     count = Formula(value, place).value(names) if isinstance(value, str) else value
-    if count is None or count < least:
-        raise ConfigError(f"{place} must be at least {least}, got {count}")
+    if count is None or not least <= count <= LARGEST_AMOUNT:  # NaN is not
+        raise ConfigError(f"{place} must be at least {least} and at most {LARGEST_AMOUNT}, got {count}")
     return math.ceil(count)
 
 
@@ -135,10 +143,10 @@ def _amount(value: Any, names: Mapping[str, Number], place: str, read: Any, exam
     amount: int | None = read(value) if isinstance(value, str) else None
     if amount is None:
         number = Formula(value, place).value(names) if isinstance(value, str) else value
-        amount = read(number)
+        amount = read(number) if 0 < number <= LARGEST_AMOUNT else 0  # NaN is not
     assert amount is not None
-    if amount < 1:
-        raise ConfigError(f"{place} must be above 0, such as {example}, got {value!r}")
+    if not 1 <= amount <= LARGEST_AMOUNT:
+        raise ConfigError(f"{place} must be above 0 and at most {LARGEST_AMOUNT}, such as {example}, got {value!r}")
     return amount
 
 
@@ -154,7 +162,7 @@ def parse_memory_mib(value: str | Number) -> int | None:
 
 
 def parse_minutes(value: str | Number) -> int | None:
-    """Return the minutes of "1-12:00:00", "1:30:00", "30:00" or a number.
+    """Return the minutes of "1-12:00:00", "1-12", "1:30:00", "30:00" or a number.
 
     A number is in minutes. The result is None for any other text.
     """
@@ -163,7 +171,9 @@ def parse_minutes(value: str | Number) -> int | None:
     match = TIME_NOTATION.fullmatch(value.strip())
     if match is None:
         return None
-    days, first, second, third = match.groups()
+    days, first, second, third, whole_days, hours = match.groups()
+    if whole_days is not None:
+        return int(whole_days) * 1440 + int(hours) * 60
     if days is not None or third is not None:  # hours first
         return math.ceil(int(days or 0) * 1440 + int(first) * 60 + int(second) + int(third or 0) / 60)
     return math.ceil(int(first) + int(second) / 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -43,6 +44,7 @@ POSITIVE = (
     "lost_after_s",
     "exclude_after",
     "driver_time",
+    "driver_memory",
 )
 NOT_NEGATIVE = ("max_running", "grace_s", "fast_failure_s", "max_excluded")
 
@@ -67,8 +69,8 @@ class SlurmSettings(LauncherConfig):
     memory: Any = None
     """GiB per node, a rule, or SLURM's notation such as 500M; null for the cluster's default."""
     time: Any = None
-    """Time limit in minutes, a rule, or SLURM's notation such as 1:30:00; null derives it from the estimated time, if
-    there is one."""
+    """Time limit in minutes, a rule, or SLURM's notation in quotes, such as "1:30:00" or "1-12:00:00"; null derives it
+    from the estimated time, if there is one."""
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -122,9 +124,9 @@ class SlurmSettings(LauncherConfig):
     def check(self, place: str) -> None:
         for key in (*POSITIVE, *NOT_NEGATIVE):
             value, bound = getattr(self, key), "above 0" if key in POSITIVE else "at least 0"
-            if not (value > 0 if key in POSITIVE else value >= 0):
-                raise ConfigError(f"{place}.{key} must be {bound}, got {value}")
-        if not self.poll_min_s <= self.poll_max_s:
+            if not (value > 0 if key in POSITIVE else value >= 0) or value == math.inf:
+                raise ConfigError(f"{place}.{key} must be {bound} and finite, got {value}")
+        if not self.poll_min_s <= self.poll_max_s < math.inf:
             raise ConfigError(
                 f"{place}.poll_max_s must be at least poll_min_s ({self.poll_min_s:g}), got {self.poll_max_s:g}"
             )

@@ -98,6 +98,8 @@ class ScriptConfig:
         )
         for place, template in self.templates().items():
             check_names(template, known, place)
+            if "\0" in template:
+                raise ConfigError(f"{place} must not hold the character 0, which ends an argument, got {template!r}")
         self.metric.check("run.metric")
         if self.launch not in LAUNCHES:
             raise ConfigError(f"run.launch: {unknown('choice', self.launch, LAUNCHES)}")
@@ -129,7 +131,7 @@ class ScriptConfig:
             if name in RUNTIME_NAMES:
                 raise ConfigError(f"{place}: {name!r} is the trial's own {name}; use another name")
             if not isinstance(value, int | float | str | None) or isinstance(value, bool):
-                raise ConfigError(f"{place} must be a number or text, got {value!r}")
+                raise ConfigError(f"{place} must be a number or text, got {value!r}; quote it if it is text")
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{place} must be finite, got {value}; quote it if the script is to read it as text")
             if (earlier := name_by_variable.setdefault(name.upper(), name)) != name:

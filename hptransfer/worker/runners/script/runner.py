@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from typing import Any
 
 from hptransfer.core.command_templates import TemplateValue, fill_template, format_value
 from hptransfer.core.errors import ConfigError, DataError, Interrupted
-from hptransfer.core.io import write_text
+from hptransfer.core.io import file_digest, is_file, write_text
 from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, TIME_LIMIT, Outcome, Trial, digest, short
 from hptransfer.core.redaction import read_references, read_values
 from hptransfer.core.reporting import RANK_VARIABLES
@@ -80,13 +79,13 @@ class ScriptRunner(Runner):
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
         files = _command_files(run)
-        hashes = {argument: hashlib.sha256(path.read_bytes()).hexdigest() for argument, path in files.items()}
+        hashes = {argument: file_digest(path) for argument, path in files.items()}
         return digest(hashes or {"commit": _git_commit(Path(run["cwd"]))})
 
     def check_files(self, run: Mapping[str, Any], folder: RunFolder) -> None:
         directory = folder.working_directory(run["cwd"]).absolute()
         program = next((word for word in run["command"] if PROGRAM_PATH.fullmatch(word)), None)
-        if program is not None and not (directory / program).is_file():
+        if program is not None and not is_file(directory / program):
             raise DataError(
                 f"run.command: there is no file {program!r} in {directory}; correct its name or run.cwd (snapshot=true "
                 "copies what git tracks)"
@@ -320,7 +319,7 @@ def _command_files(run: Mapping[str, Any]) -> dict[str, Path]:
     folder = Path(run["cwd"]).resolve()
     paths = {argument: folder / argument for argument in run["command"] if "{" not in argument}
     return {
-        argument: path for argument, path in paths.items() if path.is_file() and path.resolve().is_relative_to(folder)
+        argument: path for argument, path in paths.items() if is_file(path) and path.resolve().is_relative_to(folder)
     }
 
 
