@@ -206,7 +206,7 @@ def group_settings(run: RunConfig, key: GroupKey) -> dict[str, float]:
 
 
 def group_rule(run: RunConfig, key: GroupKey) -> GroupRule:
-    """Return the rule of a group, without the run's own settings and constants."""
+    """Return a group's rule, without the run's settings and constants."""
     factors = rule(run, key)
     return GroupRule(
         role=key.role,

@@ -58,7 +58,7 @@ class BuiltinRunner(Runner):
         return {key: value for key, value in run.items() if key not in EXECUTION_SETTINGS}
 
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
-        """Check that no swept setting leaves the losses unchanged, or changes the rules.
+        """Check that no swept setting is useless or changes the rules.
 
         The plan refuses unknown paths, and the trainer uses all settings.
         """
