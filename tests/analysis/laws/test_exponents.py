@@ -63,7 +63,7 @@ def test_an_exponent_is_the_slope_between_the_ends_of_its_axis_alone() -> None:
         return mean(scales)[None] + errors[:, None, None] * octaves(scales).sum(axis=1)[None, :, None]
 
     found = exponents(SimpleNamespace(draws=draws, mean=mean), swept, ["lr", "beta"])  # type: ignore[arg-type]
-    assert {name: list(by_axis) for name, by_axis in found.items()} == dict.fromkeys(["lr", "beta"], list(powers))
+    assert {name: list(by_axis) for name, by_axis in found.items()} == {key: [*powers] for key in ("lr", "beta")}
     for k, name in enumerate(("lr", "beta")):
         for axis, expected in powers.items():
             one = found[name][axis]
