@@ -10,10 +10,11 @@ import pytest
 
 from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import FitError
-from hptransfer.core.io import write_json
+from hptransfer.core.io import read_json, write_json
 from hptransfer.core.records import DIVERGED, DONE, FAILED, SWEEP, VERIFY, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.verify import Verification, measure_regret, points_around
+from hptransfer.planning.trial_set import TrialSet
+from hptransfer.verify import Verification, measure_regret, points_around, verify
 
 SCALE = Scale({"width": 64})
 BEST = {"lr": 2.0**-6, "beta": 2.0**-3}
@@ -118,16 +119,25 @@ def test_three_values_and_the_prediction_itself_are_needed(folder: RunFolder) ->
     message = r"verification at width=64: only 2 of 2 points trained without diverging"
     with pytest.raises(FitError, match=message):
         measure_regret(folder, SCALE, {"lr": BEST["lr"]}, REUSED)
-    for value in (BEST["lr"] / 4, BEST["lr"] * 2):
-        add(folder, {"lr": value}, loss_at({"lr": value}))
+    add(folder, {"lr": BEST["lr"] * 2}, loss_at({"lr": BEST["lr"] * 2}))
+    assert measure_regret(folder, SCALE, {"lr": BEST["lr"]}, REUSED).regret_nats == pytest.approx(0)
+    add(folder, {"lr": BEST["lr"] / 4}, loss_at({"lr": BEST["lr"] / 4}))
     add(folder, {"lr": 8 * BEST["lr"]}, None)
     with pytest.raises(FitError, match=r"only 4 of 5 points"):
         measure_regret(folder, SCALE, {"lr": 8 * BEST["lr"]}, {"lr": BEST["lr"]})
     assert measure_regret(folder, SCALE, {"lr": BEST["lr"]}, {"lr": BEST["lr"]}).regret_nats == pytest.approx(0)
 
 
+def test_every_hyperparameter_needs_three_values(folder: RunFolder) -> None:
+    for step, other in ((-1, 0), (0, 0), (1, 0), (0, 1)):
+        tuned = {"lr": BEST["lr"] * 2.0**step, "beta": BEST["beta"] * 2.0**other}
+        add(folder, tuned, loss_at(tuned))
+    with pytest.raises(FitError, match=r"only 4 of 4 points trained"):
+        measure_regret(folder, SCALE, BEST, REUSED)
+
+
 def plan_of(grids: Mapping[str, list[float]], largest: float = math.inf) -> Any:
-    space = {name: SimpleNamespace(largest=largest) for name in grids}
+    space = {name: SimpleNamespace(largest=largest, extend=2) for name in grids}
     return SimpleNamespace(tuned=tuple(grids), grids=grids, config=SimpleNamespace(space=space))
 
 
@@ -137,7 +147,7 @@ def test_two_values_on_either_side_with_the_sweeps_spacing_of_at_most_an_octave(
     assert points == [pytest.approx((0.5 * 2.0 ** (spacing * step),)) for step in (-2, -1, 0, 1, 2)]
 
 
-@pytest.mark.parametrize(("reused", "added"), [(0.124, True), (0.125, False), (2.0, False), (2.1, True)])
+@pytest.mark.parametrize(("reused", "added"), [(0.124, True), (0.125, False), (0.3, False), (2.0, False), (2.1, True)])
 def test_the_smallest_scales_optimum_is_trained_outside_the_line(reused: float, added: bool) -> None:
     points = points_around(plan_of({"lr": [1.0, 2.0, 4.0]}), {"lr": 0.5}, {"lr": reused})
     assert ((reused,) in points) == (added or reused in (0.125, 2.0))
@@ -153,3 +163,49 @@ def test_every_hyperparameter_has_a_line_through_the_prediction() -> None:
     )
     reused = {"lr": 0.5, "beta": 0.25}
     assert len(points_around(plan_of(grids, largest=1.0), {"lr": 0.25, "beta": 0.5}, reused)) == len(points) + 1
+
+
+@pytest.mark.parametrize("width", [64, 32])
+def test_what_was_measured_is_written_shown_and_tracked(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """The target has verification.json, another scale a file of its own."""
+    scale, analyzed, summaries = Scale({"width": width}), [], []
+
+    def analyze(of: RunFolder) -> Any:
+        analyzed.append((of, folder.verification_of(scale).exists() or folder.verification.exists()))
+        found = {"predict": lambda axes: {"lr": BEST["lr"]}, "smallest_optimum": lambda: {"lr": 8 * BEST["lr"]}}
+        return SimpleNamespace(summary=lambda: "analysis", **found)
+
+    def train(trial_set: TrialSet) -> Any:
+        assert (trial_set.purpose, list(trial_set.points)) == (VERIFY, [scale])
+        (bound,) = trial_set.bounds
+        points = trial_set.points[scale]
+        assert (bound.low, bound.high) == (min(points)[0], max(points)[0])
+        assert len(points) == 6  # the smallest scale's optimum is outside the line
+        for (value,) in points:
+            add(folder, {"lr": value}, loss_at({"lr": value}), scale=scale)
+        return SimpleNamespace(unbracketed=["width: best lr"])
+
+    monkeypatch.setattr("hptransfer.verify.analyze_run", analyze)
+    plan = plan_of({"lr": [1.0, 2.0, 4.0]})
+    plan.target = SCALE
+    tracker = SimpleNamespace(summarize=lambda *given: summaries.append(given))
+    session: Any = SimpleNamespace(plan=plan, folder=folder, train=train, tracker=tracker)
+    summary, verification = verify(session, scale)
+    assert summary.unbracketed == ["width: best lr"]
+    assert verification.warnings == ["not bracketed: width: best lr"]
+    assert "warning: not bracketed: width: best lr" in verification.summary()
+    path = folder.verification if scale == SCALE else folder.verification_of(scale)
+    written = read_json(path)
+    assert (written["scale"], written["regret_nats"]) == ({"width": width}, pytest.approx(0))
+    assert written["warnings"] == verification.warnings
+    assert folder.verification.exists() == (width == 64)
+    assert analyzed == [(folder, False), (folder, True)]  # the report is of after
+    ((numbers, files, text),) = summaries
+    assert numbers == {
+        "verified_regret_nats": verification.regret_nats,
+        "verified_regret_percent": verification.regret_percent,
+    }
+    assert files == [folder.report, path]
+    assert text == f"analysis\n{verification.summary()}"
