@@ -56,6 +56,8 @@ def test_every_limit_holds_by_itself() -> None:
 
 
 def test_jobs_in_flight_and_trials_of_the_same_job_cost_device_hours() -> None:
+    assert use(device_hours=1800.5 / 3600).allows(10.0)
+    assert not use(device_hours=1799.5 / 3600).allows(10.0)
     budget = use(device_hours=1.0)  # half an hour is left
     assert budget.allows(10.0)
     budget.expect(1799.0)
@@ -72,8 +74,8 @@ def test_jobs_in_flight_and_trials_of_the_same_job_cost_device_hours() -> None:
 
 def test_a_job_and_trials_of_unknown_length_count_nothing() -> None:
     budget = use(device_hours=1.0, known=False)
+    budget.expect(1799.5)
     budget.commit(Job(id="j", trials=["x"], scale=SCALE, params=1, flops=10.0, seconds=None))
-    budget.expect(1799.0)
     assert budget.allows(10.0, begun=[TRIAL])
 
 
