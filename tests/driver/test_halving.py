@@ -257,6 +257,7 @@ def test_no_trial_is_compared_before_the_first_rung_nor_with_another_seed(tmp_pa
     write_curve(folder, worse, [9.0] * 2, after=4)
     found = halving.pruned([first, worse, other])
     assert {name: point["tokens"] for name, point in found.items()} == {"worse": 50}
+    write_curve(folder, worse, [9.0], after=6)  # its worker has not looked yet
     assert halving.pruned([first, worse, other]) == {}  # each trial is returned once
     assert set(halving_at(folder).pruned([other, first, worse])) == {"worse"}  # and after a restart
 
