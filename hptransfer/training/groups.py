@@ -96,7 +96,9 @@ def parameterize_stack(model: nn.Module, runs: Sequence[RunConfig], seeds: Seque
     keys = group_keys(runs[0])
     for item in tagged(model):
         key = keys[item.name]
-        item.layer.multiplier = per_trial([_resolve_group(run, key)["output_multiplier"] for run in runs])
+        item.layer.multiplier = per_trial(
+            [_resolve_group(run, group_rule(run, key))["output_multiplier"] for run in runs]
+        )
         stds = [initial_std(run, key) for run in runs]
         draw(item.weight, name=item.name, start=item.layer.start, stds=stds, seeds=seeds)
     for module in model.modules():
@@ -201,8 +203,9 @@ def assign_gradients(views: Mapping[Layer, Sequence[Sequence[Tensor]]]) -> None:
 
 def group_settings(run: RunConfig, key: GroupKey) -> dict[str, float]:
     """Return the optimizer's settings of a group; `lr` is the peak."""
-    values = _resolve_group(run, key)
-    return {setting: values[setting] for setting in group_rule(run, key).settings}
+    group = group_rule(run, key)
+    values = _resolve_group(run, group)
+    return {setting: values[setting] for setting in group.settings}
 
 
 def group_rule(run: RunConfig, key: GroupKey) -> GroupRule:
@@ -216,10 +219,8 @@ def group_rule(run: RunConfig, key: GroupKey) -> GroupRule:
     )
 
 
-def _resolve_group(run: RunConfig, key: GroupKey) -> dict[str, float]:
-    return group_rule(run, key).resolve(
-        vars(run.optimizer), {role: vars(factors) for role, factors in vars(run.constants).items()}
-    )
+def _resolve_group(run: RunConfig, group: GroupRule) -> dict[str, float]:
+    return group.resolve(vars(run.optimizer), {role: vars(factors) for role, factors in vars(run.constants).items()})
 
 
 def tensor_numbers(
