@@ -69,7 +69,7 @@ class Nothing(BuiltinRunner):
         return "none"
 
     def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        return {"base": {}, "decay": None, "groups": {}, "branch_multiplier": None}
+        return {"decay": None, "groups": {}, "branch_multiplier": None}
 
     def gpus(self) -> int:
         return 0

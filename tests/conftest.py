@@ -40,11 +40,13 @@ collect_ignore = [file for file, package in INTEROP.items() if not find_spec(pac
 # Pure functions, messages, and the driver on a scripted launcher: `make test-fast`.
 FAST = (
     *("analysis/tables/", "analysis/optima/", "analysis/predict/", "analysis/laws/test_every_law.py"),
+    *("analysis/laws/test_exponents.py", "driver/test_attempt_log.py", "driver/test_budget.py"),
     *("config/", "core/", "samplers/", "planning/test_plan.py", "planning/test_search_space.py"),
     *("driver/test_job_sizes.py", "driver/test_requests.py", "driver/test_retries.py"),
     *("driver/test_scheduler.py", "driver/test_job_states.py", "driver/test_identities.py", "driver/test_ticks.py"),
     *("launchers/test_slurm_docs.py", "launchers/test_submitit_adapter.py", "monitor/test_status.py"),
     *("parameterizations/test_every_parameterization.py", "parameterizations/test_parameterizations.py"),
+    "parameterizations/test_group_rules.py",
     *("test_layers.py", "test_packages.py", "test_prose.py", "trackers/test_background.py"),
 )
 

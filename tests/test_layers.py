@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "hptransfer"
 LAYERS = {
     "core": 0,
     "parameterizations": 1,
-    "analysis": 1,
+    "analysis": 2,
     "training": 2,
     "worker": 3,
     "launchers": 4,

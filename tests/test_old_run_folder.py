@@ -46,7 +46,9 @@ def test_old_words_are_read_as_the_new_ones(here: Path) -> None:
 
 def test_it_is_shown_analyzed_and_exported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "34/34 trials" in run(capsys, "status", "version-0.1")
-    assert "recommended beta1 for width=64, tokens=65536: 0.3687" in run(capsys, "analyze", "version-0.1")
+    analyzed = run(capsys, "analyze", "version-0.1")
+    assert "recommended beta1 for width=64, tokens=65536: 0.3687" in analyzed
+    assert "version-0.1/target.json is of version 0.1, without rules of parameter groups" in analyzed
     assert '"beta1": 0.6312' in run(capsys, "export", "version-0.1")
 
 
@@ -60,6 +62,8 @@ def test_the_renamed_sweep_file_trains_nothing_again(here: Path) -> None:
     assert swept.returncode == 0, swept.stdout + swept.stderr
     assert "recommended lr for width=64, tokens=65536: 0.03958" in swept.stdout
     assert trained(folder) == before
+    assert "without rules of parameter groups" not in swept.stdout
+    assert "Settings of the target" in (folder / "report.html").read_text()
     assert "one_at_a_time" in (folder / "sweep.yaml").read_text()
     assert read_json(folder / "target.json")["complement"] == ["beta1"]
 

@@ -56,6 +56,16 @@ def test_the_answer_is_exported_as_json_and_yaml(place: Path) -> None:
     value = answer["hyperparameters"]["lr"]["value"]
     assert answer["groups"]["hidden"]["lr"] == pytest.approx(value)  # at the base width, 64
     assert set(answer["groups"]) == {"input", "hidden", "output"}
+    folder = RunFolder(place / "runs" / "quickstart")
+    verified = [trial for trial in folder.read_trials() if trial.purpose == VERIFY]
+    at_the_prediction = next(trial for trial in verified if trial.tuned["lr"] == pytest.approx(value))
+    outcome = folder.read_outcome(at_the_prediction.id)
+    assert outcome is not None
+    for group in outcome.groups:
+        numbers = answer["groups"][group["role"]]
+        assert {key: numbers[key] for key in numbers.keys() & group.keys()} == pytest.approx(
+            {key: group[key] for key in group if key not in ("role", "parameters")}
+        )
 
 
 def test_status_and_logs_tell(place: Path) -> None:

@@ -25,6 +25,7 @@ from hptransfer.analysis.report.figures import curves_figure
 from hptransfer.analysis.report.page import render
 from hptransfer.analysis.report.run_context import RunContext
 from hptransfer.analysis.report.target_groups import (
+    has_group_rules,
     predicted_command,
     predicted_settings,
     resolved_branch,
@@ -57,7 +58,6 @@ TARGET_KEYS = (
     "target",
     "params",
     "flops",
-    "base",
     "decay",
     "branch_multiplier",
     "complement",
@@ -251,6 +251,9 @@ def analyze_run(
     if {axis: target_table.iloc[0][axis] for axis in columns.scales} != target["target"]:
         target = {**target, "groups": None, "flops": None}  # those belong to the sweep's own target
     context = _context(folder, target, records)
+    if target["groups"] and not has_group_rules(target):
+        note = f"{folder.target} is of version 0.1, without rules of parameter groups; `hptransfer sweep` adds them"
+        context = replace(context, target={**target, "groups": None}, warnings=[*context.warnings, note])
     table = load_table(path, columns)
     options = options.of_run(target)
     compared = None
@@ -302,7 +305,8 @@ def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], M
     It has the tuned values with their intervals, and the resolved parameter groups or the command.
 
     Args:
-        describe_target: function that returns the content of target.json for a scale other than the run's own target.
+        describe_target: function that returns the content of target.json for a scale. It is called for another scale
+            than the run's own target, or if version 0.1 wrote target.json.
 
     Raises:
         RunFolderError: the run has no prediction yet.
@@ -311,7 +315,7 @@ def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], M
         raise RunFolderError(f"{folder.path} has no prediction yet; run `hptransfer analyze {folder.path}`")
     prediction = read_json(folder.prediction, "target", "hyperparameters")
     target: Mapping[str, Any] = read_json(folder.target, *TARGET_KEYS)
-    if target["target"] != prediction["target"]:
+    if target["target"] != prediction["target"] or not has_group_rules(target):
         target = describe_target(prediction["target"])
     values = {name: interval["value"] for name, interval in prediction["hyperparameters"].items()}
     settings = predicted_settings(target, values)

@@ -22,6 +22,7 @@ from hptransfer.parameterizations._base import (
     ShapePower,
     UpdateLaw,
 )
+from hptransfer.parameterizations._group_rules import GroupRule, Scaling, memory, scaled, timescale
 from hptransfer.parameterizations._resolve import (
     BUDGET_RULES,
     BranchRule,
@@ -36,10 +37,15 @@ __all__ = [
     "BUDGET_RULES",
     "BranchRule",
     "BudgetRatio",
+    "GroupRule",
+    "Scaling",
     "TensorRule",
     "Sizes",
     "alignment_of",
+    "memory",
     "resolve",
+    "scaled",
+    "timescale",
     "unit_scaling",
     "INVERSE_CURVATURE",
     "ENTRYWISE",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations._base import Parameterization, Role, ShapePower, UpdateLaw
+from hptransfer.parameterizations._group_rules import Scaling, memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +123,10 @@ class BudgetRatio:
         """
         return {"none": 1.0, "sqrt": self.batch, "complete": self.batch / self.tokens}[self.rule]
 
-    def beta(self, base: float) -> float:
-        """Return the memory for this batch.
-
-        1 - beta scales with the ratio. A changed memory is clipped to [0.5, 0.9999], which no source prescribes.
-        """
-        return base if self.ratio == 1.0 else min(max(1 - (1 - base) * self.ratio, 0.5), 0.9999)
+    @property
+    def memory(self) -> Scaling:
+        """Scaling of the memories of moments."""
+        return memory(self.ratio)
 
 
 BUDGET_RULES = ("none", "sqrt", "complete")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.parameterizations import Role, Sizes, TensorRule, alignment_of, resolve
+from hptransfer.parameterizations import GroupRule, Role, Sizes, TensorRule, alignment_of, resolve
 from hptransfer.training.config import Constants, RunConfig
 from hptransfer.training.layers import Embedding, Layer, Linear, Residual, Scalar, TiedReadout, draw, tagged
 from hptransfer.training.unit_scaling import per_trial, scale_operations
@@ -96,8 +96,9 @@ def parameterize_stack(model: nn.Module, runs: Sequence[RunConfig], seeds: Seque
     keys = group_keys(runs[0])
     for item in tagged(model):
         key = keys[item.name]
-        multipliers = [rule(run, key).multiplier * constants(run, key.role).multiplier for run in runs]
-        item.layer.multiplier = per_trial(multipliers)
+        item.layer.multiplier = per_trial(
+            [_resolve_group(run, group_rule(run, key))["output_multiplier"] for run in runs]
+        )
         stds = [initial_std(run, key) for run in runs]
         draw(item.weight, name=item.name, start=item.layer.start, stds=stds, seeds=seeds)
     for module in model.modules():
@@ -120,18 +121,30 @@ def _tied_multiplier(run: RunConfig, readout: TiedReadout) -> float:
 
     The spread of these weights at the base is 1.
     """
-    base_fan_in = 1 if run.table.unit else run.base_model().width
-    sizes = Sizes.alike(Role.INPUT, readout.fan_in / base_fan_in)
-    embedding = rule(run, GroupKey(Role.INPUT, dataclasses.replace(sizes, lookup=True), 1))
-    output = resolve_alike(run, Role.OUTPUT, readout.fan_in / base_fan_in)
+    multiplier: float = _base_width(run) ** -0.5 * _tied_rule(run, readout).multiplier
+    return multiplier * run.constants.output.multiplier
+
+
+def _tied_rule(run: RunConfig, readout: TiedReadout) -> TensorRule:
+    """Return the rule of a readout that shares the embedding's weights.
+
+    Raises:
+        ConfigError: the parameterization treats embedding and readout differently.
+    """
+    growth = readout.fan_in / _base_width(run)
+    embedding = rule(run, GroupKey(Role.INPUT, dataclasses.replace(Sizes.alike(Role.INPUT, growth), lookup=True), 1))
+    output = resolve_alike(run, Role.OUTPUT, growth)
     for factor in ("init_std", "learning_rate"):
         if abs(getattr(embedding, factor) / getattr(output, factor) - 1) > 1e-9:
             raise ConfigError(
                 f"run.model.tied: {run.parameterization} gives embedding and readout different values of "
                 f"{factor}; untie them, or take run.parameterization=mup, whose readout has a multiplier instead"
             )
-    multiplier: float = base_fan_in**-0.5 * output.multiplier * run.constants.output.multiplier
-    return multiplier
+    return output
+
+
+def _base_width(run: RunConfig) -> int:
+    return 1 if run.table.unit else run.base_model().width
 
 
 def resolve_alike(run: RunConfig, role: Role, n: float) -> TensorRule:
@@ -190,9 +203,24 @@ def assign_gradients(views: Mapping[Layer, Sequence[Sequence[Tensor]]]) -> None:
 
 def group_settings(run: RunConfig, key: GroupKey) -> dict[str, float]:
     """Return the optimizer's settings of a group; `lr` is the peak."""
-    values: dict[str, float] = run.trainer.settings(rule(run, key), run.steps)
-    values["lr"] *= constants(run, key.role).lr
-    return values
+    group = group_rule(run, key)
+    values = _resolve_group(run, group)
+    return {setting: values[setting] for setting in group.settings}
+
+
+def group_rule(run: RunConfig, key: GroupKey) -> GroupRule:
+    """Return a group's rule, without the run's settings and constants."""
+    factors = rule(run, key)
+    return GroupRule(
+        role=key.role,
+        settings=run.trainer.scalings(factors, run.steps),
+        init_std=factors.init_std,
+        output_multiplier=factors.multiplier,
+    )
+
+
+def _resolve_group(run: RunConfig, group: GroupRule) -> dict[str, float]:
+    return group.resolve(vars(run.optimizer), {role: vars(factors) for role, factors in vars(run.constants).items()})
 
 
 def tensor_numbers(
@@ -235,37 +263,35 @@ def _of_trial(scalar: Scalar, trial: int) -> float:
     return float(scalar[trial]) if isinstance(scalar, Tensor) else scalar
 
 
-def base_and_factors(run: RunConfig) -> dict[str, Any]:
-    """Return the base run's settings and the parameterization's factors on them.
+def group_rules(run: RunConfig) -> dict[str, Any]:
+    """Return the rules of a run's parameter groups, as plain values.
 
     Returns:
-        `base`: the optimizer's settings in the base run. `groups`: by group, the factors on these settings and on the
-        base's init standard deviation, and the multiplier of the layer's output. `branch_multiplier`: the factor of
+        `decay`: the kind of weight decay. `groups`: rules by group (`GroupRule`). `branch_multiplier`: the factor of
         residual branches, None where each has its own.
     """
-    base: dict[str, float] = {}
+    with torch.device("meta"):
+        model = run.model.build(trials=1, shape=run.shape)
+    readouts = [module for module in model.modules() if isinstance(module, TiedReadout)]
+    tied = {item.name: module for module in readouts for item in tagged(model) if item.layer is module.embedding}
     groups = {}
-    for name, key in _named(group_keys(run)):
-        scaled, factors, user = group_settings(run, key), rule(run, key), constants(run, key.role)
-        unscaled = run.trainer.settings(TensorRule(role=key.role), run.steps)
-        base |= unscaled
-        groups[name] = {
-            **{setting: scaled[setting] / value if value else 1.0 for setting, value in unscaled.items()},
-            "init_std": factors.init_std * user.init,
-            "output_multiplier": factors.multiplier * user.multiplier,
-        }
+    for name, key, parameters in _named(group_keys(run)):
+        group = group_rule(run, key)
+        for readout in (tied[parameter] for parameter in parameters if parameter in tied):
+            group = dataclasses.replace(group, readout_multiplier=_tied_rule(run, readout).multiplier)
+        groups[name] = group.to_json()
     branch = None if run.table.unit else run.branch_rule().factor * run.branch.multiplier
-    return {"base": base, "decay": run.trainer.decay, "groups": groups, "branch_multiplier": branch}
+    return {"decay": run.trainer.decay, "groups": groups, "branch_multiplier": branch}
 
 
-def _named(keys: Mapping[str, GroupKey]) -> Iterator[tuple[str, GroupKey]]:
-    """Yield group keys with their names.
+def _named(keys: Mapping[str, GroupKey]) -> Iterator[tuple[str, GroupKey, list[str]]]:
+    """Yield names of groups with their keys and parameters.
 
     The name is the role. Where a role has several keys, each name also holds the key's first parameter.
     """
-    firsts: dict[GroupKey, str] = {}
+    parameters: dict[GroupKey, list[str]] = {}
     for parameter, key in keys.items():
-        firsts.setdefault(key, parameter)
-    roles = [key.role for key in firsts]
-    for key, parameter in firsts.items():
-        yield (key.role.value if roles.count(key.role) == 1 else f"{key.role.value} ({parameter})"), key
+        parameters.setdefault(key, []).append(parameter)
+    roles = [key.role for key in parameters]
+    for key, names in parameters.items():
+        yield key.role.value if roles.count(key.role) == 1 else f"{key.role.value} ({names[0]})", key, names

@@ -12,6 +12,8 @@ import pytest
 
 from hptransfer.analysis import Analysis, pipeline
 from hptransfer.analysis.pipeline import analyze_file, analyze_run, export
+from hptransfer.analysis.report.run_context import RunContext
+from hptransfer.analysis.report.sections import DASH, group_table
 from hptransfer.cli.main import main
 from hptransfer.core.errors import FitError
 from hptransfer.core.io import read_json, write_json
@@ -211,7 +213,7 @@ def test_export_resolves_the_groups_with_the_prediction(analyzed: RunFolder) -> 
     answer = export(analyzed, lambda axes: pytest.fail("the target is the run's own"))
     value = answer["hyperparameters"]["lr"]["value"]
     assert answer["groups"]["hidden"] == pytest.approx(
-        {"lr": value / 4, "eps": 0.25e-8, "weight_decay": 0.4, "init_std": 0.5, "output_multiplier": 1.0}
+        {"lr": value / 4, "eps": 0.25e-8, "weight_decay": 0.4, "momentum": 0.9, "init_std": 0.5, "output_multiplier": 1}
     )
     assert json.loads(json.dumps(answer)) == answer
 
@@ -220,9 +222,7 @@ def test_export_sets_what_was_tuned_where_it_stands(analyzed: RunFolder) -> None
     """Momentum by what it lacks to 1, and the multiplier of residual branches."""
     folder = analyzed
     target = read_json(folder.target)
-    target |= {"branch_multiplier": 0.5, "run": {"branch": {"multiplier": 2.0}}}
-    target["base"] |= {"momentum": 0.9}
-    target["groups"]["hidden"]["momentum"] = 1.0
+    target["branch_multiplier"] = 0.5
     for path, complement in (("run.optimizer.momentum", ["lr"]), ("run.branch.multiplier", [])):
         write_json(folder.target, {**target, "tuned": {"lr": path}, "complement": complement})
         answer = export(folder, lambda axes: pytest.fail("the target is the run's own"))
@@ -230,6 +230,23 @@ def test_export_sets_what_was_tuned_where_it_stands(analyzed: RunFolder) -> None
         tuned = path == "run.optimizer.momentum"
         assert answer["groups"]["hidden"]["momentum"] == pytest.approx(1 - value if tuned else 0.9)
         assert answer["branch_multiplier"] == pytest.approx(0.5 if tuned else 0.5 * value / 2.0)
+
+
+def test_the_page_shows_every_setting_of_groups_that_differ(analysis: tuple[RunFolder, Analysis]) -> None:
+    """Under muon, hidden matrices have a momentum and the rest has betas."""
+    folder, found = analysis
+    target = read_json(folder.target)
+    hidden = target["groups"]["hidden"]
+    embedding = {**hidden, "settings": {"lr": 1, "eps": 2.0}, "readout_multiplier": 0.25}
+    target["groups"] = {"embedding": embedding, "hidden": hidden}
+    target["run"]["constants"]["output"] = {"lr": 1.0, "init": 1.0, "multiplier": 1.0}
+    table = group_table(found, RunContext(title="", target=target))
+    assert table is not None
+    assert table.keys[-3:] == ["init_std", "output_multiplier", "readout_multiplier"]
+    assert table.factors == 3
+    assert {"lr", "eps", "weight_decay", "momentum"} == set(table.keys[:-3])
+    shown = {group: (numbers["momentum"], numbers["readout_multiplier"]) for group, numbers in table.groups.items()}
+    assert shown == {"embedding": (DASH, "0.25"), "hidden": ("0.9", DASH)}
 
 
 def test_numbers_on_disk_are_plain(analysis: tuple[RunFolder, Analysis]) -> None:

@@ -257,6 +257,7 @@ def test_no_trial_is_compared_before_the_first_rung_nor_with_another_seed(tmp_pa
     write_curve(folder, worse, [9.0] * 2, after=4)
     found = halving.pruned([first, worse, other])
     assert {name: point["tokens"] for name, point in found.items()} == {"worse": 50}
+    write_curve(folder, worse, [9.0], after=6)  # its worker has not looked yet
     assert halving.pruned([first, worse, other]) == {}  # each trial is returned once
     assert set(halving_at(folder).pruned([other, first, worse])) == {"worse"}  # and after a restart
 
@@ -264,15 +265,16 @@ def test_no_trial_is_compared_before_the_first_rung_nor_with_another_seed(tmp_pa
 def test_who_is_near_the_leader_of_its_own_seed_goes_on(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     other, leader = trial_of("other", lr=1.0), trial_of("leader", seed=1, lr=64.0)
-    near, far = trial_of("near", seed=1, lr=32.0), trial_of("far", seed=1, lr=1.0)
-    for trial, loss in ((other, 1.0), (leader, 5.0), (near, 6.0), (far, 6.0)):
+    near, edge = trial_of("near", seed=1, lr=32.0), trial_of("edge", seed=1, lr=16.0)
+    beyond, far = trial_of("beyond", seed=1, lr=8.0), trial_of("far", seed=1, lr=1.0)
+    for trial, loss in ((other, 1.0), (leader, 5.0), (near, 6.0), (edge, 7.0), (beyond, 8.0), (far, 9.0)):
         write_curve(folder, trial, [loss] * 6)
 
     def octaves(one: Trial, another: Trial) -> int:
         return round(abs(math.log2(one.tuned["lr"] / another.tuned["lr"])))
 
     halving = SuccessiveHalving(folder, HalvingConfig(share=0.5, factor=2), {Scale({"width": 16}): 100}, octaves)
-    assert set(halving.pruned([other, leader, near, far])) == {"far"}
+    assert set(halving.pruned([other, leader, near, edge, beyond, far])) == {"beyond", "far"}
 
 
 def test_a_trial_at_its_end_is_not_stopped(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from hptransfer.parameterizations import (
     TensorRule,
     alignment_of,
     resolve,
+    scaled,
 )
 
 IN, HID, OUT, VEC, FIX = Role
@@ -225,11 +226,11 @@ def test_budget_rules_move_rates_memories_epsilon_and_decay_together() -> None:
     rule = resolve(PARAMETERIZATIONS.get("mup"), laws.ENTRYWISE, VEC, Sizes(), budget=budget)
     assert rule.learning_rate == rule.weight_decay == 2**0.5
     assert rule.epsilon == 2**-0.5
-    assert 1 - budget.beta(0.95) == pytest.approx(0.1)
+    assert 1 - scaled(0.95, budget.memory) == pytest.approx(0.1)
     # arXiv:2205.10287: the square-root rule knows the batch alone.
     assert BudgetRatio(rule="sqrt", batch=4, tokens=2).ratio == 4
-    assert BudgetRatio(rule="none", batch=4, tokens=2).beta(0.9) == 0.9
-    assert BudgetRatio(rule="sqrt", batch=1000).beta(0.9) == 0.5
+    assert scaled(0.9, BudgetRatio(rule="none", batch=4, tokens=2).memory) == 0.9
+    assert scaled(0.9, BudgetRatio(rule="sqrt", batch=1000).memory) == 0.5
 
 
 @pytest.mark.parametrize(("value", "found"), [("default", None), ("full", 1.0), ("none", 0.5), (0.7, 0.7), (1, 1.0)])

@@ -95,6 +95,12 @@ def test_what_is_no_part_of_a_trial_cannot_be_swept(tmp_path: Path) -> None:
         plan.runner.check_swept(plan.run(plan.target), ["width", "compile"])
 
 
+def test_the_alignment_is_measured_and_not_swept(tmp_path: Path) -> None:
+    plan = make_plan(tiny(tmp_path))
+    with pytest.raises(ConfigError, match=r"run.alignment is swept, but each value is another rule .*; set it once"):
+        plan.runner.check_swept(plan.run(plan.target), ["width", "alignment"])
+
+
 @pytest.mark.parametrize(
     "override", ["run.parameterization=sp", "run.batch=8", "run.optimizer.beta2=0.9", "run.precision=bf16"]
 )

@@ -81,13 +81,23 @@ def write_run(
         "target": TARGET,
         "params": 3_000_000,
         "flops": 2.6e12,
-        "base": {"lr": 0.5, "eps": 1e-8, "weight_decay": 0.1},
-        "groups": {"hidden": {"lr": 0.25, "eps": 0.25, "weight_decay": 4.0, "init_std": 0.5, "output_multiplier": 1.0}},
+        "groups": {
+            "hidden": {
+                "role": "hidden",
+                "settings": {"lr": 0.25, "eps": 0.25, "weight_decay": 4.0, "momentum": 1},
+                "init_std": 0.5,
+                "output_multiplier": 1.0,
+            }
+        },
         "parameterization": parameterization,
         "decay": "coupled",
         "branch_multiplier": 1.0,
         "fingerprint": "abc",
-        "run": {},
+        "run": {
+            "optimizer": {"lr": 0.5, "eps": 1e-8, "weight_decay": 0.1, "momentum": 0.9, "beta2": 0.95},
+            "constants": {"hidden": {"lr": 1.0, "init": 1.0, "multiplier": 1.0}},
+            "branch": {"multiplier": 2.0},
+        },
     }
     write_json(folder.target, target)
     write_text(folder.sweep, "name: landscape\n")

@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -117,6 +118,21 @@ def test_a_name_that_mlflow_refuses_is_mapped_and_holds_nothing_back(made: RunFo
     for k, pattern in enumerate(NAMES.values()):
         (name,) = (name for name in one.data.metrics if re.fullmatch(pattern, name))
         assert [point.value for point in client.get_metric_history(one.info.run_id, name)] == [k, 1 + k, 2 + k]
+
+
+def test_tags_hold_no_password() -> None:
+    """The error of a failed trial is a tag of its run, and its note."""
+    client = MagicMock()
+    tracker = MlflowTracker.__new__(MlflowTracker)
+    tracker.__dict__.update(_client=client, _experiment="1", _parent="2", _name="a", _settings={}, _runs={}, _viewed=1)
+    scale = Scale({"width": 16})
+    trial = Trial(id="x", scale=scale, tuned={"lr": 0.1}, seed=0, run={}, flops=1.0, params=1)
+    error = "cannot reach postgresql://me:hunter2@db/x"
+    tracker.log(trial, Outcome(state=FAILED, cause="code error", error=error), [])
+    tags = {tag.key: tag.value for call in client.log_batch.call_args_list for tag in call.kwargs["tags"]}
+    assert tags["error"] == "cannot reach postgresql://me:***@db/x"
+    assert "hunter2" not in str([call.kwargs for call in client.method_calls])
+    assert all("hunter2" not in value for value in tags.values())
 
 
 @pytest.mark.slow

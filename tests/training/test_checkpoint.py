@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from hptransfer.core.errors import Interrupted
-from hptransfer.core.records import PREEMPTED
+from hptransfer.core.records import PREEMPTED, digest
 from hptransfer.training.checkpoint import Checkpoint
 from hptransfer.training.config import RunConfig
 from hptransfer.training.loop import Result, train
@@ -134,6 +134,28 @@ def test_a_model_that_draws_goes_on_with_the_same_random_numbers(
     torch.manual_seed(1)  # as in another process
     results, rest, _ = trained(runs, tmp_path / "checkpoint")
     assert (results, joined(before, rest)) == (whole, curves)
+
+
+class Code:
+    """What a pickle calls while it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_that_is_code_is_set_aside_unexecuted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "checkpoint"
+    torch.save({"version": 1, "settings": digest({}), "state": {"step": 3, "code": Code(tmp_path / "ran")}}, path)
+    checkpoint = Checkpoint(path, settings={}, every_s=1e9, stop=lambda: None)
+    assert checkpoint.step == 0
+    assert not (tmp_path / "ran").exists()
+    assert "cannot be used" in capsys.readouterr().out
+    assert not path.exists()
+    torch.save({"version": 1, "settings": digest({}), "state": {"step": 3}}, path)  # the control
+    assert Checkpoint(path, settings={}, every_s=1e9, stop=lambda: None).step == 3
 
 
 def test_results_come_as_trials_end_and_share_the_time(tmp_path: Path) -> None:

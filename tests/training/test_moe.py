@@ -14,7 +14,7 @@ from hptransfer.coordcheck.layer_updates import one_layer_check
 from hptransfer.core.errors import ConfigError
 from hptransfer.parameterizations import PARAMETERIZATIONS
 from hptransfer.training.config import Base, RunConfig
-from hptransfer.training.groups import base_and_factors, group_keys, groups_of
+from hptransfer.training.groups import group_keys, group_rules, groups_of
 from hptransfer.training.loop import train
 from hptransfer.training.models import MODELS
 from hptransfer.training.models.moe import MixtureOfExperts, MoeConfig, mixtures
@@ -199,8 +199,9 @@ def test_umup_is_refused() -> None:
 @pytest.mark.parametrize("optimizer", OTHERS)
 def test_at_the_base_every_factor_is_1(optimizer: str, parameterization: str) -> None:
     run = run_of(optimizer, parameterization=parameterization, width=32, granularity=2, base_granularity=2)
-    for group in base_and_factors(run)["groups"].values():
-        assert set(group.values()) == {1.0}
+    for group in group_rules(run)["groups"].values():
+        scalings = [scaling for scaling in group["settings"].values() if not isinstance(scaling, dict)]
+        assert {*scalings, group["init_std"], group["output_multiplier"]} == {1.0}
 
 
 def rules(optimizer: str, **options: Any) -> dict[str, dict[str, Any]]:

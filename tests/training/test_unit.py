@@ -13,7 +13,7 @@ from hptransfer.parameterizations import Role, unit_scaling
 from hptransfer.parameterizations.umup import UMUP
 from hptransfer.testing.small_runs import assert_leaving_changes_nothing, assert_stack_equals_trials, first_losses
 from hptransfer.training.config import BranchConfig, RunConfig, UnitConfig
-from hptransfer.training.groups import base_and_factors, parameterize_stack
+from hptransfer.training.groups import group_rules, parameterize_stack
 from hptransfer.training.layers import Conv2d, Layer, Linear, Norm, Residual
 from hptransfer.training.models.transformer import TransformerConfig
 from hptransfer.training.operations import Activation, ScaledDotProductAttention, Sum
@@ -228,7 +228,7 @@ def test_branch_factors_are_its_own(branch: dict[str, float]) -> None:
 
 
 def test_exported_factors_know_no_common_branch_factor() -> None:
-    assert base_and_factors(swiglu())["branch_multiplier"] is None
+    assert group_rules(swiglu())["branch_multiplier"] is None
 
 
 def test_gradients_of_unit_size_ask_for_one_epsilon() -> None:

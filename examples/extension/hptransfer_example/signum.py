@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hptransfer.parameterizations import TensorRule
+from hptransfer.parameterizations import Scaling, TensorRule
 from hptransfer.training.optimizers import OPTIMIZERS, OptimizerConfig
 
 
@@ -28,9 +28,9 @@ class SignumConfig(OptimizerConfig):
         super().check(place)
         self.check_memories(place, "beta")
 
-    def more(self, rule: TensorRule) -> dict[str, float]:
-        """Return settings other than `lr` and `weight_decay`."""
-        return {"beta": rule.budget.beta(self.beta)}
+    def other_scalings(self, rule: TensorRule) -> dict[str, Scaling]:
+        """Return the scalings of settings other than `lr` and `weight_decay`."""
+        return {"beta": rule.budget.memory}
 
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         """Return the optimizer over all groups."""

@@ -21,7 +21,7 @@ from hptransfer.analysis.predict.published_laws import published_laws_apply, pub
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.report import figures
 from hptransfer.analysis.report.run_context import RunContext
-from hptransfer.analysis.report.target_groups import predicted_settings, resolved_groups
+from hptransfer.analysis.report.target_groups import FACTOR_KEYS, predicted_settings, resolved_groups
 from hptransfer.analysis.tables.quantities import quantity_of
 from hptransfer.analysis.tables.scale_names import format_scale
 from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, Scale, short
@@ -96,10 +96,16 @@ class TargetRow:
 
 @dataclass(frozen=True)
 class GroupTable:
-    """Resolved settings of the target's parameter groups, by role and key."""
+    """Resolved settings of the target's parameter groups, by group and key.
+
+    Attributes:
+        keys: columns of the table.
+        factors: number of the last columns that are factors on the base's.
+    """
 
     parameterization: str
     keys: Sequence[str]
+    factors: int
     groups: Mapping[str, Mapping[str, str]]
 
 
@@ -283,10 +289,15 @@ def group_table(analysis: Findings, context: RunContext) -> GroupTable | None:
     prediction = analysis.predictions.iloc[0]
     predicted = {name: float(prediction[name]) for name in analysis.fit.tuned}
     groups = resolved_groups(context.target, predicted_settings(context.target, predicted))
+    keys = list(dict.fromkeys(key for numbers in groups.values() for key in numbers))  # muon's groups have their own
     return GroupTable(
         context.target["parameterization"],
-        list(next(iter(groups.values()))),
-        {role: {key: short(float(value)) for key, value in numbers.items()} for role, numbers in groups.items()},
+        sorted(keys, key=FACTOR_KEYS.__contains__),
+        sum(key in FACTOR_KEYS for key in keys),
+        {
+            role: {key: short(numbers[key]) if key in numbers else DASH for key in keys}
+            for role, numbers in groups.items()
+        },
     )
 
 

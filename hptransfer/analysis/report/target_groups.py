@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from hptransfer.core.command_templates import fill_template, names_in
-
-# Keys of a group's settings for the constants of a role.
-CONSTANTS = {"lr": "lr", "init": "init_std", "multiplier": "output_multiplier"}
+from hptransfer.core.records import with_path
+from hptransfer.parameterizations import GroupRule
 
 BRANCH = "run.branch.multiplier"
+
+# Numbers of a group that are factors on the base's.
+FACTOR_KEYS = ("init_std", "output_multiplier", "readout_multiplier")
 
 
 def predicted_settings(target: Mapping[str, Any], predicted: Mapping[str, float]) -> dict[str, float]:
@@ -53,30 +55,26 @@ def resolved_branch(target: Mapping[str, Any], settings: Mapping[str, float]) ->
     return base * settings[BRANCH] / target["run"]["branch"]["multiplier"] if BRANCH in settings else base
 
 
+def has_group_rules(target: Mapping[str, Any]) -> bool:
+    """Test if target.json has the rules of groups; version 0.1 wrote factors."""
+    return all("settings" in group for group in target["groups"].values())
+
+
 def resolved_groups(target: Mapping[str, Any], settings: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Return the resolved settings of every parameter group of the target.
+    """Return the numbers of every parameter group of the target.
 
     Args:
-        target: content of target.json: `base` settings and `groups` of factors on them.
-        settings: predicted values by path: of settings of the optimizer, or of a role's constants.
+        target: content of target.json, with rules of groups.
+        settings: predicted values by path.
 
     Returns:
-        By role: the settings, the factor on the base init's standard deviation, and the multiplier
-        of the layer's output.
+        By group: the settings, the factor on the base init's standard deviation, and the multiplier of the layer's
+        output.
     """
-    base = dict(target["base"])
-    constants: dict[tuple[str, str], float] = {}
+    tree: dict[str, Any] = {"run": target["run"]}
     for path, value in settings.items():
-        *_, family, name, setting = path.split(".")
-        if (family, name) == ("run", "optimizer"):
-            base[setting] = value
-        elif family == "constants":  # the target's factors include the run's own constant
-            constant = target["run"]["constants"][name][setting]
-            constants[name, CONSTANTS[setting]] = value / constant
+        tree = with_path(tree, path, value)
     return {
-        group: {
-            key: factor * base.get(key, 1.0) * constants.get((group.partition(" ")[0], key), 1.0)
-            for key, factor in factors.items()
-        }
-        for group, factors in target["groups"].items()
+        name: GroupRule.from_json(group).resolve(tree["run"]["optimizer"], tree["run"]["constants"])
+        for name, group in target["groups"].items()
     }

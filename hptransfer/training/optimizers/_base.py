@@ -11,7 +11,7 @@ import torch
 
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.registry import Registry
-from hptransfer.parameterizations import ENTRYWISE, Role, TensorRule, UpdateLaw
+from hptransfer.parameterizations import ENTRYWISE, Role, Scaling, TensorRule, UpdateLaw, scaled, timescale
 
 DECAYS = ("default", "coupled", "independent", "timescale")
 COUPLED = ("default", "coupled")
@@ -80,14 +80,20 @@ class OptimizerConfig(ABC):
 
         `weight_decay` is in the unit of `decay`; a timescale is converted to independent decay.
         """
-        factor = rule.weight_decay if self.decay in COUPLED else rule.budget.ratio
-        decay = self.weight_decay * factor
-        if self.decay == "timescale" and self.weight_decay:
-            decay = 1 / (self.weight_decay * steps)
-        return {"lr": self.lr * rule.learning_rate, "weight_decay": decay, **self.more(rule)}
+        return {key: scaled(getattr(self, key), scaling) for key, scaling in self.scalings(rule, steps).items()}
 
-    def more(self, rule: TensorRule) -> dict[str, float]:
-        """Return the settings other than `lr` and `weight_decay`."""
+    def scalings(self, rule: TensorRule, steps: int) -> dict[str, Scaling]:
+        """Return the scaling of every setting under a rule."""
+        decay: Scaling = rule.weight_decay if self.decay in COUPLED else rule.budget.ratio
+        if self.decay == "timescale":
+            decay = timescale(steps)
+        return {"lr": rule.learning_rate, "weight_decay": decay, **self.other_scalings(rule)}
+
+    def other_scalings(self, rule: TensorRule) -> dict[str, Scaling]:
+        """Return the scalings of settings other than `lr` and `weight_decay`.
+
+        The scaling of a setting that is the same in all runs is 1.
+        """
         return {}
 
     def coupled(self, settings: dict[str, float]) -> float:
@@ -114,8 +120,8 @@ class TwoBetasConfig(OptimizerConfig):
         super().check(place)
         self.check_memories(place, "beta1", "beta2")
 
-    def more(self, rule: TensorRule) -> dict[str, float]:
-        return {"beta1": rule.budget.beta(self.beta1), "beta2": rule.budget.beta(self.beta2)}
+    def other_scalings(self, rule: TensorRule) -> dict[str, Scaling]:
+        return {"beta1": rule.budget.memory, "beta2": rule.budget.memory}
 
     def torch_groups(self, groups: list[dict[str, Any]], decay: str) -> list[dict[str, Any]]:
         """Return groups for torch's optimizers, coupled decay under the key `decay`."""

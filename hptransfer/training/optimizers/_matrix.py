@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.parameterizations import ENTRYWISE, MATRICES, Role, TensorRule, UpdateLaw
+from hptransfer.parameterizations import ENTRYWISE, MATRICES, Role, Scaling, TensorRule, UpdateLaw
 from hptransfer.training.layers import Layer
 from hptransfer.training.optimizers import DecoupledDecay
 from hptransfer.training.optimizers.adamw import AdamSettings
@@ -59,11 +59,11 @@ class MatrixConfig(AdamSettings):
     def law(self, role: Role) -> UpdateLaw:
         return self.matrix_law if role in PRECONDITIONED_ROLES[self.matrices] else ENTRYWISE
 
-    def more(self, rule: TensorRule) -> dict[str, float]:
+    def other_scalings(self, rule: TensorRule) -> dict[str, Scaling]:
         if rule.role in PRECONDITIONED_ROLES[self.matrices]:
-            memories = {"momentum": rule.budget.beta(self.momentum), "beta2": rule.budget.beta(self.beta2)}
-            return {**memories, "damping": self.damping, "every": self.every, "largest_side": self.largest_side}
-        return super().more(rule)
+            memories = dict.fromkeys(("momentum", "beta2"), rule.budget.memory)
+            return {**memories, "damping": 1, "every": 1, "largest_side": 1}
+        return super().other_scalings(rule)
 
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         # Trials of a stack may differ in every setting, so each group carries its trial's.

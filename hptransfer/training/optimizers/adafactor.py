@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hptransfer.parameterizations import RELATIVE, Role, TensorRule, UpdateLaw
+from hptransfer.parameterizations import RELATIVE, Role, Scaling, TensorRule, UpdateLaw
 from hptransfer.training.optimizers import OPTIMIZERS, DecoupledDecay, OptimizerConfig
 
 
@@ -36,8 +36,8 @@ class AdafactorConfig(OptimizerConfig):
     def law(self, role: Role) -> UpdateLaw:
         return RELATIVE
 
-    def more(self, rule: TensorRule) -> dict[str, float]:
-        return {"beta2": rule.budget.beta(self.beta2), "floor": self.floor}
+    def other_scalings(self, rule: TensorRule) -> dict[str, Scaling]:
+        return {"beta2": rule.budget.memory, "floor": 1}
 
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         from pytorch_optimizer import AdaFactor

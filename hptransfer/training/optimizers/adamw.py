@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from hptransfer.parameterizations import TensorRule
+from hptransfer.parameterizations import Scaling, TensorRule
 from hptransfer.training.optimizers import OPTIMIZERS, OptimizerConfig
 
 
@@ -27,12 +27,8 @@ class AdamSettings(OptimizerConfig):
         self.check_memories(place, "beta1", "beta2")
         self.check_nonnegative(place, "eps")
 
-    def more(self, rule: TensorRule) -> dict[str, float]:
-        return {
-            "eps": self.eps * rule.epsilon,
-            "beta1": rule.budget.beta(self.beta1),
-            "beta2": rule.budget.beta(self.beta2),
-        }
+    def other_scalings(self, rule: TensorRule) -> dict[str, Scaling]:
+        return {"eps": rule.epsilon, "beta1": rule.budget.memory, "beta2": rule.budget.memory}
 
     def adamw(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Build torch's AdamW over groups.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.parameterizations import ENTRYWISE, SPECTRAL_RMS, Role, TensorRule, UpdateLaw
+from hptransfer.parameterizations import ENTRYWISE, SPECTRAL_RMS, Role, Scaling, TensorRule, UpdateLaw
 from hptransfer.training.optimizers import OPTIMIZERS
 from hptransfer.training.optimizers.adamw import AdamSettings
 
@@ -42,10 +42,8 @@ class MuonConfig(AdamSettings):
     def law(self, role: Role) -> UpdateLaw:
         return WIDTH_RULES[self.width_rule] if role is Role.HIDDEN else ENTRYWISE
 
-    def more(self, rule: TensorRule) -> dict[str, float]:
-        if rule.role is Role.HIDDEN:
-            return {"momentum": rule.budget.beta(self.momentum)}
-        return super().more(rule)
+    def other_scalings(self, rule: TensorRule) -> dict[str, Scaling]:
+        return {"momentum": rule.budget.memory} if rule.role is Role.HIDDEN else super().other_scalings(rule)
 
     def check_matrices(self, groups: list[dict[str, Any]]) -> None:
         """Raise ConfigError for a hidden tensor that is not a matrix.

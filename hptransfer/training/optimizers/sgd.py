@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hptransfer.parameterizations import RAW, Role, TensorRule, UpdateLaw
+from hptransfer.parameterizations import RAW, Role, Scaling, TensorRule, UpdateLaw
 from hptransfer.training.optimizers import OPTIMIZERS, DecoupledDecay, OptimizerConfig
 
 
@@ -30,8 +30,8 @@ class SgdConfig(OptimizerConfig):
     def law(self, role: Role) -> UpdateLaw:
         return RAW
 
-    def more(self, rule: TensorRule) -> dict[str, float]:
-        return {"momentum": self.momentum}
+    def other_scalings(self, rule: TensorRule) -> dict[str, Scaling]:
+        return {"momentum": 1}
 
     def build(self, groups: list[dict[str, Any]]) -> list[torch.optim.Optimizer]:
         torch_groups = [

@@ -144,7 +144,12 @@ class Runner(ABC):
 
     @abstractmethod
     def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `base` settings and `groups` of factors for the target's export."""
+        """Return what `export` resolves with predicted values.
+
+        Returns:
+            `decay`, the kind of weight decay; `groups`, a `GroupRule` of each as plain values; `branch_multiplier`, the
+            factor of residual branches. They are None and empty for a run without them.
+        """
 
     @abstractmethod
     def gpus(self) -> int:

@@ -58,7 +58,7 @@ class BuiltinRunner(Runner):
         return {key: value for key, value in run.items() if key not in EXECUTION_SETTINGS}
 
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
-        """Check that no swept setting leaves the losses unchanged.
+        """Check that no swept setting is useless or changes the rules.
 
         The plan refuses unknown paths, and the trainer uses all settings.
         """
@@ -67,6 +67,11 @@ class BuiltinRunner(Runner):
                 raise ConfigError(
                     f"run.{name} is swept, but changes no loss: a trial is the same at every value; set it once, in run"
                 )
+        if "alignment" in names:
+            raise ConfigError(
+                "run.alignment is swept, but each value is another rule for all groups; `hptransfer coord-check "
+                "check=alignment` measures it; set it once, in run"
+            )
 
     def fingerprint_source(self, run: Mapping[str, Any]) -> str:
         return "the content of run.data"
@@ -85,9 +90,9 @@ class BuiltinRunner(Runner):
 
     def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
         from hptransfer.training.config import run_from_json
-        from hptransfer.training.groups import base_and_factors
+        from hptransfer.training.groups import group_rules
 
-        return base_and_factors(run_from_json(run))
+        return group_rules(run_from_json(run))
 
     def gpus(self) -> int:
         import torch

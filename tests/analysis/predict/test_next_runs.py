@@ -64,3 +64,14 @@ def test_the_table_has_a_row_a_run() -> None:
     table = next_table(fit, ranked)
     assert list(table.columns) == ["rank", "width", "lr", "flops", "narrowing"]
     assert len(table) == sum(len(one.settings) for one in ranked)
+
+
+def test_a_dear_run_has_to_narrow_more() -> None:
+    """The same losses at other costs, of which the ranking alone depends."""
+    table = landscape({64: FULL, 128: FULL, 256: FULL})
+    first = {}
+    for power in (0.01, 6.0):
+        costly = table.assign(flops=1e9 * (table["width"] / 64) ** power)
+        first[power] = next_runs(fit_table(costly, COLUMNS), TARGET)[0]
+    assert first[0.01].axes["width"] > first[6.0].axes["width"] == 64
+    assert first[0.01].narrowing > first[6.0].narrowing

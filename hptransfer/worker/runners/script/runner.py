@@ -94,7 +94,7 @@ class ScriptRunner(Runner):
     def groups(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """Return no groups, but the command with the values by their names."""
         command = {"command": list(run["command"])}
-        return {"base": {}, "decay": None, "groups": {}, "branch_multiplier": None, **command}
+        return {"decay": None, "groups": {}, "branch_multiplier": None, **command}
 
     def gpus(self) -> int:
         """Return the number of NVIDIA GPUs, as listed by their driver.

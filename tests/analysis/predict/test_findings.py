@@ -1,0 +1,203 @@
+"""Numbers and sentences of an analysis, from a fit whose numbers are chosen."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hptransfer.analysis.laws.exponents import Exponent
+from hptransfer.analysis.predict.findings import (
+    Findings,
+    extrapolation_sentence,
+    fit_json,
+    held_out_sentence,
+    prediction_json,
+    untransferred_cost,
+)
+from hptransfer.analysis.predict.validation import HeldOut
+
+TUNED = ("lr", "beta")
+SMALL, LARGE, TARGET = {"width": 16.0}, {"width": 64.0}, {"width": 256.0}
+LOSS = 2.5
+
+
+def optimum(axes: dict[str, float], x: tuple[float, float], diverged: int) -> Any:
+    return SimpleNamespace(
+        axes=axes,
+        x=np.array(x),
+        se=np.array([0.1, 0.2]),
+        curvature=np.array([0.03, 0.05]),
+        status=("bracketed", "edge"),
+        loss=3.0,
+        runs=7,
+        diverged=diverged,
+    )
+
+
+def fit(beyond: float = 2.0, below: float = 0.0) -> Any:
+    """A fit whose excess loss is the sum of the squared octaves, times a hundredth of the loss."""
+    return SimpleNamespace(
+        tuned=TUNED,
+        estimator="surface",
+        published_priors=[],
+        noise=0.01,
+        columns=SimpleNamespace(scales=("width",)),
+        swept=SimpleNamespace(values={"width": [16.0, 64.0]}),
+        optima=[optimum(SMALL, (-5.0, -3.0), 1), optimum(LARGE, (-6.0, -3.0), 2)],
+        smallest=optimum(SMALL, (-5.0, -3.0), 1),
+        runs=SimpleNamespace(format_scale=lambda axes: f"width={axes['width']:g}", loss=np.zeros(14)),
+        mixture=SimpleNamespace(scatter=lambda: np.array([0.1, 0.2]), shares=lambda: {"power": 1.0}),
+        exponents={"lr": {"width": Exponent(-0.5, -0.6, -0.4)}, "beta": {"width": Exponent(0.1, -0.2, 0.4)}},
+        predict=lambda scale: np.array([[-7.0, -7.5, -6.5], [-3.0, -3.5, -2.5]]),
+        extrapolation_octaves=lambda scale: beyond,
+        octaves_below=lambda scale: below,
+        excess_loss=lambda scale, away, loss: np.array([0.01 * loss * float(np.square(away).sum())]),
+    )
+
+
+def held_out(axes: dict[str, float], covered: tuple[bool, bool] = (True, True)) -> HeldOut:
+    nothing = np.zeros(2)
+    return HeldOut(axes, 1.0, np.array([0.25, -0.5]), nothing, nothing, covered, 0.02, 0.8)
+
+
+@pytest.fixture
+def findings() -> Findings:
+    row: dict[str, Any] = {**TARGET, "loss": LOSS, "loss_low": 2.4, "loss_high": 2.6, "extrapolation_octaves": 2.0}
+    for name, x in zip(TUNED, (-7.0, -3.0), strict=True):
+        row |= {name: 2.0**x, f"{name}_low": 2.0 ** (x - 0.5), f"{name}_high": 2.0 ** (x + 0.5)}
+    return Findings(
+        fit=fit(),
+        leave_one_out=[held_out(SMALL), held_out(LARGE)],
+        larger_from_smaller=[],
+        predictions=pd.DataFrame([row]),
+        next_runs=[],
+        warnings=["careful"],
+        uncounted={"failed": 3},
+    )
+
+
+def test_values_are_powers_of_two_of_the_fits(findings: Findings) -> None:
+    assert findings.predict(TARGET) == {"lr": 2.0**-7, "beta": 2.0**-3}
+    assert findings.smallest_optimum() == {"lr": 2.0**-5, "beta": 2.0**-3}
+    assert findings.metrics() == {
+        "predicted_lr": 2.0**-7,
+        "predicted_lr_low": 2.0**-7.5,
+        "predicted_lr_high": 2.0**-6.5,
+        "predicted_beta": 2.0**-3,
+        "predicted_beta_low": 2.0**-3.5,
+        "predicted_beta_high": 2.0**-2.5,
+        "predicted_loss": LOSS,
+    }
+
+
+def test_reuse_costs_by_the_distance_from_the_target(findings: Findings) -> None:
+    """Two octaves of lr, none of beta."""
+    assert findings.untransferred_nats() == pytest.approx(0.01 * LOSS * 4)
+
+
+@pytest.mark.parametrize(("tuned", "octaves"), [(0, -0.5 * 4), (1, 0.1 * 4)])
+def test_the_cost_of_one_hyperparameter_along_one_axis(tuned: int, octaves: float) -> None:
+    """The target is four octaves beyond the smallest width."""
+    aways = []
+    one = fit()
+    one.excess_loss = lambda scale, away, loss: [aways.append(away) or loss]
+    assert untransferred_cost(one, tuned, "width", TARGET, LOSS) == LOSS
+    expected = [0.0, 0.0]
+    expected[tuned] = -octaves
+    assert aways[0] == pytest.approx(expected)
+
+
+def test_tables_have_a_row_for_every_scale_and_exponent(findings: Findings) -> None:
+    optima = findings.optima
+    assert list(optima["width"]) == [16, 64]
+    assert list(optima["lr"]) == [2.0**-5, 2.0**-6]
+    assert list(optima["log2_lr"]) == [-5, -6]
+    assert set(optima["log2_beta_se"]) == {0.2}
+    assert set(optima["beta_status"]) == {"edge"}
+    assert list(optima["diverged"]) == [1, 2]
+    assert set(optima["loss"]) == {3.0}
+    table = findings.exponents.set_index(["tuned", "axis"])
+    lr = table.loc["lr", "width"]
+    assert (lr["value"], lr["low"], lr["high"], lr["verdict"]) == (-0.5, -0.6, -0.4, "does not transfer")
+    assert lr["untransferred_cost_nats"] == pytest.approx(0.1)
+    assert lr["untransferred_cost_percent"] == pytest.approx(4.0)
+    assert table.loc["beta", "width"]["verdict"] == "undecided"
+    rows = findings.held_out
+    assert list(rows["lr_error_octaves"]) == [0.25, 0.25]
+    assert list(rows["beta_error_octaves"]) == [-0.5, -0.5]
+    assert set(rows["regret_percent"]) == {0.8}
+
+
+def test_files_hold_the_same_numbers(findings: Findings) -> None:
+    content = fit_json(findings)
+    assert content["hyperparameters"]["beta"]["scatter_octaves"] == 0.2
+    exponent = content["hyperparameters"]["lr"]["exponents"]["width"]
+    assert exponent["verdict"] == "does not transfer"
+    assert exponent["untransferred_cost_percent"] == pytest.approx(4.0)
+    assert content["held_out"][1] == {
+        "scale": LARGE,
+        "error_octaves": {"lr": 0.25, "beta": -0.5},
+        "covered": {"lr": True, "beta": True},
+        "regret_nats": 0.02,
+        "regret_percent": 0.8,
+    }
+    prediction = prediction_json(findings)
+    assert prediction["target"] == {"width": 256}
+    assert type(prediction["target"]["width"]) is int
+    assert prediction["hyperparameters"]["beta"] == {"value": 2.0**-3, "low": 2.0**-3.5, "high": 2.0**-2.5}
+    assert prediction["loss"] == {"value": LOSS, "low": 2.4, "high": 2.6}
+    assert prediction["extrapolation_octaves"] == 2.0
+    findings.predictions["width"] = 2.5
+    assert prediction_json(findings)["target"] == {"width": 2.5}
+
+
+def test_the_summary_tells_it_in_sentences(findings: Findings) -> None:
+    assert findings.summary().splitlines() == [
+        "recommended lr for width=256: 0.007812 (90% interval 0.005524 to 0.01105)",
+        "recommended beta for width=256: 0.125 (90% interval 0.08839 to 0.1768)",
+        "The target lies 2.0 octaves beyond the largest scale that was swept.",
+        "3 of 14 runs diverged: counted by scale in optima.csv",
+        "rows not used because of their state: 3 failed",
+        "exponents of lr: width -0.50 [-0.60, -0.40] does not transfer",
+        "exponents of beta: width +0.10 [-0.20, +0.40]",
+        "reusing the smallest scale's optimum (lr 0.03125, beta 0.125) would cost the target about 0.100 nats, by the "
+        "fitted response surface",
+        held_out_sentence(findings.fit, findings.leave_one_out),
+        "warning: careful",
+    ]
+    quiet = fit()
+    quiet.optima = [optimum(SMALL, (-5.0, -3.0), 0), optimum(LARGE, (-6.0, -3.0), 0)]
+    quiet.exponents = {"lr": {}}
+    several = pd.concat([findings.predictions] * 3, ignore_index=True)
+    text = replace(findings, fit=quiet, predictions=several, uncounted={}, warnings=[]).summary()
+    assert "2 more targets in predictions.csv" in text
+    assert "exponents of lr: none" in text
+    assert not any(word in text for word in ("diverged", "rows not used", "warning"))
+    assert "1 more target in predictions.csv" in replace(findings, predictions=several[:2]).summary()
+
+
+@pytest.mark.parametrize(
+    ("beyond", "below", "sentence"),
+    [
+        (0.0, 0.0, "The target lies inside the swept range: this is interpolation."),
+        (0.5, 0.0, "The target lies 0.5 octaves beyond the largest scale that was swept."),
+        (0.0, 0.5, "The target lies 0.5 octaves below the smallest scale that was swept."),
+        (1.5, 0.5, "The target lies 1.5 octaves beyond the largest scale and 0.5 octaves below the smallest scale that "
+         "was swept."),
+    ],
+)  # fmt: skip
+def test_the_distance_of_the_target(beyond: float, below: float, sentence: str) -> None:
+    assert extrapolation_sentence(fit(beyond, below), TARGET) == sentence
+
+
+def test_the_held_out_scale_is_the_largest_one() -> None:
+    missing = "The largest scale could not be held out: too few scales are left, or its own optimum is unknown."
+    assert held_out_sentence(fit(), []) == missing
+    assert held_out_sentence(fit(), [held_out(LARGE), held_out(SMALL)]) == missing
+    told = held_out_sentence(fit(), [held_out(SMALL), held_out(LARGE)])
+    assert "of the largest one (width=64) is off by +0.25 octaves of lr and -0.50 octaves of beta, 0.0200 nats " in told
+    assert told.endswith("(0.80%) of regret; the 90% interval of that prediction covers it.")
+    assert "does not cover it" in held_out_sentence(fit(), [held_out(LARGE, (True, False))])
