@@ -1,10 +1,13 @@
 """What to run next: the runs that are ranked first narrow the interval most for what they cost."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
+import pytest
 
 from hptransfer.analysis.laws.fit import fit_table
-from hptransfer.analysis.predict.next_runs import next_runs, next_table
+from hptransfer.analysis.predict.next_runs import _log_width, _OptimaInformation, next_runs, next_table
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.table_checks import check_table
 
@@ -47,13 +50,19 @@ def test_the_first_of_the_ranking_narrows_more_than_the_last() -> None:
     assert widths[0] < widths[1]
 
 
-def test_nothing_is_proposed_that_costs_as_much_as_the_target_or_was_tried() -> None:
-    fit = fit_table(landscape({64: FULL, 128: FULL, 256: FULL}), COLUMNS)
-    ranked = next_runs(fit, TARGET)
-    assert ranked
+@pytest.mark.parametrize("tried_at_256", [FULL, [-2.0, -1.5, -1.0, -0.5, 0.0, 0.5], [0.5, 0.0, -0.5, 1.0, 1.5, 2.0]])
+@pytest.mark.parametrize("target", [512.0, 2048.0])
+def test_nothing_is_proposed_that_costs_as_much_as_the_target_or_was_tried(
+    target: float, tried_at_256: list[float]
+) -> None:
+    runs = {64: FULL, 128: FULL, 256: tried_at_256}
+    ranked = next_runs(fit_table(landscape(runs), COLUMNS), {"width": target}, count=60)
+    assert any(one.axes["width"] == 256 for one in ranked)
+    proposed = [(one.axes["width"], *one.settings[:, 0]) for one in ranked]
+    assert len(set(proposed)) == len(proposed)
     for one in ranked:
-        assert one.axes["width"] < TARGET["width"]
-        tried = {64: FULL, 128: FULL, 256: FULL}.get(int(one.axes["width"]), [])
+        assert one.axes["width"] < target
+        tried = runs.get(int(one.axes["width"]), [])
         centre = -6 - 0.5 * np.log2(one.axes["width"] / 64)
         assert all(min((abs(x - centre - u) for u in tried), default=1) > 0.05 for x in one.settings[:, 0])
 
@@ -61,9 +70,16 @@ def test_nothing_is_proposed_that_costs_as_much_as_the_target_or_was_tried() -> 
 def test_the_table_has_a_row_a_run() -> None:
     fit = fit_table(landscape({64: FULL, 128: FULL, 256: FULL}), COLUMNS)
     ranked = next_runs(fit, TARGET, count=5)
+    assert len(ranked) == 5
+    assert [one.axes for one in next_runs(fit, TARGET, count=2)] == [one.axes for one in ranked[:2]]
     table = next_table(fit, ranked)
     assert list(table.columns) == ["rank", "width", "lr", "flops", "narrowing"]
     assert len(table) == sum(len(one.settings) for one in ranked)
+    first = table[table["rank"] == 1]
+    assert list(first["lr"]) == [2.0 ** float(x) for (x,) in ranked[0].settings]
+    assert set(first["flops"]) == {ranked[0].flops}
+    assert set(first["narrowing"]) == {ranked[0].narrowing}
+    assert all(0 < one.narrowing < 1 for one in ranked)
 
 
 def test_a_dear_run_has_to_narrow_more() -> None:
@@ -75,3 +91,30 @@ def test_a_dear_run_has_to_narrow_more() -> None:
         first[power] = next_runs(fit_table(costly, COLUMNS), TARGET)[0]
     assert first[0.01].axes["width"] > first[6.0].axes["width"] == 64
     assert first[0.01].narrowing > first[6.0].narrowing
+
+
+def test_the_width_is_the_mean_standard_deviation_of_the_targets_optimum_in_logarithms() -> None:
+    """A constant law without a prior: the optimum's own error, and the scatter of both scales."""
+    law = SimpleNamespace(means=np.zeros((1, 1)), deviations=np.full((1, 1), 1e6), block_features=lambda rows: rows)
+    parts = [
+        SimpleNamespace(
+            variant=SimpleNamespace(matrix=lambda scales: np.ones((len(scales), 1))),
+            law=law,
+            scatter=np.array([scatter]),
+            weight=weight,
+        )
+        for scatter, weight in ((0.1, 0.75), (0.3, 0.25))
+    ]
+    state = _OptimaInformation([{"width": 64.0}], np.array([[25.0]]))
+    expected = sum(
+        weight * np.log(1 / information + 2 * scatter**2) / 2
+        for information, scatter, weight in ((25.0, 0.1, 0.75), (25.0, 0.3, 0.25))
+    )
+    found = _log_width(SimpleNamespace(tuned=("lr",)), parts, state, TARGET)  # type: ignore[arg-type]
+    assert found == pytest.approx(expected, rel=1e-6)
+    informed = state.with_run({"width": 64.0}, np.array([[75.0]]))
+    assert informed.information.tolist() == [[100.0]]
+    assert state.information.tolist() == [[25.0]]
+    other = state.with_run({"width": 128.0}, np.array([[75.0]]))
+    assert other.information.tolist() == [[25.0, 0.0], [0.0, 75.0]]
+    assert (other.index({"width": 128.0}), other.index({"width": 32.0})) == (1, None)
