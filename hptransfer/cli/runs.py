@@ -123,9 +123,12 @@ def _export(args: argparse.Namespace) -> int:
         from hptransfer.config import sweep as sweep_config
         from hptransfer.core.permissions import require_trust
         from hptransfer.planning.plan import make_plan
+        from hptransfer.worker.runners import RUNNERS
 
-        require_trust(folder.path, trusted=args.trust)  # a cost may be a function of the user's
-        plan = make_plan(sweep_config.load_sweep(folder))
+        config = sweep_config.load_sweep(folder)
+        if RUNNERS.get(config.run["runner"]).plan_imports(config.run):
+            require_trust(folder.path, trusted=args.trust)
+        plan = make_plan(config)
         return plan.target_json(plan.scale(axes))
 
     answer = export(folder, describe_target)

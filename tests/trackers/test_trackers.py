@@ -238,7 +238,7 @@ def test_a_failed_trial_that_is_reset_and_trained_is_shown_as_done(tmp_path: Pat
     assert_mlflow_agrees(config.folder)
     (study,) = studies(config.folder).values()
     states = [trial.state.name for trial in study.trials if trial.user_attrs["trial"] == failed.id]
-    assert states == ["FAIL", "COMPLETE"]  # Optuna keeps both
+    assert states == ["COMPLETE"]  # as the folders are now
 
 
 @pytest.mark.slow

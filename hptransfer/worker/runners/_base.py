@@ -102,6 +102,10 @@ class Runner(ABC):
             ConfigError: the run breaks a rule.
         """
 
+    def plan_imports(self, run: Mapping[str, Any]) -> bool:
+        """Test if a plan of the run imports code that the run names."""
+        return False
+
     @abstractmethod
     def identity_settings(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings that determine a run's numbers.

@@ -23,7 +23,7 @@ from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, RunSchema, Size, StackContext
 from hptransfer.worker.runners.script.command_line import build_arguments
 from hptransfer.worker.runners.script.config import ScriptConfig, script_from_json
-from hptransfer.worker.runners.script.costs import compute_costs
+from hptransfer.worker.runners.script.costs import FUNCTION_NOTATION, compute_costs
 from hptransfer.worker.runners.script.curve import (
     DivergedMetric,
     PrintedRows,
@@ -58,6 +58,9 @@ class ScriptRunner(Runner):
     def size(self, run: Mapping[str, Any]) -> Size:
         costs = compute_costs(script_from_json(run))
         return Size(costs.params, costs.flops)
+
+    def plan_imports(self, run: Mapping[str, Any]) -> bool:
+        return any(FUNCTION_NOTATION.fullmatch(str(run.get(key))) for key in ("params", "tokens", "flops"))
 
     def identity_settings(self, run: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in run.items() if key not in COST_AND_LIMIT_SETTINGS}
