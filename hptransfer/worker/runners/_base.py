@@ -103,7 +103,7 @@ class Runner(ABC):
         """
 
     def plan_imports(self, run: Mapping[str, Any]) -> bool:
-        """Test if a plan of the run imports code that the run names."""
+        """Test if planning a run imports code that it names."""
         return False
 
     @abstractmethod
