@@ -12,7 +12,6 @@ import contextlib
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +89,8 @@ def _unfinished(folder: RunFolder, trials: list[Path]) -> list[Path]:
     paths = [path for each in folders for path in _files(each, UNFINISHED_NAME)]
     paths += _files(folder.path, rf"{re.escape(folder.mlflow.name)}\.unfinished")
     paths += [path for path in _subfolders(folder.path) if path == folder.unfinished_source]
-    return [path for path in paths if time.time() - path.lstat().st_mtime > STALE_S]
+    now = folder.driver_lock.stat().st_mtime  # by the clock of the file server, as the lock was just written
+    return [path for path in paths if now - path.lstat().st_mtime > STALE_S]
 
 
 def _files(folder: Path, name: str | re.Pattern[str]) -> list[Path]:

@@ -100,7 +100,17 @@ def test_a_run_that_is_driven_is_left_alone(tmp_path: Path, capsys: pytest.Captu
 
 def test_sizes_are_said(tmp_path: Path) -> None:
     folder, goes, _ = run_with_waste(tmp_path)
-    assert sum(one.bytes for one in find_removable(folder, logs=False)) == 1000 * len(goes)
+    with lock(folder.driver_lock):
+        assert sum(one.bytes for one in find_removable(folder, logs=False)) == 1000 * len(goes)
+
+
+def test_age_is_by_the_clock_of_the_file_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control is the first test: a file of two hours ago is removed."""
+    folder, _, _ = run_with_waste(tmp_path)
+    fresh = folder.path / ".fit.json.0123abcd.unfinished"
+    monkeypatch.setattr(time, "time", lambda: fresh.stat().st_mtime + 7200)
+    assert call(str(folder.path), "--yes") == 0
+    assert fresh.exists()
 
 
 def make_old(*paths: Path) -> None:
