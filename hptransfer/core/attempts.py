@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hptransfer.core.io import read_json, reading, write_json
+from hptransfer.core.io import read_json, read_tail, reading, write_json
 from hptransfer.core.records import Outcome
 from hptransfer.core.run_folder import RunFolder
 
@@ -149,12 +149,7 @@ def last_progress(folder: RunFolder, trial_id: str, job: str) -> tuple[int, floa
 
 def _last_step(curve: Path) -> int:
     """Return the step of a curve's last complete line; 0 without one."""
-    if not curve.exists():
-        return 0
-    with curve.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - 4096))
-        lines = file.read().split(b"\n")[:-1]
+    lines = [line for line in read_tail(curve, 4096) if line.endswith("\n")]
     try:
         return int(json.loads(lines[-1])["step"]) if lines else 0
     except (ValueError, KeyError, TypeError):

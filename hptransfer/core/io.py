@@ -23,6 +23,8 @@ JSON_SCHEMA = 1
 NAME_CHARS = 120
 UNFINISHED_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.unfinished")
 """Names of files that are being written, or whose writer was killed."""
+LARGEST_JSON, LARGEST_TEXT = 100_000_000, 1_000_000_000
+"""Bytes up to which a file of a run folder is read: one object, and lines of a journal or log."""
 LARGEST_HASHED = 100_000_000
 """Bytes up to which `file_digest` reads a file: a fraction of a second."""
 
@@ -36,7 +38,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file atomically; a link is replaced, not followed."""
+    """Replace a file atomically; a link is replaced, not followed.
+
+    Raises:
+        RunFolderError: the path is a folder.
+    """
     temporary = path.with_name(f".{path.name[:NAME_CHARS]}.{secrets.token_hex(4)}.unfinished")
     # Its mode follows the umask. O_EXCL opens neither an existing file nor a link.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -45,6 +51,8 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if path.is_dir():
+            raise RunFolderError(f"{path} is a folder, where a file is written; move it away")
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -58,10 +66,10 @@ def open_for_writing(path: Path, mode: str) -> IO[Any]:
         mode: "a", "a+" or "w" as of the builtin `open`, with "b" for bytes.
 
     Raises:
-        RunFolderError: the path is a symbolic link, or is not a regular file.
+        RunFolderError: the path is a symbolic link, is not a regular file, or has a second name (a hard link).
     """
-
-    flags = (os.O_RDWR if "+" in mode else os.O_WRONLY) | (os.O_TRUNC if "w" in mode else os.O_APPEND) | os.O_CREAT
+    flags = (os.O_RDWR if "+" in mode else os.O_WRONLY) | (0 if "w" in mode else os.O_APPEND) | os.O_CREAT
+    kind = "not a regular file"
     try:
         # Without O_NONBLOCK a named pipe would block until a reader opens it.
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -69,11 +77,58 @@ def open_for_writing(path: Path, mode: str) -> IO[Any]:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
     else:
-        if stat.S_ISREG(os.fstat(handle).st_mode):
+        status = os.fstat(handle)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            if "w" in mode:
+                os.truncate(handle, 0)
             return os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8")
         os.close(handle)
-    kind = "a symbolic link" if path.is_symlink() else "not a regular file"
+        kind = "a hard link, whose file has another name" if stat.S_ISREG(status.st_mode) else kind
+    kind = "a symbolic link" if path.is_symlink() else kind
     raise RunFolderError(f"{path} is {kind}, so nothing is written there; remove it, then run the same command again")
+
+
+def open_for_reading(path: Path) -> IO[bytes]:
+    """Open a regular file to read its bytes.
+
+    Raises:
+        RunFolderError: it is something else, such as a named pipe, which would block.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    raise RunFolderError(f"{path} is not a regular file; move it away, then run the same command again")
+
+
+def read_text(path: Path, errors: str = "strict", limit: int = LARGEST_TEXT) -> str:
+    """Read a text file of a run folder.
+
+    Args:
+        errors: treatment of bytes that are not UTF-8, as of `bytes.decode`.
+        limit: largest size in bytes.
+
+    Raises:
+        RunFolderError: it is larger, or not a regular file.
+    """
+    with open_for_reading(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise RunFolderError(f"{path} has {size:,} bytes, more than {limit:,}; move it away")
+        return file.read().decode("utf-8", errors)
+
+
+def read_tail(path: Path, size: int) -> list[str]:
+    """Return the lines in the last bytes of a file; none without a file.
+
+    Raises:
+        RunFolderError: it is not a regular file.
+    """
+    if not path.exists():
+        return []
+    with open_for_reading(path) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        return file.read().decode("utf-8", "replace").splitlines(keepends=True)
 
 
 def is_file(path: Path) -> bool:
@@ -129,7 +184,7 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
         raise ValueError(f"{constant} is not a number")
 
     with reading(path):
-        values = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+        values = json.loads(read_text(path, limit=LARGEST_JSON), parse_constant=refuse)
         schema = int(values.pop("schema"))
         for key in keys:
             values[key]
@@ -176,7 +231,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = read_text(path).split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
 
 

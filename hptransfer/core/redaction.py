@@ -25,13 +25,23 @@ _SECRET = re.compile(
     r"(?:^|_)(?:secrets?|passphrase|credentials?|authorization|bearer|webhooks?"
     r"|(?:api|access|private|auth)_?(?:key|token))(?:_|$)|passw(?:or)?d|_pwd(?:_|$)"
 )
-_AMBIGUOUS = re.compile(r"(?:^|_)(?:key|token|auth)(?:_|$)")
+_AMBIGUOUS = re.compile(r"(?:^|_)(?:key|token|o?auth(?:entication)?)(?:_|$)")
+# In capitals, such a word may end a longer one, and be plural: HFTOKEN, ACCESS_KEYS. Monkeys are no keys.
+_JOINED = re.compile(
+    r"(?<=[a-z0-9])(?<!mon|don|tur|hoc|joc)(?<!whis)(?=(?:key|token|secret|password|credential)s?(?:_|$))"
+)
+_PLURAL = re.compile(r"(?<=key|ken)s(?=_|$)")
+# A key as services issue them, in code as well as in settings.
+_LITERAL = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[\w+/=-]{12,}")
+# An address whose user is a token.
+_USER = re.compile(r"://(?=(?P<value>(?=\w*\d)\w{16,})@)")
 _PLAIN = re.compile(r"[^\d$]{0,15}|[-+.\deE]{1,15}")
 # Of a name in capitals, as variables of the environment have it.
 _PLAIN_OF_VARIABLE = re.compile(r"[-+.\de]{0,15}|true|false|yes|no|on|off|none|null", re.IGNORECASE)
-# NAME=VALUE, "name": "value", Authorization: Bearer VALUE. A value may have further names in it.
+# NAME=VALUE, "name": "value", Authorization: Bearer VALUE, --name VALUE. A value may have further names in it.
 _INLINE = re.compile(
-    r"(?:(?P<name>[a-z_][\w.-]*)[\"']?\s*[=:]\s*(?:(?:bearer|basic|token)\s+)?|\b(?P<scheme>bearer)\s+)[\"']?"
+    r"(?:(?P<name>[a-z_][\w.-]*)[\"']?\s*[=:]\s*(?:(?:bearer|basic|token)\s+)?|\b(?P<scheme>bearer)\s+"
+    r"|--(?P<option>[a-z][\w-]*)\s+)[\"']?"
     r"(?=(?P<value>[^\s\"',;&]+))",
     re.IGNORECASE,
 )
@@ -103,12 +113,15 @@ def is_secret(name: str, value: str) -> bool:
     if _SECRET.search(words):
         return bool(value)
     plain = _PLAIN_OF_VARIABLE if name.isupper() else _PLAIN
+    if name.isupper():  # KEYS with such a value are several of them, NUM_TOKENS=1000 are a number
+        words = _PLURAL.sub("", words)
     return bool(_AMBIGUOUS.search(words)) and not plain.fullmatch(value)
 
 
 def _words(name: str) -> str:
     """Return the words of a name in lower case, joined by underscores."""
-    return re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+    words = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+    return _JOINED.sub("_", words) if name.isupper() else words
 
 
 def names_secret(name: str, text: str) -> bool:
@@ -131,14 +144,27 @@ def _inline(text: str) -> Iterator[tuple[int, str]]:
     """Yield start and text of every named secret in a text."""
     for match in _INLINE.finditer(text):
         value = match["value"] if "{" in match["value"] else match["value"].rstrip("}])")
-        if is_secret(match["name"] or match["scheme"], value):
+        if is_secret(match["name"] or match["option"] or match["scheme"], value):
             yield match.start("value"), value
+    for match in _USER.finditer(text):
+        yield match.start("value"), match["value"]
 
 
 def without_secrets(text: str) -> str:
     """Replace every named secret in a text by three stars."""
-    for start, value in reversed(list(_inline(text))):
+    for start, value in sorted(_inline(text), reverse=True):
         text = text[:start] + HIDDEN + text[start + len(value) :]
+    return text
+
+
+def without_literals(text: str) -> str:
+    """Replace keys in source code by three stars.
+
+    A name such as `token` is a variable there, so only values that look like an issued key count.
+    """
+    for start, value in sorted(_inline(text), reverse=True):
+        if _LITERAL.fullmatch(value):
+            text = text[:start] + HIDDEN + text[start + len(value) :]
     return text
 
 

@@ -12,7 +12,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from hptransfer.core.io import append_jsonl
+from hptransfer.core.io import append_jsonl, read_text
 from hptransfer.core.records import Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 
@@ -63,7 +63,7 @@ def _last_lines(folder: RunFolder) -> dict[str, dict[str, Any]]:
     """
     path = folder.path / "finished.jsonl"
     lines = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
+    for line in read_text(path, errors="replace").split("\n") if path.exists() else ():
         try:
             values = json.loads(line)
             lines[str(values["id"])] = values

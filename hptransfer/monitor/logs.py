@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hptransfer.core.errors import RunFolderError
+from hptransfer.core.io import read_text
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.jobs import read_jobs
 
@@ -53,7 +54,7 @@ def _log_lines(folder: RunFolder, trial_id: str) -> Iterator[str]:
 
 def _printed(path: Path) -> list[str]:
     """Return the lines of a file, which may not be valid UTF-8."""
-    return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return read_text(path, errors="replace").splitlines()
 
 
 def _concerns(line: str, trial_id: str) -> bool:

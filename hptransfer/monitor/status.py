@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.core.attempts import read_history
+from hptransfer.core.io import read_tail
 from hptransfer.core.locks import locked_by
 from hptransfer.core.records import CODE_ERROR, FAILED, Job, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
@@ -200,11 +201,7 @@ def last_log_line(folder: RunFolder, trouble: Trouble) -> str:
 
 def _tail(path: Path) -> list[str]:
     """Return the last nonempty lines of a log, if it exists."""
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, 2) - TAIL_BYTES))
-        return [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    return [line.strip() for line in read_tail(path, TAIL_BYTES) if line.strip()]
 
 
 def explain_troubles(status: Status, *, every: bool) -> Iterator[str]:

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -75,14 +76,15 @@ def _empty_table(scales: Sequence[Scale], columns: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for column in (*(scales[0].axes if scales else ()), *columns):
-        table.add_column(column, justify="right")
+        table.add_column(escape(printable(column)), justify="right")
     return table
 
 
 def _best(scale: ScaleProgress) -> tuple[str, str]:
     if scale.best is None or scale.best_loss is None:
         return "-", "-"
-    return f"{scale.best_loss:.4f}", ", ".join(f"{key}={short(value)}" for key, value in scale.best.items())
+    tuned = ", ".join(f"{key}={short(value)}" for key, value in scale.best.items())
+    return f"{scale.best_loss:.4f}", escape(printable(tuned))
 
 
 def status_line(status: Status) -> str:

@@ -29,7 +29,7 @@ from hptransfer.config.sweep import SweepConfig
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.io import read_json, write_json, write_text
 from hptransfer.core.records import digest
-from hptransfer.core.redaction import hidden, read_values, redacted
+from hptransfer.core.redaction import hidden, read_values, redacted, without_literals
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS
 
@@ -60,7 +60,8 @@ def take_snapshot(folder: RunFolder, config: SweepConfig) -> None:
         path = folder.snapshots / str(number)
         path.mkdir(parents=True, exist_ok=True)
         if patch:
-            write_text(path / "changes.patch", hidden(patch, read_values(sweep_config.dump_sweep(config))))
+            known = read_values(sweep_config.dump_sweep(config))
+            write_text(path / "changes.patch", without_literals(hidden(patch, known)))
         write_json(path / "snapshot.json", {"key": key, "time": time.time(), **content})
     write_json(folder.environment, {**_environment(), "snapshot": number})
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -86,10 +87,11 @@ def test_where_no_state_can_be_kept_a_run_is_made_all_the_same(tmp_path: Path, m
     require_trust(folder.path, trusted=True)
 
 
-@pytest.mark.parametrize("place", ["jobs/aa.log", "trials/zz", "driver.log", "mlflow.db", "requests"])
+@pytest.mark.parametrize("place", ["jobs/aa.log", "trials/zz", "driver.log", "mlflow.db", "requests", "requests/a"])
 def test_a_folder_with_links_is_not_trusted(tmp_path: Path, someone_else: Callable[[], None], place: str) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.create()
+    (folder.path / place).parent.mkdir(exist_ok=True)
     (folder.path / place).symlink_to(tmp_path)
     someone_else()
     with pytest.raises(RunFolderError, match="is a symbolic link to"):
@@ -224,3 +226,65 @@ def test_a_copied_source_is_run_within_the_run_folder(tmp_path: Path, cwd: str) 
     write_json(folder.source_origin, {"root": "/", "cwd": cwd})
     with pytest.raises(RunFolderError, match="cwd must be below"):
         folder.working_directory("/anywhere")
+
+
+ODD_PLACES = [
+    "trials/{trial}/outcome.json",
+    "trials/{trial}/trial.json",
+    "trials/{trial}/traceback.txt",
+    "target.json",
+    "prediction.json",
+    "fit.json",
+    "finished.jsonl",
+    "driver.json",
+    "jobs/states.json",
+    "jobs/aa11.json",
+    "jobs/aa11.log",
+    "owner.json",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run with an analysis and a job."""
+    folder = finished_run([f"runs={tmp_path_factory.mktemp('runs')}", "~target.depth", "~target.tokens", *VALUES])
+    trial = folder.read_trials()[0]
+    folder.write_job(Job(id="aa11", trials=[trial.id], scale=trial.scale, params=1, flops=1.0))
+    assert call("analyze", str(folder.path)) == 0
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "large"])
+@pytest.mark.parametrize("place", ODD_PLACES)
+def test_a_pipe_a_folder_or_a_large_file_is_one_line_at_most(
+    tmp_path: Path, finished: RunFolder, capsys: pytest.CaptureFixture[str], place: str, kind: str
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(finished.path, folder.path)
+    trial = folder.read_trials()[0].id
+    path = folder.path / place.format(trial=trial)
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 3 << 30)
+    for verb in (["status"], ["logs", trial], ["export"], ["retry"], ["clean", "--yes"]):
+        call(verb[0], str(folder.path), *verb[1:])
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        assert len(error.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("name", ["records.csv", "optima.csv", "fit.json", "report.html"])
+def test_a_folder_in_the_place_of_a_result_is_one_line(
+    tmp_path: Path, finished: RunFolder, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.path, folder)
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    assert call("analyze", str(folder)) == 2
+    assert f"{folder / name} is" in capsys.readouterr().err

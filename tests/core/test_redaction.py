@@ -6,12 +6,14 @@ from hptransfer.core.command_templates import fill_template, names_in
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.redaction import (
     hidden_stream,
+    holds_secret,
     is_secret,
     is_secret_name,
     passwords,
     read_references,
     redacted,
     with_password,
+    without_literals,
     without_secrets,
 )
 
@@ -113,3 +115,44 @@ def test_a_stream_is_hidden_across_its_chunks_and_nothing_else_is_lost(size: int
     chunks = [text[start : start + size] for start in range(0, len(text), size)]
     hidden_text = b"".join(hidden_stream(chunks, {"hunter-of-x", "hunter-of-xy", "seven77"}))
     assert hidden_text == b"a *** *** hunter-of- seven77 end hunter"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("HFTOKEN", "hf_abc123def456"),
+        ("OPENAIKEY", "abc123def456"),
+        ("ACCESS_KEYS", "abc123def456"),
+        ("SECRETKEY", "abc123def456"),
+        ("oauth", "abcdefghijklmnopqrstuvwx"),
+        ("X_AUTHENTICATION", "abc123def456"),
+        ("", "python t.py --api-key clearKEYabc123def456"),
+        ("", "python t.py --password hunter2"),
+        ("", "git clone https://ghp_abc123def456ghi789@github.com/x"),
+    ],
+)
+def test_secrets_in_joined_names_and_in_one_string_are_seen(name: str, text: str) -> None:
+    assert holds_secret(name, text)
+    assert "abc123def456" not in without_secrets(f"{name}={text}" if name else text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("MONKEY", "abc123def456ghi789"),
+        ("TURKEY", "abc123def456ghi789"),
+        ("HOCKEYSTICK", "abc123def456ghi789"),
+        ("KEYBOARD", "abc123def456ghi789"),
+        ("TOKENS", "1000000"),
+        ("tokens", "1000000000000000000"),
+        ("", "python t.py --tokens 100000 --token-mixer conv"),
+        ("", "https://example.org/a_long_path_1234567890@2x.png"),
+    ],
+)
+def test_other_names_are_no_secrets(name: str, text: str) -> None:
+    assert not holds_secret(name, text)
+
+
+def test_code_keeps_its_variables_and_loses_its_keys() -> None:
+    code = "-  environment: {HF_TOKEN: hf_LITERALSECRET9999}\n+token = tokenizer.encode(prompt_of_a_long_name2)\n"
+    assert without_literals(code) == code.replace("hf_LITERALSECRET9999", "***")

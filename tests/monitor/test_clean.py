@@ -161,7 +161,7 @@ def test_a_run_folder_that_is_itself_a_link_is_cleaned(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", [["clean", "--yes"], ["cancel", "--yes"]])
-@pytest.mark.parametrize("kind", ["link", "pipe"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "hard link"])
 def test_nothing_is_written_to_a_lock_that_is_no_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: list[str], kind: str
 ) -> None:
@@ -171,14 +171,15 @@ def test_nothing_is_written_to_a_lock_that_is_no_file(
     folder.driver_lock.unlink(missing_ok=True)
     if kind == "link":
         folder.driver_lock.symlink_to(own)
-    else:
+    elif kind == "pipe":
         os.mkfifo(folder.driver_lock)
+    else:
+        os.link(own, folder.driver_lock)
     with pytest.raises(SystemExit) as end:
         main([verb[0], str(folder.path), *verb[1:]])
     assert end.value.code == 2
-    assert f"{folder.driver_lock} is {'a symbolic link' if kind == 'link' else 'not a regular file'}" in (
-        capsys.readouterr().err
-    )
+    reasons = {"link": "a symbolic link", "pipe": "not a regular file", "hard link": "a hard link"}
+    assert f"{folder.driver_lock} is {reasons[kind]}" in capsys.readouterr().err
     assert own.read_text() == "mine"
     assert goes <= files(folder)
 
@@ -190,11 +191,13 @@ def test_a_linked_folder_of_figures_loses_and_gets_nothing(tmp_path: Path, capsy
     elsewhere.mkdir()
     (elsewhere / "holiday.png").write_text("mine")
     (folder.path / "figures").symlink_to(elsewhere)
+    (folder.path / "tables").symlink_to(tmp_path / "nothing")
     fit = json.loads((folder.path / "fit.json").read_text())
     (folder.path / "fit.json").write_text(json.dumps({**fit, "files": ["figures/holiday.png"]}))
     analyze_run(folder)
-    with pytest.raises(SystemExit) as end:
-        main(["analyze", str(folder.path), "--format", "svg"])
-    assert end.value.code == 2
-    assert "figures is a symbolic link" in capsys.readouterr().err
+    for kind, name in (("svg", "figures"), ("csv", "tables")):
+        with pytest.raises(SystemExit) as end:
+            main(["analyze", str(folder.path), "--format", kind])
+        assert end.value.code == 2
+        assert f"{name} is a symbolic link" in capsys.readouterr().err
     assert {path.name: path.read_text() for path in elsewhere.iterdir()} == {"holiday.png": "mine"}

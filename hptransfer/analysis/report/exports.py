@@ -34,9 +34,9 @@ def write_formats(analysis: Analysis, out: Path, formats: Sequence[str]) -> list
     written = []
     for name in formats:
         folder = out / ("figures" if name in ("png", "svg") else "tables")
-        folder.mkdir(exist_ok=True)
         if folder.is_symlink():
             raise RunFolderError(f"{folder} is a symbolic link, so no figures or tables are written there; remove it")
+        folder.mkdir(exist_ok=True)
         if name in ("png", "svg"):
             for key, figure in analysis.figures().items():
                 written.append(folder / f"{figure_file_name(key)}.{name}")

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hptransfer.core.errors import EXIT_STOPPED, EXIT_UNFINISHED, RunFolderError
-from hptransfer.core.io import read_json, reading, write_json
+from hptransfer.core.io import read_json, read_tail, reading, write_json
 from hptransfer.core.records import CANCELLED, KILLED, NODE_FAILURE, PREEMPTED, TIME_LIMIT, Job
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.launchers import JobEnd, Launcher
@@ -297,13 +297,8 @@ class SlurmLauncher(Launcher):
 
     def _last_stop_line(self, job: str) -> str:
         """Return the last log line in which the worker reports a stop."""
-        path = self._folder.jobs / f"{job}.log"
-        if not path.exists():
-            return ""
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 4096))
-            lines = file.read().decode(errors="replace").splitlines()
-        return next((line for line in reversed(lines) if "stops: " in line), "")
+        lines = read_tail(self._folder.jobs / f"{job}.log", 4096)
+        return next((line.rstrip() for line in reversed(lines) if "stops: " in line), "")
 
     def _handle_missing(self, entry: SubmittedJob, account: SchedulerJob | None) -> None:
         """Report a job that stays missing without a recorded end.
