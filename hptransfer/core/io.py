@@ -119,7 +119,9 @@ def read_text(path: Path, errors: str = "strict", limit: int = LARGEST_TEXT) -> 
 
 
 def read_tail(path: Path, size: int) -> list[str]:
-    """Return the lines in the last bytes of a file; none without a file.
+    """Return the lines in the last bytes of a file.
+
+    Without a file there are none.
 
     Raises:
         RunFolderError: it is not a regular file.

@@ -23,14 +23,11 @@ MIN_HIDDEN_CHARS = 8
 # Words of a name. The first ones are secret with any value, the others unless the value is plain: pad_token: <pad>.
 _SECRET = re.compile(
     r"(?:^|_)(?:secrets?|passphrase|credentials?|authorization|bearer|webhooks?"
-    r"|(?:api|access|private|auth)_?(?:key|token))(?:_|$)|passw(?:or)?d|_pwd(?:_|$)"
+    r"|(?:api|access|private|auth)_?(?:key|token)s?)(?:_|$)|passw(?:or)?d|_pwd(?:_|$)"
 )
 _AMBIGUOUS = re.compile(r"(?:^|_)(?:key|token|o?auth(?:entication)?)(?:_|$)")
-# In capitals, such a word may end a longer one, and be plural: HFTOKEN, ACCESS_KEYS. Monkeys are no keys.
-_JOINED = re.compile(
-    r"(?<=[a-z0-9])(?<!mon|don|tur|hoc|joc)(?<!whis)(?=(?:key|token|secret|password|credential)s?(?:_|$))"
-)
-_PLURAL = re.compile(r"(?<=key|ken)s(?=_|$)")
+# In capitals, such a word may end a longer one: HFTOKEN. Monkeys are no keys.
+_JOINED = re.compile(r"(?<=[a-z0-9])(?<!mon|don|tur|hoc|joc)(?<!whis)(?=(?:key|token|secret|credentials?)(?:_|$))")
 # A key as services issue them, in code as well as in settings.
 _LITERAL = re.compile(r"(?=\S*\d)(?=\S*[A-Za-z])[\w+/=-]{12,}")
 # An address whose user is a token.
@@ -113,8 +110,6 @@ def is_secret(name: str, value: str) -> bool:
     if _SECRET.search(words):
         return bool(value)
     plain = _PLAIN_OF_VARIABLE if name.isupper() else _PLAIN
-    if name.isupper():  # KEYS with such a value are several of them, NUM_TOKENS=1000 are a number
-        words = _PLURAL.sub("", words)
     return bool(_AMBIGUOUS.search(words)) and not plain.fullmatch(value)
 
 
