@@ -37,17 +37,17 @@ _PLAIN = re.compile(r"[^\d$]{0,15}|[-+.\deE]{1,15}")
 _PLAIN_OF_VARIABLE = re.compile(r"[-+.\de]{0,15}|true|false|yes|no|on|off|none|null", re.IGNORECASE)
 # NAME=VALUE, "name": "value", Authorization: Bearer VALUE, --name VALUE. A value may have further names in it.
 _INLINE = re.compile(
-    r"(?:(?P<name>[a-z_][\w.-]*)[\"']?\s*[=:]\s*(?:(?:bearer|basic|token)\s+)?|\b(?P<scheme>bearer)\s+"
-    r"|--(?P<option>[a-z][\w-]*)\s+)[\"']?"
-    r"(?=(?P<value>[^\s\"',;&]+))",
+    r"(?:(?<![\w.])(?P<name>[a-z_][\w.-]{0,80})[\"']?\s*[=:]\s*(?:(?:bearer|basic|token)\s+)?|\b(?P<scheme>bearer)\s+"
+    r"|--(?P<option>[a-z][\w-]{0,80})\s+)[\"']?",
     re.IGNORECASE,
 )
+_VALUE = re.compile(r"[^\s\"',;&]{1,2000}")
 # A value that a shell or a template fills in.
 _FILLED_IN = re.compile(r"\$\(|\$\{?[A-Z_][A-Z0-9_]*\b|\{\w+\}")
 
 # user:password@ ends at the host. In web addresses alone, a port and a path with an @ can look like a password.
 _WEB = re.compile(r"(?P<before>\bhttps?://[^\s/:@?#'\"]*:)[^\s/?#'\"]+(?=@)", re.IGNORECASE)
-_OTHER = re.compile(r"(?P<before>\b(?!https?://)[a-z][a-z0-9+.-]*://[^\s/:@'\"]*:)[^\s@'\"]+(?=@)", re.IGNORECASE)
+_OTHER = re.compile(r"(?P<before>\b(?!https?://)[a-z][a-z0-9+.-]{0,30}://[^\s/:@'\"]*:)[^\s@'\"]+(?=@)", re.IGNORECASE)
 _QUERY = re.compile(
     r"(?P<before>[?&](?:password|passwd|pwd|sslpassword|token|access_token|secret|api_key)=)[^\s&#'\"]+", re.IGNORECASE
 )
@@ -138,9 +138,12 @@ def holds_secret(name: str, text: str) -> bool:
 def _inline(text: str) -> Iterator[tuple[int, str]]:
     """Yield start and text of every named secret in a text."""
     for match in _INLINE.finditer(text):
-        value = match["value"] if "{" in match["value"] else match["value"].rstrip("}])")
-        if is_secret(match["name"] or match["option"] or match["scheme"], value):
-            yield match.start("value"), value
+        name = match["name"] or match["option"] or match["scheme"]
+        found = _VALUE.match(text, match.end()) if is_secret_name(name) else None
+        if found is not None:
+            value = found[0] if "{" in found[0] else found[0].rstrip("}])")
+            if is_secret(name, value):
+                yield found.start(), value
     for match in _USER.finditer(text):
         yield match.start("value"), match["value"]
 

@@ -11,13 +11,14 @@ GLOBAL_RANK = "RANK"
 """Rank among all processes, as torchrun sets it; it decides alone."""
 LAUNCHER_RANKS = (
     *("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID"),
+    *("FLUX_TASK_RANK", "PALS_RANKID", "JSM_NAMESPACE_RANK"),
     *("LOCAL_RANK", "NODE_RANK"),
 )
 """Ranks that other launchers set, among all processes or a part of them; for the first process all are 0."""
 RANK_VARIABLES = (GLOBAL_RANK, *LAUNCHER_RANKS)
 
 
-def report(step: int | None = None, *, diverged: bool = False, **values: float) -> None:
+def report(step: int | None = None, *, diverged: bool = False, **values: float | None) -> None:
     """Append one point to the trial's curve.
 
     Outside of a trial the call has no effect, so the script also runs by hand. Of several processes only the first
@@ -33,7 +34,9 @@ def report(step: int | None = None, *, diverged: bool = False, **values: float) 
     path = os.environ.get(METRICS)
     if not path or not _is_first_process():
         return
-    row: dict[str, float | bool] = {key: float(value) for key, value in values.items()}
+    row: dict[str, float | bool | None] = {
+        key: None if value is None else float(value) for key, value in values.items()
+    }
     if step is not None:
         row["step"] = int(step)
     if diverged:

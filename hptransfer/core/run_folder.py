@@ -240,14 +240,19 @@ class RunFolder:
     def read_trials(self) -> list[Trial]:
         """Return all trials, sorted by id.
 
-        A folder without a trial.json, left by a driver that was killed, is skipped.
+        A folder without a trial.json, left by a driver that was killed, is skipped. So is a copy of a trial's folder
+        under another name.
         """
         return list(self.each_trial())
 
     def each_trial(self) -> Iterator[Trial]:
         """Yield all trials, sorted by id, one in memory at a time."""
         for path in sorted(self.path.glob("trials/*/trial.json")):
-            yield self.read_trial(path.parent.name)
+            values = read_json(path)
+            if values.get("id") == path.parent.name:
+                with reading(path):
+                    trial = Trial.from_json(values, path.parent.name)
+                yield trial
 
     def job_path(self, job_id: str) -> Path:
         """Return the path of a job's file."""

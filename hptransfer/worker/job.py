@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from hptransfer.core.attempts import read_history
 from hptransfer.core.errors import (
     DISK_FULL,
     Interrupted,
+    RunFolderError,
     Superseded,
 )
 from hptransfer.core.io import read_json, write_json, write_text
@@ -239,9 +241,16 @@ class _JobRun:
         return any(not self._folder.outcome_path(trial_id).exists() for trial_id in stack)
 
     def _restore_folder(self, trial: Trial) -> None:
-        """Write a trial's folder again if its script has removed it."""
-        if not (self._folder.trial(trial.id) / "trial.json").exists():
+        """Repair a trial's folder, whatever its script has done to it."""
+        path, outcome = self._folder.trial(trial.id), self._folder.outcome_path(trial.id)
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        if not (path / "trial.json").is_file():
             self._folder.write_trial(trial)
+        try:
+            self._folder.read_outcome(trial.id)
+        except RunFolderError:  # no worker has written it
+            shutil.rmtree(outcome) if outcome.is_dir() else outcome.unlink()
 
     def _write_outcome(self, trial: Trial, outcome: Outcome) -> None:
         self._fence()

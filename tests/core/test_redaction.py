@@ -1,5 +1,7 @@
 """Passwords in URIs are redacted, secrets are known by their names; other text is unchanged."""
 
+import time
+
 import pytest
 
 from hptransfer.core.command_templates import fill_template, names_in
@@ -156,3 +158,16 @@ def test_other_names_are_no_secrets(name: str, text: str) -> None:
 def test_code_keeps_its_variables_and_loses_its_keys() -> None:
     code = "-  environment: {HF_TOKEN: hf_LITERALSECRET9999}\n+token = tokenizer.encode(prompt_of_a_long_name2)\n"
     assert without_literals(code) == code.replace("hf_LITERALSECRET9999", "***")
+
+
+@pytest.mark.parametrize("text", ["q", "q=q", "a://", "key="])
+def test_the_search_takes_time_in_proportion_to_the_text(text: str) -> None:
+    """Eight times the text takes at most sixteen times the time; squared, it would be sixty-four."""
+
+    def seconds(times: int) -> float:
+        began = time.process_time()
+        without_secrets(text * times)
+        redacted(text * times)
+        return time.process_time() - began
+
+    assert min(seconds(16_000) for _ in range(3)) < 16 * min(seconds(2000) for _ in range(3)) + 0.01

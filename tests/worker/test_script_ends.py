@@ -160,6 +160,15 @@ def write_job(plan: Plan, *rates: float) -> RunFolder:
         ("shutil.rmtree(folder); os.makedirs(folder)", "print('loss 2')"),
         ("[os.remove(os.path.join(folder, name)) for name in os.listdir(folder)]", "print('loss 2')"),
         ("shutil.rmtree(folder)", "sys.exit(3)"),
+        ("shutil.rmtree(folder); open(folder, 'w').close()", "print('loss 2')"),
+        (
+            "shutil.rmtree(folder); os.makedirs('elsewhere'); os.symlink(os.path.abspath('elsewhere'), folder)",
+            "sys.exit(3)",
+        ),
+        ("os.rename(folder, folder + '.moved')", "print('loss 2')"),
+        ("shutil.copytree(folder, folder + '_backup')", "sys.exit(3)"),
+        ("os.mkdir(os.path.join(folder, 'outcome.json'))", "sys.exit(3)"),
+        ("open(os.path.join(folder, 'outcome.json'), 'w').write('{}')", "sys.exit(3)"),
     ],
 )
 def test_a_script_that_removes_its_folder_fails_alone(here: Path, clear: str, last: str) -> None:
@@ -175,6 +184,7 @@ def test_a_script_that_removes_its_folder_fails_alone(here: Path, clear: str, la
     assert (failed.state, failed.cause, done.state) == (FAILED, CODE_ERROR, DONE)
     assert "the script removed files of its folder HPTRANSFER_TRIAL_DIR" in str(failed.error) or "exit" in last
     assert folder.read_trials() == trials
+    assert not [*here.glob("elsewhere/*")]
 
 
 @contextlib.contextmanager

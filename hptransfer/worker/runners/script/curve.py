@@ -186,6 +186,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float)
 
 
+BARE_NUMBER = re.compile(rb"(?<=[:\s])[-+]?(?:nan|inf|infinity)(?=\s*[,}])")
+"""NaN and infinity as C prints them; JSON has neither."""
+
+
 class ReportedRows:
     """Reader of the file to which a script writes JSON lines."""
 
@@ -222,7 +226,7 @@ class ReportedRows:
 
     def _row(self, line: bytes, *, torn: bool) -> Mapping[str, Any]:
         try:
-            row = json.loads(line)
+            row = json.loads(BARE_NUMBER.sub(rb'"\g<0>"', line))
         except ValueError:
             shown = line.decode("utf-8", errors="replace")[:120]
             fault = "a line that was cut off" if torn else "a line that is not JSON"

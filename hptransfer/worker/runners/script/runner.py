@@ -66,7 +66,13 @@ class ScriptRunner(Runner):
         return {key: value for key, value in run.items() if key not in COST_AND_LIMIT_SETTINGS}
 
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
-        read = script_from_json(run).read_names()
+        config = script_from_json(run)
+        for name, value in config.names.items():
+            if value is None and name not in names:
+                raise ConfigError(
+                    f"run.names.{name} is null, which no command can be given; give it a value, or remove it"
+                )
+        read = config.read_names()
         if "settings" in read:
             return
         for name in names:
