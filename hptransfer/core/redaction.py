@@ -46,8 +46,10 @@ _VALUE = re.compile(r"[^\s\"',;&]{1,2000}")
 _FILLED_IN = re.compile(r"\$\(|\$\{?[A-Z_][A-Z0-9_]*\b|\{\w+\}")
 
 # user:password@ ends at the host. In web addresses alone, a port and a path with an @ can look like a password.
-_WEB = re.compile(r"(?P<before>\bhttps?://[^\s/:@?#'\"]*:)[^\s/?#'\"]+(?=@)", re.IGNORECASE)
-_OTHER = re.compile(r"(?P<before>\b(?!https?://)[a-z][a-z0-9+.-]{0,30}://[^\s/:@'\"]*:)[^\s@'\"]+(?=@)", re.IGNORECASE)
+_WEB = re.compile(r"(?P<before>\bhttps?://[^\s/:@?#'\"]{0,200}:)[^\s/?#'\"]{1,500}(?=@)", re.IGNORECASE)
+_OTHER = re.compile(
+    r"(?P<before>\b(?!https?://)[a-z][a-z0-9+.-]{0,30}://[^\s/:@'\"]{0,200}:)[^\s@'\"]{1,500}(?=@)", re.IGNORECASE
+)
 _QUERY = re.compile(
     r"(?P<before>[?&](?:password|passwd|pwd|sslpassword|token|access_token|secret|api_key)=)[^\s&#'\"]+", re.IGNORECASE
 )
