@@ -168,6 +168,8 @@ RANKS = [
     ({"OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0", "SLURM_PROCID": "0"}, True),
     ({"OMPI_COMM_WORLD_RANK": "2", "PMIX_RANK": "2", "SLURM_PROCID": "0"}, False),  # mpirun in a batch job
     ({"PMI_RANK": "3"}, False),
+    ({"FLUX_TASK_RANK": "3"}, False),
+    ({"JSM_NAMESPACE_RANK": "3"}, False),
     ({"PMIX_RANK": "3"}, False),
     ({"MV2_COMM_WORLD_RANK": "3"}, False),
     ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, False),

@@ -126,6 +126,8 @@ def test_each_failure_is_one_clear_line(here: Path, script: str, run: dict[str, 
         (reports(*points(3), '{"step": 20, "loss": "NaN"}', *points(2)), {}),
         (reports(*points(3), '{"step": 20, "loss": "-Infinity"}'), {}),
         (reports(*points(3), '{"step": 20, "loss": "inf"}'), {}),
+        (reports(*points(3), '{"step": 20, "loss": -nan, "a": 1}'), {}),  # as C prints it
+        ("import hptransfer; hptransfer.report(1, loss=3, a=None); hptransfer.report(2, loss=None)", {}),
         (reports(*points(3), '{"step": 20, "diverged": true}', then="sys.exit(1)"), {}),
         ("print('3'); print('nan')", {"metric": {"pattern": r"(?P<loss>[\d.]+|nan)"}}),
         ("print('3'); print('loss exploded')", {"metric": {"pattern": r"(?P<loss>[\d.]+)|(?P<diverged>exploded)"}}),

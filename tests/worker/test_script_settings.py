@@ -208,3 +208,10 @@ def test_torchrun_meets_on_this_machine_or_across_the_allocations_nodes(here: Pa
     assert {"--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=3f-2"} < set(across)
     assert across[-5:] == ["py", "train.py", "32", "0.5", "0"]
     assert not any(word == "--standalone" for word in across)
+
+
+def test_a_name_that_is_null_is_refused(here: Path) -> None:
+    command = ["python", "train.py", "{width}", "{lr}", "{a}"]
+    with pytest.raises(ConfigError, match=r"run\.names\.a is null"):
+        plan_of(here, command=command, names={"a": None})
+    assert plan_of(here, command=command, names={"a": 1}).tuned == ("lr",)
