@@ -88,6 +88,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             print_error(f"hptransfer: {_shortened(str(error.filename))} is too long for a file; correct it")
             code = EXIT_BAD_INPUT
+        elif isinstance(error, IsADirectoryError):
+            print_error(
+                f"hptransfer: {error.filename2 or error.filename} is a folder in the place of a file; move it away"
+            )
+            code = EXIT_BAD_INPUT
         else:  # a bug: print the traceback as Python does, but without passwords
             print(redacted(traceback.format_exc()), file=sys.stderr, end="")
             code = EXIT_BUG

@@ -38,11 +38,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file atomically; a link is replaced, not followed.
-
-    Raises:
-        RunFolderError: the path is a folder.
-    """
+    """Replace a file atomically; a link is replaced, not followed."""
     temporary = path.with_name(f".{path.name[:NAME_CHARS]}.{secrets.token_hex(4)}.unfinished")
     # Its mode follows the umask. O_EXCL opens neither an existing file nor a link.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -51,8 +47,6 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if path.is_dir():
-            raise RunFolderError(f"{path} is a folder, where a file is written; move it away")
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,7 +72,7 @@ def log_of(folder: RunFolder) -> str:
 
 def points(folder: RunFolder) -> int:
     """Points of the longest curve."""
-    return max(len(read_jsonl(path)) for path in (*folder.path.glob("trials/*/metrics.jsonl"), Path(os.devnull)))
+    return max((len(read_jsonl(path)) for path in folder.path.glob("trials/*/metrics.jsonl")), default=0)
 
 
 def checkpoints(folder: RunFolder) -> list[str]:
