@@ -20,6 +20,7 @@ from hptransfer.launchers.slurm.launcher import SlurmLauncher
 from tests.support.helpers import finished_run
 from tests.support.scripted import Scripted, drive, train
 from tests.support.scripts import BOWL, plan_of
+from tests.support.slow import slow_except
 
 VALUES = ("space.lr.values=[0.004,0.0078,0.0156,0.031,0.0625]", "grid.depth.values=[2]", "grid.tokens.values=[32768]")
 
@@ -254,7 +255,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["pipe", "folder", "large"])
+@pytest.mark.parametrize("kind", slow_except(["pipe", "folder", "large"], "pipe"))
 @pytest.mark.parametrize("place", ODD_PLACES)
 def test_a_pipe_a_folder_or_a_large_file_is_one_line_at_most(
     tmp_path: Path, finished: RunFolder, capsys: pytest.CaptureFixture[str], place: str, kind: str
