@@ -1,4 +1,4 @@
-"""What is recorded of attempts, and what is said of a trial that is given up."""
+"""Records of attempts, and the error of a trial that is given up."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -137,7 +137,7 @@ def test_a_model_that_draws_goes_on_with_the_same_random_numbers(
 
 
 class Code:
-    """What a pickle calls while it is read."""
+    """Function that a pickle calls while it is read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""What `export` prints is what a trial at the prediction trains with."""
+"""`export` prints the numbers with which a trial at the prediction trains."""
 
 import dataclasses
 import itertools

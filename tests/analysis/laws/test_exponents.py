@@ -45,7 +45,10 @@ def test_learning_rates_alone_are_judged_along_sizes_and_budgets(tuned: str, axi
 
 
 def test_an_exponent_is_the_slope_between_the_ends_of_its_axis_alone() -> None:
-    """Of a law with these powers, whose draws differ by a uniform error of up to half an octave an octave."""
+    """Exponents of a law with these powers.
+
+    Its draws differ by a uniform error of up to half an octave per octave.
+    """
     powers = {"width": (-0.5, 0.25), "tokens": (1.0, 0.0)}
     swept = SimpleNamespace(
         values={"width": [16, 32, 256], "depth": [2], "tokens": [1000, 4000]}, moving=["width", "tokens"]
