@@ -112,6 +112,7 @@ def sweep_example(name: str, runs: Path, *overrides: str) -> RunFolder:
     return folder
 
 
+@pytest.mark.slow
 def test_a_plain_trainer_is_swept(tmp_path: Path) -> None:
     folder = sweep_example("plain_trainer", tmp_path, "tracker=none", "grid.width.values=[32,64]")
     low, high = (json.loads(folder.prediction.read_text())["hyperparameters"]["lr"][key] for key in ("low", "high"))

@@ -217,6 +217,7 @@ def test_a_reader_that_stops_early_is_no_bug(tmp_path: Path) -> None:
         assert status.wait() == 0
 
 
+@pytest.mark.slow
 def test_diverged_runs_are_not_called_too_short(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = finished_run(again(tmp_path)[2:])
     highest = max(folder.read_trials(), key=lambda trial: trial.tuned["lr"])
@@ -281,6 +282,7 @@ def test_what_a_check_would_ignore_or_cannot_do_is_2_and_leaves_no_folder(
 SMALL = ("widths=[8,16,32]", "seeds=1")
 
 
+@pytest.mark.slow
 def test_what_a_check_reads_is_not_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for overrides in (("steps=1", "run.model.depth=2"), ("check=one-layer", "run.batch=2")):
         with pytest.raises(SystemExit) as end:

@@ -44,6 +44,7 @@ def beside(installed: Path, *words: str, cwd: Path | None = None) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_members_are_listed_and_used(installed: Path) -> None:
     listed = beside(installed, "hptransfer.cli.main", "list")
     assert "curved" in listed

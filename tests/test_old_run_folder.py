@@ -52,6 +52,7 @@ def test_it_is_shown_analyzed_and_exported(here: Path, capsys: pytest.CaptureFix
     assert '"beta1": 0.6312' in run(capsys, "export", "version-0.1")
 
 
+@pytest.mark.slow
 def test_the_renamed_sweep_file_trains_nothing_again(here: Path) -> None:
     folder = here / "runs" / "version-0.1"
     before = trained(folder)

@@ -88,6 +88,7 @@ def test_options_of_a_table_are_refused_for_a_run(
     assert f"{option} is not for an analysis of a run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_files(analyzed: RunFolder) -> None:
     first = {name: (analyzed.path / name).read_bytes() for name in (*FILES, "report.html")}
     analyze_run(analyzed)
@@ -123,6 +124,7 @@ def test_targets_from_a_file_are_answered_in_order(folder: RunFolder, tmp_path: 
     assert list(predictions["extrapolation_octaves"]) == [2.0, 0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_page")
 def test_verification_trials_never_enter_the_fit(analyzed: RunFolder) -> None:
     folder = analyzed

@@ -184,6 +184,7 @@ def test_nothing_is_written_to_a_lock_that_is_no_file(
     assert goes <= files(folder)
 
 
+@pytest.mark.slow
 def test_a_linked_folder_of_figures_loses_and_gets_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _, _ = run_with_waste(tmp_path)
     analyze_run(folder)

@@ -47,6 +47,7 @@ def wait_for_end(pid: int) -> None:
     wait_until(lambda: not alive(pid), "the end of the driver", progress=lambda: processor_time(pid))
 
 
+@pytest.mark.slow
 def test_it_lives_on_when_its_terminal_hangs_up(tmp_path: Path, folder: RunFolder) -> None:
     with terminal() as (screen, programs):
         shell = Process(
@@ -95,6 +96,7 @@ def test_bad_input_is_said_in_the_foreground_and_nothing_is_left(tmp_path: Path,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_refuses_the_first_job_is_said_in_the_foreground(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

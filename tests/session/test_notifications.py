@@ -89,6 +89,7 @@ def test_one_hook_is_told_how_the_sweep_ended(
     assert facts["environment"]["HPTRANSFER_TRIALS_DONE"] == str(facts["trials"]["done"])
 
 
+@pytest.mark.slow
 def test_jobs_that_cannot_run_are_reported_once(tmp_path: Path) -> None:
     ticks: list[Job] = []
 

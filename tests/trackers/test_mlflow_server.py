@@ -22,7 +22,7 @@ from tests.support.servers import Server, mlflow_server
 from tests.support.waiting import wait_until
 
 # MLflow's own libraries warn about each other.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 SLOW = ("run.tokens=65536", "grid.tokens.values=[65536]")
 
@@ -99,7 +99,6 @@ def test_the_page_opens_on_the_answer(server: Server, tmp_path: Path) -> None:
     assert len(named) == len(wide_ones)
 
 
-@pytest.mark.slow
 def test_a_server_that_is_away_for_a_while_is_made_up_for(server: Server, tmp_path: Path) -> None:
     config = on(server, tmp_path)
     with session(make_plan(config), Console(quiet=True)) as open_session:
@@ -130,7 +129,6 @@ def wait_for_steps(server: Server, config: SweepConfig, last: int) -> None:
     wait_until(lambda: steps(server, config.folder) == shown, f"step {last}", pause_s=0.1)
 
 
-@pytest.mark.slow
 def test_what_a_server_missed_to_the_end_is_said_and_written_by_the_next_command(
     server: Server, tmp_path: Path
 ) -> None:
@@ -153,7 +151,6 @@ def test_what_a_server_missed_to_the_end_is_said_and_written_by_the_next_command
     assert_shown_once(server, config.folder)
 
 
-@pytest.mark.slow
 def test_a_driver_killed_while_it_writes_leaves_one_run_a_trial(server: Server, tmp_path: Path) -> None:
     config = on(server, tmp_path)
     arguments = sweep_arguments(tmp_path, "launcher=inline", "tracker=mlflow", f"tracker.uri={server.uri}")
@@ -223,7 +220,6 @@ def steps(server: Server, folder: RunFolder) -> dict[str, list[int]]:
     }
 
 
-@pytest.mark.slow
 def test_curves_are_shown_while_their_trials_train(server: Server, tmp_path: Path) -> None:
     config = on(server, tmp_path)
     plan = make_plan(config)
@@ -240,7 +236,6 @@ def test_curves_are_shown_while_their_trials_train(server: Server, tmp_path: Pat
         wait_for_steps(server, config, last=4)
 
 
-@pytest.mark.slow
 def test_runs_of_one_name_have_experiments_of_their_own(server: Server, tmp_path: Path) -> None:
     names = set()
     for runs in ("mine", "yours"):

@@ -147,6 +147,7 @@ def test_a_write_that_was_cut_off_is_completed_without_doubled_points(tmp_path: 
     assert_mlflow_agrees(config.folder)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_made_and_no_more_gets_all_that_it_lacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +223,7 @@ def test_a_copied_run_has_a_store_of_its_own(tmp_path: Path) -> None:
     assert_mlflow_agrees(config.folder)
 
 
+@pytest.mark.slow
 def test_a_failed_trial_that_is_reset_and_trained_is_shown_as_done(tmp_path: Path) -> None:
     """The trial's folder is removed by hand, as the README says."""
     config = tiny(tmp_path, "tracker=mlflow", *ONE_SCALE)

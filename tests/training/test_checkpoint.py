@@ -21,6 +21,7 @@ from hptransfer.training.stack import Stack
 from hptransfer.training.unit_scaling import UnitConfig
 from hptransfer.worker.interruption import StopCheck
 from tests.support.settings import of_model
+from tests.support.slow import slow_except
 
 STEPS, POINTS = 24, 8
 SEEDS = (0, 1, 2)
@@ -105,7 +106,7 @@ def test_every_optimizer_resumes_to_the_same_bits(optimizer: str, tmp_path: Path
     assert_resumes(runs_of("mlp", optimizer, loss="training"), tmp_path / "checkpoint", at=(1, 3, 1, 15))
 
 
-@pytest.mark.parametrize("model", MODELS.names())
+@pytest.mark.parametrize("model", slow_except(MODELS.names(), "mlp", "transformer"))
 def test_every_model_resumes_to_the_same_bits(model: str, tmp_path: Path) -> None:
     """Stop between two points too.
 
