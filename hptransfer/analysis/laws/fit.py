@@ -14,8 +14,11 @@ from hptransfer.analysis.laws.exponents import INTERVAL, Exponent, exponents
 from hptransfer.analysis.laws.forms import SweptAxes, default_laws
 from hptransfer.analysis.laws.loss_law import LossLaw, fit_loss_law
 from hptransfer.analysis.laws.model_averaging import LawProblem, ModelAverage, average_models, power_law_components
+from hptransfer.analysis.optima.divergence import DivergenceModel
 from hptransfer.analysis.optima.estimators import ESTIMATORS, OptimaEstimate
+from hptransfer.analysis.optima.response_surface import ResponseSurface
 from hptransfer.analysis.optima.scale_optima import Optimum, find_optima
+from hptransfer.analysis.optima.stray_runs import ExcludedRun, judge_runs
 from hptransfer.analysis.statistics import priors
 from hptransfer.analysis.tables.arrays import Array, Axes, Runs
 from hptransfer.analysis.tables.columns import Columns
@@ -26,17 +29,39 @@ ESTIMATOR = "surface"
 
 
 @dataclass(frozen=True, eq=False)
+class Widening:
+    """Factor on the widths of all intervals, as the table's own rehearsal asks for.
+
+    Attributes:
+        factor: by tuned hyperparameter, 1 or more.
+        reasons: by tuned hyperparameter; blank where the factor is 1.
+    """
+
+    factor: Array
+    reasons: Sequence[str]
+
+    @classmethod
+    def none(cls, tuned: int) -> Widening:
+        """Return the widening of a fit without a rehearsal."""
+        return cls(np.ones(tuned), [""] * tuned)
+
+
+@dataclass(frozen=True, eq=False)
 class Fit:
     """Fitted quantities.
 
     Attributes:
+        runs: all runs; those that were left out as stray have an infinite loss.
         estimator: name of the estimator of the optima that the law is fitted to.
         optima: of every scale, cheapest first.
         estimates: one for each form of the estimator; `shapes`, one for each form of the response surface.
+        excluded: runs with a finite loss that were left out.
+        divergence: probability that a run diverges; None if none did.
         mixture: average over laws, used for predictions.
         power: average over power laws alone, used for exponents.
         loss_law: the loss at the optimum against scale.
         noise: standard deviation of a run's loss at the optimum, in nats.
+        widening: of all intervals (predict/validation.py).
     """
 
     runs: Runs
@@ -44,6 +69,8 @@ class Fit:
     optima: Sequence[Optimum]
     estimates: Sequence[OptimaEstimate]
     shapes: Sequence[OptimaEstimate]
+    excluded: Sequence[ExcludedRun]
+    divergence: DivergenceModel | None
     problem: LawProblem
     laws: Sequence[str]
     mixture: ModelAverage
@@ -51,6 +78,7 @@ class Fit:
     loss_law: LossLaw
     noise: float
     warnings: Sequence[str]
+    widening: Widening
 
     @property
     def columns(self) -> Columns:
@@ -61,6 +89,11 @@ class Fit:
     def tuned(self) -> tuple[str, ...]:
         """Names of the tuned hyperparameters."""
         return self.columns.tuned
+
+    @property
+    def surfaces(self) -> list[ResponseSurface]:
+        """The response surface in each of its forms."""
+        return [shape.surface for shape in self.shapes if shape.surface]
 
     @property
     def swept(self) -> SweptAxes:
@@ -98,11 +131,11 @@ class Fit:
     def predict(self, scale: Axes) -> Array:
         """Return log2 of the optimum at a scale with its 90% interval.
 
-        The interval covers noise, model choice and the scatter of single scales about the law. It does not cover a
-        change of trend beyond the proxies.
+        The interval covers noise, curvature, model choice and the scatter of single scales about the law. It is widened
+        where the table's own rehearsal missed. It does not cover a break of the law beyond the proxies.
 
         Returns:
-            (tuned, 3): value, low, high.
+            (tuned, 3): mean, low, high.
 
         Raises:
             FitError: the scale differs on an axis of which only one value was swept.
@@ -110,7 +143,8 @@ class Fit:
         self.check(scale)
         value = self.mixture.mean([scale])[0]
         low, high = self.mixture.quantiles(scale, [percent / 100 for percent in INTERVAL]).T
-        rows = np.stack([value, np.minimum(low, value), np.maximum(high, value)], axis=1)
+        low, high = np.minimum(low, value) - value, np.maximum(high, value) - value
+        rows = value[:, None] + self.widening.factor[:, None] * np.stack([np.zeros_like(value), low, high], axis=1)
         bounded: Array = np.minimum(rows, self.columns.upper[:, None])
         return bounded
 
@@ -142,8 +176,7 @@ class Fit:
         """
         away = np.atleast_2d(away)
         octaves = self.runs.octaves([scale])
-        surfaces = [estimate.surface for estimate in self.shapes if estimate.surface]
-        excess = [surface.shape.excess(away, np.tile(octaves, (len(away), 1))) for surface in surfaces]
+        excess = [surface.shape.excess(away, np.tile(octaves, (len(away), 1))) for surface in self.surfaces]
         nats: Array = loss * np.expm1(np.mean(excess, axis=0))
         return nats
 
@@ -177,6 +210,8 @@ def fit_table(
     problem = LawProblem(runs.scales, columns.known, centre, method.published)
     guide = LawProblem(runs.scales, columns.known, centre, vague=False)
     shapes = ESTIMATORS.get(ESTIMATOR).find(runs, guide.linear(guide.power()))
+    judged = judge_runs(runs, [shape.surface for shape in shapes if shape.surface])
+    runs = judged.runs
     estimates = shapes if estimator == ESTIMATOR else method.find(runs, problem.linear(problem.power()))
     optima = find_optima(runs, estimates, shapes)
     power = ModelAverage.of(power_law_components(problem, estimates), draws, seed)
@@ -196,6 +231,8 @@ def fit_table(
         optima=optima,
         estimates=estimates,
         shapes=shapes,
+        excluded=judged.excluded,
+        divergence=judged.divergence,
         problem=problem,
         laws=laws,
         mixture=mixture,
@@ -203,4 +240,5 @@ def fit_table(
         loss_law=fit_loss_law(runs.scales, intercepts),
         noise=float(np.median([optimum.loss for optimum in optima]) * np.mean([shape.noise for shape in shapes])),
         warnings=[*warnings, *sufficiency.warn_of_unbracketed_scales(optima, problem, columns)],
+        widening=Widening.none(len(columns.tuned)),
     )

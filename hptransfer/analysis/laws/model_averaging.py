@@ -1,29 +1,23 @@
 """Bayesian model averaging over laws.
 
 A form is weighted by how well it predicts larger scales from smaller ones. A prediction is the weighted mean over forms
-of the response surface, forms of the law and scatters about it. Where the runs do not distinguish the forms, their
-spread widens the interval.
+of the response surface, forms of the law, curvatures along the axes and scatters about the law. Where the runs do not
+distinguish them, their spread widens the interval.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.special import ndtri
+from scipy.stats import qmc
 
 from hptransfer.analysis.laws.forms import LAWS, SweptAxes, Variant
 from hptransfer.analysis.optima.estimators import OptimaEstimate
 from hptransfer.analysis.statistics import priors
-from hptransfer.analysis.statistics.linear_model import (
-    LinearLaw,
-    Posterior,
-    log_predictive_score,
-    log_prior,
-    scatters,
-    solve_each,
-)
+from hptransfer.analysis.statistics.linear_model import LinearLaw, Posterior, log_predictive_score, solve
 from hptransfer.analysis.statistics.quantiles import quantiles
 from hptransfer.analysis.tables.arrays import Array, Axes
 from hptransfer.core.errors import FitError
@@ -31,9 +25,9 @@ from hptransfer.core.errors import FitError
 POWER = "power"
 # The power law is the null model: its prior weight is that of all other forms together.
 NULL_WEIGHT = 0.5
-# A component with less weight is left out.
-LEAST_WEIGHT = 1e-3
-# Prior deviation of the optimum at the smallest scale, octaves about the middle of the tried values.
+# A form with less weight is left out, and a point of a form's grid with less than the second share of the whole.
+LEAST_WEIGHT, LEAST_POINT = 1e-3, 2e-5
+# Prior deviation of the optimum in the middle of the tried values, octaves about that middle.
 LEVEL_OCTAVES = 5.0
 # Deviation of a coefficient with an uninformative prior.
 VAGUE_DEVIATION = 100.0
@@ -41,69 +35,56 @@ VAGUE_DEVIATION = 100.0
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """One form of the law at one scatter, fitted to one estimate.
+    """One form of the law, fitted to one estimate.
 
     Attributes:
         estimate: index of the estimate.
-        weight: share of the mixture.
-        scatter: octaves, by tuned hyperparameter.
+        weights: shares of the mixture, of every point of the posterior, (points,).
     """
 
     variant: Variant
     law: LinearLaw
     estimate: int
-    weight: float
-    scatter: Array
+    weights: Array
     posterior: Posterior
 
-    def mean(self, scales: Sequence[Axes]) -> Array:
-        """Return log2 of the optimum at scales, (scales, tuned)."""
-        optima: Array = self.variant.matrix(scales) @ self.posterior.coefficients.T
+    def means(self, scales: Sequence[Axes]) -> Array:
+        """Return log2 of the optimum at scales by every point, (points, scales, tuned)."""
+        optima: Array = np.einsum("sc,pkc->psk", self.variant.matrix(scales), self.posterior.coefficients)
         return optima
 
-    def error(self, scale: Axes) -> Array:
-        """Return the standard error of a new scale's optimum, octaves, (tuned,).
+    def covariance(self, scale: Axes) -> Array:
+        """Return covariances of a new scale's optimum, octaves squared, (points, tuned, tuned).
 
-        It includes the law's error and the scatter of scales about the law.
+        They include the law's error and the scatter of scales about the law.
         """
         row = self.law.block_features(self.variant.matrix([scale]))
-        variance: Array = np.einsum("kc,cd,kd->k", row, self.posterior.covariance, row) + self.scatter**2
-        return np.sqrt(variance)
+        scatter = self.posterior.scatter[:, :, None] ** 2 * np.eye(len(row))
+        covariance: Array = np.einsum("kc,pcd,jd->pkj", row, self.posterior.covariance, row) + scatter
+        return covariance
 
-    def draws(self, scales: Sequence[Axes], normals: Array) -> Array:
+    def errors(self, scale: Axes) -> Array:
+        """Return standard errors of a new scale's optimum, octaves, (points, tuned)."""
+        errors: Array = np.sqrt(np.diagonal(self.covariance(scale), axis1=1, axis2=2))
+        return errors
+
+    def draws(self, points: Array, scales: Sequence[Axes], normals: Array) -> Array:
         """Return draws of the law at scales, (draws, scales, tuned).
 
         Args:
-            normals: standard normal numbers, (draws, tuned * coefficients).
+            points: of the posterior, one for each draw.
+            normals: standard normal numbers, (draws, tuned * coefficients or more).
         """
-        root = np.linalg.cholesky(self.posterior.covariance)
-        coefficients = self.posterior.coefficients.reshape(-1) + normals[:, : len(root)] @ root.T
-        by_tuned = coefficients.reshape(len(normals), len(self.scatter), -1)
-        optima: Array = np.einsum("sc,dkc->dsk", self.variant.matrix(scales), by_tuned)
+        used, which = np.unique(points, return_inverse=True)
+        roots = np.linalg.cholesky(self.posterior.covariance[used])[which]
+        deviations = np.einsum("dij,dj->di", roots, normals[:, : roots.shape[1]])
+        coefficients = self.posterior.coefficients[points] + deviations.reshape(len(points), *self.law.means.shape)
+        optima: Array = np.einsum("sc,dkc->dsk", self.variant.matrix(scales), coefficients)
         return optima
 
-
-def linear_law(
-    variant: Variant, scales: Sequence[Axes], tuned: Sequence[str], centre: Array, *, vague: bool
-) -> LinearLaw:
-    """Return a variant on these scales with the priors of its coefficients.
-
-    Args:
-        centre: log2 of the middle of the tried values, by tuned hyperparameter.
-        vague: use uninformative priors.
-    """
-    means, deviations = np.zeros((2, len(tuned), len(variant.terms)))
-    for k, name in enumerate(tuned):
-        for c, term in enumerate(variant.terms):
-            if term.mean is not None and term.deviation is not None:
-                means[k, c], deviations[k, c] = term.mean, term.deviation
-            elif term.axis is not None:
-                means[k, c], deviations[k, c] = priors.slope(name, term.axis)
-            else:
-                means[k, c], deviations[k, c] = centre[k], LEVEL_OCTAVES
-    if vague:
-        deviations = np.full_like(deviations, VAGUE_DEVIATION)
-    return LinearLaw(variant.matrix(scales), means, deviations)
+    def at(self, points: Array) -> Component:
+        """Return the component at some points of its posterior, by index or mask."""
+        return replace(self, weights=self.weights[points], posterior=self.posterior.at(points))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +94,7 @@ class LawProblem:
     Attributes:
         tuned: names that select the priors; "" for an uninformative one.
         centre: log2 of the middle of the tried values, by tuned hyperparameter.
-        vague: use uninformative priors for all coefficients.
+        vague: use uninformative priors for all coefficients, and exact forms without a curvature.
     """
 
     scales: Sequence[Axes]
@@ -128,11 +109,34 @@ class LawProblem:
 
     def linear(self, variant: Variant) -> LinearLaw:
         """Return a variant on the scales with the priors of its coefficients."""
-        return linear_law(variant, self.scales, self.tuned, self.centre, vague=self.vague)
+        bends = [index for index, term in enumerate(variant.terms) if term.bend]
+        spreads, shares = priors.bend_spreads(len(bends))
+        means, deviations = np.zeros((2, len(self.tuned), len(variant.terms)))
+        for k, name in enumerate(self.tuned):
+            for c, term in enumerate(variant.terms):
+                if term.mean is not None and term.deviation is not None:
+                    means[k, c], deviations[k, c] = term.mean, term.deviation
+                elif term.bend and term.axis is not None:
+                    deviations[k, c] = priors.bend_scale(term.axis if name else "")
+                elif term.axis is not None:
+                    means[k, c], deviations[k, c] = priors.slope(name, term.axis)
+                else:
+                    means[k, c], deviations[k, c] = self.centre[k], LEVEL_OCTAVES
+        if self.vague:
+            deviations = np.full_like(deviations, VAGUE_DEVIATION)
+        of_spread = np.repeat(deviations[None], len(shares), axis=0)
+        of_spread[:, :, bends] *= spreads[:, None]
+        return LinearLaw(variant.matrix(self.scales), means, of_spread, shares)
+
+    def variants(self, law: str) -> list[Variant]:
+        """Return the variants of a form on the swept axes."""
+        swept = self.swept
+        variants = LAWS.get(law).variants(swept)
+        return variants if self.vague else [variant.bent(swept) for variant in variants]
 
     def power(self) -> Variant:
         """Return the power law, the null model."""
-        return LAWS.get(POWER).variants(self.swept)[0]
+        return self.variants(POWER)[0]
 
 
 def average_models(problem: LawProblem, estimates: Sequence[OptimaEstimate], laws: Sequence[str]) -> list[Component]:
@@ -143,12 +147,12 @@ def average_models(problem: LawProblem, estimates: Sequence[OptimaEstimate], law
     Raises:
         FitError: none of the laws applies to the axes that were swept.
     """
-    swept = problem.swept
-    first = 1 + len(swept.moving)
-    forms = {name: LAWS.get(name).variants(swept) for name in laws}
+    moving = problem.swept.moving
+    first = 1 + len(moving)
+    forms = {name: problem.variants(name) for name in laws}
     forms = {name: variants for name, variants in forms.items() if variants}
     if not forms:
-        raise FitError(f"none of the laws {', '.join(laws)} applies to {', '.join(swept.moving)}; add power")
+        raise FitError(f"none of the laws {', '.join(laws)} applies to {', '.join(moving)}; add power")
     if len(problem.scales) <= first and POWER in forms:
         forms = {POWER: forms[POWER]}  # no scale is left to compare the forms on
     components = []
@@ -166,78 +170,68 @@ def average_models(problem: LawProblem, estimates: Sequence[OptimaEstimate], law
         top = max(logs.values())
         total = sum(np.exp(log - top) for log in logs.values())
         for variant, log in logs.items():
-            weight = float(np.exp(log - top) / total / len(estimates))
-            components += _components(problem, estimate, index, variant, weight)
+            weight = float(np.exp(log - top) / total)
+            if weight >= LEAST_WEIGHT:
+                components.append(_component(problem, estimate, index, variant, weight / len(estimates)))
     return normalized(components)
 
 
 def power_law_components(problem: LawProblem, estimates: Sequence[OptimaEstimate]) -> list[Component]:
     """Return the power law's components, which exponents are computed from."""
     variant, weight = problem.power(), 1 / len(estimates)
-    parts = (_components(problem, estimate, index, variant, weight) for index, estimate in enumerate(estimates))
-    return normalized(list(itertools.chain.from_iterable(parts)))
+    return normalized(
+        [_component(problem, estimate, index, variant, weight) for index, estimate in enumerate(estimates)]
+    )
 
 
-def _components(
-    problem: LawProblem, estimate: OptimaEstimate, index: int, variant: Variant, weight: float
-) -> list[Component]:
-    if weight < LEAST_WEIGHT:
-        return []
-    law, grid = problem.linear(variant), scatters(estimate.likelihood.tuned)
-    posteriors = solve_each(estimate.likelihood, law, grid)
-    pairs = zip(posteriors, grid, strict=True)
-    logs = np.array([posterior.evidence + log_prior(scatter) for posterior, scatter in pairs])
-    shares = np.exp(logs - logs.max())
-    shares *= weight / shares.sum()
-    return [
-        Component(variant, law, index, float(share), np.array(scatter), posterior)
-        for share, scatter, posterior in zip(shares, grid, posteriors, strict=True)
-    ]
+def _component(problem: LawProblem, estimate: OptimaEstimate, index: int, variant: Variant, weight: float) -> Component:
+    law = problem.linear(variant)
+    posterior = solve(estimate.likelihood, law)
+    component = Component(variant, law, index, weight * posterior.weights, posterior)
+    return component.at(component.weights >= LEAST_POINT)
 
 
 def normalized(components: Sequence[Component]) -> list[Component]:
-    """Return the components with a considerable weight, heaviest first.
-
-    Their weights add up to 1.
-    """
-    kept = sorted((part for part in components if part.weight >= LEAST_WEIGHT), key=lambda part: -part.weight)
-    total = sum(part.weight for part in kept)
-    return [replace(part, weight=part.weight / total) for part in kept]
+    """Return the components, heaviest first, with weights that add up to 1."""
+    total = sum(part.weights.sum() for part in components)
+    kept = sorted((part for part in components if len(part.weights)), key=lambda part: -part.weights.sum())
+    return [replace(part, weights=part.weights / total) for part in kept]
 
 
 @dataclass(frozen=True, eq=False)
 class ModelAverage:
-    """Components with a number of draws from each.
+    """Components with a number of draws from each of their points.
 
     Attributes:
-        counts: draws from each component, in proportion to its weight.
+        counts: draws from each point of each component, in proportion to its weight.
         normals: standard normal numbers of each draw.
     """
 
     components: Sequence[Component]
-    counts: Sequence[int]
+    counts: Sequence[Array]
     normals: Array
 
     @classmethod
     def of(cls, components: Sequence[Component], draws: int, seed: int) -> ModelAverage:
         """Return the average of components whose weights add up to 1."""
-        ends = np.round(np.cumsum([part.weight for part in components]) * draws).astype(int)
-        counts = np.diff(ends, prepend=0)
-        width = max(part.posterior.covariance.shape[0] for part in components)
-        return cls(components, list(counts), np.random.default_rng(seed).standard_normal((draws, width)))
+        ends = np.round(np.cumsum(np.concatenate([part.weights for part in components])) * draws).astype(int)
+        counts = np.split(np.diff(ends, prepend=0), np.cumsum([len(part.weights) for part in components])[:-1])
+        width = max(part.posterior.covariance.shape[1] for part in components)
+        return cls(components, counts, np.random.default_rng(seed).standard_normal((draws, width)))
 
     def mean(self, scales: Sequence[Axes]) -> Array:
         """Return log2 of the optimum at scales, (scales, tuned)."""
-        mean: Array = sum((part.weight * part.mean(scales) for part in self.components), np.zeros(1))
+        means = (np.tensordot(part.weights, part.means(scales), 1) for part in self.components)
+        mean: Array = sum(means, np.zeros(1))
         return mean
 
     def draws(self, scales: Sequence[Axes]) -> Array:
         """Return draws of the law at scales, (draws, scales, tuned)."""
         parts, start = [], 0
-        for part, count in zip(self.components, self.counts, strict=True):
-            if count:
-                parts.append(part.draws(scales, self.normals[start : start + count]))
-            start += count
+        for part, counts in zip(self.components, self.counts, strict=True):
+            points = np.repeat(np.arange(len(counts)), counts)
+            parts.append(part.draws(points, scales, self.normals[start : start + len(points)]))
+            start += len(points)
         return np.concatenate(parts)
 
     def quantiles(self, scale: Axes, shares: Sequence[float]) -> Array:
@@ -248,19 +242,39 @@ class ModelAverage:
         Args:
             shares: probabilities below each quantile, between 0 and 1.
         """
-        weights = np.array([part.weight for part in self.components])
-        means = np.array([part.mean([scale])[0] for part in self.components])
-        errors = np.array([part.error(scale) for part in self.components])
+        weights = np.concatenate([part.weights for part in self.components])
+        means = np.concatenate([part.means([scale])[:, 0] for part in self.components])
+        errors = np.concatenate([part.errors(scale) for part in self.components])
         return quantiles(weights, means, errors, shares)
+
+    def new_scale_draws(self, scale: Axes, count: int) -> Array:
+        """Return draws of a new scale's optimum, its scatter included, (count, tuned).
+
+        The draws are a fixed low-discrepancy set, so that answers do not depend on a seed.
+        """
+        weights = np.concatenate([part.weights for part in self.components])
+        means = np.concatenate([part.means([scale])[:, 0] for part in self.components])
+        roots = np.linalg.cholesky(np.concatenate([part.covariance(scale) for part in self.components]))
+        uniform = qmc.Sobol(1 + means.shape[1], seed=0).random(count)
+        points = np.searchsorted(np.cumsum(weights), uniform[:, 0] * weights.sum()).clip(max=len(weights) - 1)
+        normals = ndtri(uniform[:, 1:].clip(1e-9, 1 - 1e-9))
+        optima: Array = means[points] + np.einsum("dkj,dj->dk", roots[points], normals)
+        return optima
+
+    def heaviest(self, count: int) -> list[Component]:
+        """Return the heaviest points as components of one point each; their weights add up to 1."""
+        points = [(part, point) for part in self.components for point in range(len(part.weights))]
+        points.sort(key=lambda pair: -pair[0].weights[pair[1]])
+        return normalized([part.at(np.array([point])) for part, point in points[:count]])
 
     def shares(self) -> dict[str, float]:
         """Return the weight of each form of law."""
         weights: dict[str, float] = {}
         for part in self.components:
-            weights[part.variant.law] = weights.get(part.variant.law, 0.0) + part.weight
+            weights[part.variant.law] = weights.get(part.variant.law, 0.0) + float(part.weights.sum())
         return weights
 
     def scatter(self) -> Array:
         """Return the mean scatter of scales about the law, octaves, (tuned,)."""
-        mean: Array = sum((part.weight * part.scatter for part in self.components), np.zeros(1))
+        mean: Array = sum((part.weights @ part.posterior.scatter for part in self.components), np.zeros(1))
         return mean

@@ -45,10 +45,12 @@ class ResponseShape:
         return [(k, j) for k in range(self.tuned) for j in range(k + 1, self.tuned)]
 
     @property
-    def _parts(self) -> tuple[Array, Array, Array, Array]:
+    def _parts(self) -> tuple[Array, Array, Array, Array, Array]:
+        """Log curvature, its trend, skew, its trend, and ridges: (k,), (k, axes), (k,), (k, axes) and (pairs,)."""
         k, a = self.tuned, self.axes
-        theta = self.theta
-        return theta[:k], theta[k : k + k * a].reshape(k, a), theta[k + k * a : 2 * k + k * a], theta[2 * k + k * a :]
+        sizes = [k, k * a, k, k * a]
+        log_a, trend, skew, skew_trend, ridge = np.split(self.theta, np.cumsum(sizes))
+        return log_a, trend.reshape(k, a), skew, skew_trend.reshape(k, a), ridge
 
     def excess(self, u: Array, octaves: Array) -> Array:
         """Return the log loss above the optimum, (runs,).
@@ -62,7 +64,7 @@ class ResponseShape:
 
     def curvature(self, octaves: Array) -> Array:
         """Return the log loss per octave squared along each p_k, (scales, tuned)."""
-        log_a, trend, _, _ = self._parts
+        log_a, trend, *_ = self._parts
         curvature: Array = np.exp(log_a + octaves @ trend.T)
         return curvature
 
@@ -78,7 +80,7 @@ class ResponseShape:
 
     def _sheared(self, u: Array) -> Array:
         p = u.copy()
-        for (k, j), gamma in zip(self.pairs, self._parts[3], strict=True):
+        for (k, j), gamma in zip(self.pairs, self._parts[4], strict=True):
             p[:, k] -= gamma * u[:, j]
         return p
 
@@ -88,8 +90,9 @@ class ResponseShape:
         Terms, derivatives by p and by kappa, and p: all are (runs, tuned).
         """
         phi = _PHI[self.form]
-        p, scale, skew = self._sheared(u), self.curvature(octaves), self._parts[2]
-        parts = [np.stack(phi(skew[k], p[:, k])) for k in range(self.tuned)]
+        _, _, skew, skew_trend, _ = self._parts
+        p, scale, skews = self._sheared(u), self.curvature(octaves), skew + octaves @ skew_trend.T
+        parts = [np.stack(phi(skews[:, k], p[:, k])) for k in range(self.tuned)]
         value, by_p, by_skew = (scale * np.stack([part[row] for part in parts], axis=1) for row in range(3))
         return value, by_p, by_skew, p
 
@@ -101,33 +104,37 @@ class ResponseShape:
         """
         value, by_p, by_skew, _ = self._terms(u, octaves)
         by_x = -by_p
-        for (k, j), gamma in zip(self.pairs, self._parts[3], strict=True):
+        for (k, j), gamma in zip(self.pairs, self._parts[4], strict=True):
             by_x[:, j] += gamma * by_p[:, k]
-        by_trend = [value[:, [k]] * octaves for k in range(self.tuned)]
+        by_trend, by_skew_trend = ([by[:, [k]] * octaves for k in range(self.tuned)] for by in (value, by_skew))
         by_ridge = [-by_p[:, [k]] * u[:, [j]] for k, j in self.pairs]
-        return value.sum(axis=1), by_x, np.concatenate([value, *by_trend, by_skew, *by_ridge], axis=1)
+        by_shape = np.concatenate([value, *by_trend, by_skew, *by_skew_trend, *by_ridge], axis=1)
+        return value.sum(axis=1), by_x, by_shape
 
 
-def _linear_exponential(kappa: float, p: Array) -> tuple[Array, Array, Array]:
-    z = kappa * p
-    if abs(kappa) < 1e-2:
-        return p**2 * (1 + z / 3 + z**2 / 12), 2 * p * (1 + z / 2 + z**2 / 6), p**3 / 3 + kappa * p**4 / 6
-    inner = np.minimum(z, STEEP)
+def _linear_exponential(kappa: Array, p: Array) -> tuple[Array, Array, Array]:
+    z, flat = kappa * p, np.abs(kappa) < 1e-2
+    k = np.where(flat, 1.0, kappa)
+    inner = np.minimum(np.where(flat, 0.0, z), STEEP)
     grown = np.expm1(inner)
-    value, slope = 2 * (grown - inner) / kappa**2, 2 * grown / kappa
-    beyond = (z - inner) / kappa
-    by_kappa = np.where(z > STEEP, 0.0, 2 * p * grown / kappa**2 - 2 * value / kappa)
-    return value + slope * beyond, slope, by_kappa
+    value, slope = 2 * (grown - inner) / k**2, 2 * grown / k
+    beyond = np.where(flat, 0.0, (z - inner) / k)
+    by_kappa = np.where(z > STEEP, 0.0, 2 * p * grown / k**2 - 2 * value / k)
+    return (
+        np.where(flat, p**2 * (1 + z / 3 + z**2 / 12), value + slope * beyond),
+        np.where(flat, 2 * p * (1 + z / 2 + z**2 / 6), slope),
+        np.where(flat, p**3 / 3 + kappa * p**4 / 6, by_kappa),
+    )
 
 
-def _cubic(kappa: float, p: Array) -> tuple[Array, Array, Array]:
+def _cubic(kappa: Array, p: Array) -> tuple[Array, Array, Array]:
     z, turned = kappa * p, kappa * p < TURN
     value = p**2 * (1 + np.maximum(z, TURN) / 3)
     slope = np.where(turned, 2 * p * (1 + TURN / 3), 2 * p + kappa * p**2)
     return value, slope, np.where(turned, 0.0, p**3 / 3)
 
 
-_PHI: dict[str, Callable[[float, Array], tuple[Array, Array, Array]]] = {
+_PHI: dict[str, Callable[[Array, Array], tuple[Array, Array, Array]]] = {
     "linear-exponential": _linear_exponential,
     "cubic": _cubic,
 }

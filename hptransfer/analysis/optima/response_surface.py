@@ -17,7 +17,13 @@ from typing import Protocol
 import numpy as np
 from scipy.optimize import nnls
 
-from hptransfer.analysis.optima.residuals import noise_and_discrepancy, t_shrink, variances
+from hptransfer.analysis.optima.residuals import (
+    noise_and_discrepancy,
+    robust_weights,
+    sound_probability,
+    t_shrink,
+    variances,
+)
 from hptransfer.analysis.optima.response_shape import ResponseShape
 from hptransfer.analysis.optima.run_selection import SelectedRuns, select_runs
 from hptransfer.analysis.statistics.priors import ShapePrior
@@ -28,7 +34,12 @@ from hptransfer.analysis.tables.arrays import Array, Index, Runs
 ESTIMATING, DECIDING = 3, 2
 CAUTION = 8.0
 DISCREPANCY_BOUNDS = (0.05, 1.0)
-FIRST_NOISE = 0.002
+# Starting points of the fit: noise in log loss, and the factor on the rough curvature. Noise and curvature can each
+# explain the same differences, so the fit begins from both sides and keeps the likelier end.
+STARTS = ((0.002, 1.0), (0.002, 16.0), (0.03, 1.0))
+LEAST_WEIGHT = 1e-9
+# Difference of log losses between sound seeds.
+SEED_SPREAD = 0.1
 FIRST_REWEIGHTS, REWEIGHTS = 4, 2
 SURFACE_STEPS = 25
 # Gain of a step, relative to the objective, below which the iteration has converged.
@@ -66,8 +77,10 @@ class ResponseSurface:
         noise: standard deviation of a run's log loss at the optimum.
         discrepancy: error of the shape's form, as a share of the excess.
         freedom: degrees of freedom of the estimates of noise and discrepancy.
+        deviance: minus twice the log of the posterior of noise, shape and optima, up to a constant.
         intercepts: log loss at each scale's optimum; NaN for a scale without a run near it.
         runs: positions of the runs that were fitted, with their `residuals` and `excess` in log loss.
+        sound: probability of each of these runs to be sound.
     """
 
     shape: ResponseShape
@@ -78,10 +91,12 @@ class ResponseSurface:
     noise: float
     discrepancy: float
     freedom: float
+    deviance: float
     intercepts: Array
     runs: Index
     residuals: Array
     excess: Array
+    sound: Array
 
 
 def fit_response_surface(runs: Runs, form: str, prior: ShapePrior, guide: LawGuide) -> ResponseSurface:
@@ -90,33 +105,22 @@ def fit_response_surface(runs: Runs, form: str, prior: ShapePrior, guide: LawGui
     tuned, axes = runs.x.shape[1], data.octaves.shape[1]
     means, deviations = prior.rows(tuned, axes)
     problem = _LeastSquares(data, means, deviations)
-    x, log_curvature = _start(data)
-    theta = means.copy()
-    theta[:tuned] = np.clip(
-        log_curvature, means[:tuned] - 2 * deviations[:tuned], means[:tuned] + 3 * deviations[:tuned]
-    )
-    state = _SurfaceParameters(ResponseShape(form, tuned, axes, theta), x)
-    noise, discrepancy, surface = FIRST_NOISE, DISCREPANCY_BOUNDS[1], None
+    x, log_curvature, near = _start(data)
     law = _LawPrior.of(*guide.start(x))
-    for cycle in range(ESTIMATING + DECIDING):
-        if surface is not None:
-            noise = surface.noise
-            if cycle <= ESTIMATING:
-                factor = CAUTION if cycle == ESTIMATING else 1.0
-                discrepancy = float(np.clip(factor * surface.discrepancy, *DISCREPANCY_BOUNDS))
-            law = _LawPrior.of(*guide.follow(surface.information, surface.information_vector))
-        for _ in range(REWEIGHTS if cycle else FIRST_REWEIGHTS):
-            weights = problem.robust_weights(state, noise, discrepancy)
-            state = problem.solve(state, weights, law)
-        surface = problem.likelihood(state, weights, law)
-    assert surface is not None
-    return replace(surface, runs=selected_runs)
+    ends = []
+    for noise, factor in STARTS:
+        theta = means.copy()
+        lowest, highest = means[:tuned] - 2 * deviations[:tuned], means[:tuned] + 3 * deviations[:tuned]
+        theta[:tuned] = np.clip(log_curvature + np.log(factor), lowest, highest)
+        state = _SurfaceParameters(ResponseShape(form, tuned, axes, theta), x)
+        ends.append(problem.fit_in_cycles(state, near, noise, law, guide))
+    return replace(min(ends, key=lambda surface: surface.deviance), runs=selected_runs)
 
 
-def _start(data: SelectedRuns) -> tuple[Array, Array]:
-    """Return rough optima and rough log curvatures.
+def _start(data: SelectedRuns) -> tuple[Array, Array, Array]:
+    """Return rough optima, rough log curvatures and weights towards each scale's best runs.
 
-    A rough optimum is the mean of the scale's runs, weighted towards the best of them.
+    A rough optimum is the weighted mean of the scale's runs.
     """
     scales, tuned = len(data.octaves), data.x.shape[1]
     best = np.full(scales, np.inf)
@@ -130,7 +134,7 @@ def _start(data: SelectedRuns) -> tuple[Array, Array]:
     u = (data.x - x[data.scale]) ** 2 / (soft + excess)[:, None]
     curvature, _ = nnls(np.column_stack([u, 1 / (soft + excess)]), excess / (soft + excess))
     log_curvature: Array = np.log(np.maximum(curvature[:tuned], 1e-6))
-    return x, log_curvature
+    return x, log_curvature, weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,13 +255,52 @@ class _LeastSquares:
         self.means = means
         self.precision: Array = 1 / deviations**2
 
-    def robust_weights(self, state: _SurfaceParameters, noise: float, discrepancy: float) -> Array:
-        """Return weights by noise and discrepancy, lower for outliers (soft L1 loss)."""
+    def fit_in_cycles(
+        self, state: _SurfaceParameters, weights: Array, noise: float, law: _LawPrior, guide: LawGuide
+    ) -> ResponseSurface:
+        """Fit from one starting point: each cycle takes noise, discrepancy and law from the one before."""
+        state, weights = self.fit(state, weights, noise, DISCREPANCY_BOUNDS[1], law, FIRST_REWEIGHTS)
+        surface = self.likelihood(state, weights, law)
+        discrepancy = DISCREPANCY_BOUNDS[1]
+        for cycle in range(1, ESTIMATING + DECIDING):
+            if cycle <= ESTIMATING:
+                factor = CAUTION if cycle == ESTIMATING else 1.0
+                discrepancy = float(np.clip(factor * surface.discrepancy, *DISCREPANCY_BOUNDS))
+            law = _LawPrior.of(*guide.follow(surface.information, surface.information_vector))
+            state, weights = self.fit(state, weights, surface.noise, discrepancy, law, REWEIGHTS)
+            surface = self.likelihood(state, weights, law)
+        return surface
+
+    def fit(
+        self,
+        state: _SurfaceParameters,
+        weights: Array,
+        noise: float,
+        discrepancy: float,
+        law: _LawPrior,
+        rounds: int,
+    ) -> tuple[_SurfaceParameters, Array]:
+        """Return the state and its weights after some rounds of reweighting and least squares.
+
+        Args:
+            weights: by which the first intercepts are placed, (runs,).
+        """
+        for _ in range(rounds):
+            weights = self.robust_weights(state, weights, noise, discrepancy)
+            state = self.solve(state, weights, law)
+        return state, weights
+
+    def robust_weights(self, state: _SurfaceParameters, before: Array, noise: float, discrepancy: float) -> Array:
+        """Return weights by noise and discrepancy, about 0 for stray runs.
+
+        Args:
+            before: weights by which the intercepts are placed.
+        """
         excess = state.shape.excess(*state.from_optimum(self.data))
-        weights: Array = 1 / (noise**2 + (discrepancy * excess) ** 2)
-        residuals = self.data.centred(weights, (self.data.y - excess)[:, None])[:, 0]
-        robust: Array = weights / np.sqrt(1 + residuals**2 * weights)
-        return robust
+        residuals = self.data.centred(before, (self.data.y - excess)[:, None])[:, 0]
+        variance = noise**2 + (discrepancy * excess) ** 2
+        weights = robust_weights(residuals, variance)
+        return np.maximum(weights, LEAST_WEIGHT / variance)
 
     def linearize(self, state: _SurfaceParameters, weights: Array) -> _Linearization:
         """Linearize the excess, with the intercepts eliminated (variable projection)."""
@@ -269,9 +312,12 @@ class _LeastSquares:
 
     def objective(self, state: _SurfaceParameters, weights: Array, law: _LawPrior, residuals: Array) -> float:
         """Return the weighted sum of squares plus the squares of both priors."""
+        return float((weights * residuals**2).sum()) + self.penalty(state, law)
+
+    def penalty(self, state: _SurfaceParameters, law: _LawPrior) -> float:
+        """Return the squares of both priors."""
         by_law = ((state.x - law.optima) ** 2 @ law.precision).sum()
-        prior = by_law + ((state.shape.theta - self.means) ** 2 @ self.precision)
-        return float((weights * residuals**2).sum() + prior)
+        return float(by_law + ((state.shape.theta - self.means) ** 2 @ self.precision))
 
     def normal_equations(
         self, state: _SurfaceParameters, weights: Array, law: _LawPrior, linear: _Linearization
@@ -322,8 +368,10 @@ class _LeastSquares:
         plain = _NormalEquations.of(data, weights, linear)
         leverage = _leverage(data, weights, linear, plain.with_prior(law.precision, self.precision))
         residuals, excess = linear.residuals, linear.excess
-        noise, discrepancy = noise_and_discrepancy(residuals, excess, leverage)
-        variance = variances(data, residuals, excess, leverage, noise**2 + (discrepancy * excess) ** 2)
+        found = noise_and_discrepancy(residuals, excess, leverage)
+        variance = found.noise**2 + (found.discrepancy * excess) ** 2
+        sound = sound_probability(residuals, variance)
+        variance = variances(data, residuals, sound, leverage, variance)
 
         prior = np.diag(self.precision)
         through = plain.border() @ np.linalg.inv(plain.tt + prior)
@@ -332,7 +380,7 @@ class _LeastSquares:
         crossed = through @ meat.border().T
         scores = meat.whole_xx() - crossed - crossed.T + through @ (meat.tt + prior) @ through.T
         scores += np.eye(len(scores)) * (1e-6 * np.trace(scores) / len(scores) + 1e-12)
-        freedom = max(1.0, float(len(residuals) - leverage.sum()))
+        freedom = max(1.0, float(sound.sum() - leverage.sum()))
         sandwich = np.linalg.solve(scores, hessian).T * t_shrink(freedom)
         score = data.summed(linear.by_x * (weights * residuals)[:, None]).reshape(-1)
         score = score - through @ self._shape_gradient(state, weights, linear)
@@ -343,13 +391,15 @@ class _LeastSquares:
             octaves=data.octaves,
             information=(information + information.T) / 2,
             information_vector=sandwich @ (score + hessian @ state.x.reshape(-1)),
-            noise=noise,
-            discrepancy=discrepancy,
+            noise=found.noise,
+            discrepancy=found.discrepancy,
             freedom=freedom,
+            deviance=found.deviance + self.penalty(state, law),
             intercepts=_scale_intercepts(data, weights, data.y - excess),
             runs=np.array([], dtype=np.intp),
             residuals=residuals,
             excess=excess,
+            sound=sound,
         )
 
 
@@ -370,12 +420,19 @@ def _leverage(data: SelectedRuns, weights: Array, linear: _Linearization, normal
 
 
 def _scale_intercepts(data: SelectedRuns, weights: Array, level: Array) -> Array:
-    """Return the mean log loss over seeds at each scale's optimum."""
+    """Return the log loss at each scale's optimum: the mean over its seeds, one that broke left out.
+
+    Seeds whose level is above the lowest of their scale by more than SEED_SPREAD count as broken.
+    """
     total = np.bincount(data.intercept, weights)
     by_intercept = np.bincount(data.intercept, weights * level) / total
     scale = np.zeros(len(total), dtype=np.intp)
     scale[data.intercept] = data.scale
-    count = np.bincount(scale, minlength=len(data.octaves))
+    scales = len(data.octaves)
+    lowest = np.full(scales, np.inf)
+    np.minimum.at(lowest, scale, by_intercept)
+    sound = by_intercept <= lowest[scale] + SEED_SPREAD
+    count = np.bincount(scale[sound], minlength=scales)
     with np.errstate(invalid="ignore"):
-        mean: Array = np.bincount(scale, by_intercept, len(data.octaves)) / count
+        mean: Array = np.bincount(scale[sound], by_intercept[sound], scales) / count
     return mean

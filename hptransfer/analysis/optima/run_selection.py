@@ -53,8 +53,8 @@ class SelectedRuns:
 def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
     """Select the finite runs near the best of their scale.
 
-    Repeats of a point are selected together, by their mean log loss. Losses are relative to the least loss with the
-    same intercept, so that a lucky seed does not make a point look better.
+    Repeats of a point are selected together, by the lower median of their log losses, so that neither a lucky nor a
+    broken seed decides. Losses are relative to the least loss with the same intercept.
 
     Returns:
         Positions of the runs, and the runs.
@@ -65,7 +65,7 @@ def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
     np.minimum.at(least, intercept, y)
     points, point = np.unique(np.column_stack([runs.scale[finite], x]), axis=0, return_inverse=True)
     point = point.reshape(-1)
-    level = np.bincount(point, y - least[intercept]) / np.bincount(point)
+    level = _lower_medians(point, y - least[intercept])
     order = np.lexsort((level, points[:, 0]))
     fewest = KEPT + runs.x.shape[1]
     close = np.zeros(len(points), dtype=bool)
@@ -78,6 +78,14 @@ def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
     return kept, SelectedRuns(
         runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], intercept, runs.octaves(runs.scales)
     )
+
+
+def _lower_medians(group: Index, values: Array) -> Array:
+    """Return the lower median of the values of each group, (groups,)."""
+    order = np.lexsort((values, group))
+    count = np.bincount(group)
+    medians: Array = values[order][np.cumsum(count) - count + (count - 1) // 2]
+    return medians
 
 
 def _has_outlier(x: Array, y: Array) -> bool:

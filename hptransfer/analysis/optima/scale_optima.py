@@ -73,7 +73,7 @@ def find_optima(runs: Runs, estimates: Sequence[OptimaEstimate], shapes: Sequenc
                 status=_optimum_status(runs, mask, finite, placed),
                 tried=np.stack([runs.x[mask].min(axis=0), runs.x[mask].max(axis=0)], axis=1),
                 runs=int(mask.sum()),
-                diverged=int((mask & ~finite).sum()),
+                diverged=int((mask & ~finite & ~runs.outlier).sum()),
             )
         )
     return optima

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.laws.fit import Fit
-from hptransfer.analysis.laws.model_averaging import Component, normalized
+from hptransfer.analysis.laws.model_averaging import Component
 from hptransfer.analysis.optima.response_surface import ResponseSurface
 from hptransfer.analysis.statistics.linear_model import LinearLaw, OptimaLikelihood, solve
 from hptransfer.analysis.tables.arrays import Array, Axes
@@ -25,8 +25,8 @@ from hptransfer.analysis.tables.arrays import Array, Axes
 DISTANCES = (0.5, 1.0, 1.5, 2.0)
 # Octaves within which a value counts as already tried.
 TRIED_OCTAVES = 0.2
-# Heaviest components of the law, which are used; cheapest scales, which are considered.
-USED_COMPONENTS, CANDIDATE_SCALES = 3, 60
+# Heaviest points of the average over laws, which are used; cheapest scales, which are considered.
+USED_POINTS, CANDIDATE_SCALES = 3, 60
 # Bound on the cost of all solves together; one costs the square of the number of optima. Then the minimum numbers of
 # candidates and of ranked runs.
 MOST_WORK, FEWEST_CANDIDATES, FEWEST_RUNS = 2e7, 24, 4
@@ -86,7 +86,7 @@ def next_runs(fit: Fit, target: Axes, *, count: int = 20) -> list[NextRun]:
         count: number of runs; fewer are returned if no other run narrows the interval.
     """
     surface = next(shape.surface for shape in fit.shapes if shape.surface)
-    parts = normalized(fit.mixture.components[:USED_COMPONENTS])
+    parts = fit.mixture.heaviest(USED_POINTS)
     state = _OptimaInformation(fit.runs.scales, surface.information)
     candidates = _candidates(fit, surface, target)
     solves = MOST_WORK / len(state.information) ** 2 / len(parts)  # each takes long for many scales
@@ -131,11 +131,12 @@ def _log_width(fit: Fit, parts: Sequence[Component], state: _OptimaInformation, 
     likelihood = OptimaLikelihood(state.information, np.zeros(len(state.information)), len(fit.tuned))
     widths = 0.0
     for part in parts:
-        law = LinearLaw(part.variant.matrix(state.scales), part.law.means, part.law.deviations)
-        covariance = solve(likelihood, law, tuple(part.scatter)).covariance
+        features, scatter = part.variant.matrix(state.scales), part.posterior.scatter
+        law = LinearLaw(features, part.law.means, part.posterior.deviations, np.ones(1))
+        covariance = solve(likelihood, law, scatter).covariance[0]
         row = law.block_features(part.variant.matrix([target]))
-        variance = np.einsum("kc,cd,kd->k", row, covariance, row) + part.scatter**2
-        widths += part.weight * float(np.mean(np.log(variance))) / 2
+        variance = np.einsum("kc,cd,kd->k", row, covariance, row) + scatter[0] ** 2
+        widths += part.weights.item() * float(np.mean(np.log(variance))) / 2
     return widths
 
 

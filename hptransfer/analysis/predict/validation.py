@@ -1,24 +1,31 @@
-"""Validation: scales predicted from the others, larger ones from smaller ones."""
+"""Validation: scales predicted from the others, larger ones from smaller ones.
+
+The rehearsal predicts larger scales from smaller ones as the target is predicted from all of them: the laws are weighed
+anew on the smaller scales. Where it missed by more than its intervals say, the intervals of the fit are widened.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hptransfer.analysis.laws.exponents import INTERVAL, NORMAL_95
-from hptransfer.analysis.laws.fit import Fit
-from hptransfer.analysis.laws.model_averaging import Component, LawProblem, ModelAverage, normalized
+from hptransfer.analysis.laws.fit import Fit, Widening
+from hptransfer.analysis.laws.model_averaging import Component, LawProblem, ModelAverage, average_models
 from hptransfer.analysis.optima.scale_optima import Optimum
 from hptransfer.analysis.statistics.linear_model import solve
 from hptransfer.analysis.tables.arrays import Array, Axes
 
-# Components that are refitted, heaviest first, and largest scales that are left out.
-REFITTED_COMPONENTS = 12
+# Points of the average that are refitted, heaviest first, and largest scales that are left out.
+REFITTED = 12
 HELD_OUT_SCALES = 40
 # Upper limits of the numbers of starting sets and of scales predicted from each.
-MOST_STARTING_SETS = 12
+MOST_STARTING_SETS = 6
+# Sets without a miss that are added to the rehearsal, and the least factor by which intervals are widened.
+PRIOR_SETS, LEAST_FACTOR = 3, 1.1
 # Standard error of a scale's own optimum, in octaves, up to which it can judge a prediction.
 JUDGE_OCTAVES = 0.75
 
@@ -33,6 +40,7 @@ class HeldOut:
         low, high: the 90% interval of the prediction minus the scale's own optimum.
         covered: by tuned hyperparameter, True if the interval contains zero. The interval is widened by the error of
             the scale's own optimum.
+        squares: by tuned hyperparameter, square of the error over that expected from the interval and the scale's own.
         regret_nats, regret_percent: loss from training with the prediction, by the response surface.
     """
 
@@ -42,6 +50,7 @@ class HeldOut:
     low: Array
     high: Array
     covered: tuple[bool, ...]
+    squares: Array
     regret_nats: float
     regret_percent: float
 
@@ -66,14 +75,51 @@ def larger_from_smaller(fit: Fit) -> list[HeldOut]:
 
     The result shows how the regret grows with the octaves of extrapolation.
     """
+    return list(itertools.chain.from_iterable(_rehearsal(fit)))
+
+
+def _rehearsal(fit: Fit) -> list[list[HeldOut]]:
+    """Return the predictions from each set of cheapest scales."""
     count, first = len(fit.optima), 1 + len(fit.swept.moving)
-    held_out = []
-    for smaller in range(first, count, max(1, -(-(count - first) // MOST_STARTING_SETS))):
-        for index in range(smaller, count, -(-(count - smaller) // MOST_STARTING_SETS)):
-            predicted = _predict_scale(fit, fit.optima[index], list(range(smaller)))
-            if predicted is not None and predicted.extrapolation_octaves > 0:
-                held_out.append(predicted)
-    return held_out
+    sets = range(first, count, max(1, -(-(count - first) // MOST_STARTING_SETS)))
+    predictions = []
+    for smaller in sets:
+        known = list(range(smaller))
+        problem = replace(fit.problem, scales=[fit.runs.scales[index] for index in known])
+        if any(len(problem.swept.values[axis]) == 1 for axis in fit.swept.moving):
+            continue
+        estimates = [replace(estimate, likelihood=estimate.likelihood.only(known)) for estimate in fit.estimates]
+        mixture = ModelAverage.of(average_models(problem, estimates, fit.laws), 1, 0)
+        larger = range(smaller, count, -(-(count - smaller) // MOST_STARTING_SETS))
+        held_out = [
+            _held_out(fit, fit.optima[index], mixture, problem) for index in larger if _judges(fit.optima[index])
+        ]
+        predictions.append([one for one in held_out if one.extrapolation_octaves > 0])
+    return [one for one in predictions if one]
+
+
+def rehearsed(fit: Fit) -> Fit:
+    """Return the fit with its intervals widened by what its rehearsal missed.
+
+    The squared errors, in units of what the intervals say, have a mean of 1 if the intervals are right. Sets of smaller
+    scales count once each, and PRIOR_SETS sets without a miss are added.
+    """
+    sets = _rehearsal(fit)
+    if not sets:
+        return fit
+    squares = np.array([np.mean([one.squares for one in of_set], axis=0) for of_set in sets])
+    factor = np.sqrt((PRIOR_SETS + squares.sum(axis=0)) / (PRIOR_SETS + len(squares)))
+    factor = np.where(factor > LEAST_FACTOR, factor, 1.0)
+    predicted = list(itertools.chain.from_iterable(sets))
+    reasons = []
+    for k in range(len(factor)):
+        missed = sum(not one.covered[k] for one in predicted)
+        reason = (
+            f"predicted from smaller scales, {missed} of {len(predicted)} larger optima lay outside their 90% interval, "
+            f"by errors {np.sqrt(np.mean([one.squares[k] for one in predicted])):.1f} times those expected"
+        )
+        reasons.append(reason if factor[k] > 1 else "")
+    return replace(fit, widening=Widening(factor, reasons))
 
 
 def regret_per_octave(held_out: Sequence[HeldOut]) -> float | None:
@@ -92,14 +138,23 @@ def _predict_scale(fit: Fit, optimum: Optimum, known_scales: Sequence[int]) -> H
 
     None if the scale's own optimum is too uncertain, or if the known scales have a single value of a swept axis.
     """
-    if not (optimum.se < JUDGE_OCTAVES).all():
+    if not _judges(optimum):
         return None
     scales = [fit.runs.scales[index] for index in known_scales]
     problem = LawProblem(scales, fit.columns.known, fit.problem.centre, fit.problem.vague)
     if any(len(problem.swept.values[axis]) == 1 for axis in fit.swept.moving):
         return None
-    components = [_refitted(fit, component, known_scales) for component in _heaviest(fit)]
-    mixture = ModelAverage.of(components, len(fit.mixture.normals), 0)
+    mixture = ModelAverage.of([_refitted(fit, part, known_scales) for part in fit.mixture.heaviest(REFITTED)], 1, 0)
+    return _held_out(fit, optimum, mixture, problem)
+
+
+def _judges(optimum: Optimum) -> bool:
+    """Return True if a scale's own optimum is certain enough to judge a prediction."""
+    return bool((optimum.se < JUDGE_OCTAVES).all())
+
+
+def _held_out(fit: Fit, optimum: Optimum, mixture: ModelAverage, problem: LawProblem) -> HeldOut:
+    """Compare a prediction with the scale's own optimum."""
     value = mixture.mean([optimum.axes])[0]
     low, high = mixture.quantiles(optimum.axes, [percent / 100 for percent in INTERVAL]).T
     error = value - optimum.x
@@ -107,6 +162,7 @@ def _predict_scale(fit: Fit, optimum: Optimum, known_scales: Sequence[int]) -> H
     covered = (low - optimum.x - half_width <= 0) & (high - optimum.x + half_width >= 0)
     regret = float(fit.excess_loss(optimum.axes, error, optimum.loss)[0])
     reach = [float(np.log2(optimum.axes[axis] / values[-1])) for axis, values in problem.swept.values.items()]
+    expected = ((high - low) / (2 * NORMAL_95)) ** 2 + optimum.se**2
     return HeldOut(
         axes=optimum.axes,
         extrapolation_octaves=max(0.0, *reach),
@@ -114,17 +170,14 @@ def _predict_scale(fit: Fit, optimum: Optimum, known_scales: Sequence[int]) -> H
         low=low - optimum.x,
         high=high - optimum.x,
         covered=tuple(map(bool, covered)),
+        squares=error**2 / expected,
         regret_nats=regret,
         regret_percent=100 * regret / optimum.loss,
     )
 
 
-def _heaviest(fit: Fit) -> list[Component]:
-    return normalized(fit.mixture.components[:REFITTED_COMPONENTS])
-
-
-def _refitted(fit: Fit, component: Component, known_scales: Sequence[int]) -> Component:
-    """Return the component refitted to some scales at the same scatter."""
-    likelihood = fit.estimates[component.estimate].likelihood.only(known_scales)
-    law = component.law.only(known_scales)
-    return replace(component, law=law, posterior=solve(likelihood, law, tuple(component.scatter)))
+def _refitted(fit: Fit, point: Component, known_scales: Sequence[int]) -> Component:
+    """Return a point of the average refitted to some scales, at the same scatter and spread."""
+    likelihood = fit.estimates[point.estimate].likelihood.only(known_scales)
+    law = replace(point.law.only(known_scales), deviations=point.posterior.deviations, shares=np.ones(1))
+    return replace(point, law=law, posterior=solve(likelihood, law, point.posterior.scatter))

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hptransfer.analysis.tables.arrays import Array, Index
 
-# Grid of the scatter of scales about the law in octaves. The scale of its half-Cauchy prior was measured on small nets.
-# No scale lies on a law to better than 0.03, because the form of the response surface has an error too.
-SCATTERS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0)
-SCATTER_SCALE = 0.15
+# Grid of the scatter of scales about the law in octaves, and the scale of its half-Cauchy prior. The optima of public
+# iso-FLOP experiments and of small nets scatter by 0.03 to 0.15.
+SCATTERS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
+SCATTER_SCALE = 0.06
 # Up to this number of tuned hyperparameters each has its own scatter; more of them share one, to limit the grid.
 OWN_SCATTER = 2
 # Added to a precision that may be singular: a scale without runs has no information.
@@ -81,18 +81,23 @@ class OptimaLikelihood:
 class LinearLaw:
     """Law that is linear in its coefficients, for all tuned hyperparameters.
 
+    The prior of the coefficients is a mixture of normals with common means: a heavy tail is one of a few spreads.
+
     Attributes:
         features: (scales, coefficients).
-        means, deviations: of the coefficients before any run, (tuned, coefficients).
+        means: of the coefficients before any run, (tuned, coefficients).
+        deviations: of the coefficients before any run, (spreads, tuned, coefficients).
+        shares: prior weights of the spreads, (spreads,); they add up to 1.
     """
 
     features: Array
     means: Array
     deviations: Array
+    shares: Array
 
     def only(self, scales: Sequence[int] | Index) -> LinearLaw:
         """Return the law on some of the scales."""
-        return LinearLaw(self.features[np.asarray(scales)], self.means, self.deviations)
+        return replace(self, features=self.features[np.asarray(scales)])
 
     def block_features(self, features: Array) -> Array:
         """Return features of all tuned hyperparameters, (scales * tuned, tuned * coefficients)."""
@@ -103,69 +108,96 @@ class LinearLaw:
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """Posterior of a law at one scatter.
+    """Posterior of a law: a mixture of normals, a point for each scatter and spread.
 
     Attributes:
-        evidence: log marginal likelihood.
-        coefficients: means, (tuned, coefficients), with their `covariance`, (tuned * coefficients) squared.
-        optima: posterior means of log2 of the optima, (scales, tuned).
+        scatter: octaves, (points, tuned).
+        deviations: prior deviations of the coefficients, (points, tuned, coefficients).
+        log_weight: log marginal likelihood plus the log of the prior of scatter and spread, (points,).
+        coefficients: means, (points, tuned, coefficients).
+        covariance: of the coefficients, (points, tuned * coefficients, tuned * coefficients).
     """
 
-    evidence: float
+    scatter: Array
+    deviations: Array
+    log_weight: Array
     coefficients: Array
     covariance: Array
-    optima: Array
+
+    @property
+    def log_evidence(self) -> float:
+        """Log marginal likelihood, with scatter and spread integrated out."""
+        return float(np.logaddexp.reduce(self.log_weight))
+
+    @property
+    def weights(self) -> Array:
+        """Weights of the points, (points,); they add up to 1."""
+        weights: Array = np.exp(self.log_weight - self.log_evidence)
+        return weights
+
+    def at(self, points: Array) -> Posterior:
+        """Return the posterior at some points, by index or mask."""
+        return Posterior(
+            self.scatter[points],
+            self.deviations[points],
+            self.log_weight[points],
+            self.coefficients[points],
+            self.covariance[points],
+        )
 
 
 # Numbers in a stack of matrices that is solved at once: few calls, and memory below a hundred megabytes.
 _STACKED_NUMBERS = 2_000_000
 
 
-def solve(likelihood: OptimaLikelihood, law: LinearLaw, scatter: Sequence[float]) -> Posterior:
-    """Return the posterior of a law at one scatter.
+def solve(likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]] | None = None) -> Posterior:
+    """Return the posterior of a law at each scatter of a grid and each spread.
 
     Args:
-        scatter: octaves, by tuned hyperparameter.
+        grid: scatters by tuned hyperparameter, octaves; None: the grid that is integrated over.
     """
-    return solve_each(likelihood, law, [tuple(scatter)])[0]
-
-
-def solve_each(likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]]) -> list[Posterior]:
-    """Return the posterior of a law at each scatter of a grid."""
+    grid = scatters(likelihood.tuned) if grid is None else [tuple(scatter) for scatter in grid]
     step = max(1, _STACKED_NUMBERS // likelihood.information.size)
-    stacks = (_solve_stacked(likelihood, law, grid[start : start + step]) for start in range(0, len(grid), step))
-    return list(itertools.chain.from_iterable(stacks))
+    stacks = [_solve_stacked(likelihood, law, grid[start : start + step]) for start in range(0, len(grid), step)]
+    return Posterior(*(np.concatenate(parts) for parts in zip(*stacks, strict=True)))
 
 
-def _solve_stacked(likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]]) -> list[Posterior]:
+def _solve_stacked(
+    likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]]
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Return the fields of a posterior.
+
+    The optima are integrated out at each scatter. The small system of the coefficients is solved for each spread.
+    """
     law_precision = np.tile(1 / np.square(grid), (1, likelihood.num_scales))
     rows = law.block_features(law.features)
-    means, precision = law.means.reshape(-1), 1 / law.deviations.reshape(-1) ** 2
     weighed = law_precision[:, :, None] * rows
     optima_precision = likelihood.information + (law_precision + RIDGE)[:, :, None] * np.eye(len(rows))
     root = np.linalg.cholesky(optima_precision)
     information_vector = np.broadcast_to(likelihood.information_vector[:, None], (len(grid), len(rows), 1))
     divided = np.linalg.solve(optima_precision, np.concatenate([weighed, information_vector], axis=2))
-    coefficient_precision = rows.T @ weighed - np.swapaxes(weighed, 1, 2) @ divided[:, :, :-1] + np.diag(precision)
-    coefficient_vector = np.swapaxes(weighed, 1, 2) @ divided[:, :, -1:] + (precision * means)[:, None]
+    measured = rows.T @ weighed - np.swapaxes(weighed, 1, 2) @ divided[:, :, :-1]
+    measured_vector = (np.swapaxes(weighed, 1, 2) @ divided[:, :, -1:])[:, None, :, 0]
+
+    means, spreads = law.means.reshape(-1), len(law.deviations)
+    precision = 1 / law.deviations.reshape(spreads, -1) ** 2
+    coefficient_precision = measured[:, None] + precision[:, :, None] * np.eye(len(means))
+    vector = measured_vector + precision * means
     covariance = np.linalg.inv(coefficient_precision)
-    coefficients = (covariance @ coefficient_vector)[:, :, 0]
-    evidence = (
-        0.5
-        * (np.log(law_precision).sum(axis=1) + np.log(precision).sum() - np.linalg.slogdet(coefficient_precision)[1])
-        - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
-        + 0.5
-        * (divided[:, :, -1] @ likelihood.information_vector + (coefficient_vector[:, :, 0] * coefficients).sum(axis=1))
-        - 0.5 * means @ (precision * means)
+    coefficients = (covariance @ vector[..., None])[..., 0]
+    of_optima = 0.5 * np.log(law_precision).sum(axis=1) - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
+    of_optima += 0.5 * divided[:, :, -1] @ likelihood.information_vector
+    of_coefficients = 0.5 * (np.log(precision).sum(axis=1) - np.linalg.slogdet(coefficient_precision)[1])
+    of_coefficients += 0.5 * ((vector * coefficients).sum(axis=2) - precision @ means**2)
+    prior = np.array([log_prior(scatter) for scatter in grid])[:, None] + np.log(law.shares)
+    points = len(grid) * spreads
+    return (
+        np.repeat(np.array(grid), spreads, axis=0),
+        np.tile(law.deviations, (len(grid), 1, 1)),
+        (of_optima[:, None] + of_coefficients + prior).reshape(points),
+        coefficients.reshape(points, *law.means.shape),
+        covariance.reshape(points, len(means), len(means)),
     )
-    optima = divided[:, :, -1] + (divided[:, :, :-1] @ coefficients[:, :, None])[:, :, 0]
-    shape = law.means.shape
-    return [
-        Posterior(
-            float(evidence[g]), coefficients[g].reshape(shape), covariance[g], optima[g].reshape(-1, likelihood.tuned)
-        )
-        for g in range(len(grid))
-    ]
 
 
 def scatters(tuned: int) -> list[tuple[float, ...]]:
@@ -180,18 +212,10 @@ def log_prior(scatter: Sequence[float]) -> float:
     return float(sum(np.log(octaves) - np.log1p((octaves / SCATTER_SCALE) ** 2) for octaves in scatter))
 
 
-def log_evidence(likelihood: OptimaLikelihood, law: LinearLaw) -> float:
-    """Return the log marginal likelihood, with the scatter integrated out."""
-    grid = scatters(likelihood.tuned)
-    posteriors = solve_each(likelihood, law, grid)
-    logs = [posterior.evidence + log_prior(scatter) for posterior, scatter in zip(posteriors, grid, strict=True)]
-    return float(np.logaddexp.reduce(logs))
-
-
 def log_predictive_score(likelihood: OptimaLikelihood, law: LinearLaw, first: int) -> float:
     """Return the log likelihood of the scales beyond the `first` cheapest ones.
 
     Each of them is predicted from those before it.
     """
     small = np.arange(first)
-    return log_evidence(likelihood, law) - log_evidence(likelihood.only(small), law.only(small))
+    return solve(likelihood, law).log_evidence - solve(likelihood.only(small), law.only(small)).log_evidence

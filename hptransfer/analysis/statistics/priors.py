@@ -9,6 +9,11 @@ Slopes, in octaves of the optimum per octave of the axis:
   prior mean 0.5;
 - batch size against parameters: 0 (Step Law, Power Lines) or 0.09 (Zhang); prior mean 0.
 
+The optimum need not be an exact power of an axis. Its curvature, in octaves per octave squared, has a mean of 0 and a
+heavy tail: a mixture of normals that approximates Student's t with two degrees of freedom. In GPT-2-style models of 22M
+to 707M parameters the best learning rate bends upward along the size and hardly along the tokens (arXiv:2606.29158).
+So the scale of the tail along tokens is a third of that along every other axis.
+
 Each deviation covers all of these studies. At a fixed budget the best learning rate is a power 0.3 to 0.7 of the batch
 size (the ridge), and the loss rises faster at high learning rates (the skew); both are measured on the published runs
 of Step Law. Every other exponent has a prior of 0 with a deviation of one octave per octave.
@@ -16,6 +21,7 @@ of Step Law. Every other exponent has a prior of 0 with a deviation of one octav
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,18 +40,58 @@ SLOPES: dict[tuple[str, str], Normal] = {
     ("batch", "tokens"): (0.5, 0.25),
 }
 OTHER_SLOPE: Normal = (0.0, 1.0)
+# Scale of the curvature's tail along tokens, and along any other axis.
+BEND_SCALES, OTHER_BEND = {"tokens": 0.013}, 0.04
+# Spreads of the curvature over its scale, with their prior weights.
+BEND_SPREADS, BEND_SHARES = (0.7, 1.3, 3.0, 8.0), (0.3, 0.4, 0.2, 0.1)
+# Up to this number of axes each has its own spread; more of them share one, to limit the mixture.
+OWN_BEND = 2
 SKEWS: dict[str, Normal] = {"rate": (0.4, 0.4), "batch": (0.0, 0.3)}
 OTHER_SKEW: Normal = (0.0, 0.4)
 RIDGES: dict[tuple[str, str], Normal] = {("rate", "batch"): (0.4, 0.5)}
 OTHER_RIDGE: Normal = (0.0, 0.5)
+# Log odds of divergence in the middle of the tried values, and per octave. A learning rate that is large enough always
+# diverges; within an octave or two the odds go from one side to the other.
+DIVERGENCE_LEVEL: Normal = (-3.0, 5.0)
+DIVERGENCE_SLOPES: dict[str, Normal] = {"rate": (3.0, 2.0)}
+OTHER_DIVERGENCE: Normal = (0.0, 2.0)
 # 0.011 nats per octave squared at a loss of 2.4 in the runs of Step Law; small nets differ by powers of ten.
-CURVATURE_PRIOR: Normal = (math.log(0.005), 2.0)
-TREND_PRIOR: Normal = (0.0, 0.2)
+CURVATURE_PRIOR: Normal = (math.log(0.005), 3.0)
+TREND_PRIOR: Normal = (0.0, 0.4)
+SKEW_TREND_PRIOR: Normal = (0.0, 0.1)
 
 
 def slope(tuned: str, axis: str) -> Normal:
     """Return mean and deviation of a tuned hyperparameter's exponent along an axis."""
     return SLOPES.get((quantity_of(tuned), quantity_of(axis)), OTHER_SLOPE)
+
+
+def bend_scale(axis: str) -> float:
+    """Return the scale of the curvature's tail along an axis."""
+    return BEND_SCALES.get(quantity_of(axis), OTHER_BEND)
+
+
+def bend_spreads(axes: int) -> tuple[Array, Array]:
+    """Return combinations of spreads over the axes' scales, with their prior weights.
+
+    Returns:
+        (combinations, axes) and (combinations,).
+    """
+    if axes > OWN_BEND:
+        return np.repeat(np.array(BEND_SPREADS)[:, None], axes, axis=1), np.array(BEND_SHARES)
+    spreads = np.array(list(itertools.product(BEND_SPREADS, repeat=axes))).reshape(-1, axes)
+    shares = np.array(list(itertools.product(BEND_SHARES, repeat=axes))).reshape(-1, axes)
+    return spreads, shares.prod(axis=1)
+
+
+def divergence(tuned: Sequence[str], axes: int) -> tuple[Array, Array]:
+    """Return means and deviations of the coefficients of the log odds of divergence.
+
+    Order: intercept, slope by tuned hyperparameter, slope by axis; log odds per octave.
+    """
+    slopes = [DIVERGENCE_SLOPES.get(quantity_of(name), OTHER_DIVERGENCE) for name in tuned]
+    means, deviations = np.array([DIVERGENCE_LEVEL, *slopes, *[OTHER_DIVERGENCE] * axes]).T
+    return means, deviations
 
 
 def shape(tuned: Sequence[str]) -> ShapePrior:
@@ -56,6 +102,7 @@ def shape(tuned: Sequence[str]) -> ShapePrior:
         curvature=CURVATURE_PRIOR,
         trend=TREND_PRIOR,
         skew=tuple(SKEWS.get(quantity, OTHER_SKEW) for quantity in quantities),
+        skew_trend=SKEW_TREND_PRIOR,
         ridge=tuple(RIDGES.get(pair, OTHER_RIDGE) for pair in pairs),
     )
 
@@ -68,15 +115,19 @@ class ShapePrior:
         curvature: of each a_k, log of log loss per octave squared.
         trend: of every t_k,axis.
         skew: of kappa_k, by tuned hyperparameter.
+        skew_trend: of every s_k,axis.
         ridge: of gamma_kj, by pair k < j.
     """
 
     curvature: tuple[float, float]
     trend: tuple[float, float]
     skew: tuple[tuple[float, float], ...]
+    skew_trend: tuple[float, float]
     ridge: tuple[tuple[float, float], ...]
 
     def rows(self, tuned: int, axes: int) -> Array:
         """Return means and deviations of all shape parameters, (2, parameters)."""
-        normals = [self.curvature] * tuned + [self.trend] * (tuned * axes) + [*self.skew, *self.ridge]
+        of_axes = tuned * axes
+        normals = [self.curvature] * tuned + [self.trend] * of_axes
+        normals += [*self.skew, *[self.skew_trend] * of_axes, *self.ridge]
         return np.array(normals, dtype=float).T

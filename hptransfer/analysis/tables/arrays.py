@@ -34,6 +34,8 @@ class Runs:
         loss: as in the table, (runs,); infinite for a diverged run.
         scale: index of each run's scale.
         intercept: index of the intercept of each run's loss: one per scale, or one per seed of it.
+        rows: of the table, for messages; the first one below the header is 1, or the index of a DataFrame.
+        outlier: True for a run whose loss is infinite because it is an outlier, (runs,).
     """
 
     columns: Columns
@@ -43,6 +45,8 @@ class Runs:
     loss: Array
     scale: Index
     intercept: Index
+    rows: Sequence[int | str]
+    outlier: Mask
 
     @classmethod
     def of(cls, table: pd.DataFrame, columns: Columns) -> Runs:
@@ -65,6 +69,8 @@ class Runs:
             loss=table[columns.loss].to_numpy(dtype=float),
             scale=rank[scale],
             intercept=_intercept_index(table, x, rank[scale]),
+            rows=[row + 1 if isinstance(row, int) else str(row) for row in table.index.tolist()],
+            outlier=np.zeros(len(table), dtype=bool),
         )
 
     @property

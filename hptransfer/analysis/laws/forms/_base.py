@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -53,12 +53,14 @@ class Term:
     Attributes:
         feature: function of a scale.
         mean, deviation: prior of its coefficient, in octaves; None: the caller's prior of slopes along `axis`.
+        bend: True for the curvature along `axis`, whose prior has a heavy tail.
     """
 
     feature: Feature
     axis: str | None = None
     mean: float | None = None
     deviation: float | None = None
+    bend: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,10 @@ class Variant:
         """Return the features, (scales, terms)."""
         return np.array([[term.feature(scale) for term in self.terms] for scale in scales])
 
+    def bent(self, swept: SweptAxes) -> Variant:
+        """Return the variant with a curvature along every axis."""
+        return replace(self, terms=[*self.terms, *bend_terms(swept)])
+
 
 def intercept_term() -> Term:
     """Return the first term: the optimum at the axes' smallest values."""
@@ -85,6 +91,21 @@ def intercept_term() -> Term:
 def slope_terms(swept: SweptAxes, axes: Sequence[str]) -> list[Term]:
     """Return a term for a power of each axis."""
     return [Term(swept.octaves(axis), axis) for axis in axes]
+
+
+def bend_terms(swept: SweptAxes) -> list[Term]:
+    """Return a term for the curvature along each axis.
+
+    Its feature is the square of the octaves from the middle of the swept range, so that the power between the ends of
+    an axis does not depend on it.
+    """
+    return [Term(_square_from_middle(swept, axis), axis, bend=True) for axis in swept.moving]
+
+
+def _square_from_middle(swept: SweptAxes, axis: str) -> Feature:
+    values, octaves = swept.values[axis], swept.octaves(axis)
+    middle = float(np.log2(values[-1] / values[0])) / 2
+    return lambda scale: (octaves(scale) - middle) ** 2
 
 
 class Law(ABC):

@@ -11,14 +11,7 @@ from hptransfer.analysis.optima.estimators import ESTIMATORS, Estimator, OptimaE
 from hptransfer.analysis.optima.response_shape import FORMS
 from hptransfer.analysis.optima.response_surface import ResponseSurface, fit_response_surface
 from hptransfer.analysis.statistics import priors
-from hptransfer.analysis.statistics.linear_model import (
-    LinearLaw,
-    OptimaLikelihood,
-    log_prior,
-    scatters,
-    solve,
-    solve_each,
-)
+from hptransfer.analysis.statistics.linear_model import LinearLaw, OptimaLikelihood, Posterior, solve
 from hptransfer.analysis.tables.arrays import Array, Runs
 
 # Scatter about the law before the first fit, octaves.
@@ -35,21 +28,17 @@ class PowerGuide:
         """Return the law's optima and scatter from rough optima."""
         rough = np.full(x.shape[1], FIRST_SCATTER)
         likelihood = OptimaLikelihood(np.eye(x.size) / FIRST_SCATTER**2, x.reshape(-1) / FIRST_SCATTER**2, x.shape[1])
-        optima: Array = self.law.features @ solve(likelihood, self.law, tuple(rough)).coefficients.T
-        return optima, rough
+        return self._optima(solve(likelihood, self.law, [tuple(rough)])), rough
 
     def follow(self, information: Array, information_vector: Array) -> tuple[Array, Array]:
         """Return the law's optima and scatter from a likelihood of the optima."""
-        likelihood = OptimaLikelihood(information, information_vector, len(self.law.means))
-        grid = scatters(likelihood.tuned)
-        posteriors = solve_each(likelihood, self.law, grid)
-        pairs = zip(posteriors, grid, strict=True)
-        logs = np.array([posterior.evidence + log_prior(scatter) for posterior, scatter in pairs])
-        weights = np.exp(logs - logs.max())
-        weights /= weights.sum()
-        coefficients = np.tensordot(weights, np.array([posterior.coefficients for posterior in posteriors]), 1)
-        scatter: Array = np.exp(weights @ np.log(np.array(grid)))
-        return self.law.features @ coefficients.T, scatter
+        posterior = solve(OptimaLikelihood(information, information_vector, len(self.law.means)), self.law)
+        scatter: Array = np.exp(posterior.weights @ np.log(posterior.scatter))
+        return self._optima(posterior), scatter
+
+    def _optima(self, posterior: Posterior) -> Array:
+        optima: Array = self.law.features @ np.tensordot(posterior.weights, posterior.coefficients, 1).T
+        return optima
 
 
 class SurfaceEstimator(Estimator):

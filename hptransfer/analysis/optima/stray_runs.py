@@ -1,0 +1,83 @@
+"""Runs that are left out: diverged to a finite loss, or outliers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hptransfer.analysis.optima.divergence import DivergenceModel, fit_divergence
+from hptransfer.analysis.optima.residuals import sound_probability
+from hptransfer.analysis.optima.response_surface import ResponseSurface
+from hptransfer.analysis.tables.arrays import OWN_INTERCEPT, Array, Runs
+
+DIVERGED, OUTLIER = "diverged", "outlier"
+# Least error of the response shape far from the optimum, as a share of the excess.
+FAR_DISCREPANCY = 0.5
+# Difference of log losses between seeds, which a run whose seed has no intercept of its own may show.
+SEED_LEVEL = 0.02
+
+
+@dataclass(frozen=True)
+class ExcludedRun:
+    """A run with a finite loss that does not enter the fit.
+
+    Attributes:
+        row: of the table, the first one below the header being 1.
+        reason: DIVERGED or OUTLIER.
+        excess: loss above that of the fitted response surface, nats.
+    """
+
+    row: int | str
+    reason: str
+    excess: float
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedRuns:
+    """Runs of which the stray ones have an infinite loss.
+
+    Attributes:
+        divergence: probability of divergence; None if no run diverged.
+    """
+
+    runs: Runs
+    excluded: Sequence[ExcludedRun]
+    divergence: DivergenceModel | None
+
+
+def judge_runs(runs: Runs, surfaces: Sequence[ResponseSurface]) -> JudgedRuns:
+    """Separate stray runs from sound ones, by the fitted surfaces.
+
+    A stray run beyond the edge of divergence diverged; any other one is an outlier, which says nothing about the edge.
+    """
+    finite = np.isfinite(runs.loss)
+    parts = [_stray(runs, surface) for surface in surfaces]
+    stray, residuals = (np.mean([part[row] for part in parts], axis=0) for row in range(2))
+    left_out = finite & (stray > 0.5)
+    edge = fit_divergence(runs, np.where(finite, stray * (residuals > 0), 1.0))
+    excluded, outlier = [], np.zeros(len(runs.loss), dtype=bool)
+    for index in np.flatnonzero(left_out):
+        beyond = edge is not None and edge.probability(runs.x[index], runs.scales[runs.scale[index]]).item() > 0.5
+        outlier[index] = not beyond or residuals[index] < 0
+        excess = runs.loss[index] * -np.expm1(-residuals[index])
+        excluded.append(ExcludedRun(runs.rows[index], OUTLIER if outlier[index] else DIVERGED, float(excess)))
+    judged = replace(runs, loss=np.where(left_out, np.inf, runs.loss), outlier=outlier)
+    diverged = np.where(outlier, 0.0, np.where(finite, stray * (residuals > 0), 1.0))
+    return JudgedRuns(judged, excluded, fit_divergence(runs, diverged))
+
+
+def _stray(runs: Runs, surface: ResponseSurface) -> tuple[Array, Array]:
+    """Return the probability of each run to be stray, and its residual in log loss; 0 where unknown."""
+    excess = surface.shape.excess(runs.x - surface.x[runs.scale], surface.octaves[runs.scale])
+    known = np.isfinite(runs.loss) & np.isfinite(surface.intercepts[runs.scale])
+    residuals = np.zeros(len(runs.loss))
+    residuals[known] = np.log(runs.loss[known]) - surface.intercepts[runs.scale[known]] - excess[known]
+    discrepancy = max(FAR_DISCREPANCY, surface.discrepancy)
+    stray = 1 - sound_probability(residuals, surface.noise**2 + SEED_LEVEL**2 + (discrepancy * excess) ** 2)
+    fitted = np.zeros(len(runs.loss), dtype=bool)
+    fitted[surface.runs] = np.bincount(runs.intercept[surface.runs])[runs.intercept[surface.runs]] >= OWN_INTERCEPT
+    of_fit = fitted[surface.runs]
+    residuals[fitted], stray[fitted] = surface.residuals[of_fit], 1 - surface.sound[of_fit]
+    return np.where(known, stray, 0.0), residuals

@@ -1,0 +1,137 @@
+"""The recommended values: those that lose least in expectation under the whole posterior.
+
+A draw of the posterior is an optimum at the scale, from the average over laws, and a form of the response surface. The
+loss of a value is the mean over draws of the log loss above the optimum, plus that of a divergence times its
+probability. A run that diverges, or ends far above the optimum, is trained again. It costs what the same compute would
+have bought, so both losses are capped at RETRAINED.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from hptransfer.analysis.laws.fit import Fit
+from hptransfer.analysis.tables.arrays import Array, Axes, Mask
+
+# Log loss that twice the compute buys: 0.035 to 0.1 in published laws of the loss against compute (science: Chinchilla,
+# arXiv:2203.15556, and Kaplan, arXiv:2001.08361, have exponents of 0.05 to 0.15).
+RETRAINED = 0.1
+DRAWS = 256
+# Log loss up to which the risk counts a draw; a response surface says nothing beyond.
+MOST_EXCESS = 1.0
+# Octaves about the centre in which a decision is searched, beyond the range of the draws.
+MARGIN = 0.5
+EVEN_ODDS = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """Recommended values of one scale, and what they risk.
+
+    Attributes:
+        value: log2 of the recommended values, (tuned,).
+        center, low, high: mean and 90% interval of the optimum's posterior, log2, (tuned,).
+        expected_percent, p90_percent: mean and 90th percentile of the loss above the optimum, percent of the loss, of a
+            run that does not diverge; NaN for an estimator without a response surface.
+        p_diverge: probability that the run diverges; NaN if no run diverged.
+        stable_below: log2 of the value of even odds, the others as recommended, (tuned,); NaN where there is none.
+        outside_tried: True where the value lies outside all tried ones, (tuned,).
+    """
+
+    value: Array
+    center: Array
+    low: Array
+    high: Array
+    expected_percent: float
+    p90_percent: float
+    p_diverge: float
+    stable_below: Array
+    outside_tried: Mask
+
+
+def decide(fit: Fit, scale: Axes) -> Decision:
+    """Return the decision for a scale.
+
+    Raises:
+        FitError: the scale differs on an axis of which only one value was swept.
+    """
+    center, low, high = fit.predict(scale).T
+    posterior = _Posterior.of(fit, scale, center)
+    value = np.minimum(posterior.best(center), fit.columns.upper)
+    excess = posterior.excess(value)
+    divergence, tuned = fit.divergence, range(len(fit.tuned))
+    tried = fit.runs.x
+    return Decision(
+        value=value,
+        center=center,
+        low=low,
+        high=high,
+        expected_percent=100 * float(np.expm1(excess).mean()),
+        p90_percent=100 * float(np.expm1(np.quantile(excess, 0.9))),
+        p_diverge=divergence.probability(value, scale).item() if divergence else float("nan"),
+        stable_below=np.array([divergence.edge(value, scale, k) if divergence else np.nan for k in tuned]),
+        outside_tried=(value < tried.min(axis=0)) | (value > tried.max(axis=0)),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Posterior:
+    """Draws of the optimum at a scale, by form of the response surface.
+
+    Attributes:
+        optima: log2 of the optimum, by form, each (draws, tuned).
+    """
+
+    fit: Fit
+    scale: Axes
+    optima: list[Array]
+
+    @classmethod
+    def of(cls, fit: Fit, scale: Axes, center: Array) -> _Posterior:
+        draws = fit.mixture.new_scale_draws(scale, DRAWS)
+        widened = center + fit.widening.factor * (draws - fit.mixture.mean([scale])[0])
+        forms = len(fit.surfaces)
+        return cls(fit, scale, [widened[form::forms] for form in range(forms)])
+
+    def excess(self, x: Array) -> Array:
+        """Return the log loss above the optimum of each draw at x, (draws,)."""
+        octaves = self.fit.runs.octaves([self.scale])
+        parts = [
+            surface.shape.excess(x - optima, np.tile(octaves, (len(optima), 1)))
+            for surface, optima in zip(self.fit.surfaces, self.optima, strict=True)
+        ]
+        return np.minimum(np.concatenate(parts), MOST_EXCESS)
+
+    def expected(self, x: Array) -> float:
+        """Return the expected log loss of x, capped at RETRAINED."""
+        of_run = float(np.minimum(self.excess(x), RETRAINED).mean())
+        divergence = self.fit.divergence
+        if divergence is None:
+            return of_run
+        p = divergence.probability(x, self.scale).item()
+        barrier = max(0.0, p - EVEN_ODDS)  # never beyond even odds, whatever the bowl
+        return (1 - p) * of_run + p * RETRAINED + barrier
+
+    def best(self, start: Array) -> Array:
+        """Return log2 of the values that lose least in expectation."""
+        drawn = np.concatenate(self.optima)
+        low, high = np.quantile(drawn, (0.02, 0.98), axis=0)
+        low, high = np.minimum(low, start) - MARGIN, np.maximum(high, start) + MARGIN
+        if self.fit.divergence:
+            start = self._stable(start, low)
+        simplex = np.vstack([start, start + np.diag((high - low) / 8)])
+        options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-9, "maxiter": 200 * len(start)}
+        return minimize(
+            self.expected, start, method="Nelder-Mead", bounds=list(zip(low, high, strict=True)), options=options
+        ).x
+
+    def _stable(self, start: Array, low: Array) -> Array:
+        """Return a start that is within even odds, moved towards the low end where needed."""
+        for share in np.linspace(0, 1, 11):
+            x = start + share * (low - start)
+            if self.fit.divergence and self.fit.divergence.probability(x, self.scale).item() <= EVEN_ODDS:
+                return x
+        return start
