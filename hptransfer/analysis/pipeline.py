@@ -13,7 +13,7 @@ import pandas as pd
 from hptransfer.analysis.laws.fit import ESTIMATOR, fit_table
 from hptransfer.analysis.laws.forms import LAWS
 from hptransfer.analysis.optima.estimators import ESTIMATORS
-from hptransfer.analysis.predict.data_warnings import table_warnings
+from hptransfer.analysis.predict.data_warnings import pooled_runs, table_warnings
 from hptransfer.analysis.predict.findings import fit_json, optima_table, prediction_json
 from hptransfer.analysis.predict.next_runs import next_runs, next_table
 from hptransfer.analysis.predict.predictions import predict_table
@@ -170,9 +170,15 @@ def fit_and_predict(
         FitError: no law can be fitted.
     """
     columns = replace(columns, prior=options.prior)
-    fit = fit_table(table, columns, estimator=options.estimator or ESTIMATOR, laws=options.laws)
-    predictions = predict_table(fit, targets)
-    warnings = [*notes, *table_warnings(table, fit, predictions), *fit.warnings]
+    known_warnings = [*notes, *table_warnings(table, columns, targets)]
+    try:
+        fit = fit_table(table, columns, estimator=options.estimator or ESTIMATOR, laws=options.laws)
+        predictions = predict_table(fit, targets)
+    except FitError as error:
+        error.warnings = known_warnings
+        error.note = pooled_runs(table, columns)
+        raise
+    warnings = [*known_warnings, *fit.warnings]
     first = {axis: float(predictions.iloc[0][axis]) for axis in columns.scales}
     return Analysis(
         fit=fit,

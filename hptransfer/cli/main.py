@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = _run(arguments)
     except HptransferError as error:
+        for warning in error.warnings:
+            print_error(f"warning: {_shortened(redacted(warning))}")
         print_error(f"hptransfer: {_shortened(redacted(str(error)))}")
         code = error.exit_code
     except KeyboardInterrupt:
