@@ -19,7 +19,7 @@ from hptransfer.core.errors import FitError
 from hptransfer.core.records import LONG_NUMBER, exact, plain_exponent, short
 
 # Bounds of the step between added values, in octaves, and the step where the table has none.
-LEAST_STEP, MOST_STEP, STEP = 0.5, 2.0, 1.0
+LEAST_STEP, MOST_STEP, STEP = 0.5, 3.4, 1.0
 # Steps beyond the tried values of a hyperparameter that moves the losses by little more than noise.
 WIDE_STEPS = 2
 # Octaves within which a value counts as tried.
@@ -102,13 +102,15 @@ class RunPlanner:
     def diverged_scales(self, count: int) -> list[AddedRuns]:
         """Return runs below the tried values of the cheapest scales at which all runs diverged."""
         diverged = [index for index in range(self.runs.num_scales) if not self.is_usable(index)]
+        known = len(diverged) < self.runs.num_scales
         k = next((k for k, name in enumerate(self.runs.columns.tuned) if quantity_of(name) == "rate"), 0)
         added = []
         for index in diverged[:count]:
             centre = self._centre()
-            lowest = self.runs.x[self.runs.of_scale(index), k].min() - self._step(k)
-            centre[k] = min(centre[k], lowest - self._step(k))
-            added.append(AddedRuns(self.runs.scales[index], self._star(centre)))
+            lowest = self.runs.x[self.runs.of_scale(index), k].min()
+            # Where nothing is known of the optimum, it may be far below.
+            centre[k] = min(centre[k], lowest - 2 * self._step(k)) if known else lowest - 2 * MOST_STEP
+            added.append(AddedRuns(self.runs.scales[index], self._star(centre, None if known else MOST_STEP)))
         return added
 
     def further_values(self, k: int, count: int) -> list[AddedRuns]:
@@ -200,11 +202,12 @@ class RunPlanner:
         lowest: Array = self.runs.x.min(axis=0)
         return lowest
 
-    def _star(self, centre: Array) -> Array:
-        """Return a point with its neighbours along each hyperparameter."""
+    def _star(self, centre: Array, step: float | None = None) -> Array:
+        """Return a point with its neighbours along each hyperparameter, by default a usual step away."""
         points = [centre]
         for k, direction in enumerate(np.eye(len(centre))):
-            points += [centre - self._step(k) * direction, centre + self._step(k) * direction]
+            away = (step or self._step(k)) * direction
+            points += [centre - away, centre + away]
         return np.minimum(points, self.runs.columns.upper)
 
     def _step(self, k: int) -> float:

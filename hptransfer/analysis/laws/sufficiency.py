@@ -122,7 +122,7 @@ def _no_optimum(runs: Runs, optima: Sequence[Optimum], k: int, error: float, res
     """
     name, planner = runs.columns.tuned[k], RunPlanner(runs)
     needed = 1 + len(SweptAxes.of(runs.scales).moving)
-    if all(optimum.status[k] != BRACKETED for optimum in optima):
+    if not _has_inner_best(runs, k):
         return TooFewRunsError(
             f"no optimum of {name} lies inside the tried values; try values on both sides of the best of "
             f"{_unplaced_scales(optima)}",
@@ -154,6 +154,16 @@ def _no_optimum(runs: Runs, optima: Sequence[Optimum], k: int, error: float, res
     )
 
 
+def _has_inner_best(runs: Runs, k: int) -> bool:
+    """Return True if the best run of a scale lies between others that did not diverge."""
+    for index in range(runs.num_scales):
+        finite = np.flatnonzero(runs.of_scale(index) & np.isfinite(runs.loss))
+        x = runs.x[finite, k]
+        if len(finite) and x.min() < x[np.argmin(runs.loss[finite])] < x.max():
+            return True
+    return False
+
+
 def repeat_noise(runs: Runs) -> float | None:
     """Return the standard deviation of the log loss between repeats; None without repeats.
 
@@ -175,7 +185,6 @@ def spread_along(runs: Runs, k: int) -> float | None:
     """Return the standard deviation of the log loss along one hyperparameter, with all else equal.
 
     It is of the means of repeats, over all lines of at least FEWEST_VALUES values; None if the runs have no such line.
-    Runs with a much larger loss than the best of their line do not count.
     """
     finite = np.flatnonzero(np.isfinite(runs.loss))
     others = np.delete(runs.x, k, axis=1)
@@ -205,7 +214,7 @@ def _worse_on_both_sides(runs: Runs, surface: ResponseSurface) -> Mask:
 
 def _first_of(names: Sequence[str]) -> str:
     more = len(names) - SCALES_IN_MESSAGE
-    return ", ".join(names[:SCALES_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")
+    return "; ".join(names[:SCALES_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")
 
 
 def _unplaced_scales(optima: Sequence[Optimum]) -> str:

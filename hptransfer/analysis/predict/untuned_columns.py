@@ -37,6 +37,8 @@ MOST_ROWS_EXAMINED, MOST_EXAMINED, MOST_VALUES, VALUES_NAMED = 20_000, 200, 50, 
 MOST_NAMED = 4
 # Relative distance of sizes and durations below which they are the same, such as of steps of a rounded budget.
 SAME_DURATION = 1.05
+# Share of runs with another size than the median of their scale up to which they are strays, such as stopped runs.
+STRAY_SHARE = 0.05
 # Octaves by which a column that follows from others differs from a product of their powers, by rounding.
 ROUNDED = 0.03
 # Share of the variance of a size within a scale that a curve of the tuned values leaves.
@@ -193,9 +195,11 @@ class _Examined:
             return quantity_of(candidate.bare_name) != "batch"
         for column in self.x.T:
             values = np.unique(column, return_inverse=True)[1].reshape(-1)
-            if values.max() + 1 <= len(values) / 2 and _follows(candidate.codes, values):
-                return True
-            if not candidate.is_setting() and self._has_ranges(candidate, column):
+            # A setting at few scales may have a range by chance, unless equal tuned values always share it.
+            may_follow = not candidate.is_setting() or (
+                values.max() + 1 <= len(values) / 2 and _follows(candidate.codes, values)
+            )
+            if may_follow and self._has_ranges(candidate, column):
                 return True
         return self._is_product_of_powers(candidate)
 
@@ -241,9 +245,10 @@ class _Examined:
         positive = candidate.numbers > 0
         if not positive.any():
             return False
-        frame = pd.DataFrame({"scale": self.scale[positive], "size": candidate.numbers[positive]})
-        by_scale = frame.groupby("scale")["size"]
-        return bool((by_scale.max() / by_scale.min()).max() > SAME_DURATION)
+        sizes = pd.Series(candidate.numbers[positive])
+        usual = sizes.groupby(self.scale[positive]).transform("median")
+        others = int((np.abs(np.log(sizes / usual)) > np.log(SAME_DURATION)).sum())
+        return others > max(1, STRAY_SHARE * len(sizes))
 
     def unexplained(self, candidates: Sequence[_Candidate], weights: Array) -> tuple[float, int]:
         """Return the weighted residual sum of squares with its degrees of freedom.

@@ -22,6 +22,8 @@ LARGEST_JSON_TABLE = 100_000_000
 MOST_JSON_COLUMNS, MOST_CELLS = 2_000, 20_000_000
 # A whole number of more digits is read as a float, which Python does in linear time.
 MOST_DIGITS = 18
+# Texts that tools write for a missing value, as JSON itself has no NaN.
+NO_VALUE = ("NaN", "nan", "")
 # Rows that become a part of the table at a time.
 PART_ROWS = 50_000
 # Names of columns in which a named run's name is kept, if its own keys leave one of them free.
@@ -180,8 +182,15 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
             if isinstance(value, dict):
                 stack.append((f"{prefix}{key}.", value))
             else:
-                flat.setdefault(f"{prefix}{key}", json.dumps(value) if isinstance(value, list) else value)
+                flat.setdefault(f"{prefix}{key}", _cell(value))
     return flat
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a cell of a table: lists as text, and texts that mean no value as None."""
+    if isinstance(value, list):
+        return json.dumps(value)
+    return None if isinstance(value, str) and value in NO_VALUE else value
 
 
 def _parsed(text: str) -> Any:
