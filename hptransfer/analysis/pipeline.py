@@ -226,7 +226,7 @@ def analyze_source(
 def analyze_file(
     path: Path, *, scales: tuple[str, ...], tuned: tuple[str, ...], loss: str, targets: Path, out: Path
 ) -> Analysis:
-    """Analyze a CSV or parquet file, with the errors of analyze_source."""
+    """Analyze a CSV, parquet or JSON file, with the errors of analyze_source."""
     return analyze_source(TableSource(path), scales=scales, tuned=tuned, loss=loss, targets=targets, out=out)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from hptransfer.analysis.laws.exponents import exponents
 from hptransfer.analysis.laws.forms import SweptAxes
@@ -31,6 +32,8 @@ NOISE_DEVIATIONS = 1.0
 NOISE_DEVIATIONS_ALONG = 2.0
 # Points with repeats that measure noise; the median of the square of a standard normal variable.
 FEWEST_REPEATED, MEDIAN_OF_SQUARE = 2, 0.455
+# Standard deviation of a normal variable over the median of its absolute value.
+DEVIATION_OF_MEDIAN = 1.48
 # An exponent whose standard error is at least this share of the prior deviation comes mostly from the prior.
 ASSUMED_SHARE = 0.8
 
@@ -106,19 +109,20 @@ def check_tried_values(
     inside = np.mean([_worse_on_both_sides(runs, surface) for surface in surfaces], axis=0) > 0.5
     nowhere = (error > UNPLACED_OCTAVES) | ~inside.any()
     for k in np.flatnonzero(nowhere):
-        raise _no_optimum(runs, optima, int(k), float(error[k]), float(np.mean([each.noise for each in surfaces])))
+        raise _no_optimum(runs, optima, int(k), float(error[k]), surfaces)
     return [
         f"the optimum of {name} lies beyond all tried values: extrapolated with the fitted response surface"
         for name in np.array(runs.columns.tuned)[~inside]
     ]
 
 
-def _no_optimum(runs: Runs, optima: Sequence[Optimum], k: int, error: float, residual_noise: float) -> FitError:
+def _no_optimum(
+    runs: Runs, optima: Sequence[Optimum], k: int, error: float, surfaces: Sequence[ResponseSurface]
+) -> FitError:
     """Return the error of runs that do not place the optimum of a hyperparameter.
 
     Args:
         error: standard deviation of the optimum in the middle of the scales, in octaves.
-        residual_noise: standard deviation of the log losses about the response surface.
     """
     name, planner = runs.columns.tuned[k], RunPlanner(runs)
     needed = 1 + len(SweptAxes.of(runs.scales).moving)
@@ -130,28 +134,36 @@ def _no_optimum(runs: Runs, optima: Sequence[Optimum], k: int, error: float, res
             planner.both_sides(k, needed),
         )
     noise = repeat_noise(runs)
-    known_by = "repeats of the same run do" if noise is not None else "the scatter about the fitted response surface"
+    known_by = "between repeats" if noise is not None else "about the fitted response surface"
     spread = spread_along(runs, k)
-    if spread is not None and spread < NOISE_DEVIATIONS_ALONG * (residual_noise if noise is None else noise):
+    noise = float(np.mean(list(map(_scatter, surfaces)))) if noise is None else noise
+    if spread is not None and spread < NOISE_DEVIATIONS_ALONG * noise:
         return TooFewRunsError(
-            f"the losses show no optimum of {name}: along it they differ by little more than noise ({spread:.2g} in "
-            f"log loss, not {NOISE_DEVIATIONS_ALONG:g} times {known_by}); try values farther apart, repeat them with "
-            "other seeds, or leave it out of --tune",
+            f"the losses show no optimum of {name}: along it they differ by little more than noise (standard "
+            f"deviations of the log loss: {spread:.2g} along it, {noise:.2g} {known_by}); try values farther apart, "
+            "repeat them with other seeds, or leave it out of --tune",
             runs.columns,
             planner.farther_apart(k, needed),
         )
+    surface_noise = float(np.mean([surface.noise for surface in surfaces]))
     reason = (
-        f"the runs do not place the optimum of {name}: its error is {error:.1f} octaves in the middle of the scales, "
+        f"the runs do not place the optimum of {name}: its error is {error:.2f} octaves in the middle of the scales, "
         f"and an answer needs at most {UNPLACED_OCTAVES:g}"
         if error > UNPLACED_OCTAVES
         else f"the fitted response surface has no optimum of {name} inside the tried values: on one side of it no run "
-        f"is worse by more than the scatter about the surface ({residual_noise:.2g} in log loss)"
+        f"is worse by more than the scatter about the surface ({surface_noise:.2g} in log loss)"
     )
+    unplaced = [optimum for optimum in optima if optimum.status[k] != BRACKETED]
     return TooFewRunsError(
-        f"{reason}; try values on both sides of the best of {_unplaced_scales(optima)}",
+        f"{reason}; try values on both sides of the best of {_unplaced_scales(unplaced or optima)}",
         runs.columns,
         planner.both_sides(k, needed),
     )
+
+
+def _scatter(surface: ResponseSurface) -> float:
+    """Return the scatter of log losses about a response surface, of which a few runs that went wrong are no part."""
+    return min(surface.noise, DEVIATION_OF_MEDIAN * float(np.median(np.abs(surface.residuals))))
 
 
 def _has_inner_best(runs: Runs, k: int) -> bool:
@@ -184,22 +196,16 @@ def repeat_noise(runs: Runs) -> float | None:
 def spread_along(runs: Runs, k: int) -> float | None:
     """Return the standard deviation of the log loss along one hyperparameter, with all else equal.
 
-    It is of the means of repeats, over all lines of at least FEWEST_VALUES values; None if the runs have no such line.
+    It is of the medians of repeats along a line of at least FEWEST_VALUES values, and the median over all lines; None
+    if the runs have no such line.
     """
-    finite = np.flatnonzero(np.isfinite(runs.loss))
-    others = np.delete(runs.x, k, axis=1)
-    lines = np.unique(np.column_stack([runs.scale, np.round(others, 9)])[finite], axis=0, return_inverse=True)[1]
-    lines = lines.reshape(-1)
-    squares, free = 0.0, 0
-    for line in range(lines.max() + 1):
-        of_line = finite[lines == line]
-        values, value = np.unique(np.round(runs.x[of_line, k], 9), return_inverse=True)
-        if len(values) < FEWEST_VALUES:
-            continue
-        means = np.bincount(value.reshape(-1), np.log(runs.loss[of_line])) / np.bincount(value.reshape(-1))
-        squares += float(((means - means.mean()) ** 2).sum())
-        free += len(values) - 1
-    return float(np.sqrt(squares / free)) if free else None
+    finite = np.isfinite(runs.loss)
+    others = np.round(np.delete(runs.x, k, axis=1), 9)
+    line = np.unique(np.column_stack([runs.scale, others])[finite], axis=0, return_inverse=True)[1].reshape(-1)
+    frame = pd.DataFrame({"line": line, "value": np.round(runs.x[finite, k], 9), "y": np.log(runs.loss[finite])})
+    by_line = frame.groupby(["line", "value"])["y"].median().groupby("line").agg(["size", "std"])
+    deviations = by_line.loc[by_line["size"] >= FEWEST_VALUES, "std"]
+    return float(deviations.median()) if len(deviations) else None
 
 
 def _worse_on_both_sides(runs: Runs, surface: ResponseSurface) -> Mask:

@@ -330,7 +330,8 @@ def _centred(matrix: Array, groups: Index, weights: Array) -> Array:
 def _groups(first: Index, second: Index) -> Index:
     """Return the index of each pair."""
     pairs = first.astype(np.int64) * (int(second.max()) + 1) + second
-    return np.unique(pairs, return_inverse=True)[1].reshape(-1).astype(np.intp)
+    index: Index = np.unique(pairs, return_inverse=True)[1].reshape(-1).astype(np.intp)
+    return index
 
 
 def _follows(codes: Index, groups: Index) -> bool:

@@ -207,5 +207,6 @@ def _shown(value: Any) -> str:
         return json.dumps(value)
     if isinstance(value, int | float):
         return f"the number {value:g}" if math.isfinite(value) else "a number"
-    kinds = {str: "a text", list: "a list", dict: "an object"}
-    return kinds[type(value)]
+    if isinstance(value, str):
+        return "a text"
+    return "a list" if isinstance(value, list) else "an object"

@@ -123,11 +123,13 @@ class TableSource:
         if self.path is None:
             frame = _experiment(str(self.mlflow), str(self.experiment))
             names = self._matched(frame.columns, required)
+            names |= _other_columns(list(map(str, frame.columns)), names)
         else:
             header, rows = _opened(self.path)
             names = self._matched(header, required)
             check_unique(self.location, header, names.values())
-            names |= _other_columns(self.path, header, names)
+            if self.path.stat().st_size <= LARGEST_READ_WHOLE:
+                names |= _other_columns(header, names)
             frame = rows(sorted(set(names.values())))
         frame = frame[list(names.values())].set_axis(list(names), axis=1)
         if "state" in self.names and not _has_words(frame["state"]):
@@ -187,12 +189,13 @@ def chart_column(names: Sequence[str]) -> str | None:
     return next((name for name in series if name not in bounds), series[0]) if has_axis else None
 
 
-def _other_columns(path: Path, header: Sequence[str], names: Mapping[str, str]) -> dict[str, str]:
-    """Return the other columns of a file, in which runs of several experiments may differ.
+def _other_columns(header: Sequence[str], names: Mapping[str, str]) -> dict[str, str]:
+    """Return the other columns of a table, in which runs of several experiments may differ; none of very many.
 
-    Of a large file there are none, as they would fill the memory.
+    Args:
+        names: columns that are used, by the names that they are analyzed under.
     """
-    if path.stat().st_size > LARGEST_READ_WHOLE or len(header) > MOST_READ_WHOLE:
+    if len(header) > MOST_READ_WHOLE:
         return {}
     taken = {*names, *names.values()}
     return {name: name for name in header if name and name not in taken and header.count(name) == 1}
