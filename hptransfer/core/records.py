@@ -46,7 +46,7 @@ CURVE_KEYS = frozenset({"step", "tokens", "loss", "time"})
 
 
 def short(value: Number) -> str:
-    """Format a number for tables and messages, with four digits: 65536, 0.01563, 1e-5."""
+    """Format a number for people, with four digits: 65536, 0.01563, 1e-5."""
     if isinstance(value, int) and abs(value) < LONG_NUMBER:
         return str(value)
     if LEAST_OF_FIVE_DIGITS <= abs(value) < MOST_OF_SIX_DIGITS:
@@ -55,7 +55,7 @@ def short(value: Number) -> str:
 
 
 def plain_exponent(text: str) -> str:
-    """Return a number's text with its exponent as people write it: 1e9 for 1e+09."""
+    """Return a number's text with a short exponent: 1e9 for 1e+09."""
     return PADDED_EXPONENT.sub(r"e\1", text.replace("e+", "e"))
 
 

@@ -1,4 +1,4 @@
-"""The cheapest runs that would make a refused fit possible, as text to paste.
+"""Cheapest runs that would make a refused fit possible.
 
 A refusal knows only the table, so a run is named by its columns. Scales are in order of their cost, by the column of
 FLOPs or by the product of the axes.
@@ -96,11 +96,11 @@ class RunPlanner:
         return bool(np.isfinite(self.runs.loss[self.runs.of_scale(index)]).any())
 
     def new_scales(self, count: int) -> list[AddedRuns]:
-        """Return runs at the cheapest new scales: an optimum and its neighbours along each hyperparameter."""
+        """Return runs around the likely optimum of the cheapest new scales."""
         return [AddedRuns(axes, self._star(self._centre())) for axes in itertools.islice(self._free_scales(), count)]
 
     def diverged_scales(self, count: int) -> list[AddedRuns]:
-        """Return runs below the tried values of the cheapest scales at which all runs diverged."""
+        """Return runs at lower values for scales whose runs all diverged."""
         diverged = [index for index in range(self.runs.num_scales) if not self.is_usable(index)]
         known = len(diverged) < self.runs.num_scales
         k = next((k for k, name in enumerate(self.runs.columns.tuned) if quantity_of(name) == "rate"), 0)
@@ -114,18 +114,22 @@ class RunPlanner:
         return added
 
     def further_values(self, k: int, count: int) -> list[AddedRuns]:
-        """Return runs at untried values of a hyperparameter on the better side, at the cheapest scales."""
+        """Return runs beyond the better end of the tried values.
+
+        Args:
+            count: number of scales, the cheapest ones; also below.
+        """
         return self._along(k, count, lambda index: self._better_side(index, k))
 
     def both_sides(self, k: int, count: int) -> list[AddedRuns]:
-        """Return runs on the sides of the best run on which the cheapest scales lack one.
+        """Return runs on the sides of the best run that lack one.
 
         At a scale that has runs on both sides, they are nearer to the best one.
         """
         return self._along(k, count, lambda index: self._sides(index, k))
 
     def farther_apart(self, k: int, count: int) -> list[AddedRuns]:
-        """Return runs well beyond the tried values on both sides, at the cheapest scales."""
+        """Return runs well beyond both ends of the tried values."""
 
         def wide(index: int) -> list[float]:
             tried = self.runs.x[self.runs.of_scale(index), k]
@@ -156,7 +160,7 @@ class RunPlanner:
         ]
 
     def _line(self, index: int, k: int, values: Sequence[float]) -> list[Array]:
-        """Return the best point of a scale with other values of one hyperparameter."""
+        """Return a scale's best point with other values of one hyperparameter."""
         points = []
         for value in values:
             point = self._best(index).copy()
@@ -165,14 +169,17 @@ class RunPlanner:
         return points
 
     def _better_side(self, index: int, k: int) -> list[float]:
-        """Return the next value beyond the better end of what was tried; on both sides of a single value."""
+        """Return the next value beyond the better end, or around a single value."""
         tried, best, step = self.runs.x[self.runs.of_scale(index), k], float(self._best(index)[k]), self._step(k)
         if tried.min() == tried.max():
             return [best - step, best + step]
         return [best + step] if best == tried.max() else [best - step]
 
     def _sides(self, index: int, k: int) -> list[float]:
-        """Return values on the sides of the best run: beyond the edge, towards divergence, or nearer to it."""
+        """Return values on the sides of the best run.
+
+        They are beyond the edge, between the best run and one that diverged, or nearer to the best run.
+        """
         of_scale = self.runs.of_scale(index)
         finite = of_scale & np.isfinite(self.runs.loss)
         best, step = float(self._best(index)[k]), self._step(k)
@@ -195,7 +202,7 @@ class RunPlanner:
         return best
 
     def _centre(self) -> Array:
-        """Return the best point of the cheapest scale that has one, else the lowest values."""
+        """Return the best point of the cheapest scale, else the lowest values."""
         usable = next((index for index in range(self.runs.num_scales) if self.is_usable(index)), None)
         if usable is not None:
             return self._best(usable).copy()
@@ -203,7 +210,11 @@ class RunPlanner:
         return lowest
 
     def _star(self, centre: Array, step: float | None = None) -> Array:
-        """Return a point with its neighbours along each hyperparameter, by default a usual step away."""
+        """Return a point with its neighbours along each hyperparameter.
+
+        Args:
+            step: distance in octaves; None: the usual one of each hyperparameter.
+        """
         points = [centre]
         for k, direction in enumerate(np.eye(len(centre))):
             away = (step or self._step(k)) * direction

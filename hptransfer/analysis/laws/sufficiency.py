@@ -119,7 +119,7 @@ def check_tried_values(
 def _no_optimum(
     runs: Runs, optima: Sequence[Optimum], k: int, error: float, surfaces: Sequence[ResponseSurface]
 ) -> FitError:
-    """Return the error of runs that do not place the optimum of a hyperparameter.
+    """Return the error of runs that do not place an optimum.
 
     Args:
         error: standard deviation of the optimum in the middle of the scales, in octaves.
@@ -162,12 +162,15 @@ def _no_optimum(
 
 
 def _scatter(surface: ResponseSurface) -> float:
-    """Return the scatter of log losses about a response surface, of which a few runs that went wrong are no part."""
+    """Return the scatter of log losses about a response surface.
+
+    A few runs that went wrong do not increase it.
+    """
     return min(surface.noise, DEVIATION_OF_MEDIAN * float(np.median(np.abs(surface.residuals))))
 
 
 def _has_inner_best(runs: Runs, k: int) -> bool:
-    """Return True if the best run of a scale lies between others that did not diverge."""
+    """Return True if the best run of a scale lies between finite ones."""
     for index in range(runs.num_scales):
         finite = np.flatnonzero(runs.of_scale(index) & np.isfinite(runs.loss))
         x = runs.x[finite, k]
@@ -177,9 +180,9 @@ def _has_inner_best(runs: Runs, k: int) -> bool:
 
 
 def repeat_noise(runs: Runs) -> float | None:
-    """Return the standard deviation of the log loss between repeats; None without repeats.
+    """Return the standard deviation of the log loss between repeats.
 
-    It is the median over points, so that one run that went wrong does not count.
+    It is the median over points, so that one run that went wrong does not count, and None without repeats.
     """
     finite = np.isfinite(runs.loss)
     points = np.column_stack([runs.scale, np.round(runs.x, 9)])[finite]
@@ -194,10 +197,10 @@ def repeat_noise(runs: Runs) -> float | None:
 
 
 def spread_along(runs: Runs, k: int) -> float | None:
-    """Return the standard deviation of the log loss along one hyperparameter, with all else equal.
+    """Return the standard deviation of the log loss along one hyperparameter.
 
-    It is of the medians of repeats along a line of at least FEWEST_VALUES values, and the median over all lines; None
-    if the runs have no such line.
+    It is of the medians of repeats along a line of at least FEWEST_VALUES values, with all else equal, and the median
+    over all lines. Without a line it is None.
     """
     finite = np.isfinite(runs.loss)
     others = np.round(np.delete(runs.x, k, axis=1), 9)
@@ -209,7 +212,10 @@ def spread_along(runs: Runs, k: int) -> float | None:
 
 
 def _worse_on_both_sides(runs: Runs, surface: ResponseSurface) -> Mask:
-    """Return a mask of hyperparameters with runs on both sides that are worse by more than noise."""
+    """Return a mask of hyperparameters with worse runs on both sides.
+
+    They are worse by more than noise.
+    """
     u, octaves = runs.x - surface.x[runs.scale], surface.octaves[runs.scale]
     tuned = u.shape[1]
     excess = np.stack([surface.shape.excess(u * np.eye(tuned)[k], octaves) for k in range(tuned)], axis=1)

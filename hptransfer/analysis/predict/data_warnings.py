@@ -66,9 +66,9 @@ def table_warnings(table: pd.DataFrame, columns: Columns, targets: pd.DataFrame)
 
 
 def pooled_runs(table: pd.DataFrame, columns: Columns) -> str:
-    """Return a note on the columns that separate the losses of runs, blank without one.
+    """Return a note for a refusal on columns that separate the losses.
 
-    It is for a refusal: the runs of one experiment alone may show an optimum.
+    The runs of one experiment alone may show an optimum. It is blank without such columns.
     """
     names = [column.name for column in untuned_columns(table, columns) if column.separates]
     if not names:
@@ -113,7 +113,7 @@ def _split_scales(swept: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def _mixed_settings(table: pd.DataFrame, columns: Columns) -> list[str]:
-    """Return warnings of columns in which runs differ although they are neither a scale nor tuned."""
+    """Return warnings of columns in which runs should not differ."""
     notes = []
     untuned = untuned_columns(table, columns)
     batches = [column for column in untuned if quantity_of(column.name) == "batch"]

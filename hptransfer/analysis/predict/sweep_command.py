@@ -26,9 +26,10 @@ LONGEST_COMMAND = 2_000
 
 
 def sweep_command(folder: RunFolder, records: pd.DataFrame, columns: Columns, added: Sequence[AddedRuns]) -> str | None:
-    """Return the last command of a sweep with overrides that add runs; None if there is no such command.
+    """Return the last command of a sweep with overrides that add runs.
 
-    A sweep has the same values at every scale, so an added value is trained at all of them.
+    A sweep has the same values at every scale, so an added value is trained at all of them. Where the last command is
+    unknown or a sampler chooses the points, the result is None.
     """
     words = _last_command(folder)
     if not words or not added:
@@ -46,7 +47,7 @@ def sweep_command(folder: RunFolder, records: pd.DataFrame, columns: Columns, ad
 
 
 def _override(key: str, existing: Iterable[float], added: Iterable[float]) -> list[str]:
-    """Return the override that adds values to a list, none if it has them all."""
+    """Return the override that adds values to a list, if any are new."""
     values = {canonical(float(value)) for value in existing}
     further = {canonical(float(value)) for value in added} - values
     if not further:
@@ -74,7 +75,10 @@ def _last_command(folder: RunFolder) -> list[str]:
 
 
 def _replaced(words: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Return words without the overrides that others replace, such as the bounds of a list of values."""
+    """Return words without the overrides that others replace.
+
+    A list of values replaces their bounds, too.
+    """
     places = tuple(override.partition("=")[0].removesuffix("values") for override in overrides)
     ends = ("values", "low", "high", "count")
     replaced = {f"{place}{end}" for place in places for end in ends}

@@ -1,4 +1,4 @@
-"""Columns in which runs differ although they are neither a scale nor tuned.
+"""Columns in which runs differ, but that are neither scale nor tuned.
 
 A setting is such a column by its known name. Any other column counts if its values separate the losses of runs at one
 scale: the table then holds several experiments. Columns that follow from the scale or from a tuned column, and results,
@@ -67,11 +67,11 @@ class UntunedColumn:
 
     @property
     def is_numeric(self) -> bool:
-        """True if its values are numbers above 0, so that it can be a scale."""
+        """True if it can be a scale, with numbers above 0."""
         return self.range is not None
 
     def line(self) -> str:
-        """Return the values as text, with the number of those that are left out."""
+        """Return the values as text, or the range of many numbers."""
         more = len(self.values) - VALUES_NAMED
         if self.range and more > 0:
             return f"from {self.range[0]} to {self.range[1]}"
@@ -79,7 +79,7 @@ class UntunedColumn:
 
 
 def untuned_columns(table: pd.DataFrame, columns: Columns) -> list[UntunedColumn]:
-    """Return the columns in which runs differ, those that separate the losses first.
+    """Return the columns in which runs differ, separating ones first.
 
     Args:
         table: as check_table returns it.
@@ -148,7 +148,7 @@ class _Candidate:
         return self.bare_name in SETTING_NAMES or is_size_or_budget(self.bare_name)
 
     def varies(self) -> bool:
-        """Return True if there are several values, and not one for almost every run."""
+        """Return True for several values, but not almost one a run."""
         count = len(self.values)
         return count > 1 and (self.is_setting() or count <= min(MOST_VALUES, len(self.codes) / 2))
 
@@ -187,7 +187,7 @@ class _Examined:
         return _groups(self.scale, candidate.codes)
 
     def implies(self, candidate: _Candidate) -> bool:
-        """Return True if the column follows from the scale or from the tuned values.
+        """Return True if the column follows from scale or tuned values.
 
         The batch size counts even if it follows from the scale, because it changes the exponents.
         """
@@ -204,7 +204,7 @@ class _Examined:
         return self._is_product_of_powers(candidate)
 
     def _has_ranges(self, candidate: _Candidate, column: Array) -> bool:
-        """Return True if each value has a range of its own of a tuned column, at every scale."""
+        """Return True if each value has its own range of a tuned column."""
         order = np.lexsort((candidate.codes, column, self.scale))
         codes, scale = candidate.codes[order], self.scale[order]
         changes = int(((codes[1:] != codes[:-1]) & (scale[1:] == scale[:-1])).sum())
@@ -222,7 +222,7 @@ class _Examined:
         return bool(np.abs(residuals).max() < ROUNDED)
 
     def is_curve(self, candidate: _Candidate, groups: Index) -> bool:
-        """Return True if a column is a curve of the tuned values within each group.
+        """Return True for a curve of the tuned values within each group.
 
         Tokens are one where the parameters are tuned at fixed FLOPs.
         """
@@ -239,7 +239,7 @@ class _Examined:
         return bool(residuals @ residuals < CURVE_SHARE * (logs @ logs))
 
     def differs(self, candidate: _Candidate) -> bool:
-        """Return True if a setting differs by more than rounding between runs that should have the same."""
+        """Return True if a setting differs by more than rounding and strays."""
         if not is_size_or_budget(candidate.bare_name) or quantity_of(candidate.bare_name) == "batch":
             return int(pd.notna(pd.Series(candidate.values)).sum()) > 1
         positive = candidate.numbers > 0
@@ -291,7 +291,10 @@ def _separating(runs: _Examined, candidates: Sequence[_Candidate]) -> list[_Cand
 
 
 def _explained(runs: _Examined, chosen: Sequence[_Candidate], candidate: _Candidate) -> float | None:
-    """Return the share of the variance that a further column explains; None if it does not separate the losses."""
+    """Return the share of the variance that a further column explains.
+
+    It is None if the column does not separate the losses.
+    """
     groups = _groups(_all_groups(runs, chosen), candidate.codes)
     best = np.full(groups.max() + 1, np.inf)
     np.minimum.at(best, groups, runs.y)

@@ -1,4 +1,4 @@
-"""Tables in JSON: a run on each line, a list of runs, an object of columns or of named runs.
+"""Tables in JSON: lines, lists and objects of runs.
 
 Objects inside a run, such as `config` and `summary` of the W&B API, become columns with dotted names: config.lr.
 """
@@ -162,7 +162,7 @@ def _runs(path: Path, content: Any) -> Sequence[Mapping[str, Any]]:
 
 
 def _named(name: str, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run with its name, unless its own keys leave no room for it."""
+    """Return a run with its name, where a key is free for it."""
     free = next((column for column in NAME_COLUMNS if column not in run), None)
     return {**run, free: name} if free else dict(run)
 
@@ -187,7 +187,10 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value as a cell of a table: lists as text, and texts that mean no value as None."""
+    """Return a value as a cell of a table.
+
+    Lists become text, and texts that mean a missing value become None.
+    """
     if isinstance(value, list):
         return json.dumps(value)
     return None if isinstance(value, str) and value in NO_VALUE else value

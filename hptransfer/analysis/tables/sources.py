@@ -177,9 +177,9 @@ def _unknown_column(name: str, names: Sequence[str]) -> str:
 
 
 def chart_column(names: Sequence[str]) -> str | None:
-    """Return a run's column of a chart that W&B exported, None for other tables.
+    """Return a run's column of a chart that W&B exported.
 
-    Such a table has the chart's x axis, and `RUN - METRIC` for each run, often with `__MIN` and `__MAX`.
+    Other tables have none. The export has the chart's x axis, and `RUN - METRIC` for each run, often with `__MIN` and `__MAX`.
     """
     series = [name for name in names[1:] if CHART_SEPARATOR in name]
     bounds = [name for name in series if name.endswith(CHART_BOUNDS)]
@@ -190,7 +190,9 @@ def chart_column(names: Sequence[str]) -> str | None:
 
 
 def _other_columns(header: Sequence[str], names: Mapping[str, str]) -> dict[str, str]:
-    """Return the other columns of a table, in which runs of several experiments may differ; none of very many.
+    """Return the other columns of a table, unless there are very many.
+
+    Runs of several experiments may differ in them.
 
     Args:
         names: columns that are used, by the names that they are analyzed under.
@@ -238,7 +240,7 @@ def _known_words() -> str:
 
 
 def _opened(path: Path) -> tuple[list[str], Callable[[list[str]], pd.DataFrame]]:
-    """Return the names of a file's columns and a function that reads some of them."""
+    """Return a file's columns and a function that reads some of them."""
     header = _header(path)
     if header is None:
         with _as_table(path):
@@ -248,7 +250,7 @@ def _opened(path: Path) -> tuple[list[str], Callable[[list[str]], pd.DataFrame]]
 
 
 def _header(path: Path) -> list[str] | None:
-    """Return the names of the columns, with duplicates; None for JSON, which has no header."""
+    """Return the names of the columns, with duplicates; None for JSON."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; give the path of a CSV, parquet or JSON file")
     if not path.exists():

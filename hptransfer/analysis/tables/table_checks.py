@@ -106,7 +106,7 @@ def check_unique(location: str, header: Sequence[str], used: Iterable[str]) -> N
 
 
 def unknown_column(name: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown column, with a few of the known ones."""
+    """Return the message for an unknown column, with a few others."""
     return unknown("column", name, known, NAMES_IN_MESSAGE)
 
 
