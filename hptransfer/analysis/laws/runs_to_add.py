@@ -169,7 +169,7 @@ class RunPlanner:
         return points
 
     def _better_side(self, index: int, k: int) -> list[float]:
-        """Return the next value beyond the better end, or around a single value."""
+        """Return the value beyond the better end, or around a single one."""
         tried, best, step = self.runs.x[self.runs.of_scale(index), k], float(self._best(index)[k]), self._step(k)
         if tried.min() == tried.max():
             return [best - step, best + step]

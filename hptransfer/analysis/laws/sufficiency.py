@@ -170,7 +170,7 @@ def _scatter(surface: ResponseSurface) -> float:
 
 
 def _has_inner_best(runs: Runs, k: int) -> bool:
-    """Return True if the best run of a scale lies between finite ones."""
+    """Return True if a scale's best run lies between finite ones."""
     for index in range(runs.num_scales):
         finite = np.flatnonzero(runs.of_scale(index) & np.isfinite(runs.loss))
         x = runs.x[finite, k]

@@ -47,7 +47,7 @@ def sweep_command(folder: RunFolder, records: pd.DataFrame, columns: Columns, ad
 
 
 def _override(key: str, existing: Iterable[float], added: Iterable[float]) -> list[str]:
-    """Return the override that adds values to a list, if any are new."""
+    """Return the override that adds values to a list, if any."""
     values = {canonical(float(value)) for value in existing}
     further = {canonical(float(value)) for value in added} - values
     if not further:

@@ -204,7 +204,7 @@ class _Examined:
         return self._is_product_of_powers(candidate)
 
     def _has_ranges(self, candidate: _Candidate, column: Array) -> bool:
-        """Return True if each value has its own range of a tuned column."""
+        """Return True if values have separate ranges of a tuned column."""
         order = np.lexsort((candidate.codes, column, self.scale))
         codes, scale = candidate.codes[order], self.scale[order]
         changes = int(((codes[1:] != codes[:-1]) & (scale[1:] == scale[:-1])).sum())

@@ -162,7 +162,7 @@ def _runs(path: Path, content: Any) -> Sequence[Mapping[str, Any]]:
 
 
 def _named(name: str, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a run with its name, where a key is free for it."""
+    """Return a run with its name, if a key is free."""
     free = next((column for column in NAME_COLUMNS if column not in run), None)
     return {**run, free: name} if free else dict(run)
 

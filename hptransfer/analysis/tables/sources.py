@@ -179,7 +179,8 @@ def _unknown_column(name: str, names: Sequence[str]) -> str:
 def chart_column(names: Sequence[str]) -> str | None:
     """Return a run's column of a chart that W&B exported.
 
-    Other tables have none. The export has the chart's x axis, and `RUN - METRIC` for each run, often with `__MIN` and `__MAX`.
+    Other tables have none. The export has the chart's x axis, and `RUN - METRIC` for each run, often with `__MIN` and
+    `__MAX`.
     """
     series = [name for name in names[1:] if CHART_SEPARATOR in name]
     bounds = [name for name in series if name.endswith(CHART_BOUNDS)]
