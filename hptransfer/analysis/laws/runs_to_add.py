@@ -15,8 +15,9 @@ import numpy as np
 from hptransfer.analysis.tables.arrays import Array, Axes, Runs
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.quantities import quantity_of
+from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import FitError
-from hptransfer.core.records import LONG_NUMBER, exact, plain_exponent, short
+from hptransfer.core.records import LONG_NUMBER, exact, plain_exponent
 
 # Bounds of the step between added values, in octaves, and the step where the table has none.
 LEAST_STEP, MOST_STEP, STEP = 0.5, 3.4, 1.0
@@ -24,8 +25,12 @@ LEAST_STEP, MOST_STEP, STEP = 0.5, 3.4, 1.0
 WIDE_STEPS = 2
 # Octaves within which a value counts as tried.
 TRIED_OCTAVES = 0.2
-# Decimal digits to which a value is rounded.
+# Decimal digits to which a new value is rounded.
 DIGITS = 3
+# Largest value up to which whole numbers may be something else than counts.
+SMALL_COUNTS = 2
+# Relative distance of a whole number from the power of two of its logarithm.
+WHOLE = 1e-9
 # Scales that a line names.
 SCALES_NAMED = 4
 
@@ -42,8 +47,8 @@ class AddedRuns:
     points: Array
 
     def values(self) -> list[tuple[float, ...]]:
-        """Return the tuned values of every run, rounded."""
-        return [tuple(float(f"{2.0**x:.{DIGITS}g}") for x in point) for point in self.points]
+        """Return the tuned values of every run."""
+        return [tuple(canonical(2.0**x) for x in point) for point in self.points]
 
 
 class TooFewRunsError(FitError):
@@ -53,18 +58,21 @@ class TooFewRunsError(FitError):
         reason: what is wrong with the runs, and what would help.
         added: the cheapest runs that would help.
         command: these runs as text to paste.
+        by_losses: the losses place no optimum, which may be because they are of several experiments.
     """
 
-    def __init__(self, reason: str, columns: Columns, added: Sequence[AddedRuns]) -> None:
+    def __init__(self, reason: str, columns: Columns, added: Sequence[AddedRuns], *, by_losses: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.added = added
         self.command = format_added(columns, added) if added else ""
+        self.by_losses = by_losses
 
     def __str__(self) -> str:
-        # Runs of several experiments do not become one by further runs.
-        way_out = self.note or (f"; {self.command}" if self.command else "")
-        return f"{self.reason}{way_out}"
+        command = f"; {self.command}" if self.command else ""
+        if self.note and self.by_losses:  # further runs do not make one experiment of several
+            return f"{self.reason}{self.note}"
+        return f"{self.reason}{command}{self.note}"
 
 
 def format_added(columns: Columns, added: Sequence[AddedRuns]) -> str:
@@ -73,7 +81,7 @@ def format_added(columns: Columns, added: Sequence[AddedRuns]) -> str:
     for runs in added[:SCALES_NAMED]:
         scale = " ".join(f"{axis}={_exact(float(value))}" for axis, value in runs.axes.items())
         points = (
-            " ".join(f"{name}={short(value)}" for name, value in zip(columns.tuned, values, strict=True))
+            " ".join(f"{name}={_exact(value)}" for name, value in zip(columns.tuned, values, strict=True))
             for values in runs.values()
         )
         parts.append(f"at {scale}: {', '.join(points)}")
@@ -82,7 +90,7 @@ def format_added(columns: Columns, added: Sequence[AddedRuns]) -> str:
 
 
 def _exact(value: float) -> str:
-    return exact(value) if value < LONG_NUMBER else plain_exponent(repr(value))
+    return plain_exponent(exact(value) if value < LONG_NUMBER else repr(value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +117,8 @@ class RunPlanner:
             centre = self._centre()
             lowest = self.runs.x[self.runs.of_scale(index), k].min()
             # Where nothing is known of the optimum, it may be far below.
-            centre[k] = min(centre[k], lowest - 2 * self._step(k)) if known else lowest - 2 * MOST_STEP
+            below = min(centre[k], lowest - 2 * self._step(k)) if known else lowest - 2 * MOST_STEP
+            centre[k] = self._rounded(float(below), k)
             added.append(AddedRuns(self.runs.scales[index], self._star(centre, None if known else MOST_STEP)))
         return added
 
@@ -163,10 +172,20 @@ class RunPlanner:
         """Return a scale's best point with other values of one hyperparameter."""
         points = []
         for value in values:
-            point = self._best(index).copy()
-            point[k] = value
-            points.append(np.minimum(point, self.runs.columns.upper))
+            best = self._best(index)
+            point = best.copy()
+            point[k] = self._rounded(value, k)
+            if point[k] != best[k]:  # such as half of a batch of 1
+                points.append(np.minimum(point, self.runs.columns.upper))
         return points
+
+    def _rounded(self, x: float, k: int) -> float:
+        """Return a value that people would write, whole if all of the table are."""
+        tried = 2.0 ** self.runs.x[:, k]
+        is_count = quantity_of(self.runs.columns.tuned[k]) != "rate" and tried.max() > SMALL_COUNTS
+        is_whole = is_count and bool(np.all(np.abs(tried - np.round(tried)) < WHOLE * tried))
+        value = float(f"{2.0**x:.{DIGITS}g}")
+        return float(np.log2(max(1, round(value)) if is_whole else value))
 
     def _better_side(self, index: int, k: int) -> list[float]:
         """Return the value beyond the better end, or around a single one."""
@@ -216,9 +235,11 @@ class RunPlanner:
             step: distance in octaves; None: the usual one of each hyperparameter.
         """
         points = [centre]
-        for k, direction in enumerate(np.eye(len(centre))):
-            away = (step or self._step(k)) * direction
-            points += [centre - away, centre + away]
+        for k in range(len(centre)):
+            for away in (-1, 1):
+                point = centre.copy()
+                point[k] = self._rounded(float(centre[k]) + away * (step or self._step(k)), k)
+                points.append(point)
         return np.minimum(points, self.runs.columns.upper)
 
     def _step(self, k: int) -> float:

@@ -92,6 +92,7 @@ def check_placed_scales(runs: Runs, optima: Sequence[Optimum], swept: SweptAxes)
             f"{_unplaced_scales([optima[index] for index in unplaced])}",
             runs.columns,
             planner.at_scales([(index, ks or list(tuned)) for index, ks in lacking[: needed - len(placed)]]),
+            by_losses=True,
         )
 
 
@@ -132,6 +133,7 @@ def _no_optimum(
             f"{_unplaced_scales(optima)}",
             runs.columns,
             planner.both_sides(k, needed),
+            by_losses=True,
         )
     noise = repeat_noise(runs)
     known_by = "between repeats" if noise is not None else "about the fitted response surface"
@@ -144,6 +146,7 @@ def _no_optimum(
             "repeat them with other seeds, or leave it out of --tune",
             runs.columns,
             planner.farther_apart(k, needed),
+            by_losses=True,
         )
     surface_noise = float(np.mean([surface.noise for surface in surfaces]))
     reason = (
@@ -158,6 +161,7 @@ def _no_optimum(
         f"{reason}; try values on both sides of the best of {_unplaced_scales(unplaced or optima)}",
         runs.columns,
         planner.both_sides(k, needed),
+        by_losses=True,
     )
 
 

@@ -22,7 +22,7 @@ SAMPLER = re.compile(r"^sampler:\n(?:  .*\n)*?  name: (\S+)$", re.MULTILINE)
 GRID = "grid"
 # Options of `sweep` that are followed by a value.
 OPTIONS_WITH_VALUE = ("--next",)
-LONGEST_COMMAND = 2_000
+LONGEST_COMMAND = 1_000
 
 
 def sweep_command(folder: RunFolder, records: pd.DataFrame, columns: Columns, added: Sequence[AddedRuns]) -> str | None:

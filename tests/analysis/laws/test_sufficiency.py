@@ -141,8 +141,21 @@ def test_a_line_names_runs_by_their_columns() -> None:
         AddedRuns({"width": 1e21, "depth": 2.5}, np.log2([[1e-5, 524288]])),
     ]
     assert format_added(TWO, added) == (
-        "add at width=64 depth=2: lr=0.004 batch=64, lr=0.016 batch=64; at width=1e21 depth=2.5: lr=1e-5 batch=524000"
+        "add at width=64 depth=2: lr=0.004 batch=64, lr=0.016 batch=64; at width=1e21 depth=2.5: lr=1e-5 batch=524288"
     )
+
+
+def test_values_are_as_exact_as_the_table_s_own_and_whole_where_those_are() -> None:
+    rows = [
+        {"width": width, "depth": depth, "lr": 0.00123456789, "batch": batch}
+        for width, depth in ((32, 2), (64, 2), (32, 4))
+        for batch in (1, 2, 3)
+    ]
+    named = pasted(refusal(table(TWO, rows), TWO))
+    assert {row["batch"] for row in named} == {3}
+    assert all(len(str(row["lr"])) <= 8 for row in named)  # new values have three digits
+    rows = [{**row, "batch": 3.0, "lr": row["lr"] * row["batch"]} for row in rows]
+    assert {row["batch"] for row in pasted(refusal(table(TWO, rows), TWO))} == {2, 6}
 
 
 def noisy(random: np.random.Generator, height: float) -> Loss:
