@@ -14,6 +14,7 @@ import pandas as pd
 
 from hptransfer.analysis.tables.columns import SEED
 from hptransfer.analysis.tables.sources import read_table
+from hptransfer.analysis.tables.table_checks import unknown_column
 from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.io import append_jsonl, write_json
@@ -94,7 +95,7 @@ def _trials_of_rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: st
     for name, column in column_of.items():
         if column not in frame.columns:
             hint = f"give --columns {name}=COLUMN" if name != "loss" else "give --loss COLUMN"
-            raise ConfigError(f"{path}: {unknown('column', column, map(str, frame.columns))}; {hint}")
+            raise ConfigError(f"{path}: {unknown_column(column, map(str, frame.columns))}; {hint}")
     repeats: Counter[tuple[Number, ...]] = Counter()
     for index, row in enumerate(frame.to_dict(orient="records")):
         row_name = f"{path.name} row {index + 1}"

@@ -12,7 +12,7 @@ In a notebook, on a DataFrame with one row per run (docs/analyze-a-table.md):
 Losses are in nats; an octave is a factor of two; intervals are 90%. A faulty table raises ConfigError, and a table to
 which no law can be fitted raises FitError; both messages are one line.
 
-    tables       sources (CSV, parquet, W&B, Optuna, MLflow), columns, checks
+    tables       sources (CSV, parquet, JSON, W&B, Optuna, MLflow), columns, checks
     statistics   priors, the linear normal model, quantiles
     optima       the optimum of every scale: estimators, response surface
     laws         the fit: forms of law, model averaging, exponents, the loss law

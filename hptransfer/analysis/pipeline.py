@@ -12,11 +12,13 @@ import pandas as pd
 
 from hptransfer.analysis.laws.fit import ESTIMATOR, fit_table
 from hptransfer.analysis.laws.forms import LAWS
+from hptransfer.analysis.laws.runs_to_add import TooFewRunsError
 from hptransfer.analysis.optima.estimators import ESTIMATORS
-from hptransfer.analysis.predict.data_warnings import table_warnings
+from hptransfer.analysis.predict.data_warnings import pooled_runs, table_warnings
 from hptransfer.analysis.predict.findings import fit_json, optima_table, prediction_json
 from hptransfer.analysis.predict.next_runs import next_runs, next_table
 from hptransfer.analysis.predict.predictions import predict_table
+from hptransfer.analysis.predict.sweep_command import sweep_command
 from hptransfer.analysis.predict.validation import larger_from_smaller, leave_one_out
 from hptransfer.analysis.report.analysis import Analysis
 from hptransfer.analysis.report.comparison import ComparedSweep
@@ -170,9 +172,15 @@ def fit_and_predict(
         FitError: no law can be fitted.
     """
     columns = replace(columns, prior=options.prior)
-    fit = fit_table(table, columns, estimator=options.estimator or ESTIMATOR, laws=options.laws)
-    predictions = predict_table(fit, targets)
-    warnings = [*notes, *table_warnings(table, fit, predictions), *fit.warnings]
+    known_warnings = [*notes, *table_warnings(table, columns, targets)]
+    try:
+        fit = fit_table(table, columns, estimator=options.estimator or ESTIMATOR, laws=options.laws)
+        predictions = predict_table(fit, targets)
+    except FitError as error:
+        error.warnings = known_warnings
+        error.note = pooled_runs(table, columns)
+        raise
+    warnings = [*known_warnings, *fit.warnings]
     first = {axis: float(predictions.iloc[0][axis]) for axis in columns.scales}
     return Analysis(
         fit=fit,
@@ -218,7 +226,7 @@ def analyze_source(
 def analyze_file(
     path: Path, *, scales: tuple[str, ...], tuned: tuple[str, ...], loss: str, targets: Path, out: Path
 ) -> Analysis:
-    """Analyze a CSV or parquet file, with the errors of analyze_source."""
+    """Analyze a CSV, parquet or JSON file, with the errors of analyze_source."""
     return analyze_source(TableSource(path), scales=scales, tuned=tuned, loss=loss, targets=targets, out=out)
 
 
@@ -262,7 +270,11 @@ def analyze_run(
         distinct = path.name != other_path.name
         names = (path.name, other_path.name) if distinct else (str(path), str(other_path))
         compared = ComparedSweep(*names, _analysis_to_compare(against, target_table, options))
-    return analyze_table(table, columns, target_table, folder.path, context, options, compared)
+    try:
+        return analyze_table(table, columns, target_table, folder.path, context, options, compared)
+    except TooFewRunsError as error:
+        error.command = sweep_command(folder, records, columns, error.added) or error.command
+        raise
 
 
 def _analysis_to_compare(folder: RunFolder, target_table: pd.DataFrame, options: AnalysisOptions) -> Analysis:

@@ -12,14 +12,14 @@ from hptransfer.core.errors import EXIT_DONE, ConfigError
 
 def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", nargs="?", help="folder or name of a run; or give --table or --mlflow")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="table of runs, as CSV or parquet")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="table of runs, as CSV, parquet or JSON")
     parser.add_argument("--mlflow", metavar="URI", help="tracking URI of MLflow runs; needs --experiment")
     parser.add_argument("--experiment", metavar="NAME", help="name of the MLflow experiment")
     parser.add_argument("--columns", metavar="A=B,...", help="names of columns in the table: learning_rate=config/lr")
     parser.add_argument("--scale", metavar="A,B", help="columns of the scale, such as params,tokens")
     parser.add_argument("--tune", metavar="A,B", help="columns of the tuned hyperparameters")
     parser.add_argument("--loss", metavar="NAME", help="column of the loss, in nats (default: loss)")
-    parser.add_argument("--targets", type=Path, metavar="FILE", help="CSV of the scales to predict for")
+    parser.add_argument("--targets", type=Path, metavar="FILE", help="table of the scales to predict for")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results of a table")
     parser.add_argument("--estimator", metavar="NAME", help="estimator of the optima; see `hptransfer list estimator`")
     parser.add_argument("--laws", metavar="A,B", help="forms of law to average over; see `hptransfer list law`")

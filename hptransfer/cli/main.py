@@ -43,7 +43,7 @@ fitted; 75 a job's worker was asked to stop; 130 interrupted. After 3, 4, 5 and 
 command resumes where it stopped; a check restarts."""
 
 # A value, such as a list of thousands, may be longer than a line that people read.
-LONGEST_MESSAGE = 1000
+LONGEST_MESSAGE, START, END = 2000, 700, 1200
 
 VERBS = {
     "plan": sweeps.PLAN_VERB,
@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         code = _run(arguments)
     except HptransferError as error:
+        for warning in error.warnings:
+            print_error(f"warning: {_shortened(redacted(warning))}")
         print_error(f"hptransfer: {_shortened(redacted(str(error)))}")
         code = error.exit_code
     except KeyboardInterrupt:
@@ -101,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _shortened(message: str) -> str:
     """Return a message without the middle of a very long value."""
-    return message if len(message) <= LONGEST_MESSAGE else f"{message[:600]} ... {message[-300:]}"
+    return message if len(message) <= LONGEST_MESSAGE else f"{message[:START]} ... {message[-END:]}"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -58,7 +58,7 @@ def _init(args: argparse.Namespace) -> int:
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder or name of a run; or a sweep file, whose run is created")
-    parser.add_argument("table", metavar="TABLE", type=Path, help="table of earlier runs, as CSV or parquet")
+    parser.add_argument("table", metavar="TABLE", type=Path, help="table of earlier runs, as CSV, parquet or JSON")
     parser.add_argument(
         "--columns",
         nargs="+",

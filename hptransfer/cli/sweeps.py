@@ -144,7 +144,8 @@ def _drive(plan: Plan, num_next: int | None) -> int:
         except FitError as error:
             if code == EXIT_DONE:
                 raise
-            print(f"no recommendation yet: {error}")
+            for line in (f"no recommendation yet: {error}", *(f"warning: {warning}" for warning in error.warnings)):
+                print(line)
             return code
         open_session.tracker.summarize(analysis.metrics(), analysis_files(open_session.folder), analysis.summary())
     print(analysis.summary())

@@ -358,7 +358,9 @@ def check_axis(place: str, values: Sequence[Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, Number) or not 0 < value < math.inf:
             raise ConfigError(f"{place} must be numbers above 0, got {value!r}")
         if not SMALLEST_VALUE <= value <= LARGEST_VALUE:
-            raise ConfigError(f"{place} must be from {SMALLEST_VALUE:g} to {LARGEST_VALUE:g}, got {short(value)}")
+            raise ConfigError(
+                f"{place} must be from {short(SMALLEST_VALUE)} to {short(LARGEST_VALUE)}, got {short(value)}"
+            )
     if not values or len(set(values)) < len(values):
         raise ConfigError(f"{place} must be different numbers, at least one, got {list(values)}")
     _refuse_near_repeat(place, values)

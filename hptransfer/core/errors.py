@@ -26,7 +26,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 EXIT_DONE = 0
@@ -40,15 +40,28 @@ EXIT_NO_LAW = 6
 EXIT_UNFINISHED = 75
 EXIT_INTERRUPTED = 130
 
+MOST_KNOWN, NAMES_IN_MESSAGE = 40, 6
+"""Number of known names that a message lists in full, and the number that it lists of more."""
+MOST_COMPARED = 2_000
+# Likeness, from 0 to 1, above which a name is listed, and that of a name that contains the other as a word.
+ALIKE, CONTAINED = 0.6, 0.8
+# Separators of the parts of a name, and of its words.
+NAME_PART, NAME_WORD = re.compile(r"[./:\s]+"), re.compile(r"[^a-z0-9]+")
+
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of a full disk, and of the user's limits of what is written to it."""
 
 
 class HptransferError(Exception):
-    """Base of errors that are reported as one line, without a traceback."""
+    """Base of errors that are reported as one line, without a traceback.
+
+    Attributes:
+        warnings: of the input, known before the error; they are printed first, a line each.
+    """
 
     exit_code = EXIT_BAD_INPUT
+    warnings: Sequence[str] = ()
 
 
 class ConfigError(HptransferError):
@@ -60,9 +73,17 @@ class DataError(HptransferError):
 
 
 class FitError(HptransferError):
-    """Outcomes from which no law can be fitted."""
+    """Outcomes from which no law can be fitted.
+
+    Attributes:
+        note: text that is added to the message, such as on runs of several experiments in one table.
+    """
 
     exit_code = EXIT_NO_LAW
+    note = ""
+
+    def __str__(self) -> str:
+        return super().__str__() + self.note
 
 
 class RunFolderError(HptransferError):
@@ -126,12 +147,37 @@ def exit_with(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the message for an unknown name, with all known names."""
+def unknown(kind: str, name: str, known: Iterable[str], most: int = MOST_KNOWN) -> str:
+    """Return the message for an unknown name, with the known names.
+
+    Args:
+        most: number of known names above which only NAMES_IN_MESSAGE are listed, those like the unknown one first.
+    """
     names = sorted(known)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    alike = _alike(name, names)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5) or alike
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    if len(names) > most:
+        listed = list(dict.fromkeys([*nearest[:1], *alike, *names]))[:NAMES_IN_MESSAGE]
+        return f"unknown {kind} {name!r}.{hint} Known: {', '.join(listed)} and {len(names) - len(listed)} more"
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}"
+
+
+def _alike(name: str, names: Sequence[str]) -> list[str]:
+    """Return the names that are like a name, the nearest first.
+
+    A name counts by its last part too, such as `lr` of optim.lr, and as longer form of the other, such as val_loss.
+    """
+    wanted = name.lower()
+    scores = {
+        other: max(
+            difflib.SequenceMatcher(None, wanted, other.lower()).ratio(),
+            difflib.SequenceMatcher(None, wanted, NAME_PART.split(other.lower())[-1]).ratio(),
+            CONTAINED * (len(wanted) > 1 and wanted in NAME_WORD.split(other.lower())),
+        )
+        for other in names[:MOST_COMPARED]
+    }
+    return sorted((other for other in names[:MOST_COMPARED] if scores[other] > ALIKE), key=lambda other: -scores[other])
 
 
 def divisors(number: int, value: int) -> str:

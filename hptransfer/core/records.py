@@ -33,6 +33,10 @@ CANCELLED = "cancelled"
 KILLED = "killed"
 CAUSES = (CODE_ERROR, OUT_OF_MEMORY, TIME_LIMIT, NODE_FAILURE, PREEMPTED, CANCELLED, KILLED)
 
+# Numbers from here on have an exponent, even whole ones; others of five and six digits have none.
+LONG_NUMBER, LEAST_OF_FIVE_DIGITS, MOST_OF_SIX_DIGITS = 1e15, 1e4, 1e6
+PADDED_EXPONENT = re.compile(r"e(-?)0+(?=\d)")
+
 TRIAL_ID = re.compile(r"\w[\w=.,-]*", re.ASCII)
 SCHEDULER_ID = re.compile(r"\w[\w.:/-]*", re.ASCII)
 """Ids of jobs in any scheduler: no options, and no spaces."""
@@ -42,8 +46,17 @@ CURVE_KEYS = frozenset({"step", "tokens", "loss", "time"})
 
 
 def short(value: Number) -> str:
-    """Format a number for tables and messages, with four digits: 65536, 0.01563."""
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+    """Format a number for people, with four digits: 65536, 0.01563, 1e-5."""
+    if isinstance(value, int) and abs(value) < LONG_NUMBER:
+        return str(value)
+    if LEAST_OF_FIVE_DIGITS <= abs(value) < MOST_OF_SIX_DIGITS:
+        return str(int(value)) if value % 1 == 0 else f"{float(f'{value:.4g}'):.0f}"
+    return plain_exponent(f"{value:.4g}")
+
+
+def plain_exponent(text: str) -> str:
+    """Return a number's text with a short exponent: 1e9 for 1e+09."""
+    return PADDED_EXPONENT.sub(r"e\1", text.replace("e+", "e"))
 
 
 def exact(value: Number) -> str:

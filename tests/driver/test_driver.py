@@ -113,7 +113,7 @@ def test_a_best_value_at_an_edge_gets_values_beyond_it(tmp_path: Path) -> None:
     tried = sorted(trial.tuned["lr"] for trial in config.folder.read_trials())
     assert tried == pytest.approx([1e-6, 2e-6, 4e-6, 8e-6, 16e-6])
     assert len(report.unbracketed) == 1
-    assert "best lr 1.6e-05 of 1e-06 to 1.6e-05" in report.unbracketed[0]
+    assert "best lr 1.6e-5 of 1e-6 to 1.6e-5" in report.unbracketed[0]
 
 
 def test_a_diverged_trial_is_an_outcome(tmp_path: Path) -> None:

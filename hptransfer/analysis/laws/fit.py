@@ -217,7 +217,7 @@ def fit_table(
     power = ModelAverage.of(power_law_components(problem, estimates), draws, seed)
     if method.published:
         laws = ("power",)
-        sufficiency.check_placed_scales(optima, problem.swept)
+        sufficiency.check_placed_scales(runs, optima, problem.swept)
         warnings = []
     else:
         laws = laws or default_laws()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from hptransfer.analysis.laws.exponents import exponents
 from hptransfer.analysis.laws.forms import SweptAxes
 from hptransfer.analysis.laws.model_averaging import LEVEL_OCTAVES, LawProblem, ModelAverage
+from hptransfer.analysis.laws.runs_to_add import RunPlanner, TooFewRunsError
 from hptransfer.analysis.optima.estimators import OptimaEstimate
 from hptransfer.analysis.optima.response_surface import ResponseSurface
-from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, TOO_FEW, Optimum
+from hptransfer.analysis.optima.scale_optima import BOUNDED, BRACKETED, EDGE_HIGH, EDGE_LOW, TOO_FEW, Optimum
 from hptransfer.analysis.statistics import priors
 from hptransfer.analysis.tables.arrays import Mask, Runs
 from hptransfer.analysis.tables.columns import Columns
@@ -26,6 +28,12 @@ FEWEST_VALUES = 3
 UNPLACED_OCTAVES = LEVEL_OCTAVES / 2
 # Standard deviations of noise by which a run must be worse than the optimum.
 NOISE_DEVIATIONS = 1.0
+# Losses along a hyperparameter with a smaller standard deviation than this many of noise differ by little more than it.
+NOISE_DEVIATIONS_ALONG = 2.0
+# Points with repeats that measure noise; the median of the square of a standard normal variable.
+FEWEST_REPEATED, MEDIAN_OF_SQUARE = 2, 0.455
+# Standard deviation of a normal variable over the median of its absolute value.
+DEVIATION_OF_MEDIAN = 1.48
 # An exponent whose standard error is at least this share of the prior deviation comes mostly from the prior.
 ASSUMED_SHARE = 0.8
 
@@ -33,38 +41,58 @@ ASSUMED_SHARE = 0.8
 def check_runs(runs: Runs) -> None:
     """Raise FitError if there are too few scales or tuned values."""
     swept = SweptAxes.of(runs.scales)
-    usable = [index for index in range(runs.num_scales) if np.isfinite(runs.loss[runs.of_scale(index)]).any()]
+    planner = RunPlanner(runs)
+    usable = [index for index in range(runs.num_scales) if planner.is_usable(index)]
     needed = 1 + len(swept.moving)
     if not swept.moving:
-        raise FitError(
+        raise TooFewRunsError(
             f"all runs are at one scale ({format_scale(runs.scales[0])}); a law needs at least two scales: "
-            "1 more needed"
+            "1 more needed",
+            runs.columns,
+            planner.new_scales(1),
         )
     if len(usable) < needed:
         without = [runs.format_scale(runs.scales[index]) for index in range(runs.num_scales) if index not in usable]
         counted = "1 scale has" if len(usable) == 1 else f"{len(usable)} scales have"
-        raise FitError(
+        missing = needed - len(usable)
+        again = planner.diverged_scales(missing)
+        raise TooFewRunsError(
             f"{counted} a run that did not diverge, a law over {', '.join(swept.moving)} needs {needed}; "
-            f"{needed - len(usable)} more needed" + (f"; all diverged: {', '.join(without)}" if without else "")
+            f"{missing} more needed" + (f"; all diverged: {_first_of(without)}" if without else ""),
+            runs.columns,
+            [*again, *planner.new_scales(missing - len(again))],
         )
     for k, name in enumerate(runs.columns.tuned):
         if (tried := len(np.unique(runs.x[:, k]))) < FEWEST_VALUES:
-            raise FitError(
+            raise TooFewRunsError(
                 f"{name} was tried at {tried} value{'s' * (tried > 1)}, at least {FEWEST_VALUES} place an optimum; "
-                "leave it out of --tune, or run more"
+                "leave it out of --tune, or run more",
+                runs.columns,
+                planner.further_values(k, needed),
             )
 
 
-def check_placed_scales(optima: Sequence[Optimum], swept: SweptAxes) -> None:
+def check_placed_scales(runs: Runs, optima: Sequence[Optimum], swept: SweptAxes) -> None:
     """Raise FitError if too few scales have an optimum of their own."""
     placed = [optimum for optimum in optima if np.isfinite(optimum.se).all()]
     needed = 1 + len(swept.moving)
     if len(placed) < needed:
         counted = "1 scale has" if len(placed) == 1 else f"{len(placed)} scales have"
-        unplaced = _unplaced_scales([optimum for optimum in optima if optimum not in placed])
-        raise FitError(
+        unplaced = [index for index, optimum in enumerate(optima) if optimum not in placed]
+        planner = RunPlanner(runs)
+        lacking = [
+            (index, [k for k, status in enumerate(optima[index].status) if status != BRACKETED])
+            for index in unplaced
+            if planner.is_usable(index)
+        ]
+        tuned = range(len(runs.columns.tuned))
+        raise TooFewRunsError(
             f"{counted} runs that place an optimum, a law over {', '.join(swept.moving)} needs {needed}; "
-            f"{needed - len(placed)} more needed: try values on both sides of the best of {unplaced}"
+            f"{needed - len(placed)} more needed: try values on both sides of the best of "
+            f"{_unplaced_scales([optima[index] for index in unplaced])}",
+            runs.columns,
+            planner.at_scales([(index, ks or list(tuned)) for index, ks in lacking[: needed - len(placed)]]),
+            by_losses=True,
         )
 
 
@@ -79,39 +107,130 @@ def check_tried_values(
     middle = {axis: float(np.sqrt(values[0] * values[-1])) for axis, values in swept.values.items()}
     error = power.draws([middle])[:, 0].std(axis=0)
     surfaces = [estimate.surface for estimate in shapes if estimate.surface]
-    inside, shown = (
-        np.mean([_worse_on_both_sides(runs, surface, noises) for surface in surfaces], axis=0) > 0.5
-        for noises in (NOISE_DEVIATIONS, 0.0)
-    )
+    inside = np.mean([_worse_on_both_sides(runs, surface) for surface in surfaces], axis=0) > 0.5
     nowhere = (error > UNPLACED_OCTAVES) | ~inside.any()
     for k in np.flatnonzero(nowhere):
-        if shown[k]:
-            raise FitError(
-                f"the losses show no optimum of {runs.columns.tuned[k]}: along it they differ by little more than "
-                "noise; try values farther apart, or repeat them with other seeds"
-            )
-        raise FitError(
-            f"no optimum of {runs.columns.tuned[k]} lies inside the tried values; "
-            f"try values on both sides of the best of {_unplaced_scales(optima)}"
-        )
+        raise _no_optimum(runs, optima, int(k), float(error[k]), surfaces)
     return [
         f"the optimum of {name} lies beyond all tried values: extrapolated with the fitted response surface"
         for name in np.array(runs.columns.tuned)[~inside]
     ]
 
 
-def _worse_on_both_sides(runs: Runs, surface: ResponseSurface, noises: float) -> Mask:
-    """Return a mask of hyperparameters with worse runs on both sides.
+def _no_optimum(
+    runs: Runs, optima: Sequence[Optimum], k: int, error: float, surfaces: Sequence[ResponseSurface]
+) -> FitError:
+    """Return the error of runs that do not place an optimum.
 
     Args:
-        noises: by how many standard deviations of noise the runs are worse, at least.
+        error: standard deviation of the optimum in the middle of the scales, in octaves.
+    """
+    name, planner = runs.columns.tuned[k], RunPlanner(runs)
+    needed = 1 + len(SweptAxes.of(runs.scales).moving)
+    if not _has_inner_best(runs, k):
+        return TooFewRunsError(
+            f"no optimum of {name} lies inside the tried values; try values on both sides of the best of "
+            f"{_unplaced_scales(optima)}",
+            runs.columns,
+            planner.both_sides(k, needed),
+            by_losses=True,
+        )
+    noise = repeat_noise(runs)
+    known_by = "between repeats" if noise is not None else "about the fitted response surface"
+    spread = spread_along(runs, k)
+    noise = float(np.mean(list(map(_scatter, surfaces)))) if noise is None else noise
+    if spread is not None and spread < NOISE_DEVIATIONS_ALONG * noise:
+        return TooFewRunsError(
+            f"the losses show no optimum of {name}: along it they differ by little more than noise (standard "
+            f"deviations of the log loss: {spread:.2g} along it, {noise:.2g} {known_by}); try values farther apart, "
+            "repeat them with other seeds, or leave it out of --tune",
+            runs.columns,
+            planner.farther_apart(k, needed),
+            by_losses=True,
+        )
+    surface_noise = float(np.mean([surface.noise for surface in surfaces]))
+    reason = (
+        f"the runs do not place the optimum of {name}: its error is {error:.2f} octaves in the middle of the scales, "
+        f"and an answer needs at most {UNPLACED_OCTAVES:g}"
+        if error > UNPLACED_OCTAVES
+        else f"the fitted response surface has no optimum of {name} inside the tried values: on one side of it no run "
+        f"is worse by more than the scatter about the surface ({surface_noise:.2g} in log loss)"
+    )
+    unplaced = [optimum for optimum in optima if optimum.status[k] != BRACKETED]
+    return TooFewRunsError(
+        f"{reason}; try values on both sides of the best of {_unplaced_scales(unplaced or optima)}",
+        runs.columns,
+        planner.both_sides(k, needed),
+        by_losses=True,
+    )
+
+
+def _scatter(surface: ResponseSurface) -> float:
+    """Return the scatter of log losses about a response surface.
+
+    A few runs that went wrong do not increase it.
+    """
+    return min(surface.noise, DEVIATION_OF_MEDIAN * float(np.median(np.abs(surface.residuals))))
+
+
+def _has_inner_best(runs: Runs, k: int) -> bool:
+    """Return True if a scale's best run lies between finite ones."""
+    for index in range(runs.num_scales):
+        finite = np.flatnonzero(runs.of_scale(index) & np.isfinite(runs.loss))
+        x = runs.x[finite, k]
+        if len(finite) and x.min() < x[np.argmin(runs.loss[finite])] < x.max():
+            return True
+    return False
+
+
+def repeat_noise(runs: Runs) -> float | None:
+    """Return the standard deviation of the log loss between repeats.
+
+    It is the median over points, so that one run that went wrong does not count, and None without repeats.
+    """
+    finite = np.isfinite(runs.loss)
+    points = np.column_stack([runs.scale, np.round(runs.x, 9)])[finite]
+    point = np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)
+    y, counts = np.log(runs.loss[finite]), np.bincount(point)
+    means = np.bincount(point, y) / counts
+    squares = np.bincount(point, (y - means[point]) ** 2)
+    repeated = counts > 1
+    if repeated.sum() < FEWEST_REPEATED:
+        return None
+    return float(np.sqrt(np.median(squares[repeated] / (counts[repeated] - 1)) / MEDIAN_OF_SQUARE))
+
+
+def spread_along(runs: Runs, k: int) -> float | None:
+    """Return the standard deviation of the log loss along one hyperparameter.
+
+    It is of the medians of repeats along a line of at least FEWEST_VALUES values, with all else equal, and the median
+    over all lines. Without a line it is None.
+    """
+    finite = np.isfinite(runs.loss)
+    others = np.round(np.delete(runs.x, k, axis=1), 9)
+    line = np.unique(np.column_stack([runs.scale, others])[finite], axis=0, return_inverse=True)[1].reshape(-1)
+    frame = pd.DataFrame({"line": line, "value": np.round(runs.x[finite, k], 9), "y": np.log(runs.loss[finite])})
+    by_line = frame.groupby(["line", "value"])["y"].median().groupby("line").agg(["size", "std"])
+    deviations = by_line.loc[by_line["size"] >= FEWEST_VALUES, "std"]
+    return float(deviations.median()) if len(deviations) else None
+
+
+def _worse_on_both_sides(runs: Runs, surface: ResponseSurface) -> Mask:
+    """Return a mask of hyperparameters with worse runs on both sides.
+
+    They are worse by more than noise.
     """
     u, octaves = runs.x - surface.x[runs.scale], surface.octaves[runs.scale]
     tuned = u.shape[1]
     excess = np.stack([surface.shape.excess(u * np.eye(tuned)[k], octaves) for k in range(tuned)], axis=1)
-    worse = ~np.isfinite(runs.loss)[:, None] | (excess > noises * surface.noise)
+    worse = ~np.isfinite(runs.loss)[:, None] | (excess > NOISE_DEVIATIONS * surface.noise)
     below, above = worse & (u < 0), worse & (u > 0)
     return np.array([below[:, k].any() and above[:, k].any() for k in range(tuned)])
+
+
+def _first_of(names: Sequence[str]) -> str:
+    more = len(names) - SCALES_IN_MESSAGE
+    return "; ".join(names[:SCALES_IN_MESSAGE]) + (f" and {more} more" if more > 0 else "")
 
 
 def _unplaced_scales(optima: Sequence[Optimum]) -> str:

@@ -6,14 +6,21 @@ They make a prediction less certain than its interval.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.laws.fit import Fit
-from hptransfer.analysis.tables.quantities import SCHEDULE_NAMES, quantity_of
+from hptransfer.analysis.laws.forms import SweptAxes
+from hptransfer.analysis.predict.untuned_columns import UntunedColumn, untuned_columns
+from hptransfer.analysis.tables.arrays import Runs
+from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.quantities import quantity_of
 from hptransfer.analysis.tables.scale_names import format_size
+from hptransfer.core.records import plain_exponent, short
 
+# Columns that a line names.
+COLUMNS_NAMED = 4
 # Octaves from the swept scales beyond which extrapolation is unreliable.
 FAR_OCTAVES = 4.0
 # Fewer optimizer steps than this measure the warm-up rather than training.
@@ -30,44 +37,74 @@ SAME_SIZE = 1.02
 GAP = 16
 
 
-def table_warnings(table: pd.DataFrame, fit: Fit, predictions: pd.DataFrame) -> list[str]:
-    """Return all warnings, one line each."""
-    notes = []
-    targets = [{axis: float(row[axis]) for axis in fit.columns.scales} for _, row in predictions.iterrows()]
-    for octaves_outside, where in (
-        (fit.extrapolation_octaves, "beyond the largest"),
-        (fit.octaves_below, "below the smallest"),
-    ):
-        octaves = np.array([octaves_outside(target) for target in targets])
-        if octaves_outside == fit.octaves_below:
-            octaves[octaves > OTHER_UNIT] = 0.0  # reported as another unit
-        count = int((octaves > FAR_OCTAVES).sum())
-        if count:
-            farthest = fit.runs.format_scale(targets[int(np.argmax(octaves))]) + (
-                f" and {count - 1} more" if count > 1 else ""
-            )
-            notes.append(
-                f"target {farthest} lies {octaves.max():.1f} octaves {where} scale: "
-                "extrapolation this far is unreliable"
-            )
-    trained = table[np.isfinite(table[fit.columns.loss])]
+def table_warnings(table: pd.DataFrame, columns: Columns, targets: pd.DataFrame) -> list[str]:
+    """Return all warnings that need no fit, one line each.
+
+    Args:
+        table: as check_table returns it.
+        targets: scales to predict for, one row each.
+    """
+    runs = Runs.of(table, columns)
+    swept = SweptAxes.of(runs.scales).values
+    steps_notes = []
+    trained = table[np.isfinite(table[columns.loss])]
     steps = (
         trained.loc[trained["steps"] > 0, "steps"].min() if "steps" in table else FEW_STEPS
     )  # 0: imported without steps
     if steps < FEW_STEPS:
         few = "1 step" if steps == 1 else f"{int(steps)} steps"
-        notes.append(f"some runs have only {few}: their optimum may differ from that of long training")
-    units = [*_units(table, fit), *_units_of_targets(predictions, fit)]
-    return [*notes, *_split_scales(fit), *_mixed_schedules(table, fit), *_confounded(table, fit), *units]
+        steps_notes.append(f"some runs have only {few}: their optimum may differ from that of long training")
+    return [
+        *_far_targets(runs, swept, targets),
+        *steps_notes,
+        *_split_scales(swept),
+        *_mixed_settings(table, columns),
+        *_confounded(runs, swept),
+        *_units(table, columns),
+        *_units_of_targets(targets, swept),
+    ]
 
 
-def _split_scales(fit: Fit) -> list[str]:
+def pooled_runs(table: pd.DataFrame, columns: Columns) -> str:
+    """Return a note for a refusal on columns that separate the losses.
+
+    The runs of one experiment alone may show an optimum. It is blank without such columns.
+    """
+    names = [column.name for column in untuned_columns(table, columns) if column.separates]
+    if not names:
+        return ""
+    return f"; the runs differ in {_joined(names)}, too, which separates their losses: analyze each value separately"
+
+
+def _far_targets(runs: Runs, swept: Mapping[str, Sequence[float]], targets: pd.DataFrame) -> list[str]:
+    """Return warnings of targets that are far from the swept scales."""
+    notes = []
+    scales = [{axis: float(row[axis]) for axis in swept} for _, row in targets.iterrows()]
+    octaves = np.array(
+        [
+            [np.log2([axes[axis] / values[-1], values[0] / axes[axis]]) for axis, values in swept.items()]
+            for axes in scales
+        ]
+    )
+    beyond, below = octaves.max(axis=1).T
+    below[below > OTHER_UNIT] = 0.0  # reported as another unit
+    for distances, where in ((beyond, "beyond the largest"), (below, "below the smallest")):
+        if count := int((distances > FAR_OCTAVES).sum()):
+            more = f" and {count - 1} more" if count > 1 else ""
+            notes.append(
+                f"target {runs.format_scale(scales[int(np.argmax(distances))])}{more} lies {distances.max():.1f} "
+                f"octaves {where} scale: extrapolation this far is unreliable"
+            )
+    return notes
+
+
+def _split_scales(swept: Mapping[str, Sequence[float]]) -> list[str]:
     """Return warnings of nearly equal sizes, such as rounded tokens."""
     notes = []
-    for axis, values in fit.swept.values.items():
+    for axis, values in swept.items():
         close_pairs = [(low, high) for low, high in itertools.pairwise(values) if high / low < SAME_SIZE]
         if close_pairs:
-            low, high = (f"{value:.12g}" for value in close_pairs[0])
+            low, high = (plain_exponent(f"{value:.12g}") for value in close_pairs[0])
             notes.append(
                 f"{axis} has values within {SAME_SIZE - 1:.0%} of each other, such as {low} and {high}, and each "
                 f"counts as a scale of its own with few runs: round the column {axis} if they are meant to be the same"
@@ -75,49 +112,64 @@ def _split_scales(fit: Fit) -> list[str]:
     return notes
 
 
-def _mixed_schedules(table: pd.DataFrame, fit: Fit) -> list[str]:
-    """Return a warning of runs with different schedules."""
-    used = {*fit.columns.scales, *fit.tuned, fit.columns.loss}
-    mixed = [
-        str(name)
-        for name in table
-        if str(name).lower() in SCHEDULE_NAMES and name not in used and table[name].nunique() > 1
-    ]
-    if not mixed:
-        return []
-    return [f"runs differ in {' and '.join(mixed)}, on which the best value depends: fit each combination separately"]
-
-
-def _confounded(table: pd.DataFrame, fit: Fit) -> list[str]:
-    """Return warnings of confounded axes.
-
-    Axes may grow together, or the batch size may vary without being an axis or tuned.
-    """
+def _mixed_settings(table: pd.DataFrame, columns: Columns) -> list[str]:
+    """Return warnings of columns in which runs should not differ."""
     notes = []
-    logs = {name: np.log2([axes[name] for axes in fit.runs.scales]) for name in fit.swept.moving}
+    untuned = untuned_columns(table, columns)
+    batches = [column for column in untuned if quantity_of(column.name) == "batch"]
+    for column in batches:
+        notes.append(
+            f"runs differ in {column.name}, which is neither a scale nor tuned: the exponent along tokens changes "
+            "sign with the scaling of the batch size; add it to --scale or --tune"
+        )
+    separating = [column for column in untuned if column.separates and column not in batches]
+    settings = [column for column in untuned if not column.separates and column not in batches]
+    for differing, effect in (
+        (separating, "separates their losses"),
+        (settings, "may move the best value"),
+    ):
+        if not differing:
+            continue
+        several = len(differing) > 1
+        names, values = _joined([column.name for column in differing]), "; ".join(map(UntunedColumn.line, differing))
+        role = "are neither scales nor tuned" if several else "is neither a scale nor tuned"
+        effect = effect.replace("separates", "separate") if several else effect
+        scale = f", or add {'them' if several else names} to --scale"
+        notes.append(
+            f"runs differ in {names} (values {values}), which {role} and {effect}: analyze each "
+            f"{'combination' if several else 'value'} separately (filter the table)"
+            f"{scale if all(column.is_numeric for column in differing) else ''}"
+        )
+    return notes
+
+
+def _joined(names: Sequence[str]) -> str:
+    """Return names as text; of many, the first ones."""
+    more = [f"{len(names) - COLUMNS_NAMED} more"] if len(names) > COLUMNS_NAMED else []
+    *others, last = [*names[:COLUMNS_NAMED], *more]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _confounded(runs: Runs, swept: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return warnings of axes that grow together."""
+    notes = []
+    logs = {name: np.log2([axes[name] for axes in runs.scales]) for name, values in swept.items() if len(values) > 1}
     for first, second in itertools.combinations(logs, 2):
         if abs(np.corrcoef(logs[first], logs[second])[0, 1]) > CONFOUNDED:
             notes.append(
                 f"{first} and {second} grow together in every scale: their exponents cannot be separated, only their "
                 "sum along that line is measured"
             )
-    used = {*fit.columns.scales, *fit.tuned}
-    for name in table.columns:
-        if quantity_of(str(name)) == "batch" and name not in used and table[name].nunique() > 1:
-            notes.append(
-                f"runs differ in {name}, which is neither a scale nor tuned: the exponent along tokens changes sign "
-                "with the scaling of the batch size; add it to --scale or --tune"
-            )
     return notes
 
 
-def _units(table: pd.DataFrame, fit: Fit) -> list[str]:
+def _units(table: pd.DataFrame, columns: Columns) -> list[str]:
     """Return warnings of batch sizes in two units in one table.
 
     The sizes are then small or large, with none between.
     """
     notes = []
-    for name in (*fit.columns.scales, *fit.tuned):
+    for name in (*columns.scales, *columns.tuned):
         if quantity_of(name) != "batch":
             continue
         values = np.unique(table[name].to_numpy(dtype=float))
@@ -125,20 +177,21 @@ def _units(table: pd.DataFrame, fit: Fit) -> list[str]:
         if ((below < MOST_SEQUENCES) & (above >= FEWEST_TOKENS) & (above / below >= GAP)).any():
             ends = below[below < MOST_SEQUENCES][-1], above[above >= FEWEST_TOKENS][0]
             notes.append(
-                f"{name} runs from {values[0]:g} to {values[-1]:g} with nothing between {ends[0]:g} and {ends[1]:g}: "
+                f"{name} runs from {short(values[0])} to {short(values[-1])} with nothing between {short(ends[0])} and "
+                f"{short(ends[1])}: "
                 "in sequences in some rows and in tokens in others?"
             )
     return notes
 
 
-def _units_of_targets(predictions: pd.DataFrame, fit: Fit) -> list[str]:
+def _units_of_targets(targets: pd.DataFrame, swept: Mapping[str, Sequence[float]]) -> list[str]:
     """Return warnings of targets in another unit than the runs.
 
     They lie far above or below all swept values of an axis.
     """
     notes = []
-    for axis, values in fit.swept.values.items():
-        low, high = float(predictions[axis].min()), float(predictions[axis].max())
+    for axis, values in swept.items():
+        low, high = float(targets[axis].min()), float(targets[axis].max())
         beyond = max(np.log2(high / values[-1]), np.log2(values[0] / low))
         if len(values) > 1 and beyond > OTHER_UNIT:
             notes.append(

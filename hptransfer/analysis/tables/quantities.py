@@ -26,6 +26,22 @@ SCHEDULE_NAMES = (
     "floor",
 )
 
+# Other settings that move the best value, or the loss, of runs that are otherwise alike.
+SETTING_NAMES = frozenset(
+    (
+        *SCHEDULE_NAMES,
+        *BATCH_NAMES,
+        *RATE_NAMES,
+        *("warmup_ratio", "warmup_fraction", "warmup_tokens", "lr_scheduler", "lr_decay", "final_lr"),
+        *("weight_decay", "wd", "optimizer", "optim", "momentum", "beta1", "beta2", "beta_1", "beta_2"),
+        *("adam_beta1", "adam_beta2", "epsilon", "eps", "adam_eps", "adam_epsilon", "clip", "grad_clip"),
+        *("gradient_clipping", "max_grad_norm", "dropout", "label_smoothing", "ema", "ema_decay", "z_loss", "init_std"),
+        *("sequence_length", "seq_len", "seq_length", "context_length", "context", "block_size", "max_seq_len"),
+        *("heads", "n_heads", "n_head", "num_heads", "head_dim", "d_ff", "mlp_ratio", "ffn_ratio", "vocab_size"),
+        *("dataset", "data", "corpus", "tokenizer", "parameterization", "precision", "dtype", "activation"),
+    )
+)
+
 _QUANTITIES = {"rate": RATE_NAMES, "batch": BATCH_NAMES, "params": PARAM_NAMES, "tokens": TOKEN_NAMES}
 _SIZES_AND_BUDGETS = {*PARAM_NAMES, *WIDTH_NAMES, *DEPTH_NAMES, *TOKEN_NAMES, *BATCH_NAMES, *DURATION_NAMES}
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from hptransfer.core.records import exact
+from hptransfer.core.records import exact, plain_exponent, short
+
+UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"))
+SMALLEST_UNIT = 1e6
+# Sizes from here on, such as FLOPs, have an exponent instead of a unit.
+LARGEST_SIZE = 1e15
 
 
 def format_size(value: float) -> str:
-    """Return a size in short form: 64, 214.7M, 20B."""
-    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if value >= unit:
-            return f"{value / unit:.4g}{name}"
-    return f"{value:g}"
+    """Return a size in short form: 64, 214.7M, 20B, 1e21."""
+    if not SMALLEST_UNIT <= round(value, 0) < LARGEST_SIZE:
+        return short(float(value)) if value >= LARGEST_SIZE else plain_exponent(f"{value:g}")
+    rounded = float(f"{value:.4g}")
+    unit, name = next(pair for pair in UNITS if rounded >= pair[0])
+    return f"{rounded / unit:.4g}{name}"
 
 
 def format_scale(axes: Mapping[str, float], among: Iterable[Mapping[str, float]] = ()) -> str:

@@ -1,7 +1,7 @@
-"""Sources of tables: CSV, parquet, exports of W&B and Optuna, MLflow.
+"""Sources of tables: CSV, parquet, JSON, exports of W&B and Optuna, MLflow.
 
-Only columns that are used or that cause warnings are read, in parts. A table with too many rows or with endless lines
-is refused before it fills the memory.
+Of a large file only columns that are used or that always cause warnings are read, in parts. A table with too many rows
+or with endless lines is refused before it fills the memory.
 """
 
 from __future__ import annotations
@@ -12,21 +12,29 @@ import os
 import re
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from hptransfer.analysis.tables.columns import SEED, Columns
+from hptransfer.analysis.tables.json_tables import is_json, read_json_table
 from hptransfer.analysis.tables.quantities import SCHEDULE_NAMES, quantity_of
 from hptransfer.analysis.tables.run_records import UNFINISHED
-from hptransfer.analysis.tables.table_checks import check_numbers, check_table, check_unique, first_row
+from hptransfer.analysis.tables.table_checks import (
+    check_numbers,
+    check_table,
+    check_unique,
+    first_row,
+    unknown_column,
+)
 from hptransfer.core.bracketing import LARGEST_VALUE, SMALLEST_VALUE
 from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, short
 
 # Upper limit of the rows, more than any sweep has; their analysis takes 1 GB.
 MOST_ROWS = 1_000_000
@@ -34,6 +42,11 @@ PART_ROWS = 200_000
 MOST_TARGETS = 1_000
 # Upper limit of a line, in bytes.
 LONGEST_LINE = 1_000_000
+# Upper limits of a file's bytes and columns up to which all of its columns are read.
+LARGEST_READ_WHOLE, MOST_READ_WHOLE = 50_000_000, 300
+# First column of a chart that W&B exports, the separator in the names of its other columns, and ends of these names.
+CHART_AXES = ("Step", "_step", "Relative Time (Process)", "Relative Time (Wall)", "Wall Time", "global_step", "epoch")
+CHART_SEPARATOR, CHART_BOUNDS = " - ", ("__MIN", "__MAX")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
 # Separators of files that are not comma-separated.
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -110,11 +123,14 @@ class TableSource:
         if self.path is None:
             frame = _experiment(str(self.mlflow), str(self.experiment))
             names = self._matched(frame.columns, required)
+            names |= _other_columns(list(map(str, frame.columns)), names)
         else:
-            header = _header(self.path)
+            header, rows = _opened(self.path)
             names = self._matched(header, required)
             check_unique(self.location, header, names.values())
-            frame = _read_rows(self.path, sorted(set(names.values())))
+            if self.path.stat().st_size <= LARGEST_READ_WHOLE:
+                names |= _other_columns(header, names)
+            frame = rows(sorted(set(names.values())))
         frame = frame[list(names.values())].set_axis(list(names), axis=1)
         if "state" in self.names and not _has_words(frame["state"]):
             raise ConfigError(
@@ -131,7 +147,7 @@ class TableSource:
         names = list(map(str, columns))
         for name, column in self.names.items():
             if column not in names:
-                raise ConfigError(f"{self.location}: --columns {name}={column}: {unknown('column', column, names)}")
+                raise ConfigError(f"{self.location}: --columns {name}={column}: {unknown_column(column, names)}")
         matched = {}
         for name in (*required, *USEFUL, *(name for name in names if quantity_of(name) == "batch")):
             candidates = [self.names.get(name, name), *(prefix + name for prefix in PREFIXES)]
@@ -149,9 +165,43 @@ def _unknown_column(name: str, names: Sequence[str]) -> str:
 
     It mentions a column with a comma in its name, which options cannot name because commas separate names there.
     """
+    if chart := chart_column(names):
+        return (
+            f"it is W&B's export of a chart, with a column for each run, such as {chart!r}, and a row for each step; "
+            "export the table of runs instead (the project's Runs page, the download button, CSV), which has a row for "
+            "each run with its configuration and its last metrics"
+        )
     with_comma = next((column for column in names if name in column.split(",")[:-1]), None)
     hint = f"; column {with_comma!r} has a comma in its name, which must be renamed in the table" if with_comma else ""
-    return unknown("column", name, names) + hint
+    return unknown_column(name, names) + hint
+
+
+def chart_column(names: Sequence[str]) -> str | None:
+    """Return a run's column of a chart that W&B exported.
+
+    Other tables have none. The export has the chart's x axis, and `RUN - METRIC` for each run, often with `__MIN` and
+    `__MAX`.
+    """
+    series = [name for name in names[1:] if CHART_SEPARATOR in name]
+    bounds = [name for name in series if name.endswith(CHART_BOUNDS)]
+    if not series or len(series) < len(names) - 1:
+        return None
+    has_axis = names[0] in CHART_AXES or bool(bounds)
+    return next((name for name in series if name not in bounds), series[0]) if has_axis else None
+
+
+def _other_columns(header: Sequence[str], names: Mapping[str, str]) -> dict[str, str]:
+    """Return the other columns of a table, unless there are very many.
+
+    Runs of several experiments may differ in them.
+
+    Args:
+        names: columns that are used, by the names that they are analyzed under.
+    """
+    if len(header) > MOST_READ_WHOLE:
+        return {}
+    taken = {*names, *names.values()}
+    return {name: name for name in header if name and name not in taken and header.count(name) == 1}
 
 
 def canonical_states(frame: pd.DataFrame, location: str, column: str = "state") -> pd.DataFrame:
@@ -190,14 +240,26 @@ def _known_words() -> str:
     return ", ".join(sorted(STATE_WORDS))
 
 
-def _header(path: Path) -> list[str]:
-    """Return the names of the columns, with duplicates."""
+def _opened(path: Path) -> tuple[list[str], Callable[[list[str]], pd.DataFrame]]:
+    """Return a file's columns and a function that reads some of them."""
+    header = _header(path)
+    if header is None:
+        with _as_table(path):
+            frame = read_json_table(path, MOST_ROWS)
+        return list(map(str, frame.columns)), lambda columns: frame[columns]
+    return header, partial(_read_rows, path)
+
+
+def _header(path: Path) -> list[str] | None:
+    """Return the names of the columns, with duplicates; None for JSON."""
     if path.is_dir():
-        raise ConfigError(f"{path} is a folder; give the path of a CSV or parquet file")
+        raise ConfigError(f"{path} is a folder; give the path of a CSV, parquet or JSON file")
     if not path.exists():
-        raise ConfigError(f"no table {str(path)!r}; give the path of a CSV or parquet file")
+        raise ConfigError(f"no table {str(path)!r}; give the path of a CSV, parquet or JSON file")
     if path.suffix in COMPRESSED:
         raise ConfigError(f"{path} is compressed; unpack it, and give the path of the file that was in it")
+    if is_json(path):
+        return None
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
@@ -212,6 +274,8 @@ def _header(path: Path) -> list[str]:
         text, first = line.decode("utf-8-sig"), file.readline(LONGEST_LINE).decode()
     if not text.strip():
         raise ConfigError(f"{path} is empty; a table needs a header and rows")
+    if text.lstrip().startswith(("{", "[")):
+        raise ConfigError(f"{path} holds JSON; give it a name that ends with .jsonl (a run on each line) or .json")
     if "," not in text and (used := next((separator for separator in SEPARATORS if separator in text), None)):
         raise ConfigError(f"{path} has its columns separated by {SEPARATORS[used]}; save it with commas, as CSV")
     with _as_table(path):
@@ -345,12 +409,13 @@ def load_table(path: Path, columns: Columns) -> pd.DataFrame:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read all columns of a CSV or parquet file, unchecked.
+    """Read all columns of a CSV, parquet or JSON file, unchecked.
 
     Raises:
         ConfigError: the file is missing, empty, unreadable or too large.
     """
-    return _read_rows(path, _header(path))
+    header, rows = _opened(path)
+    return rows(header)
 
 
 def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
@@ -359,12 +424,12 @@ def load_targets(path: Path, scales: tuple[str, ...]) -> pd.DataFrame:
     Raises:
         ConfigError: the file or a column is missing, or a value is not above 0.
     """
-    header = _header(path)
+    header, rows = _opened(path)
     for name in scales:
         if name not in header:
             raise ConfigError(f"{path}: {_unknown_column(name, header)}")
     check_unique(str(path), header, scales)
-    frame = _read_rows(path, list(scales))
+    frame = rows(list(scales))
     if len(frame) > MOST_TARGETS:
         raise ConfigError(
             f"{path} has {len(frame):,} rows, at most {MOST_TARGETS:,} targets are possible; leave some out"
@@ -380,14 +445,14 @@ def check_targets(frame: pd.DataFrame, scales: Sequence[str], location: str) -> 
     """
     for name in scales:
         if name not in frame:
-            raise ConfigError(f"{location}: {unknown('column', name, map(str, frame.columns))}")
+            raise ConfigError(f"{location}: {unknown_column(name, map(str, frame.columns))}")
     checked = frame[list(scales)].copy()
     for name in scales:
         values = check_numbers(frame[name], name, location)
         if not len(values) or not values.between(SMALLEST_VALUE, LARGEST_VALUE).all():
             raise ConfigError(
-                f"{location}: column {name!r} must have numbers above 0 in every row, from {SMALLEST_VALUE:g} to "
-                f"{LARGEST_VALUE:g}"
+                f"{location}: column {name!r} must have numbers above 0 in every row, from {short(SMALLEST_VALUE)} to "
+                f"{short(LARGEST_VALUE)}"
             )
         checked[name] = pd.to_numeric(checked[name])
     return checked

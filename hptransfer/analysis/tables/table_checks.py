@@ -11,8 +11,8 @@ import pandas as pd
 
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.core.bracketing import LARGEST_VALUE, SMALLEST_VALUE
-from hptransfer.core.errors import ConfigError, unknown
-from hptransfer.core.records import DIVERGED, DONE
+from hptransfer.core.errors import NAMES_IN_MESSAGE, ConfigError, unknown
+from hptransfer.core.records import DIVERGED, DONE, short
 
 # MLflow and others store infinity as the largest float.
 HUGE = 1e300
@@ -33,7 +33,7 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
     used = (*columns.scales, *columns.tuned, columns.loss)
     for name in used:
         if name not in frame.columns:
-            raise ConfigError(f"{location}: {unknown('column', name, map(str, frame.columns))}")
+            raise ConfigError(f"{location}: {unknown_column(name, map(str, frame.columns))}")
     check_unique(location, list(frame.columns), used)
     unused = unused_rows(frame)
     if "state" in frame.columns:
@@ -48,7 +48,7 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
         if len(invalid):
             way_out = ""
             if ((invalid[name] > 0) & np.isfinite(invalid[name])).all():
-                way_out = f"; values from {SMALLEST_VALUE:g} to {LARGEST_VALUE:g} are possible"
+                way_out = f"; values from {short(SMALLEST_VALUE)} to {short(LARGEST_VALUE)} are possible"
             if name in columns.tuned and (invalid[name] == 0).all():  # dropout and weight decay are often 0
                 way_out = (
                     "; its logarithm is fitted: leave these rows out, or tune a column that is above 0 instead, "
@@ -56,7 +56,7 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
                 )
             raise ConfigError(
                 f"{location}: column {name!r} must be above 0 and finite, "
-                f"got {invalid[name].iloc[0]:g} in {first_row(invalid)}"
+                f"got {short(float(invalid[name].iloc[0]))} in {first_row(invalid)}"
                 f"{way_out}"
             )
     if (scales := len(clean[list(columns.scales)].drop_duplicates())) > MOST_TABLE_SCALES:
@@ -70,7 +70,7 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
     if len(too_low):
         raise ConfigError(
             f"{location}: column {columns.loss!r} must be above 0, as its logarithm is fitted, got "
-            f"{too_low[columns.loss].iloc[0]:g} in {first_row(too_low)}"
+            f"{short(float(too_low[columns.loss].iloc[0]))} in {first_row(too_low)}"
         )
     if "state" in clean.columns:
         clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf
@@ -103,6 +103,11 @@ def check_unique(location: str, header: Sequence[str], used: Iterable[str]) -> N
     for name in used:
         if (times := header.count(name)) > 1:
             raise ConfigError(f"{location}: {times} columns are called {name!r}; which one is meant? Rename the others")
+
+
+def unknown_column(name: str, known: Iterable[str]) -> str:
+    """Return the message for an unknown column, with a few others."""
+    return unknown("column", name, known, NAMES_IN_MESSAGE)
 
 
 def first_row(rows: pd.DataFrame | pd.Series[Any]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hptransfer.analysis import Analysis, analyze, pipeline
+from hptransfer.analysis import Analysis, FitError, analyze, pipeline
 from tests.support.landscape import draw
 
 
@@ -128,6 +128,30 @@ def test_targets_in_another_unit() -> None:
     assert not any("same unit" in line for line in found(table(), {"params": 3.2e8, "tokens": 1.6e9}).warnings)
     lines = found(table(), {"params": 32.0, "tokens": 1.6e9}).warnings
     assert lines == ["params of the targets runs from 32 to 32, of the runs from 1M to 16M: are both in the same unit?"]
+
+
+def test_a_refusal_has_the_warnings_and_names_what_separates_the_runs() -> None:
+    frame = table(steps=20).assign(run=["first", "second", "third"] * 21)
+    frame["loss"] = frame["run"].map({"first": 3.0, "second": 4.0, "third": 5.0}) + 1e-6 * np.arange(len(frame))
+    with pytest.raises(FitError) as refused:
+        found(frame)
+    steps, pooled = refused.value.warnings
+    assert "some runs have only 20 steps" in steps
+    assert "runs differ in run (values first, second, third), which is neither a scale nor tuned" in pooled
+    message = str(refused.value)
+    assert message.endswith(
+        "; the runs differ in run, too, which separates their losses: analyze each value separately"
+    )
+    assert "add at" not in message  # further runs of a mixture would not help
+
+
+def test_a_refusal_for_other_reasons_keeps_its_way_out() -> None:
+    frame = table().assign(run=["first", "second", "third"] * 21)
+    frame["loss"] = frame["run"].map({"first": 3.0, "second": 4.0, "third": 5.0}) + 0.02 * np.log2(frame["lr"]) ** 2
+    with pytest.raises(
+        FitError, match=r"all runs are at one scale .*; add at params=\d+.*; the runs differ in run, too"
+    ):
+        found(frame.assign(params=1e6, tokens=1e8))
 
 
 def test_cells_without_a_bracket_are_one_line() -> None:

@@ -31,9 +31,9 @@ def analyze(folder: Path, table: str, targets: str = "512\n", width: str = "widt
         (
             f"width,lr,loss\n{BODY}1e300,0.1,3\n",
             "512\n",
-            "got 1e+300 in row 22; values from 1e-30 to 1e+30 are possible",
+            "got 1e300 in row 22; values from 1e-30 to 1e30 are possible",
         ),
-        (f"width,lr,loss\n{BODY}", "1e300\n", "numbers above 0 in every row, from 1e-30 to 1e+30"),
+        (f"width,lr,loss\n{BODY}", "1e300\n", "numbers above 0 in every row, from 1e-30 to 1e30"),
         (f"width,lr,loss\n{BODY}", "1\n" * 1001, "has 1,001 rows, at most 1,000 targets are possible"),
         ("width,lr,loss\n" + "".join(f"{k},0.1,3\n" for k in range(1, 1002)), "512\n", "has 1,001 scales by width"),
     ],

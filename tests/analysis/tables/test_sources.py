@@ -75,10 +75,11 @@ def assert_found(result: tuple[int, str, str]) -> None:
 
 
 def assert_refused(result: tuple[int, str, str], *words: str, code: int = 2) -> None:
-    """One line, no traceback, nothing written."""
-    found, said, complaint = result
+    """One line after the table's warnings, no traceback, nothing written."""
+    found, said, printed = result
     assert found == code
     assert said == ""
+    complaint = "".join(line for line in printed.splitlines(keepends=True) if not line.startswith("warning: "))
     assert complaint.startswith("hptransfer: ")
     assert complaint.count("\n") == 1
     for word in words:
@@ -369,6 +370,45 @@ def test_a_comma_in_a_column_s_name_is_told_of(analyze: Analyze) -> None:
     assert_refused(analyze(runs().rename(columns={"width": "width,d"}), "--scale", "width,d"), *words)
     Path("targets.csv").write_text("width\n512\n")
     assert "comma" not in analyze(runs(), "--tune", "rate")[2]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Step", "brisk-sun-1 - val/loss", "brisk-sun-1 - val/loss__MIN", "brisk-sun-1 - val/loss__MAX"),
+        ("tokens", "brisk-sun-1 - val/loss", "brisk-sun-1 - val/loss__MIN", "brisk-sun-1 - val/loss__MAX"),
+        ("Relative Time (Process)", "brisk-sun-1 - val/loss", "lr: 0.01 - val/loss"),
+    ],
+)
+def test_a_chart_of_wandb_is_told_apart(analyze: Analyze, names: tuple[str, ...]) -> None:
+    table = ",".join(names) + "\n" + ",".join("1" * len(names)) + "\n"
+    words = ("runs.csv: it is W&B's export of a chart", "such as 'brisk-sun-1 - val/loss'", "export the table of runs")
+    assert_refused(analyze(table), *words)
+
+
+def test_other_columns_with_a_dash_are_no_chart(analyze: Analyze) -> None:
+    assert "export of a chart" not in analyze("width,loss - lr,rate\n1,2,3\n")[2]
+
+
+def test_of_many_columns_a_few_like_the_missing_one_are_named(analyze: Analyze) -> None:
+    table = runs().rename(columns={"lr": "optim.lr", "loss": "summary/val/loss"})
+    for number in range(24):
+        table[f"config/some_long_name_of_a_setting_{number}"] = number
+    words = ("unknown column 'lr'. Did you mean 'optim.lr'? Known: optim.lr, ", " and 21 more")
+    result = analyze(table, "--loss", "summary/val/loss")
+    assert_refused(result, *words)
+    assert len(result[2]) < 400
+    result = analyze(table, "--columns", "lr=optim.lr")
+    assert_refused(result, "unknown column 'loss'. Did you mean 'summary/val/loss'?")
+
+
+def test_the_warnings_of_a_table_come_with_its_refusal(analyze: Analyze) -> None:
+    table = runs(steps=10)
+    table["loss"] = 3 - 0.1 * np.log2(table["lr"])
+    result = analyze(table)
+    assert_refused(result, "no optimum of lr lies inside the tried values", code=6)
+    assert result[2].startswith("warning: some runs have only 10 steps: their optimum may differ")
+    assert result[2].count("\n") == 2
 
 
 def test_a_file_that_cannot_be_read_is_refused(analyze: Analyze) -> None:
