@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +16,17 @@ from hptransfer.analysis.laws.forms import LAWS
 from hptransfer.analysis.laws.runs_to_add import TooFewRunsError
 from hptransfer.analysis.optima.estimators import ESTIMATORS
 from hptransfer.analysis.predict.data_warnings import pooled_runs, table_warnings
-from hptransfer.analysis.predict.findings import fit_json, optima_table, prediction_json
+from hptransfer.analysis.predict.findings import (
+    decision_warnings,
+    fit_json,
+    optima_table,
+    prediction_json,
+    widening_warnings,
+)
 from hptransfer.analysis.predict.next_runs import next_runs, next_table
 from hptransfer.analysis.predict.predictions import predict_table
 from hptransfer.analysis.predict.sweep_command import sweep_command
-from hptransfer.analysis.predict.validation import larger_from_smaller, leave_one_out
+from hptransfer.analysis.predict.validation import leave_one_out, rehearse, widened
 from hptransfer.analysis.report.analysis import Analysis
 from hptransfer.analysis.report.comparison import ComparedSweep
 from hptransfer.analysis.report.exports import FORMATS, earlier_files, remove_stale, write_formats
@@ -39,7 +46,7 @@ from hptransfer.analysis.tables.sources import TableSource, load_table, load_tar
 from hptransfer.analysis.tables.table_checks import check_table, unused_rows
 from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknown
 from hptransfer.core.io import read_json, writable_folder, write_json, write_text
-from hptransfer.core.records import DIVERGED, DONE, FAILED, Scale
+from hptransfer.core.records import DIVERGED, DONE, FAILED, Scale, short
 from hptransfer.core.run_folder import RunFolder
 
 FILES = (
@@ -171,26 +178,49 @@ def fit_and_predict(
     Raises:
         FitError: no law can be fitted.
     """
-    columns = replace(columns, prior=options.prior)
-    known_warnings = [*notes, *table_warnings(table, columns, targets)]
+    tuned, fixed = _tuned_and_fixed(table, columns)
+    columns = replace(columns, prior=options.prior, tuned=tuned)
+    known_warnings = [*notes, *_fixed_warnings(fixed), *table_warnings(table, columns, targets)]
     try:
         fit = fit_table(table, columns, estimator=options.estimator or ESTIMATOR, laws=options.laws)
-        predictions = predict_table(fit, targets)
+        rehearsal = rehearse(fit)
+        fit = widened(fit, rehearsal)
+        predictions = predict_table(fit, targets).assign(**fixed)
     except FitError as error:
         error.warnings = known_warnings
         error.note = pooled_runs(table, columns)
         raise
-    warnings = [*known_warnings, *fit.warnings]
+    notes_of_fit = [*fit.warnings, *decision_warnings(fit, predictions.iloc[0]), *widening_warnings(fit)]
+    warnings = [*known_warnings, *notes_of_fit]
     first = {axis: float(predictions.iloc[0][axis]) for axis in columns.scales}
     return Analysis(
         fit=fit,
         leave_one_out=leave_one_out(fit),
-        larger_from_smaller=larger_from_smaller(fit),
+        larger_from_smaller=list(itertools.chain.from_iterable(rehearsal)),
         predictions=predictions,
         next_runs=next_runs(fit, first),
         warnings=warnings,
         uncounted=uncounted,
+        fixed=fixed,
     )
+
+
+def _tuned_and_fixed(table: pd.DataFrame, columns: Columns) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Return the tuned columns that vary, and the value of each of the others.
+
+    If none varies, all of them count as tuned, and the fit says what is missing.
+    """
+    varying = tuple(name for name in columns.tuned if table[name].nunique() > 1)
+    if not varying:
+        return columns.tuned, {}
+    return varying, {name: float(table[name].iloc[0]) for name in columns.tuned if name not in varying}
+
+
+def _fixed_warnings(fixed: Mapping[str, float]) -> list[str]:
+    return [
+        f"{name} is {short(value)} in all runs: it is kept there, and nothing is known of other values"
+        for name, value in fixed.items()
+    ]
 
 
 def analysis_files(folder: RunFolder) -> list[Path]:

@@ -102,11 +102,12 @@ def check_recovery(name: str, axes: Sequence[str] = ANY_AXES) -> None:
         problem, _ = law_problem(scales[:-1], x[:-1], SMALL_ERROR)
         precision = np.full(len(x) - 1, SMALL_ERROR**-2)
         likelihood = OptimaLikelihood(np.diag(precision), precision * x[:-1], 1)
-        posterior = solve(likelihood, problem.linear(variant), (0.03,))
-        target = (variant.matrix(scales[-1:]) @ posterior.coefficients[0]).item()
-        bound = 0.1 + 2 * np.sqrt(np.diag(posterior.covariance))
-        assert (np.abs(posterior.coefficients[0] - coefficients) < bound).all(), (
-            f"law {name} ({variant.detail}): coefficients {coefficients} were found as {posterior.coefficients[0]}"
+        posterior = solve(likelihood, problem.linear(variant), [(0.03,)])
+        found = posterior.coefficients[0, 0]
+        target = (variant.matrix(scales[-1:]) @ found).item()
+        bound = 0.1 + 2 * np.sqrt(np.diag(posterior.covariance[0]))
+        assert (np.abs(found - coefficients) < bound).all(), (
+            f"law {name} ({variant.detail}): coefficients {coefficients} were found as {found}"
         )
         assert abs(target - x[-1]) < 0.15, (
             f"law {name} ({variant.detail}): target {x[-1]:.3f} predicted as {target:.3f}"

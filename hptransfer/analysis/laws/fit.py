@@ -28,6 +28,29 @@ NUM_DRAWS = 1000
 ESTIMATOR = "surface"
 
 
+@dataclass(frozen=True)
+class ReuseCost:
+    """Loss from training a scale with values that are not its own.
+
+    Attributes:
+        nats: loss above the scale's optimum, at most the largest that was measured.
+        capped: True if the response surface says more than that.
+        diverges: True if the run diverges more likely than not.
+    """
+
+    nats: float
+    capped: bool
+    diverges: bool
+
+    def text(self, digits: int) -> str:
+        """Return the cost for people: nats, or that the run diverges."""
+        return "diverges" if self.diverges else f"{'over ' * self.capped}{self.nats:.{digits}f}"
+
+    def percent(self, loss: float) -> str:
+        """Return the cost in percent of a loss, for people."""
+        return "diverges" if self.diverges else f"{'over ' * self.capped}{100 * self.nats / loss:.2f}%"
+
+
 @dataclass(frozen=True, eq=False)
 class Widening:
     """Factor on the widths of all intervals, as the table's own rehearsal asks for.
@@ -180,9 +203,28 @@ class Fit:
         nats: Array = loss * np.expm1(np.mean(excess, axis=0))
         return nats
 
-    def untransferred_cost(self, optimum: Optimum) -> float:
-        """Return a scale's loss from reusing the smallest scale's optimum, nats."""
-        return float(self.excess_loss(optimum.axes, self.smallest.x - optimum.x, optimum.loss)[0])
+    @cached_property
+    def largest_excess(self) -> float:
+        """Largest loss of a sound run above its scale's optimum, nats."""
+        excess = self.runs.loss - np.array([optimum.loss for optimum in self.optima])[self.runs.scale]
+        return float(np.max(excess, initial=0.0, where=np.isfinite(excess)))
+
+    def reuse_cost(self, scale: Axes, optimum: Array, reused: Array, loss: float) -> ReuseCost:
+        """Return the cost of training a scale with reused values.
+
+        It is never more than the runs bear out: the response surface counts up to the largest measured excess.
+
+        Args:
+            optimum, reused: log2 of the scale's optimum and of the values, (tuned,).
+            loss: nats at the optimum.
+        """
+        by_surface = float(self.excess_loss(scale, reused - optimum, loss)[0])
+        diverges = self.divergence is not None and self.divergence.probability(reused, scale).item() > 0.5
+        return ReuseCost(min(by_surface, self.largest_excess), by_surface > self.largest_excess, diverges)
+
+    def untransferred_cost(self, optimum: Optimum) -> ReuseCost:
+        """Return a scale's cost of reusing the smallest scale's optimum."""
+        return self.reuse_cost(optimum.axes, optimum.x, self.smallest.x, optimum.loss)
 
 
 def fit_table(

@@ -117,7 +117,7 @@ class LawProblem:
                 if term.mean is not None and term.deviation is not None:
                     means[k, c], deviations[k, c] = term.mean, term.deviation
                 elif term.bend and term.axis is not None:
-                    deviations[k, c] = priors.bend_scale(term.axis if name else "")
+                    deviations[k, c] = priors.bend_scale(name, term.axis)
                 elif term.axis is not None:
                     means[k, c], deviations[k, c] = priors.slope(name, term.axis)
                 else:

@@ -102,18 +102,23 @@ def check_tried_values(
     """Return warnings of optima that lie beyond all tried values.
 
     Raises:
-        FitError: all runs together place no optimum, so the answer would be the prior.
+        FitError: all runs together place no optimum of any hyperparameter, so the answer would be the prior.
     """
     middle = {axis: float(np.sqrt(values[0] * values[-1])) for axis, values in swept.values.items()}
     error = power.draws([middle])[:, 0].std(axis=0)
     surfaces = [estimate.surface for estimate in shapes if estimate.surface]
     inside = np.mean([_worse_on_both_sides(runs, surface) for surface in surfaces], axis=0) > 0.5
     nowhere = (error > UNPLACED_OCTAVES) | ~inside.any()
-    for k in np.flatnonzero(nowhere):
-        raise _no_optimum(runs, optima, int(k), float(error[k]), surfaces)
-    return [
+    if nowhere.all():
+        raise _no_optimum(runs, optima, 0, float(error[0]), surfaces)
+    notes = [
+        f"the runs do not place the optimum of {name}: its value comes mostly from its prior, and the others do not "
+        "depend on it"
+        for name in np.array(runs.columns.tuned)[nowhere]
+    ]
+    return notes + [
         f"the optimum of {name} lies beyond all tried values: extrapolated with the fitted response surface"
-        for name in np.array(runs.columns.tuned)[~inside]
+        for name in np.array(runs.columns.tuned)[~inside & ~nowhere]
     ]
 
 

@@ -18,7 +18,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from hptransfer.analysis.statistics import priors
-from hptransfer.analysis.tables.arrays import Array, Axes, Runs
+from hptransfer.analysis.tables.arrays import Array, Axes, Mask, Runs
 
 SLIP = 0.02
 # Nodes of the mean over the log odds' normal.
@@ -56,11 +56,17 @@ class DivergenceModel:
         Args:
             k: index of the tuned hyperparameter.
         """
-        slope, error = self.coefficients[1 + k], np.sqrt(self.covariance[1 + k, 1 + k])
-        if slope < 2 * error:
+        if not self.has_edge[k]:
             return float("nan")
         odds = (_features(self.runs, x[None], [scale]) @ self.coefficients).item()
-        return float(x[k] - odds / slope)
+        return float(x[k] - odds / self.coefficients[1 + k])
+
+    @property
+    def has_edge(self) -> Mask:
+        """True for a tuned hyperparameter of which more diverges, by two standard errors of its slope."""
+        slopes = slice(1, 1 + self.runs.x.shape[1])
+        edge: Mask = self.coefficients[slopes] > 2 * np.sqrt(np.diag(self.covariance)[slopes])
+        return edge
 
 
 def fit_divergence(runs: Runs, diverged: Array) -> DivergenceModel | None:

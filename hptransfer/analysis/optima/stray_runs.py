@@ -57,6 +57,8 @@ def judge_runs(runs: Runs, surfaces: Sequence[ResponseSurface]) -> JudgedRuns:
     stray, residuals = (np.mean([part[row] for part in parts], axis=0) for row in range(2))
     left_out = finite & (stray > 0.5)
     edge = fit_divergence(runs, np.where(finite, stray * (residuals > 0), 1.0))
+    if edge is not None and not edge.has_edge.any():
+        edge = None
     excluded, outlier = [], np.zeros(len(runs.loss), dtype=bool)
     for index in np.flatnonzero(left_out):
         beyond = edge is not None and edge.probability(runs.x[index], runs.scales[runs.scale[index]]).item() > 0.5

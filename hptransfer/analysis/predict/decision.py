@@ -16,15 +16,15 @@ from scipy.optimize import minimize
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.tables.arrays import Array, Axes, Mask
 
-# Log loss that twice the compute buys: 0.035 to 0.1 in published laws of the loss against compute (science: Chinchilla,
-# arXiv:2203.15556, and Kaplan, arXiv:2001.08361, have exponents of 0.05 to 0.15).
-RETRAINED = 0.1
+# Log loss that twice the compute buys, about: the loss of language models falls as the power 0.05 of compute
+# (arXiv:2001.08361), by 0.035 an octave.
+RETRAINED = 0.05
 DRAWS = 256
 # Log loss up to which the risk counts a draw; a response surface says nothing beyond.
 MOST_EXCESS = 1.0
-# Octaves about the centre in which a decision is searched, beyond the range of the draws.
-MARGIN = 0.5
 EVEN_ODDS = 0.5
+# Octaves below the interval in which a decision is searched where all of the interval is beyond even odds.
+BELOW = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def decide(fit: Fit, scale: Axes) -> Decision:
     """
     center, low, high = fit.predict(scale).T
     posterior = _Posterior.of(fit, scale, center)
-    value = np.minimum(posterior.best(center), fit.columns.upper)
+    value = posterior.best(center, low, high)
     excess = posterior.excess(value)
     divergence, tuned = fit.divergence, range(len(fit.tuned))
     tried = fit.runs.x
@@ -115,23 +115,21 @@ class _Posterior:
         barrier = max(0.0, p - EVEN_ODDS)  # never beyond even odds, whatever the bowl
         return (1 - p) * of_run + p * RETRAINED + barrier
 
-    def best(self, start: Array) -> Array:
-        """Return log2 of the values that lose least in expectation."""
-        drawn = np.concatenate(self.optima)
-        low, high = np.quantile(drawn, (0.02, 0.98), axis=0)
-        low, high = np.minimum(low, start) - MARGIN, np.maximum(high, start) + MARGIN
-        if self.fit.divergence:
-            start = self._stable(start, low)
-        simplex = np.vstack([start, start + np.diag((high - low) / 8)])
-        options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-9, "maxiter": 200 * len(start)}
-        return minimize(
-            self.expected, start, method="Nelder-Mead", bounds=list(zip(low, high, strict=True)), options=options
-        ).x
+    def best(self, center: Array, low: Array, high: Array) -> Array:
+        """Return log2 of the values within the interval that lose least in expectation.
 
-    def _stable(self, start: Array, low: Array) -> Array:
-        """Return a start that is within even odds, moved towards the low end where needed."""
-        for share in np.linspace(0, 1, 11):
-            x = start + share * (low - start)
-            if self.fit.divergence and self.fit.divergence.probability(x, self.scale).item() <= EVEN_ODDS:
-                return x
-        return start
+        Where the whole interval is beyond even odds of divergence, lower values count too.
+        """
+        start, divergence = center, self.fit.divergence
+        if divergence is not None:
+            steps = low - np.outer(np.linspace(0, BELOW, 33), np.where(divergence.has_edge, 1.0, 0.0))
+            path = np.vstack([center, steps])
+            stable = np.flatnonzero(divergence.probability(path, self.scale) <= EVEN_ODDS)
+            start = path[stable[0]] if len(stable) else center
+            low = np.minimum(low, start)
+        width = np.maximum(high - low, 1e-6)
+        simplex = np.vstack([start, start + np.where(start - low > high - start, -1, 1) * np.diag(width / 4)])
+        options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-9, "maxiter": 200 * len(start)}
+        bounds = list(zip(low, low + width, strict=True))
+        found: Array = minimize(self.expected, start, method="Nelder-Mead", bounds=bounds, options=options).x
+        return found

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.laws.fit import Fit
+from hptransfer.analysis.laws.fit import Fit, ReuseCost
+from hptransfer.analysis.predict.decision import decide
 from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.tables.arrays import Axes
 from hptransfer.analysis.tables.table_checks import format_counts
 from hptransfer.core.records import short
+
+# Runs that a sentence names.
+EXCLUDED_IN_SENTENCE = 4
+# Regret of a held-out scale above which a prediction is not called good, percent of the loss.
+LARGE_REGRET_PERCENT = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +33,16 @@ class Findings:
     Attributes:
         fit: the fit that the tables show.
         leave_one_out: every scale predicted from all others; `larger_from_smaller`, larger scales from smaller ones.
-        predictions: one row per target, in order. Its columns are those of the scale; for each tuned column the value
-            and its 90% interval (`_low`, `_high`) in the unit of the table; `loss` with its interval;
-            `extrapolation_octaves` beyond the largest swept scale, 0 inside.
+        predictions: one row per target, in order. Its columns are those of the scale; for each tuned column the
+            decision, in the unit of the table, with the mean and the 90% interval of the optimum (`_center`, `_low`,
+            `_high`), the value of even odds of divergence (`_stable_below`), whether the decision lies outside all
+            tried values (`_outside_tried`) and the factor on the interval (`_widened_by`); `loss` with its interval;
+            `risk_expected_percent` and `risk_p90_percent` of the loss; `p_diverge`; `extrapolation_octaves` beyond the
+            largest swept scale, 0 inside.
         next_runs: runs that would narrow the first target's interval most for their cost, best first.
         warnings: one line each.
         uncounted: number of table rows that are not used, by their state, such as failed or running.
+        fixed: tuned columns with one value in all runs, which is kept.
     """
 
     fit: Fit
@@ -41,6 +52,7 @@ class Findings:
     next_runs: Sequence[NextRun]
     warnings: list[str]
     uncounted: Mapping[str, int]
+    fixed: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def optima(self) -> pd.DataFrame:
@@ -72,20 +84,20 @@ class Findings:
         return held_out_table(self)
 
     def predict(self, scale: Mapping[str, float]) -> dict[str, float]:
-        """Return the predicted tuned values of a scale."""
-        values = 2.0 ** self.fit.predict(scale)[:, 0]
+        """Return the recommended tuned values of a scale."""
+        values = 2.0 ** decide(self.fit, scale).value
         return dict(zip(self.fit.tuned, map(float, values), strict=True))
 
     def smallest_optimum(self) -> dict[str, float]:
         """Return the optimum of the smallest scale."""
         return dict(zip(self.fit.tuned, map(float, 2.0**self.fit.smallest.x), strict=True))
 
-    def untransferred_nats(self) -> float:
-        """Return the first target's cost of reusing the smallest scale's optimum, nats."""
+    def untransferred_cost(self) -> ReuseCost:
+        """Return the first target's cost of reusing the smallest scale's optimum."""
         row = self.predictions.iloc[0]
         scale = {axis: float(row[axis]) for axis in self.fit.columns.scales}
-        away = self.fit.smallest.x - self.fit.predict(scale)[:, 0]
-        return float(self.fit.excess_loss(scale, away, float(row["loss"]))[0])
+        optimum = self.fit.predict(scale)[:, 0]
+        return self.fit.reuse_cost(scale, optimum, self.fit.smallest.x, float(row["loss"]))
 
     def metrics(self) -> dict[str, float]:
         """Return the predictions of the first target, for a tracker."""
@@ -102,9 +114,12 @@ class Findings:
             f"(90% interval {short(float(row[f'{name}_low']))} to {short(float(row[f'{name}_high']))})"
             for name in self.fit.tuned
         ]
+        lines.append(risk_sentence(row))
         lines.append(extrapolation_sentence(self.fit, {axis: float(row[axis]) for axis in self.fit.columns.scales}))
         if (others := len(self.predictions) - 1) > 0:
             lines.append(f"{others} more target{'s' * (others > 1)} in predictions.csv")
+        if self.fit.excluded:
+            lines.append(excluded_sentence(self.fit))
         if diverged := sum(optimum.diverged for optimum in self.fit.optima):
             lines.append(f"{diverged} of {len(self.fit.runs.loss)} runs diverged: counted by scale in optima.csv")
         if self.uncounted:
@@ -114,11 +129,49 @@ class Findings:
             lines.append(f"exponents of {name}: {by_axis or 'none'}")
         values = ", ".join(f"{name} {short(value)}" for name, value in self.smallest_optimum().items())
         lines += [
-            f"reusing the smallest scale's optimum ({values}) would cost the target about "
-            f"{self.untransferred_nats():.3f} nats, by the fitted response surface",
+            reuse_sentence(values, self.untransferred_cost()),
             held_out_sentence(self.fit, self.leave_one_out),
         ]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+def risk_sentence(prediction: pd.Series[Any]) -> str:
+    """Return a sentence about what a row of the predictions risks."""
+    expected, p90 = prediction["risk_expected_percent"], prediction["risk_p90_percent"]
+    sentence = (
+        f"Expected to lose {format_percent(expected)} to the target's own optimum, with 90% probability below "
+        f"{format_percent(p90)}"
+    )
+    if math.isnan(prediction["p_diverge"]):
+        return f"{sentence}."
+    return f"{sentence}; it diverges with a probability of {format_percent(100 * prediction['p_diverge'])}."
+
+
+def format_percent(percent: float) -> str:
+    """Return a percentage with two significant digits, at least 0.01%."""
+    return "less than 0.01%" if percent < 0.01 else f"{float(f'{percent:.2g}'):g}%"
+
+
+def excluded_sentence(fit: Fit) -> str:
+    """Return a sentence about the runs with a finite loss that were left out."""
+    named = [f"row {run.row} ({run.reason}, {run.excess:+.2g} nats)" for run in fit.excluded[:EXCLUDED_IN_SENTENCE]]
+    more = len(fit.excluded) - len(named)
+    runs = "1 run" if len(fit.excluded) == 1 else f"{len(fit.excluded)} runs"
+    return f"{runs} with a finite loss left out: {', '.join(named)}" + (f" and {more} more" if more else "")
+
+
+def reuse_sentence(values: str, cost: ReuseCost) -> str:
+    """Return a sentence about the cost of reusing the smallest scale's optimum.
+
+    Args:
+        values: the optimum as text.
+    """
+    reusing = f"reusing the smallest scale's optimum ({values})"
+    if cost.diverges:
+        return f"{reusing} would more likely than not diverge at the target"
+    if cost.capped:
+        return f"{reusing} would cost the target more than {cost.nats:.3f} nats, the most that any run lost"
+    return f"{reusing} would cost the target about {cost.nats:.3f} nats, by the fitted response surface"
 
 
 def extrapolation_sentence(fit: Fit, scale: Axes) -> str:
@@ -138,24 +191,50 @@ def held_out_sentence(fit: Fit, held_out: Sequence[HeldOut]) -> str:
     last = held_out[-1]
     errors = " and ".join(f"{error:+.2f} octaves of {name}" for name, error in zip(fit.tuned, last.error, strict=True))
     covers = "covers" if all(last.covered) else "does not cover"
-    return (
+    sentence = (
         f"Predicted from all other scales, the optimum of the largest one ({fit.runs.format_scale(last.axes)}) is off "
         f"by {errors}, {last.regret_nats:.4f} nats ({last.regret_percent:.2f}%) of regret; the 90% interval of that "
         f"prediction {covers} it."
     )
+    if last.regret_percent > LARGE_REGRET_PERCENT:
+        return f"{sentence} A regret this large means that these runs do not predict that scale well."
+    return sentence
 
 
-def untransferred_cost(fit: Fit, tuned: int, axis: str, target: Mapping[str, float], loss: float) -> float:
-    """Return the cost of reusing one optimum while one axis grows, nats.
+def widening_warnings(fit: Fit) -> list[str]:
+    """Return a warning for each hyperparameter whose interval is widened."""
+    widened = zip(fit.tuned, fit.widening.factor, fit.widening.reasons, strict=True)
+    return [
+        f"the interval of {name} is {factor:.2g} times as wide as the fit alone says: {reason}"
+        for name, factor, reason in widened
+        if reason
+    ]
+
+
+def decision_warnings(fit: Fit, prediction: pd.Series[Any]) -> list[str]:
+    """Return warnings about the recommended values of a row of the predictions."""
+    notes = []
+    tried = 2.0 ** np.stack([fit.runs.x.min(axis=0), fit.runs.x.max(axis=0)], axis=1)
+    for name, (lowest, highest) in zip(fit.tuned, tried, strict=True):
+        if prediction[f"{name}_outside_tried"]:
+            notes.append(
+                f"the recommended {name}, {short(float(prediction[name]))}, lies outside all values that were tried, "
+                f"{short(float(lowest))} to {short(float(highest))}"
+            )
+    return notes
+
+
+def untransferred_cost(fit: Fit, tuned: int, axis: str, target: Mapping[str, float], loss: float) -> ReuseCost:
+    """Return the cost of reusing one optimum while one axis grows.
 
     Args:
         tuned: index of the hyperparameter that keeps the optimum of the axis's smallest value.
         loss: nats at the target's optimum.
     """
-    away = np.zeros(len(fit.tuned))
-    octaves = np.log2(target[axis] / fit.swept.values[axis][0])
-    away[tuned] = -fit.exponents[fit.tuned[tuned]][axis].value * octaves
-    return float(fit.excess_loss(target, away, loss)[0])
+    optimum = fit.predict(target)[:, 0]
+    reused = optimum.copy()
+    reused[tuned] -= fit.exponents[fit.tuned[tuned]][axis].value * np.log2(target[axis] / fit.swept.values[axis][0])
+    return fit.reuse_cost(target, optimum, reused, loss)
 
 
 def optima_table(fit: Fit) -> pd.DataFrame:
@@ -179,7 +258,11 @@ def exponents_table(findings: Findings) -> pd.DataFrame:
         for axis, exponent in fit.exponents[name].items():
             cost = untransferred_cost(fit, k, axis, target, loss)
             numbers = {"value": exponent.value, "low": exponent.low, "high": exponent.high, "se": exponent.se}
-            cost_of = {"untransferred_cost_nats": cost, "untransferred_cost_percent": 100 * cost / loss}
+            cost_of = {
+                "untransferred_cost_nats": cost.nats,
+                "untransferred_cost_percent": 100 * cost.nats / loss,
+                "untransferred_diverges": cost.diverges,
+            }
             rows.append({"tuned": name, "axis": axis, **numbers, "verdict": exponent.verdict, **cost_of})
     return pd.DataFrame(rows)
 
@@ -210,6 +293,7 @@ def fit_json(findings: Findings) -> dict[str, Any]:
         "expected_before": fit.published_priors,
         "hyperparameters": hyperparameters,
         "noise_nats": fit.noise,
+        "excluded_runs": [asdict(run) for run in fit.excluded],
         "held_out": [_held_out_json(fit, held_out) for held_out in findings.leave_one_out],
         "regret_percent_per_octave": regret_per_octave(findings.larger_from_smaller),
         "warnings": findings.warnings,
@@ -226,16 +310,36 @@ def _held_out_json(fit: Fit, held_out: HeldOut) -> dict[str, Any]:
 def prediction_json(findings: Findings) -> dict[str, Any]:
     """Return the content of prediction.json: the prediction for the first target."""
     fit, row = findings.fit, findings.predictions.iloc[0]
-
-    def interval(name: str) -> dict[str, float]:
-        return {"value": float(row[name]), "low": float(row[f"{name}_low"]), "high": float(row[f"{name}_high"])}
-
     return {
         "target": {axis: _as_number(row[axis]) for axis in fit.columns.scales},
-        "hyperparameters": {name: interval(name) for name in fit.tuned},
-        "loss": interval("loss"),
+        "hyperparameters": {name: _prediction_of(fit, row, k) for k, name in enumerate(fit.tuned)}
+        | {name: {"value": value, "fixed": True} for name, value in findings.fixed.items()},
+        "loss": {"value": float(row["loss"]), "low": float(row["loss_low"]), "high": float(row["loss_high"])},
+        "risk": {
+            "expected_percent": float(row["risk_expected_percent"]),
+            "p90_percent": float(row["risk_p90_percent"]),
+        },
+        "p_diverge": _number_or_none(row["p_diverge"]),
         "extrapolation_octaves": float(row["extrapolation_octaves"]),
     }
+
+
+def _prediction_of(fit: Fit, row: pd.Series[Any], k: int) -> dict[str, Any]:
+    """Return the prediction of one tuned hyperparameter."""
+    name, reason = fit.tuned[k], fit.widening.reasons[k]
+    return {
+        "value": float(row[name]),
+        "center": float(row[f"{name}_center"]),
+        "low": float(row[f"{name}_low"]),
+        "high": float(row[f"{name}_high"]),
+        "stable_below": _number_or_none(row[f"{name}_stable_below"]),
+        "outside_tried": bool(row[f"{name}_outside_tried"]),
+        "widened_by": {"factor": float(row[f"{name}_widened_by"]), "reason": reason or None},
+    }
+
+
+def _number_or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def _as_number(value: Any) -> int | float:

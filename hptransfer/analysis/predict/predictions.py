@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pandas as pd
 
 from hptransfer.analysis.laws.fit import Fit
+from hptransfer.analysis.predict.decision import Decision, decide
 
 
 def predict_table(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
     """Predict for every target, one row each in order.
 
-    Columns: the scale, the tuned values and the loss with 90% intervals, and the octaves of extrapolation.
+    Columns: the scale; for each tuned column the decision, then the optimum's posterior, the value of even odds of
+    divergence, whether the decision lies outside all tried values, and the factor on its interval; the loss at the
+    optimum with its interval; the risk, the probability of divergence, and the octaves of extrapolation.
 
     Args:
         targets: table with the scale columns.
@@ -21,15 +27,31 @@ def predict_table(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for values in targets.to_dict(orient="records"):
         scale = {axis: float(values[axis]) for axis in fit.columns.scales}
-        row = {axis: values[axis] for axis in fit.columns.scales}
-        for name, (x, low, high) in zip(fit.tuned, fit.predict(scale), strict=True):
-            row |= {name: 2.0**x, f"{name}_low": 2.0**low, f"{name}_high": 2.0**high}
+        decision = decide(fit, scale)
+        row: dict[str, Any] = {axis: values[axis] for axis in fit.columns.scales}
+        for k, name in enumerate(fit.tuned):
+            row |= {f"{name}{end}": value for end, value in _of_tuned(fit, decision, k).items()}
         loss, loss_low, loss_high = fit.predict_loss(scale)
+        row |= {"loss": loss, "loss_low": loss_low, "loss_high": loss_high}
         row |= {
-            "loss": loss,
-            "loss_low": loss_low,
-            "loss_high": loss_high,
+            "risk_expected_percent": decision.expected_percent,
+            "risk_p90_percent": decision.p90_percent,
+            "p_diverge": decision.p_diverge,
             "extrapolation_octaves": fit.extrapolation_octaves(scale),
         }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _of_tuned(fit: Fit, decision: Decision, k: int) -> dict[str, Any]:
+    """Return the columns of one tuned hyperparameter by the ends of their names."""
+    stable = decision.stable_below[k]
+    return {
+        "": 2.0 ** decision.value[k],
+        "_center": 2.0 ** decision.center[k],
+        "_low": 2.0 ** decision.low[k],
+        "_high": 2.0 ** decision.high[k],
+        "_stable_below": math.nan if math.isnan(stable) else 2.0**stable,
+        "_outside_tried": bool(decision.outside_tried[k]),
+        "_widened_by": float(fit.widening.factor[k]),
+    }

@@ -70,16 +70,12 @@ def leave_one_out(fit: Fit) -> list[HeldOut]:
     return held_out
 
 
-def larger_from_smaller(fit: Fit) -> list[HeldOut]:
+def rehearse(fit: Fit) -> list[list[HeldOut]]:
     """Predict larger scales from growing sets of the cheapest ones.
 
-    The result shows how the regret grows with the octaves of extrapolation.
+    Returns:
+        Predictions from each set. They show how the regret grows with the octaves of extrapolation.
     """
-    return list(itertools.chain.from_iterable(_rehearsal(fit)))
-
-
-def _rehearsal(fit: Fit) -> list[list[HeldOut]]:
-    """Return the predictions from each set of cheapest scales."""
     count, first = len(fit.optima), 1 + len(fit.swept.moving)
     sets = range(first, count, max(1, -(-(count - first) // MOST_STARTING_SETS)))
     predictions = []
@@ -98,13 +94,15 @@ def _rehearsal(fit: Fit) -> list[list[HeldOut]]:
     return [one for one in predictions if one]
 
 
-def rehearsed(fit: Fit) -> Fit:
+def widened(fit: Fit, sets: Sequence[Sequence[HeldOut]]) -> Fit:
     """Return the fit with its intervals widened by what its rehearsal missed.
 
     The squared errors, in units of what the intervals say, have a mean of 1 if the intervals are right. Sets of smaller
     scales count once each, and PRIOR_SETS sets without a miss are added.
+
+    Args:
+        sets: of `rehearse`.
     """
-    sets = _rehearsal(fit)
     if not sets:
         return fit
     squares = np.array([np.mean([one.squares for one in of_set], axis=0) for of_set in sets])
@@ -115,7 +113,7 @@ def rehearsed(fit: Fit) -> Fit:
     for k in range(len(factor)):
         missed = sum(not one.covered[k] for one in predicted)
         reason = (
-            f"predicted from smaller scales, {missed} of {len(predicted)} larger optima lay outside their 90% interval, "
+            f"predicted from smaller scales, {missed} of {len(predicted)} larger optima lay outside the 90% interval, "
             f"by errors {np.sqrt(np.mean([one.squares[k] for one in predicted])):.1f} times those expected"
         )
         reasons.append(reason if factor[k] > 1 else "")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hptransfer.analysis.laws.fit import ReuseCost
 from hptransfer.analysis.predict.findings import Findings
 from hptransfer.core.errors import FitError
 from hptransfer.core.records import Scale, short
@@ -96,18 +97,18 @@ def compare_sweeps(first: Findings, second: Findings) -> SweepComparison:
             losses.append(_compared_loss(name, optimum.loss, second_optimum.loss, costs))
     first_target, second_target = first.predictions.iloc[0], second.predictions.iloc[0]
     if all(first_target[axis] == second_target[axis] for axis in first_fit.columns.scales):
-        costs = first.untransferred_nats(), second.untransferred_nats()
+        costs = first.untransferred_cost(), second.untransferred_cost()
         predicted = float(first_target["loss"]), float(second_target["loss"])
         losses.append(_compared_loss("target, predicted", *predicted, costs))
     return SweepComparison(exponents, losses)
 
 
-def _compared_loss(name: str, first: float, second: float, costs: tuple[float, float]) -> ComparedLoss:
+def _compared_loss(name: str, first: float, second: float, costs: tuple[ReuseCost, ReuseCost]) -> ComparedLoss:
     return ComparedLoss(
         name=name,
         first=short(first),
         second=short(second),
         difference=f"{second - first:+.4f}",
-        first_untransferred=f"{costs[0]:.4f}",
-        second_untransferred=f"{costs[1]:.4f}",
+        first_untransferred=costs[0].text(4),
+        second_untransferred=costs[1].text(4),
     )

@@ -15,7 +15,14 @@ import pandas as pd
 from hptransfer.analysis.laws.exponents import TRANSFER_TOLERANCE, UNDECIDED, has_verdict
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
-from hptransfer.analysis.predict.findings import Findings, extrapolation_sentence, held_out_sentence, untransferred_cost
+from hptransfer.analysis.predict.decision import decide
+from hptransfer.analysis.predict.findings import (
+    Findings,
+    extrapolation_sentence,
+    held_out_sentence,
+    risk_sentence,
+    untransferred_cost,
+)
 from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.published_laws import published_laws_apply, published_predictions
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
@@ -69,6 +76,8 @@ class Head:
 
     Attributes:
         tuned: names of the tuned hyperparameters.
+        risk: sentence about the loss that the values risk.
+        edges: sentence about the values that diverge; blank without one.
         extrapolation: sentence about the target's distance from the swept scales.
         verification: None before a verification.
         of_run: True for a page of a run folder, which can be verified.
@@ -79,6 +88,8 @@ class Head:
     target: str
     answers: Sequence[Answer]
     loss: Answer
+    risk: str
+    edges: str
     extrapolation: str
     warnings: Sequence[str]
     verification: VerificationNumbers | None
@@ -239,11 +250,20 @@ def head(analysis: Findings, context: RunContext) -> Head:
         target=fit.runs.format_scale(target),
         answers=[Answer.of(prediction, name) for name in fit.tuned],
         loss=Answer.of(prediction, "loss"),
+        risk=risk_sentence(prediction),
+        edges=_edges(prediction, fit.tuned),
         extrapolation=extrapolation_sentence(fit, target),
         warnings=analysis.warnings,
         verification=_verification_numbers(context.verification) if context.verification else None,
         of_run=context.target is not None,
     )
+
+
+def _edges(prediction: pd.Series[Any], tuned: Sequence[str]) -> str:
+    """Return a sentence about the edges of divergence, blank without one."""
+    edges = {name: float(prediction[f"{name}_stable_below"]) for name in tuned}
+    stable = [f"{name} below {short(float(f'{edge:.3g}'))}" for name, edge in edges.items() if not math.isnan(edge)]
+    return f"Stable with even odds: {', '.join(stable)}." if stable else ""
 
 
 def _first_target(analysis: Findings) -> dict[str, float]:
@@ -330,8 +350,8 @@ def _exponent_rows(fit: Fit, target: Mapping[str, float], loss: float) -> list[E
                     low=f"{exponent.low:+.2f}",
                     high=f"{exponent.high:+.2f}",
                     verdict=exponent.verdict if has_verdict(name, axis) else DASH,
-                    cost=f"{cost:.4f}",
-                    percent=f"{100 * cost / loss:.2f}%",
+                    cost=cost.text(4),
+                    percent=cost.percent(loss),
                 )
             )
     return rows
@@ -376,7 +396,7 @@ def _published_rows(fit: Fit, scale: Mapping[str, float]) -> list[PublishedRow]:
 
 def _fit_row(fit: Fit, scale: Mapping[str, float]) -> PublishedRow:
     """Return this fit's prediction, its batch size in the table's unit."""
-    logs = fit.predict(scale)[:, 0]
+    logs = decide(fit, scale).value
     values = {quantity_of(name): short(float(2.0**x)) for name, x in zip(fit.tuned, logs, strict=True)}
     batch = f"{values['batch']} as in the table" if "batch" in values else DASH
     return PublishedRow("this fit", values.get("rate", DASH), batch)
@@ -433,7 +453,7 @@ def _scale_row(fit: Fit, optimum: Optimum, context: RunContext) -> ScaleRow:
         se=", ".join(f"{error:.2f}" if math.isfinite(error) else DASH for error in optimum.se),
         loss=DASH if math.isnan(optimum.loss) else f"{optimum.loss:.4f}",
         curvature=", ".join(f"{curvature:.3f}" for curvature in optimum.curvature),
-        untransferred=f"{fit.untransferred_cost(optimum):.4f}",
+        untransferred=fit.untransferred_cost(optimum).text(4),
         status=", ".join(dict.fromkeys(optimum.status)),
     )
 

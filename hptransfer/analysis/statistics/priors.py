@@ -12,7 +12,7 @@ Slopes, in octaves of the optimum per octave of the axis:
 The optimum need not be an exact power of an axis. Its curvature, in octaves per octave squared, has a mean of 0 and a
 heavy tail: a mixture of normals that approximates Student's t with two degrees of freedom. In GPT-2-style models of 22M
 to 707M parameters the best learning rate bends upward along the size and hardly along the tokens (arXiv:2606.29158).
-So the scale of the tail along tokens is a third of that along every other axis.
+So the scale of the learning rate's tail along tokens is a third of that along every other axis.
 
 Each deviation covers all of these studies. At a fixed budget the best learning rate is a power 0.3 to 0.7 of the batch
 size (the ridge), and the loss rises faster at high learning rates (the skew); both are measured on the published runs
@@ -40,8 +40,9 @@ SLOPES: dict[tuple[str, str], Normal] = {
     ("batch", "tokens"): (0.5, 0.25),
 }
 OTHER_SLOPE: Normal = (0.0, 1.0)
-# Scale of the curvature's tail along tokens, and along any other axis.
-BEND_SCALES, OTHER_BEND = {"tokens": 0.013}, 0.04
+# Scale of the curvature's tail, by tuned hyperparameter and axis, and any other.
+BEND_SCALES: dict[tuple[str, str], float] = {("rate", "tokens"): 0.013}
+OTHER_BEND = 0.04
 # Spreads of the curvature over its scale, with their prior weights.
 BEND_SPREADS, BEND_SHARES = (0.7, 1.3, 3.0, 8.0), (0.3, 0.4, 0.2, 0.1)
 # Up to this number of axes each has its own spread; more of them share one, to limit the mixture.
@@ -51,9 +52,9 @@ OTHER_SKEW: Normal = (0.0, 0.4)
 RIDGES: dict[tuple[str, str], Normal] = {("rate", "batch"): (0.4, 0.5)}
 OTHER_RIDGE: Normal = (0.0, 0.5)
 # Log odds of divergence in the middle of the tried values, and per octave. A learning rate that is large enough always
-# diverges; within an octave or two the odds go from one side to the other.
+# diverges, and within an octave the odds go from one side to the other (6 to 7 per octave in the runs of Step Law).
 DIVERGENCE_LEVEL: Normal = (-3.0, 5.0)
-DIVERGENCE_SLOPES: dict[str, Normal] = {"rate": (3.0, 2.0)}
+DIVERGENCE_SLOPES: dict[str, Normal] = {"rate": (6.0, 2.0)}
 OTHER_DIVERGENCE: Normal = (0.0, 2.0)
 # 0.011 nats per octave squared at a loss of 2.4 in the runs of Step Law; small nets differ by powers of ten.
 CURVATURE_PRIOR: Normal = (math.log(0.005), 3.0)
@@ -66,9 +67,9 @@ def slope(tuned: str, axis: str) -> Normal:
     return SLOPES.get((quantity_of(tuned), quantity_of(axis)), OTHER_SLOPE)
 
 
-def bend_scale(axis: str) -> float:
-    """Return the scale of the curvature's tail along an axis."""
-    return BEND_SCALES.get(quantity_of(axis), OTHER_BEND)
+def bend_scale(tuned: str, axis: str) -> float:
+    """Return the scale of the curvature's tail along an axis, octaves per octave squared."""
+    return BEND_SCALES.get((quantity_of(tuned), quantity_of(axis)), OTHER_BEND)
 
 
 def bend_spreads(axes: int) -> tuple[Array, Array]:
@@ -79,8 +80,7 @@ def bend_spreads(axes: int) -> tuple[Array, Array]:
     """
     if axes > OWN_BEND:
         return np.repeat(np.array(BEND_SPREADS)[:, None], axes, axis=1), np.array(BEND_SHARES)
-    spreads = np.array(list(itertools.product(BEND_SPREADS, repeat=axes))).reshape(-1, axes)
-    shares = np.array(list(itertools.product(BEND_SHARES, repeat=axes))).reshape(-1, axes)
+    spreads, shares = (np.array(list(itertools.product(each, repeat=axes))) for each in (BEND_SPREADS, BEND_SHARES))
     return spreads, shares.prod(axis=1)
 
 

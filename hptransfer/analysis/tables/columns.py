@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 from hptransfer.core.errors import ConfigError
 
 SEED = "seed"
+# Columns of predictions.csv besides the scale, and the ends of those of each tuned column NAME.
+PREDICTED = (
+    *("loss", "loss_low", "loss_high"),
+    *("risk_expected_percent", "risk_p90_percent", "p_diverge", "extrapolation_octaves"),
+)
+PREDICTED_OF_TUNED = ("_center", "_low", "_high", "_stable_below", "_outside_tried", "_widened_by")
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,7 @@ class Columns:
                 raise ConfigError(
                     f"name at least one {role} column, such as {example}, each once; got {','.join(names)!r}"
                 )
-        reserved = (
-            "loss",
-            "loss_low",
-            "loss_high",
-            "extrapolation_octaves",
-            *(name + end for name in self.tuned for end in ("_low", "_high")),
-        )
+        reserved = (*PREDICTED, *(name + end for name in self.tuned for end in PREDICTED_OF_TUNED))
         for name in {*self.scales, *self.tuned} & {*reserved}:
             raise ConfigError(
                 f"column {name!r} would occur twice in predictions.csv, which has a column of that name; "

@@ -40,7 +40,7 @@ def _powers(runs: Runs, x: Array, axes: tuple[str, ...]) -> list[float]:
     scales = [{axis: scale[axis] for axis in axes} for scale in runs.scales]
     problem = LawProblem(scales, ("tuned",), np.zeros(1), vague=True)
     found = equal_weight_likelihood(x, np.ones(len(x)))
-    return list(solve(found.likelihood, problem.linear(problem.power()), (1.0,)).coefficients[0, 1:])
+    return list(solve(found.likelihood, problem.linear(problem.power()), [(1.0,)]).coefficients[0, 0, 1:])
 
 
 def placed(runs: Runs, estimator: str) -> Array:
