@@ -1,31 +1,45 @@
 """Coverage of the 90% interval, on problems with a known optimum.
 
-    python -m benchmarks.coverage [--sweeps 500] [--processes 2]
+    python -m benchmarks.coverage [--sweeps 500] [--processes 2] [--bowls]
 
 The optimum is the target's best learning rate. Every sweep draws a problem of its kind, a grid of rates at every scale
 and the noise of the losses
 (tests/support/objectives.py). The target lies one to five octaves beyond the swept scales. "without": all forms of law
 except those that generated the data. "power": the power law alone. "scatter": each scale's own optimum deviates from
 the problem's by a normal of 0.1 octaves, as in nets, and the truth is the target's own. These two use a fifth of the
-sweeps. A second table has exponents: from theory, of the exact optima of the swept scales, and as fitted.
+sweeps. Two more tables have bent laws, and awkward bowls and grids (tests/support/bowls.py), at two fifths of the
+sweeps. Their intervals are those of `analyze`, widened by the rehearsal. "oracle" is the width of the posterior of a
+law that is known to be exact: the same priors of its coefficients, the scales' optima with their own errors, and no
+scatter, form or response surface to be found. Risk: the share of targets at which the recommended value loses less than
+the bound that is printed as "with 90% probability". The last table has exponents: from theory, of the exact optima of
+the swept scales, and as fitted.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.laws.fit import fit_table
+from hptransfer.analysis.laws.fit import Fit, fit_table
 from hptransfer.analysis.laws.forms import default_laws
+from hptransfer.analysis.laws.model_averaging import Component, ModelAverage
+from hptransfer.analysis.predict.decision import decide
+from hptransfer.analysis.predict.validation import rehearse, widened
+from hptransfer.analysis.statistics.linear_model import OptimaLikelihood, solve
+from hptransfer.analysis.tables.arrays import Axes
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.table_checks import check_table
 from hptransfer.core.errors import FitError
+from tests.support.bowls import BOWLS, HEIGHT, simulate_bowls
+from tests.support.bowls import KINDS as BOWL_KINDS
 from tests.support.objectives import KINDS, simulate
 from tests.support.quadratics import best_rate, lms_loss, power_law, power_law_loss, sign_best_rate
 
@@ -36,6 +50,8 @@ SETTINGS = 50
 GENERATING = {"H.1": ("drift", "saturating"), "H.2": ("power",), "H.3": ("saturating",), "H.6": ("power", "drift")}
 # Offered forms of law, scatter of scales, and divisor of the number of sweeps; the goal concerns the first two.
 CASES = (("all", 0.0, 1), ("without", 0.0, 1), ("power", 0.0, 5), ("all", SCATTER, 5))
+# Curvatures of the bent laws, octaves per octave squared, and the scatter of an exact law.
+BENDS, NO_SCATTER = (0.0, 0.03, -0.03, 0.06, -0.06), 1e-3
 # The prediction with its interval, and the truth.
 Row = tuple[float, float, float, float]
 Loss = Callable[[float], float]
@@ -74,6 +90,87 @@ def summary(rows: Sequence[Row]) -> str:
     inside = (low <= truth) & (truth <= high)
     error = math.sqrt(float(np.mean((value - truth) ** 2)))
     return f"{inside.mean():.1%} | {error:.3f} | {np.median(high - low):.3f} | {len(answered)} of {len(rows)}"
+
+
+@dataclass(frozen=True)
+class Bent:
+    """A simulated sweep's prediction of its target.
+
+    Attributes:
+        center, low, high: of the optimum, log2.
+        oracle: width of the oracle's interval, octaves.
+        held: True if the recommended value loses less than the bound on the risk.
+    """
+
+    center: float
+    low: float
+    high: float
+    truth: float
+    oracle: float
+    held: bool
+
+
+def one_bowl(kind: str, scales: int, out: float, bend: float, seed: int) -> Bent | None:
+    """Return the prediction of one sweep; None if it is refused."""
+    sweep = simulate_bowls(kind, seed, scales=scales, out=out, bend=bend)
+    try:
+        fit = fit_table(sweep.table, sweep.columns, draws=1)
+    except FitError:
+        return None
+    fit = widened(fit, rehearse(fit))
+    decision = decide(fit, sweep.target)
+    u = np.array([decision.value[0] - sweep.truth])
+    if len(decision.value) > 1:
+        u = u - 0.4 * (decision.value[1] - 6)
+    bowl = BOWLS.get(kind, BOWLS["unequal sides"])
+    excess = float(bowl(u, round(scales - 1 + out)).item())
+    if len(decision.value) > 1:
+        excess += 0.5 * HEIGHT * (decision.value[1] - 6) ** 2
+    return Bent(
+        center=float(decision.center[0]),
+        low=float(decision.low[0]),
+        high=float(decision.high[0]),
+        truth=sweep.truth,
+        oracle=oracle_width(fit, sweep.target),
+        held=100 * math.expm1(excess) <= decision.p90_percent,
+    )
+
+
+def oracle_width(fit: Fit, target: Axes) -> float:
+    """Return the width of the 90% interval of a law that is known to be exact, octaves."""
+    errors, optima = (np.array([getattr(optimum, name)[0] for optimum in fit.optima]) for name in ("se", "x"))
+    likelihood = OptimaLikelihood(np.diag(errors**-2.0), optima / errors**2, 1)
+    problem = replace(fit.problem, tuned=fit.problem.tuned[:1], centre=fit.problem.centre[:1])
+    variant = problem.power()
+    posterior = solve(likelihood, problem.linear(variant), [(NO_SCATTER,)])
+    component = Component(variant, problem.linear(variant), 0, posterior.weights, posterior)
+    low, high = ModelAverage.of([component], 1, 0).quantiles(target, (0.05, 0.95))[0]
+    return float(high - low)
+
+
+def bowl_summary(found: Sequence[Bent | None]) -> str:
+    """Return the cells of a row of bent or awkward sweeps."""
+    answered = [one for one in found if one is not None]
+    inside = np.mean([one.low <= one.truth <= one.high for one in answered])
+    error = math.sqrt(float(np.mean([(one.center - one.truth) ** 2 for one in answered])))
+    width = np.median([one.high - one.low for one in answered])
+    ratio = np.median([(one.high - one.low) / one.oracle for one in answered])
+    held = np.mean([one.held for one in answered])
+    cells = f"{inside:.1%} | {error:.3f} | {width:.3f} | {ratio:.2f} | {held:.0%}"
+    return f"{cells} | {len(answered)} of {len(found)}"
+
+
+def bowl_rows(pool: ProcessPoolExecutor, sweeps: int) -> Iterator[str]:
+    """Yield the tables of bent laws and of awkward bowls and grids."""
+    head = "coverage | RMSE, octaves | median width, octaves | over the oracle's | risk holds | answered |"
+    yield f"| curvature | scales | octaves out | {head}\n|---|---|---|---|---|---|---|---|---|"
+    for bend, scales, out in itertools.product(BENDS, (4, 6, 8), (1.0, 3.0)):
+        found = pool.map(partial(one_bowl, "unequal sides", scales, out, bend), range(sweeps), chunksize=5)
+        yield f"| {bend:+g} | {scales} | {out:g} | {bowl_summary(list(found))} |"
+    yield f"\n| bowl or grid, five scales | octaves out | {head}\n|---|---|---|---|---|---|---|---|"
+    for kind, out in itertools.product(BOWL_KINDS, (0.0, 1.0)):
+        found = pool.map(partial(one_bowl, kind, 5, out, 0.0), range(sweeps), chunksize=5)
+        yield f"| {kind} | {out:g} | {bowl_summary(list(found))} |"
 
 
 def known_exponents() -> Iterator[tuple[str, dict[str, float], dict[tuple[int, ...], Loss]]]:
@@ -137,16 +234,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", type=int, default=500)
     parser.add_argument("--processes", type=int, default=2, choices=(1, 2))
+    parser.add_argument("--bowls", action="store_true", help="leave out the first table")
     arguments = parser.parse_args()
     settings = range(min(arguments.sweeps, SETTINGS))
     print("| problem | laws offered | scatter, octaves | coverage | RMSE, octaves | median width, octaves | answered |")
     print("|---|---|---|---|---|---|---|")
     with ProcessPoolExecutor(arguments.processes) as pool:
-        for kind in KINDS:
+        for kind in KINDS if not arguments.bowls else ():
             each = list(pool.map(partial(one_setting, kind, arguments.sweeps), settings))
             for case, (offered, scatter, _) in enumerate(CASES):
                 rows = [row for by_case in each for row in by_case[case]]
                 print(f"| {kind} | {offered} | {scatter:g} | {summary(rows)} |", flush=True)
+        for line in bowl_rows(pool, 2 * arguments.sweeps // 5):
+            print(line, flush=True)
     print("\n| problem | axis | theory | exact optima | fitted, 90% interval | covers theory |")
     print("|---|---|---|---|---|---|")
     for line in exponent_rows():

@@ -24,14 +24,15 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 
-from hptransfer.analysis.laws.fit import ESTIMATOR
-from hptransfer.analysis.laws.forms import default_laws
+from hptransfer.analysis.laws.fit import ESTIMATOR, fit_table
 from hptransfer.analysis.laws.model_averaging import LawProblem, ModelAverage, average_models
 from hptransfer.analysis.optima.estimators import ESTIMATORS
+from hptransfer.analysis.predict.decision import decide
 from hptransfer.analysis.predict.published_laws import published_predictions
 from hptransfer.analysis.tables.arrays import Array, Axes, Runs
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.table_checks import check_table
+from hptransfer.core.errors import FitError
 
 DATA = Path(__file__).parent / "data" / "lm_lr_batch_sweep.csv"
 COLUMNS = Columns(scales=("params", "tokens"), tuned=("learning_rate", "batch_size"))
@@ -82,23 +83,27 @@ def measured(by: str) -> list[Measured]:
 
 
 def predicted(table: pd.DataFrame, estimator: str, scales: Sequence[Axes], laws: Sequence[str] = ()) -> Array | None:
-    """Return log2 of the optimum at scales as by fit_table, (scales, tuned).
+    """Return log2 of the values for scales, (scales, tuned): the decisions of the default estimator, optima of others.
 
-    None if the estimator gives no prediction. Draws, intercepts and exponents are omitted, because the benchmark needs
-    thousands of predictions.
+    None if the estimator gives no prediction. The published estimators are computed without a response surface, because
+    the benchmark needs thousands of predictions.
     """
+    if estimator == ESTIMATOR:
+        try:
+            fit = fit_table(table, COLUMNS, laws=laws, draws=1)
+        except FitError:
+            return None
+        return np.array([decide(fit, scale).value for scale in scales])
     runs = Runs.of(table, COLUMNS)
     chosen = ESTIMATORS.get(estimator)
     centre = (runs.x.min(axis=0) + runs.x.max(axis=0)) / 2
     problem = LawProblem(runs.scales, COLUMNS.tuned, centre, chosen.published)
     power = problem.linear(problem.power())
     estimates = chosen.find(runs, power)
-    if chosen.published:
-        laws = ("power",)
-        known = np.diag(estimates[0].likelihood.information).reshape(-1, len(COLUMNS.tuned)).min(axis=1) > 0
-        if np.linalg.matrix_rank(power.features[known]) < power.features.shape[1]:
-            return None
-    return ModelAverage.of(average_models(problem, estimates, laws or default_laws()), 1, 0).mean(scales)
+    known = np.diag(estimates[0].likelihood.information).reshape(-1, len(COLUMNS.tuned)).min(axis=1) > 0
+    if np.linalg.matrix_rank(power.features[known]) < power.features.shape[1]:
+        return None
+    return ModelAverage.of(average_models(problem, estimates, ("power",)), 1, 0).mean(scales)
 
 
 def subset(table: pd.DataFrame, budget: float | str, seed: int) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from hptransfer.analysis.laws.exponents import INTERVAL
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.optima.loss_curve import LossCurve
 from hptransfer.analysis.optima.response_surface import ResponseSurface
+from hptransfer.analysis.predict.decision import decide
 from hptransfer.analysis.predict.validation import HeldOut
 from hptransfer.analysis.tables.arrays import Array
 from hptransfer.analysis.tables.scale_names import format_scale, format_size
@@ -246,12 +247,17 @@ def _draw_law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, f
         np.log2(values)[placed], moved[placed], yerr=[1.645 * fit.optima[index].se[k] for index in placed], fmt="o",
         color=COLOURS[1], markersize=4, capsize=2, linewidth=1, label="scales",
     )  # fmt: skip
+    if fit.divergence is not None and fit.divergence.has_edge[k]:
+        optima = fit.mixture.mean(scales)
+        edge = [fit.divergence.edge(x, scale, k) for x, scale in zip(optima, scales, strict=True)]
+        axes.plot(grid, edge, color=INK, linewidth=1, linestyle=":", label="even odds of divergence")
     x, low_x, high_x = fit.predict(target)[k]
     at_target = np.log2(target[axis])
     axes.errorbar(
         at_target, x, yerr=[[x - low_x], [high_x - x]], fmt="D", color=ACCENT, markersize=5, capsize=3, linewidth=1.4,
         label="target",
     )  # fmt: skip
+    axes.plot(at_target, decide(fit, target).value[k], "_", color=ACCENT, markersize=13, label="recommended")
     if verified is not None:
         best = np.log2(verified[fit.tuned[k]])
         axes.plot(at_target, best, "*", color=INK, markersize=10, markerfacecolor="white", label="verified")

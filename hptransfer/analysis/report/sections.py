@@ -18,6 +18,7 @@ from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW
 from hptransfer.analysis.predict.decision import decide
 from hptransfer.analysis.predict.findings import (
     Findings,
+    excluded_sentence,
     extrapolation_sentence,
     held_out_sentence,
     risk_sentence,
@@ -79,6 +80,7 @@ class Head:
         risk: sentence about the loss that the values risk.
         edges: sentence about the values that diverge; blank without one.
         extrapolation: sentence about the target's distance from the swept scales.
+        excluded: sentence about runs with a finite loss that were left out; blank without one.
         verification: None before a verification.
         of_run: True for a page of a run folder, which can be verified.
     """
@@ -91,6 +93,7 @@ class Head:
     risk: str
     edges: str
     extrapolation: str
+    excluded: str
     warnings: Sequence[str]
     verification: VerificationNumbers | None
     of_run: bool
@@ -142,6 +145,7 @@ class ExponentSection:
         priors: those from published studies.
         scatter: of single scales about the law, octaves.
         laws: weight of each form.
+        edges: True if panels show the edge of divergence.
     """
 
     rows: Sequence[ExponentRow]
@@ -150,6 +154,7 @@ class ExponentSection:
     priors: Sequence[str]
     scatter: str
     laws: Sequence[tuple[str, str]]
+    edges: bool
     panels: Sequence[str]
 
 
@@ -253,6 +258,7 @@ def head(analysis: Findings, context: RunContext) -> Head:
         risk=risk_sentence(prediction),
         edges=_edges(prediction, fit.tuned),
         extrapolation=extrapolation_sentence(fit, target),
+        excluded=excluded_sentence(fit) if fit.excluded else "",
         warnings=analysis.warnings,
         verification=_verification_numbers(context.verification) if context.verification else None,
         of_run=context.target is not None,
@@ -262,8 +268,8 @@ def head(analysis: Findings, context: RunContext) -> Head:
 def _edges(prediction: pd.Series[Any], tuned: Sequence[str]) -> str:
     """Return a sentence about the edges of divergence, blank without one."""
     edges = {name: float(prediction[f"{name}_stable_below"]) for name in tuned}
-    stable = [f"{name} below {short(float(f'{edge:.3g}'))}" for name, edge in edges.items() if not math.isnan(edge)]
-    return f"Stable with even odds: {', '.join(stable)}." if stable else ""
+    stable = [f"{name} {short(float(f'{edge:.3g}'))}" for name, edge in edges.items() if not math.isnan(edge)]
+    return f"Even odds of divergence at {', '.join(stable)}." if stable else ""
 
 
 def _first_target(analysis: Findings) -> dict[str, float]:
@@ -333,6 +339,7 @@ def exponent_section(analysis: Findings, context: RunContext) -> ExponentSection
         priors=fit.published_priors,
         scatter=", ".join(f"{name} {value:.2f}" for name, value in zip(fit.tuned, fit.mixture.scatter(), strict=True)),
         laws=[(name, f"{share:.0%}") for name, share in fit.mixture.shares().items()],
+        edges=fit.divergence is not None and bool(fit.divergence.has_edge.any()),
         panels=_svgs(figures.law_panels(fit, target, best)),
     )
 

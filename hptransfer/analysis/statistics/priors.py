@@ -12,7 +12,8 @@ Slopes, in octaves of the optimum per octave of the axis:
 The optimum need not be an exact power of an axis. Its curvature, in octaves per octave squared, has a mean of 0 and a
 heavy tail: a mixture of normals that approximates Student's t with two degrees of freedom. In GPT-2-style models of 22M
 to 707M parameters the best learning rate bends upward along the size and hardly along the tokens (arXiv:2606.29158).
-So the scale of the learning rate's tail along tokens is a third of that along every other axis.
+So the learning rate's tail along tokens has half the scale of that along parameters. Parameters grow as the square of the
+width, so a bend over width is the steeper one.
 
 Each deviation covers all of these studies. At a fixed budget the best learning rate is a power 0.3 to 0.7 of the batch
 size (the ridge), and the loss rises faster at high learning rates (the skew); both are measured on the published runs
@@ -41,10 +42,13 @@ SLOPES: dict[tuple[str, str], Normal] = {
 }
 OTHER_SLOPE: Normal = (0.0, 1.0)
 # Scale of the curvature's tail, by tuned hyperparameter and axis, and any other.
-BEND_SCALES: dict[tuple[str, str], float] = {("rate", "tokens"): 0.013}
+BEND_SCALES: dict[tuple[str, str], float] = {
+    **{("rate", "params"): 0.025, ("batch", "params"): 0.025},
+    **{("rate", "tokens"): 0.013, ("batch", "tokens"): 0.025},
+}
 OTHER_BEND = 0.04
 # Spreads of the curvature over its scale, with their prior weights.
-BEND_SPREADS, BEND_SHARES = (0.7, 1.3, 3.0, 8.0), (0.3, 0.4, 0.2, 0.1)
+BEND_SPREADS, BEND_SHARES = (0.7, 1.3, 3.0, 8.0), (0.35, 0.42, 0.18, 0.05)
 # Up to this number of axes each has its own spread; more of them share one, to limit the mixture.
 OWN_BEND = 2
 SKEWS: dict[str, Normal] = {"rate": (0.4, 0.4), "batch": (0.0, 0.3)}
@@ -58,8 +62,8 @@ DIVERGENCE_SLOPES: dict[str, Normal] = {"rate": (6.0, 2.0)}
 OTHER_DIVERGENCE: Normal = (0.0, 2.0)
 # 0.011 nats per octave squared at a loss of 2.4 in the runs of Step Law; small nets differ by powers of ten.
 CURVATURE_PRIOR: Normal = (math.log(0.005), 3.0)
-TREND_PRIOR: Normal = (0.0, 0.4)
-SKEW_TREND_PRIOR: Normal = (0.0, 0.1)
+TREND_PRIOR: Normal = (0.0, 0.25)
+SKEW_TREND_PRIOR: Normal = (0.0, 0.07)
 
 
 def slope(tuned: str, axis: str) -> Normal:
