@@ -7,7 +7,7 @@ and the noise of the losses
 (tests/support/objectives.py). The target lies one to five octaves beyond the swept scales. "without": all forms of law
 except those that generated the data. "power": the power law alone. "scatter": each scale's own optimum deviates from
 the problem's by a normal of 0.1 octaves, as in nets, and the truth is the target's own. These two use a fifth of the
-sweeps. Two more tables have bent laws, and awkward bowls and grids (tests/support/bowls.py), at two fifths of the
+sweeps. Two more tables have bent laws, and awkward bowls and grids (tests.support.bent_sweeps.py), at two fifths of the
 sweeps. Their intervals are those of `analyze`, widened by the rehearsal. "oracle" is the width of the posterior of a
 law that is known to be exact: the same priors of its coefficients, the scales' optima with their own errors, and no
 scatter, form or response surface to be found. Risk: the share of targets at which the recommended value loses less than
@@ -38,8 +38,8 @@ from hptransfer.analysis.tables.arrays import Axes
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.table_checks import check_table
 from hptransfer.core.errors import FitError
-from tests.support.bowls import BOWLS, HEIGHT, simulate_bowls
-from tests.support.bowls import KINDS as BOWL_KINDS
+from tests.support.bent_sweeps import BOWLS, HEIGHT, simulate_bowls
+from tests.support.bent_sweeps import KINDS as BOWL_KINDS
 from tests.support.objectives import KINDS, simulate
 from tests.support.quadratics import best_rate, lms_loss, power_law, power_law_loss, sign_best_rate
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,9 +74,16 @@ def test_a_run_is_analyzed_as_its_records_are(tmp_path: Path, names: str) -> Non
     for name in FILES:
         assert (out / name).read_text() == (folder.path / name).read_text(), name
     predictions = pd.read_csv(out / "predictions.csv")
-    values = [f"{name}{end}" for name in (*tuned, "loss") for end in ("", "_low", "_high")]
-    assert list(predictions.columns) == ["width", "depth", "tokens", *values, "extrapolation_octaves"]
+    assert list(predictions.columns) == prediction_columns(tuned)
     assert list(predictions["width"]) == [256, 64]
+
+
+def prediction_columns(tuned: Sequence[str]) -> list[str]:
+    """Columns of predictions.csv in their order."""
+    ends = ("", "_center", "_low", "_high", "_stable_below", "_outside_tried", "_widened_by")
+    of_target = ("risk_expected_percent", "risk_p90_percent", "p_diverge", "extrapolation_octaves")
+    values = [f"{name}{end}" for name in tuned for end in ends]
+    return ["width", "depth", "tokens", *values, "loss", "loss_low", "loss_high", *of_target]
 
 
 @pytest.mark.parametrize("option", ["--out", "--scale", "--tune", "--loss", "--columns", "--experiment"])
@@ -103,14 +111,19 @@ def test_the_contracts_of_the_files_hold(analyzed: RunFolder) -> None:
         assert {"value", "low", "high", "verdict", "untransferred_cost_nats", "untransferred_cost_percent"} <= set(
             exponent
         )
-    assert set(prediction["hyperparameters"]["lr"]) == {"value", "low", "high"}
+        assert exponent["untransferred_diverges"] is False
+    assert fit["excluded_runs"] == []
+    assert set(prediction["hyperparameters"]["lr"]) == {
+        *("value", "center", "low", "high", "stable_below", "outside_tried", "widened_by")
+    }
+    assert set(prediction["hyperparameters"]["lr"]["widened_by"]) == {"factor", "reason"}
+    assert set(prediction["risk"]) == {"expected_percent", "p90_percent"}
+    assert prediction["p_diverge"] is prediction["hyperparameters"]["lr"]["stable_below"] is None
     assert prediction["target"] == TARGET
     predictions = pd.read_csv(folder.path / "predictions.csv")
-    assert list(predictions.columns) == [
-        *("width", "depth", "tokens", "lr", "lr_low", "lr_high", "loss", "loss_low", "loss_high"),
-        "extrapolation_octaves",
-    ]
-    assert predictions["lr"].iloc[0] == prediction["hyperparameters"]["lr"]["value"]
+    assert list(predictions.columns) == prediction_columns(["lr"])
+    for end, key in (("", "value"), ("_center", "center"), ("_low", "low"), ("_high", "high")):
+        assert predictions[f"lr{end}"].iloc[0] == prediction["hyperparameters"]["lr"][key], key
     assert len(pd.read_csv(folder.path / "optima.csv")) == 12
 
 

@@ -1,99 +1,126 @@
-"""Simulated sweeps of one axis whose optimum bends, or whose bowls and grids are awkward.
+"""Sweeps of a bowl in the log of one or two tuned values over a few sizes, for tests of the analysis.
 
-The optimum of the learning rate is log2 opt = -7 + b x + c x^2, with x in octaves of the width beyond the smallest. The
-log loss rises above it by a bowl of 0.01 per octave squared, and each run has a noise of 0.2%.
+The log loss above a scale's optimum is a parabola or a linear-exponential bowl (response_shape.py), computed here anew.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.tables.arrays import Array
-from hptransfer.analysis.tables.columns import Columns
-from hptransfer.analysis.tables.table_checks import check_table
-from tests.support.objectives import Sweep
+from hptransfer.analysis import Analysis, analyze
 
-HEIGHT, NOISE, SKEW = 0.01, 0.002, 0.4
-SMALLEST = 64.0
-# Log loss beyond which a run counts as diverged.
-DIVERGED = 3.0
-
-Bowl = Callable[[Array, int], Array]
+WIDTHS = (64, 128, 256, 512)
+TARGET = {"width": 1024}
+MIDDLE = -6.0
 
 
-def unequal_sides(skew: float) -> Bowl:
-    """Return a bowl that rises faster on its high side, on its low side if the skew is negative."""
-    return lambda u, scale: 2 * HEIGHT * (np.exp(skew * u) - 1 - skew * u) / skew**2
+def power(exponent: float = -0.3) -> Callable[[float], float]:
+    """Return log2 of the best rate of a width by a power law."""
+    return lambda width: MIDDLE + exponent * math.log2(width / WIDTHS[0])
 
 
-# Bowls by kind: log loss above the optimum at some octaves from it, by index of the scale.
-BOWLS: dict[str, Bowl] = {
-    "parabola": lambda u, scale: HEIGHT * u**2,
-    "unequal sides": unequal_sides(SKEW),
-    "steep low side": unequal_sides(-SKEW),
-    "steep high side": unequal_sides(0.9),
-    "skew grows along the axis": lambda u, scale: unequal_sides(0.05 + 0.15 * scale)(u, scale),
-    "plateau at the optimum": lambda u, scale: HEIGHT * np.maximum(0, np.abs(u) - 0.5) ** 2,
-    "quartic": lambda u, scale: HEIGHT * (0.5 * u**2 + 0.1 * u**4),
-    "power of 1.5": lambda u, scale: 2 * HEIGHT * np.abs(u) ** 1.5,
-}
-# Grids and noises by kind, with unequal sides.
-GRIDS = ("one-sided grids", "a different grid at every scale", "two decimals", "unequal noise")
-# Two tuned hyperparameters, of which the best learning rate depends on the batch size; corners of the grid are missing.
-CORNERS = "missing corners"
-KINDS = (*BOWLS, *GRIDS, CORNERS)
+@dataclass(frozen=True, kw_only=True)
+class Bowl:
+    """A problem with a known best rate.
+
+    Attributes:
+        optimum: log2 of the best rate of a width.
+        curvature, skew: of the log loss above the optimum, per octave squared.
+        diverges: log2 of the rate, over a width's edge, from which runs diverge; None: none does.
+        level: loss at the optimum of a width.
+    """
+
+    optimum: Callable[[float], float] = power()
+    curvature: float = 0.01
+    skew: float = 0.0
+    diverges: Callable[[float], float] | None = None
+    level: Callable[[float], float] = lambda width: 2.0 + 2.0 * (width / 64) ** -0.3
+
+    def excess(self, away: float) -> float:
+        """Return the log loss above the optimum, octaves away from it."""
+        if not self.skew:
+            return self.curvature * away**2
+        return 2 * self.curvature * (math.exp(self.skew * away) - 1 - self.skew * away) / self.skew**2
+
+    def runs(
+        self,
+        *,
+        widths: Sequence[float] = WIDTHS,
+        rates: Sequence[float] = tuple(range(-11, 0)),
+        noise: float = 0.001,
+        seed: int = 0,
+        of_seeds: int = 0,
+        offset: float = 0.0,
+    ) -> pd.DataFrame:
+        """Return a table of runs at log2 rates.
+
+        Args:
+            noise: standard deviation of a log loss.
+            of_seeds: number of repeats in a column `seed`; 0: one run at each point, without the column.
+            offset: octaves between the rates of successive widths.
+        """
+        random = np.random.default_rng(seed)
+        rows = []
+        for index, width in enumerate(widths):
+            for rate, repeat in itertools.product(rates, range(max(1, of_seeds))):
+                x = rate + index * offset
+                away = x - self.optimum(width)
+                loss = self.level(width) * math.exp(min(self.excess(away), 20.0) + noise * random.standard_normal())
+                diverged = self.diverges is not None and x > self.diverges(width)
+                row = {"width": width, "lr": 2.0**x, "loss": math.inf if diverged else loss}
+                rows.append(row | ({"seed": repeat} if of_seeds else {}))
+        return pd.DataFrame(rows)
 
 
-def simulate_bowls(kind: str, seed: int, *, scales: int = 5, out: float = 1.0, bend: float = 0.0) -> Sweep:
-    """Simulate one sweep.
+@dataclass(frozen=True)
+class Answer:
+    """The answer for the first target, log2."""
+
+    center: float
+    low: float
+    high: float
+    analysis: Analysis
+
+    @property
+    def width(self) -> float:
+        """Octaves between the ends of the interval."""
+        return self.high - self.low
+
+    @property
+    def value(self) -> float:
+        """Log2 of the recommended value."""
+        return math.log2(self.analysis.predictions.iloc[0][self.analysis.fit.tuned[0]])
+
+    def holds(self, truth: float) -> bool:
+        """Return True if the interval holds log2 of a value."""
+        return self.low <= truth <= self.high
+
+    def overlaps(self, other: Answer) -> bool:
+        """Return True if the intervals have a value in common."""
+        return self.low <= other.high and other.low <= self.high
+
+
+def answer(
+    table: pd.DataFrame,
+    *,
+    scale: Sequence[str] = ("width",),
+    tune: Sequence[str] = ("lr",),
+    target: Mapping[str, float] = TARGET,
+    name: str | None = None,
+    **options: object,
+) -> Answer:
+    """Analyze a table.
 
     Args:
-        kind: one of KINDS.
-        out: octaves of the target beyond the largest scale.
-        bend: c, octaves per octave squared.
+        name: tuned column of the answer; None: the first one.
     """
-    random = np.random.default_rng([11, KINDS.index(kind), seed, scales, round(10 * out), round(1000 * abs(bend))])
-    slope = random.uniform(-0.8, 0.3)
-    optima = [-7 + slope * x + bend * x**2 for x in (*range(scales), scales - 1 + out)]
-    rows = []
-    for scale, best in enumerate(optima[:-1]):
-        level = 2 + 2 * 2 ** (-0.3 * scale)
-        points, excess = _corner_points(best, random) if kind == CORNERS else _points(kind, best, scale, random)
-        noise = NOISE * (0.5 + 0.7 * scale if kind == "unequal noise" else 1.0)
-        log_loss = np.log(level) + excess + noise * random.standard_normal(len(excess))
-        losses = np.where(excess > DIVERGED, math.inf, np.exp(log_loss))
-        if kind == "two decimals":
-            losses = np.round(losses, 2)
-        rows += [
-            {"width": SMALLEST * 2**scale, **point, "loss": loss} for point, loss in zip(points, losses, strict=True)
-        ]
-    tuned = ("lr", "batch") if kind == CORNERS else ("lr",)
-    columns = Columns(scales=("width",), tuned=tuned)
-    target = {"width": SMALLEST * 2 ** (scales - 1 + out)}
-    return Sweep(check_table(pd.DataFrame(rows), columns, "simulated"), columns, target, optima[-1])
-
-
-def _points(kind: str, best: float, scale: int, random: np.random.Generator) -> tuple[list[dict[str, float]], Array]:
-    """Return the rates of a scale, with their log loss above the optimum."""
-    middle, spacing, count = np.round(best + random.uniform(-1, 1)), 1.0, 7
-    grid = middle + np.arange(count) - count // 2
-    if kind == "one-sided grids":
-        grid = np.floor(best) + np.arange(count) - 1
-    elif kind == "a different grid at every scale":
-        spacing, count = random.choice([0.5, 0.75, 1.0, 1.5]), int(random.integers(4, 9))
-        grid = best + random.uniform(-1, 1) + spacing * (np.arange(count) - count // 2)
-    bowl = BOWLS.get(kind, BOWLS["unequal sides"])
-    return [{"lr": 2.0**x} for x in grid], bowl(grid - best, scale)
-
-
-def _corner_points(best: float, random: np.random.Generator) -> tuple[list[dict[str, float]], Array]:
-    """Return rates and batch sizes about 2^6 without the corners of their grid."""
-    rate, batch = np.meshgrid(np.round(best + random.uniform(-1, 1)) + np.arange(5) - 2, 4.0 + np.arange(5))
-    kept = (np.abs(rate - rate.mean()) + np.abs(batch - batch.mean())) <= 3
-    u, v = (rate - best)[kept], (batch - 6)[kept]
-    excess = BOWLS["unequal sides"](u - 0.4 * v, 0) + 0.5 * HEIGHT * v**2
-    return [{"lr": 2.0**x, "batch": 2.0**y} for x, y in zip(rate[kept], batch[kept], strict=True)], excess
+    analysis = analyze(table, scale=scale, tune=tune, targets=[target], **options)  # type: ignore[arg-type]
+    row = analysis.predictions.iloc[0]
+    name = name or tune[0]
+    return Answer(*(math.log2(row[f"{name}{end}"]) for end in ("_center", "_low", "_high")), analysis)
