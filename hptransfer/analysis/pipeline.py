@@ -206,7 +206,7 @@ def fit_and_predict(
 
 
 def _tuned_and_fixed(table: pd.DataFrame, columns: Columns) -> tuple[tuple[str, ...], dict[str, float]]:
-    """Return the tuned columns that vary, and the value of each of the others.
+    """Return the tuned columns that vary, and the values of the others.
 
     If none varies, all of them count as tuned, and the fit says what is missing.
     """

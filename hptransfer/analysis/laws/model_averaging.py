@@ -19,7 +19,7 @@ from hptransfer.analysis.optima.estimators import OptimaEstimate
 from hptransfer.analysis.statistics import priors
 from hptransfer.analysis.statistics.linear_model import LinearLaw, Posterior, log_predictive_score, solve
 from hptransfer.analysis.statistics.quantiles import quantiles
-from hptransfer.analysis.tables.arrays import Array, Axes
+from hptransfer.analysis.tables.arrays import Array, Axes, Index, Mask
 from hptransfer.core.errors import FitError
 
 POWER = "power"
@@ -49,7 +49,7 @@ class Component:
     posterior: Posterior
 
     def means(self, scales: Sequence[Axes]) -> Array:
-        """Return log2 of the optimum at scales by every point, (points, scales, tuned)."""
+        """Return log2 of the optimum at scales, (points, scales, tuned)."""
         optima: Array = np.einsum("sc,pkc->psk", self.variant.matrix(scales), self.posterior.coefficients)
         return optima
 
@@ -68,7 +68,7 @@ class Component:
         errors: Array = np.sqrt(np.diagonal(self.covariance(scale), axis1=1, axis2=2))
         return errors
 
-    def draws(self, points: Array, scales: Sequence[Axes], normals: Array) -> Array:
+    def draws(self, points: Index, scales: Sequence[Axes], normals: Array) -> Array:
         """Return draws of the law at scales, (draws, scales, tuned).
 
         Args:
@@ -82,8 +82,8 @@ class Component:
         optima: Array = np.einsum("sc,dkc->dsk", self.variant.matrix(scales), coefficients)
         return optima
 
-    def at(self, points: Array) -> Component:
-        """Return the component at some points of its posterior, by index or mask."""
+    def at(self, points: Index | Mask) -> Component:
+        """Return the component at some points, by index or mask."""
         return replace(self, weights=self.weights[points], posterior=self.posterior.at(points))
 
 
@@ -208,7 +208,7 @@ class ModelAverage:
     """
 
     components: Sequence[Component]
-    counts: Sequence[Array]
+    counts: Sequence[Index]
     normals: Array
 
     @classmethod
@@ -262,7 +262,10 @@ class ModelAverage:
         return optima
 
     def heaviest(self, count: int) -> list[Component]:
-        """Return the heaviest points as components of one point each; their weights add up to 1."""
+        """Return the heaviest points as components of one point each.
+
+        Their weights add up to 1.
+        """
         points = [(part, point) for part in self.components for point in range(len(part.weights))]
         points.sort(key=lambda pair: -pair[0].weights[pair[1]])
         return normalized([part.at(np.array([point])) for part, point in points[:count]])

@@ -51,7 +51,9 @@ class DivergenceModel:
         return probability
 
     def edge(self, x: Array, scale: Axes, k: int) -> float:
-        """Return log2 of the tuned value of even odds, the others at x; NaN if more of it does not diverge.
+        """Return log2 of the value of even odds, the others at x.
+
+        NaN if larger values do not diverge.
 
         Args:
             k: index of the tuned hyperparameter.
@@ -63,7 +65,7 @@ class DivergenceModel:
 
     @property
     def has_edge(self) -> Mask:
-        """True for a tuned hyperparameter of which more diverges, by two standard errors of its slope."""
+        """True where larger values diverge, by two standard errors of the slope."""
         slopes = slice(1, 1 + self.runs.x.shape[1])
         edge: Mask = self.coefficients[slopes] > 2 * np.sqrt(np.diag(self.covariance)[slopes])
         return edge

@@ -1,4 +1,4 @@
-"""Noise of runs, discrepancy of the form and stray runs, estimated from residuals.
+"""Noise, discrepancy of the form and stray runs, estimated from residuals.
 
 A residual in log loss is one of two kinds:
 
@@ -57,14 +57,14 @@ def sound_probability(residuals: Array, variance: Array) -> Array:
 
 
 def robust_weights(residuals: Array, variance: Array) -> Array:
-    """Return the weights of residuals: the t distribution's, times the probability of a sound run."""
+    """Return weights: the t distribution's times the probability of soundness."""
     tails = (SOUND_FREEDOM + 1) / (SOUND_FREEDOM + residuals**2 / variance)
     weights: Array = sound_probability(residuals, variance) * tails / variance
     return weights
 
 
 def noise_and_discrepancy(residuals: Array, excess: Array, leverage: Array) -> Noise:
-    """Estimate noise and discrepancy by maximum likelihood, with the share of stray runs.
+    """Estimate noise and discrepancy by maximum likelihood, beside stray runs.
 
     The likelihood of a run is that of its residual from a fit without it, so that a fit through few runs gains nothing.
     """

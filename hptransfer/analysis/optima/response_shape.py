@@ -46,7 +46,10 @@ class ResponseShape:
 
     @property
     def _parts(self) -> tuple[Array, Array, Array, Array, Array]:
-        """Log curvature, its trend, skew, its trend, and ridges: (k,), (k, axes), (k,), (k, axes) and (pairs,)."""
+        """Log curvature, its trend, skew, its trend, and ridges.
+
+        Shapes: (tuned,), (tuned, axes), (tuned,), (tuned, axes) and (pairs,).
+        """
         k, a = self.tuned, self.axes
         sizes = [k, k * a, k, k * a]
         log_a, trend, skew, skew_trend, ridge = np.split(self.theta, np.cumsum(sizes))

@@ -118,7 +118,7 @@ def fit_response_surface(runs: Runs, form: str, prior: ShapePrior, guide: LawGui
 
 
 def _start(data: SelectedRuns) -> tuple[Array, Array, Array]:
-    """Return rough optima, rough log curvatures and weights towards each scale's best runs.
+    """Return rough optima, log curvatures and weights of the best runs.
 
     A rough optimum is the weighted mean of the scale's runs.
     """
@@ -258,7 +258,10 @@ class _LeastSquares:
     def fit_in_cycles(
         self, state: _SurfaceParameters, weights: Array, noise: float, law: _LawPrior, guide: LawGuide
     ) -> ResponseSurface:
-        """Fit from one starting point: each cycle takes noise, discrepancy and law from the one before."""
+        """Fit from one starting point.
+
+        Each cycle takes noise, discrepancy and law from the one before.
+        """
         state, weights = self.fit(state, weights, noise, DISCREPANCY_BOUNDS[1], law, FIRST_REWEIGHTS)
         surface = self.likelihood(state, weights, law)
         discrepancy = DISCREPANCY_BOUNDS[1]
@@ -280,7 +283,7 @@ class _LeastSquares:
         law: _LawPrior,
         rounds: int,
     ) -> tuple[_SurfaceParameters, Array]:
-        """Return the state and its weights after some rounds of reweighting and least squares.
+        """Return state and weights after some rounds of reweighted least squares.
 
         Args:
             weights: by which the first intercepts are placed, (runs,).
@@ -299,8 +302,8 @@ class _LeastSquares:
         excess = state.shape.excess(*state.from_optimum(self.data))
         residuals = self.data.centred(before, (self.data.y - excess)[:, None])[:, 0]
         variance = noise**2 + (discrepancy * excess) ** 2
-        weights = robust_weights(residuals, variance)
-        return np.maximum(weights, LEAST_WEIGHT / variance)
+        weights: Array = np.maximum(robust_weights(residuals, variance), LEAST_WEIGHT / variance)
+        return weights
 
     def linearize(self, state: _SurfaceParameters, weights: Array) -> _Linearization:
         """Linearize the excess, with the intercepts eliminated (variable projection)."""
@@ -420,7 +423,7 @@ def _leverage(data: SelectedRuns, weights: Array, linear: _Linearization, normal
 
 
 def _scale_intercepts(data: SelectedRuns, weights: Array, level: Array) -> Array:
-    """Return the log loss at each scale's optimum: the mean over its seeds, one that broke left out.
+    """Return the mean log loss over sound seeds at each scale's optimum.
 
     Seeds whose level is above the lowest of their scale by more than SEED_SPREAD count as broken.
     """

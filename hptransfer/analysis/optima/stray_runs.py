@@ -60,7 +60,7 @@ def judge_runs(runs: Runs, surfaces: Sequence[ResponseSurface]) -> JudgedRuns:
     if edge is not None and not edge.has_edge.any():
         edge = None
     excluded, outlier = [], np.zeros(len(runs.loss), dtype=bool)
-    for index in np.flatnonzero(left_out):
+    for index in map(int, np.flatnonzero(left_out)):
         beyond = edge is not None and edge.probability(runs.x[index], runs.scales[runs.scale[index]]).item() > 0.5
         outlier[index] = not beyond or residuals[index] < 0
         excess = runs.loss[index] * -np.expm1(-residuals[index])
@@ -71,7 +71,10 @@ def judge_runs(runs: Runs, surfaces: Sequence[ResponseSurface]) -> JudgedRuns:
 
 
 def _stray(runs: Runs, surface: ResponseSurface) -> tuple[Array, Array]:
-    """Return the probability of each run to be stray, and its residual in log loss; 0 where unknown."""
+    """Return each run's probability to be stray, and its residual.
+
+    The residual is in log loss. Both are 0 where unknown.
+    """
     excess = surface.shape.excess(runs.x - surface.x[runs.scale], surface.octaves[runs.scale])
     known = np.isfinite(runs.loss) & np.isfinite(surface.intercepts[runs.scale])
     residuals = np.zeros(len(runs.loss))

@@ -1,4 +1,4 @@
-"""The recommended values: those that lose least in expectation under the whole posterior.
+"""Recommended values, which lose least in expectation under the whole posterior.
 
 A draw of the posterior is an optimum at the scale, from the average over laws, and a form of the response surface. The
 loss of a value is the mean over draws of the log loss above the optimum, plus that of a divergence times its
@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.tables.arrays import Array, Axes, Mask
@@ -79,7 +79,7 @@ def decide(fit: Fit, scale: Axes) -> Decision:
 
 @dataclass(frozen=True, eq=False)
 class _Posterior:
-    """Draws of the optimum at a scale, by form of the response surface.
+    """Draws of the optimum at a scale, by form of response.
 
     Attributes:
         optima: log2 of the optimum, by form, each (draws, tuned).
@@ -97,13 +97,14 @@ class _Posterior:
         return cls(fit, scale, [widened[form::forms] for form in range(forms)])
 
     def excess(self, x: Array) -> Array:
-        """Return the log loss above the optimum of each draw at x, (draws,)."""
+        """Return the log loss above each draw's optimum at x, (draws,)."""
         octaves = self.fit.runs.octaves([self.scale])
         parts = [
             surface.shape.excess(x - optima, np.tile(octaves, (len(optima), 1)))
             for surface, optima in zip(self.fit.surfaces, self.optima, strict=True)
         ]
-        return np.minimum(np.concatenate(parts), MOST_EXCESS)
+        excess: Array = np.minimum(np.concatenate(parts), MOST_EXCESS)
+        return excess
 
     def expected(self, x: Array) -> float:
         """Return the expected log loss of x, capped at RETRAINED."""
@@ -116,7 +117,7 @@ class _Posterior:
         return (1 - p) * of_run + p * RETRAINED + barrier
 
     def best(self, center: Array, low: Array, high: Array) -> Array:
-        """Return log2 of the values within the interval that lose least in expectation.
+        """Return log2 of the values that lose least within the interval.
 
         Where the whole interval is beyond even odds of divergence, lower values count too.
         """
@@ -129,7 +130,11 @@ class _Posterior:
             low = np.minimum(low, start)
         width = np.maximum(high - low, 1e-6)
         simplex = np.vstack([start, start + np.where(start - low > high - start, -1, 1) * np.diag(width / 4)])
-        options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-9, "maxiter": 200 * len(start)}
-        bounds = list(zip(low, low + width, strict=True))
-        found: Array = minimize(self.expected, start, method="Nelder-Mead", bounds=bounds, options=options).x
+        found: Array = minimize(
+            self.expected,
+            np.asarray(start, dtype=np.float64),
+            method="Nelder-Mead",
+            bounds=Bounds(low, low + width),
+            options={"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-9, "maxiter": 200 * len(start)},
+        ).x
         return found

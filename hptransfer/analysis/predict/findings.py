@@ -153,7 +153,7 @@ def format_percent(percent: float) -> str:
 
 
 def excluded_sentence(fit: Fit) -> str:
-    """Return a sentence about the runs with a finite loss that were left out."""
+    """Return a sentence about runs with a finite loss left out."""
     named = [f"row {run.row} ({run.reason}, {run.excess:+.2g} nats)" for run in fit.excluded[:EXCLUDED_IN_SENTENCE]]
     more = len(fit.excluded) - len(named)
     runs = "1 run" if len(fit.excluded) == 1 else f"{len(fit.excluded)} runs"

@@ -164,9 +164,7 @@ def _log_widths_with(
         new = part.law.block_features(part.variant.matrix([candidate.axes for candidate in candidates]))
         new = new.reshape(len(candidates), tuned, -1)
         by_law = np.where(known[:, None, None], by_coefficients[rows], new)
-        own = np.where(
-            known[:, None, None], of_optima[rows[:, :, None], rows[:, None, :]], np.diag(scatter**2.0)
-        )
+        own = np.where(known[:, None, None], of_optima[rows[:, :, None], rows[:, None, :]], np.diag(scatter**2.0))
         variance = own + by_law @ covariance @ np.swapaxes(by_law, 1, 2)
         row = part.law.block_features(part.variant.matrix([target]))
         crossed = row @ covariance @ np.swapaxes(by_law, 1, 2)

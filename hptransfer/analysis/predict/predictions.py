@@ -44,7 +44,7 @@ def predict_table(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_tuned(fit: Fit, decision: Decision, k: int) -> dict[str, Any]:
-    """Return the columns of one tuned hyperparameter by the ends of their names."""
+    """Return one tuned hyperparameter's columns, by the ends of their names."""
     stable = decision.stable_below[k]
     return {
         "": 2.0 ** decision.value[k],

@@ -147,7 +147,7 @@ def _predict_scale(fit: Fit, optimum: Optimum, known_scales: Sequence[int]) -> H
 
 
 def _judges(optimum: Optimum) -> bool:
-    """Return True if a scale's own optimum is certain enough to judge a prediction."""
+    """Return True if a scale's own optimum can judge a prediction."""
     return bool((optimum.se < JUDGE_OCTAVES).all())
 
 
@@ -175,7 +175,10 @@ def _held_out(fit: Fit, optimum: Optimum, mixture: ModelAverage, problem: LawPro
 
 
 def _refitted(fit: Fit, point: Component, known_scales: Sequence[int]) -> Component:
-    """Return a point of the average refitted to some scales, at the same scatter and spread."""
+    """Return a point of the average refitted to some scales.
+
+    Its scatter and spread stay.
+    """
     likelihood = fit.estimates[point.estimate].likelihood.only(known_scales)
     law = replace(point.law.only(known_scales), deviations=point.posterior.deviations, shares=np.ones(1))
     return replace(point, law=law, posterior=solve(likelihood, law, point.posterior.scatter))

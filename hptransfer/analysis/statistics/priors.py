@@ -12,8 +12,8 @@ Slopes, in octaves of the optimum per octave of the axis:
 The optimum need not be an exact power of an axis. Its curvature, in octaves per octave squared, has a mean of 0 and a
 heavy tail: a mixture of normals that approximates Student's t with two degrees of freedom. In GPT-2-style models of 22M
 to 707M parameters the best learning rate bends upward along the size and hardly along the tokens (arXiv:2606.29158).
-So the learning rate's tail along tokens has half the scale of that along parameters. Parameters grow as the square of the
-width, so a bend over width is the steeper one.
+So the learning rate's tail along tokens has half the scale of that along parameters. Parameters grow as the
+square of the width, so a bend over width is the steeper one.
 
 Each deviation covers all of these studies. At a fixed budget the best learning rate is a power 0.3 to 0.7 of the batch
 size (the ridge), and the loss rises faster at high learning rates (the skew); both are measured on the published runs
@@ -72,7 +72,7 @@ def slope(tuned: str, axis: str) -> Normal:
 
 
 def bend_scale(tuned: str, axis: str) -> float:
-    """Return the scale of the curvature's tail along an axis, octaves per octave squared."""
+    """Return the scale of the curvature's tail, octaves per octave squared."""
     return BEND_SCALES.get((quantity_of(tuned), quantity_of(axis)), OTHER_BEND)
 
 
@@ -89,7 +89,7 @@ def bend_spreads(axes: int) -> tuple[Array, Array]:
 
 
 def divergence(tuned: Sequence[str], axes: int) -> tuple[Array, Array]:
-    """Return means and deviations of the coefficients of the log odds of divergence.
+    """Return means and deviations of the coefficients of divergence's log odds.
 
     Order: intercept, slope by tuned hyperparameter, slope by axis; log odds per octave.
     """

@@ -22,7 +22,9 @@ SAME = 1e-12
 
 
 def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.DataFrame:
-    """Return the finished runs with their loss, infinite for diverged ones; the index is that of the frame.
+    """Return the finished runs with their loss, infinite for diverged ones.
+
+    The index is that of the frame.
 
     A `state` column, if there is one, tells which runs finished; without one all did. A loss that is missing or not
     finite means that the run diverged. Rows with the same scale and tuned values are repeats (seeds).
