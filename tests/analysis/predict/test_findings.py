@@ -1,5 +1,6 @@
 """Numbers and sentences of an analysis, from a fit whose numbers are chosen."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -9,13 +10,21 @@ import pandas as pd
 import pytest
 
 from hptransfer.analysis.laws.exponents import Exponent
+from hptransfer.analysis.laws.fit import ReuseCost, Widening
+from hptransfer.analysis.optima.stray_runs import DIVERGED, OUTLIER, ExcludedRun
+from hptransfer.analysis.predict import findings as findings_module
 from hptransfer.analysis.predict.findings import (
     Findings,
+    excluded_sentence,
     extrapolation_sentence,
     fit_json,
+    format_percent,
     held_out_sentence,
     prediction_json,
+    reuse_sentence,
+    risk_sentence,
     untransferred_cost,
+    widening_warnings,
 )
 from hptransfer.analysis.predict.validation import HeldOut
 
@@ -54,20 +63,30 @@ def fit(beyond: float = 2.0, below: float = 0.0) -> Any:
         predict=lambda scale: np.array([[-7.0, -7.5, -6.5], [-3.0, -3.5, -2.5]]),
         extrapolation_octaves=lambda scale: beyond,
         octaves_below=lambda scale: below,
-        excess_loss=lambda scale, away, loss: np.array([0.01 * loss * float(np.square(away).sum())]),
+        reuse_cost=lambda scale, optimum, reused, loss: ReuseCost(
+            0.01 * loss * float(np.square(reused - optimum).sum()), capped=False, diverges=False
+        ),
+        excluded=[],
+        widening=Widening(np.array([1.0, 1.5]), ["", "it missed"]),
     )
 
 
-def held_out(axes: dict[str, float], covered: tuple[bool, bool] = (True, True)) -> HeldOut:
+def held_out(
+    axes: dict[str, float], covered: tuple[bool, bool] = (True, True), regret_percent: float = 0.8
+) -> HeldOut:
     nothing = np.zeros(2)
-    return HeldOut(axes, 1.0, np.array([0.25, -0.5]), nothing, nothing, covered, 0.02, 0.8)
+    return HeldOut(axes, 1.0, np.array([0.25, -0.5]), nothing, nothing, covered, nothing, 0.02, regret_percent)
 
 
 @pytest.fixture
 def findings() -> Findings:
     row: dict[str, Any] = {**TARGET, "loss": LOSS, "loss_low": 2.4, "loss_high": 2.6, "extrapolation_octaves": 2.0}
     for name, x in zip(TUNED, (-7.0, -3.0), strict=True):
-        row |= {name: 2.0**x, f"{name}_low": 2.0 ** (x - 0.5), f"{name}_high": 2.0 ** (x + 0.5)}
+        row |= {name: 2.0 ** (x - 0.25), f"{name}_center": 2.0**x}
+        row |= {f"{name}_low": 2.0 ** (x - 0.5), f"{name}_high": 2.0 ** (x + 0.5), f"{name}_outside_tried": False}
+        row |= {f"{name}_stable_below": math.nan, f"{name}_widened_by": 1.0}
+    row |= {"lr_stable_below": 0.02, "lr_outside_tried": True, "beta_widened_by": 1.5}
+    row |= {"risk_expected_percent": 0.123, "risk_p90_percent": 0.456, "p_diverge": math.nan}
     return Findings(
         fit=fit(),
         leave_one_out=[held_out(SMALL), held_out(LARGE)],
@@ -79,14 +98,15 @@ def findings() -> Findings:
     )
 
 
-def test_values_are_powers_of_two_of_the_fits(findings: Findings) -> None:
+def test_values_are_powers_of_two_of_the_fits(findings: Findings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(findings_module, "decide", lambda *_: SimpleNamespace(value=np.array([-7.0, -3.0])))
     assert findings.predict(TARGET) == {"lr": 2.0**-7, "beta": 2.0**-3}
     assert findings.smallest_optimum() == {"lr": 2.0**-5, "beta": 2.0**-3}
     assert findings.metrics() == {
-        "predicted_lr": 2.0**-7,
+        "predicted_lr": 2.0**-7.25,
         "predicted_lr_low": 2.0**-7.5,
         "predicted_lr_high": 2.0**-6.5,
-        "predicted_beta": 2.0**-3,
+        "predicted_beta": 2.0**-3.25,
         "predicted_beta_low": 2.0**-3.5,
         "predicted_beta_high": 2.0**-2.5,
         "predicted_loss": LOSS,
@@ -95,7 +115,7 @@ def test_values_are_powers_of_two_of_the_fits(findings: Findings) -> None:
 
 def test_reuse_costs_by_the_distance_from_the_target(findings: Findings) -> None:
     """Two octaves of lr, none of beta."""
-    assert findings.untransferred_nats() == pytest.approx(0.01 * LOSS * 4)
+    assert findings.untransferred_cost().nats == pytest.approx(0.01 * LOSS * 4)
 
 
 @pytest.mark.parametrize(("tuned", "octaves"), [(0, -0.5 * 4), (1, 0.1 * 4)])
@@ -103,8 +123,9 @@ def test_the_cost_of_one_hyperparameter_along_one_axis(tuned: int, octaves: floa
     """The target is four octaves beyond the smallest width."""
     aways = []
     one = fit()
-    one.excess_loss = lambda scale, away, loss: [aways.append(away) or loss]
-    assert untransferred_cost(one, tuned, "width", TARGET, LOSS) == LOSS
+    cost = ReuseCost(LOSS, capped=False, diverges=False)
+    one.reuse_cost = lambda scale, optimum, reused, loss: aways.append(reused - optimum) or cost
+    assert untransferred_cost(one, tuned, "width", TARGET, LOSS) == cost
     expected = [0.0, 0.0]
     expected[tuned] = -octaves
     assert aways[0] == pytest.approx(expected)
@@ -147,7 +168,20 @@ def test_files_hold_the_same_numbers(findings: Findings) -> None:
     prediction = prediction_json(findings)
     assert prediction["target"] == {"width": 256}
     assert type(prediction["target"]["width"]) is int
-    assert prediction["hyperparameters"]["beta"] == {"value": 2.0**-3, "low": 2.0**-3.5, "high": 2.0**-2.5}
+    assert prediction["hyperparameters"]["beta"] == {
+        "value": 2.0**-3.25,
+        "center": 2.0**-3,
+        "low": 2.0**-3.5,
+        "high": 2.0**-2.5,
+        "stable_below": None,
+        "outside_tried": False,
+        "widened_by": {"factor": 1.5, "reason": "it missed"},
+    }
+    lr = prediction["hyperparameters"]["lr"]
+    assert (lr["stable_below"], lr["outside_tried"]) == (0.02, True)
+    assert lr["widened_by"] == {"factor": 1.0, "reason": None}
+    assert prediction["risk"] == {"expected_percent": 0.123, "p90_percent": 0.456}
+    assert prediction["p_diverge"] is None
     assert prediction["loss"] == {"value": LOSS, "low": 2.4, "high": 2.6}
     assert prediction["extrapolation_octaves"] == 2.0
     findings.predictions["width"] = 2.5
@@ -156,8 +190,9 @@ def test_files_hold_the_same_numbers(findings: Findings) -> None:
 
 def test_the_summary_tells_it_in_sentences(findings: Findings) -> None:
     assert findings.summary().splitlines() == [
-        "recommended lr for width=256: 0.007812 (90% interval 0.005524 to 0.01105)",
-        "recommended beta for width=256: 0.125 (90% interval 0.08839 to 0.1768)",
+        "recommended lr for width=256: 0.00657 (90% interval 0.005524 to 0.01105)",
+        "recommended beta for width=256: 0.1051 (90% interval 0.08839 to 0.1768)",
+        "Expected to lose 0.12% to the target's own optimum, with 90% probability below 0.46%.",
         "The target lies 2.0 octaves beyond the largest scale that was swept.",
         "3 of 14 runs diverged: counted by scale in optima.csv",
         "rows not used because of their state: 3 failed",
@@ -201,3 +236,43 @@ def test_the_held_out_scale_is_the_largest_one() -> None:
     assert "of the largest one (width=64) is off by +0.25 octaves of lr and -0.50 octaves of beta, 0.0200 nats " in told
     assert told.endswith("(0.80%) of regret; the 90% interval of that prediction covers it.")
     assert "does not cover it" in held_out_sentence(fit(), [held_out(LARGE, (True, False))])
+    large = held_out_sentence(fit(), [held_out(LARGE, regret_percent=1.1)])
+    assert large.endswith("A regret this large means that these runs do not predict that scale well.")
+
+
+def test_the_risk_in_words() -> None:
+    row = pd.Series({"risk_expected_percent": 0.001, "risk_p90_percent": 12.34, "p_diverge": 0.034})
+    assert risk_sentence(row) == (
+        "Expected to lose less than 0.01% to the target's own optimum, with 90% probability below 12%; it diverges "
+        "with a probability of 3.4%."
+    )
+    assert [format_percent(percent) for percent in (0.0, 0.0123, 1.0, 99.9)] == ["less than 0.01%", "0.012%", "1%", "100%"]
+
+
+@pytest.mark.parametrize(
+    ("capped", "diverges", "words"),
+    [
+        (False, False, "would cost the target about 0.250 nats, by the fitted response surface"),
+        (True, False, "would cost the target more than 0.250 nats, the most that any run lost"),
+        (True, True, "would more likely than not diverge at the target"),
+    ],
+)
+def test_the_cost_of_reuse_in_words(capped: bool, diverges: bool, words: str) -> None:
+    cost = ReuseCost(0.25, capped, diverges)
+    assert reuse_sentence("lr 0.1", cost) == f"reusing the smallest scale's optimum (lr 0.1) {words}"
+    assert cost.text(2) == ("diverges" if diverges else "over 0.25" if capped else "0.25")
+    assert cost.percent(2.5) == ("diverges" if diverges else "over 10.00%" if capped else "10.00%")
+
+
+def test_runs_that_were_left_out_are_named_up_to_four() -> None:
+    one = fit()
+    one.excluded = [ExcludedRun(7, DIVERGED, 1.5)]
+    assert excluded_sentence(one) == "1 run with a finite loss left out: row 7 (diverged, +1.5 nats)"
+    one.excluded = [ExcludedRun(row, OUTLIER, -0.25) for row in range(1, 7)]
+    told = excluded_sentence(one)
+    assert told.startswith("6 runs with a finite loss left out: row 1 (outlier, -0.25 nats), row 2")
+    assert told.endswith("row 4 (outlier, -0.25 nats) and 2 more")
+
+
+def test_an_interval_that_was_widened_is_warned_of() -> None:
+    assert widening_warnings(fit()) == ["the interval of beta is 1.5 times as wide as the fit alone says: it missed"]

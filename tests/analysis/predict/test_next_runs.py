@@ -95,13 +95,13 @@ def test_a_dear_run_has_to_narrow_more() -> None:
 
 def test_the_width_is_the_mean_standard_deviation_of_the_targets_optimum_in_logarithms() -> None:
     """A constant law without a prior: the optimum's own error, and the scatter of both scales."""
-    law = SimpleNamespace(means=np.zeros((1, 1)), deviations=np.full((1, 1), 1e6), block_features=lambda rows: rows)
+    law = SimpleNamespace(means=np.zeros((1, 1)), block_features=lambda rows: rows)
     parts = [
         SimpleNamespace(
             variant=SimpleNamespace(matrix=lambda scales: np.ones((len(scales), 1))),
             law=law,
-            scatter=np.array([scatter]),
-            weight=weight,
+            posterior=SimpleNamespace(scatter=np.array([[scatter]]), deviations=np.full((1, 1, 1), 1e6)),
+            weights=np.array([weight]),
         )
         for scatter, weight in ((0.1, 0.75), (0.3, 0.25))
     ]
