@@ -104,7 +104,7 @@ def test_without_a_prior_a_name_says_nothing() -> None:
         analyze(few(), scale=["tokens"], tune=["batch_size"], targets=target, prior=prior) for prior in (True, False)
     )
     other = analyze(few("knob"), scale=["tokens"], tune=["knob"], targets=target)
-    assert unnamed.predictions.to_numpy() == pytest.approx(other.predictions.to_numpy())
+    assert unnamed.predictions.to_numpy(float) == pytest.approx(other.predictions.to_numpy(float), nan_ok=True)
     assert unnamed.fit.published_priors == []
     assert "published laws: batch_size" not in unnamed.report_html()
     # the control: published laws have the batch size grow with the tokens

@@ -254,6 +254,7 @@ def fit_table(
     shapes = ESTIMATORS.get(ESTIMATOR).find(runs, guide.linear(guide.power()))
     judged = judge_runs(runs, [shape.surface for shape in shapes if shape.surface])
     runs = judged.runs
+    sufficiency.check_outliers(runs)
     estimates = shapes if estimator == ESTIMATOR else method.find(runs, problem.linear(problem.power()))
     optima = find_optima(runs, estimates, shapes)
     power = ModelAverage.of(power_law_components(problem, estimates), draws, seed)

@@ -34,6 +34,8 @@ NOISE_DEVIATIONS_ALONG = 2.0
 FEWEST_REPEATED, MEDIAN_OF_SQUARE = 2, 0.455
 # Standard deviation of a normal variable over the median of its absolute value.
 DEVIATION_OF_MEDIAN = 1.48
+# Share of outliers above which a table is no single experiment.
+MOST_OUTLIERS = 1 / 3
 # An exponent whose standard error is at least this share of the prior deviation comes mostly from the prior.
 ASSUMED_SHARE = 0.8
 
@@ -70,6 +72,16 @@ def check_runs(runs: Runs) -> None:
                 runs.columns,
                 planner.further_values(k, needed),
             )
+
+
+def check_outliers(runs: Runs) -> None:
+    """Raise FitError if many runs are outliers: no response surface describes them all."""
+    outliers, finite = int(runs.outlier.sum()), int((np.isfinite(runs.loss) | runs.outlier).sum())
+    if outliers > MOST_OUTLIERS * finite:
+        raise FitError(
+            f"{outliers} of {finite} losses lie far from any response surface through the others; are several "
+            "experiments in one table? Analyze each one separately"
+        )
 
 
 def check_placed_scales(runs: Runs, optima: Sequence[Optimum], swept: SweptAxes) -> None:

@@ -44,7 +44,12 @@ class DivergenceModel:
         Args:
             x: log2 of the tuned values, (points, tuned).
         """
-        features = _features(self.runs, np.atleast_2d(x), [scale] * len(np.atleast_2d(x)))
+        points = np.atleast_2d(x)
+        return self.probabilities(points, [scale] * len(points))
+
+    def probabilities(self, x: Array, scales: Sequence[Axes]) -> Array:
+        """Return the probability of divergence of points at scales of their own, (points,)."""
+        features = _features(self.runs, x, scales)
         deviation = np.sqrt(np.einsum("pc,cd,pd->p", features, self.covariance, features))
         odds = (features @ self.coefficients)[:, None] + deviation[:, None] * _NODES
         probability: Array = expit(odds) @ _NODE_WEIGHTS / _NODE_WEIGHTS.sum()

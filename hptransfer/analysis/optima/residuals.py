@@ -25,7 +25,7 @@ NOISE_FREEDOM, NOISE_ASSUMED = 2.0, 0.001
 SOUND_FREEDOM = 8.0
 # Prior share of stray runs, and the width of their residuals in log loss.
 STRAY_SHARE, STRAY_WIDTH, BETTER_SHARE = 0.02, 0.3, 0.05
-_DISCREPANCIES = np.array([0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8])
+_DISCREPANCIES = np.array([0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5])
 _NOISES = np.geomspace(1e-6, 0.3, 64)
 # Runs used by the grid search for noise and discrepancy, evenly spread over the excess, to limit its cost.
 _SEARCHED_RUNS = 4000

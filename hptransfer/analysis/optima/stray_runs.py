@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hptransfer.analysis.optima.divergence import DivergenceModel, fit_divergence
-from hptransfer.analysis.optima.residuals import sound_probability
+from hptransfer.analysis.optima.residuals import STRAY_SHARE, sound_probability
 from hptransfer.analysis.optima.response_surface import ResponseSurface
 from hptransfer.analysis.tables.arrays import OWN_INTERCEPT, Array, Runs
 
@@ -55,19 +55,37 @@ def judge_runs(runs: Runs, surfaces: Sequence[ResponseSurface]) -> JudgedRuns:
     finite = np.isfinite(runs.loss)
     parts = [_stray(runs, surface) for surface in surfaces]
     stray, residuals = (np.mean([part[row] for part in parts], axis=0) for row in range(2))
-    left_out = finite & (stray > 0.5)
     edge = fit_divergence(runs, np.where(finite, stray * (residuals > 0), 1.0))
     if edge is not None and not edge.has_edge.any():
         edge = None
-    excluded, outlier = [], np.zeros(len(runs.loss), dtype=bool)
+    if edge is not None:
+        stray = _beyond_edge(runs, edge, stray, residuals)
+    left_out = finite & (stray > 0.5)
+    diverged = left_out & (residuals > 0)
+    if edge is None:
+        diverged = np.zeros_like(left_out)
+    else:
+        diverged &= edge.probabilities(runs.x, [runs.scales[index] for index in runs.scale]) > 0.5
+    outlier = left_out & ~diverged
+    excluded = []
     for index in map(int, np.flatnonzero(left_out)):
-        beyond = edge is not None and edge.probability(runs.x[index], runs.scales[runs.scale[index]]).item() > 0.5
-        outlier[index] = not beyond or residuals[index] < 0
         excess = runs.loss[index] * -np.expm1(-residuals[index])
         excluded.append(ExcludedRun(runs.rows[index], OUTLIER if outlier[index] else DIVERGED, float(excess)))
     judged = replace(runs, loss=np.where(left_out, np.inf, runs.loss), outlier=outlier)
-    diverged = np.where(outlier, 0.0, np.where(finite, stray * (residuals > 0), 1.0))
-    return JudgedRuns(judged, excluded, fit_divergence(runs, diverged))
+    probability = np.where(outlier, 0.0, np.where(finite, stray * (residuals > 0), 1.0))
+    return JudgedRuns(judged, excluded, fit_divergence(runs, probability))
+
+
+def _beyond_edge(runs: Runs, edge: DivergenceModel, stray: Array, residuals: Array) -> Array:
+    """Return the probabilities to be stray with a prior by the edge of divergence.
+
+    A run beyond the edge with too large a loss diverged, even where a bowl might rise as far.
+    """
+    diverges = edge.probabilities(runs.x, [runs.scales[index] for index in runs.scale])
+    share = np.where(residuals > 0, np.clip(diverges, STRAY_SHARE, 1 - STRAY_SHARE), STRAY_SHARE)
+    odds = stray / np.maximum(1 - stray, 1e-12) * share / (1 - share) * (1 - STRAY_SHARE) / STRAY_SHARE
+    posterior: Array = odds / (1 + odds)
+    return posterior
 
 
 def _stray(runs: Runs, surface: ResponseSurface) -> tuple[Array, Array]:

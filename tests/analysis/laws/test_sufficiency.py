@@ -14,6 +14,7 @@ from hptransfer.analysis.laws.sufficiency import repeat_noise, spread_along
 from hptransfer.analysis.tables.arrays import Runs
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.table_checks import check_table
+from hptransfer.core.errors import FitError
 
 ONE = Columns(scales=("width",), tuned=("lr",))
 TWO = Columns(scales=("width", "depth"), tuned=("lr", "batch"))
@@ -52,7 +53,7 @@ def message_of(frame: pd.DataFrame) -> str:
     """The message of a refusal, blank if the table is answered."""
     try:
         fit_table(frame, ONE, draws=200)
-    except TooFewRunsError as error:
+    except FitError as error:
         return str(error)
     return ""
 

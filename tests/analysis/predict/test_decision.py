@@ -7,7 +7,6 @@ import pytest
 
 from hptransfer.analysis.predict.decision import RETRAINED, decide
 from tests.support.bowls import TARGET, Answer, Bowl, answer
-from tests.support.slow import slow_except
 
 # Above its optimum the loss rises as an exponential, below it as a straight line.
 STEEP = Bowl(curvature=0.01, skew=1.5)
@@ -26,7 +25,7 @@ def steep(seed: int) -> tuple[Answer, float]:
 
 def test_a_decision_and_the_optimums_mean_differ_towards_the_flat_side() -> None:
     found, _ = steep(0)
-    assert found.width > 0.8
+    assert found.width > 0.7
     assert found.value < found.center - 0.05
     row = found.analysis.predictions.iloc[0]
     assert row["lr_low"] <= row["lr"] <= row["lr_high"]
@@ -41,10 +40,10 @@ def test_with_a_narrow_posterior_or_alike_sides_they_are_one() -> None:
     assert abs(alike.value - alike.center) < 0.1 * alike.width + 0.02
 
 
-@pytest.mark.parametrize("sweeps", slow_except([8, 30], 8))
-def test_on_average_the_decision_loses_no_more_than_the_mean(sweeps: int) -> None:
+@pytest.mark.slow
+def test_on_average_the_decision_loses_no_more_than_the_mean() -> None:
     decided, centred = [], []
-    for seed in range(sweeps):
+    for seed in range(40):
         found, truth = steep(seed)
         for lost, x in ((decided, found.value), (centred, found.center)):
             lost.append(min(STEEP.excess(x - truth), RETRAINED))

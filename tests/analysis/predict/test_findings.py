@@ -71,9 +71,7 @@ def fit(beyond: float = 2.0, below: float = 0.0) -> Any:
     )
 
 
-def held_out(
-    axes: dict[str, float], covered: tuple[bool, bool] = (True, True), regret_percent: float = 0.8
-) -> HeldOut:
+def held_out(axes: dict[str, float], covered: tuple[bool, bool] = (True, True), regret_percent: float = 0.8) -> HeldOut:
     nothing = np.zeros(2)
     return HeldOut(axes, 1.0, np.array([0.25, -0.5]), nothing, nothing, covered, nothing, 0.02, regret_percent)
 
@@ -246,7 +244,12 @@ def test_the_risk_in_words() -> None:
         "Expected to lose less than 0.01% to the target's own optimum, with 90% probability below 12%; it diverges "
         "with a probability of 3.4%."
     )
-    assert [format_percent(percent) for percent in (0.0, 0.0123, 1.0, 99.9)] == ["less than 0.01%", "0.012%", "1%", "100%"]
+    assert [format_percent(percent) for percent in (0.0, 0.0123, 1.0, 99.9)] == [
+        "less than 0.01%",
+        "0.012%",
+        "1%",
+        "100%",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 from hptransfer.analysis import pipeline
 from hptransfer.analysis.tables import sources
+from hptransfer.analysis.tables.columns import PREDICTED, PREDICTED_OF_TUNED
 from hptransfer.cli.main import main
 
 GRID = range(-11, -3)
@@ -92,8 +93,8 @@ def assert_refused(result: tuple[int, str, str], *words: str, code: int = 2) -> 
 
 def test_a_csv_file(analyze: Analyze) -> None:
     assert_found(analyze(runs()))
-    names = ["width", "lr", "lr_low", "lr_high", "loss", "loss_low", "loss_high", "extrapolation_octaves"]
-    assert list(answers().columns) == names
+    of_lr = [f"lr{end}" for end in ("", *PREDICTED_OF_TUNED)]
+    assert list(answers().columns) == ["width", *of_lr, *PREDICTED]
 
 
 def test_a_csv_file_with_a_byte_order_mark(analyze: Analyze) -> None:
