@@ -43,9 +43,7 @@ def test_the_cost_of_reuse_is_at_most_the_largest_measured_loss() -> None:
     found = answer(DRIFTING.runs(rates=RATES), target={"width": 64 * 2**9})
     fit, cost = found.analysis.fit, found.analysis.untransferred_cost()
     runs = fit.runs.loss
-    worst = max(
-        float(runs[fit.runs.of_scale(index)].max()) - optimum.loss for index, optimum in enumerate(fit.optima)
-    )
+    worst = max(float(runs[fit.runs.of_scale(index)].max()) - optimum.loss for index, optimum in enumerate(fit.optima))
     assert cost.capped
     assert not cost.diverges
     assert cost.nats == pytest.approx(worst, rel=0.02) == pytest.approx(fit.largest_excess)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ class Bowl:
         level: loss at the optimum of a width.
     """
 
-    optimum: Callable[[float], float] = power()
+    optimum: Callable[[float], float] = field(default_factory=power)
     curvature: float = 0.01
     skew: float = 0.0
     diverges: Callable[[float], float] | None = None
