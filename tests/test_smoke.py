@@ -85,7 +85,7 @@ def test_a_table_from_elsewhere_is_analyzed(place: Path, tmp_path: Path) -> None
     options = ["--table", str(records), "--scale", "width", "--tune", "lr", "--targets", "targets.csv", "--out", "out"]
     done = command("analyze", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "predictions.csv").read_text().startswith("width,lr,lr_low,lr_high,loss,")
+    assert (tmp_path / "out" / "predictions.csv").read_text().startswith("width,lr,lr_center,lr_low,lr_high,")
     assert (tmp_path / "out" / "report.html").exists()
 
 

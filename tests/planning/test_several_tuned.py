@@ -49,8 +49,9 @@ def test_two_hyperparameters_are_swept_predicted_verified_and_swept_further(tmp_
     assert set(prediction) == {"lr", "lack"}
     assert all(found["low"] <= found["value"] <= found["high"] for found in prediction.values())
     assert set(read_json(run / "fit.json")["hyperparameters"]["lack"]["exponents"]) == {"width", "tokens"}
-    assert list(pd.read_csv(run / "predictions.csv").columns)[2:8] == [
-        f"{name}{end}" for name in ("lr", "lack") for end in ("", "_low", "_high")
+    ends = ("", "_center", "_low", "_high", "_stable_below", "_outside_tried", "_widened_by")
+    assert list(pd.read_csv(run / "predictions.csv").columns)[2:16] == [
+        f"{name}{end}" for name in ("lr", "lack") for end in ends
     ]
 
     verified = command("verify", str(run))

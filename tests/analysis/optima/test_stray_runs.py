@@ -27,7 +27,7 @@ def diverged_runs(factor: float, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFr
     Args:
         factor: mean of the finite loss over the scale's least one.
     """
-    missing = UNSTABLE.runs(seed=seed)
+    missing = UNSTABLE.runs(seed=seed, rates=tuple(range(-11, -1)))
     finite, random = missing.copy(), np.random.default_rng([seed, 1])
     least = missing.groupby("width")["loss"].transform("min")
     diverged = np.isinf(missing["loss"])
@@ -50,7 +50,7 @@ def test_they_are_named_with_row_reason_and_excess(tmp_path: Path) -> None:
     pd.DataFrame([TARGET]).to_csv(targets, index=False)
     analyze_file(path, scales=("width",), tuned=("lr",), loss="loss", targets=targets, out=tmp_path / "out")
     excluded = json.loads((tmp_path / "out" / "fit.json").read_text())["excluded_runs"]
-    rows = [index + 1 for index in np.flatnonzero(np.isinf(missing["loss"]))]
+    rows = [int(index) + 1 for index in np.flatnonzero(np.isinf(missing["loss"]))]
     assert [run["row"] for run in excluded] == rows
     assert {run["reason"] for run in excluded} == {DIVERGED}
     for run in excluded:

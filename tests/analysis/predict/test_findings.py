@@ -71,9 +71,9 @@ def fit(beyond: float = 2.0, below: float = 0.0) -> Any:
     )
 
 
-def held_out(axes: dict[str, float], covered: tuple[bool, bool] = (True, True), regret_percent: float = 0.8) -> HeldOut:
+def held_out(axes: dict[str, float], covered: tuple[bool, bool] = (True, True), regret: float = 0.8) -> HeldOut:
     nothing = np.zeros(2)
-    return HeldOut(axes, 1.0, np.array([0.25, -0.5]), nothing, nothing, covered, nothing, 0.02, regret_percent)
+    return HeldOut(axes, 1.0, np.array([0.25, -0.5]), nothing, nothing, covered, nothing, 0.02, regret)
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_the_held_out_scale_is_the_largest_one() -> None:
     assert "of the largest one (width=64) is off by +0.25 octaves of lr and -0.50 octaves of beta, 0.0200 nats " in told
     assert told.endswith("(0.80%) of regret; the 90% interval of that prediction covers it.")
     assert "does not cover it" in held_out_sentence(fit(), [held_out(LARGE, (True, False))])
-    large = held_out_sentence(fit(), [held_out(LARGE, regret_percent=1.1)])
+    large = held_out_sentence(fit(), [held_out(LARGE, regret=1.1)])
     assert large.endswith("A regret this large means that these runs do not predict that scale well.")
 
 
@@ -244,12 +244,8 @@ def test_the_risk_in_words() -> None:
         "Expected to lose less than 0.01% to the target's own optimum, with 90% probability below 12%; it diverges "
         "with a probability of 3.4%."
     )
-    assert [format_percent(percent) for percent in (0.0, 0.0123, 1.0, 99.9)] == [
-        "less than 0.01%",
-        "0.012%",
-        "1%",
-        "100%",
-    ]
+    told = [format_percent(percent) for percent in (0.0, 0.0123, 1.0, 99.9)]
+    assert told == ["less than 0.01%", "0.012%", "1%", "100%"]
 
 
 @pytest.mark.parametrize(

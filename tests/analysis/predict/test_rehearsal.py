@@ -1,6 +1,7 @@
 """The rehearsal: intervals are widened where larger scales were missed from smaller ones, and only there."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,16 +36,10 @@ def test_a_table_whose_largest_scales_jump_has_wider_intervals_and_says_why() ->
 
 def test_a_widened_interval_is_as_many_times_as_wide_about_the_same_value() -> None:
     fit = jumping(0).analysis.fit
-    plain = _replaced(fit, Widening.none(1)).predict({"width": 1024.0})[0]
-    wide = _replaced(fit, Widening(np.array([2.0]), ["test"])).predict({"width": 1024.0})[0]
+    plain = replace(fit, widening=Widening.none(1)).predict({"width": 1024.0})[0]
+    wide = replace(fit, widening=Widening(np.array([2.0]), ["test"])).predict({"width": 1024.0})[0]
     assert wide[0] == plain[0]
     assert wide - wide[0] == pytest.approx(2 * (plain - plain[0]))
-
-
-def _replaced(fit, widening):  # type: ignore[no-untyped-def]
-    from dataclasses import replace
-
-    return replace(fit, widening=widening)
 
 
 @pytest.mark.parametrize(("seeds", "fewest"), slow_except([(3, 2), (10, 8)], (3, 2)))

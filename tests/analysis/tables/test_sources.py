@@ -13,7 +13,6 @@ import pytest
 
 from hptransfer.analysis import pipeline
 from hptransfer.analysis.tables import sources
-from hptransfer.analysis.tables.columns import PREDICTED, PREDICTED_OF_TUNED
 from hptransfer.cli.main import main
 
 GRID = range(-11, -3)
@@ -93,8 +92,10 @@ def assert_refused(result: tuple[int, str, str], *words: str, code: int = 2) -> 
 
 def test_a_csv_file(analyze: Analyze) -> None:
     assert_found(analyze(runs()))
-    of_lr = [f"lr{end}" for end in ("", *PREDICTED_OF_TUNED)]
-    assert list(answers().columns) == ["width", *of_lr, *PREDICTED]
+    of_rate = [f"lr{end}" for end in ("", "_center", "_low", "_high", "_stable_below", "_outside_tried", "_widened_by")]
+    risk = ["risk_expected_percent", "risk_p90_percent", "p_diverge"]
+    names = ["width", *of_rate, "loss", "loss_low", "loss_high", *risk, "extrapolation_octaves"]
+    assert list(answers().columns) == names
 
 
 def test_a_csv_file_with_a_byte_order_mark(analyze: Analyze) -> None:
