@@ -34,7 +34,7 @@ NOISE_DEVIATIONS_ALONG = 2.0
 FEWEST_REPEATED, MEDIAN_OF_SQUARE = 2, 0.455
 # Standard deviation of a normal variable over the median of its absolute value.
 DEVIATION_OF_MEDIAN = 1.48
-# Share of outliers above which a table is no single experiment.
+# Share of outliers above which a table holds several experiments.
 MOST_OUTLIERS = 1 / 3
 # An exponent whose standard error is at least this share of the prior deviation comes mostly from the prior.
 ASSUMED_SHARE = 0.8
@@ -75,7 +75,7 @@ def check_runs(runs: Runs) -> None:
 
 
 def check_outliers(runs: Runs) -> None:
-    """Raise FitError if many runs are outliers: no response surface describes them all."""
+    """Raise FitError if many runs are outliers."""
     outliers, finite = int(runs.outlier.sum()), int((np.isfinite(runs.loss) | runs.outlier).sum())
     if outliers > MOST_OUTLIERS * finite:
         raise FitError(

@@ -48,7 +48,7 @@ class DivergenceModel:
         return self.probabilities(points, [scale] * len(points))
 
     def probabilities(self, x: Array, scales: Sequence[Axes]) -> Array:
-        """Return the probability of divergence of points at scales of their own, (points,)."""
+        """Return probabilities at points with scales of their own, (points,)."""
         features = _features(self.runs, x, scales)
         deviation = np.sqrt(np.einsum("pc,cd,pd->p", features, self.covariance, features))
         odds = (features @ self.coefficients)[:, None] + deviation[:, None] * _NODES
