@@ -77,7 +77,7 @@ def judge_runs(runs: Runs, surfaces: Sequence[ResponseSurface]) -> JudgedRuns:
 
 
 def _beyond_edge(runs: Runs, edge: DivergenceModel, stray: Array, residuals: Array) -> Array:
-    """Return the probabilities to be stray with a prior by the edge of divergence.
+    """Return probabilities to be stray, with the edge of divergence as prior.
 
     A run beyond the edge with too large a loss diverged, even where a bowl might rise as far.
     """
