@@ -19,7 +19,7 @@ from hptransfer.analysis.optima.estimators import OptimaEstimate
 from hptransfer.analysis.statistics import priors
 from hptransfer.analysis.statistics.linear_model import LinearLaw, Posterior, log_predictive_score, solve
 from hptransfer.analysis.statistics.quantiles import quantiles
-from hptransfer.analysis.tables.arrays import Array, Axes
+from hptransfer.analysis.tables.arrays import Array, Axes, Index, Mask
 from hptransfer.core.errors import FitError
 
 POWER = "power"
@@ -68,7 +68,7 @@ class Component:
         errors: Array = np.sqrt(np.diagonal(self.covariance(scale), axis1=1, axis2=2))
         return errors
 
-    def draws(self, points: Array, scales: Sequence[Axes], normals: Array) -> Array:
+    def draws(self, points: Index, scales: Sequence[Axes], normals: Array) -> Array:
         """Return draws of the law at scales, (draws, scales, tuned).
 
         Args:
@@ -82,7 +82,7 @@ class Component:
         optima: Array = np.einsum("sc,dkc->dsk", self.variant.matrix(scales), coefficients)
         return optima
 
-    def at(self, points: Array) -> Component:
+    def at(self, points: Index | Mask) -> Component:
         """Return the component at some points of its posterior, by index or mask."""
         return replace(self, weights=self.weights[points], posterior=self.posterior.at(points))
 
@@ -208,7 +208,7 @@ class ModelAverage:
     """
 
     components: Sequence[Component]
-    counts: Sequence[Array]
+    counts: Sequence[Index]
     normals: Array
 
     @classmethod

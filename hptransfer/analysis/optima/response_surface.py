@@ -299,8 +299,8 @@ class _LeastSquares:
         excess = state.shape.excess(*state.from_optimum(self.data))
         residuals = self.data.centred(before, (self.data.y - excess)[:, None])[:, 0]
         variance = noise**2 + (discrepancy * excess) ** 2
-        weights = robust_weights(residuals, variance)
-        return np.maximum(weights, LEAST_WEIGHT / variance)
+        weights: Array = np.maximum(robust_weights(residuals, variance), LEAST_WEIGHT / variance)
+        return weights
 
     def linearize(self, state: _SurfaceParameters, weights: Array) -> _Linearization:
         """Linearize the excess, with the intercepts eliminated (variable projection)."""

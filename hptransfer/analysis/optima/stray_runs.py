@@ -64,7 +64,7 @@ def judge_runs(runs: Runs, surfaces: Sequence[ResponseSurface]) -> JudgedRuns:
         beyond = edge is not None and edge.probability(runs.x[index], runs.scales[runs.scale[index]]).item() > 0.5
         outlier[index] = not beyond or residuals[index] < 0
         excess = runs.loss[index] * -np.expm1(-residuals[index])
-        excluded.append(ExcludedRun(runs.rows[index], OUTLIER if outlier[index] else DIVERGED, float(excess)))
+        excluded.append(ExcludedRun(runs.rows[int(index)], OUTLIER if outlier[index] else DIVERGED, float(excess)))
     judged = replace(runs, loss=np.where(left_out, np.inf, runs.loss), outlier=outlier)
     diverged = np.where(outlier, 0.0, np.where(finite, stray * (residuals > 0), 1.0))
     return JudgedRuns(judged, excluded, fit_divergence(runs, diverged))

@@ -103,7 +103,8 @@ class _Posterior:
             surface.shape.excess(x - optima, np.tile(octaves, (len(optima), 1)))
             for surface, optima in zip(self.fit.surfaces, self.optima, strict=True)
         ]
-        return np.minimum(np.concatenate(parts), MOST_EXCESS)
+        excess: Array = np.minimum(np.concatenate(parts), MOST_EXCESS)
+        return excess
 
     def expected(self, x: Array) -> float:
         """Return the expected log loss of x, capped at RETRAINED."""
@@ -129,7 +130,11 @@ class _Posterior:
             low = np.minimum(low, start)
         width = np.maximum(high - low, 1e-6)
         simplex = np.vstack([start, start + np.where(start - low > high - start, -1, 1) * np.diag(width / 4)])
-        options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-9, "maxiter": 200 * len(start)}
-        bounds = list(zip(low, low + width, strict=True))
-        found: Array = minimize(self.expected, start, method="Nelder-Mead", bounds=bounds, options=options).x
+        found: Array = minimize(
+            self.expected,
+            start,
+            method="Nelder-Mead",
+            bounds=list(zip(low, low + width, strict=True)),
+            options={"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-9, "maxiter": 200 * len(start)},
+        ).x
         return found

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hptransfer.analysis.tables.arrays import Array, Index
+from hptransfer.analysis.tables.arrays import Array, Index, Mask
 
 # Grid of the scatter of scales about the law in octaves, and the scale of its half-Cauchy prior. The optima of public
 # iso-FLOP experiments and of small nets scatter by 0.03 to 0.15.
@@ -135,7 +135,7 @@ class Posterior:
         weights: Array = np.exp(self.log_weight - self.log_evidence)
         return weights
 
-    def at(self, points: Array) -> Posterior:
+    def at(self, points: Index | Mask) -> Posterior:
         """Return the posterior at some points, by index or mask."""
         return Posterior(
             self.scatter[points],
@@ -150,7 +150,9 @@ class Posterior:
 _STACKED_NUMBERS = 2_000_000
 
 
-def solve(likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]] | None = None) -> Posterior:
+def solve(
+    likelihood: OptimaLikelihood, law: LinearLaw, grid: Sequence[Sequence[float]] | Array | None = None
+) -> Posterior:
     """Return the posterior of a law at each scatter of a grid and each spread.
 
     Args:

@@ -5,9 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from hptransfer.analysis.predict.decision import RETRAINED, decide
+from hptransfer.analysis.predict.decision import RETRAINED, _Posterior, decide
 from tests.support.bowls import TARGET, Answer, Bowl, answer
-from tests.support.slow import slow_except
 
 # Above its optimum the loss rises as an exponential, below it as a straight line.
 STEEP = Bowl(curvature=0.01, skew=1.5)
@@ -41,10 +40,19 @@ def test_with_a_narrow_posterior_or_alike_sides_they_are_one() -> None:
     assert abs(alike.value - alike.center) < 0.1 * alike.width + 0.02
 
 
-@pytest.mark.parametrize("sweeps", slow_except([8, 30], 8))
-def test_on_average_the_decision_loses_no_more_than_the_mean(sweeps: int) -> None:
+def test_by_the_posterior_the_decision_loses_less_than_the_mean_and_than_its_neighbours() -> None:
+    found, _ = steep(0)
+    posterior = _Posterior.of(found.analysis.fit, TARGET, np.array([found.center]))
+    least = posterior.expected(np.array([found.value]))
+    assert least < posterior.expected(np.array([found.center]))
+    for octaves in (-0.1, 0.1):
+        assert least <= posterior.expected(np.array([found.value + octaves]))
+
+
+@pytest.mark.slow
+def test_on_average_the_decision_loses_no_more_than_the_mean() -> None:
     decided, centred = [], []
-    for seed in range(sweeps):
+    for seed in range(30):
         found, truth = steep(seed)
         for lost, x in ((decided, found.value), (centred, found.center)):
             lost.append(min(STEEP.excess(x - truth), RETRAINED))
