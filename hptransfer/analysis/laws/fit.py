@@ -53,7 +53,7 @@ class ReuseCost:
 
 @dataclass(frozen=True, eq=False)
 class Widening:
-    """Factor on the widths of all intervals, as the table's own rehearsal asks for.
+    """Factor on the widths of all intervals, by the table's own rehearsal.
 
     Attributes:
         factor: by tuned hyperparameter, 1 or more.
