@@ -70,7 +70,7 @@ def judge_runs(runs: Runs, surfaces: Sequence[ResponseSurface]) -> JudgedRuns:
     excluded = []
     for index in map(int, np.flatnonzero(left_out)):
         excess = runs.loss[index] * -np.expm1(-residuals[index])
-        excluded.append(ExcludedRun(runs.rows[index], OUTLIER if outlier[index] else DIVERGED, float(excess)))
+        excluded.append(ExcludedRun(runs.rows[int(index)], OUTLIER if outlier[index] else DIVERGED, float(excess)))
     judged = replace(runs, loss=np.where(left_out, np.inf, runs.loss), outlier=outlier)
     probability = np.where(outlier, 0.0, np.where(finite, stray * (residuals > 0), 1.0))
     return JudgedRuns(judged, excluded, fit_divergence(runs, probability))
