@@ -75,6 +75,9 @@ SHORT_AXIS_OCTAVES, ROUND_DIGITS = 3.5, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 # Octaves of a map beyond its outermost runs.
 MARGIN_OCTAVES = 0.35
 
+# Figures parse no mathematics, so that a name may hold any character.
+SUPERSCRIPTS = str.maketrans("-.0123456789", "\u207b\u00b7\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -390,7 +393,7 @@ def _set_value_ticks(axis: Any, name: str) -> None:
     ticks = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
     vertical = axis.axis_name == "y"
     shown = [f"{2.0**tick:.0f}" if tick >= 2 else f"{2.0**tick:.2g}" for tick in ticks]
-    labels = shown if vertical else [f"$2^{{{tick:g}}}$" for tick in ticks]
+    labels = shown if vertical else ["2" + f"{tick:g}".translate(SUPERSCRIPTS) for tick in ticks]
     axis.set_ticks(ticks, labels)
 
 
