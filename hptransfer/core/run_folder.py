@@ -249,10 +249,11 @@ class RunFolder:
         """Yield all trials, sorted by id, one in memory at a time."""
         for path in sorted(self.path.glob("trials/*/trial.json")):
             values = read_json(path)
-            if values.get("id") == path.parent.name:
-                with reading(path):
-                    trial = Trial.from_json(values, path.parent.name)
-                yield trial
+            if values.get("id", path.parent.name) != path.parent.name:
+                continue
+            with reading(path):
+                trial = Trial.from_json(values, path.parent.name)
+            yield trial
 
     def job_path(self, job_id: str) -> Path:
         """Return the path of a job's file."""

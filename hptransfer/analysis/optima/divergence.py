@@ -21,6 +21,8 @@ from hptransfer.analysis.statistics import priors
 from hptransfer.analysis.tables.arrays import Array, Axes, Mask, Runs
 
 SLIP = 0.02
+# Octaves above all tried values beyond which an edge is not shown.
+EDGE_OCTAVES = 2.0
 # Nodes of the mean over the log odds' normal.
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 
@@ -58,7 +60,7 @@ class DivergenceModel:
     def edge(self, x: Array, scale: Axes, k: int) -> float:
         """Return log2 of the value of even odds, the others at x.
 
-        NaN if larger values do not diverge.
+        NaN if larger values do not diverge, or if the edge lies so far above all tried values that no run shows it.
 
         Args:
             k: index of the tuned hyperparameter.
@@ -66,7 +68,8 @@ class DivergenceModel:
         if not self.has_edge[k]:
             return float("nan")
         odds = (_features(self.runs, x[None], [scale]) @ self.coefficients).item()
-        return float(x[k] - odds / self.coefficients[1 + k])
+        edge = float(x[k] - odds / self.coefficients[1 + k])
+        return edge if edge <= self.runs.x[:, k].max() + EDGE_OCTAVES else float("nan")
 
     @property
     def has_edge(self) -> Mask:

@@ -253,7 +253,8 @@ def _draw_law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, f
     if fit.divergence is not None and fit.divergence.has_edge[k]:
         optima = fit.mixture.mean(scales)
         edge = [fit.divergence.edge(x, scale, k) for x, scale in zip(optima, scales, strict=True)]
-        axes.plot(grid, edge, color=INK, linewidth=1, linestyle=":", label="even odds of divergence")
+        if np.isfinite(edge).any():
+            axes.plot(grid, edge, color=INK, linewidth=1, linestyle=":", label="even odds of divergence")
     x, low_x, high_x = fit.predict(target)[k]
     at_target = np.log2(target[axis])
     axes.errorbar(
