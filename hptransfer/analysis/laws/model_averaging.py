@@ -49,7 +49,7 @@ class Component:
     posterior: Posterior
 
     def means(self, scales: Sequence[Axes]) -> Array:
-        """Return log2 of the optimum at scales by every point, (points, scales, tuned)."""
+        """Return log2 of the optima by point, (points, scales, tuned)."""
         optima: Array = np.einsum("sc,pkc->psk", self.variant.matrix(scales), self.posterior.coefficients)
         return optima
 
