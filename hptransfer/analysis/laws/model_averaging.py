@@ -83,7 +83,7 @@ class Component:
         return optima
 
     def at(self, points: Index | Mask) -> Component:
-        """Return the component at some points of its posterior, by index or mask."""
+        """Return the component at some points, by index or mask."""
         return replace(self, weights=self.weights[points], posterior=self.posterior.at(points))
 
 
