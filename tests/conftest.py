@@ -39,7 +39,10 @@ collect_ignore = [file for file, package in INTEROP.items() if not find_spec(pac
 
 # Pure functions, messages, and the driver on a scripted launcher: `make test-fast`.
 FAST = (
-    *("analysis/tables/", "analysis/optima/", "analysis/predict/", "analysis/laws/test_every_law.py"),
+    *("analysis/tables/", "analysis/laws/test_every_law.py", "analysis/optima/test_every_estimator.py"),
+    *("analysis/optima/test_divergence.py", "analysis/optima/test_estimators.py", "analysis/optima/test_loss_curve.py"),
+    *("analysis/predict/test_data_warnings.py", "analysis/predict/test_findings.py"),
+    *("analysis/predict/test_published_laws.py", "analysis/predict/test_untuned_columns.py"),
     *("analysis/laws/test_exponents.py", "driver/test_attempt_log.py", "driver/test_budget.py"),
     *("config/", "core/", "samplers/", "planning/test_plan.py", "planning/test_search_space.py"),
     *("driver/test_job_sizes.py", "driver/test_requests.py", "driver/test_retries.py"),

@@ -136,7 +136,11 @@ DAMAGE = ("", "{", '{"schema": 1}', '{"schema": "x"}', '{"schema": 1, "state": "
 @pytest.mark.parametrize(
     ("file", "content"),
     slow_except(
-        itertools.product(FILES, DAMAGE), *zip(FILES, DAMAGE[1:], strict=False), ("sweep.yaml", "a: ["), (FILES[2], ""), (FILES[2], DAMAGE[2])
+        itertools.product(FILES, DAMAGE),
+        *zip(FILES, DAMAGE[1:], strict=False),
+        ("sweep.yaml", "a: ["),
+        ("trials/{}/trial.json", ""),
+        ("trials/{}/trial.json", '{"schema": 1}'),
     ),
 )
 def test_a_damaged_file_is_one_line_that_names_it(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hptransfer.core.errors import EXIT_TRIALS_FAILED
 from hptransfer.core.io import read_json
 from hptransfer.core.run_folder import RunFolder
 from tests.slurm.cluster import Cluster, ClusterError
@@ -76,7 +77,7 @@ def test_a_disturbed_sweep_predicts_what_the_undisturbed_one_does(here: Cluster,
         wait_for(here, lambda: "reset" in command("retry", str(struck.path), "--cause", "cancelled").stdout, "a retry")
         wait_for(here, lambda: driver.poll() is not None, "the end of the sweep")
         said, _ = driver.communicate()
-    if driver.returncode == TRIALS_FAILED:  # it cancelled the last job, and the driver ended before the request
+    if driver.returncode == EXIT_TRIALS_FAILED:  # it cancelled the last job, and the driver ended before the request
         done = command(*words)
         assert done.returncode == 0, done.stdout + done.stderr
     else:
