@@ -180,7 +180,7 @@ class RunPlanner:
         return points
 
     def _rounded(self, x: float, k: int) -> float:
-        """Return a value that people would write, whole if all of the table are."""
+        """Return a rounded value, whole if all of the table are."""
         tried = 2.0 ** self.runs.x[:, k]
         is_count = quantity_of(self.runs.columns.tuned[k]) != "rate" and tried.max() > SMALL_COUNTS
         is_whole = is_count and bool(np.all(np.abs(tried - np.round(tried)) < WHOLE * tried))
