@@ -104,7 +104,7 @@ def check_placed_scales(runs: Runs, optima: Sequence[Optimum], swept: SweptAxes)
             f"{_unplaced_scales([optima[index] for index in unplaced])}",
             runs.columns,
             planner.at_scales([(index, ks or list(tuned)) for index, ks in lacking[: needed - len(placed)]]),
-            by_losses=True,
+            together="the runs together place too few optima",
         )
 
 
@@ -144,13 +144,14 @@ def _no_optimum(
     """
     name, planner = runs.columns.tuned[k], RunPlanner(runs)
     needed = 1 + len(SweptAxes.of(runs.scales).moving)
+    together = f"the runs together show no optimum of {name}"
     if not _has_inner_best(runs, k):
         return TooFewRunsError(
             f"no optimum of {name} lies inside the tried values; try values on both sides of the best of "
             f"{_unplaced_scales(optima)}",
             runs.columns,
             planner.both_sides(k, needed),
-            by_losses=True,
+            together=together,
         )
     noise = repeat_noise(runs)
     known_by = "between repeats" if noise is not None else "about the fitted response surface"
@@ -163,7 +164,7 @@ def _no_optimum(
             "repeat them with other seeds, or leave it out of --tune",
             runs.columns,
             planner.farther_apart(k, needed),
-            by_losses=True,
+            together=together,
         )
     surface_noise = float(np.mean([surface.noise for surface in surfaces]))
     reason = (
@@ -178,7 +179,7 @@ def _no_optimum(
         f"{reason}; try values on both sides of the best of {_unplaced_scales(unplaced or optima)}",
         runs.columns,
         planner.both_sides(k, needed),
-        by_losses=True,
+        together=together,
     )
 
 
