@@ -137,7 +137,7 @@ def one_bowl(kind: str, scales: int, out: float, bend: float, seed: int) -> Bent
 
 
 def oracle_width(fit: Fit, target: Axes) -> float:
-    """Return the width of the 90% interval of a law that is known to be exact, octaves."""
+    """Return the interval's width under an exact law, octaves."""
     errors, optima = (np.array([getattr(optimum, name)[0] for optimum in fit.optima]) for name in ("se", "x"))
     likelihood = OptimaLikelihood(np.diag(errors**-2.0), optima / errors**2, 1)
     problem = replace(fit.problem, tuned=fit.problem.tuned[:1], centre=fit.problem.centre[:1])

@@ -83,10 +83,11 @@ def measured(by: str) -> list[Measured]:
 
 
 def predicted(table: pd.DataFrame, estimator: str, scales: Sequence[Axes], laws: Sequence[str] = ()) -> Array | None:
-    """Return log2 of the values for scales, (scales, tuned): the decisions of the default estimator, optima of others.
+    """Return log2 of the values for scales, (scales, tuned).
 
-    None if the estimator gives no prediction. The published estimators are computed without a response surface, because
-    the benchmark needs thousands of predictions.
+    They are the decisions of the default estimator, and the optima of others. None if the estimator gives no
+    prediction. The published estimators are computed without a response surface, because the benchmark needs thousands
+    of predictions.
     """
     if estimator == ESTIMATOR:
         try:

@@ -1,4 +1,4 @@
-"""Regret and coverage at the largest scales of public tables, beside two plain baselines.
+"""Regret and coverage at held-out scales of public tables, beside baselines.
 
     python -m benchmarks.held_out [--processes 2]
 
@@ -42,7 +42,7 @@ JUDGE_OCTAVES = 0.5
 
 @dataclass(frozen=True)
 class Split:
-    """Scales of a table from some value of an axis on, which are held out."""
+    """Held-out scales of a table, from some value of an axis."""
 
     experiment: str
     axis: str
@@ -51,7 +51,14 @@ class Split:
 
 @dataclass(frozen=True)
 class HeldOutScale:
-    """Regrets in percent; by tuned hyperparameter, True if the interval holds the optimum, and its width in octaves."""
+    """Regrets and intervals of one held-out scale.
+
+    Attributes:
+        decision, reuse, argmin: regrets, percent.
+        held: by tuned hyperparameter, True if the interval holds the optimum.
+        widths: of the intervals, octaves, by tuned hyperparameter.
+        below_p90: True if the decision loses less than the bound on the risk.
+    """
 
     decision: float
     reuse: float

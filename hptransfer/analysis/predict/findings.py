@@ -20,6 +20,8 @@ from hptransfer.core.records import short
 
 # Runs that a sentence names.
 EXCLUDED_IN_SENTENCE = 4
+# Smallest percentage that a sentence shows.
+LEAST_PERCENT = 0.01
 # Regret of a held-out scale above which a prediction is not called good, percent of the loss.
 LARGE_REGRET_PERCENT = 1.0
 
@@ -140,7 +142,7 @@ def risk_sentence(prediction: pd.Series[Any]) -> str:
     expected, p90 = prediction["risk_expected_percent"], prediction["risk_p90_percent"]
     sentence = (
         f"Expected to lose {format_percent(expected)} to the target's own optimum, with 90% probability below "
-        f"{format_percent(p90)}"
+        f"{format_percent(max(p90, LEAST_PERCENT))}"
     )
     if math.isnan(prediction["p_diverge"]):
         return f"{sentence}."
@@ -149,7 +151,7 @@ def risk_sentence(prediction: pd.Series[Any]) -> str:
 
 def format_percent(percent: float) -> str:
     """Return a percentage with two significant digits, at least 0.01%."""
-    return "less than 0.01%" if percent < 0.01 else f"{float(f'{percent:.2g}'):g}%"
+    return f"less than {LEAST_PERCENT}%" if percent < LEAST_PERCENT else f"{float(f'{percent:.2g}'):g}%"
 
 
 def excluded_sentence(fit: Fit) -> str:
