@@ -58,20 +58,20 @@ class TooFewRunsError(FitError):
         reason: what is wrong with the runs, and what would help.
         added: the cheapest runs that would help.
         command: these runs as text to paste.
-        by_losses: the losses place no optimum, which may be because they are of several experiments.
+        together: the reason that holds for runs of several experiments; blank if the losses do not matter.
     """
 
-    def __init__(self, reason: str, columns: Columns, added: Sequence[AddedRuns], *, by_losses: bool = False) -> None:
+    def __init__(self, reason: str, columns: Columns, added: Sequence[AddedRuns], *, together: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.added = added
         self.command = format_added(columns, added) if added else ""
-        self.by_losses = by_losses
+        self.together = together
 
     def __str__(self) -> str:
         command = f"; {self.command}" if self.command else ""
-        if self.note and self.by_losses:  # further runs do not make one experiment of several
-            return f"{self.reason}{self.note}"
+        if self.note and self.together:  # further runs do not make one experiment of several
+            return f"{self.together}{self.note}"
         return f"{self.reason}{command}{self.note}"
 
 
@@ -180,7 +180,7 @@ class RunPlanner:
         return points
 
     def _rounded(self, x: float, k: int) -> float:
-        """Return a value that people would write."""
+        """Return a rounded value, whole if all of the table are."""
         tried = 2.0 ** self.runs.x[:, k]
         is_count = quantity_of(self.runs.columns.tuned[k]) != "rate" and tried.max() > SMALL_COUNTS
         is_whole = is_count and bool(np.all(np.abs(tried - np.round(tried)) < WHOLE * tried))
