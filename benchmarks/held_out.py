@@ -109,7 +109,7 @@ def baselines(fit: Fit, scale: Axes) -> tuple[Array, Array]:
 
 
 def held_out(split: Split) -> list[HeldOutScale] | None:
-    """Return the predictions of the held-out scales; None if the table is refused."""
+    """Return predictions of the held-out scales; None after a refusal."""
     table, full = whole(split.experiment)
     try:
         fit = fit_table(table[table[split.axis] < split.least], full.columns, draws=1)
