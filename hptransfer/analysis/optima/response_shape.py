@@ -3,11 +3,12 @@
     u = log2 of the tuned values minus the scale's optimum                      (octaves)
     p_k = u_k - sum over j > k of gamma_kj u_j                                  (a ridge: tuned axes interact)
     log A_k = a_k + sum over axes of t_k,axis log2(axis over its middle)        (curvature moves with scale)
+    kappa_k = k_k + sum over axes of s_k,axis log2(axis over its middle)        (so do the sides)
     phi = 2 (exp(kappa p) - 1 - kappa p) / kappa^2 or p^2 (1 + kappa p / 3)     (unequal sides; p^2 at kappa 0)
     excess = sum over k of A_k phi(kappa_k, p_k)                                (log loss above the optimum)
 
 Unequal sides matter most: the loss rises faster at high learning rates, so the optimum of a parabola is biased low. The
-published runs of Step Law (arXiv:2503.04715) show both.
+published runs of Step Law (arXiv:2503.04715) show them.
 """
 
 from __future__ import annotations

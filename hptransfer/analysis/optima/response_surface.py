@@ -3,7 +3,8 @@
 The log of a run's loss is an intercept plus the excess of the response shape (response_shape.py) at the run's octaves
 from its scale's optimum. The shape is shared by all scales, so that a few runs suffice to place a scale's optimum. The
 error of any one form of the shape grows with the loss above the optimum, and the residuals show how fast. The weight
-of a run therefore falls with its excess, by as much as the form is wrong. The result is the mean over two forms.
+of a run therefore falls with its excess, by as much as the form is wrong. A stray run has none (residuals.py). The
+result is the mean over two forms.
 
 The nonlinear least squares use damped Gauss-Newton steps. The intercepts are eliminated exactly (variable projection)
 and scales interact only through the shape, so the cost is linear in the number of runs.

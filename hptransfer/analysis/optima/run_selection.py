@@ -9,7 +9,7 @@ import numpy as np
 from hptransfer.analysis.tables.arrays import Array, Index, Runs
 
 # Log loss above the scale's best beyond which a point has no information about the optimum; of every scale this number
-# of points, plus one for each tuned hyperparameter, is kept in any case.
+# of points, plus one for each tuned hyperparameter, is kept in any case: the sides of a steep bowl need them.
 FAR_LOG_LOSS = 0.4
 KEPT = 4
 # From this number of points a scale may have an outlier, with a log loss this far below all others.
