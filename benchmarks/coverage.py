@@ -1,13 +1,13 @@
 """Coverage of the 90% interval, on problems with a known optimum.
 
-    python -m benchmarks.coverage [--sweeps 500] [--processes 2] [--bowls]
+    python -m benchmarks.coverage [--sweeps 500] [--processes 2] [--bent]
 
 The optimum is the target's best learning rate. Every sweep draws a problem of its kind, a grid of rates at every scale
 and the noise of the losses
 (tests/support/objectives.py). The target lies one to five octaves beyond the swept scales. "without": all forms of law
 except those that generated the data. "power": the power law alone. "scatter": each scale's own optimum deviates from
 the problem's by a normal of 0.1 octaves, as in nets, and the truth is the target's own. These two use a fifth of the
-sweeps. Two more tables have bent laws, and awkward bowls and grids (tests.support.bent_sweeps.py), at two fifths of the
+sweeps. Two more tables have bent laws, and awkward responses and grids (tests.support.bent_sweeps.py), at two fifths of the
 sweeps. Their intervals are those of `analyze`, widened by the rehearsal. "oracle" is the width of the posterior of a
 law that is known to be exact: the same priors of its coefficients, the scales' optima with their own errors, and no
 scatter, form or response surface to be found. Risk: the share of targets at which the recommended value loses less than
@@ -161,13 +161,13 @@ def bowl_summary(found: Sequence[Bent | None]) -> str:
 
 
 def bowl_rows(pool: ProcessPoolExecutor, sweeps: int) -> Iterator[str]:
-    """Yield the tables of bent laws and of awkward bowls and grids."""
+    """Yield the tables of bent laws and of awkward responses and grids."""
     head = "coverage | RMSE, octaves | median width, octaves | over the oracle's | risk holds | answered |"
     yield f"| curvature | scales | octaves out | {head}\n|---|---|---|---|---|---|---|---|---|"
     for bend, scales, out in itertools.product(BENDS, (4, 6, 8), (1.0, 3.0)):
         found = pool.map(partial(one_bowl, "unequal sides", scales, out, bend), range(sweeps), chunksize=5)
         yield f"| {bend:+g} | {scales} | {out:g} | {bowl_summary(list(found))} |"
-    yield f"\n| bowl or grid, five scales | octaves out | {head}\n|---|---|---|---|---|---|---|---|"
+    yield f"\n| response or grid, five scales | octaves out | {head}\n|---|---|---|---|---|---|---|---|"
     for kind, out in itertools.product(BOWL_KINDS, (0.0, 1.0)):
         found = pool.map(partial(one_bowl, kind, 5, out, 0.0), range(sweeps), chunksize=5)
         yield f"| {kind} | {out:g} | {bowl_summary(list(found))} |"
@@ -234,13 +234,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", type=int, default=500)
     parser.add_argument("--processes", type=int, default=2, choices=(1, 2))
-    parser.add_argument("--bowls", action="store_true", help="leave out the first table")
+    parser.add_argument("--bent", action="store_true", help="leave out the first table")
     arguments = parser.parse_args()
     settings = range(min(arguments.sweeps, SETTINGS))
     print("| problem | laws offered | scatter, octaves | coverage | RMSE, octaves | median width, octaves | answered |")
     print("|---|---|---|---|---|---|---|")
     with ProcessPoolExecutor(arguments.processes) as pool:
-        for kind in KINDS if not arguments.bowls else ():
+        for kind in KINDS if not arguments.bent else ():
             each = list(pool.map(partial(one_setting, kind, arguments.sweeps), settings))
             for case, (offered, scatter, _) in enumerate(CASES):
                 rows = [row for by_case in each for row in by_case[case]]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.held_out [--processes 2]
 
-The largest budgets of seven iso-FLOP experiments, and the largest size and budgets of the Step Law study, are left out
+The largest budgets of six iso-FLOP experiments, and the largest size and budgets of the Step Law study, are left out
 and predicted from the rest. Reuse: the best value of the largest scale that is left. Argmin: a power law through the
 best runs of all scales. The regret of a value is its loss above the scale's optimum, percent of the loss, on the
 response surface fitted to the whole table; the optimum that an interval should hold is that of the same fit. A split

@@ -38,6 +38,8 @@ DISCREPANCY_BOUNDS = (0.05, 1.0)
 # Starting points of the fit: noise in log loss, and the factor on the rough curvature. Noise and curvature can each
 # explain the same differences, so the fit begins from both sides and keeps the likelier end.
 STARTS = ((0.002, 1.0), (0.002, 16.0), (0.03, 1.0))
+# More runs than this tell noise from curvature from any start.
+AMBIGUOUS_RUNS = 2000
 LEAST_WEIGHT = 1e-9
 # Difference of log losses between sound seeds.
 SEED_SPREAD = 0.1
@@ -109,7 +111,7 @@ def fit_response_surface(runs: Runs, form: str, prior: ShapePrior, guide: LawGui
     x, log_curvature, near = _start(data)
     law = _LawPrior.of(*guide.start(x))
     ends = []
-    for noise, factor in STARTS:
+    for noise, factor in STARTS if len(data.y) <= AMBIGUOUS_RUNS else STARTS[:1]:
         theta = means.copy()
         lowest, highest = means[:tuned] - 2 * deviations[:tuned], means[:tuned] + 3 * deviations[:tuned]
         theta[:tuned] = np.clip(log_curvature + np.log(factor), lowest, highest)
