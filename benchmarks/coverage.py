@@ -9,7 +9,7 @@ except those that generated the data. "power": the power law alone. "scatter": e
 the problem's by a normal of 0.1 octaves, as in nets, and the truth is the target's own. These two use a fifth of the
 sweeps. Two more tables have bent laws, and awkward responses and grids (tests/support/bent_sweeps.py), at two fifths
 of the sweeps. Their intervals are those of `analyze`, widened by the rehearsal. "oracle" is the width of the posterior
-of a law that is known to be exact: the same priors of its coefficients, the scales' optima with their own errors, and no
+of a law that is known to be exact: the same priors of its coefficients, the scales' optima with their own errors, no
 scatter, form or response surface to be found. Risk: the share of targets at which the recommended value loses less than
 the bound that is printed as "with 90% probability". The last table has exponents: from theory, of the exact optima of
 the swept scales, and as fitted.
