@@ -1,4 +1,4 @@
-"""What does not change a sweep does not change its answer, by more than half of its interval."""
+"""Answers under changes that leave a sweep the same: within half an interval."""
 
 import math
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def one_tuned(density: int) -> Case:
 
 
 def few_diverged(density: int) -> Case:
-    """Of the diverged runs every other one has a finite loss."""
+    """A sweep with diverged runs, half of them at a finite loss."""
     table = UNSTABLE.runs(rates=tuple(np.arange(-10, -1, 1 / density)), noise=0.002)
     diverged = np.flatnonzero(np.isinf(table["loss"]))[::2]
     table.loc[diverged, "loss"] = 7 + 0.3 * np.sin(np.arange(len(diverged)))

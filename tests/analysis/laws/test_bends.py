@@ -56,7 +56,7 @@ def test_the_shares_of_the_spreads_add_up_to_one(axes: int) -> None:
 
 
 def test_the_prior_of_a_bend_has_a_heavier_tail_than_a_normal() -> None:
-    """Of the same median of the absolute value."""
+    """A normal of the same median absolute value."""
     spreads, shares = priors.bend_spreads(1)
 
     def beyond(size: float) -> float:

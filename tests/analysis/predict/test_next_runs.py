@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 
 from hptransfer.analysis.laws.fit import fit_table
-from hptransfer.analysis.predict.next_runs import _log_width, _OptimaInformation, next_runs, next_table
+from hptransfer.analysis.predict.next_runs import (
+    _candidates,
+    _log_width,
+    _log_widths_with,
+    _OptimaInformation,
+    next_runs,
+    next_table,
+)
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.table_checks import check_table
 
@@ -118,3 +125,15 @@ def test_the_width_is_the_mean_standard_deviation_of_the_targets_optimum_in_loga
     other = state.with_run({"width": 128.0}, np.array([[75.0]]))
     assert other.information.tolist() == [[25.0, 0.0], [0.0, 75.0]]
     assert (other.index({"width": 128.0}), other.index({"width": 32.0})) == (1, None)
+
+
+def test_widths_with_each_candidate_are_those_of_fits_with_its_information() -> None:
+    """At trained scales and at new ones; all follow from one posterior."""
+    fit = fit_table(landscape({64: FULL, 128: FULL, 256: FULL[1:4]}), COLUMNS)
+    surface, parts = fit.surfaces[0], fit.mixture.heaviest(3)
+    state = _OptimaInformation(fit.runs.scales, surface.information)
+    candidates = _candidates(fit, surface, TARGET)
+    assert {candidate.is_new_scale for candidate in candidates} == {True, False}
+    alone = [_log_width(fit, parts, state.with_run(one.axes, one.added), TARGET) for one in candidates]
+    assert _log_widths_with(parts, state, TARGET, candidates) == pytest.approx(alone, rel=1e-9)
+    assert min(alone) < _log_width(fit, parts, state, TARGET) - 1e-3
