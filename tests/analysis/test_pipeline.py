@@ -202,6 +202,8 @@ def test_the_page_stands_alone(folder: RunFolder, key: str) -> None:
     write_json(folder.verification, verification)
     analyze_run(folder)
     page = folder.report.read_text()
+    assert "$2^" not in page  # figures parse no mathematics
+    assert "2\N{SUPERSCRIPT MINUS}" in page
     assert len(page) < 1_000_000
     assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#)|url\((?!#)|@import|https?://""", page)
     assert "<script" not in page
