@@ -3,16 +3,17 @@
     python -m benchmarks.coverage [--sweeps 500] [--processes 2] [--bent]
 
 The optimum is the target's best learning rate. Every sweep draws a problem of its kind, a grid of rates at every scale
-and the noise of the losses
-(tests/support/objectives.py). The target lies one to five octaves beyond the swept scales. "without": all forms of law
-except those that generated the data. "power": the power law alone. "scatter": each scale's own optimum deviates from
-the problem's by a normal of 0.1 octaves, as in nets, and the truth is the target's own. These two use a fifth of the
-sweeps. Two more tables have bent laws, and awkward responses and grids (tests/support/bent_sweeps.py), at two fifths
-of the sweeps. Their intervals are those of `analyze`, widened by the rehearsal. "oracle" is the width of the posterior
-of a law that is known to be exact: the same priors of its coefficients, the scales' optima with their own errors, no
-scatter, form or response surface to be found. Risk: the share of targets at which the recommended value loses less than
-the bound that is printed as "with 90% probability". The last table has exponents: from theory, of the exact optima of
-the swept scales, and as fitted.
+and the noise of the losses (tests/support/objectives.py). The target lies one to five octaves beyond the swept scales.
+"without": all forms of law except those that generated the data. "power": the power law alone. "scatter": each scale's
+own optimum deviates from the problem's by a normal of 0.1 octaves, as in nets, and the truth is the target's own. These
+two use a fifth of the sweeps.
+
+Three more tables have bent laws, breaks beyond the data, and awkward responses and grids
+(tests/support/bent_sweeps.py), at two fifths of the sweeps. Their intervals are those of `analyze`, widened by the
+rehearsal. "oracle" is the width of the posterior of a law that is known to be exact: the same priors of its
+coefficients, the scales' optima with their own errors, no scatter, form or response surface to be found. Risk: the
+share of targets at which the recommended value loses less than the bound that is printed as "with 90% probability". The
+last table has exponents: from theory, of the exact optima of the swept scales, and as fitted.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ GENERATING = {"H.1": ("drift", "saturating"), "H.2": ("power",), "H.3": ("satura
 CASES = (("all", 0.0, 1), ("without", 0.0, 1), ("power", 0.0, 5), ("all", SCATTER, 5))
 # Curvatures of the bent laws, octaves per octave squared, and the scatter of an exact law.
 BENDS, NO_SCATTER = (0.0, 0.03, -0.03, 0.06, -0.06), 1e-3
+# Breaks of the law beyond the data, octaves per octave: no run shows them, and the interval does not cover them.
+BREAKS = (0.3, -0.3)
 # The prediction with its interval, and the truth.
 Row = tuple[float, float, float, float]
 Loss = Callable[[float], float]
@@ -110,9 +113,9 @@ class Bent:
     held: bool
 
 
-def one_bowl(kind: str, scales: int, out: float, bend: float, seed: int) -> Bent | None:
+def one_bowl(kind: str, scales: int, out: float, bend: float, broken: float, seed: int) -> Bent | None:
     """Return the prediction of one sweep; None if it is refused."""
-    sweep = simulate_bowls(kind, seed, scales=scales, out=out, bend=bend)
+    sweep = simulate_bowls(kind, seed, scales=scales, out=out, bend=bend, broken=broken)
     try:
         fit = fit_table(sweep.table, sweep.columns, draws=1)
     except FitError:
@@ -165,11 +168,15 @@ def bowl_rows(pool: ProcessPoolExecutor, sweeps: int) -> Iterator[str]:
     head = "coverage | RMSE, octaves | median width, octaves | over the oracle's | risk holds | answered |"
     yield f"| curvature | scales | octaves out | {head}\n|---|---|---|---|---|---|---|---|---|"
     for bend, scales, out in itertools.product(BENDS, (4, 6, 8), (1.0, 3.0)):
-        found = pool.map(partial(one_bowl, "unequal sides", scales, out, bend), range(sweeps), chunksize=5)
+        found = pool.map(partial(one_bowl, "unequal sides", scales, out, bend, 0.0), range(sweeps), chunksize=5)
         yield f"| {bend:+g} | {scales} | {out:g} | {bowl_summary(list(found))} |"
+    yield f"\n| change of the exponent beyond six scales | octaves out | {head}\n|---|---|---|---|---|---|---|---|"
+    for broken, out in itertools.product(BREAKS, (1.0, 3.0)):
+        found = pool.map(partial(one_bowl, "unequal sides", 6, out, 0.0, broken), range(sweeps), chunksize=5)
+        yield f"| {broken:+g} | {out:g} | {bowl_summary(list(found))} |"
     yield f"\n| response or grid, five scales | octaves out | {head}\n|---|---|---|---|---|---|---|---|"
     for kind, out in itertools.product(BOWL_KINDS, (0.0, 1.0)):
-        found = pool.map(partial(one_bowl, kind, 5, out, 0.0), range(sweeps), chunksize=5)
+        found = pool.map(partial(one_bowl, kind, 5, out, 0.0, 0.0), range(sweeps), chunksize=5)
         yield f"| {kind} | {out:g} | {bowl_summary(list(found))} |"
 
 

@@ -48,13 +48,16 @@ CORNERS = "missing corners"
 KINDS = (*BOWLS, *GRIDS, CORNERS)
 
 
-def simulate_bowls(kind: str, seed: int, *, scales: int = 5, out: float = 1.0, bend: float = 0.0) -> Sweep:
+def simulate_bowls(
+    kind: str, seed: int, *, scales: int = 5, out: float = 1.0, bend: float = 0.0, broken: float = 0.0
+) -> Sweep:
     """Simulate one sweep.
 
     Args:
         kind: one of KINDS.
         out: octaves of the target beyond the largest scale.
         bend: c, octaves per octave squared.
+        broken: change of the exponent b beyond the largest scale, octaves per octave.
     """
     random = np.random.default_rng([11, KINDS.index(kind), seed, scales, round(10 * out), round(1000 * abs(bend))])
     slope = random.uniform(-0.8, 0.3)
@@ -74,7 +77,7 @@ def simulate_bowls(kind: str, seed: int, *, scales: int = 5, out: float = 1.0, b
     tuned = ("lr", "batch") if kind == CORNERS else ("lr",)
     columns = Columns(scales=("width",), tuned=tuned)
     target = {"width": SMALLEST * 2 ** (scales - 1 + out)}
-    return Sweep(check_table(pd.DataFrame(rows), columns, "simulated"), columns, target, optima[-1])
+    return Sweep(check_table(pd.DataFrame(rows), columns, "simulated"), columns, target, optima[-1] + broken * out)
 
 
 def _points(kind: str, best: float, scale: int, random: np.random.Generator) -> tuple[list[dict[str, float]], Array]:

@@ -23,8 +23,9 @@ from hptransfer.analysis.tables.arrays import Array, Axes, Index, Mask
 from hptransfer.core.errors import FitError
 
 POWER = "power"
-# The power law is the null model: its prior weight is that of all other forms together.
-NULL_WEIGHT = 0.5
+# The power law is the null model, with this prior weight: its curvature along each axis follows most bends. The other
+# forms share the rest.
+NULL_WEIGHT = 0.8
 # A form with less weight is left out, and a point of a form's grid with less than the second share of the whole.
 LEAST_WEIGHT, LEAST_POINT = 1e-3, 2e-5
 # Prior deviation of the optimum in the middle of the tried values, octaves about that middle.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class ResponseShape:
         """Pairs of tuned hyperparameters, each with a ridge of its own."""
         return [(k, j) for k in range(self.tuned) for j in range(k + 1, self.tuned)]
 
-    @property
+    @cached_property
     def _parts(self) -> tuple[Array, Array, Array, Array, Array]:
         """Log curvature, its trend, skew, its trend, and ridges.
 

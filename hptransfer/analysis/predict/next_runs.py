@@ -18,7 +18,6 @@ import pandas as pd
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.laws.model_averaging import Component
 from hptransfer.analysis.optima.response_surface import ResponseSurface
-from hptransfer.analysis.statistics.linear_model import LinearLaw, OptimaLikelihood, solve
 from hptransfer.analysis.tables.arrays import Array, Axes
 
 # Candidate distances from a scale's optimum in octaves, along one hyperparameter at a time.
@@ -94,8 +93,7 @@ def next_runs(fit: Fit, target: Axes, *, count: int = 20) -> list[NextRun]:
     count = min(count, max(FEWEST_RUNS, int(solves / max(1, len(candidates)))))
     ranked: list[NextRun] = []
     while candidates and len(ranked) < count:
-        before = _log_width(fit, parts, state, target)
-        gains = before - _log_widths_with(parts, state, target, candidates)
+        gains = _narrowings(parts, state, target, candidates)
         best = int(np.argmax(gains / [candidate.flops for candidate in candidates]))
         if gains[best] <= 0:
             break
@@ -121,37 +119,21 @@ def next_table(fit: Fit, runs: Sequence[NextRun]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["rank", *fit.columns.scales, *fit.tuned, "flops", "narrowing"])
 
 
-def _log_width(fit: Fit, parts: Sequence[Component], state: _OptimaInformation, target: Axes) -> float:
-    """Return the log width of the target's interval.
-
-    It is the mean over hyperparameters and components of the law.
-    """
-    likelihood = OptimaLikelihood(state.information, np.zeros(len(state.information)), len(fit.tuned))
-    widths = 0.0
-    for part in parts:
-        features, scatter = part.variant.matrix(state.scales), part.posterior.scatter
-        law = LinearLaw(features, part.law.means, part.posterior.deviations, np.ones(1))
-        covariance = solve(likelihood, law, scatter).covariance[0]
-        row = law.block_features(part.variant.matrix([target]))
-        variance = np.einsum("kc,cd,kd->k", row, covariance, row) + scatter[0] ** 2
-        widths += part.weights.item() * float(np.mean(np.log(variance))) / 2
-    return widths
-
-
-def _log_widths_with(
+def _narrowings(
     parts: Sequence[Component], state: _OptimaInformation, target: Axes, candidates: Sequence[_Candidate]
 ) -> Array:
-    """Return the log width of the target's interval with each candidate, (candidates,).
+    """Return how much each candidate narrows the target's interval, in log width, (candidates,).
 
-    All follow from one posterior: a run's information D about an optimum x changes the variance of the target's optimum
-    f by -C D (1 + V D)^-1 C', where V is the variance of x and C the covariance of f and x before the run.
+    It is the mean over hyperparameters and components of the law. All follow from one posterior: a run's information D
+    about an optimum x changes the variance of the target's optimum f by -C D (1 + V D)^-1 C', where V is the variance
+    of x and C the covariance of f and x before the run.
     """
     added = np.array([candidate.added for candidate in candidates])
     tuned = added.shape[1]
     indices = [state.index(candidate.axes) for candidate in candidates]
     known = np.array([index is not None for index in indices])
     rows = np.array([0 if index is None else index for index in indices])[:, None] * tuned + np.arange(tuned)
-    widths = np.zeros(len(candidates))
+    narrowings = np.zeros(len(candidates))
     for part in parts:
         scatter = part.posterior.scatter[0]
         features = part.law.block_features(part.variant.matrix(state.scales))
@@ -171,8 +153,8 @@ def _log_widths_with(
         solved = np.linalg.solve(np.eye(tuned) + variance @ added, np.swapaxes(crossed, 1, 2))
         reduction = np.einsum("ckj,cji,cik->ck", crossed, added, solved)
         before = np.einsum("kc,cd,kd->k", row, covariance, row) + scatter**2
-        widths += part.weights.item() * np.mean(np.log(before - reduction), axis=1) / 2
-    return widths
+        narrowings -= part.weights.item() * np.mean(np.log1p(-reduction / before), axis=1) / 2
+    return narrowings
 
 
 @dataclass(frozen=True, eq=False)

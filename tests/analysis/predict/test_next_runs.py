@@ -6,15 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hptransfer.analysis.laws.fit import fit_table
+from hptransfer.analysis.laws.fit import Fit, fit_table
+from hptransfer.analysis.laws.model_averaging import Component
 from hptransfer.analysis.predict.next_runs import (
+    _Candidate,
     _candidates,
-    _log_width,
-    _log_widths_with,
+    _narrowings,
     _OptimaInformation,
     next_runs,
     next_table,
 )
+from hptransfer.analysis.statistics.linear_model import LinearLaw, OptimaLikelihood, solve
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.table_checks import check_table
 
@@ -113,12 +115,13 @@ def test_the_width_is_the_mean_standard_deviation_of_the_targets_optimum_in_loga
         for scatter, weight in ((0.1, 0.75), (0.3, 0.25))
     ]
     state = _OptimaInformation([{"width": 64.0}], np.array([[25.0]]))
-    expected = sum(
-        weight * np.log(1 / information + 2 * scatter**2) / 2
-        for information, scatter, weight in ((25.0, 0.1, 0.75), (25.0, 0.3, 0.25))
-    )
-    found = _log_width(SimpleNamespace(tuned=("lr",)), parts, state, TARGET)  # type: ignore[arg-type]
-    assert found == pytest.approx(expected, rel=1e-6)
+    widths = [
+        sum(weight * np.log(1 / information + 2 * scatter**2) / 2 for scatter, weight in ((0.1, 0.75), (0.3, 0.25)))
+        for information in (25.0, 100.0)
+    ]
+    candidate = _Candidate({"width": 64.0}, np.zeros((1, 1)), 1.0, np.array([[75.0]]), is_new_scale=False)
+    narrowings = _narrowings(parts, state, TARGET, [candidate])  # type: ignore[arg-type]
+    assert narrowings == pytest.approx([widths[0] - widths[1]], rel=1e-6)
     informed = state.with_run({"width": 64.0}, np.array([[75.0]]))
     assert informed.information.tolist() == [[100.0]]
     assert state.information.tolist() == [[25.0]]
@@ -127,13 +130,28 @@ def test_the_width_is_the_mean_standard_deviation_of_the_targets_optimum_in_loga
     assert (other.index({"width": 128.0}), other.index({"width": 32.0})) == (1, None)
 
 
-def test_widths_with_each_candidate_are_those_of_fits_with_its_information() -> None:
+def log_width(fit: Fit, parts: list[Component], state: _OptimaInformation) -> float:
+    """Log width of the target's interval, each component solved by itself."""
+    likelihood = OptimaLikelihood(state.information, np.zeros(len(state.information)), len(fit.tuned))
+    width = 0.0
+    for part in parts:
+        features, scatter = part.variant.matrix(state.scales), part.posterior.scatter
+        law = LinearLaw(features, part.law.means, part.posterior.deviations, np.ones(1))
+        covariance = solve(likelihood, law, scatter).covariance[0]
+        row = law.block_features(part.variant.matrix([TARGET]))
+        variance = np.einsum("kc,cd,kd->k", row, covariance, row) + scatter[0] ** 2
+        width += part.weights.item() * float(np.mean(np.log(variance))) / 2
+    return width
+
+
+def test_narrowings_are_those_of_fits_with_each_candidates_information() -> None:
     """At trained scales and at new ones; all follow from one posterior."""
     fit = fit_table(landscape({64: FULL, 128: FULL, 256: FULL[1:4]}), COLUMNS)
     surface, parts = fit.surfaces[0], fit.mixture.heaviest(3)
     state = _OptimaInformation(fit.runs.scales, surface.information)
     candidates = _candidates(fit, surface, TARGET)
     assert {candidate.is_new_scale for candidate in candidates} == {True, False}
-    alone = [_log_width(fit, parts, state.with_run(one.axes, one.added), TARGET) for one in candidates]
-    assert _log_widths_with(parts, state, TARGET, candidates) == pytest.approx(alone, rel=1e-9)
-    assert min(alone) < _log_width(fit, parts, state, TARGET) - 1e-3
+    before = log_width(fit, parts, state)
+    alone = [before - log_width(fit, parts, state.with_run(one.axes, one.added)) for one in candidates]
+    assert _narrowings(parts, state, TARGET, candidates) == pytest.approx(alone, abs=1e-9)
+    assert max(alone) > 1e-3
