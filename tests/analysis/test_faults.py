@@ -105,3 +105,39 @@ def test_of_two_columns_one_with_its_optimum_beyond_the_grid_leaves_the_other(be
     assert both.center == pytest.approx(alone.center, abs=0.15)
     assert both.overlaps(alone)
     assert any("weight_decay" in warning for warning in both.analysis.warnings)
+
+
+# Steep bowls whose optimum moves from width to width. Near the rough optimum they look flat, and a wrong surface can
+# pass through a few exact runs.
+MOVING = Bowl(curvature=0.3, optimum=power(-0.5))
+
+
+@pytest.mark.parametrize(("noise", "seed"), slow_except([(0.0, 0), *((0.002, seed) for seed in range(5))], (0.0, 0)))
+def test_a_steep_bowl_whose_optimum_moves_is_answered_sharply(noise: float, seed: int) -> None:
+    found = answer(MOVING.runs(rates=tuple(range(-8, -2)), noise=noise, seed=seed))
+    truth = MOVING.optimum(TARGET["width"])
+    assert found.center == pytest.approx(truth, abs=0.1)
+    assert found.holds(truth)
+    assert found.width <= 0.4
+    assert not found.analysis.fit.excluded
+
+
+def saturated(*without: int) -> pd.DataFrame:
+    """Losses of three depths that are near one ceiling far from a best batch size of 2^10.2, without some rows."""
+    rows = []
+    for depth, height in ((4, 0.01), (8, 0.3), (16, 1.0)):
+        for batch in (128, 256, 512, 1024, 2048):
+            gain = height * math.exp(-1.2 * (math.log2(batch / 1024) - 0.2) ** 2)
+            rows.append({"depth": depth, "batch_size": batch, "loss": 1000 * math.exp(-gain)})
+    return pd.DataFrame(rows).drop(index=list(without))
+
+
+@pytest.mark.parametrize("row", [0, 5, 6, 10, 11])
+def test_losses_near_a_ceiling_are_answered_alike_without_one_run(row: int) -> None:
+    whole, part = (
+        answer(table, scale=["depth"], tune=["batch_size"], target={"depth": 64})
+        for table in (saturated(), saturated(row))
+    )
+    assert whole.holds(10.2)
+    assert part.holds(10.2)
+    assert abs(part.center - whole.center) < whole.width / 2

@@ -26,7 +26,7 @@ from hptransfer.analysis.optima.residuals import (
     variances,
 )
 from hptransfer.analysis.optima.response_shape import ResponseShape
-from hptransfer.analysis.optima.run_selection import SelectedRuns, select_runs
+from hptransfer.analysis.optima.run_selection import SEED_SPREAD, SelectedRuns, select_runs
 from hptransfer.analysis.statistics.priors import ShapePrior
 from hptransfer.analysis.tables.arrays import Array, Index, Runs
 
@@ -35,14 +35,14 @@ from hptransfer.analysis.tables.arrays import Array, Index, Runs
 ESTIMATING, DECIDING = 3, 2
 CAUTION = 8.0
 DISCREPANCY_BOUNDS = (0.05, 1.0)
-# Starting points of the fit: noise in log loss, and the factor on the rough curvature. Noise and curvature can each
-# explain the same differences, so the fit begins from both sides and keeps the likelier end.
-STARTS = ((0.002, 1.0), (0.002, 16.0), (0.03, 1.0))
+# Noise of the starting points of the fit, in log loss. Noise and curvature can each explain the same differences, so
+# the fit begins from both sides and keeps the likelier end.
+LOW_NOISE, HIGH_NOISE = 0.002, 0.03
+# Share of runs that a surface has to pass by, if there is one that does: a closer one through a few runs says little.
+LEAST_SOUND = 2 / 3
 # More runs than this tell noise from curvature from any start.
 AMBIGUOUS_RUNS = 2000
 LEAST_WEIGHT = 1e-9
-# Difference of log losses between sound seeds.
-SEED_SPREAD = 0.1
 FIRST_REWEIGHTS, REWEIGHTS = 4, 2
 SURFACE_STEPS = 25
 # Gain of a step, relative to the objective, below which the iteration has converged.
@@ -108,36 +108,76 @@ def fit_response_surface(runs: Runs, form: str, prior: ShapePrior, guide: LawGui
     tuned, axes = runs.x.shape[1], data.octaves.shape[1]
     means, deviations = prior.rows(tuned, axes)
     problem = _LeastSquares(data, means, deviations)
-    x, log_curvature, near = _start(data)
-    law = _LawPrior.of(*guide.start(x))
     ends = []
-    for noise, factor in STARTS if len(data.y) <= AMBIGUOUS_RUNS else STARTS[:1]:
+    for start in _starts(data):
         theta = means.copy()
         lowest, highest = means[:tuned] - 2 * deviations[:tuned], means[:tuned] + 3 * deviations[:tuned]
-        theta[:tuned] = np.clip(log_curvature + np.log(factor), lowest, highest)
-        state = _SurfaceParameters(ResponseShape(form, tuned, axes, theta), x)
-        ends.append(problem.fit_in_cycles(state, near, noise, law, guide))
+        theta[:tuned] = np.clip(start.log_curvature, lowest, highest)
+        state = _SurfaceParameters(ResponseShape(form, tuned, axes, theta), start.x)
+        law = _LawPrior.of(*guide.start(start.x))
+        ends.append(problem.fit_in_cycles(state, start.weights, start.noise, law, guide))
+    ends = [end for end in ends if end.sound.mean() >= LEAST_SOUND] or ends
     return replace(min(ends, key=lambda surface: surface.deviance), runs=selected_runs)
 
 
-def _start(data: SelectedRuns) -> tuple[Array, Array, Array]:
-    """Return rough optima, log curvatures and weights of the best runs.
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """Starting point of a fit.
 
-    A rough optimum is the weighted mean of the scale's runs.
+    Attributes:
+        x: rough optimum of each scale, (scales, tuned).
+        log_curvature: (tuned,).
+        weights: of the runs by which the first intercepts are placed, (runs,).
     """
-    scales, tuned = len(data.octaves), data.x.shape[1]
-    best = np.full(scales, np.inf)
+
+    x: Array
+    log_curvature: Array
+    weights: Array
+    noise: float
+
+
+def _starts(data: SelectedRuns) -> list[_Start]:
+    """Return the starting points of the fit, a single one for many runs."""
+    best = np.full(len(data.octaves), np.inf)
     np.minimum.at(best, data.scale, data.y)
     excess = data.y - best[data.scale]
-    soft = max(float(np.quantile(excess, 0.25)), 1e-6)
+    x, near, whole, weights = _rough(data, excess)
+    starts = [_Start(x, near, weights, LOW_NOISE)]
+    if len(data.y) > AMBIGUOUS_RUNS:
+        return starts
+    starts += [_Start(x, whole, weights, LOW_NOISE), _Start(x, near, weights, HIGH_NOISE)]
+    # The best run of a scale may be a stray one that is better than it should be.
+    second = np.full(len(data.octaves), np.inf)
+    np.minimum.at(second, data.scale[excess > 0], excess[excess > 0])
+    x, _, whole, weights = _rough(data, np.where(excess > 0, excess - second[data.scale], np.inf))
+    return [*starts, _Start(x, whole, weights, LOW_NOISE)]
+
+
+def _rough(data: SelectedRuns, excess: Array) -> tuple[Array, Array, Array, Array]:
+    """Return rough optima, two log curvatures and weights of the best runs.
+
+    A rough optimum is the weighted mean of the scale's runs. The curvatures are those near it, and over all of the
+    tried values.
+
+    Args:
+        excess: log loss above the scale's best, (runs,); infinite for a run that is left out.
+
+    Returns:
+        (scales, tuned), both (tuned,), and (runs,).
+    """
+    scales, tuned = len(data.octaves), data.x.shape[1]
+    known = np.isfinite(excess)
+    soft = max(float(np.quantile(excess[known], 0.25)), 1e-6)
     weights = 1 / (soft + excess) ** 2
     total = np.bincount(data.scale, weights, scales)
     x = data.summed(data.x * weights[:, None])
     x = np.where(total[:, None] > 0, x / np.maximum(total, 1e-300)[:, None], data.x.mean(axis=0))
-    u = (data.x - x[data.scale]) ** 2 / (soft + excess)[:, None]
-    curvature, _ = nnls(np.column_stack([u, 1 / (soft + excess)]), excess / (soft + excess))
-    log_curvature: Array = np.log(np.maximum(curvature[:tuned], 1e-6))
-    return x, log_curvature, weights
+    squares, excess = (data.x - x[data.scale])[known] ** 2, excess[known]
+    relative = 1 / (soft + excess)
+    near, _ = nnls(np.column_stack([squares, np.ones(len(squares))]) * relative[:, None], excess * relative)
+    whole, _ = nnls(squares, excess)
+    near, whole = (np.log(np.maximum(curvature[:tuned], 1e-6)) for curvature in (near, whole))
+    return x, near, whole, weights
 
 
 @dataclass(frozen=True, eq=False)

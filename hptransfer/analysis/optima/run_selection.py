@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.analysis.tables.arrays import Array, Index, Runs
+from hptransfer.analysis.tables.arrays import Array, Index, Mask, Runs
 
 # Log loss above the scale's best beyond which a point has no information about the optimum; of every scale this number
 # of points, plus one for each tuned hyperparameter, is kept in any case: the sides of a steep bowl need them.
 FAR_LOG_LOSS = 0.4
 KEPT = 4
+# Difference of log losses between sound seeds of a scale.
+SEED_SPREAD = 0.1
 # From this number of points a scale may have an outlier, with a log loss this far below all others.
 MANY, OUTLIER = 6, 0.12
 
@@ -54,12 +56,12 @@ def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
     """Select the finite runs near the best of their scale.
 
     Repeats of a point are selected together, by the lower median of their log losses, so that neither a lucky nor a
-    broken seed decides. Losses are relative to the least loss with the same intercept.
+    broken run decides. Losses are relative to the least loss with the same intercept. Broken seeds are left out.
 
     Returns:
         Positions of the runs, and the runs.
     """
-    finite = np.flatnonzero(np.isfinite(runs.loss))
+    finite = np.flatnonzero(np.isfinite(runs.loss) & ~broken_seeds(runs))
     x, y, intercept = runs.x[finite], np.log(runs.loss[finite]), runs.intercept[finite]
     least = np.full(runs.intercept.max() + 1, np.inf)
     np.minimum.at(least, intercept, y)
@@ -78,6 +80,25 @@ def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
     return kept, SelectedRuns(
         runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], intercept, runs.octaves(runs.scales)
     )
+
+
+def broken_seeds(runs: Runs) -> Mask:
+    """Return True for the runs of seeds that broke, (runs,).
+
+    The log losses of a seed that broke lie by more than SEED_SPREAD above the best ones at the same points. The median
+    over its points counts, relative to the lowest one of the scale's seeds.
+    """
+    finite = np.flatnonzero(np.isfinite(runs.loss))
+    y, scale, intercept = np.log(runs.loss[finite]), runs.scale[finite], runs.intercept[finite]
+    points = np.unique(np.column_stack([scale, runs.x[finite]]), axis=0, return_inverse=True)[1].reshape(-1)
+    best = np.full(points.max(initial=0) + 1, np.inf)
+    np.minimum.at(best, points, y)
+    level = _lower_medians(intercept, y - best[points])[intercept]
+    lowest = np.full(len(runs.scales), np.inf)
+    np.minimum.at(lowest, scale, level)
+    broken = np.zeros(len(runs.loss), dtype=bool)
+    broken[finite] = level > lowest[scale] + SEED_SPREAD
+    return broken
 
 
 def _lower_medians(group: Index, values: Array) -> Array:

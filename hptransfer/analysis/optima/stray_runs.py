@@ -10,6 +10,7 @@ import numpy as np
 from hptransfer.analysis.optima.divergence import DivergenceModel, fit_divergence
 from hptransfer.analysis.optima.residuals import STRAY_SHARE, sound_probability
 from hptransfer.analysis.optima.response_surface import ResponseSurface
+from hptransfer.analysis.optima.run_selection import broken_seeds
 from hptransfer.analysis.tables.arrays import OWN_INTERCEPT, Array, Runs
 
 DIVERGED, OUTLIER = "diverged", "outlier"
@@ -103,4 +104,5 @@ def _stray(runs: Runs, surface: ResponseSurface) -> tuple[Array, Array]:
     fitted[surface.runs] = np.bincount(runs.intercept[surface.runs])[runs.intercept[surface.runs]] >= OWN_INTERCEPT
     of_fit = fitted[surface.runs]
     residuals[fitted], stray[fitted] = surface.residuals[of_fit], 1 - surface.sound[of_fit]
+    stray[broken_seeds(runs)] = 1.0
     return np.where(known, stray, 0.0), residuals

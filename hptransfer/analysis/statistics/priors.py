@@ -7,7 +7,8 @@ Slopes, in octaves of the optimum per octave of the axis:
 - learning rate against tokens: +0.31 (Step Law), -0.32 (token horizons), -0.35 (Zhou); prior mean 0;
 - batch size against tokens: 0.57 (Step Law), 0.38 (Power Lines, arXiv:2505.13738), 0.47 (Zhang, arXiv:2410.21676);
   prior mean 0.5;
-- batch size against parameters: 0 (Step Law, Power Lines) or 0.09 (Zhang); prior mean 0.
+- batch size against parameters: 0 (Step Law, Power Lines) or 0.09 (Zhang); prior mean 0. Parameters grow as the square
+  of the width and in proportion to the depth.
 
 The optimum need not be an exact power of an axis. Its curvature, in octaves per octave squared, has a mean of 0 and a
 heavy tail: a mixture of normals that approximates Student's t with two degrees of freedom. In GPT-2-style models of 22M
@@ -39,6 +40,8 @@ SLOPES: dict[tuple[str, str], Normal] = {
     ("rate", "tokens"): (0.0, 0.4),
     ("batch", "params"): (0.0, 0.15),
     ("batch", "tokens"): (0.5, 0.25),
+    ("batch", "width"): (0.0, 0.3),
+    ("batch", "depth"): (0.0, 0.15),
 }
 OTHER_SLOPE: Normal = (0.0, 1.0)
 # Scale of the curvature's tail, by tuned hyperparameter and axis, and any other.

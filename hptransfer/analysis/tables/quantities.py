@@ -42,7 +42,10 @@ SETTING_NAMES = frozenset(
     )
 )
 
-_QUANTITIES = {"rate": RATE_NAMES, "batch": BATCH_NAMES, "params": PARAM_NAMES, "tokens": TOKEN_NAMES}
+_QUANTITIES = {
+    **{"rate": RATE_NAMES, "batch": BATCH_NAMES, "tokens": TOKEN_NAMES},
+    **{"params": PARAM_NAMES, "width": WIDTH_NAMES, "depth": DEPTH_NAMES},
+}
 _SIZES_AND_BUDGETS = {*PARAM_NAMES, *WIDTH_NAMES, *DEPTH_NAMES, *TOKEN_NAMES, *BATCH_NAMES, *DURATION_NAMES}
 
 
@@ -57,5 +60,5 @@ def is_size_or_budget(axis: str) -> bool:
 
 
 def quantity_of(column: str) -> str:
-    """Return a column's quantity: rate, batch, params, tokens, or its name."""
+    """Return a column's quantity: rate, batch, tokens, params, width, depth, or its name."""
     return next((quantity for quantity, names in _QUANTITIES.items() if column.lower() in names), column)

@@ -97,3 +97,39 @@ def test_without_the_mixture_diverged_runs_move_the_answer_or_refuse_it(monkeypa
     except FitError:
         return
     assert abs(found.center - expected.center) > 0.1
+
+
+def too_good(rates: range, width: int, rate: int, seed: int, size: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A table of widths and rates, and the same with one run that is this much better than it should be."""
+    bowl = Bowl(curvature=0.02, optimum=power(-0.5))
+    sound = bowl.runs(rates=tuple(rates), seed=seed, noise=0.004)
+    wrong = sound.copy()
+    wrong.loc[(wrong["width"] == width) & (wrong["lr"] == 2.0**rate), "loss"] *= math.exp(-size)
+    return sound, wrong
+
+
+@pytest.mark.parametrize("size", slow_except([0.15, 0.3, 0.6], 0.3))
+@pytest.mark.parametrize(
+    ("rates", "width", "rate"), [(range(-9, -4), 512, -5), (range(-8, -4), 256, -8), (range(-9, -4), 128, -5)]
+)
+def test_one_run_that_is_too_good_hardly_moves_the_answer(rates: range, width: int, rate: int, size: float) -> None:
+    """It lies at the edge of a grid of four or five rates, where it would be the best of its width."""
+    sound, wrong = (answer(table) for table in too_good(rates, width, rate, seed=0, size=size))
+    assert abs(wrong.center - sound.center) < sound.width / 2
+    assert [run.reason for run in wrong.analysis.fit.excluded] == [OUTLIER]
+    assert wrong.analysis.fit.excluded[0].excess < 0
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_all_runs_of_a_seed_that_broke_are_named_with_their_excess(everywhere: bool) -> None:
+    """It ended at one level for all rates, as a run that did not learn."""
+    sound, random = Bowl().runs(of_seeds=SEEDS), np.random.default_rng(3)
+    of_seed = (sound["seed"] == 1) & (everywhere | (sound["width"] == 256))
+    wrong = sound.copy()
+    wrong.loc[of_seed, "loss"] = 7.5 + 0.3 * random.standard_normal(of_seed.sum())
+    found, before = answer(wrong), answer(sound)
+    excluded = found.analysis.fit.excluded
+    assert [run.row for run in excluded] == [int(index) + 1 for index in np.flatnonzero(of_seed)]
+    assert min(run.excess for run in excluded) > 1.5
+    assert abs(found.center - before.center) < before.width / 2
+    assert found.width < 1.5 * before.width
