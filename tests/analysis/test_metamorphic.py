@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hptransfer.core.errors import FitError
 from tests.support.bowls import TARGET, WIDTHS, Answer, Bowl, answer, power
 from tests.support.slow import slow_except
 
@@ -65,10 +64,38 @@ def two_tuned(density: int) -> Case:
     return Case(pd.DataFrame(rows), tune=("lr", "batch"))
 
 
+def steep(density: int) -> Case:
+    """A steep response whose optimum moves."""
+    bowl = Bowl(curvature=0.3, optimum=power(-0.5))
+    return Case(bowl.runs(rates=tuple(np.arange(-8, -2.5, 1 / density)), noise=0.002))
+
+
+def one_stray_run(density: int) -> Case:
+    """One run that broke, near the optimum of the largest width."""
+    table = SKEWED.runs(rates=tuple(np.arange(-9, -3.5, 1 / density)), noise=0.002)
+    table.loc[(table["width"] == WIDTHS[-1]) & (table["lr"] == 2.0**-7), "loss"] *= 1.3
+    return Case(table)
+
+
+def near_a_ceiling(density: int) -> Case:
+    """Losses stay near one ceiling at small widths and far from the best rate, as of models that hardly train."""
+    rows, random = [], np.random.default_rng(2)
+    for width, height in zip(WIDTHS, (0.02, 0.2, 0.5, 0.9), strict=True):
+        for x in np.arange(-9, -3.5, 1 / density):
+            gain = height * math.exp(-0.4 * (x - power()(width)) ** 2)
+            rows.append(
+                {"width": width, "lr": 2.0**x, "loss": 1000 * math.exp(0.001 * random.standard_normal() - gain)}
+            )
+    return Case(pd.DataFrame(rows))
+
+
 LANDSCAPES: dict[str, Callable[[int], Case]] = {
     "one tuned": one_tuned,
     "few diverged": few_diverged,
     "two tuned": two_tuned,
+    "steep": steep,
+    "one stray run": one_stray_run,
+    "near a ceiling": near_a_ceiling,
 }
 
 
@@ -103,7 +130,8 @@ def with_a_far_run_diverged(case: Case) -> Case:
 def _far(case: Case) -> int:
     """The worst finite run of the second width at the largest rate that did not diverge."""
     table = case.table
-    of_scale = table[(table["width"] == WIDTHS[1]) & np.isfinite(table["loss"]) & (table["loss"] < 6)]
+    of_scale = table[table["width"] == WIDTHS[1]]
+    of_scale = of_scale[of_scale["loss"] < 1.8 * of_scale["loss"].min()]
     at_largest = of_scale[of_scale["lr"] == of_scale["lr"].max()]
     return int(at_largest["loss"].idxmax())
 
@@ -133,28 +161,24 @@ def assert_alike(before: Answer, after: Answer, unit: float = 0.0, share: float 
     assert 0.5 < after.width / before.width < 2
 
 
-@pytest.mark.parametrize(("name", "estimator"), slow_except(CASES, FAST, ("few diverged", "surface")))
+@pytest.mark.parametrize(
+    ("name", "estimator"), slow_except(CASES, FAST, ("few diverged", "surface"), ("steep", "surface"))
+)
 def test_an_answer_hardly_depends_on_what_does_not_matter(name: str, estimator: str) -> None:
     case = LANDSCAPES[name](1)
-    try:
-        before, plain = case.answer(estimator), without_prior(case).answer(estimator)
-    except FitError:
-        assert estimator != "surface"
-        return
+    before, plain = case.answer(estimator), without_prior(case).answer(estimator)
     for change in CHANGES:
         changed = change(case)
         reference = plain if "prior" in changed.options else before
         assert_alike(reference, changed.answer(estimator), changed.unit)
 
 
-@pytest.mark.parametrize(("name", "estimator"), slow_except(CASES, FAST))
+# Nested fits parabolas along one hyperparameter at a time, through few runs of the coarser grid.
+@pytest.mark.parametrize(
+    ("name", "estimator"), slow_except([case for case in CASES if case != ("two tuned", "nested")], FAST)
+)
 def test_twice_as_many_values_give_the_same_answer(name: str, estimator: str) -> None:
-    try:
-        before = LANDSCAPES[name](1).answer(estimator)
-    except FitError:
-        assert estimator != "surface"
-        return
-    after = LANDSCAPES[name](2).answer(estimator)
+    before, after = (LANDSCAPES[name](density).answer(estimator) for density in (1, 2))
     assert abs(after.center - before.center) < before.width / 2
     assert after.width < 1.2 * before.width
 

@@ -75,8 +75,11 @@ def check_runs(runs: Runs) -> None:
 
 
 def check_outliers(runs: Runs) -> None:
-    """Raise FitError if many runs are outliers."""
-    outliers, finite = int(runs.outlier.sum()), int((np.isfinite(runs.loss) | runs.outlier).sum())
+    """Raise FitError if many runs are outliers, those of seeds that broke as a whole aside."""
+    sound = np.isfinite(runs.loss)
+    of_seed, of_scale = (np.bincount(group, sound) > 0 for group in (runs.intercept, runs.scale))
+    judged = of_seed[runs.intercept] | ~of_scale[runs.scale]
+    outliers, finite = int((judged & runs.outlier).sum()), int((judged & (sound | runs.outlier)).sum())
     if outliers > MOST_OUTLIERS * finite:
         raise FitError(
             f"{outliers} of {finite} losses lie far from any response surface through the others; are several "

@@ -133,3 +133,13 @@ def test_all_runs_of_a_seed_that_broke_are_named_with_their_excess(everywhere: b
     assert min(run.excess for run in excluded) > 1.5
     assert abs(found.center - before.center) < before.width / 2
     assert found.width < 1.5 * before.width
+
+
+def test_of_two_seeds_the_one_that_broke_everywhere_is_left_out() -> None:
+    """Half of all runs are outliers, but the seeds say which half."""
+    sound = Bowl().runs(of_seeds=2)
+    wrong = sound.assign(loss=sound["loss"].where(sound["seed"] == 0, 7.5))
+    found = answer(wrong)
+    assert len(found.analysis.fit.excluded) == len(sound) // 2
+    alone = answer(sound[sound["seed"] == 0].drop(columns="seed").reset_index(drop=True))
+    assert found.center == pytest.approx(alone.center, abs=alone.width / 4)
