@@ -54,13 +54,14 @@ class HeldOutScale:
     """Regrets and intervals of one held-out scale.
 
     Attributes:
-        decision, reuse, argmin: regrets, percent.
+        decision, center, reuse, argmin: regrets, percent; center, of the posterior's mean.
         held: by tuned hyperparameter, True if the interval holds the optimum.
         widths: of the intervals, octaves, by tuned hyperparameter.
         below_p90: True if the decision loses less than the bound on the risk.
     """
 
     decision: float
+    center: float
     reuse: float
     argmin: float
     held: tuple[bool, ...]
@@ -130,6 +131,7 @@ def _compared(full: Fit, fit: Fit, optimum: Optimum) -> HeldOutScale:
     lost = regret(decision.value)
     return HeldOutScale(
         decision=lost,
+        center=regret(decision.center),
         reuse=regret(reuse),
         argmin=regret(argmin),
         held=tuple(map(bool, (decision.low <= optimum.x) & (optimum.x <= decision.high))),
@@ -142,8 +144,8 @@ def row(split: Split, found: Sequence[HeldOutScale] | None) -> str:
     """Return a row of the table."""
     name = f"| {split.experiment} | {split.axis} from {split.least:.3g} |"
     if not found:
-        return f"{name} refused | | | | | |"
-    cells = [np.mean([getattr(one, key) for one in found]) for key in ("decision", "reuse", "argmin")]
+        return f"{name} refused | | | | | | |"
+    cells = [np.mean([getattr(one, key) for one in found]) for key in ("decision", "center", "reuse", "argmin")]
     held = [held for one in found for held in one.held]
     width = np.median([width for one in found for width in one.widths])
     bound = sum(one.below_p90 for one in found)
@@ -155,8 +157,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=2, choices=(1, 2))
     arguments = parser.parse_args()
-    print("| table | held out | regret, % | of reuse | of argmin | inside 90% | width, octaves | risk holds |")
-    print("|---|---|---|---|---|---|---|---|")
+    regrets = "regret, % | of the center | of reuse | of argmin"
+    print(f"| table | held out | {regrets} | inside 90% | width, octaves | risk holds |")
+    print("|---|---|---|---|---|---|---|---|---|")
     everything: list[HeldOutScale] = []
     with ProcessPoolExecutor(arguments.processes) as pool:
         for split, found in zip(all_splits := list(splits()), pool.map(held_out, all_splits), strict=True):
