@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -143,15 +143,17 @@ class Outcome:
 
     Attributes:
         state: DONE, DIVERGED, PRUNED (stopped early, as other trials of its scale were better) or FAILED.
-        loss: the loss that ranks trials (run.loss), in nats; None unless done.
-        loss_se: its standard error over the held-out windows or steps, in nats; None unless done, and with one window.
-        initial_loss: training loss at the first step, in nats.
+        loss: the metric that ranks trials, with its own sign (run.loss of the builtin trainer); None unless done.
+        loss_se: its standard error over the held-out windows or steps; None unless done, and with one window.
+        initial_loss: training loss at the first step.
         seconds: wall time on its device: an equal share of the stack's time.
         stack: number of trials in its stack.
         attempts: number of attempts at the trial.
         error: one line, if failed.
         cause: one of CAUSES, if failed.
         node: the scheduler's node on which it was trained.
+        missing: why a trial whose program exited with code 0 has no result; it counts as diverged or failed then, as its
+            run declares. None for any other trial.
         imported: table and row that the trial was taken from; None if it was trained here.
         groups: settings of each parameter group: role, peak learning rate, and the optimizer's other settings. Its
             `parameters` hold the spread of the initial values, the multiplier and the branch factor by name.
@@ -169,12 +171,31 @@ class Outcome:
     error: str | None = None
     cause: str | None = None
     node: str | None = None
+    missing: str | None = None
     imported: str | None = None
     groups: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if self.state not in (DONE, DIVERGED, PRUNED, FAILED) or (self.state == DONE) != isinstance(self.loss, float):
             raise ValueError(f"state {self.state!r} with loss {self.loss!r}")
+
+    def missing_result(self, state: str, reason: str) -> Outcome:
+        """Return this outcome as one without a result, by a rule.
+
+        Args:
+            state: DIVERGED or FAILED.
+        """
+        failed = state == FAILED
+        return replace(
+            self,
+            state=state,
+            loss=None,
+            loss_se=None,
+            tokens=0,
+            error=reason if failed else None,
+            cause=CODE_ERROR if failed else None,
+            missing=reason,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
+from hptransfer.core.metric import LOSS, Objective
 from hptransfer.core.records import CANCELLED, DIVERGED, DONE, FAILED, PRUNED, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.outcome_index import OutcomeIndex
@@ -24,7 +25,7 @@ class ScaleState:
     Attributes:
         waiting: trials that are in no job yet, in the order in which they are to be trained.
         points: number of trials by point.
-        losses: losses of finished trials by point; infinite where one diverged.
+        losses: losses of finished trials by point, to be minimized; infinite where one diverged.
         pruned: points with a trial that was stopped early.
         open: number of trials that are in a job and have no outcome.
         states: number of outcomes by state.
@@ -76,7 +77,7 @@ class ScaleState:
         return self.states[DONE] + self.states[DIVERGED] + self.states[PRUNED]
 
     def mean_losses(self) -> dict[Point, float]:
-        """Mean loss over seeds by point, without failed trials.
+        """Mean loss over seeds by point, to be minimized, without failed trials.
 
         It is infinite where a seed diverged.
 
@@ -97,14 +98,14 @@ class TrialIndex:
         started, started_flops: number of trials that were put into a job, and their cost.
     """
 
-    def __init__(self, folder: RunFolder, tuned: Sequence[str]) -> None:
+    def __init__(self, folder: RunFolder, tuned: Sequence[str], objective: Objective = LOSS) -> None:
         self.trials: dict[str, Trial] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.scales: dict[Scale, ScaleState] = {}
         self.device_s = 0.0
         self.started = 0
         self.started_flops = 0.0
-        self.folder, self._tuned = folder, tuple(tuned)
+        self.folder, self._tuned, self._objective = folder, tuple(tuned), objective
         self._finished = OutcomeIndex(folder)
         self._same: dict[Scale, Scale] = {}
 
@@ -164,13 +165,38 @@ class TrialIndex:
         if outcome.state == PRUNED:
             state.pruned.add(self.point(trial))
         elif outcome.state != FAILED:
-            loss = math.inf if outcome.loss is None else outcome.loss
-            state.losses.setdefault(self.point(trial), []).append(loss)
+            state.losses.setdefault(self.point(trial), []).append(self._loss(outcome))
         if outcome.state == DONE:
             state.seconds += outcome.seconds
             state.flops += trial.flops
         written = self.folder.outcome_path(trial_id).stat().st_mtime_ns
         self._finished.write(trial, outcome, written, job)
+
+    def _loss(self, outcome: Outcome) -> float:
+        """Return the loss of a trial that trained, to be minimized."""
+        return math.inf if outcome.loss is None else self._objective.minimized(outcome.loss)
+
+    def withdraw(self, trial_id: str, outcome: Outcome, *, job: str) -> None:
+        """Replace the outcome of a trial that has no result after all.
+
+        Args:
+            outcome: the one that counts now, diverged or failed.
+        """
+        trial, before = self.trials[trial_id], self.outcomes[trial_id]
+        state = self.at(trial.scale)
+        state.states[before.state] -= 1
+        if before.state != FAILED:
+            state.losses[self.point(trial)].remove(self._loss(before))
+            if not state.losses[self.point(trial)]:
+                del state.losses[self.point(trial)]
+        if before.state == DONE:
+            state.seconds -= before.seconds
+            state.flops -= trial.flops
+        self.spend(trial_id, -before.seconds)
+        state.bracketed_by = None
+        self.started -= 1
+        self.started_flops -= trial.flops
+        self.finish(trial_id, outcome, was_open=False, job=job)
 
     def reopen(self, trial_id: str) -> None:
         """Forget the failed outcome of a reset trial.

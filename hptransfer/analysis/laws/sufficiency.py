@@ -160,7 +160,7 @@ def _no_optimum(
     if spread is not None and spread < NOISE_DEVIATIONS_ALONG * noise:
         return TooFewRunsError(
             f"the losses show no optimum of {name}: along it they differ by little more than noise (standard "
-            f"deviations of the log loss: {spread:.2g} along it, {noise:.2g} {known_by}); try values farther apart, "
+            f"deviations in {runs.response.name}: {spread:.2g} along it, {noise:.2g} {known_by}); try values farther apart, "
             "repeat them with other seeds, or leave it out of --tune",
             runs.columns,
             planner.farther_apart(k, needed),
@@ -172,7 +172,7 @@ def _no_optimum(
         f"and an answer needs at most {UNPLACED_OCTAVES:g}"
         if error > UNPLACED_OCTAVES
         else f"the fitted response surface has no optimum of {name} inside the tried values: on one side of it no run "
-        f"is worse by more than the scatter about the surface ({surface_noise:.2g} in log loss)"
+        f"is worse by more than the scatter about the surface ({surface_noise:.2g} in {runs.response.name})"
     )
     unplaced = [optimum for optimum in optima if optimum.status[k] != BRACKETED]
     return TooFewRunsError(
@@ -209,7 +209,7 @@ def repeat_noise(runs: Runs) -> float | None:
     finite = np.isfinite(runs.loss)
     points = np.column_stack([runs.scale, np.round(runs.x, 9)])[finite]
     point = np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)
-    y, counts = np.log(runs.loss[finite]), np.bincount(point)
+    y, counts = runs.y[finite], np.bincount(point)
     means = np.bincount(point, y) / counts
     squares = np.bincount(point, (y - means[point]) ** 2)
     repeated = counts > 1
@@ -227,7 +227,7 @@ def spread_along(runs: Runs, k: int) -> float | None:
     finite = np.isfinite(runs.loss)
     others = np.round(np.delete(runs.x, k, axis=1), 9)
     line = np.unique(np.column_stack([runs.scale, others])[finite], axis=0, return_inverse=True)[1].reshape(-1)
-    frame = pd.DataFrame({"line": line, "value": np.round(runs.x[finite, k], 9), "y": np.log(runs.loss[finite])})
+    frame = pd.DataFrame({"line": line, "value": np.round(runs.x[finite, k], 9), "y": runs.y[finite]})
     by_line = frame.groupby(["line", "value"])["y"].median().groupby("line").agg(["size", "std"])
     deviations = by_line.loc[by_line["size"] >= FEWEST_VALUES, "std"]
     return float(deviations.median()) if len(deviations) else None

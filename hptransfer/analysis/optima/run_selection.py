@@ -60,7 +60,7 @@ def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
         Positions of the runs, and the runs.
     """
     finite = np.flatnonzero(np.isfinite(runs.loss))
-    x, y, intercept = runs.x[finite], np.log(runs.loss[finite]), runs.intercept[finite]
+    x, y, intercept = runs.x[finite], runs.y[finite], runs.intercept[finite]
     least = np.full(runs.intercept.max() + 1, np.inf)
     np.minimum.at(least, intercept, y)
     points, point = np.unique(np.column_stack([runs.scale[finite], x]), axis=0, return_inverse=True)
@@ -75,9 +75,7 @@ def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
         close[sound[:fewest]] = True
     kept = finite[close[point]]
     intercept = np.unique(runs.intercept[kept], return_inverse=True)[1].reshape(-1)
-    return kept, SelectedRuns(
-        runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], intercept, runs.octaves(runs.scales)
-    )
+    return kept, SelectedRuns(runs.x[kept], runs.y[kept], runs.scale[kept], intercept, runs.octaves(runs.scales))
 
 
 def _lower_medians(group: Index, values: Array) -> Array:

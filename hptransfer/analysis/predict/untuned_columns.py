@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import f as f_distribution
 
-from hptransfer.analysis.tables.arrays import Array, Index
+from hptransfer.analysis.tables.arrays import Array, Index, Runs
 from hptransfer.analysis.tables.columns import SEED, Columns
 from hptransfer.analysis.tables.quantities import SETTING_NAMES, is_size_or_budget, quantity_of
 from hptransfer.analysis.tables.scale_names import format_size
@@ -180,7 +180,7 @@ class _Examined:
         axes = np.log2(rows[list(columns.scales)].to_numpy(dtype=float))
         scale = np.unique(axes, axis=0, return_inverse=True)[1].reshape(-1)
         x = np.log2(rows[list(columns.tuned)].to_numpy(dtype=float))
-        return cls(axes, x, np.log(rows[columns.loss].to_numpy(dtype=float)), scale)
+        return cls(axes, x, Runs.of(rows, columns).y, scale)
 
     def scale_and(self, candidate: _Candidate) -> Index:
         """Return the index of each run's scale and value."""

@@ -22,7 +22,7 @@ SAME = 1e-12
 
 
 def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.DataFrame:
-    """Return the finished runs with their loss, infinite for diverged ones.
+    """Return the finished runs with their loss to be minimized, infinite for diverged ones.
 
     The index is that of the frame.
 
@@ -67,13 +67,8 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
             "possible; name the columns of the scale alone"
         )
     loss = check_numbers(clean[columns.loss], columns.loss, location)
+    loss = columns.objective.minimized(loss)
     clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
-    too_low = clean[clean[columns.loss] <= 0]
-    if len(too_low):
-        raise ConfigError(
-            f"{location}: column {columns.loss!r} must be above 0, as its logarithm is fitted, got "
-            f"{short(float(too_low[columns.loss].iloc[0]))} in {first_row(too_low)}"
-        )
     if "state" in clean.columns:
         clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf
     return clean
