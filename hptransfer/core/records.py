@@ -152,8 +152,8 @@ class Outcome:
         error: one line, if failed.
         cause: one of CAUSES, if failed.
         node: the scheduler's node on which it was trained.
-        missing: why a trial whose program exited with code 0 has no result; it counts as diverged or failed then, as its
-            run declares. None for any other trial.
+        missing: why a trial whose program exited with code 0 has no result; it counts as diverged or failed then, as
+            its run declares. None for any other trial.
         imported: table and row that the trial was taken from; None if it was trained here.
         groups: settings of each parameter group: role, peak learning rate, and the optimizer's other settings. Its
             `parameters` hold the spread of the initial values, the multiplier and the branch factor by name.

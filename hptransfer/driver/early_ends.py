@@ -44,7 +44,7 @@ class EarlyEnds:
         for trial_id in early:
             del steps[trial_id]
         return {
-            trial_id: f"it exited with code 0 at step {step}, where others of {trial.scale.key} reached step {reached}"
+            trial_id: f"it exited with code 0 at step {step}, where others of its scale reached step {reached}"
             for trial_id, step in early.items()
         }
 

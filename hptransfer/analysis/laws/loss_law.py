@@ -24,14 +24,14 @@ from hptransfer.analysis.tables.response import Response
 
 # Floors as shares of the least measured loss, with equal prior weights.
 FLOORS = tuple(k / 50 for k in range(50))
-# Grid of the scatter of log losses about a law, with a half-Cauchy prior of this scale.
+# Grid of the scatter of responses about a law, with a half-Cauchy prior of this scale.
 LOSS_SCATTERS, LOSS_SCATTER_SCALE = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032), 0.003
 # Prior weight of the power of the whole loss; all floors share the rest.
 POWER_WEIGHT = 0.2
 # Normal priors, (mean, deviation): log of A about an axis's share of the loss above the floor at the smallest scale,
-# log of a about 0.3, and log loss per octave in a power of the whole loss.
+# log of a about 0.3, and the response per octave in a power of the whole loss.
 LEVEL_SPREAD, EXPONENT, SLOPE = 1.0, (np.log(0.3), 0.6), (-0.05, 0.15)
-# Deviation of the log loss at the smallest scale about its measured value.
+# Deviation of the response at the smallest scale about its measured value.
 FIRST_SPREAD = 1.0
 # Upper limit of the log of an exponent during the fit.
 LARGEST_LOG_EXPONENT = 2.0
@@ -46,7 +46,7 @@ class _Components:
         response: that of the fitted losses.
         floors: E in the unit of the law, (components,); None for a power of the whole loss.
         parameters: (components, parameters), with their `covariance`.
-        scatter: of log losses about the law, (components,).
+        scatter: of responses about the law, (components,).
         log_weight: (components,).
     """
 

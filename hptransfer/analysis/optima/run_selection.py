@@ -12,7 +12,7 @@ from hptransfer.analysis.tables.arrays import Array, Index, Runs
 # of points, plus one for each tuned hyperparameter, is kept in any case: the sides of a steep bowl need them.
 FAR_LOG_LOSS = 0.4
 KEPT = 4
-# From this number of points a scale may have an outlier, with a log loss this far below all others.
+# From this number of points a scale may have an outlier, with a response this far below all others.
 MANY, OUTLIER = 6, 0.12
 
 
@@ -22,7 +22,7 @@ class SelectedRuns:
 
     Attributes:
         x: log2 of the tuned values, (runs, tuned).
-        y: log losses, (runs,).
+        y: responses, (runs,).
         scale, intercept: index of each run's scale and intercept.
         octaves: log2 of every scale's axes over their middle, (scales, axes).
     """
@@ -53,7 +53,7 @@ class SelectedRuns:
 def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
     """Select the finite runs near the best of their scale.
 
-    Repeats of a point are selected together, by the lower median of their log losses, so that neither a lucky nor a
+    Repeats of a point are selected together, by the lower median of their responses, so that neither a lucky nor a
     broken seed decides. Losses are relative to the least loss with the same intercept.
 
     Returns:
@@ -92,7 +92,7 @@ def _has_outlier(x: Array, y: Array) -> bool:
     It then lies far below all other losses, and the second best point is not among its neighbours.
 
     Args:
-        x, y: log2 of the scale's points and their log losses, losses ascending.
+        x, y: log2 of the scale's points and their responses, losses ascending.
     """
     if len(y) < MANY or y[1] - y[0] <= OUTLIER:
         return False

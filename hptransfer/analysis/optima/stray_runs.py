@@ -15,7 +15,7 @@ from hptransfer.analysis.tables.arrays import OWN_INTERCEPT, Array, Runs
 DIVERGED, OUTLIER = "diverged", "outlier"
 # Least error of the response shape far from the optimum, as a share of the excess.
 FAR_DISCREPANCY = 0.5
-# Difference of log losses between seeds, which a run whose seed has no intercept of its own may show.
+# Difference of responses between seeds, which a run whose seed has no intercept of its own may show.
 SEED_LEVEL = 0.02
 
 
@@ -91,7 +91,7 @@ def _beyond_edge(runs: Runs, edge: DivergenceModel, stray: Array, residuals: Arr
 def _stray(runs: Runs, surface: ResponseSurface) -> tuple[Array, Array]:
     """Return each run's probability to be stray, and its residual.
 
-    The residual is in log loss. Both are 0 where unknown.
+    The residual is in the response. Both are 0 where unknown.
     """
     excess = surface.shape.excess(runs.x - surface.x[runs.scale], surface.octaves[runs.scale])
     known = np.isfinite(runs.loss) & np.isfinite(surface.intercepts[runs.scale])

@@ -1,7 +1,7 @@
 """Recommended values, which lose least in expectation under the whole posterior.
 
 A draw of the posterior is an optimum at the scale, from the average over laws, and a form of the response surface. The
-loss of a value is the mean over draws of the log loss above the optimum, plus that of a divergence times its
+loss of a value is the mean over draws of the response above the optimum, plus that of a divergence times its
 probability. A run that diverges, or ends far above the optimum, is trained again. It costs what the same compute would
 have bought, so both losses are capped at RETRAINED.
 """
@@ -34,9 +34,9 @@ class Decision:
     Attributes:
         value: log2 of the recommended values, (tuned,).
         center, low, high: mean and 90% interval of the optimum's posterior, log2, (tuned,).
-        expected, p90: mean and 90th percentile of the loss above the optimum, of a run that does not diverge; NaN for an
-            estimator without a response surface. `expected_percent` and `p90_percent` are in percent of the loss; NaN
-            where differences are fitted.
+        expected, p90: mean and 90th percentile of the loss above the optimum, of a run that does not diverge; NaN for
+            an estimator without a response surface. `expected_percent` and `p90_percent` are in percent of the loss;
+            NaN where differences are fitted.
         p_diverge: probability that the run diverges; NaN if no run diverged.
         stable_below: log2 of the value of even odds, the others as recommended, (tuned,); NaN where there is none.
         outside_tried: True where the value lies outside all tried ones, (tuned,).
@@ -104,7 +104,7 @@ class _Posterior:
         return cls(fit, scale, [widened[form::forms] for form in range(forms)])
 
     def excess(self, x: Array) -> Array:
-        """Return the log loss above each draw's optimum at x, (draws,)."""
+        """Return the response above each draw's optimum at x, (draws,)."""
         octaves = self.fit.runs.octaves([self.scale])
         parts = [
             surface.shape.excess(x - optima, np.tile(octaves, (len(optima), 1)))
@@ -114,7 +114,7 @@ class _Posterior:
         return excess
 
     def expected(self, x: Array) -> float:
-        """Return the expected log loss of x, capped at RETRAINED."""
+        """Return the expected response of x, capped at RETRAINED."""
         of_run = float(np.minimum(self.excess(x), RETRAINED).mean())
         divergence = self.fit.divergence
         if divergence is None:

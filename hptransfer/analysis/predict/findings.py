@@ -40,8 +40,8 @@ class Findings:
             decision, in the unit of the table, with the mean and the 90% interval of the optimum (`_center`, `_low`,
             `_high`), the value of even odds of divergence (`_stable_below`), whether the decision lies outside all
             tried values (`_outside_tried`) and the factor on the interval (`_widened_by`); `loss` with its interval;
-            `risk_expected` and `risk_p90` above the optimum, and `_percent` of the loss for both; `p_diverge`; `extrapolation_octaves` beyond the
-            largest swept scale, 0 inside.
+            `risk_expected` and `risk_p90` above the optimum, and both with `_percent` of the loss; `p_diverge`;
+            `extrapolation_octaves` beyond the largest swept scale, 0 inside.
         next_runs: runs that would narrow the first target's interval most for their cost, best first.
         warnings: one line each.
         uncounted: number of table rows that are not used, by their state, such as failed or running.
@@ -62,8 +62,8 @@ class Findings:
         """Table of the scales' optima, one row per scale, cheapest first.
 
         For each tuned column NAME it has the optimum and its log2 with a standard error in octaves. The curvature is
-        in units of the loss per octave squared; the status is "bracketed" or the reason why not. The other columns are the loss at
-        the optimum and the numbers of runs and of diverged runs.
+        in the loss's unit per octave squared; the status is "bracketed" or the reason why not. The other columns are
+        the loss at the optimum and the numbers of runs and of diverged runs.
         """
         return optima_table(self.fit)
 
@@ -72,8 +72,8 @@ class Findings:
         """Table of the exponents, one row per tuned column and axis.
 
         Columns: octaves of the optimum per octave of the axis with the 90% interval and the verdict, and the cost of
-        reusing the smallest scale's optimum, in the loss's unit and in percent. The cost is for a scale at which only this axis has
-        grown to the first target's value.
+        reusing the smallest scale's optimum, in the loss's unit and in percent. The cost is for a scale at which only
+        this axis has grown to the first target's value.
         """
         return exponents_table(self)
 

@@ -16,7 +16,8 @@ def predict_table(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
 
     Columns: the scale; for each tuned column the decision, then the optimum's posterior, the value of even odds of
     divergence, whether the decision lies outside all tried values, and the factor on its interval; the loss at the
-    optimum with its interval, with the metric's own sign; the risk in its unit and in percent, the probability of divergence, and the octaves of extrapolation.
+    optimum with its interval, with the metric's own sign; the risk in its unit and in percent, the probability of
+    divergence, and the octaves of extrapolation.
 
     Args:
         targets: table with the scale columns.

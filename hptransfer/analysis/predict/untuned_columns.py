@@ -44,7 +44,7 @@ ROUNDED = 0.03
 # Share of the variance of a size within a scale that a curve of the tuned values leaves.
 CURVE_SHARE = 0.01
 # A column separates losses if its levels explain this share of the variance, with this significance, and differ by this
-# much in log loss.
+# much in the response.
 SHARE, SIGNIFICANCE, LEAST_EFFECT = 0.5, 1e-4, 0.002
 # Degrees of freedom that must be left to judge it.
 FEWEST_FREE = 4
@@ -162,11 +162,11 @@ class _Candidate:
 
 @dataclass(frozen=True, eq=False)
 class _Examined:
-    """Scales, points and log losses of the runs that are examined.
+    """Scales, points and responses of the runs that are examined.
 
     Attributes:
         axes, x: log2 of the scale and of the tuned values, (runs, axes) and (runs, tuned).
-        y: log losses.
+        y: responses.
         scale: index of each run's scale.
     """
 

@@ -124,7 +124,7 @@ def widened(fit: Fit, sets: Sequence[Sequence[HeldOut]]) -> Fit:
 def regret_per_octave(held_out: Sequence[HeldOut]) -> float | None:
     """Return the regret per octave of extrapolation, percent of the loss.
 
-    It is the slope of a line through the origin; None without any held-out scale, and where a percentage has no meaning.
+    It is the slope of a line through the origin; None without any held-out scale, and where differences are fitted.
     """
     octaves = np.array([scale.extrapolation_octaves for scale in held_out])
     percents = np.array([scale.regret_percent for scale in held_out])

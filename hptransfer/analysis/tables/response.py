@@ -1,8 +1,8 @@
 """Response that is fitted: the log of the loss, or its differences.
 
-A loss above 0 is fitted by its logarithm, in which curvature and noise are shares of the loss. A loss at or below 0, and
-a metric that is to be maximized, have no logarithm. Their differences are fitted instead, in a unit that the runs show:
-ten times the usual excess of a run over the best of its scale. A usual excess is then 0.1, as it is in log losses, and
+A loss above 0 is fitted by its logarithm, in which curvature and noise are shares of the loss. A loss at or below 0
+has no logarithm, nor has a metric to be maximized. Their differences are fitted instead, in a unit that the runs
+show: ten times the usual excess of a run over the best of its scale. A usual excess is then 0.1, as in log losses, and
 the priors of curvature and noise hold for both.
 """
 
@@ -50,8 +50,12 @@ class Response:
 
     @property
     def name(self) -> str:
-        """Name for messages, such as that of a standard deviation."""
-        return "log loss" if self.unit is None else f"units of {self.unit:.2g}"
+        """Name of the quantity whose deviations `size` returns."""
+        return "log loss" if self.unit is None else "loss"
+
+    def size(self, deviation: float) -> float:
+        """Return a deviation of the response for people: of the log loss, or in the unit of the loss."""
+        return deviation if self.unit is None else self.unit * deviation
 
     def of(self, losses: Array) -> Array:
         """Return the response of losses."""

@@ -20,9 +20,9 @@ class OptimaEstimate:
 
     Attributes:
         likelihood: of all optima together, scale by scale.
-        curvature: half of the second derivative of the log loss at each scale's optimum, (scales, tuned, tuned).
-        intercepts: log loss at each scale's optimum; NaN where unknown.
-        noise: standard deviation of a run's log loss about the fit; NaN for an estimator without a fit.
+        curvature: half of the second derivative of the response at each scale's optimum, (scales, tuned, tuned).
+        intercepts: response at each scale's optimum; NaN where unknown.
+        noise: standard deviation of a run's response about the fit; NaN for an estimator without a fit.
         surface: the response surface, if the estimator fits one.
     """
 

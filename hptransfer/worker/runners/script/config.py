@@ -12,8 +12,8 @@ from typing import Any
 from hptransfer.core.command_templates import check_names, names_in
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.formulas import Formula
-from hptransfer.core.metric import Objective
 from hptransfer.core.loader import load
+from hptransfer.core.metric import Objective
 from hptransfer.core.records import DIVERGED, FAILED
 
 REDUCTIONS = ("last", "minimum", "maximum", "mean")
