@@ -14,7 +14,7 @@ import pandas as pd
 from hptransfer.analysis.laws.forms import SweptAxes
 from hptransfer.analysis.predict.untuned_columns import UntunedColumn, untuned_columns
 from hptransfer.analysis.tables.arrays import Runs
-from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.columns import OPTIMIZER_STEP, Columns
 from hptransfer.analysis.tables.quantities import quantity_of
 from hptransfer.analysis.tables.scale_names import format_size
 from hptransfer.analysis.tables.table_checks import first_row
@@ -70,7 +70,12 @@ def _few_steps(table: pd.DataFrame, columns: Columns) -> list[str]:
     steps = trained.loc[trained["steps"] > 0, "steps"].min()  # 0: imported without steps
     if not steps < FEW_STEPS:
         return []
-    few = f"1 {columns.step}" if steps == 1 else f"{int(steps)} {columns.step}s"
+    if columns.step != OPTIMIZER_STEP:
+        return [
+            f"the column steps has values down to {int(steps)}: if they count optimizer steps, the optimum of these runs "
+            "may differ from that of long training"
+        ]
+    few = "1 optimizer step" if steps == 1 else f"{int(steps)} optimizer steps"
     return [f"some runs have only {few}: their optimum may differ from that of long training"]
 
 

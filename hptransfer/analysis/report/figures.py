@@ -101,11 +101,11 @@ def curve_panels(fit: Fit) -> list[Panel]:
     for index, optimum in enumerate(fit.optima):
         groups.setdefault(tuple(optimum.axes[axis] for axis in other_axes), []).append(index)
     if len(groups) > len(fit.optima) / 2:  # scales without a common grid: all in one panel
-        titled_groups = [(fit.columns.loss, list(range(len(fit.optima))))]
+        titled_groups = [(fit.columns.objective.name, list(range(len(fit.optima))))]
     else:
         keys = sorted(groups)[-MOST_PANELS:]
         fixed = [dict(zip(other_axes, key, strict=True)) for key in keys]
-        titles = [format_scale(axes, fixed) or fit.columns.loss for axes in fixed]
+        titles = [format_scale(axes, fixed) or fit.columns.objective.name for axes in fixed]
         titled_groups = [(title, groups[key]) for title, key in zip(titles, keys, strict=True)]
     return [
         Panel(f"loss_{number}_{fit.tuned[k]}", partial(_draw_curves, fit=fit, indices=indices, k=k, title=title))
@@ -149,7 +149,7 @@ def _draw_curves(axes: Axes, *, fit: Fit, indices: Sequence[int], k: int, title:
             axes.errorbar(optimum.x[k], objective.shown(optimum.loss), xerr=1.645 * optimum.se[k], **OPTIMUM_STYLE)
     room = 0.05 * (top - finite_losses.min(initial=top))
     axes.set_ylim(*sorted(map(objective.shown, (finite_losses.min(initial=top) - room, top + room))))
-    axes.set_title(f"{title} against {fit.tuned[k]}" if title == fit.columns.loss else title)
+    axes.set_title(f"{title} against {fit.tuned[k]}" if title == fit.columns.objective.name else title)
     axes.set_ylabel(objective.label)
     _set_value_ticks(axes.xaxis, fit.tuned[k])
     _legend_below(axes, max(map(len, axes.get_legend_handles_labels()[1]), default=0))

@@ -78,7 +78,7 @@ class Head:
 
     Attributes:
         tuned: names of the tuned hyperparameters.
-        metric, unit: name and unit of the loss; the unit may be blank.
+        metric, maximized, unit: name, goal and unit of the metric; the unit may be blank.
         risk: sentence about the loss that the values risk.
         edges: sentence about the values that diverge; blank without one.
         extrapolation: sentence about the target's distance from the swept scales.
@@ -93,6 +93,7 @@ class Head:
     answers: Sequence[Answer]
     loss: Answer
     metric: str
+    maximized: bool
     unit: str
     risk: str
     edges: str
@@ -261,6 +262,7 @@ def head(analysis: Findings, context: RunContext) -> Head:
         answers=[Answer.of(prediction, name) for name in fit.tuned],
         loss=Answer.of(prediction, "loss"),
         metric=fit.columns.objective.name,
+        maximized=fit.columns.objective.maximized,
         unit=fit.columns.objective.unit,
         risk=risk_sentence(prediction, fit.columns.objective),
         edges=_edges(prediction, fit.tuned),

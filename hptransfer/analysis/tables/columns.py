@@ -14,6 +14,7 @@ from hptransfer.core.errors import ConfigError
 from hptransfer.core.metric import LOSS, Objective
 
 SEED = "seed"
+# Meanings of a number of steps: an update of the builtin trainer, and a column of a table under that name.
 OPTIMIZER_STEP, TABLE_STEP = "optimizer step", "step"
 # Columns of predictions.csv besides the scale, and the ends of those of each tuned column NAME.
 PREDICTED = (
