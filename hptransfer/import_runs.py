@@ -18,8 +18,7 @@ from hptransfer.analysis.tables.table_checks import unknown_column
 from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.io import append_jsonl, write_json
-from hptransfer.core.metric import LOG_ESTIMATORS
-from hptransfer.core.records import DIVERGED, DONE, Number, Outcome, Scale, Trial
+from hptransfer.core.records import DIVERGED, DONE, LOG_ESTIMATORS, Number, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import Plan
 

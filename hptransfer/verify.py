@@ -17,8 +17,7 @@ from hptransfer.analysis.pipeline import analyze_run
 from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import FitError
 from hptransfer.core.io import write_json
-from hptransfer.core.metric import LOSS, Objective
-from hptransfer.core.records import DIVERGED, DONE, VERIFY, Number, Scale, short
+from hptransfer.core.records import DIVERGED, DONE, LOSS, VERIFY, Number, Objective, Scale, short
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.summary import DriverSummary
 from hptransfer.planning.plan import Plan
@@ -34,7 +33,7 @@ MAX_SPACING_OCTAVES = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """Regret and error of a prediction, in the unit of the metric and in octaves.
+    """Regret of a prediction, in the metric's unit, and error in octaves.
 
     Attributes:
         scale: values of the axes.
@@ -223,7 +222,7 @@ def _untransferred_regret(
 
 
 def _percent(regret: float, best_loss: float) -> float | None:
-    """Return a regret in percent of a loss above 0, which a metric to be maximized is not."""
+    """Return a regret in percent of a loss above 0, None otherwise."""
     return 100 * regret / best_loss if best_loss > 0 else None
 
 

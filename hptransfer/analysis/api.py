@@ -12,7 +12,7 @@ from hptransfer.analysis.report.analysis import Analysis
 from hptransfer.analysis.tables.columns import TABLE_STEP, Columns
 from hptransfer.analysis.tables.sources import canonical_states, check_targets
 from hptransfer.analysis.tables.table_checks import check_table, unused_rows
-from hptransfer.core.metric import Objective
+from hptransfer.core.records import Objective
 
 
 def analyze(

@@ -46,8 +46,7 @@ from hptransfer.analysis.tables.sources import TableSource, load_table, load_tar
 from hptransfer.analysis.tables.table_checks import check_table, unused_rows
 from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknown
 from hptransfer.core.io import read_json, writable_folder, write_json, write_text
-from hptransfer.core.metric import Objective
-from hptransfer.core.records import DIVERGED, DONE, FAILED, Scale, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, Objective, Scale, short
 from hptransfer.core.run_folder import RunFolder
 
 FILES = (
@@ -352,7 +351,7 @@ def _unfinished(records: pd.DataFrame) -> list[str]:
 
 
 def _without_result(folder: RunFolder, records: pd.DataFrame) -> list[str]:
-    """Return a warning of trials that exited with code 0 without their result."""
+    """Return a warning that names the trials without a result."""
     named: dict[str, list[str]] = {}
     for trial_id in records.loc[records["state"].isin([DIVERGED, FAILED]), "trial"]:
         outcome = folder.read_outcome(trial_id)

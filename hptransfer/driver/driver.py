@@ -19,12 +19,10 @@ from hptransfer.core.attempts import reset_trial
 from hptransfer.core.errors import FitError, StoppedError
 from hptransfer.core.io import read_jsonl, write_json
 from hptransfer.core.locks import LockedError, lock
-from hptransfer.core.metric import LOG_ESTIMATORS
-from hptransfer.core.records import PRUNED, Outcome, Trial, short
+from hptransfer.core.records import LOG_ESTIMATORS, PRUNED, Outcome, Trial, short
 from hptransfer.core.run_folder import RunFolder, disk_errors
 from hptransfer.driver.budget import BudgetUse
 from hptransfer.driver.driver_state import PILOT_FAILED, PILOT_RUNNING, DriverState, read_states
-from hptransfer.driver.early_ends import EarlyEnds
 from hptransfer.driver.halving import SuccessiveHalving
 from hptransfer.driver.jobs import JobManager, write_in_parallel
 from hptransfer.driver.optuna_studies import LastPoint, Studies
@@ -32,7 +30,7 @@ from hptransfer.driver.progress import Progress, count_progress
 from hptransfer.driver.requests import carry_out, read_requests, set_aside_request
 from hptransfer.driver.scheduler import Scheduler
 from hptransfer.driver.summary import DriverSummary, summarize
-from hptransfer.driver.trial_index import TrialIndex
+from hptransfer.driver.trial_index import EarlyEnds, TrialIndex
 from hptransfer.launchers import Launcher
 from hptransfer.planning.plan import Plan
 from hptransfer.planning.trial_set import TrialSet, search_bounds
@@ -200,7 +198,7 @@ class Driver:
                 self._withdraw(trial_id, reason)
 
     def _withdraw(self, trial_id: str, reason: str) -> None:
-        """Replace the outcome of a trial without its result, by the run's rule.
+        """Replace the outcome of a trial that has no result.
 
         Optuna is told at the next start: its finished trials cannot change.
         """

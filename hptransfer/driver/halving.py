@@ -19,8 +19,7 @@ import optuna
 
 from hptransfer.config.sweep import HalvingConfig
 from hptransfer.core.io import read_jsonl
-from hptransfer.core.metric import LOSS, Objective
-from hptransfer.core.records import Number, Scale, Trial
+from hptransfer.core.records import LOSS, Number, Objective, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 
 CurvePoint = Mapping[str, Any]

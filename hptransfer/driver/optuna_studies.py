@@ -26,8 +26,7 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from hptransfer.core.io import open_for_writing, read_json, reading, write_json
-from hptransfer.core.metric import LOSS, Objective
-from hptransfer.core.records import DONE, FAILED, PRUNED, VERIFY, Outcome, Scale, Trial
+from hptransfer.core.records import DONE, FAILED, LOSS, PRUNED, VERIFY, Objective, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.samplers import SamplerConfig
 
@@ -206,7 +205,11 @@ class Studies:
     def _study(self, scale: Scale, purpose: str) -> optuna.Study:
         name = _study_name(scale.key, purpose)
         if name not in self._studies:
-            study = optuna.create_study(storage=self._storage, study_name=name, direction=self._objective.goal)
+            study = optuna.create_study(
+                storage=self._storage,
+                study_name=name,
+                direction="maximize" if self._objective.maximized else "minimize",
+            )
             # The seed is of the printed name: it identifies nothing, and proposals stay what they were.
             study.set_user_attr("seed", zlib.crc32(_study_name(scale.name, purpose).encode()))
             study.sampler = self._build_sampler(study)

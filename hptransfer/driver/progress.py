@@ -8,8 +8,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from hptransfer.core.metric import LOSS, Objective
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, SWEEP, VERIFY, Outcome, Scale, Trial
+from hptransfer.core.records import (
+    DIVERGED,
+    DONE,
+    FAILED,
+    LOSS,
+    PRUNED,
+    SWEEP,
+    VERIFY,
+    Objective,
+    Outcome,
+    Scale,
+    Trial,
+)
 
 TRIAL_RUNNING = "running"
 TRIAL_WAITING = "waiting"

@@ -12,8 +12,7 @@ from typing import Any
 from hptransfer.core.attempts import read_history
 from hptransfer.core.io import read_json, read_tail
 from hptransfer.core.locks import locked_by
-from hptransfer.core.metric import LOSS, Objective
-from hptransfer.core.records import CODE_ERROR, FAILED, Job, Outcome, Scale, Trial
+from hptransfer.core.records import CODE_ERROR, FAILED, LOSS, Job, Objective, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver_state import PILOT_FAILED, read_driver_state, read_states
 from hptransfer.driver.jobs import read_jobs

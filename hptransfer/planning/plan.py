@@ -12,8 +12,18 @@ from typing import Any
 
 from hptransfer.config.sweep import ONE_AT_A_TIME, SweepConfig
 from hptransfer.core.errors import ConfigError
-from hptransfer.core.metric import LOG_ESTIMATORS, Objective
-from hptransfer.core.records import SWEEP, Job, Number, Scale, Trial, get_path, trial_id, with_path
+from hptransfer.core.records import (
+    LOG_ESTIMATORS,
+    SWEEP,
+    Job,
+    Number,
+    Objective,
+    Scale,
+    Trial,
+    get_path,
+    trial_id,
+    with_path,
+)
 from hptransfer.planning.search_space import Point, one_at_a_time, product
 from hptransfer.worker.runners import RUNNERS, Runner, Size
 

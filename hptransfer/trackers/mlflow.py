@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.io import set_aside
-from hptransfer.core.metric import MAXIMIZE
-from hptransfer.core.records import CURVE_KEYS, DIVERGED, FAILED, Outcome, Trial, exact
+from hptransfer.core.records import CURVE_KEYS, DIVERGED, FAILED, MAXIMIZE, Outcome, Trial, exact
 from hptransfer.core.redaction import HIDDEN, redacted, with_password
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.trackers import TRACKERS, CurvePoints, RefusedError, SweepResults, Tracker, TrackerConfig

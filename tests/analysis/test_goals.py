@@ -13,7 +13,7 @@ from hptransfer.analysis.tables.response import Response
 from hptransfer.analysis.tables.table_checks import check_table
 from hptransfer.core.errors import ConfigError, FitError
 from hptransfer.core.io import read_json
-from hptransfer.core.metric import Objective
+from hptransfer.core.records import Objective
 from tests.support.helpers import command
 
 BEST = 0.007

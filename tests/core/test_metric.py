@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.core.metric import LOSS, Objective
+from hptransfer.core.records import LOSS, Objective
 
 
 def test_a_metric_to_be_maximized_is_negated_and_turned_back() -> None:

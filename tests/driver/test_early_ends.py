@@ -6,11 +6,10 @@ import pandas as pd
 import pytest
 
 from hptransfer.core.io import read_json
-from hptransfer.core.metric import Objective
-from hptransfer.core.records import DIVERGED, DONE, FAILED, Outcome, Scale, Trial
+from hptransfer.core.records import DIVERGED, DONE, FAILED, Objective, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.early_ends import EarlyEnds
 from hptransfer.driver.progress import count_progress
+from hptransfer.driver.trial_index import EarlyEnds
 from tests.support.helpers import command, outcomes
 from tests.support.scripts import write_sweep
 

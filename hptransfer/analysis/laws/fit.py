@@ -23,7 +23,7 @@ from hptransfer.analysis.statistics import priors
 from hptransfer.analysis.tables.arrays import Array, Axes, Runs
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.core.errors import FitError
-from hptransfer.core.metric import LOG_ESTIMATORS
+from hptransfer.core.records import LOG_ESTIMATORS
 
 NUM_DRAWS = 1000
 ESTIMATOR = "surface"
@@ -44,11 +44,11 @@ class ReuseCost:
     diverges: bool
 
     def text(self, digits: int) -> str:
-        """Return the cost for people, in the unit of the loss, or that the run diverges."""
+        """Return the cost for people, or that the run diverges."""
         return "diverges" if self.diverges else f"{'over ' * self.capped}{self.nats:.{digits}f}"
 
     def percent_text(self, percent: float) -> str:
-        """Return the cost for people, given in percent of the loss; blank where that has no meaning."""
+        """Return the cost for people in percent; blank for NaN."""
         if self.diverges or np.isnan(percent):
             return "diverges" if self.diverges else ""
         return f"{'over ' * self.capped}{percent:.2f}%"
@@ -175,7 +175,10 @@ class Fit:
         return bounded
 
     def predict_loss(self, scale: Axes) -> tuple[float, float, float]:
-        """Return the loss at a scale's optimum with its 90% interval, to be minimized."""
+        """Return the loss at a scale's optimum with its 90% interval.
+
+        The loss is to be minimized.
+        """
         self.check(scale)
         return self.loss_law.at(scale)
 

@@ -76,7 +76,10 @@ class LossLaw:
     forms: Sequence[_Components]
 
     def at(self, scale: Axes) -> tuple[float, float, float]:
-        """Return the loss at a scale with its 90% interval, to be minimized."""
+        """Return the loss at a scale with its 90% interval.
+
+        The loss is to be minimized.
+        """
         octaves = _octaves(self.swept, [scale])
         values, errors = (
             np.concatenate(parts) for parts in zip(*(form.at(octaves) for form in self.forms), strict=True)

@@ -72,15 +72,15 @@ def _few_steps(table: pd.DataFrame, columns: Columns) -> list[str]:
         return []
     if columns.step != OPTIMIZER_STEP:
         return [
-            f"the column steps has values down to {int(steps)}: if they count optimizer steps, the optimum of these runs "
-            "may differ from that of long training"
+            f"the column steps has values down to {int(steps)}: if they count optimizer steps, the optimum of these "
+            "runs may differ from that of long training"
         ]
     few = "1 optimizer step" if steps == 1 else f"{int(steps)} optimizer steps"
     return [f"some runs have only {few}: their optimum may differ from that of long training"]
 
 
 def _fitted_differences(table: pd.DataFrame, columns: Columns) -> list[str]:
-    """Return a warning of losses without a logarithm in a table that may have them by mistake."""
+    """Return a warning of losses without a logarithm, perhaps by mistake."""
     below = table[table[columns.loss] <= 0]
     if columns.objective.maximized or below.empty:
         return []

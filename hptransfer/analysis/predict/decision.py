@@ -65,7 +65,7 @@ def decide(fit: Fit, scale: Axes) -> Decision:
     posterior = _Posterior.of(fit, scale, center)
     value = posterior.best(center, low, high)
     excess, loss = posterior.excess(value), fit.predict_loss(scale)[0]
-    losses = (fit.runs.response.excess_loss(size, loss) for size in (excess, np.quantile(excess, 0.9)))
+    losses = (fit.runs.response.excess_loss(size, loss) for size in (excess, np.quantile(excess, [0.9])))
     expected, p90 = (float(above.mean()) for above in losses)
     divergence, tuned = fit.divergence, range(len(fit.tuned))
     tried = fit.runs.x

@@ -16,8 +16,7 @@ from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.tables.arrays import Axes
 from hptransfer.analysis.tables.table_checks import format_counts
-from hptransfer.core.metric import Objective
-from hptransfer.core.records import short
+from hptransfer.core.records import Objective, short
 
 # Runs that a sentence names.
 EXCLUDED_IN_SENTENCE = 4

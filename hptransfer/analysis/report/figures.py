@@ -23,7 +23,7 @@ from hptransfer.analysis.predict.decision import decide
 from hptransfer.analysis.predict.validation import HeldOut
 from hptransfer.analysis.tables.arrays import Array
 from hptransfer.analysis.tables.scale_names import format_scale, format_size
-from hptransfer.core.metric import Objective
+from hptransfer.core.records import Objective
 
 # Type of the figures that notebooks display and that exports contain.
 Drawing = Figure
@@ -229,7 +229,7 @@ def _draw_map(axes: Axes, *, fit: Fit, index: int) -> None:
 
 
 def levels_text(fit: Fit) -> str:
-    """Return the lines of a map as text, such as "0.1, 0.25, 1 and 4%"."""
+    """Return the lines of a map as text."""
     unit = fit.runs.response.unit
     *others, last = [f"{level if unit is None else level * unit / 100:.2g}" for level in LEVELS]
     text = f"{', '.join(others)} and {last}"

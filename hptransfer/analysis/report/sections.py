@@ -32,8 +32,7 @@ from hptransfer.analysis.report.run_context import RunContext
 from hptransfer.analysis.report.target_groups import FACTOR_KEYS, predicted_settings, resolved_groups
 from hptransfer.analysis.tables.quantities import quantity_of
 from hptransfer.analysis.tables.scale_names import format_scale
-from hptransfer.core.metric import NATS, Objective
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, Scale, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, NATS, PRUNED, Objective, Scale, short
 
 # Rows of the tables of next runs, of targets, and of scales; the written files have all.
 NEXT_RUN_ROWS, TARGET_ROWS, SCALE_ROWS = 8, 40, 60
@@ -211,7 +210,11 @@ class NextRunRow:
 
 @dataclass(frozen=True, kw_only=True)
 class LossPanels:
-    """Panels of the measured losses and of the fit's residuals; `levels`, the lines of the maps."""
+    """Panels of the measured losses and of the fit's residuals.
+
+    Attributes:
+        levels: lines of the maps.
+    """
 
     curves: Sequence[str]
     maps: Sequence[str]

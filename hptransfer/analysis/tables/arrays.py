@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from hptransfer.analysis.tables.columns import SEED, Columns
-from hptransfer.analysis.tables.response import Array, Response
+from hptransfer.analysis.tables.response import Response
 from hptransfer.analysis.tables.scale_names import format_scale
 
+Array = NDArray[np.floating[Any]]
 Index = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 Axes = Mapping[str, float]

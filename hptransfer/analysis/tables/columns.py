@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hptransfer.core.errors import ConfigError
-from hptransfer.core.metric import LOSS, Objective
+from hptransfer.core.records import LOSS, Objective
 
 SEED = "seed"
 # Meanings of a number of steps: an update of the builtin trainer, and a column of a table under that name.

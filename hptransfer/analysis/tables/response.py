@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.floating[Any]]
+Values = NDArray[np.floating[Any]]
 
 # Usual excess of a run over the best of its scale, in log loss or in units of a response of differences.
 USUAL_EXCESS = 0.1
@@ -31,7 +31,7 @@ class Response:
     unit: float | None = None
 
     @classmethod
-    def of_losses(cls, losses: Array, scale: NDArray[np.intp], *, maximized: bool) -> Response:
+    def of_losses(cls, losses: Values, scale: NDArray[np.intp], *, maximized: bool) -> Response:
         """Return the response that fits losses.
 
         Args:
@@ -54,23 +54,23 @@ class Response:
         return "log loss" if self.unit is None else "loss"
 
     def size(self, deviation: float) -> float:
-        """Return a deviation of the response for people: of the log loss, or in the unit of the loss."""
+        """Return a deviation of the response for people."""
         return deviation if self.unit is None else self.unit * deviation
 
-    def of(self, losses: Array) -> Array:
+    def of(self, losses: Values) -> Values:
         """Return the response of losses."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            response: Array = np.log(losses) if self.unit is None else losses / self.unit
+            response: Values = np.log(losses) if self.unit is None else losses / self.unit
         return response
 
-    def loss(self, response: Array) -> Array:
+    def loss(self, response: Values) -> Values:
         """Return the losses of responses."""
-        losses: Array = np.exp(response) if self.unit is None else response * self.unit
+        losses: Values = np.exp(response) if self.unit is None else response * self.unit
         return losses
 
-    def excess_loss(self, excess: Array, loss: float | Array) -> Array:
+    def excess_loss(self, excess: Values, loss: float | Values) -> Values:
         """Return the loss above a loss, of an excess in the response."""
-        above: Array = loss * np.expm1(excess) if self.unit is None else self.unit * excess
+        above: Values = loss * np.expm1(excess) if self.unit is None else self.unit * excess
         return above
 
     def slope(self, loss: float) -> float:
@@ -78,5 +78,5 @@ class Response:
         return loss if self.unit is None else self.unit
 
     def percent(self, above: float, loss: float) -> float:
-        """Return a difference of losses in percent of a loss; NaN where it has no meaning."""
+        """Return a difference of losses in percent; NaN where differences are fitted."""
         return 100 * above / loss if self.unit is None else float("nan")

@@ -22,7 +22,9 @@ SAME = 1e-12
 
 
 def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.DataFrame:
-    """Return the finished runs with their loss to be minimized, infinite for diverged ones.
+    """Return the finished runs with their loss, infinite for diverged ones.
+
+    The loss is to be minimized, whatever the goal.
 
     The index is that of the frame.
 
@@ -67,7 +69,7 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
             "possible; name the columns of the scale alone"
         )
     loss = check_numbers(clean[columns.loss], columns.loss, location)
-    loss = columns.objective.minimized(loss)
+    loss = columns.objective.sign * loss
     clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
     if "state" in clean.columns:
         clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hptransfer.core.loader import Members, members_of
-from hptransfer.core.metric import Objective
-from hptransfer.core.records import FAILED, Outcome, Trial
+from hptransfer.core.records import FAILED, Objective, Outcome, Trial
 from hptransfer.core.registry import Registry
 from hptransfer.core.run_folder import RunFolder
 
@@ -191,7 +190,7 @@ class Runner(ABC):
         return Objective()
 
     def missing_state(self, run: Mapping[str, Any]) -> str:
-        """Return the state of a trial that ended well but without its result."""
+        """Return the state of a trial that ended without its result."""
         return FAILED
 
     def knows_last_step(self, run: Mapping[str, Any]) -> bool:

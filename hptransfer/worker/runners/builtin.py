@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.errors import ConfigError, Interrupted
 from hptransfer.core.io import append_jsonl, filter_jsonl
-from hptransfer.core.metric import NATS, Objective
-from hptransfer.core.records import CURVE_KEYS, DIVERGED, DONE, PRUNED, Outcome, Trial, short
+from hptransfer.core.records import CURVE_KEYS, DIVERGED, DONE, NATS, PRUNED, Objective, Outcome, Trial, short
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, RunSchema, Size, StackContext
 from hptransfer.worker.stack_sizes import StackTimings, calibrate, calibration_steps, read_timings, write_timings

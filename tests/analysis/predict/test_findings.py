@@ -28,7 +28,7 @@ from hptransfer.analysis.predict.findings import (
 )
 from hptransfer.analysis.predict.validation import HeldOut
 from hptransfer.analysis.tables.response import Response
-from hptransfer.core.metric import Objective
+from hptransfer.core.records import Objective
 
 TUNED = ("lr", "beta")
 SMALL, LARGE, TARGET = {"width": 16.0}, {"width": 64.0}, {"width": 256.0}

@@ -93,7 +93,7 @@ def assert_refused(result: tuple[int, str, str], *words: str, code: int = 2) -> 
 def test_a_csv_file(analyze: Analyze) -> None:
     assert_found(analyze(runs()))
     of_rate = [f"lr{end}" for end in ("", "_center", "_low", "_high", "_stable_below", "_outside_tried", "_widened_by")]
-    risk = ["risk_expected_percent", "risk_p90_percent", "p_diverge"]
+    risk = ["risk_expected", "risk_p90", "risk_expected_percent", "risk_p90_percent", "p_diverge"]
     names = ["width", *of_rate, "loss", "loss_low", "loss_high", *risk, "extrapolation_octaves"]
     assert list(answers().columns) == names
 

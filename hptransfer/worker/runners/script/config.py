@@ -13,8 +13,7 @@ from hptransfer.core.command_templates import check_names, names_in
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.formulas import Formula
 from hptransfer.core.loader import load
-from hptransfer.core.metric import Objective
-from hptransfer.core.records import DIVERGED, FAILED
+from hptransfer.core.records import DIVERGED, FAILED, Objective
 
 REDUCTIONS = ("last", "minimum", "maximum", "mean")
 MISSING = (FAILED, DIVERGED)

@@ -52,7 +52,7 @@ def compute_costs(config: ScriptConfig) -> Costs:
 
 
 def compute_last_step(config: ScriptConfig) -> Number | None:
-    """Compute the last step of a complete run; None if it is not declared.
+    """Compute the last step of a complete run, if it is declared.
 
     It may depend on tuned values, such as a batch size.
 

@@ -16,8 +16,18 @@ from typing import Any
 from hptransfer.core.command_templates import TemplateValue, fill_template, format_value
 from hptransfer.core.errors import ConfigError, DataError, Interrupted
 from hptransfer.core.io import file_digest, is_file, write_text
-from hptransfer.core.metric import Objective
-from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, TIME_LIMIT, Outcome, Trial, digest, short
+from hptransfer.core.records import (
+    CODE_ERROR,
+    DIVERGED,
+    DONE,
+    FAILED,
+    TIME_LIMIT,
+    Objective,
+    Outcome,
+    Trial,
+    digest,
+    short,
+)
 from hptransfer.core.redaction import read_references, read_values
 from hptransfer.core.reporting import RANK_VARIABLES
 from hptransfer.core.run_folder import RunFolder
@@ -318,7 +328,7 @@ class _ScriptAttempt:
         return self._outcome(state=DONE, loss=loss, loss_se=error)
 
     def _missing_outcome(self, reason: str) -> Outcome:
-        """Return the outcome of a script that exited with code 0 without its result."""
+        """Return the outcome of a script without its result."""
         return self._outcome(state=FAILED).missing_result(self._config.metric.missing, reason)
 
     def _failed_outcome(self, reason: str, cause: str) -> Outcome:
