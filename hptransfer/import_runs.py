@@ -18,7 +18,7 @@ from hptransfer.analysis.tables.table_checks import unknown_column
 from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.io import append_jsonl, write_json
-from hptransfer.core.records import DIVERGED, DONE, Number, Outcome, Scale, Trial
+from hptransfer.core.records import DIVERGED, DONE, LOG_ESTIMATORS, Number, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import Plan
 
@@ -106,7 +106,7 @@ def _trials_of_rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: st
         seed = _seed(values[SEED], row_name) if has_seeds else _nth_seed(plan, repeats[point_of_scale])
         repeats[point_of_scale] += 1
         trial = plan.trial(scale, point, seed)
-        yield trial, _outcome(values["loss"], _steps(row), row_name)
+        yield trial, _outcome(plan, values["loss"], _steps(row), row_name)
 
 
 def _cell_number(value: Any, column: str, row_name: str) -> float:
@@ -161,9 +161,12 @@ def _steps(row: Mapping[Any, Any]) -> int:
     return int(steps) if isinstance(steps, int | float) and math.isfinite(steps) else 0
 
 
-def _outcome(loss: float, steps: int, row_name: str) -> Outcome:
+def _outcome(plan: Plan, loss: float, steps: int, row_name: str) -> Outcome:
     if math.isinf(loss):
         return Outcome(state=DIVERGED, steps=steps, imported=row_name)
-    if loss <= 0:
-        raise ConfigError(f"{row_name}: the loss must be above 0, as its logarithm is fitted, got {loss:g}")
+    if loss <= 0 and plan.config.estimator in LOG_ESTIMATORS:
+        raise ConfigError(
+            f"{row_name}: the loss must be above 0, as estimator={plan.config.estimator} compares its ratios or "
+            f"logarithms, got {loss:g}"
+        )
     return Outcome(state=DONE, loss=loss, steps=steps, imported=row_name)

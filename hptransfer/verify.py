@@ -17,7 +17,7 @@ from hptransfer.analysis.pipeline import analyze_run
 from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import FitError
 from hptransfer.core.io import write_json
-from hptransfer.core.records import DIVERGED, DONE, VERIFY, Number, Scale, short
+from hptransfer.core.records import DIVERGED, DONE, LOSS, VERIFY, Number, Objective, Scale, short
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.summary import DriverSummary
 from hptransfer.planning.plan import Plan
@@ -33,29 +33,31 @@ MAX_SPACING_OCTAVES = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """Regret and error of a prediction, in nats and octaves.
+    """Regret of a prediction, in the metric's unit, and error in octaves.
 
     Attributes:
         scale: values of the axes.
         predicted: predicted value of every tuned hyperparameter.
-        best: the scale's own best values, and the least loss under `loss`.
+        best: the scale's own best values, and the metric there under `loss`.
         regret_nats, regret_percent: loss at the prediction minus the least loss of a curve through the scale's own
-            sweep, absolutely and in percent of that least loss.
+            sweep, absolutely and in percent of that least loss; no percentage where differences are fitted.
         error_octaves: log2 of the prediction over the scale's own best value.
         untransferred: values of the smallest scale's optimum, and their regret at this scale; the regret is None if
             training diverged there.
         points: the trained points, with loss and state.
+        unit: of the metric; blank for none.
     """
 
     scale: Mapping[str, Number]
     predicted: Mapping[str, float]
     best: Mapping[str, float]
     regret_nats: float
-    regret_percent: float
+    regret_percent: float | None
     error_octaves: Mapping[str, float]
     untransferred: Mapping[str, float | None]
     points: list[dict[str, Any]]
     warnings: list[str] = field(default_factory=list)
+    unit: str = ""
 
     def summary(self) -> str:
         """Return a few lines for the terminal."""
@@ -68,15 +70,21 @@ class Verification:
         ]
         untransferred = ", ".join(short(self.untransferred[name] or 0) for name in self.predicted)
         lines += [
-            f"  regret of the prediction {self.regret_nats:.4f} nats ({self.regret_percent:.2f}% of "
-            f"{self.best['loss']:.4f})",
+            f"  regret of the prediction {self._regret(self.regret_nats)} ("
+            + ("" if self.regret_percent is None else f"{self.regret_percent:.2f}% ")
+            + f"of {self.best['loss']:.4f})",
             f"  regret of reusing the smallest scale's optimum ({untransferred}): {self._untransferred_regret()}",
         ]
         return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
 
     def _untransferred_regret(self) -> str:
-        nats, percent = self.untransferred["regret_nats"], self.untransferred["regret_percent"]
-        return "diverged, or not tried" if nats is None or percent is None else f"{nats:.4f} nats ({percent:.2f}%)"
+        regret, percent = self.untransferred["regret_nats"], self.untransferred["regret_percent"]
+        if regret is None:
+            return "diverged, or not tried"
+        return self._regret(regret) + ("" if percent is None else f" ({percent:.2f}%)")
+
+    def _regret(self, regret: float) -> str:
+        return f"{regret:.4f} {self.unit}".strip()
 
 
 def verify(open_session: Session, scale: Scale) -> tuple[DriverSummary, Verification]:
@@ -96,12 +104,15 @@ def verify(open_session: Session, scale: Scale) -> tuple[DriverSummary, Verifica
     bounds = zip(search_bounds(plan), columns, strict=True)
     extends = [replace(bound, low=min(values), high=max(values)) for bound, values in bounds]
     driver_summary = open_session.train(TrialSet(VERIFY, {scale: points}, len(points), extends))
-    verification = measure_regret(folder, scale, predicted, untransferred)
+    verification = measure_regret(folder, scale, predicted, untransferred, plan.objective)
     verification.warnings.extend(f"not bracketed: {line}" for line in driver_summary.unbracketed)
     path = folder.verification if scale == plan.target else folder.verification_of(scale)
     write_json(path, asdict(verification))
     open_session.tracker.summarize(
-        {"verified_regret_nats": verification.regret_nats, "verified_regret_percent": verification.regret_percent},
+        {
+            "verified_regret_nats": verification.regret_nats,
+            **({} if (percent := verification.regret_percent) is None else {"verified_regret_percent": percent}),
+        },
         [_new_report(folder), path],
         f"{analysis.summary()}\n{verification.summary()}",
     )
@@ -137,7 +148,11 @@ def points_around(plan: Plan, predicted: Mapping[str, float], untransferred: Map
 
 
 def measure_regret(
-    folder: RunFolder, scale: Scale, predicted: Mapping[str, float], untransferred: Mapping[str, float]
+    folder: RunFolder,
+    scale: Scale,
+    predicted: Mapping[str, float],
+    untransferred: Mapping[str, float],
+    objective: Objective = LOSS,
 ) -> Verification:
     """Measure regret and error at a scale from its finished verification trials.
 
@@ -148,7 +163,11 @@ def measure_regret(
         FitError: fewer than three values of a hyperparameter finished, or the prediction itself diverged.
     """
     points = _trained_points(folder, scale, tuple(predicted))
-    losses = {tuple(point[name] for name in predicted): point["loss"] for point in points if point["loss"] is not None}
+    losses = {
+        tuple(point[name] for name in predicted): objective.minimized(point["loss"])
+        for point in points
+        if point["loss"] is not None
+    }
     center = tuple(canonical(value) for value in predicted.values())
     curves = [_curve_along(losses, center, k) for k in range(len(center))]
     if center not in losses or any(curve is None for curve in curves):
@@ -164,12 +183,13 @@ def measure_regret(
     return Verification(
         scale=dict(scale.axes),
         predicted=dict(predicted),
-        best={**best, "loss": best_loss},
+        best={**best, "loss": objective.shown(best_loss)},
         regret_nats=regret,
-        regret_percent=100 * regret / best_loss,
+        regret_percent=_percent(regret, best_loss),
         error_octaves=errors,
         untransferred={**untransferred, **_untransferred_regret(curves, losses, untransferred, best_loss)},
         points=points,
+        unit=objective.unit,
     )
 
 
@@ -198,7 +218,12 @@ def _untransferred_regret(
         loss = curves[0].at(x) if curves[0].x[0] <= x <= curves[0].x[-1] else None
     if loss is None:
         return {"regret_nats": None, "regret_percent": None}
-    return {"regret_nats": loss - best_loss, "regret_percent": 100 * (loss - best_loss) / best_loss}
+    return {"regret_nats": loss - best_loss, "regret_percent": _percent(loss - best_loss, best_loss)}
+
+
+def _percent(regret: float, best_loss: float) -> float | None:
+    """Return a regret in percent of a loss above 0, None otherwise."""
+    return 100 * regret / best_loss if best_loss > 0 else None
 
 
 def _trained_points(folder: RunFolder, scale: Scale, tuned: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -555,6 +555,7 @@ def test_the_readme_shows_what_is_printed(tmp_path: Path) -> None:
         error_octaves={"lr": 0.1},
         untransferred={"lr": 0.017, "regret_nats": 0.1, "regret_percent": 4.0},
         points=[{}] * 5,
+        unit="nats",
     )
     shown = FENCED.findall(README.partition("## What comes out")[2])[0][1]
     words = [" ".join(line.split()) for line in (*printed, verified.summary())]

@@ -113,12 +113,6 @@ BAD = [
     (["32,0.01,3", "48,0.01,3"], HEADER, {}, "old.csv row 2: width=48 is not a scale of the sweep (width=32; "),
     (["32,0.01,"], HEADER, {}, "old.csv row 1: column 'loss' has no value; leave the row out"),
     (["32,,3"], HEADER, {}, "column 'lr' has no value"),
-    (
-        ["32,0.01,3", "32,0.02,0"],
-        HEADER,
-        {},
-        "old.csv row 2: the loss must be above 0, as its logarithm is fitted, got 0",
-    ),
     (["32,low,3"], HEADER, {}, "column 'lr' must be a number, got 'low'"),
     (["32,-0.1,3"], HEADER, {}, "lr must be above 0 and finite, got -0.1"),
     (["32,0.01,3,1.5"], f"{HEADER},seed", {}, "seed must be a whole number, at least 0, got 1.5"),

@@ -11,7 +11,7 @@ import pytest
 from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import FitError
 from hptransfer.core.io import read_json, write_json
-from hptransfer.core.records import DIVERGED, DONE, FAILED, SWEEP, VERIFY, Outcome, Scale, Trial
+from hptransfer.core.records import DIVERGED, DONE, FAILED, SWEEP, VERIFY, Objective, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.trial_set import TrialSet
 from hptransfer.verify import Verification, measure_regret, points_around, verify
@@ -58,7 +58,7 @@ def verified(folder: RunFolder, *names: str, away: float = 1.0, reused: bool = T
     untransferred = {name: REUSED[name] for name in names}
     if reused and len(names) > 1:
         add(folder, untransferred, loss_at(untransferred))
-    return measure_regret(folder, SCALE, predicted, untransferred)
+    return measure_regret(folder, SCALE, predicted, untransferred, Objective(unit="nats"))
 
 
 @pytest.mark.parametrize("away", [1.0, -1.0])
@@ -70,6 +70,18 @@ def test_regret_is_the_loss_over_the_least_and_the_error_is_signed(folder: RunFo
     assert found.error_octaves == pytest.approx({"lr": away})
     assert f"its own best 0.01562 ({away:+.2f} octaves)" in found.summary()
     assert "regret of the prediction 0.0400 nats (1.60% of 2.5000)" in found.summary()
+
+
+def test_an_accuracy_is_best_where_it_is_largest(folder: RunFolder) -> None:
+    for value in line(BEST["lr"] * 2, BEST["lr"]):
+        add(folder, {"lr": value}, 3 - loss_at({"lr": value, "beta": BEST["beta"]}))
+    accuracy = Objective("accuracy", "maximize")
+    found = measure_regret(folder, SCALE, {"lr": BEST["lr"] * 2}, {"lr": BEST["lr"]}, accuracy)
+    assert found.best == pytest.approx({"lr": BEST["lr"], "loss": 3 - LEAST})
+    assert found.regret_nats == pytest.approx(CURVATURE)
+    assert (found.regret_percent, found.untransferred["regret_percent"]) == (None, None)
+    assert "regret of the prediction 0.0400 (of 0.5000)" in found.summary()
+    assert "reusing the smallest scale's optimum (0.01562): 0.0000" in found.summary()
 
 
 def test_gains_of_all_hyperparameters_add_up(folder: RunFolder) -> None:
@@ -138,7 +150,8 @@ def test_every_hyperparameter_needs_three_values(folder: RunFolder) -> None:
 
 def plan_of(grids: Mapping[str, list[float]], largest: float = math.inf) -> Any:
     space = {name: SimpleNamespace(largest=largest, extend=2) for name in grids}
-    return SimpleNamespace(tuned=tuple(grids), grids=grids, config=SimpleNamespace(space=space))
+    config = SimpleNamespace(space=space)
+    return SimpleNamespace(tuned=tuple(grids), grids=grids, config=config, objective=Objective())
 
 
 @pytest.mark.parametrize(("ratio", "spacing"), [(2.0**0.5, 0.5), (2.0, 1.0), (16.0, 1.0)])

@@ -9,8 +9,8 @@ In a notebook, on a DataFrame with one row per run (docs/analyze-a-table.md):
     analysis.figures()["law_lr_params"]
     Path("report.html").write_text(analysis.report_html())
 
-Losses are in nats; an octave is a factor of two; intervals are 90%. A faulty table raises ConfigError, and a table to
-which no law can be fitted raises FitError; both messages are one line.
+Losses have the unit of the table; an octave is a factor of two; intervals are 90%. A faulty table raises ConfigError,
+and a table to which no law can be fitted raises FitError; both messages are one line.
 
     tables       sources (CSV, parquet, JSON, W&B, Optuna, MLflow), columns, checks
     statistics   priors, the linear normal model, quantiles

@@ -40,13 +40,13 @@ from hptransfer.analysis.report.target_groups import (
     resolved_branch,
     resolved_groups,
 )
-from hptransfer.analysis.tables.columns import Columns, run_columns
+from hptransfer.analysis.tables.columns import TABLE_STEP, Columns, run_columns
 from hptransfer.analysis.tables.run_records import UNFINISHED, run_records
 from hptransfer.analysis.tables.sources import TableSource, load_table, load_targets
 from hptransfer.analysis.tables.table_checks import check_table, unused_rows
 from hptransfer.core.errors import ConfigError, FitError, RunFolderError, unknown
 from hptransfer.core.io import read_json, writable_folder, write_json, write_text
-from hptransfer.core.records import DIVERGED, DONE, FAILED, Scale, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, Objective, Scale, short
 from hptransfer.core.run_folder import RunFolder
 
 FILES = (
@@ -59,6 +59,8 @@ FILES = (
     "optima.csv",
     "records.csv",
 )
+# Trials that a warning names.
+TRIALS_NAMED = 4
 # Keys of target.json that an analysis needs; the driver writes it.
 TARGET_KEYS = (
     "name",
@@ -236,15 +238,22 @@ def analyze_source(
     loss: str,
     targets: Path,
     out: Path,
+    goal: str | None = None,
+    unit: str | None = None,
     options: AnalysisOptions = DEFAULT_OPTIONS,
 ) -> Analysis:
     """Analyze a table of runs from any source.
+
+    Args:
+        goal: minimize or maximize; None minimizes a loss.
+        unit: of the loss, such as nats; None for none.
 
     Raises:
         ConfigError: the table or the targets are faulty, or `out` cannot be written.
         FitError: no law can be fitted.
     """
-    columns = Columns(scales=scales, tuned=tuned, loss=loss)
+    objective = Objective.of(loss, goal, unit, "--goal")
+    columns = Columns(scales=scales, tuned=tuned, loss=loss, objective=objective, step=TABLE_STEP)
     target_table = load_targets(targets, scales)
     frame = source.read(columns)
     table = check_table(frame, columns, source.location)
@@ -331,7 +340,7 @@ def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame
         states={str(state): int(count) for state, count in records["state"].value_counts().items()},
         failed=Counter(keys),
         uncounted=unused_rows(records),
-        warnings=_unfinished(records),
+        warnings=[*_unfinished(records), *_without_result(folder, records)],
         flops=float(records.loc[records["state"] != "waiting", "flops"].sum()),
     )
 
@@ -339,6 +348,22 @@ def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame
 def _unfinished(records: pd.DataFrame) -> list[str]:
     waiting = int((records["state"] == UNFINISHED).sum())
     return [f"{waiting} of {len(records)} trials are not finished: these results are preliminary"] if waiting else []
+
+
+def _without_result(folder: RunFolder, records: pd.DataFrame) -> list[str]:
+    """Return a warning that names the trials without a result."""
+    named: dict[str, list[str]] = {}
+    for trial_id in records.loc[records["state"].isin([DIVERGED, FAILED]), "trial"]:
+        outcome = folder.read_outcome(trial_id)
+        if outcome is not None and outcome.missing is not None:
+            trial = folder.read_trial(trial_id)
+            named.setdefault(outcome.state, []).append(f"{trial.name} ({outcome.missing})")
+    return [
+        f"{len(trials)} trial{'s' * (len(trials) > 1)} without a result count{'s' * (len(trials) == 1)} as {state}: "
+        f"{'; '.join(trials[:TRIALS_NAMED])}"
+        + (f"; and {len(trials) - TRIALS_NAMED} more" if len(trials) > TRIALS_NAMED else "")
+        for state, trials in named.items()
+    ]
 
 
 def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], Mapping[str, Any]]) -> dict[str, Any]:

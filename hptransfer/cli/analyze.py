@@ -18,7 +18,11 @@ def _analyze_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--columns", metavar="A=B,...", help="names of columns in the table: learning_rate=config/lr")
     parser.add_argument("--scale", metavar="A,B", help="columns of the scale, such as params,tokens")
     parser.add_argument("--tune", metavar="A,B", help="columns of the tuned hyperparameters")
-    parser.add_argument("--loss", metavar="NAME", help="column of the loss, in nats (default: loss)")
+    parser.add_argument("--loss", metavar="NAME", help="column of the loss (default: loss)")
+    parser.add_argument(
+        "--goal", metavar="GOAL", help="minimize or maximize the loss; asked for where a name suggests it"
+    )
+    parser.add_argument("--unit", metavar="NAME", help="unit of the loss, such as nats")
     parser.add_argument("--targets", type=Path, metavar="FILE", help="table of the scales to predict for")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results of a table")
     parser.add_argument("--estimator", metavar="NAME", help="estimator of the optima; see `hptransfer list estimator`")
@@ -41,7 +45,7 @@ def _analyze(args: argparse.Namespace) -> int:
     if sum(source is not None for source in (args.run, args.table, args.mlflow)) != 1:
         raise ConfigError("analyze takes one of RUN, --table FILE and --mlflow URI")
     if args.run is not None:
-        _refuse(args, ("experiment", "columns", "scale", "tune", "loss", "out"), "a run")
+        _refuse(args, ("experiment", "columns", "scale", "tune", "loss", "goal", "unit", "out"), "a run")
     else:
         _refuse(args, ("against",) if args.mlflow else ("against", "experiment"), "a table")
     options = AnalysisOptions.of(args.estimator, args.laws, args.format, prior=not args.no_prior)
@@ -57,7 +61,15 @@ def _analyze(args: argparse.Namespace) -> int:
         scales, tuned = (tuple(name.strip() for name in names.split(",")) for names in (args.scale, args.tune))
         loss, out = args.loss or "loss", args.out
         analysis = analyze_source(
-            source, scales=scales, tuned=tuned, loss=loss, targets=args.targets, out=out, options=options
+            source,
+            scales=scales,
+            tuned=tuned,
+            loss=loss,
+            targets=args.targets,
+            out=out,
+            goal=args.goal,
+            unit=args.unit,
+            options=options,
         )
     print(analysis.summary())
     print(f"report: {out / 'report.html'}")

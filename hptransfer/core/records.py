@@ -1,4 +1,8 @@
-"""Scale, Trial, Outcome and Job: the records that the stages exchange."""
+"""Objective, Scale, Trial, Outcome and Job: the records that the stages exchange.
+
+Trials, tables and figures show the metric with its own sign. Comparisons and fits minimize, so a metric to be maximized
+is negated by `Objective.minimized` as it is read, and by `shown` before it is shown.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,11 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from hptransfer.core.errors import ConfigError
+from hptransfer.core.errors import ConfigError, unknown
 
 Number = int | float
 
@@ -69,6 +73,93 @@ def format_distinct(values: Iterable[Number]) -> dict[Number, str]:
     shown = {value: short(value) for value in values}
     counts = Counter(shown.values())
     return {value: text if counts[text] == 1 else exact(value) for value, text in shown.items()}
+
+
+MINIMIZE, MAXIMIZE = "minimize", "maximize"
+GOALS = (MINIMIZE, MAXIMIZE)
+NATS = "nats"
+# Words in the names of metrics that are usually maximized.
+MAXIMIZED_WORDS = frozenset(
+    (
+        *("acc", "accuracy", "auc", "auroc", "bleu", "f1", "iou", "psnr", "recall", "return", "returns", "reward"),
+        *("rewards", "rouge", "score", "scores", "ssim"),
+    )
+)
+_WORDS = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+")
+LOG_ESTIMATORS = ("geometric_mean", "nested")
+"""Estimators that are defined by the logarithm or by ratios of a loss, which must be above 0."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Name, goal and unit of the metric that ranks trials.
+
+    Attributes:
+        unit: such as nats; blank for a metric without one.
+    """
+
+    name: str = "loss"
+    goal: str = MINIMIZE
+    unit: str = ""
+
+    @classmethod
+    def of(cls, name: str, goal: str | None, unit: str | None, place: str) -> Objective:
+        """Return an objective, with the goal to minimize if none is given.
+
+        Args:
+            place: of the goal, for messages.
+
+        Raises:
+            ConfigError: the goal is unknown, or it is not given and the name is that of a metric to be maximized.
+        """
+        if goal is not None and goal not in GOALS:
+            raise ConfigError(f"{place}: {unknown('goal', goal, GOALS)}")
+        if goal is None and MAXIMIZED_WORDS & {word.lower() for word in _WORDS.findall(name)}:
+            raise ConfigError(
+                f"{place} must be given for a metric named {name!r}, which is usually maximized; give {MAXIMIZE} or "
+                f"{MINIMIZE}"
+            )
+        return cls(name, goal or MINIMIZE, unit or "")
+
+    @classmethod
+    def of_target(cls, target: Mapping[str, Any]) -> Objective:
+        """Return the objective that a target.json holds.
+
+        Earlier versions minimized every metric. They wrote no unit: it is nats, unless the trials run a script.
+        """
+        if "metric" in target:
+            return cls(**target["metric"])
+        return cls(unit="" if "command" in target else NATS)
+
+    @property
+    def maximized(self) -> bool:
+        """True if larger values are better."""
+        return self.goal == MAXIMIZE
+
+    @property
+    def sign(self) -> int:
+        """Factor between the metric and a number to be minimized."""
+        return -1 if self.maximized else 1
+
+    def minimized(self, value: float) -> float:
+        """Return a value of the metric as a number to be minimized."""
+        return self.sign * value
+
+    shown = minimized
+    """Return a minimized number as a value of the metric."""
+
+    @property
+    def label(self) -> str:
+        """Name and unit, such as "loss, nats"."""
+        return self.with_unit(self.name + ",") if self.unit else self.name
+
+    def with_unit(self, text: str) -> str:
+        """Return a number's text with the unit behind it."""
+        return f"{text} {self.unit}" if self.unit else text
+
+
+LOSS = Objective()
+"""A loss without a unit."""
 
 
 @dataclass(frozen=True)
@@ -143,15 +234,17 @@ class Outcome:
 
     Attributes:
         state: DONE, DIVERGED, PRUNED (stopped early, as other trials of its scale were better) or FAILED.
-        loss: the loss that ranks trials (run.loss), in nats; None unless done.
-        loss_se: its standard error over the held-out windows or steps, in nats; None unless done, and with one window.
-        initial_loss: training loss at the first step, in nats.
+        loss: the metric that ranks trials, with its own sign (run.loss of the builtin trainer); None unless done.
+        loss_se: its standard error over the held-out windows or steps; None unless done, and with one window.
+        initial_loss: training loss at the first step.
         seconds: wall time on its device: an equal share of the stack's time.
         stack: number of trials in its stack.
         attempts: number of attempts at the trial.
         error: one line, if failed.
         cause: one of CAUSES, if failed.
         node: the scheduler's node on which it was trained.
+        missing: why a trial whose program exited with code 0 has no result; it counts as diverged or failed then, as
+            its run declares. None for any other trial.
         imported: table and row that the trial was taken from; None if it was trained here.
         groups: settings of each parameter group: role, peak learning rate, and the optimizer's other settings. Its
             `parameters` hold the spread of the initial values, the multiplier and the branch factor by name.
@@ -169,12 +262,31 @@ class Outcome:
     error: str | None = None
     cause: str | None = None
     node: str | None = None
+    missing: str | None = None
     imported: str | None = None
     groups: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if self.state not in (DONE, DIVERGED, PRUNED, FAILED) or (self.state == DONE) != isinstance(self.loss, float):
             raise ValueError(f"state {self.state!r} with loss {self.loss!r}")
+
+    def missing_result(self, state: str, reason: str) -> Outcome:
+        """Return this outcome as one without a result, by a rule.
+
+        Args:
+            state: DIVERGED or FAILED.
+        """
+        failed = state == FAILED
+        return replace(
+            self,
+            state=state,
+            loss=None,
+            loss_se=None,
+            tokens=0,
+            error=reason if failed else None,
+            cause=CODE_ERROR if failed else None,
+            missing=reason,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""

@@ -19,7 +19,7 @@ from hptransfer.core.attempts import reset_trial
 from hptransfer.core.errors import FitError, StoppedError
 from hptransfer.core.io import read_jsonl, write_json
 from hptransfer.core.locks import LockedError, lock
-from hptransfer.core.records import PRUNED, Outcome, Trial, short
+from hptransfer.core.records import LOG_ESTIMATORS, PRUNED, Outcome, Trial, short
 from hptransfer.core.run_folder import RunFolder, disk_errors
 from hptransfer.driver.budget import BudgetUse
 from hptransfer.driver.driver_state import PILOT_FAILED, PILOT_RUNNING, DriverState, read_states
@@ -30,7 +30,7 @@ from hptransfer.driver.progress import Progress, count_progress
 from hptransfer.driver.requests import carry_out, read_requests, set_aside_request
 from hptransfer.driver.scheduler import Scheduler
 from hptransfer.driver.summary import DriverSummary, summarize
-from hptransfer.driver.trial_index import TrialIndex
+from hptransfer.driver.trial_index import EarlyEnds, TrialIndex
 from hptransfer.launchers import Launcher
 from hptransfer.planning.plan import Plan
 from hptransfer.planning.trial_set import TrialSet, search_bounds
@@ -72,9 +72,9 @@ class Driver:
         config = plan.config
         bounds = {bound.name: (bound.low, bound.high) for bound in search_bounds(plan)}
         log = {key: tuned.log for key, tuned in config.space.items()}
-        self._index = TrialIndex(folder, plan.tuned)
+        self._index = TrialIndex(folder, plan.tuned, plan.objective)
         self._budget = BudgetUse(config.budget, self._index)
-        self._studies = Studies(folder, config.sampler, bounds, log)
+        self._studies = Studies(folder, config.sampler, bounds, log, plan.objective)
         self._jobs = JobManager(
             folder, ports.launcher, self._index, config.retry, config.launcher.max_attempts, self._on_trial_end
         )
@@ -90,10 +90,12 @@ class Driver:
         self._halving: SuccessiveHalving | None = None
         if trial_set.halving.share is not None:
             tokens = {scale: plan.run(scale)["tokens"] for scale in trial_set.scales}
-            self._halving = SuccessiveHalving(folder, trial_set.halving, tokens, self._index.steps)
+            self._halving = SuccessiveHalving(folder, trial_set.halving, tokens, self._index.steps, plan.objective)
         self._scales = frozenset(trial_set.scales)
         self._just_ended: list[Trial] = []
         self._unfittable: tuple[Trial, float] | None = None
+        self._early_ends = None if plan.runner.knows_last_step(plan.run(plan.target)) else EarlyEnds()
+        self._missing_state = plan.runner.missing_state(plan.run(plan.target))
         self._next_report = -math.inf
 
     def run(self) -> DriverSummary:
@@ -101,7 +103,7 @@ class Driver:
 
         Raises:
             StoppedError: the run folder cannot be written.
-            FitError: a trial's loss is not above 0, so nothing could be fitted; jobs in flight are cancelled.
+            FitError: a trial's loss is not above 0, which the estimator requires; jobs in flight are cancelled.
         """
         with disk_errors(self._folder):
             self._recover()
@@ -187,8 +189,25 @@ class Driver:
         self._studies.tell(trial, outcome, self._last_point(trial, outcome))
         self._ports.tracker.log(trial, outcome)
         self._just_ended.append(trial)
-        if outcome.loss is not None and outcome.loss <= 0:
+        if outcome.loss is not None and outcome.loss <= 0 and self._plan.config.estimator in LOG_ESTIMATORS:
             self._unfittable = trial, outcome.loss
+        if outcome.missing is not None and outcome.state != self._missing_state:  # the rule has changed
+            self._withdraw(trial.id, outcome.missing)
+        elif self._early_ends is not None:
+            for trial_id, reason in self._early_ends.add(trial, outcome).items():
+                self._withdraw(trial_id, reason)
+
+    def _withdraw(self, trial_id: str, reason: str) -> None:
+        """Replace the outcome of a trial that has no result.
+
+        Optuna is told at the next start: its finished trials cannot change.
+        """
+        trial, state = self._index.trials[trial_id], self._missing_state
+        outcome = self._index.outcomes[trial_id].missing_result(state, reason)
+        write_json(self._folder.outcome_path(trial_id), outcome.to_json())
+        self._index.withdraw(trial_id, outcome, job=self._jobs.job_of(trial_id))
+        self._ports.tracker.log(trial, outcome)
+        self._ports.note(f"{trial_id} {trial.name}: {reason}; it counts as {state} (run.metric.missing)")
 
     def _check_losses(self) -> None:
         """End a sweep at the first trial that makes its fit impossible."""
@@ -197,9 +216,9 @@ class Driver:
         self._ports.launcher.cancel(self._jobs.submitted)
         trial, loss = self._unfittable
         raise FitError(
-            f"trial {trial.id} {trial.name} has loss {short(loss)}, but a loss must be above 0, as its logarithm is "
-            "fitted; the sweep ends here and its trials are kept: report a loss above 0, such as 1 - accuracy, under "
-            "another name=NAME"
+            f"trial {trial.id} {trial.name} has {self._plan.objective.name} {short(loss)}, but estimator="
+            f"{self._plan.config.estimator} compares its ratios or logarithms, which need values above 0; the sweep "
+            "ends here and its trials are kept: run it again with estimator=surface, which fits differences then"
         )
 
     def _tick(self) -> bool:
@@ -283,7 +302,8 @@ class Driver:
         running = self._jobs.open_trials(but=waiting)
         rows = ((trial, self._index.outcomes.get(trial.id)) for trial in self._index.trials.values())
         side_by_side = len(set(self._jobs.submitted) - waiting)  # a scheduler accepts many more than run
-        return count_progress(rows, running, max(1, min(self._ports.launcher.slots, side_by_side)))
+        slots = max(1, min(self._ports.launcher.slots, side_by_side))
+        return count_progress(rows, running, slots, self._plan.objective)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import optuna
 
 from hptransfer.config.sweep import HalvingConfig
 from hptransfer.core.io import read_jsonl
-from hptransfer.core.records import Number, Scale, Trial
+from hptransfer.core.records import LOSS, Number, Objective, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 
 CurvePoint = Mapping[str, Any]
@@ -40,9 +40,11 @@ class SuccessiveHalving:
         halving: HalvingConfig,
         tokens: Mapping[Scale, Number],
         steps: Callable[[Trial, Trial], int],
+        objective: Objective = LOSS,
     ) -> None:
         assert halving.share is not None
         self._folder, self._factor, self._sides, self._steps = folder, halving.factor, halving.sides, steps
+        self._objective = objective
         self._first = {scale: max(1, math.ceil(halving.share * number)) for scale, number in tokens.items()}
         self._last = dict(tokens)
         self._studies: dict[tuple[Scale, int], optuna.Study] = {}
@@ -63,7 +65,7 @@ class SuccessiveHalving:
             if trial.id in self._pruned:
                 continue
             optuna_trial = self._optuna_trial(trial)
-            optuna_trial.report(point["loss"], step=point["tokens"])
+            optuna_trial.report(self._objective.minimized(point["loss"]), step=point["tokens"])
             leader = self._leader(trial, point)
             if optuna_trial.should_prune() and self._steps(trial, leader) > self._sides:
                 self._pruned.add(trial.id)
@@ -87,10 +89,10 @@ class SuccessiveHalving:
                     yield trial, point
 
     def _leader(self, trial: Trial, point: CurvePoint) -> Trial:
-        """The trial of the lowest loss at this point so far."""
-        key = trial.scale, trial.seed, int(point["tokens"])
-        if key not in self._leaders or point["loss"] < self._leaders[key][0]:
-            self._leaders[key] = point["loss"], trial
+        """The trial of the best loss at this point so far."""
+        key, loss = (trial.scale, trial.seed, int(point["tokens"])), self._objective.minimized(point["loss"])
+        if key not in self._leaders or loss < self._leaders[key][0]:
+            self._leaders[key] = loss, trial
         return self._leaders[key][1]
 
     def _optuna_trial(self, trial: Trial) -> optuna.Trial:

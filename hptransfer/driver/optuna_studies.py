@@ -26,12 +26,12 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from hptransfer.core.io import open_for_writing, read_json, reading, write_json
-from hptransfer.core.records import DONE, FAILED, PRUNED, VERIFY, Outcome, Scale, Trial
+from hptransfer.core.records import DONE, FAILED, LOSS, PRUNED, VERIFY, Objective, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.samplers import SamplerConfig
 
 LastPoint = tuple[int, float] | None
-"""A step and the training loss at it, in nats."""
+"""A step and the training loss at it."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,14 @@ class Studies:
         sampler: SamplerConfig,
         ranges: Mapping[str, tuple[float, float]],
         log: Mapping[str, bool],
+        objective: Objective = LOSS,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self._folder, self._sampler = folder, sampler
         self._ranges = dict(ranges)
         self._log = log
+        self._objective = objective
         self._studies: dict[str, optuna.Study] = {}
         self._ids: dict[str, int] = {}
         # The driver is the only writer, so any lock here is left over from a driver that was killed.
@@ -203,7 +205,11 @@ class Studies:
     def _study(self, scale: Scale, purpose: str) -> optuna.Study:
         name = _study_name(scale.key, purpose)
         if name not in self._studies:
-            study = optuna.create_study(storage=self._storage, study_name=name, direction="minimize")
+            study = optuna.create_study(
+                storage=self._storage,
+                study_name=name,
+                direction="maximize" if self._objective.maximized else "minimize",
+            )
             # The seed is of the printed name: it identifies nothing, and proposals stay what they were.
             study.set_user_attr("seed", zlib.crc32(_study_name(scale.name, purpose).encode()))
             study.sampler = self._build_sampler(study)

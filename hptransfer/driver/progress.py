@@ -8,7 +8,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, SWEEP, VERIFY, Outcome, Scale, Trial
+from hptransfer.core.records import (
+    DIVERGED,
+    DONE,
+    FAILED,
+    LOSS,
+    PRUNED,
+    SWEEP,
+    VERIFY,
+    Objective,
+    Outcome,
+    Scale,
+    Trial,
+)
 
 TRIAL_RUNNING = "running"
 TRIAL_WAITING = "waiting"
@@ -25,10 +37,12 @@ class ScaleProgress:
     best: Mapping[str, float] | None = None
     best_loss: float | None = None
 
-    def add(self, trial: Trial, state: str, loss: float | None) -> None:
+    def add(self, trial: Trial, state: str, loss: float | None, objective: Objective = LOSS) -> None:
         """Count a trial."""
         self.states[state] = self.states.get(state, 0) + 1
-        if loss is not None and (self.best_loss is None or loss < self.best_loss):
+        if loss is None:
+            return
+        if self.best_loss is None or objective.minimized(loss) < objective.minimized(self.best_loss):
             self.best, self.best_loss = trial.tuned, loss
 
 
@@ -39,11 +53,13 @@ class Progress:
     Attributes:
         seconds_left: estimated time for unfinished trials; None before one is done.
         failures: trials that ended with an error.
+        metric: name of the metric that ranks trials.
     """
 
     scales: list[ScaleProgress]
     seconds_left: float | None = None
     failures: list[tuple[Trial, Outcome]] = field(default_factory=list)
+    metric: str = LOSS.name
 
     def count(self, *states: str) -> int:
         """Number of trials in these states; of all trials without any."""
@@ -55,7 +71,9 @@ class Progress:
         return {state: sum(scale.states.get(state, 0) for scale in self.scales) for state in TRIAL_STATES}
 
 
-def count_progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Collection[str], slots: int) -> Progress:
+def count_progress(
+    trials: Iterable[tuple[Trial, Outcome | None]], running: Collection[str], slots: int, objective: Objective = LOSS
+) -> Progress:
     """Count trials by scale and state.
 
     Args:
@@ -74,11 +92,11 @@ def count_progress(trials: Iterable[tuple[Trial, Outcome | None]], running: Coll
         if outcome is None:
             entry.add(trial, TRIAL_RUNNING if trial.id in running else TRIAL_WAITING, None)
         else:
-            entry.add(trial, outcome.state, outcome.loss)
+            entry.add(trial, outcome.state, outcome.loss, objective)
             if outcome.error:
                 failures.append((trial, outcome))
     ordered = sorted(scales, key=lambda key: (key[0] == VERIFY, flops[key], *key[1].axes.values()))
-    return Progress([scales[key] for key in ordered], _seconds_left(rows, slots), failures)
+    return Progress([scales[key] for key in ordered], _seconds_left(rows, slots), failures, objective.name)
 
 
 def _seconds_left(rows: Iterable[tuple[Trial, Outcome | None]], slots: int) -> float | None:

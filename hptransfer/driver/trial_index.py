@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from hptransfer.core.records import CANCELLED, DIVERGED, DONE, FAILED, PRUNED, Outcome, Scale, Trial
+from hptransfer.core.records import CANCELLED, DIVERGED, DONE, FAILED, LOSS, PRUNED, Objective, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.outcome_index import OutcomeIndex
 from hptransfer.planning.search_space import Point
+
+# Share of the step that others reached, below which a trial ended early: the last reports of complete trials differ by
+# an interval of reports.
+COMPLETE_SHARE = 0.9
+# Number of trials that ended at one step, from which they show where a complete trial ends.
+FEWEST_COMPLETE = 2
+# Words in the names of tuned hyperparameters that change the number of steps of a trial.
+STEP_WORDS = ("batch", "step", "epoch", "accum", "tokens")
 
 
 @dataclass
@@ -24,7 +32,7 @@ class ScaleState:
     Attributes:
         waiting: trials that are in no job yet, in the order in which they are to be trained.
         points: number of trials by point.
-        losses: losses of finished trials by point; infinite where one diverged.
+        losses: losses of finished trials by point, to be minimized; infinite where one diverged.
         pruned: points with a trial that was stopped early.
         open: number of trials that are in a job and have no outcome.
         states: number of outcomes by state.
@@ -76,7 +84,7 @@ class ScaleState:
         return self.states[DONE] + self.states[DIVERGED] + self.states[PRUNED]
 
     def mean_losses(self) -> dict[Point, float]:
-        """Mean loss over seeds by point, without failed trials.
+        """Mean loss over seeds by point, to be minimized, without failed trials.
 
         It is infinite where a seed diverged.
 
@@ -97,14 +105,14 @@ class TrialIndex:
         started, started_flops: number of trials that were put into a job, and their cost.
     """
 
-    def __init__(self, folder: RunFolder, tuned: Sequence[str]) -> None:
+    def __init__(self, folder: RunFolder, tuned: Sequence[str], objective: Objective = LOSS) -> None:
         self.trials: dict[str, Trial] = {}
         self.outcomes: dict[str, Outcome] = {}
         self.scales: dict[Scale, ScaleState] = {}
         self.device_s = 0.0
         self.started = 0
         self.started_flops = 0.0
-        self.folder, self._tuned = folder, tuple(tuned)
+        self.folder, self._tuned, self._objective = folder, tuple(tuned), objective
         self._finished = OutcomeIndex(folder)
         self._same: dict[Scale, Scale] = {}
 
@@ -164,13 +172,38 @@ class TrialIndex:
         if outcome.state == PRUNED:
             state.pruned.add(self.point(trial))
         elif outcome.state != FAILED:
-            loss = math.inf if outcome.loss is None else outcome.loss
-            state.losses.setdefault(self.point(trial), []).append(loss)
+            state.losses.setdefault(self.point(trial), []).append(self._loss(outcome))
         if outcome.state == DONE:
             state.seconds += outcome.seconds
             state.flops += trial.flops
         written = self.folder.outcome_path(trial_id).stat().st_mtime_ns
         self._finished.write(trial, outcome, written, job)
+
+    def _loss(self, outcome: Outcome) -> float:
+        """Return the loss of a trial that trained, to be minimized."""
+        return math.inf if outcome.loss is None else self._objective.minimized(outcome.loss)
+
+    def withdraw(self, trial_id: str, outcome: Outcome, *, job: str) -> None:
+        """Replace the outcome of a trial that has no result after all.
+
+        Args:
+            outcome: the one that counts now, diverged or failed.
+        """
+        trial, before = self.trials[trial_id], self.outcomes[trial_id]
+        state = self.at(trial.scale)
+        state.states[before.state] -= 1
+        if before.state != FAILED:
+            state.losses[self.point(trial)].remove(self._loss(before))
+            if not state.losses[self.point(trial)]:
+                del state.losses[self.point(trial)]
+        if before.state == DONE:
+            state.seconds -= before.seconds
+            state.flops -= trial.flops
+        self.spend(trial_id, -before.seconds)
+        state.bracketed_by = None
+        self.started -= 1
+        self.started_flops -= trial.flops
+        self.finish(trial_id, outcome, was_open=False, job=job)
 
     def reopen(self, trial_id: str) -> None:
         """Forget the failed outcome of a reset trial.
@@ -205,3 +238,41 @@ class TrialIndex:
         for trial in trials:
             flops, scale = flops + trial.flops, self.at(trial.scale)
         return flops * scale.seconds / scale.flops if scale is not None and scale.flops else None
+
+
+class EarlyEnds:
+    """Comparison of the last steps of trials that are done.
+
+    A trainer that breaks off at a NaN may exit with code 0, and its last number then looks like a result. Where the
+    last step of a run is not declared, the trials of a scale show it: several of them end at the same step.
+
+    Compared are trials of one scale. Where a batch size or the like is tuned, they also share its value.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[Hashable, dict[str, int]] = {}
+
+    def add(self, trial: Trial, outcome: Outcome) -> dict[str, str]:
+        """Add a trial that ended.
+
+        Returns:
+            The trials that ended early by all that is known now, with the reason; they are compared no more.
+        """
+        if outcome.state != DONE or outcome.imported or outcome.steps < 1:
+            return {}
+        steps = self._steps.setdefault(_group(trial), {})
+        steps[trial.id] = outcome.steps
+        reached = max((step for step, count in Counter(steps.values()).items() if count >= FEWEST_COMPLETE), default=0)
+        early = {trial_id: step for trial_id, step in steps.items() if step < COMPLETE_SHARE * reached}
+        for trial_id in early:
+            del steps[trial_id]
+        return {
+            trial_id: f"it exited with code 0 at step {step}, where others of its scale reached step {reached}"
+            for trial_id, step in early.items()
+        }
+
+
+def _group(trial: Trial) -> Hashable:
+    """Return the scale, with the tuned values that change the steps."""
+    values = [(name, value) for name, value in trial.tuned.items() if any(word in name.lower() for word in STEP_WORDS)]
+    return trial.scale, tuple(values)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hptransfer.core.attempts import read_history
-from hptransfer.core.io import read_tail
+from hptransfer.core.io import read_json, read_tail
 from hptransfer.core.locks import locked_by
-from hptransfer.core.records import CODE_ERROR, FAILED, Job, Outcome, Scale, Trial
+from hptransfer.core.records import CODE_ERROR, FAILED, LOSS, Job, Objective, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver_state import PILOT_FAILED, read_driver_state, read_states
 from hptransfer.driver.jobs import read_jobs
@@ -84,8 +84,17 @@ def read_status(folder: RunFolder) -> Status:
     ]
     slots = max(1, len(running))
     return Status(
-        folder, count_progress(rows, running, slots), troubles, driver, driver_state.get("blocked") if driver else None
+        folder,
+        count_progress(rows, running, slots, read_objective(folder)),
+        troubles,
+        driver,
+        driver_state.get("blocked") if driver else None,
     )
+
+
+def read_objective(folder: RunFolder) -> Objective:
+    """Return the metric that ranks the trials of a run."""
+    return Objective.of_target(read_json(folder.target)) if folder.target.exists() else LOSS
 
 
 def read_trials_with_outcomes(folder: RunFolder) -> tuple[list[tuple[Trial, Outcome | None]], dict[str, str]]:

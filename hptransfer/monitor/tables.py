@@ -53,7 +53,7 @@ def progress_table(progress: Progress) -> Table:
     if not progress.count(PRUNED):  # most sweeps prune no trials
         del columns[PRUNED]
     scales = [scale.scale for scale in progress.scales]
-    table, axis_cells = _empty_table(scales, [*columns.values(), "best loss", "at"]), _axis_cells(scales)
+    table, axis_cells = _empty_table(scales, [*columns.values(), f"best {progress.metric}", "at"]), _axis_cells(scales)
     for scale in progress.scales:
         counts = [str(scale.states.get(state, 0) or "-") for state in columns]
         label = "verify" if scale.purpose == VERIFY else ""

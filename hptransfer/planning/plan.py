@@ -12,7 +12,18 @@ from typing import Any
 
 from hptransfer.config.sweep import ONE_AT_A_TIME, SweepConfig
 from hptransfer.core.errors import ConfigError
-from hptransfer.core.records import SWEEP, Job, Number, Scale, Trial, get_path, trial_id, with_path
+from hptransfer.core.records import (
+    LOG_ESTIMATORS,
+    SWEEP,
+    Job,
+    Number,
+    Objective,
+    Scale,
+    Trial,
+    get_path,
+    trial_id,
+    with_path,
+)
 from hptransfer.planning.search_space import Point, one_at_a_time, product
 from hptransfer.worker.runners import RUNNERS, Runner, Size
 
@@ -41,6 +52,11 @@ class Plan:
     def tuned(self) -> tuple[str, ...]:
         """Keys of the tuned hyperparameters."""
         return tuple(self.config.space)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """Metric that ranks the trials."""
+        return self.runner.objective(self.config.run)
 
     @cached_property
     def grids(self) -> dict[str, list[float]]:
@@ -122,6 +138,7 @@ class Plan:
             "tuned": {key: tuned.path for key, tuned in self.config.space.items()},
             "complement": [key for key, tuned in self.config.space.items() if tuned.one_minus],
             "target": dict(target.axes),
+            "metric": dataclasses.asdict(self.objective),
             "params": size.params,
             "flops": size.flops,
             **self.runner.groups(run),
@@ -165,6 +182,11 @@ def make_plan(config: SweepConfig) -> Plan:
         fingerprint="",
     )
     _check_all(plan)
+    if plan.objective.maximized and config.estimator in LOG_ESTIMATORS:
+        raise ConfigError(
+            f"estimator={config.estimator} compares ratios or logarithms of a loss to be minimized, and "
+            f"{plan.objective.name} is to be maximized; take estimator=surface"
+        )
     swept = [part.path.rpartition(".")[2] for parts in (config.grid, config.space) for part in parts.values()]
     runner.check_swept(plan.run(target), [*swept, *(["seed"] if len(plan.seeds) > 1 else [])])
     for key, values in axes.items():

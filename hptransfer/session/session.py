@@ -117,6 +117,7 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
 def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[BackgroundTracker]:
     """Open the run's tracker, and flush it when the block ends."""
     settings = {"parameterization": plan.config.run.get("parameterization"), "data": plan.fingerprint}
+    settings |= {"goal": plan.objective.goal}
     tracker = BackgroundTracker(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
     if note := plan.config.tracker.note():
         _note(console, note)

@@ -16,16 +16,19 @@ VIEW_TAG = "mlflow.sharedViewState."
 TRIALS_VIEW = "trials"
 
 
-def trials_view(axes: Sequence[str], tuned: Sequence[str]) -> str:
+def trials_view(axes: Sequence[str], tuned: Sequence[str], *, ascending: bool = True) -> str:
     """Return the view of all trials, with varied settings as columns.
 
     The best trial comes first.
+
+    Args:
+        ascending: False for a metric to be maximized.
     """
     params = [f"params.`{key}`" for key in (*axes, *tuned, "seed")]
     state: dict[str, Any] = {
         "searchFilter": "tags.purpose = 'sweep'",  # the sweep's own run would collapse its trials
         "orderByKey": "metrics.`loss`",
-        "orderByAsc": True,
+        "orderByAsc": ascending,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
         "datasetsFilter": [],

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.io import set_aside
-from hptransfer.core.records import CURVE_KEYS, DIVERGED, FAILED, Outcome, Trial, exact
+from hptransfer.core.records import CURVE_KEYS, DIVERGED, FAILED, MAXIMIZE, Outcome, Trial, exact
 from hptransfer.core.redaction import HIDDEN, redacted, with_password
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.trackers import TRACKERS, CurvePoints, RefusedError, SweepResults, Tracker, TrackerConfig
@@ -334,7 +334,8 @@ class MlflowTracker(Tracker):
         run = self._client.create_run(self._experiment, start, tags=tags, run_name=_run_name(trial))
         tracked = self._runs[trial.id] = TrackedRun(run.info.run_id, run.info.status, points=set(), new=True)
         if not self._viewed:
-            view = trials_view(list(trial.scale.axes), list(trial.tuned))
+            ascending = self._settings.get("goal") != MAXIMIZE
+            view = trials_view(list(trial.scale.axes), list(trial.tuned), ascending=ascending)
             self._client.set_experiment_tag(self._experiment, f"{VIEW_TAG}{TRIALS_VIEW}", view)
             self._viewed = True
         return tracked

@@ -43,7 +43,7 @@ def test_the_tables_have_a_row_for_each(found: Analysis) -> None:
     assert len(found.predictions) == 2
     assert list(found.exponents["axis"]) == ["width", "depth", "tokens"]
     assert len(found.optima) == len(found.held_out) == 12
-    assert {"lr_error_octaves", "lr_covered", "regret_nats", "regret_percent"} <= set(found.held_out)
+    assert {"lr_error_octaves", "lr_covered", "regret", "regret_percent"} <= set(found.held_out)
 
 
 def test_figures_and_the_page(found: Analysis) -> None:

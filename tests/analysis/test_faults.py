@@ -59,7 +59,7 @@ def test_the_cost_of_reuse_beyond_the_edge_of_divergence_is_called_divergence() 
     found = answer(unstable.runs(rates=RATES), target={"width": 64 * 2**6})
     cost = found.analysis.untransferred_cost()
     assert cost.diverges
-    assert cost.text(3) == cost.percent(3.0) == "diverges"
+    assert cost.text(3) == cost.percent_text(3.0) == "diverges"
     assert "would more likely than not diverge at the target" in found.analysis.summary()
     assert not found.analysis.fit.untransferred_cost(found.analysis.fit.optima[1]).diverges
     assert found.analysis.exponents["untransferred_diverges"].tolist() == [True]

@@ -108,9 +108,7 @@ def test_the_contracts_of_the_files_hold(analyzed: RunFolder) -> None:
     fit, prediction = read_json(folder.path / "fit.json"), read_json(folder.prediction)
     for axis in ("width", "depth", "tokens"):
         exponent = fit["hyperparameters"]["lr"]["exponents"][axis]
-        assert {"value", "low", "high", "verdict", "untransferred_cost_nats", "untransferred_cost_percent"} <= set(
-            exponent
-        )
+        assert {"value", "low", "high", "verdict", "untransferred_cost", "untransferred_cost_percent"} <= set(exponent)
         assert exponent["untransferred_diverges"] is False
     assert fit["excluded_runs"] == []
     assert set(prediction["hyperparameters"]["lr"]) == {

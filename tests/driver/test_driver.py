@@ -257,11 +257,11 @@ def test_a_full_disk_stops_the_sweep_and_loses_no_finished_trial(
 
 
 @pytest.mark.parametrize("loss", [0.0, -0.25])
-def test_a_loss_that_is_not_above_0_ends_the_sweep_at_its_first_trial(
+def test_a_loss_that_the_estimator_cannot_fit_ends_the_sweep_at_its_first_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float
 ) -> None:
     monkeypatch.setattr("hptransfer.worker.runners.builtin.BuiltinRunner.job_size", lambda *_, **__: 1)
-    config = tiny(tmp_path)
+    config = tiny(tmp_path, "estimator=nested")
 
     def fate(folder: RunFolder, job: Job) -> JobEnd | None:
         if len(launcher.submitted) < 2 or job is not launcher.submitted[0]:
@@ -271,7 +271,7 @@ def test_a_loss_that_is_not_above_0_ends_the_sweep_at_its_first_trial(
 
     launcher = Scripted(fate)
     for _ in range(2):  # the same command again trains nothing either
-        with pytest.raises(FitError, match=f"has loss {loss:g}, but a loss must be above 0.*its trials are kept"):
+        with pytest.raises(FitError, match=f"has loss {loss:g}, but estimator=nested compares .*its trials are kept"):
             drive(config, launcher)
         assert len(launcher.submitted) == 2
         assert launcher.cancelled == {launcher.submitted[1].id}

@@ -23,6 +23,7 @@ from hptransfer.analysis.statistics import priors
 from hptransfer.analysis.tables.arrays import Array, Axes, Runs
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.core.errors import FitError
+from hptransfer.core.records import LOG_ESTIMATORS
 
 NUM_DRAWS = 1000
 ESTIMATOR = "surface"
@@ -33,7 +34,7 @@ class ReuseCost:
     """Loss from training a scale with values that are not its own.
 
     Attributes:
-        nats: loss above the scale's optimum, at most the largest that was measured.
+        nats: loss above the scale's optimum in the unit of the loss, at most the largest that was measured.
         capped: True if the response surface says more than that.
         diverges: True if the run diverges more likely than not.
     """
@@ -43,12 +44,14 @@ class ReuseCost:
     diverges: bool
 
     def text(self, digits: int) -> str:
-        """Return the cost for people: nats, or that the run diverges."""
+        """Return the cost for people, or that the run diverges."""
         return "diverges" if self.diverges else f"{'over ' * self.capped}{self.nats:.{digits}f}"
 
-    def percent(self, loss: float) -> str:
-        """Return the cost in percent of a loss, for people."""
-        return "diverges" if self.diverges else f"{'over ' * self.capped}{100 * self.nats / loss:.2f}%"
+    def percent_text(self, percent: float) -> str:
+        """Return the cost for people in percent; blank for NaN."""
+        if self.diverges or np.isnan(percent):
+            return "diverges" if self.diverges else ""
+        return f"{'over ' * self.capped}{percent:.2f}%"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,7 @@ class Fit:
         mixture: average over laws, used for predictions.
         power: average over power laws alone, used for exponents.
         loss_law: the loss at the optimum against scale.
-        noise: standard deviation of a run's loss at the optimum, in nats.
+        noise: standard deviation of a run's loss at the optimum.
         widening: of all intervals (predict/validation.py).
     """
 
@@ -172,7 +175,10 @@ class Fit:
         return bounded
 
     def predict_loss(self, scale: Axes) -> tuple[float, float, float]:
-        """Return the loss at a scale's optimum with its 90% interval, nats."""
+        """Return the loss at a scale's optimum with its 90% interval.
+
+        The loss is to be minimized.
+        """
         self.check(scale)
         return self.loss_law.at(scale)
 
@@ -191,21 +197,20 @@ class Fit:
         return max(0.0, *(float(np.log2(values[0] / scale[axis])) for axis, values in self.swept.values.items()))
 
     def excess_loss(self, scale: Axes, away: Array, loss: float) -> Array:
-        """Return the loss above the optimum by the response surface, nats, (points,).
+        """Return the loss above the optimum by the response surface, (points,).
 
         Args:
             away: octaves from the scale's optimum, (points, tuned), or (tuned,) for one.
-            loss: nats at the optimum.
+            loss: at the optimum.
         """
         away = np.atleast_2d(away)
         octaves = self.runs.octaves([scale])
         excess = [surface.shape.excess(away, np.tile(octaves, (len(away), 1))) for surface in self.surfaces]
-        nats: Array = loss * np.expm1(np.mean(excess, axis=0))
-        return nats
+        return self.runs.response.excess_loss(np.mean(excess, axis=0), loss)
 
     @cached_property
     def largest_excess(self) -> float:
-        """Largest loss of a sound run above its scale's optimum, nats."""
+        """Largest loss of a sound run above its scale's optimum."""
         excess = self.runs.loss - np.array([optimum.loss for optimum in self.optima])[self.runs.scale]
         return float(np.max(excess, initial=0.0, where=np.isfinite(excess)))
 
@@ -216,7 +221,7 @@ class Fit:
 
         Args:
             optimum, reused: log2 of the scale's optimum and of the values, (tuned,).
-            loss: nats at the optimum.
+            loss: at the optimum.
         """
         by_surface = float(self.excess_loss(scale, reused - optimum, loss)[0])
         diverges = self.divergence is not None and self.divergence.probability(reused, scale).item() > 0.5
@@ -246,6 +251,11 @@ def fit_table(
         FitError: too few scales for the axes that were swept, or no optimum inside what was tried.
     """
     runs = Runs.of(table, columns)
+    if runs.response.unit is not None and estimator in LOG_ESTIMATORS:
+        raise FitError(
+            f"estimator {estimator} compares ratios or logarithms of losses above 0 that are minimized; "
+            f"{columns.loss} has values at or below 0, or is maximized: take estimator surface, which fits differences"
+        )
     sufficiency.check_runs(runs)
     method = ESTIMATORS.get(estimator)
     centre = (runs.x.min(axis=0) + runs.x.max(axis=0)) / 2
@@ -267,7 +277,7 @@ def fit_table(
         warnings = sufficiency.check_tried_values(runs, optima, shapes, power, problem.swept)
         warnings += sufficiency.warn_of_assumed_exponents(power, problem, columns)
     mixture = ModelAverage.of(average_models(problem, estimates, laws), draws, seed)
-    intercepts = np.array([np.log(optimum.loss) for optimum in optima])
+    intercepts, response = runs.response.of(np.array([optimum.loss for optimum in optima])), runs.response
     return Fit(
         runs=runs,
         estimator=estimator,
@@ -280,8 +290,10 @@ def fit_table(
         laws=laws,
         mixture=mixture,
         power=power,
-        loss_law=fit_loss_law(runs.scales, intercepts),
-        noise=float(np.median([optimum.loss for optimum in optima]) * np.mean([shape.noise for shape in shapes])),
+        loss_law=fit_loss_law(runs.scales, intercepts, response),
+        noise=float(
+            np.median([response.slope(optimum.loss) for optimum in optima]) * np.mean([shape.noise for shape in shapes])
+        ),
         warnings=[*warnings, *sufficiency.warn_of_unbracketed_scales(optima, problem, columns)],
         widening=Widening.none(len(columns.tuned)),
     )

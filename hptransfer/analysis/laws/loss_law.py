@@ -3,6 +3,8 @@
     loss = E + sum of A_axis (axis over its smallest)^-a_axis        a floor plus a power of each axis
     log loss = b_0 + sum of b_axis log2(axis over its smallest)      a power law of the whole loss
 
+Where differences are fitted, the response (tables/response.py) takes the place of both the loss and its logarithm.
+
 A few scales hardly determine the floor, but the loss of a large target depends on it. So the floor is integrated over a
 grid of shares of the least loss, and the scatter of scales about the law over another. Every pair is a component,
 weighted by its evidence by Laplace's method: the posterior of A and a is approximated by a normal about its mode.
@@ -17,18 +19,19 @@ import numpy as np
 
 from hptransfer.analysis.laws.forms import SweptAxes
 from hptransfer.analysis.statistics.quantiles import quantiles
-from hptransfer.analysis.tables.arrays import Array, Axes
+from hptransfer.analysis.tables.arrays import LOG_RESPONSE, Array, Axes
+from hptransfer.analysis.tables.response import Response
 
 # Floors as shares of the least measured loss, with equal prior weights.
 FLOORS = tuple(k / 50 for k in range(50))
-# Grid of the scatter of log losses about a law, with a half-Cauchy prior of this scale.
+# Grid of the scatter of responses about a law, with a half-Cauchy prior of this scale.
 LOSS_SCATTERS, LOSS_SCATTER_SCALE = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032), 0.003
 # Prior weight of the power of the whole loss; all floors share the rest.
 POWER_WEIGHT = 0.2
 # Normal priors, (mean, deviation): log of A about an axis's share of the loss above the floor at the smallest scale,
-# log of a about 0.3, and log loss per octave in a power of the whole loss.
+# log of a about 0.3, and the response per octave in a power of the whole loss.
 LEVEL_SPREAD, EXPONENT, SLOPE = 1.0, (np.log(0.3), 0.6), (-0.05, 0.15)
-# Deviation of the log loss at the smallest scale about its measured value.
+# Deviation of the response at the smallest scale about its measured value.
 FIRST_SPREAD = 1.0
 # Upper limit of the log of an exponent during the fit.
 LARGEST_LOG_EXPONENT = 2.0
@@ -40,12 +43,14 @@ class _Components:
     """One form of the law on its grid of floors and scatters.
 
     Attributes:
-        floors: E in units of the loss, (components,); None for a power of the whole loss.
+        response: that of the fitted losses.
+        floors: E in the unit of the law, (components,); None for a power of the whole loss.
         parameters: (components, parameters), with their `covariance`.
-        scatter: of log losses about the law, (components,).
+        scatter: of responses about the law, (components,).
         log_weight: (components,).
     """
 
+    response: Response
     floors: Array | None
     parameters: Array
     covariance: Array
@@ -53,11 +58,11 @@ class _Components:
     log_weight: Array
 
     def at(self, octaves: Array) -> tuple[Array, Array]:
-        """Return the log loss at one scale and its standard error, (components,).
+        """Return the response at one scale and its standard error, (components,).
 
         The error includes the scatter of scales.
         """
-        value, slopes = _log_loss(self.parameters, octaves, self.floors)
+        value, slopes = _responses(self.parameters, octaves, self.floors, self.response)
         variance = np.einsum("gp,gpq,gq->g", slopes[:, 0], self.covariance, slopes[:, 0])
         return value[:, 0], np.sqrt(variance + self.scatter**2)
 
@@ -67,10 +72,14 @@ class LossLaw:
     """Law of the loss at the optimum."""
 
     swept: SweptAxes
+    response: Response
     forms: Sequence[_Components]
 
     def at(self, scale: Axes) -> tuple[float, float, float]:
-        """Return the loss at a scale with its 90% interval, nats."""
+        """Return the loss at a scale with its 90% interval.
+
+        The loss is to be minimized.
+        """
         octaves = _octaves(self.swept, [scale])
         values, errors = (
             np.concatenate(parts) for parts in zip(*(form.at(octaves) for form in self.forms), strict=True)
@@ -80,18 +89,19 @@ class LossLaw:
         weights /= weights.sum()
         middle = float(weights @ values)
         low, high = quantiles(weights, values[:, None], errors[:, None], (0.05, 0.95))[0]
-        return float(np.exp(middle)), float(np.exp(min(low, middle))), float(np.exp(max(high, middle)))
+        value, lowest, highest = self.response.loss(np.array([middle, min(low, middle), max(high, middle)]))
+        return float(value), float(lowest), float(highest)
 
 
-def fit_loss_law(scales: Sequence[Axes], intercepts: Array) -> LossLaw:
+def fit_loss_law(scales: Sequence[Axes], intercepts: Array, response: Response = LOG_RESPONSE) -> LossLaw:
     """Fit the law to the losses at the optima.
 
     Args:
-        intercepts: log loss at each scale's optimum; NaN where unknown.
+        intercepts: response at each scale's optimum; NaN where unknown.
     """
     measured, swept = np.isfinite(intercepts), SweptAxes.of(scales)
     octaves, y = _octaves(swept, scales)[measured], intercepts[measured]
-    return LossLaw(swept, _fitted_forms(octaves, y))
+    return LossLaw(swept, response, _fitted_forms(octaves, y, response))
 
 
 def _octaves(swept: SweptAxes, scales: Sequence[Axes]) -> Array:
@@ -100,23 +110,26 @@ def _octaves(swept: SweptAxes, scales: Sequence[Axes]) -> Array:
     )
 
 
-def _fitted_forms(octaves: Array, y: Array) -> list[_Components]:
+def _fitted_forms(octaves: Array, y: Array, response: Response) -> list[_Components]:
     axes = octaves.shape[1]
     first = float(y[np.argmin(octaves.sum(axis=1))])
     prior = np.array([[first, *np.full(axes, SLOPE[0])]]), np.array([FIRST_SPREAD, *np.full(axes, SLOPE[1])])
-    forms = [_fitted_components(octaves, y, None, *prior, np.log([POWER_WEIGHT if axes else 1.0]))]
+    forms = [_fitted_components(octaves, y, response, None, *prior, np.log([POWER_WEIGHT if axes else 1.0]))]
     if axes:
-        floors = np.array(FLOORS) * np.exp(y.min())
-        level = np.log((np.exp(first) - floors) / axes)
+        if response.unit is None:
+            floors, of_first = np.array(FLOORS) * np.exp(y.min()), np.exp(first)
+        else:  # a response has no zero: the floors lie up to one unit below the least
+            floors, of_first = y.min() - 1 + np.array(FLOORS), first
+        level = np.log((of_first - floors) / axes)
         means = np.column_stack([*[level] * axes, *[np.full(len(floors), EXPONENT[0])] * axes])
         deviations = np.repeat([LEVEL_SPREAD, EXPONENT[1]], axes)
         log_share = np.full(len(floors), np.log((1 - POWER_WEIGHT) / len(floors)))
-        forms.append(_fitted_components(octaves, y, floors, means, deviations, log_share))
+        forms.append(_fitted_components(octaves, y, response, floors, means, deviations, log_share))
     return forms
 
 
-def _log_loss(parameters: Array, octaves: Array, floors: Array | None) -> tuple[Array, Array]:
-    """Return the log loss at scales and its slopes by the parameters.
+def _responses(parameters: Array, octaves: Array, floors: Array | None, response: Response) -> tuple[Array, Array]:
+    """Return the response at scales and its slopes by the parameters.
 
     Args:
         parameters: b_0 and b, or the logs of each A and of each a, (components, parameters).
@@ -131,12 +144,18 @@ def _log_loss(parameters: Array, octaves: Array, floors: Array | None) -> tuple[
     powers = np.log(2.0) * octaves * np.exp(np.minimum(parameters[:, None, axes:], LARGEST_LOG_EXPONENT))
     above = np.exp(parameters[:, None, :axes] - powers)
     loss = floors[:, None] + above.sum(axis=2)
-    share = above / loss[:, :, None]
-    return np.log(loss), np.concatenate([share, -share * powers], axis=2)
+    share = above / loss[:, :, None] if response.unit is None else above
+    return (np.log(loss) if response.unit is None else loss), np.concatenate([share, -share * powers], axis=2)
 
 
 def _fitted_components(
-    octaves: Array, y: Array, floors: Array | None, means: Array, deviations: Array, log_share: Array
+    octaves: Array,
+    y: Array,
+    response: Response,
+    floors: Array | None,
+    means: Array,
+    deviations: Array,
+    log_share: Array,
 ) -> _Components:
     """Fit the mode at every floor and scatter, by damped Gauss-Newton steps."""
     scatter = np.tile(LOSS_SCATTERS, len(means))
@@ -145,7 +164,7 @@ def _fitted_components(
     prior = np.diag(deviations**-2.0)
 
     def linearized(parameters: Array) -> tuple[Array, Array, Array]:
-        value, slopes = _log_loss(parameters, octaves, floors)
+        value, slopes = _responses(parameters, octaves, floors, response)
         residuals, prior_residuals = (y - value) / scatter[:, None], (parameters - means) / deviations
         return residuals, slopes / scatter[:, None, None], (residuals**2).sum(axis=1) + (prior_residuals**2).sum(axis=1)
 
@@ -176,4 +195,4 @@ def _fitted_components(
     evidence -= np.log(deviations).sum()
     scatters = np.log(scatter) - np.log1p((scatter / LOSS_SCATTER_SCALE) ** 2)
     log_weight = evidence + scatters + np.repeat(log_share, len(LOSS_SCATTERS))
-    return _Components(floors, parameters, np.linalg.inv(normal), scatter, log_weight)
+    return _Components(response, floors, parameters, np.linalg.inv(normal), scatter, log_weight)

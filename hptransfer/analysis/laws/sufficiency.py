@@ -158,13 +158,13 @@ def _no_optimum(
         )
     noise = repeat_noise(runs)
     known_by = "between repeats" if noise is not None else "about the fitted response surface"
-    spread = spread_along(runs, k)
+    spread, response = spread_along(runs, k), runs.response
     noise = float(np.mean(list(map(_scatter, surfaces)))) if noise is None else noise
     if spread is not None and spread < NOISE_DEVIATIONS_ALONG * noise:
         return TooFewRunsError(
             f"the losses show no optimum of {name}: along it they differ by little more than noise (standard "
-            f"deviations of the log loss: {spread:.2g} along it, {noise:.2g} {known_by}); try values farther apart, "
-            "repeat them with other seeds, or leave it out of --tune",
+            f"deviations of the {response.name}: {response.size(spread):.2g} along it, {response.size(noise):.2g} "
+            f"{known_by}); try values farther apart, repeat them with other seeds, or leave it out of --tune",
             runs.columns,
             planner.farther_apart(k, needed),
             together=together,
@@ -175,7 +175,7 @@ def _no_optimum(
         f"and an answer needs at most {UNPLACED_OCTAVES:g}"
         if error > UNPLACED_OCTAVES
         else f"the fitted response surface has no optimum of {name} inside the tried values: on one side of it no run "
-        f"is worse by more than the scatter about the surface ({surface_noise:.2g} in log loss)"
+        f"is worse by more than the scatter about the surface ({response.size(surface_noise):.2g} in {response.name})"
     )
     unplaced = [optimum for optimum in optima if optimum.status[k] != BRACKETED]
     return TooFewRunsError(
@@ -187,7 +187,7 @@ def _no_optimum(
 
 
 def _scatter(surface: ResponseSurface) -> float:
-    """Return the scatter of log losses about a response surface.
+    """Return the scatter of responses about a response surface.
 
     A few runs that went wrong do not increase it.
     """
@@ -205,14 +205,14 @@ def _has_inner_best(runs: Runs, k: int) -> bool:
 
 
 def repeat_noise(runs: Runs) -> float | None:
-    """Return the standard deviation of the log loss between repeats.
+    """Return the standard deviation of the response between repeats.
 
     It is the median over points, so that one run that went wrong does not count, and None without repeats.
     """
     finite = np.isfinite(runs.loss)
     points = np.column_stack([runs.scale, np.round(runs.x, 9)])[finite]
     point = np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)
-    y, counts = np.log(runs.loss[finite]), np.bincount(point)
+    y, counts = runs.y[finite], np.bincount(point)
     means = np.bincount(point, y) / counts
     squares = np.bincount(point, (y - means[point]) ** 2)
     repeated = counts > 1
@@ -222,7 +222,7 @@ def repeat_noise(runs: Runs) -> float | None:
 
 
 def spread_along(runs: Runs, k: int) -> float | None:
-    """Return the standard deviation of the log loss along one hyperparameter.
+    """Return the standard deviation of the response along one hyperparameter.
 
     It is of the medians of repeats along a line of at least FEWEST_VALUES values, with all else equal, and the median
     over all lines. Without a line it is None.
@@ -230,7 +230,7 @@ def spread_along(runs: Runs, k: int) -> float | None:
     finite = np.isfinite(runs.loss)
     others = np.round(np.delete(runs.x, k, axis=1), 9)
     line = np.unique(np.column_stack([runs.scale, others])[finite], axis=0, return_inverse=True)[1].reshape(-1)
-    frame = pd.DataFrame({"line": line, "value": np.round(runs.x[finite, k], 9), "y": np.log(runs.loss[finite])})
+    frame = pd.DataFrame({"line": line, "value": np.round(runs.x[finite, k], 9), "y": runs.y[finite]})
     by_line = frame.groupby(["line", "value"])["y"].median().groupby("line").agg(["size", "std"])
     deviations = by_line.loc[by_line["size"] >= FEWEST_VALUES, "std"]
     return float(deviations.median()) if len(deviations) else None

@@ -9,9 +9,9 @@ from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
 from hptransfer.analysis.tables.arrays import Array
 
-# A loss above the least by this factor is left out, because a curve through it would oscillate. This number of points
-# is kept in any case.
-FAR_FACTOR, FEWEST_POINTS = 3.0, 3
+# A loss above the least by this factor is left out, because a curve through it would oscillate; where the least is not
+# above 0, one whose excess is this multiple of the median excess. This number of points is kept in any case.
+FAR_FACTOR, FAR_EXCESS, FEWEST_POINTS = 3.0, 10.0, 3
 
 
 class LossCurve:
@@ -21,13 +21,15 @@ class LossCurve:
 
     Args:
         values: tuned values, above 0.
-        losses: nats, finite.
+        losses: to be minimized, finite.
     """
 
     def __init__(self, values: Sequence[float], losses: Sequence[float]) -> None:
         order = np.argsort(values)
         x, y = np.log2(np.asarray(values, dtype=float)[order]), np.asarray(losses, dtype=float)[order]
-        kept = (y <= y.min() + (FAR_FACTOR - 1) * abs(y.min())) | (y <= np.sort(y)[min(FEWEST_POINTS, len(y)) - 1])
+        least = y.min()
+        far = (FAR_FACTOR - 1) * least if least > 0 else FAR_EXCESS * np.median(y - least)
+        kept = (y <= least + far) | (y <= np.sort(y)[min(FEWEST_POINTS, len(y)) - 1])
         self.x: Array = x[kept]
         self.y: Array = y[kept]
         spline = Akima1DInterpolator if len(self.x) >= 5 else PchipInterpolator

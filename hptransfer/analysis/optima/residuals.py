@@ -1,6 +1,6 @@
 """Noise, discrepancy of the form and stray runs, estimated from residuals.
 
-A residual in log loss is one of two kinds:
+A residual in the response is one of two kinds:
 
     sound   Student's t with the variance noise^2 + (discrepancy excess)^2
     stray   Cauchy with a width of tens of percent: a run that broke, diverged to a finite loss or was misreported
@@ -19,11 +19,11 @@ from scipy.special import gammaln
 from hptransfer.analysis.optima.run_selection import SelectedRuns
 from hptransfer.analysis.tables.arrays import Array
 
-# Prior of the noise: degrees of freedom, and standard deviation in log loss.
+# Prior of the noise: degrees of freedom, and standard deviation in the response.
 NOISE_FREEDOM, NOISE_ASSUMED = 2.0, 0.001
 # Degrees of freedom of the t distribution of sound residuals.
 SOUND_FREEDOM = 8.0
-# Prior share of stray runs, and the width of their residuals in log loss.
+# Prior share of stray runs, and the width of their residuals in the response.
 STRAY_SHARE, STRAY_WIDTH, BETTER_SHARE = 0.02, 0.3, 0.05
 _DISCREPANCIES = np.array([0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5])
 _NOISES = np.geomspace(1e-6, 0.3, 64)
@@ -39,7 +39,7 @@ class Noise:
     """Sizes of the residuals.
 
     Attributes:
-        noise: standard deviation of a run's log loss at the optimum.
+        noise: standard deviation of a run's response at the optimum.
         discrepancy: error of the shape's form, as a share of the excess.
         deviance: minus twice the log of the likelihood and of the noise's prior.
     """

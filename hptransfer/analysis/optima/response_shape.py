@@ -1,11 +1,11 @@
-"""Response shape: rise of the log loss above a scale's optimum.
+"""Response shape: rise of the response above a scale's optimum.
 
     u = log2 of the tuned values minus the scale's optimum                      (octaves)
     p_k = u_k - sum over j > k of gamma_kj u_j                                  (a ridge: tuned axes interact)
     log A_k = a_k + sum over axes of t_k,axis log2(axis over its middle)        (curvature moves with scale)
     kappa_k = k_k + sum over axes of s_k,axis log2(axis over its middle)        (so do the sides)
     phi = 2 (exp(kappa p) - 1 - kappa p) / kappa^2 or p^2 (1 + kappa p / 3)     (unequal sides; p^2 at kappa 0)
-    excess = sum over k of A_k phi(kappa_k, p_k)                                (log loss above the optimum)
+    excess = sum over k of A_k phi(kappa_k, p_k)                                (response above the optimum)
 
 Unequal sides matter most: the loss rises faster at high learning rates, so the optimum of a parabola is biased low. The
 published runs of Step Law (arXiv:2503.04715) show them.
@@ -58,7 +58,7 @@ class ResponseShape:
         return log_a, trend.reshape(k, a), skew, skew_trend.reshape(k, a), ridge
 
     def excess(self, u: Array, octaves: Array) -> Array:
-        """Return the log loss above the optimum, (runs,).
+        """Return the response above the optimum, (runs,).
 
         Args:
             u: octaves from the optimum, (runs, tuned).
@@ -68,13 +68,13 @@ class ResponseShape:
         return excess
 
     def curvature(self, octaves: Array) -> Array:
-        """Return the log loss per octave squared along each p_k, (scales, tuned)."""
+        """Return the response per octave squared along each p_k, (scales, tuned)."""
         log_a, trend, *_ = self._parts
         curvature: Array = np.exp(log_a + octaves @ trend.T)
         return curvature
 
     def hessian(self, octaves: Array) -> Array:
-        """Return half of the log loss's Hessian at an optimum, (tuned, tuned).
+        """Return half of the response's Hessian at an optimum, (tuned, tuned).
 
         Args:
             octaves: of the scale, (axes,).

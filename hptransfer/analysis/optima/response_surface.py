@@ -1,10 +1,10 @@
 """Response surface over all runs: free optima by scale, one shared shape.
 
-The log of a run's loss is an intercept plus the excess of the response shape (response_shape.py) at the run's octaves
-from its scale's optimum. The shape is shared by all scales, so that a few runs suffice to place a scale's optimum. The
-error of any one form of the shape grows with the loss above the optimum, and the residuals show how fast. The weight
-of a run therefore falls with its excess, by as much as the form is wrong. A stray run has none (residuals.py). The
-result is the mean over two forms.
+The response of a run (tables/response.py), the log of its loss or the like, is an intercept plus the excess of the
+response shape (response_shape.py) at the run's octaves from its scale's optimum. The shape is shared by all scales, so
+that a few runs suffice to place a scale's optimum. The error of any one form of the shape grows with the loss above the
+optimum, and the residuals show how fast. The weight of a run therefore falls with its excess, by as much as the form is
+wrong. A stray run has none (residuals.py). The result is the mean over two forms.
 
 The nonlinear least squares use damped Gauss-Newton steps. The intercepts are eliminated exactly (variable projection)
 and scales interact only through the shape, so the cost is linear in the number of runs.
@@ -35,8 +35,8 @@ from hptransfer.analysis.tables.arrays import Array, Index, Runs
 ESTIMATING, DECIDING = 3, 2
 CAUTION = 8.0
 DISCREPANCY_BOUNDS = (0.05, 1.0)
-# Noise of the starting points of the fit, in log loss. Noise and curvature can each explain the same differences, so
-# the fit begins from both sides and keeps the likelier end.
+# Noise of the starting points of the fit, in the response. Noise and curvature can each explain the same differences,
+# so the fit begins from both sides and keeps the likelier end.
 LOW_NOISE, HIGH_NOISE = 0.002, 0.03
 # Share of runs that a surface has to pass by, if there is one that does: a closer one through a few runs says little.
 LEAST_SOUND = 2 / 3
@@ -77,12 +77,12 @@ class ResponseSurface:
     Attributes:
         x: log2 of each scale's optimum, (scales, tuned); scales with few runs are guided by the law.
         octaves: log2 of every scale's axes over their middle, (scales, axes).
-        noise: standard deviation of a run's log loss at the optimum.
+        noise: standard deviation of a run's response at the optimum.
         discrepancy: error of the shape's form, as a share of the excess.
         freedom: degrees of freedom of the estimates of noise and discrepancy.
         deviance: minus twice the log of the posterior of noise, shape and optima, up to a constant.
-        intercepts: log loss at each scale's optimum; NaN for a scale without a run near it.
-        runs: positions of the runs that were fitted, with their `residuals` and `excess` in log loss.
+        intercepts: response at each scale's optimum; NaN for a scale without a run near it.
+        runs: positions of the runs that were fitted, with their `residuals` and `excess` in the response.
         sound: probability of each of these runs to be sound.
     """
 
@@ -160,7 +160,7 @@ def _rough(data: SelectedRuns, excess: Array) -> tuple[Array, Array, Array, Arra
     tried values.
 
     Args:
-        excess: log loss above the scale's best, (runs,); infinite for a run that is left out.
+        excess: response above the scale's best, (runs,); infinite for a run that is left out.
 
     Returns:
         (scales, tuned), both (tuned,), and (runs,).
@@ -466,7 +466,7 @@ def _leverage(data: SelectedRuns, weights: Array, linear: _Linearization, normal
 
 
 def _scale_intercepts(data: SelectedRuns, weights: Array, level: Array) -> Array:
-    """Return the mean log loss over sound seeds at each scale's optimum.
+    """Return the mean response over sound seeds at each scale's optimum.
 
     Seeds whose level is above the lowest of their scale by more than SEED_SPREAD count as broken.
     """

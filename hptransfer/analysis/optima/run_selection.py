@@ -12,9 +12,9 @@ from hptransfer.analysis.tables.arrays import Array, Index, Mask, Runs
 # of points, plus one for each tuned hyperparameter, is kept in any case: the sides of a steep bowl need them.
 FAR_LOG_LOSS = 0.4
 KEPT = 4
-# Difference of log losses between sound seeds of a scale.
+# Difference of responses between sound seeds of a scale.
 SEED_SPREAD = 0.1
-# From this number of points a scale may have an outlier, with a log loss this far below all others.
+# From this number of points a scale may have an outlier, with a response this far below all others.
 MANY, OUTLIER = 6, 0.12
 
 
@@ -24,7 +24,7 @@ class SelectedRuns:
 
     Attributes:
         x: log2 of the tuned values, (runs, tuned).
-        y: log losses, (runs,).
+        y: responses, (runs,).
         scale, intercept: index of each run's scale and intercept.
         octaves: log2 of every scale's axes over their middle, (scales, axes).
     """
@@ -55,14 +55,14 @@ class SelectedRuns:
 def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
     """Select the finite runs near the best of their scale.
 
-    Repeats of a point are selected together, by the lower median of their log losses, so that neither a lucky nor a
+    Repeats of a point are selected together, by the lower median of their responses, so that neither a lucky nor a
     broken run decides. Losses are relative to the least loss with the same intercept. Broken seeds are left out.
 
     Returns:
         Positions of the runs, and the runs.
     """
     finite = np.flatnonzero(np.isfinite(runs.loss) & ~broken_seeds(runs))
-    x, y, intercept = runs.x[finite], np.log(runs.loss[finite]), runs.intercept[finite]
+    x, y, intercept = runs.x[finite], runs.y[finite], runs.intercept[finite]
     least = np.full(runs.intercept.max() + 1, np.inf)
     np.minimum.at(least, intercept, y)
     points, point = np.unique(np.column_stack([runs.scale[finite], x]), axis=0, return_inverse=True)
@@ -77,19 +77,17 @@ def select_runs(runs: Runs) -> tuple[Index, SelectedRuns]:
         close[sound[:fewest]] = True
     kept = finite[close[point]]
     intercept = np.unique(runs.intercept[kept], return_inverse=True)[1].reshape(-1)
-    return kept, SelectedRuns(
-        runs.x[kept], np.log(runs.loss[kept]), runs.scale[kept], intercept, runs.octaves(runs.scales)
-    )
+    return kept, SelectedRuns(runs.x[kept], runs.y[kept], runs.scale[kept], intercept, runs.octaves(runs.scales))
 
 
 def broken_seeds(runs: Runs) -> Mask:
     """Return True for the runs of seeds that broke, (runs,).
 
-    The log losses of a seed that broke lie by more than SEED_SPREAD above the best ones at the same points. The median
+    The responses of a seed that broke lie by more than SEED_SPREAD above the best ones at the same points. The median
     over its points counts, relative to the lowest one of the scale's seeds.
     """
     finite = np.flatnonzero(np.isfinite(runs.loss))
-    y, scale, intercept = np.log(runs.loss[finite]), runs.scale[finite], runs.intercept[finite]
+    y, scale, intercept = runs.y[finite], runs.scale[finite], runs.intercept[finite]
     points = np.unique(np.column_stack([scale, runs.x[finite]]), axis=0, return_inverse=True)[1].reshape(-1)
     best = np.full(points.max(initial=0) + 1, np.inf)
     np.minimum.at(best, points, y)
@@ -115,7 +113,7 @@ def _has_outlier(x: Array, y: Array) -> bool:
     It then lies far below all other losses, and the second best point is not among its neighbours.
 
     Args:
-        x, y: log2 of the scale's points and their log losses, losses ascending.
+        x, y: log2 of the scale's points and their responses, losses ascending.
     """
     if len(y) < MANY or y[1] - y[0] <= OUTLIER:
         return False

@@ -26,8 +26,8 @@ class Optimum:
     Attributes:
         x: log2 of the optimum, by tuned hyperparameter.
         se: standard error of `x` in octaves; infinite if the optimum is unknown.
-        curvature: of the loss along each tuned hyperparameter with the others fixed, nats per octave squared.
-        loss: nats at the optimum.
+        curvature: of the loss along each tuned hyperparameter with the others fixed, per octave squared.
+        loss: at the optimum, to be minimized; NaN if unknown.
         status: by tuned hyperparameter: BRACKETED, or the reason why it is not.
         tried: lowest and highest log2 of the tried values, by tuned hyperparameter.
         runs, diverged: number of runs, and of those that diverged.
@@ -62,13 +62,13 @@ def find_optima(runs: Runs, estimates: Sequence[OptimaEstimate], shapes: Sequenc
         mask = runs.of_scale(index)
         finite = mask & np.isfinite(runs.loss)
         placed = se[index] < LOOSE_OCTAVES
-        loss = float(np.exp(intercepts[index])) if np.isfinite(intercepts[index]) else float("nan")
+        loss = float(runs.response.loss(intercepts[index]))
         optima.append(
             Optimum(
                 axes=axes,
                 x=np.minimum(np.where(placed, x[index], guided[index]), runs.columns.upper),
                 se=np.where(placed, se[index], np.inf),
-                curvature=loss * np.diag(curvature[index]),
+                curvature=runs.response.slope(loss) * np.diag(curvature[index]),
                 loss=loss,
                 status=_optimum_status(runs, mask, finite, placed),
                 tried=np.stack([runs.x[mask].min(axis=0), runs.x[mask].max(axis=0)], axis=1),

@@ -16,7 +16,7 @@ from hptransfer.analysis.tables.arrays import OWN_INTERCEPT, Array, Runs
 DIVERGED, OUTLIER = "diverged", "outlier"
 # Least error of the response shape far from the optimum, as a share of the excess.
 FAR_DISCREPANCY = 0.5
-# Difference of log losses between seeds, which a run whose seed has no intercept of its own may show.
+# Difference of responses between seeds, which a run whose seed has no intercept of its own may show.
 SEED_LEVEL = 0.02
 
 
@@ -27,7 +27,7 @@ class ExcludedRun:
     Attributes:
         row: of the table, the first one below the header being 1.
         reason: DIVERGED or OUTLIER.
-        excess: loss above that of the fitted response surface, nats.
+        excess: loss above that of the fitted response surface.
     """
 
     row: int | str
@@ -70,7 +70,7 @@ def judge_runs(runs: Runs, surfaces: Sequence[ResponseSurface]) -> JudgedRuns:
     outlier = left_out & ~diverged
     excluded = []
     for index in map(int, np.flatnonzero(left_out)):
-        excess = runs.loss[index] * -np.expm1(-residuals[index])
+        excess = -runs.response.excess_loss(-residuals[index], runs.loss[index])
         excluded.append(ExcludedRun(runs.rows[int(index)], OUTLIER if outlier[index] else DIVERGED, float(excess)))
     judged = replace(runs, loss=np.where(left_out, np.inf, runs.loss), outlier=outlier)
     probability = np.where(outlier, 0.0, np.where(finite, stray * (residuals > 0), 1.0))
@@ -92,12 +92,12 @@ def _beyond_edge(runs: Runs, edge: DivergenceModel, stray: Array, residuals: Arr
 def _stray(runs: Runs, surface: ResponseSurface) -> tuple[Array, Array]:
     """Return each run's probability to be stray, and its residual.
 
-    The residual is in log loss. Both are 0 where unknown.
+    The residual is in the response. Both are 0 where unknown.
     """
     excess = surface.shape.excess(runs.x - surface.x[runs.scale], surface.octaves[runs.scale])
     known = np.isfinite(runs.loss) & np.isfinite(surface.intercepts[runs.scale])
     residuals = np.zeros(len(runs.loss))
-    residuals[known] = np.log(runs.loss[known]) - surface.intercepts[runs.scale[known]] - excess[known]
+    residuals[known] = runs.y[known] - surface.intercepts[runs.scale[known]] - excess[known]
     discrepancy = max(FAR_DISCREPANCY, surface.discrepancy)
     stray = 1 - sound_probability(residuals, surface.noise**2 + SEED_LEVEL**2 + (discrepancy * excess) ** 2)
     fitted = np.zeros(len(runs.loss), dtype=bool)

@@ -14,9 +14,10 @@ import pandas as pd
 from hptransfer.analysis.laws.forms import SweptAxes
 from hptransfer.analysis.predict.untuned_columns import UntunedColumn, untuned_columns
 from hptransfer.analysis.tables.arrays import Runs
-from hptransfer.analysis.tables.columns import Columns
+from hptransfer.analysis.tables.columns import OPTIMIZER_STEP, Columns
 from hptransfer.analysis.tables.quantities import quantity_of
 from hptransfer.analysis.tables.scale_names import format_size
+from hptransfer.analysis.tables.table_checks import first_row
 from hptransfer.core.records import plain_exponent, short
 
 # Columns that a line names.
@@ -46,22 +47,46 @@ def table_warnings(table: pd.DataFrame, columns: Columns, targets: pd.DataFrame)
     """
     runs = Runs.of(table, columns)
     swept = SweptAxes.of(runs.scales).values
-    steps_notes = []
-    trained = table[np.isfinite(table[columns.loss])]
-    steps = (
-        trained.loc[trained["steps"] > 0, "steps"].min() if "steps" in table else FEW_STEPS
-    )  # 0: imported without steps
-    if steps < FEW_STEPS:
-        few = "1 step" if steps == 1 else f"{int(steps)} steps"
-        steps_notes.append(f"some runs have only {few}: their optimum may differ from that of long training")
     return [
+        *_fitted_differences(table, columns),
         *_far_targets(runs, swept, targets),
-        *steps_notes,
+        *_few_steps(table, columns),
         *_split_scales(swept),
         *_mixed_settings(table, columns),
         *_confounded(runs, swept),
         *_units(table, columns),
         *_units_of_targets(targets, swept),
+    ]
+
+
+def _few_steps(table: pd.DataFrame, columns: Columns) -> list[str]:
+    """Return a warning of runs that are hardly longer than a warm-up.
+
+    A script calls anything a step, such as an epoch, so that its steps say nothing.
+    """
+    if "steps" not in table or not columns.step:
+        return []
+    trained = table[np.isfinite(table[columns.loss])]
+    steps = trained.loc[trained["steps"] > 0, "steps"].min()  # 0: imported without steps
+    if not steps < FEW_STEPS:
+        return []
+    if columns.step != OPTIMIZER_STEP:
+        return [
+            f"the column steps has values down to {int(steps)}: if they count optimizer steps, the optimum of these "
+            "runs may differ from that of long training"
+        ]
+    few = "1 optimizer step" if steps == 1 else f"{int(steps)} optimizer steps"
+    return [f"some runs have only {few}: their optimum may differ from that of long training"]
+
+
+def _fitted_differences(table: pd.DataFrame, columns: Columns) -> list[str]:
+    """Return a warning of losses without a logarithm, perhaps by mistake."""
+    below = table[table[columns.loss] <= 0]
+    if columns.objective.maximized or below.empty:
+        return []
+    return [
+        f"{len(below)} of {len(table)} values of {columns.loss} are at or below 0, such as "
+        f"{short(float(below[columns.loss].iloc[0]))} in {first_row(below)}: differences are fitted, not logarithms"
     ]
 
 

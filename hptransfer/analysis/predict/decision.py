@@ -1,7 +1,7 @@
 """Recommended values, which lose least in expectation under the whole posterior.
 
 A draw of the posterior is an optimum at the scale, from the average over laws, and a form of the response surface. The
-loss of a value is the mean over draws of the log loss above the optimum, plus that of a divergence times its
+loss of a value is the mean over draws of the response above the optimum, plus that of a divergence times its
 probability. A run that diverges, or ends far above the optimum, is trained again. It costs what the same compute would
 have bought, so both losses are capped at RETRAINED.
 """
@@ -34,8 +34,9 @@ class Decision:
     Attributes:
         value: log2 of the recommended values, (tuned,).
         center, low, high: mean and 90% interval of the optimum's posterior, log2, (tuned,).
-        expected_percent, p90_percent: mean and 90th percentile of the loss above the optimum, percent of the loss, of a
-            run that does not diverge; NaN for an estimator without a response surface.
+        expected, p90: mean and 90th percentile of the loss above the optimum, of a run that does not diverge; NaN for
+            an estimator without a response surface. `expected_percent` and `p90_percent` are in percent of the loss;
+            NaN where differences are fitted.
         p_diverge: probability that the run diverges; NaN if no run diverged.
         stable_below: log2 of the value of even odds, the others as recommended, (tuned,); NaN where there is none.
         outside_tried: True where the value lies outside all tried ones, (tuned,).
@@ -45,6 +46,8 @@ class Decision:
     center: Array
     low: Array
     high: Array
+    expected: float
+    p90: float
     expected_percent: float
     p90_percent: float
     p_diverge: float
@@ -61,7 +64,9 @@ def decide(fit: Fit, scale: Axes) -> Decision:
     center, low, high = fit.predict(scale).T
     posterior = _Posterior.of(fit, scale, center)
     value = posterior.best(center, low, high)
-    excess = posterior.excess(value)
+    excess, loss = posterior.excess(value), fit.predict_loss(scale)[0]
+    losses = (fit.runs.response.excess_loss(size, loss) for size in (excess, np.quantile(excess, [0.9])))
+    expected, p90 = (float(above.mean()) for above in losses)
     divergence, tuned = fit.divergence, range(len(fit.tuned))
     tried = fit.runs.x
     return Decision(
@@ -69,8 +74,10 @@ def decide(fit: Fit, scale: Axes) -> Decision:
         center=center,
         low=low,
         high=high,
-        expected_percent=100 * float(np.expm1(excess).mean()),
-        p90_percent=100 * float(np.expm1(np.quantile(excess, 0.9))),
+        expected=expected,
+        p90=p90,
+        expected_percent=fit.runs.response.percent(expected, loss),
+        p90_percent=fit.runs.response.percent(p90, loss),
         p_diverge=divergence.probability(value, scale).item() if divergence else float("nan"),
         stable_below=np.array([divergence.edge(value, scale, k) if divergence else np.nan for k in tuned]),
         outside_tried=(value < tried.min(axis=0)) | (value > tried.max(axis=0)),
@@ -97,7 +104,7 @@ class _Posterior:
         return cls(fit, scale, [widened[form::forms] for form in range(forms)])
 
     def excess(self, x: Array) -> Array:
-        """Return the log loss above each draw's optimum at x, (draws,)."""
+        """Return the response above each draw's optimum at x, (draws,)."""
         octaves = self.fit.runs.octaves([self.scale])
         parts = [
             surface.shape.excess(x - optima, np.tile(octaves, (len(optima), 1)))
@@ -107,7 +114,7 @@ class _Posterior:
         return excess
 
     def expected(self, x: Array) -> float:
-        """Return the expected log loss of x, capped at RETRAINED."""
+        """Return the expected response of x, capped at RETRAINED."""
         of_run = float(np.minimum(self.excess(x), RETRAINED).mean())
         divergence = self.fit.divergence
         if divergence is None:

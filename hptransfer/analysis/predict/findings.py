@@ -16,7 +16,7 @@ from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.tables.arrays import Axes
 from hptransfer.analysis.tables.table_checks import format_counts
-from hptransfer.core.records import short
+from hptransfer.core.records import Objective, short
 
 # Runs that a sentence names.
 EXCLUDED_IN_SENTENCE = 4
@@ -30,7 +30,7 @@ LARGE_REGRET_PERCENT = 1.0
 class Findings:
     """Findings of an analysis, as pandas DataFrames.
 
-    Losses are in nats, errors and exponents in octaves.
+    Losses have the sign and the unit of the metric, errors and exponents are in octaves.
 
     Attributes:
         fit: the fit that the tables show.
@@ -39,8 +39,8 @@ class Findings:
             decision, in the unit of the table, with the mean and the 90% interval of the optimum (`_center`, `_low`,
             `_high`), the value of even odds of divergence (`_stable_below`), whether the decision lies outside all
             tried values (`_outside_tried`) and the factor on the interval (`_widened_by`); `loss` with its interval;
-            `risk_expected_percent` and `risk_p90_percent` of the loss; `p_diverge`; `extrapolation_octaves` beyond the
-            largest swept scale, 0 inside.
+            `risk_expected` and `risk_p90` above the optimum, and both with `_percent` of the loss; `p_diverge`;
+            `extrapolation_octaves` beyond the largest swept scale, 0 inside.
         next_runs: runs that would narrow the first target's interval most for their cost, best first.
         warnings: one line each.
         uncounted: number of table rows that are not used, by their state, such as failed or running.
@@ -61,8 +61,8 @@ class Findings:
         """Table of the scales' optima, one row per scale, cheapest first.
 
         For each tuned column NAME it has the optimum and its log2 with a standard error in octaves. The curvature is
-        in nats per octave squared; the status is "bracketed" or the reason why not. The other columns are the loss at
-        the optimum in nats and the numbers of runs and of diverged runs.
+        in the loss's unit per octave squared; the status is "bracketed" or the reason why not. The other columns are
+        the loss at the optimum and the numbers of runs and of diverged runs.
         """
         return optima_table(self.fit)
 
@@ -71,8 +71,8 @@ class Findings:
         """Table of the exponents, one row per tuned column and axis.
 
         Columns: octaves of the optimum per octave of the axis with the 90% interval and the verdict, and the cost of
-        reusing the smallest scale's optimum, in nats and percent. The cost is for a scale at which only this axis has
-        grown to the first target's value.
+        reusing the smallest scale's optimum, in the loss's unit and in percent. The cost is for a scale at which only
+        this axis has grown to the first target's value.
         """
         return exponents_table(self)
 
@@ -80,8 +80,8 @@ class Findings:
     def held_out(self) -> pd.DataFrame:
         """Table of held-out scales, one row per scale predicted from all others.
 
-        Columns: the error in octaves by tuned column, True if the 90% interval covers it, and the regret in nats and
-        in percent of the loss.
+        Columns: the error in octaves by tuned column, True if the 90% interval covers it, and the regret in
+        the loss's unit and in percent of the loss.
         """
         return held_out_table(self)
 
@@ -116,7 +116,7 @@ class Findings:
             f"(90% interval {short(float(row[f'{name}_low']))} to {short(float(row[f'{name}_high']))})"
             for name in self.fit.tuned
         ]
-        lines.append(risk_sentence(row))
+        lines.append(risk_sentence(row, self.fit.columns.objective))
         lines.append(extrapolation_sentence(self.fit, {axis: float(row[axis]) for axis in self.fit.columns.scales}))
         if (others := len(self.predictions) - 1) > 0:
             lines.append(f"{others} more target{'s' * (others > 1)} in predictions.csv")
@@ -131,19 +131,22 @@ class Findings:
             lines.append(f"exponents of {name}: {by_axis or 'none'}")
         values = ", ".join(f"{name} {short(value)}" for name, value in self.smallest_optimum().items())
         lines += [
-            reuse_sentence(values, self.untransferred_cost()),
+            reuse_sentence(values, self.untransferred_cost(), self.fit.columns.objective),
             held_out_sentence(self.fit, self.leave_one_out),
         ]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
 
 
-def risk_sentence(prediction: pd.Series[Any]) -> str:
+def risk_sentence(prediction: pd.Series[Any], objective: Objective) -> str:
     """Return a sentence about what a row of the predictions risks."""
-    expected, p90 = prediction["risk_expected_percent"], prediction["risk_p90_percent"]
-    sentence = (
-        f"Expected to lose {format_percent(expected)} to the target's own optimum, with 90% probability below "
-        f"{format_percent(max(p90, LEAST_PERCENT))}"
-    )
+    percent, p90_percent = prediction["risk_expected_percent"], prediction["risk_p90_percent"]
+    expected, p90 = format_percent(percent), format_percent(max(p90_percent, LEAST_PERCENT))
+    if math.isnan(percent):  # differences are fitted
+        expected, p90 = (
+            objective.with_unit(f"{float(prediction[name]):.2g}") for name in ("risk_expected", "risk_p90")
+        )
+        expected += "" if objective.unit else f" of {objective.name}"
+    sentence = f"Expected to lose {expected} to the target's own optimum, with 90% probability below {p90}"
     if math.isnan(prediction["p_diverge"]):
         return f"{sentence}."
     return f"{sentence}; it diverges with a probability of {format_percent(100 * prediction['p_diverge'])}."
@@ -156,13 +159,17 @@ def format_percent(percent: float) -> str:
 
 def excluded_sentence(fit: Fit) -> str:
     """Return a sentence about runs with a finite loss left out."""
-    named = [f"row {run.row} ({run.reason}, {run.excess:+.2g} nats)" for run in fit.excluded[:EXCLUDED_IN_SENTENCE]]
+    objective = fit.columns.objective
+    named = [
+        f"row {run.row} ({run.reason}, {objective.with_unit(f'{objective.shown(run.excess):+.2g}')})"
+        for run in fit.excluded[:EXCLUDED_IN_SENTENCE]
+    ]
     more = len(fit.excluded) - len(named)
     runs = "1 run" if len(fit.excluded) == 1 else f"{len(fit.excluded)} runs"
     return f"{runs} with a finite loss left out: {', '.join(named)}" + (f" and {more} more" if more else "")
 
 
-def reuse_sentence(values: str, cost: ReuseCost) -> str:
+def reuse_sentence(values: str, cost: ReuseCost, objective: Objective) -> str:
     """Return a sentence about the cost of reusing the smallest scale's optimum.
 
     Args:
@@ -171,9 +178,10 @@ def reuse_sentence(values: str, cost: ReuseCost) -> str:
     reusing = f"reusing the smallest scale's optimum ({values})"
     if cost.diverges:
         return f"{reusing} would more likely than not diverge at the target"
+    lost = objective.with_unit(f"{cost.nats:.3f}")
     if cost.capped:
-        return f"{reusing} would cost the target more than {cost.nats:.3f} nats, the most that any run lost"
-    return f"{reusing} would cost the target about {cost.nats:.3f} nats, by the fitted response surface"
+        return f"{reusing} would cost the target more than {lost}, the most that any run lost"
+    return f"{reusing} would cost the target about {lost}, by the fitted response surface"
 
 
 def extrapolation_sentence(fit: Fit, scale: Axes) -> str:
@@ -195,12 +203,20 @@ def held_out_sentence(fit: Fit, held_out: Sequence[HeldOut]) -> str:
     covers = "covers" if all(last.covered) else "does not cover"
     sentence = (
         f"Predicted from all other scales, the optimum of the largest one ({fit.runs.format_scale(last.axes)}) is off "
-        f"by {errors}, {last.regret_nats:.4f} nats ({last.regret_percent:.2f}%) of regret; the 90% interval of that "
-        f"prediction {covers} it."
+        f"by {errors}, {regret_text(last.regret_nats, last.regret_percent, fit.columns.objective)} of regret; the 90% "
+        f"interval of that prediction {covers} it."
     )
-    if last.regret_percent > LARGE_REGRET_PERCENT:
+    unit = fit.runs.response.unit
+    relative = last.regret_percent if unit is None else 100 * last.regret_nats / unit
+    if relative > LARGE_REGRET_PERCENT:
         return f"{sentence} A regret this large means that these runs do not predict that scale well."
     return sentence
+
+
+def regret_text(regret: float, percent: float, objective: Objective) -> str:
+    """Return a regret as text, such as "0.0123 nats (0.40%)"."""
+    share = "" if math.isnan(percent) else f" ({percent:.2f}%)"
+    return objective.with_unit(f"{regret:.4f}") + share
 
 
 def widening_warnings(fit: Fit) -> list[str]:
@@ -231,7 +247,7 @@ def untransferred_cost(fit: Fit, tuned: int, axis: str, target: Mapping[str, flo
 
     Args:
         tuned: index of the hyperparameter that keeps the optimum of the axis's smallest value.
-        loss: nats at the target's optimum.
+        loss: at the target's optimum.
     """
     optimum = fit.predict(target)[:, 0]
     reused = optimum.copy()
@@ -247,7 +263,14 @@ def optima_table(fit: Fit) -> pd.DataFrame:
         for k, name in enumerate(fit.tuned):
             row |= {name: 2.0 ** optimum.x[k], f"log2_{name}": optimum.x[k], f"log2_{name}_se": optimum.se[k]}
             row |= {f"{name}_curvature": optimum.curvature[k], f"{name}_status": optimum.status[k]}
-        rows.append({**row, "loss": optimum.loss, "runs": optimum.runs, "diverged": optimum.diverged})
+        rows.append(
+            {
+                **row,
+                "loss": fit.columns.objective.shown(optimum.loss),
+                "runs": optimum.runs,
+                "diverged": optimum.diverged,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -261,8 +284,8 @@ def exponents_table(findings: Findings) -> pd.DataFrame:
             cost = untransferred_cost(fit, k, axis, target, loss)
             numbers = {"value": exponent.value, "low": exponent.low, "high": exponent.high, "se": exponent.se}
             cost_of = {
-                "untransferred_cost_nats": cost.nats,
-                "untransferred_cost_percent": 100 * cost.nats / loss,
+                "untransferred_cost": cost.nats,
+                "untransferred_cost_percent": fit.runs.response.percent(cost.nats, loss),
                 "untransferred_diverges": cost.diverges,
             }
             rows.append({"tuned": name, "axis": axis, **numbers, "verdict": exponent.verdict, **cost_of})
@@ -276,7 +299,7 @@ def held_out_table(findings: Findings) -> pd.DataFrame:
         row: dict[str, Any] = dict(held_out.axes)
         for k, name in enumerate(findings.fit.tuned):
             row |= {f"{name}_error_octaves": held_out.error[k], f"{name}_covered": held_out.covered[k]}
-        rows.append({**row, "regret_nats": held_out.regret_nats, "regret_percent": held_out.regret_percent})
+        rows.append({**row, "regret": held_out.regret_nats, "regret_percent": held_out.regret_percent})
     return pd.DataFrame(rows)
 
 
@@ -288,14 +311,16 @@ def fit_json(findings: Findings) -> dict[str, Any]:
         name: {"exponents": {}, "scatter_octaves": float(scatter[k])} for k, name in enumerate(fit.tuned)
     }
     for row in exponents_table(findings).to_dict(orient="records"):
+        row["untransferred_cost_percent"] = _number_or_none(row["untransferred_cost_percent"])
         hyperparameters[row.pop("tuned")]["exponents"][row.pop("axis")] = row
     return {
         "estimator": fit.estimator,
         "laws": fit.mixture.shares(),
         "expected_before": fit.published_priors,
         "hyperparameters": hyperparameters,
-        "noise_nats": fit.noise,
-        "excluded_runs": [asdict(run) for run in fit.excluded],
+        "metric": asdict(fit.columns.objective),
+        "noise": fit.noise,
+        "excluded_runs": [{**asdict(run), "excess": fit.columns.objective.shown(run.excess)} for run in fit.excluded],
         "held_out": [_held_out_json(fit, held_out) for held_out in findings.leave_one_out],
         "regret_percent_per_octave": regret_per_octave(findings.larger_from_smaller),
         "warnings": findings.warnings,
@@ -305,7 +330,7 @@ def fit_json(findings: Findings) -> dict[str, Any]:
 def _held_out_json(fit: Fit, held_out: HeldOut) -> dict[str, Any]:
     errors = dict(zip(fit.tuned, map(float, held_out.error), strict=True))
     covered = dict(zip(fit.tuned, held_out.covered, strict=True))
-    regret = {"regret_nats": held_out.regret_nats, "regret_percent": held_out.regret_percent}
+    regret = {"regret": held_out.regret_nats, "regret_percent": _number_or_none(held_out.regret_percent)}
     return {"scale": dict(held_out.axes), "error_octaves": errors, "covered": covered, **regret}
 
 
@@ -316,10 +341,13 @@ def prediction_json(findings: Findings) -> dict[str, Any]:
         "target": {axis: _as_number(row[axis]) for axis in fit.columns.scales},
         "hyperparameters": {name: _prediction_of(fit, row, k) for k, name in enumerate(fit.tuned)}
         | {name: {"value": value, "fixed": True} for name, value in findings.fixed.items()},
+        "metric": asdict(fit.columns.objective),
         "loss": {"value": float(row["loss"]), "low": float(row["loss_low"]), "high": float(row["loss_high"])},
         "risk": {
-            "expected_percent": float(row["risk_expected_percent"]),
-            "p90_percent": float(row["risk_p90_percent"]),
+            "expected": float(row["risk_expected"]),
+            "p90": float(row["risk_p90"]),
+            "expected_percent": _number_or_none(row["risk_expected_percent"]),
+            "p90_percent": _number_or_none(row["risk_p90_percent"]),
         },
         "p_diverge": _number_or_none(row["p_diverge"]),
         "extrapolation_octaves": float(row["extrapolation_octaves"]),

@@ -16,7 +16,8 @@ def predict_table(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
 
     Columns: the scale; for each tuned column the decision, then the optimum's posterior, the value of even odds of
     divergence, whether the decision lies outside all tried values, and the factor on its interval; the loss at the
-    optimum with its interval; the risk, the probability of divergence, and the octaves of extrapolation.
+    optimum with its interval, with the metric's own sign; the risk in its unit and in percent, the probability of
+    divergence, and the octaves of extrapolation.
 
     Args:
         targets: table with the scale columns.
@@ -31,9 +32,11 @@ def predict_table(fit: Fit, targets: pd.DataFrame) -> pd.DataFrame:
         row: dict[str, Any] = {axis: values[axis] for axis in fit.columns.scales}
         for k, name in enumerate(fit.tuned):
             row |= {f"{name}{end}": value for end, value in _of_tuned(fit, decision, k).items()}
-        loss, loss_low, loss_high = fit.predict_loss(scale)
-        row |= {"loss": loss, "loss_low": loss_low, "loss_high": loss_high}
+        loss, *ends = map(fit.columns.objective.shown, fit.predict_loss(scale))
+        row |= {"loss": loss, "loss_low": min(ends), "loss_high": max(ends)}
         row |= {
+            "risk_expected": decision.expected,
+            "risk_p90": decision.p90,
             "risk_expected_percent": decision.expected_percent,
             "risk_p90_percent": decision.p90_percent,
             "p_diverge": decision.p_diverge,

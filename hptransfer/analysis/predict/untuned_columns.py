@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import f as f_distribution
 
-from hptransfer.analysis.tables.arrays import Array, Index
+from hptransfer.analysis.tables.arrays import Array, Index, Runs
 from hptransfer.analysis.tables.columns import SEED, Columns
 from hptransfer.analysis.tables.quantities import SETTING_NAMES, is_size_or_budget, quantity_of
 from hptransfer.analysis.tables.scale_names import format_size
@@ -44,7 +44,7 @@ ROUNDED = 0.03
 # Share of the variance of a size within a scale that a curve of the tuned values leaves.
 CURVE_SHARE = 0.01
 # A column separates losses if its levels explain this share of the variance, with this significance, and differ by this
-# much in log loss.
+# much in the response.
 SHARE, SIGNIFICANCE, LEAST_EFFECT = 0.5, 1e-4, 0.002
 # Degrees of freedom that must be left to judge it.
 FEWEST_FREE = 4
@@ -162,11 +162,11 @@ class _Candidate:
 
 @dataclass(frozen=True, eq=False)
 class _Examined:
-    """Scales, points and log losses of the runs that are examined.
+    """Scales, points and responses of the runs that are examined.
 
     Attributes:
         axes, x: log2 of the scale and of the tuned values, (runs, axes) and (runs, tuned).
-        y: log losses.
+        y: responses.
         scale: index of each run's scale.
     """
 
@@ -180,7 +180,7 @@ class _Examined:
         axes = np.log2(rows[list(columns.scales)].to_numpy(dtype=float))
         scale = np.unique(axes, axis=0, return_inverse=True)[1].reshape(-1)
         x = np.log2(rows[list(columns.tuned)].to_numpy(dtype=float))
-        return cls(axes, x, np.log(rows[columns.loss].to_numpy(dtype=float)), scale)
+        return cls(axes, x, Runs.of(rows, columns).y, scale)
 
     def scale_and(self, candidate: _Candidate) -> Index:
         """Return the index of each run's scale and value."""

@@ -41,7 +41,8 @@ class HeldOut:
         covered: by tuned hyperparameter, True if the interval contains zero. The interval is widened by the error of
             the scale's own optimum.
         squares: by tuned hyperparameter, square of the error over that expected from the interval and the scale's own.
-        regret_nats, regret_percent: loss from training with the prediction, by the response surface.
+        regret_nats, regret_percent: loss from training with the prediction, by the response surface, in the unit of the
+            loss and in percent of it (NaN where differences are fitted).
     """
 
     axes: Axes
@@ -123,12 +124,13 @@ def widened(fit: Fit, sets: Sequence[Sequence[HeldOut]]) -> Fit:
 def regret_per_octave(held_out: Sequence[HeldOut]) -> float | None:
     """Return the regret per octave of extrapolation, percent of the loss.
 
-    It is the slope of a line through the origin; None without any held-out scale.
+    It is the slope of a line through the origin; None without any held-out scale, and where differences are fitted.
     """
     octaves = np.array([scale.extrapolation_octaves for scale in held_out])
-    if not len(octaves):
+    percents = np.array([scale.regret_percent for scale in held_out])
+    if not len(octaves) or np.isnan(percents).any():
         return None
-    return float(octaves @ [scale.regret_percent for scale in held_out] / (octaves @ octaves))
+    return float(octaves @ percents / (octaves @ octaves))
 
 
 def _predict_scale(fit: Fit, optimum: Optimum, known_scales: Sequence[int]) -> HeldOut | None:
@@ -170,7 +172,7 @@ def _held_out(fit: Fit, optimum: Optimum, mixture: ModelAverage, problem: LawPro
         covered=tuple(map(bool, covered)),
         squares=error**2 / expected,
         regret_nats=regret,
-        regret_percent=100 * regret / optimum.loss,
+        regret_percent=fit.runs.response.percent(regret, optimum.loss),
     )
 
 

@@ -76,6 +76,9 @@ def compare_sweeps(first: Findings, second: Findings) -> SweepComparison:
             f"the sweeps cannot be compared: {', '.join(first_fit.columns.scales)} and {', '.join(first_fit.tuned)} "
             f"here, {', '.join(second_fit.columns.scales)} and {', '.join(second_fit.tuned)} there"
         )
+    objective = first_fit.columns.objective
+    if objective.goal != second_fit.columns.objective.goal:
+        raise FitError(f"the sweeps cannot be compared: only one of them is to {objective.goal} its metric")
     exponents = [
         ComparedExponent(
             tuned=name,
@@ -94,7 +97,8 @@ def compare_sweeps(first: Findings, second: Findings) -> SweepComparison:
         if second_optimum is not None and np.isfinite([optimum.loss, second_optimum.loss]).all():
             costs = first_fit.untransferred_cost(optimum), second_fit.untransferred_cost(second_optimum)
             name = first_fit.runs.format_scale(optimum.axes)
-            losses.append(_compared_loss(name, optimum.loss, second_optimum.loss, costs))
+            shown = objective.shown(optimum.loss), objective.shown(second_optimum.loss)
+            losses.append(_compared_loss(name, *shown, costs))
     first_target, second_target = first.predictions.iloc[0], second.predictions.iloc[0]
     if all(first_target[axis] == second_target[axis] for axis in first_fit.columns.scales):
         costs = first.untransferred_cost(), second.untransferred_cost()

@@ -6,7 +6,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from hptransfer.analysis.predict.decision import decide
 from hptransfer.analysis.predict.validation import HeldOut
 from hptransfer.analysis.tables.arrays import Array
 from hptransfer.analysis.tables.scale_names import format_scale, format_size
+from hptransfer.core.records import Objective
 
 # Type of the figures that notebooks display and that exports contain.
 Drawing = Figure
@@ -74,6 +75,8 @@ TICK_SHARE = 0.2
 SHORT_AXIS_OCTAVES, ROUND_DIGITS = 3.5, (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
 # Octaves of a map beyond its outermost runs.
 MARGIN_OCTAVES = 0.35
+# Lines of a map, percent of the loss or of the unit of its differences.
+LEVELS = (0.1, 0.25, 1, 4)
 
 # Figures parse no mathematics, so that a name may hold any character.
 SUPERSCRIPTS = str.maketrans("-.0123456789", "\u207b\u00b7\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
@@ -98,11 +101,11 @@ def curve_panels(fit: Fit) -> list[Panel]:
     for index, optimum in enumerate(fit.optima):
         groups.setdefault(tuple(optimum.axes[axis] for axis in other_axes), []).append(index)
     if len(groups) > len(fit.optima) / 2:  # scales without a common grid: all in one panel
-        titled_groups = [(fit.columns.loss, list(range(len(fit.optima))))]
+        titled_groups = [(fit.columns.objective.name, list(range(len(fit.optima))))]
     else:
         keys = sorted(groups)[-MOST_PANELS:]
         fixed = [dict(zip(other_axes, key, strict=True)) for key in keys]
-        titles = [format_scale(axes, fixed) or fit.columns.loss for axes in fixed]
+        titles = [format_scale(axes, fixed) or fit.columns.objective.name for axes in fixed]
         titled_groups = [(title, groups[key]) for title, key in zip(titles, keys, strict=True)]
     return [
         Panel(f"loss_{number}_{fit.tuned[k]}", partial(_draw_curves, fit=fit, indices=indices, k=k, title=title))
@@ -113,7 +116,7 @@ def curve_panels(fit: Fit) -> list[Panel]:
 
 def _draw_curves(axes: Axes, *, fit: Fit, indices: Sequence[int], k: int, title: str) -> None:
     varying = [axis for axis in fit.columns.scales if len({fit.optima[index].axes[axis] for index in indices}) > 1]
-    first = fit.columns.scales[0]
+    first, objective = fit.columns.scales[0], fit.columns.objective
     sizes = sorted({optimum.axes[first] for optimum in fit.optima}) if len(varying) < 2 else []
     finite_losses = fit.runs.loss[np.isin(fit.runs.scale, indices) & np.isfinite(fit.runs.loss)]
     top = float(np.quantile(finite_losses, TOP_QUANTILE)) if len(finite_losses) else 1.0
@@ -133,19 +136,21 @@ def _draw_curves(axes: Axes, *, fit: Fit, indices: Sequence[int], k: int, title:
         finite = np.isfinite(y)
         axes.plot(
             x[finite],
-            y[finite],
+            np.array([objective.shown(loss) for loss in y[finite]]),
             markersize=4,
             linewidth=1.2,
             label=name if rank < 2 * LEGEND_ENTRIES else None,
             **style,
         )
-        axes.plot(x[~finite], np.full((~finite).sum(), top), "x", color=COLOURS[style_index], markersize=6)
+        axes.plot(
+            x[~finite], np.full((~finite).sum(), objective.shown(top)), "x", color=COLOURS[style_index], markersize=6
+        )
         if np.isfinite(optimum.se[k]):
-            axes.errorbar(optimum.x[k], optimum.loss, xerr=1.645 * optimum.se[k], **OPTIMUM_STYLE)
+            axes.errorbar(optimum.x[k], objective.shown(optimum.loss), xerr=1.645 * optimum.se[k], **OPTIMUM_STYLE)
     room = 0.05 * (top - finite_losses.min(initial=top))
-    axes.set_ylim(finite_losses.min(initial=top) - room, top + room)
-    axes.set_title(f"{title} against {fit.tuned[k]}" if title == fit.columns.loss else title)
-    axes.set_ylabel("loss, nats")
+    axes.set_ylim(*sorted(map(objective.shown, (finite_losses.min(initial=top) - room, top + room))))
+    axes.set_title(f"{title} against {fit.tuned[k]}" if title == fit.columns.objective.name else title)
+    axes.set_ylabel(objective.label)
     _set_value_ticks(axes.xaxis, fit.tuned[k])
     _legend_below(axes, max(map(len, axes.get_legend_handles_labels()[1]), default=0))
 
@@ -204,9 +209,10 @@ def _largest_scales(fit: Fit) -> list[int]:
 
 
 def _draw_map(axes: Axes, *, fit: Fit, index: int) -> None:
-    optimum, mask = fit.optima[index], fit.runs.of_scale(index) & np.isfinite(fit.runs.loss)
+    optimum = fit.optima[index]
+    unit, mask = fit.runs.response.slope(optimum.loss), fit.runs.of_scale(index) & np.isfinite(fit.runs.loss)
     shown_runs = np.flatnonzero(mask)[:: 1 + mask.sum() // MOST_DOTS]
-    x, above = fit.runs.x[shown_runs][:, :2], 100 * (fit.runs.loss[shown_runs] / optimum.loss - 1)
+    x, above = fit.runs.x[shown_runs][:, :2], 100 * (fit.runs.loss[shown_runs] - optimum.loss) / unit
     shown = np.clip(above, 0.05, 20)
     shades = np.log10(shown)
     axes.scatter(x[:, 0], x[:, 1], c=shades, cmap="Greys_r", s=26, edgecolors=FAINT, linewidths=0.4, marker="s")
@@ -214,12 +220,20 @@ def _draw_map(axes: Axes, *, fit: Fit, index: int) -> None:
     grid_x, grid_y = (np.linspace(low, high, 50) for low, high in ends)
     middle = [optimum.x[2:]] * 2500
     mesh = np.column_stack([np.repeat(grid_x, 50), np.tile(grid_y, 50), np.array(middle)])
-    excess = fit.excess_loss(optimum.axes, mesh - optimum.x, optimum.loss).reshape(50, 50) / optimum.loss
-    axes.contour(grid_x, grid_y, 100 * excess.T, levels=[0.1, 0.25, 1, 4], colors=COLOURS[1], linewidths=0.9)
+    excess = fit.excess_loss(optimum.axes, mesh - optimum.x, optimum.loss).reshape(50, 50) / unit
+    axes.contour(grid_x, grid_y, 100 * excess.T, levels=LEVELS, colors=COLOURS[1], linewidths=0.9)
     axes.errorbar(optimum.x[0], optimum.x[1], xerr=1.645 * optimum.se[0], yerr=1.645 * optimum.se[1], **OPTIMUM_STYLE)
     axes.set_title(fit.runs.format_scale(optimum.axes))
     _set_value_ticks(axes.xaxis, fit.tuned[0])
     _set_value_ticks(axes.yaxis, fit.tuned[1])
+
+
+def levels_text(fit: Fit) -> str:
+    """Return the lines of a map as text."""
+    unit = fit.runs.response.unit
+    *others, last = [f"{level if unit is None else level * unit / 100:.2g}" for level in LEVELS]
+    text = f"{', '.join(others)} and {last}"
+    return f"{text}%" if unit is None else fit.columns.objective.with_unit(text)
 
 
 def law_panels(fit: Fit, target: Mapping[str, float], verified: Mapping[str, float] | None) -> list[Panel]:
@@ -295,46 +309,54 @@ def residual_panels(fit: Fit) -> list[Panel]:
 def _draw_residuals(axes: Axes, *, fit: Fit, surface: ResponseSurface) -> None:
     axes.axhline(0, color=FAINT, linewidth=0.8)
     shown = slice(None, None, 1 + len(surface.excess) // MOST_DOTS)
-    axes.plot(100 * surface.excess[shown], 100 * surface.residuals[shown], ".", color=COLOURS[1], markersize=3.5)
-    reach = np.linspace(0, 100 * surface.excess.max(), 50)
-    band = 1.645 * np.hypot(100 * surface.noise, surface.discrepancy * reach)
+    objective, unit = fit.columns.objective, fit.runs.response.unit
+    factor, of_unit = (100.0, ", %") if unit is None else (unit, f", {objective.unit}" if objective.unit else "")
+    axes.plot(factor * surface.excess[shown], factor * surface.residuals[shown], ".", color=COLOURS[1], markersize=3.5)
+    reach = np.linspace(0, factor * surface.excess.max(), 50)
+    band = 1.645 * np.hypot(factor * surface.noise, surface.discrepancy * reach)
     axes.plot(reach, band, color=INK, linewidth=0.9, linestyle="--", label="90% by the fit")
     axes.plot(reach, -band, color=INK, linewidth=0.9, linestyle="--")
     axes.set_title(f"{surface.shape.form} response surface")
-    axes.set_xlabel("loss above the optimum, %")
-    axes.set_ylabel("measured minus fitted, %")
+    side = "below" if objective.maximized else "above"
+    axes.set_xlabel(f"{objective.name} {side} the optimum{of_unit}")
+    axes.set_ylabel(f"{'fitted minus measured' if objective.maximized else 'measured minus fitted'}{of_unit}")
     axes.legend(loc="best")
 
 
-def extrapolation_panels(held_out: Sequence[HeldOut]) -> list[Panel]:
+def extrapolation_panels(held_out: Sequence[HeldOut], objective: Objective) -> list[Panel]:
     """Return a panel of the regret against the octaves of extrapolation."""
-    return [Panel("extrapolation", partial(_draw_extrapolation, held_out=held_out))] if held_out else []
+    draw = partial(_draw_extrapolation, held_out=held_out, objective=objective)
+    return [Panel("extrapolation", draw)] if held_out else []
 
 
-def _draw_extrapolation(axes: Axes, *, held_out: Sequence[HeldOut]) -> None:
+def _draw_extrapolation(axes: Axes, *, held_out: Sequence[HeldOut], objective: Objective) -> None:
+    absolute = any(math.isnan(scale.regret_percent) for scale in held_out)
     shown = held_out[:: 1 + len(held_out) // MOST_DOTS]
     axes.plot(
         [scale.extrapolation_octaves for scale in shown],
-        [scale.regret_percent for scale in shown],
+        [scale.regret_nats if absolute else scale.regret_percent for scale in shown],
         "o",
         color=COLOURS[1],
         ms=4,
     )
     axes.set_title("larger scales from smaller ones")
     axes.set_xlabel("octaves beyond the largest scale used")
-    axes.set_ylabel("regret, %")
+    axes.set_ylabel(replace(objective, name="regret").label if absolute else "regret, %")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
 
 
-def verification_panels(verification: Mapping[str, Any]) -> list[Panel]:
+def verification_panels(verification: Mapping[str, Any], objective: Objective) -> list[Panel]:
     """Return panels of a verification, one per hyperparameter.
 
     They show the trained losses, the prediction, the target's best value and the smallest scale's optimum.
     """
     names = verification["predicted"]
     return [
-        Panel(f"verification_{name}", partial(_draw_verification, verification=verification, name=name))
+        Panel(
+            f"verification_{name}",
+            partial(_draw_verification, verification=verification, name=name, objective=objective),
+        )
         for name in names
     ]
 
@@ -348,14 +370,14 @@ def untransferred_of(verification: Mapping[str, Any]) -> Mapping[str, Any]:
     return values
 
 
-def _draw_verification(axes: Axes, *, verification: Mapping[str, Any], name: str) -> None:
+def _draw_verification(axes: Axes, *, verification: Mapping[str, Any], name: str, objective: Objective) -> None:
     other_values = {key: value for key, value in verification["predicted"].items() if key != name}
     points = [
         (point[name], point["loss"])
         for point in verification["points"]
         if point["loss"] is not None and all(np.isclose(point[key], value) for key, value in other_values.items())
     ]
-    curve = LossCurve([value for value, _ in points], [loss for _, loss in points])
+    curve = LossCurve([value for value, _ in points], [objective.minimized(loss) for _, loss in points])
     marks = [
         ("predicted", verification["predicted"][name], ACCENT, "D"),
         ("best", verification["best"][name], INK, "*"),
@@ -363,14 +385,16 @@ def _draw_verification(axes: Axes, *, verification: Mapping[str, Any], name: str
     if (smallest := untransferred_of(verification)[name]) is not None:
         marks.append(("smallest scale's", smallest, COLOURS[4], "^"))
     fine = np.linspace(curve.x[0], curve.x[-1], 300)
-    axes.plot(fine, [curve.at(float(x)) for x in fine], color=FAINT, linewidth=1.2)
-    axes.plot(curve.x, curve.y, "o", color=COLOURS[1], markersize=4)
+    axes.plot(fine, [objective.shown(curve.at(float(x))) for x in fine], color=FAINT, linewidth=1.2)
+    axes.plot(curve.x, [objective.shown(loss) for loss in curve.y], "o", color=COLOURS[1], markersize=4)
     for label, value, colour, marker in marks:
         x = float(np.log2(value))
         if curve.x[0] <= x <= curve.x[-1]:
-            axes.plot(x, curve.at(x), marker, color=colour, markersize=8, label=label, linestyle="none")
+            axes.plot(
+                x, objective.shown(curve.at(x)), marker, color=colour, markersize=8, label=label, linestyle="none"
+            )
     axes.set_title(format_scale(verification["scale"]))
-    axes.set_ylabel("loss, nats")
+    axes.set_ylabel(objective.label)
     _set_value_ticks(axes.xaxis, name)
     axes.legend(loc="best")
 
@@ -426,7 +450,12 @@ def curves_figure(fit: Fit) -> str:
 
 def figures(fit: Fit, target: Mapping[str, float], held_out: Sequence[HeldOut]) -> dict[str, Figure]:
     """Return every figure of the page by name."""
-    panels = [*law_panels(fit, target, None), *extrapolation_panels(held_out), *curve_panels(fit), *map_panels(fit)]
+    panels = [
+        *law_panels(fit, target, None),
+        *extrapolation_panels(held_out, fit.columns.objective),
+        *curve_panels(fit),
+        *map_panels(fit),
+    ]
     return {panel.name: panel_figure(panel) for panel in [*panels, *residual_panels(fit)]}
 
 

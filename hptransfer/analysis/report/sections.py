@@ -32,7 +32,7 @@ from hptransfer.analysis.report.run_context import RunContext
 from hptransfer.analysis.report.target_groups import FACTOR_KEYS, predicted_settings, resolved_groups
 from hptransfer.analysis.tables.quantities import quantity_of
 from hptransfer.analysis.tables.scale_names import format_scale
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, Scale, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, NATS, PRUNED, Objective, Scale, short
 
 # Rows of the tables of next runs, of targets, and of scales; the written files have all.
 NEXT_RUN_ROWS, TARGET_ROWS, SCALE_ROWS = 8, 40, 60
@@ -77,6 +77,7 @@ class Head:
 
     Attributes:
         tuned: names of the tuned hyperparameters.
+        metric, maximized, unit: name, goal and unit of the metric; the unit may be blank.
         risk: sentence about the loss that the values risk.
         edges: sentence about the values that diverge; blank without one.
         extrapolation: sentence about the target's distance from the swept scales.
@@ -90,6 +91,9 @@ class Head:
     target: str
     answers: Sequence[Answer]
     loss: Answer
+    metric: str
+    maximized: bool
+    unit: str
     risk: str
     edges: str
     extrapolation: str
@@ -206,11 +210,16 @@ class NextRunRow:
 
 @dataclass(frozen=True, kw_only=True)
 class LossPanels:
-    """Panels of the measured losses and of the fit's residuals."""
+    """Panels of the measured losses and of the fit's residuals.
+
+    Attributes:
+        levels: lines of the maps.
+    """
 
     curves: Sequence[str]
     maps: Sequence[str]
     maps_note: str
+    levels: str
     residuals: Sequence[str]
 
 
@@ -236,7 +245,7 @@ class ScaleTable:
 
     Attributes:
         omitted: number of the cheapest scales without a row.
-        noise: of a loss at the optimum, nats.
+        noise: of a loss at the optimum.
     """
 
     rows: Sequence[ScaleRow]
@@ -255,12 +264,17 @@ def head(analysis: Findings, context: RunContext) -> Head:
         target=fit.runs.format_scale(target),
         answers=[Answer.of(prediction, name) for name in fit.tuned],
         loss=Answer.of(prediction, "loss"),
-        risk=risk_sentence(prediction),
+        metric=fit.columns.objective.name,
+        maximized=fit.columns.objective.maximized,
+        unit=fit.columns.objective.unit,
+        risk=risk_sentence(prediction, fit.columns.objective),
         edges=_edges(prediction, fit.tuned),
         extrapolation=extrapolation_sentence(fit, target),
         excluded=excluded_sentence(fit) if fit.excluded else "",
         warnings=analysis.warnings,
-        verification=_verification_numbers(context.verification) if context.verification else None,
+        verification=(
+            _verification_numbers(context.verification, fit.columns.objective) if context.verification else None
+        ),
         of_run=context.target is not None,
     )
 
@@ -278,15 +292,22 @@ def _first_target(analysis: Findings) -> dict[str, float]:
     return {axis: float(prediction[axis]) for axis in analysis.fit.columns.scales}
 
 
-def _verification_numbers(verification: Mapping[str, Any]) -> VerificationNumbers:
+def _verification_numbers(verification: Mapping[str, Any], objective: Objective) -> VerificationNumbers:
     reused, errors = figures.untransferred_of(verification), verification["error_octaves"]
     names = list(errors)
+
+    def regret_of(values: Mapping[str, Any]) -> str:
+        percent, regret = values["regret_percent"], values["regret_nats"]
+        if percent is None and regret is None:
+            return "diverged"
+        return objective.with_unit(f"{regret:.4f}") if percent is None else f"{percent:.2f}%"
+
     return VerificationNumbers(
         scale=format_scale(verification["scale"]),
-        regret=f"{verification['regret_percent']:.2f}%",
+        regret=regret_of(verification),
         error=", ".join(f"{error:+.2f} octaves" for error in errors.values()),
         best=", ".join(short(verification["best"][name]) for name in names),
-        untransferred="diverged" if reused["regret_percent"] is None else f"{reused['regret_percent']:.2f}%",
+        untransferred=regret_of(reused),
         untransferred_value=", ".join(short(reused[name]) for name in names),
     )
 
@@ -358,7 +379,7 @@ def _exponent_rows(fit: Fit, target: Mapping[str, float], loss: float) -> list[E
                     high=f"{exponent.high:+.2f}",
                     verdict=exponent.verdict if has_verdict(name, axis) else DASH,
                     cost=cost.text(4),
-                    percent=cost.percent(loss),
+                    percent=cost.percent_text(fit.runs.response.percent(cost.nats, loss)) or DASH,
                 )
             )
     return rows
@@ -374,8 +395,10 @@ def extrapolation_section(analysis: Findings, context: RunContext) -> Extrapolat
     return ExtrapolationSection(
         largest=held_out_sentence(fit, analysis.leave_one_out),
         regret_per_octave=regret_per_octave(analysis.larger_from_smaller),
-        verification_panels=_svgs(figures.verification_panels(verification)) if verification else [],
-        panels=_svgs(figures.extrapolation_panels(analysis.larger_from_smaller)),
+        verification_panels=_svgs(figures.verification_panels(verification, fit.columns.objective))
+        if verification
+        else [],
+        panels=_svgs(figures.extrapolation_panels(analysis.larger_from_smaller, fit.columns.objective)),
         held_out=[_held_out_row(fit, held_out) for held_out in analysis.leave_one_out[-SCALE_ROWS:]],
         published=_published_rows(fit, _first_target(analysis)),
     )
@@ -386,7 +409,9 @@ def _held_out_row(fit: Fit, held_out: HeldOut) -> HeldOutRow:
         name=fit.runs.format_scale(held_out.axes),
         error=", ".join(f"{error:+.2f}" for error in held_out.error),
         covered="yes" if all(held_out.covered) else "no",
-        regret=f"{held_out.regret_percent:.3f}%",
+        regret=(
+            f"{held_out.regret_nats:.4f}" if math.isnan(held_out.regret_percent) else f"{held_out.regret_percent:.3f}%"
+        ),
     )
 
 
@@ -395,7 +420,8 @@ def _published_rows(fit: Fit, scale: Mapping[str, float]) -> list[PublishedRow]:
     if not published_laws_apply(fit.columns):
         return []
     rows = [_fit_row(fit, scale)]
-    for name, predictions in published_predictions(fit.columns, scale, fit.predict_loss(scale)[0]).items():
+    loss = fit.predict_loss(scale)[0] if fit.columns.objective.unit == NATS else None
+    for name, predictions in published_predictions(fit.columns, scale, loss).items():
         shown = {key: short(float(f"{value:.4g}")) for key, value in predictions.items()}
         rows.append(PublishedRow(name, shown.get("learning_rate", DASH), shown.get("batch_tokens", DASH)))
     return rows
@@ -431,6 +457,7 @@ def loss_panels(fit: Fit) -> LossPanels:
         curves=_svgs(figures.curve_panels(fit)),
         maps=_svgs(figures.map_panels(fit)),
         maps_note=f" The {most} largest of {count} scales." if count > most else "",
+        levels=figures.levels_text(fit),
         residuals=_svgs(figures.residual_panels(fit)),
     )
 
@@ -458,7 +485,7 @@ def _scale_row(fit: Fit, optimum: Optimum, context: RunContext) -> ScaleRow:
         failed=str(context.failed.get(Scale(optimum.axes).key, DASH)),
         best=", ".join(values),
         se=", ".join(f"{error:.2f}" if math.isfinite(error) else DASH for error in optimum.se),
-        loss=DASH if math.isnan(optimum.loss) else f"{optimum.loss:.4f}",
+        loss=DASH if math.isnan(optimum.loss) else f"{fit.columns.objective.shown(optimum.loss):.4f}",
         curvature=", ".join(f"{curvature:.3f}" for curvature in optimum.curvature),
         untransferred=fit.untransferred_cost(optimum).text(4),
         status=", ".join(dict.fromkeys(optimum.status)),

@@ -119,7 +119,7 @@ class ShapePrior:
     """Prior of the response shape: independent normals, (mean, standard deviation).
 
     Attributes:
-        curvature: of each a_k, log of log loss per octave squared.
+        curvature: of each a_k, log of the response per octave squared.
         trend: of every t_k,axis.
         skew: of kappa_k, by tuned hyperparameter.
         skew_trend: of every s_k,axis.

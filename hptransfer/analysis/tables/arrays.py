@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hptransfer.analysis.tables.columns import SEED, Columns
+from hptransfer.analysis.tables.response import Response
 from hptransfer.analysis.tables.scale_names import format_scale
 
 Array = NDArray[np.floating[Any]]
@@ -21,6 +22,7 @@ Axes = Mapping[str, float]
 # Tuned values of a scale that a seed must have run at to have its own intercept there.
 # Each such seed has its own intercept, so only differences within a seed enter the fit.
 OWN_INTERCEPT = 3
+LOG_RESPONSE = Response()
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,8 @@ class Runs:
         scales: the axes of every scale.
         flops: of one run at every scale; the product of its axes if the table lacks the column.
         x: log2 of the tuned values, (runs, tuned).
-        loss: as in the table, (runs,); infinite for a diverged run.
+        loss: as in the table, to be minimized, (runs,); infinite for a diverged run.
+        response: the response to be fitted.
         scale: index of each run's scale.
         intercept: index of the intercept of each run's loss: one per scale, or one per seed of it.
         rows: of the table, for messages; the first one below the header is 1, or the index of a DataFrame.
@@ -47,6 +50,7 @@ class Runs:
     intercept: Index
     rows: Sequence[int | str]
     outlier: Mask
+    response: Response = LOG_RESPONSE
 
     @classmethod
     def of(cls, table: pd.DataFrame, columns: Columns) -> Runs:
@@ -61,17 +65,24 @@ class Runs:
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         x = np.log2(table[list(columns.tuned)].to_numpy(dtype=float))
+        loss = table[columns.loss].to_numpy(dtype=float)
         return cls(
             columns=columns,
             scales=[dict(zip(columns.scales, map(float, distinct[index]), strict=True)) for index in order],
             flops=size[order],
             x=x,
-            loss=table[columns.loss].to_numpy(dtype=float),
+            loss=loss,
             scale=rank[scale],
             intercept=_intercept_index(table, x, rank[scale]),
             rows=[row + 1 if isinstance(row, int) else str(row) for row in table.index.tolist()],
             outlier=np.zeros(len(table), dtype=bool),
+            response=Response.of_losses(loss, rank[scale], maximized=columns.objective.maximized),
         )
+
+    @property
+    def y(self) -> Array:
+        """Responses of the losses, (runs,)."""
+        return self.response.of(self.loss)
 
     @property
     def num_scales(self) -> int:

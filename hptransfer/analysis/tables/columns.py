@@ -11,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hptransfer.core.errors import ConfigError
+from hptransfer.core.records import LOSS, Objective
 
 SEED = "seed"
+# Meanings of a number of steps: an update of the builtin trainer, and a column of a table under that name.
+OPTIMIZER_STEP, TABLE_STEP = "optimizer step", "step"
 # Columns of predictions.csv besides the scale, and the ends of those of each tuned column NAME.
 PREDICTED = (
     *("loss", "loss_low", "loss_high"),
-    *("risk_expected_percent", "risk_p90_percent", "p_diverge", "extrapolation_octaves"),
+    *("risk_expected", "risk_p90", "risk_expected_percent", "risk_p90_percent", "p_diverge", "extrapolation_octaves"),
 )
 PREDICTED_OF_TUNED = ("_center", "_low", "_high", "_stable_below", "_outside_tried", "_widened_by")
 
@@ -28,6 +31,8 @@ class Columns:
     Attributes:
         prior: use priors from published studies, inferred from column names; if False, uninformative priors.
         largest: upper limits of tuned columns that have one; predictions are at most that.
+        objective: goal and unit of the loss. Losses of a checked table are to be minimized, whatever the goal.
+        step: meaning of a number in the column `steps`; blank where it is not known.
     """
 
     scales: tuple[str, ...]
@@ -35,6 +40,8 @@ class Columns:
     loss: str = "loss"
     prior: bool = True
     largest: Mapping[str, float] = field(default_factory=dict)
+    objective: Objective = LOSS
+    step: str = ""
 
     def __post_init__(self) -> None:
         for role, names, example in (("scale", self.scales, "width"), ("tuned", self.tuned, "lr")):
@@ -69,4 +76,10 @@ def run_columns(target: Mapping[str, Any]) -> Columns:
     A hyperparameter that is tuned as one minus its value is at most 1.
     """
     largest = dict.fromkeys(target["complement"], 1.0)
-    return Columns(scales=tuple(target["scales"]), tuned=tuple(target["tuned"]), largest=largest)
+    return Columns(
+        scales=tuple(target["scales"]),
+        tuned=tuple(target["tuned"]),
+        largest=largest,
+        objective=Objective.of_target(target),
+        step="" if "command" in target else OPTIMIZER_STEP,  # a script reports whatever it calls a step
+    )

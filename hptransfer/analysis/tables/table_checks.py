@@ -24,6 +24,8 @@ SAME = 1e-12
 def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.DataFrame:
     """Return the finished runs with their loss, infinite for diverged ones.
 
+    The loss is to be minimized, whatever the goal.
+
     The index is that of the frame.
 
     A `state` column, if there is one, tells which runs finished; without one all did. A loss that is missing or not
@@ -67,13 +69,8 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
             "possible; name the columns of the scale alone"
         )
     loss = check_numbers(clean[columns.loss], columns.loss, location)
+    loss = columns.objective.sign * loss
     clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
-    too_low = clean[clean[columns.loss] <= 0]
-    if len(too_low):
-        raise ConfigError(
-            f"{location}: column {columns.loss!r} must be above 0, as its logarithm is fitted, got "
-            f"{short(float(too_low[columns.loss].iloc[0]))} in {first_row(too_low)}"
-        )
     if "state" in clean.columns:
         clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf
     return clean

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hptransfer.core.loader import Members, members_of
-from hptransfer.core.records import Outcome, Trial
+from hptransfer.core.records import FAILED, Objective, Outcome, Trial
 from hptransfer.core.registry import Registry
 from hptransfer.core.run_folder import RunFolder
 
@@ -181,6 +181,24 @@ class Runner(ABC):
         Raises:
             Interrupted: `stop` returned a cause.
         """
+
+    def objective(self, run: Mapping[str, Any]) -> Objective:
+        """Return the metric that ranks trials.
+
+        By default it is a loss without a unit.
+        """
+        return Objective()
+
+    def missing_state(self, run: Mapping[str, Any]) -> str:
+        """Return the state of a trial that ended without its result."""
+        return FAILED
+
+    def knows_last_step(self, run: Mapping[str, Any]) -> bool:
+        """Test if a trial that is done has reached its last step.
+
+        Otherwise its steps are compared with those of other trials of its scale.
+        """
+        return True
 
     def stack_key(self, run: Mapping[str, Any]) -> Any:
         """Return a key; runs with equal keys may share a stack.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.errors import ConfigError, Interrupted
 from hptransfer.core.io import append_jsonl, filter_jsonl
-from hptransfer.core.records import CURVE_KEYS, DIVERGED, DONE, PRUNED, Outcome, Trial, short
+from hptransfer.core.records import CURVE_KEYS, DIVERGED, DONE, NATS, PRUNED, Objective, Outcome, Trial, short
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, RunSchema, Size, StackContext
 from hptransfer.worker.stack_sizes import StackTimings, calibrate, calibration_steps, read_timings, write_timings
@@ -56,6 +56,13 @@ class BuiltinRunner(Runner):
 
     def identity_settings(self, run: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in run.items() if key not in EXECUTION_SETTINGS}
+
+    def objective(self, run: Mapping[str, Any]) -> Objective:
+        """Return the loss, in nats unless it is a squared error."""
+        from hptransfer.training.config import run_from_json
+        from hptransfer.training.datasets import SQUARED
+
+        return Objective(unit="" if run_from_json(run).shape.loss == SQUARED else NATS)
 
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
         """Check that no swept setting is useless or changes the rules.

@@ -60,7 +60,7 @@ def test_too_few_steps() -> None:
     frame = table(steps=50)
     assert found(frame).warnings == []
     frame.loc[3, "steps"] = 20
-    one(found(frame), "some runs have only 20 steps")
+    one(found(frame), "the column steps has values down to 20: if they count optimizer steps, ")
     frame.loc[3, "loss"] = math.nan  # it diverged, and ended early
     assert found(frame).warnings == []
 
@@ -136,7 +136,7 @@ def test_a_refusal_has_the_warnings_and_names_what_separates_the_runs() -> None:
     with pytest.raises(FitError) as refused:
         found(frame)
     steps, pooled = refused.value.warnings
-    assert "some runs have only 20 steps" in steps
+    assert "the column steps has values down to 20" in steps
     assert "runs differ in run (values first, second, third), which is neither a scale nor tuned" in pooled
     message = str(refused.value)
     assert message.endswith(

@@ -27,10 +27,13 @@ from hptransfer.analysis.predict.findings import (
     widening_warnings,
 )
 from hptransfer.analysis.predict.validation import HeldOut
+from hptransfer.analysis.tables.response import Response
+from hptransfer.core.records import Objective
 
 TUNED = ("lr", "beta")
 SMALL, LARGE, TARGET = {"width": 16.0}, {"width": 64.0}, {"width": 256.0}
 LOSS = 2.5
+NATURAL = Objective(unit="nats")
 
 
 def optimum(axes: dict[str, float], x: tuple[float, float], diverged: int) -> Any:
@@ -53,11 +56,13 @@ def fit(beyond: float = 2.0, below: float = 0.0) -> Any:
         estimator="surface",
         published_priors=[],
         noise=0.01,
-        columns=SimpleNamespace(scales=("width",)),
+        columns=SimpleNamespace(scales=("width",), objective=NATURAL),
         swept=SimpleNamespace(values={"width": [16.0, 64.0]}),
         optima=[optimum(SMALL, (-5.0, -3.0), 1), optimum(LARGE, (-6.0, -3.0), 2)],
         smallest=optimum(SMALL, (-5.0, -3.0), 1),
-        runs=SimpleNamespace(format_scale=lambda axes: f"width={axes['width']:g}", loss=np.zeros(14)),
+        runs=SimpleNamespace(
+            format_scale=lambda axes: f"width={axes['width']:g}", loss=np.zeros(14), response=Response()
+        ),
         mixture=SimpleNamespace(scatter=lambda: np.array([0.1, 0.2]), shares=lambda: {"power": 1.0}),
         exponents={"lr": {"width": Exponent(-0.5, -0.6, -0.4)}, "beta": {"width": Exponent(0.1, -0.2, 0.4)}},
         predict=lambda scale: np.array([[-7.0, -7.5, -6.5], [-3.0, -3.5, -2.5]]),
@@ -84,7 +89,8 @@ def findings() -> Findings:
         row |= {f"{name}_low": 2.0 ** (x - 0.5), f"{name}_high": 2.0 ** (x + 0.5), f"{name}_outside_tried": False}
         row |= {f"{name}_stable_below": math.nan, f"{name}_widened_by": 1.0}
     row |= {"lr_stable_below": 0.02, "lr_outside_tried": True, "beta_widened_by": 1.5}
-    row |= {"risk_expected_percent": 0.123, "risk_p90_percent": 0.456, "p_diverge": math.nan}
+    row |= {"risk_expected": 0.003, "risk_p90": 0.011, "risk_expected_percent": 0.123, "risk_p90_percent": 0.456}
+    row |= {"p_diverge": math.nan}
     return Findings(
         fit=fit(),
         leave_one_out=[held_out(SMALL), held_out(LARGE)],
@@ -141,7 +147,7 @@ def test_tables_have_a_row_for_every_scale_and_exponent(findings: Findings) -> N
     table = findings.exponents.set_index(["tuned", "axis"])
     lr = table.loc["lr", "width"]
     assert (lr["value"], lr["low"], lr["high"], lr["verdict"]) == (-0.5, -0.6, -0.4, "does not transfer")
-    assert lr["untransferred_cost_nats"] == pytest.approx(0.1)
+    assert lr["untransferred_cost"] == pytest.approx(0.1)
     assert lr["untransferred_cost_percent"] == pytest.approx(4.0)
     assert table.loc["beta", "width"]["verdict"] == "undecided"
     rows = findings.held_out
@@ -160,7 +166,7 @@ def test_files_hold_the_same_numbers(findings: Findings) -> None:
         "scale": LARGE,
         "error_octaves": {"lr": 0.25, "beta": -0.5},
         "covered": {"lr": True, "beta": True},
-        "regret_nats": 0.02,
+        "regret": 0.02,
         "regret_percent": 0.8,
     }
     prediction = prediction_json(findings)
@@ -178,7 +184,9 @@ def test_files_hold_the_same_numbers(findings: Findings) -> None:
     lr = prediction["hyperparameters"]["lr"]
     assert (lr["stable_below"], lr["outside_tried"]) == (0.02, True)
     assert lr["widened_by"] == {"factor": 1.0, "reason": None}
-    assert prediction["risk"] == {"expected_percent": 0.123, "p90_percent": 0.456}
+    risk = {"expected": 0.003, "p90": 0.011, "expected_percent": 0.123, "p90_percent": 0.456}
+    assert prediction["risk"] == risk
+    assert prediction["metric"] == content["metric"] == {"name": "loss", "goal": "minimize", "unit": "nats"}
     assert prediction["p_diverge"] is None
     assert prediction["loss"] == {"value": LOSS, "low": 2.4, "high": 2.6}
     assert prediction["extrapolation_octaves"] == 2.0
@@ -240,7 +248,7 @@ def test_the_held_out_scale_is_the_largest_one() -> None:
 
 def test_the_risk_in_words() -> None:
     row = pd.Series({"risk_expected_percent": 0.001, "risk_p90_percent": 12.34, "p_diverge": 0.034})
-    assert risk_sentence(row) == (
+    assert risk_sentence(row, NATURAL) == (
         "Expected to lose less than 0.01% to the target's own optimum, with 90% probability below 12%; it diverges "
         "with a probability of 3.4%."
     )
@@ -258,9 +266,10 @@ def test_the_risk_in_words() -> None:
 )
 def test_the_cost_of_reuse_in_words(capped: bool, diverges: bool, words: str) -> None:
     cost = ReuseCost(0.25, capped, diverges)
-    assert reuse_sentence("lr 0.1", cost) == f"reusing the smallest scale's optimum (lr 0.1) {words}"
+    assert reuse_sentence("lr 0.1", cost, NATURAL) == f"reusing the smallest scale's optimum (lr 0.1) {words}"
     assert cost.text(2) == ("diverges" if diverges else "over 0.25" if capped else "0.25")
-    assert cost.percent(2.5) == ("diverges" if diverges else "over 10.00%" if capped else "10.00%")
+    assert cost.percent_text(10.0) == ("diverges" if diverges else "over 10.00%" if capped else "10.00%")
+    assert cost.percent_text(math.nan) == ("diverges" if diverges else "")
 
 
 def test_runs_that_were_left_out_are_named_up_to_four() -> None:
@@ -271,6 +280,24 @@ def test_runs_that_were_left_out_are_named_up_to_four() -> None:
     told = excluded_sentence(one)
     assert told.startswith("6 runs with a finite loss left out: row 1 (outlier, -0.25 nats), row 2")
     assert told.endswith("row 4 (outlier, -0.25 nats) and 2 more")
+
+
+def test_a_metric_without_a_percentage_is_told_in_its_own_unit_and_sign() -> None:
+    """Of an accuracy, a run below the surface is shown as lower, and no percentage of a percentage is given."""
+    accuracy = Objective("accuracy", "maximize")
+    row = pd.Series({"risk_expected": 0.0123, "risk_p90": 0.05, "p_diverge": math.nan})
+    row["risk_expected_percent"] = row["risk_p90_percent"] = math.nan
+    assert risk_sentence(row, accuracy) == (
+        "Expected to lose 0.012 of accuracy to the target's own optimum, with 90% probability below 0.05."
+    )
+    assert "about 0.250, by the" in reuse_sentence("lr 0.1", ReuseCost(0.25, capped=False, diverges=False), accuracy)
+    one = fit()
+    one.columns.objective, one.runs.response = accuracy, Response(0.5)
+    one.excluded = [ExcludedRun(7, DIVERGED, 0.25)]
+    assert excluded_sentence(one) == "1 run with a finite loss left out: row 7 (diverged, -0.25)"
+    told = held_out_sentence(one, [held_out(LARGE, regret=math.nan)])
+    assert "-0.50 octaves of beta, 0.0200 of regret; the" in told
+    assert told.endswith("do not predict that scale well.")  # a twenty-fifth of the unit of differences
 
 
 def test_an_interval_that_was_widened_is_warned_of() -> None:

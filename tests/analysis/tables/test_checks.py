@@ -21,7 +21,6 @@ BAD = [
     ("width,lr,loss\n64,-0.1,2\n", "column 'lr' must be above 0 and finite, got -0.1"),
     ("width,lr,loss\n64,,2\n", "column 'lr' must be above 0 and finite, got nan"),
     ("width,lr,loss,state\n64,0.1,2,failed\n", "has no finished run"),
-    ("width,lr,loss\n64,0.1,-2\n", "column 'loss' must be above 0, as its logarithm is fitted, got -2 in row 1"),
 ]
 
 

@@ -20,9 +20,9 @@ class OptimaEstimate:
 
     Attributes:
         likelihood: of all optima together, scale by scale.
-        curvature: half of the second derivative of the log loss at each scale's optimum, (scales, tuned, tuned).
-        intercepts: log loss at each scale's optimum; NaN where unknown.
-        noise: standard deviation of a run's log loss about the fit; NaN for an estimator without a fit.
+        curvature: half of the second derivative of the response at each scale's optimum, (scales, tuned, tuned).
+        intercepts: response at each scale's optimum; NaN where unknown.
+        noise: standard deviation of a run's response about the fit; NaN for an estimator without a fit.
         surface: the response surface, if the estimator fits one.
     """
 
@@ -76,10 +76,10 @@ class ByScale(Estimator):
 
         Args:
             x: log2 of the tuned values, (runs, tuned), of one run or more.
-            losses: nats, (runs,).
+            losses: to be minimized, (runs,).
 
         Returns:
-            (tuned,), and nats.
+            (tuned,), and the loss.
         """
 
     def find(self, runs: Runs, law: LinearLaw) -> Sequence[OptimaEstimate]:
@@ -90,18 +90,17 @@ class ByScale(Estimator):
             optimum = self.optimum(runs.x[mask], runs.loss[mask]) if mask.any() else None
             if optimum is not None:
                 x[index], losses[index] = optimum
-        return [equal_weight_likelihood(x, losses)]
+        return [equal_weight_likelihood(x, runs.response.of(losses))]
 
 
-def equal_weight_likelihood(x: Array, losses: Array) -> OptimaEstimate:
+def equal_weight_likelihood(x: Array, intercepts: Array) -> OptimaEstimate:
     """Return an estimate in which all scales have the same error.
 
     Args:
         x: log2 of each scale's optimum, (scales, tuned); NaN for a scale without one.
-        losses: at each scale's optimum, nats.
+        intercepts: response at each scale's optimum, (scales,); NaN where unknown.
     """
     precision = np.where(np.isfinite(x).reshape(-1), EQUAL_ERROR_OCTAVES**-2, 0.0)
     likelihood = OptimaLikelihood(np.diag(precision), precision * np.nan_to_num(x.reshape(-1)), x.shape[1])
     flat = np.full((*x.shape, x.shape[1]), np.nan)
-    positive = np.where(losses > 0, losses, np.nan)  # a vertex far outside may lie below 0
-    return OptimaEstimate(likelihood, flat, np.log(positive), np.nan)
+    return OptimaEstimate(likelihood, flat, intercepts, np.nan)

@@ -11,9 +11,12 @@ from typing import Any
 
 from hptransfer.core.command_templates import check_names, names_in
 from hptransfer.core.errors import ConfigError, unknown
+from hptransfer.core.formulas import Formula
 from hptransfer.core.loader import load
+from hptransfer.core.records import DIVERGED, FAILED, Objective
 
-REDUCTIONS = ("last", "minimum", "mean")
+REDUCTIONS = ("last", "minimum", "maximum", "mean")
+MISSING = (FAILED, DIVERGED)
 LAUNCHES = ("plain", "torchrun")
 COST_NAMES = ("params", "flops", "tokens")
 RUNTIME_NAMES = ("python", "trial", "trial_dir", "settings", "metrics", "attempt", "seed")
@@ -22,21 +25,49 @@ RUNTIME_NAMES = ("python", "trial", "trial_dir", "settings", "metrics", "attempt
 
 @dataclass(kw_only=True)
 class Metric:
-    """Settings of the metric that is minimized."""
+    """Settings of the metric that ranks trials."""
 
     key: str = "loss"
     """Name of the metric in the lines that the script writes, or of the pattern's group."""
     reduce: str = "last"
-    """Reduction of the curve to one number: last, minimum, or mean of the last `points` points."""
+    """Reduction of the curve to one number: last, mean of the last `points` points, or the best of all points, which is
+    the minimum of a metric to be minimized and the maximum of one to be maximized."""
     points: int = 10
     """Number of points of the curve in the mean."""
     pattern: str | None = None
     """Regular expression for a script that cannot be changed, searched in every printed line. It has the group
     (?P<loss>...) and further ones such as (?P<step>...). Without it the script writes JSON lines or calls
     hptransfer.report."""
+    goal: str | None = None
+    """minimize or maximize. null minimizes; it is refused for a key such as accuracy, which is usually maximized."""
+    unit: str | None = None
+    """Unit in which the metric is shown, such as nats; null for none."""
+    last_step: Any = None
+    """Step that a complete trial reports last: a number, or arithmetic over the names. null: the step that other trials
+    of the same scale reached; 0 accepts any step."""
+    missing: str = FAILED
+    """Outcome of a script that exits with code 0 before its last step, or that never reported its metric: failed or
+    diverged."""
+
+    @property
+    def objective(self) -> Objective:
+        """Objective that the metric is.
+
+        Raises:
+            ConfigError: its goal is unknown or has to be given.
+        """
+        return Objective.of(self.key, self.goal, self.unit, "run.metric.goal")
 
     def check(self, place: str) -> None:
         """Raise ConfigError if a value breaks a rule."""
+        better = "maximum" if self.objective.maximized else "minimum"
+        if self.reduce in ("minimum", "maximum") and self.reduce != better:
+            raise ConfigError(
+                f"{place}.reduce is {self.reduce}, the worst value of a metric to {self.objective.goal}; the best is "
+                f"the {better}"
+            )
+        if self.missing not in MISSING:
+            raise ConfigError(f"{place}.missing: {unknown('outcome', self.missing, MISSING)}")
         if self.reduce not in REDUCTIONS:
             raise ConfigError(f"{place}.reduce: {unknown('reduction', self.reduce, REDUCTIONS)}")
         if self.points < 1:
@@ -101,6 +132,8 @@ class ScriptConfig:
             if "\0" in template:
                 raise ConfigError(f"{place} must not hold the character 0, which ends an argument, got {template!r}")
         self.metric.check("run.metric")
+        if self.metric.last_step is not None:
+            Formula(str(self.metric.last_step), "run.metric.last_step").check_names(known)
         if self.launch not in LAUNCHES:
             raise ConfigError(f"run.launch: {unknown('choice', self.launch, LAUNCHES)}")
         if self.processes < 1 or (self.processes > 1 and self.launch == "plain"):

@@ -51,6 +51,25 @@ def compute_costs(config: ScriptConfig) -> Costs:
     return Costs(params, float(_cost("flops", formula, names, config)), tokens)
 
 
+def compute_last_step(config: ScriptConfig) -> Number | None:
+    """Compute the last step of a complete run, if it is declared.
+
+    It may depend on tuned values, such as a batch size.
+
+    Raises:
+        ConfigError: it has no value of at least 0.
+    """
+    if config.metric.last_step is None:
+        return None
+    costs = compute_costs(config)
+    known = {**config.names, "params": costs.params, "flops": costs.flops, "tokens": costs.tokens}
+    formula = Formula(str(config.metric.last_step), "run.metric.last_step")
+    value = formula.value({name: value for name, value in known.items() if isinstance(value, int | float)})
+    if value < 0:
+        raise ConfigError(f"run.metric.last_step must be at least 0, got {value!r} from {formula.text!r}")
+    return value
+
+
 def _cost(key: str, setting: Any, names: Mapping[str, Any], config: ScriptConfig) -> Number:
     place = f"run.{key}"
     if setting is None and key not in names:

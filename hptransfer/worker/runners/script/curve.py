@@ -12,7 +12,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from hptransfer.worker.runners.script.config import Metric
 MAX_CURVE_POINTS = 500
 # Stores of metrics hold steps in 64 bits.
 MAX_STEP = 2**63 - 1
+BEST: Mapping[str, Callable[[Iterable[float]], float]] = {"minimum": min, "maximum": max}
 
 
 class UnusableMetric(Exception):  # noqa: N818
@@ -140,11 +141,11 @@ class ScriptCurve:
         """
         losses, metric = self.losses, self._metric
         if not losses:
-            raise UnusableMetric(_missing_metric(metric))
+            raise UnusableMetric(missing_metric(metric))
         if metric.reduce == "last":
             return losses[-1], None
-        if metric.reduce == "minimum":
-            return min(losses), None
+        if metric.reduce in BEST:
+            return BEST[metric.reduce](losses), None
         if len(losses) < metric.points:
             raise UnusableMetric(
                 f"{metric.key!r} was reported {len(losses)} times, and run.metric is the mean of the last "
@@ -155,7 +156,8 @@ class ScriptCurve:
         return statistics.fmean(last), error
 
 
-def _missing_metric(metric: Metric) -> str:
+def missing_metric(metric: Metric) -> str:
+    """Return the reason of a metric that was never reported."""
     if metric.pattern is not None:
         return f"the metric was never reported: run.metric.pattern {metric.pattern!r} matched no printed line"
     return (

@@ -16,20 +16,32 @@ from typing import Any
 from hptransfer.core.command_templates import TemplateValue, fill_template, format_value
 from hptransfer.core.errors import ConfigError, DataError, Interrupted
 from hptransfer.core.io import file_digest, is_file, write_text
-from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, TIME_LIMIT, Outcome, Trial, digest, short
+from hptransfer.core.records import (
+    CODE_ERROR,
+    DIVERGED,
+    DONE,
+    FAILED,
+    TIME_LIMIT,
+    Objective,
+    Outcome,
+    Trial,
+    digest,
+    short,
+)
 from hptransfer.core.redaction import read_references, read_values
 from hptransfer.core.reporting import RANK_VARIABLES
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, RunSchema, Size, StackContext
 from hptransfer.worker.runners.script.command_line import build_arguments
 from hptransfer.worker.runners.script.config import ScriptConfig, script_from_json
-from hptransfer.worker.runners.script.costs import FUNCTION_NOTATION, compute_costs
+from hptransfer.worker.runners.script.costs import FUNCTION_NOTATION, compute_costs, compute_last_step
 from hptransfer.worker.runners.script.curve import (
     DivergedMetric,
     PrintedRows,
     ReportedRows,
     ScriptCurve,
     UnusableMetric,
+    missing_metric,
 )
 from hptransfer.worker.runners.script.process import Process, ended_by, start_script
 
@@ -42,6 +54,8 @@ GIT_COMMIT_TIMEOUT_S = 10
 PROGRAM_PATH = re.compile(r"(?!/)[\w./-]+\.(?:py|sh|R|jl|pl|lua)")
 # Settings that are not part of a trial's identity: formulas of its costs, and time limits.
 COST_AND_LIMIT_SETTINGS = ("params", "flops", "tokens", "timeout_s", "grace_s")
+# Settings of the metric that change no number of a trial, but how its numbers are read.
+READING_SETTINGS = ("goal", "unit", "last_step", "missing")
 
 
 class ScriptRunner(Runner):
@@ -63,7 +77,18 @@ class ScriptRunner(Runner):
         return any(FUNCTION_NOTATION.fullmatch(str(run.get(key))) for key in ("params", "tokens", "flops"))
 
     def identity_settings(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in run.items() if key not in COST_AND_LIMIT_SETTINGS}
+        settings = {key: value for key, value in run.items() if key not in COST_AND_LIMIT_SETTINGS}
+        metric = {key: value for key, value in run.get("metric", {}).items() if key not in READING_SETTINGS}
+        return settings | ({"metric": metric} if "metric" in run else {})
+
+    def objective(self, run: Mapping[str, Any]) -> Objective:
+        return script_from_json(run).metric.objective
+
+    def missing_state(self, run: Mapping[str, Any]) -> str:
+        return script_from_json(run).metric.missing
+
+    def knows_last_step(self, run: Mapping[str, Any]) -> bool:
+        return script_from_json(run).metric.last_step is not None
 
     def check_swept(self, run: Mapping[str, Any], names: Collection[str]) -> None:
         config = script_from_json(run)
@@ -291,8 +316,20 @@ class _ScriptAttempt:
         return timeout_s is not None and time.monotonic() - self._started > timeout_s
 
     def _done_outcome(self) -> Outcome:
+        metric, last_step = self._config.metric, compute_last_step(self._config)
+        if not self._curve.losses:
+            return self._missing_outcome(missing_metric(metric))
+        step = self._curve.points[-1]["step"]
+        if last_step is not None and step < last_step:
+            return self._missing_outcome(
+                f"it exited with code 0 at step {step}, before run.metric.last_step ({short(last_step)})"
+            )
         loss, error = self._curve.final_loss()
         return self._outcome(state=DONE, loss=loss, loss_se=error)
+
+    def _missing_outcome(self, reason: str) -> Outcome:
+        """Return the outcome of a script without its result."""
+        return self._outcome(state=FAILED).missing_result(self._config.metric.missing, reason)
 
     def _failed_outcome(self, reason: str, cause: str) -> Outcome:
         return self._outcome(state=FAILED, error=" ".join(reason.split()), cause=cause)
