@@ -1,0 +1,1 @@
+"""Callbacks for trainers of other packages, each of which is imported with its module alone."""
