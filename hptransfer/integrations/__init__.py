@@ -1,1 +1,4 @@
-"""Callbacks for trainers of other packages, each of which is imported with its module alone."""
+"""Callbacks for trainers of other packages.
+
+A package is imported with its own module alone.
+"""

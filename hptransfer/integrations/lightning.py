@@ -1,4 +1,4 @@
-"""Callback for Lightning: it reports metrics, saves when asked to stop, and resumes.
+"""Callback for Lightning: reports, stops and resumes.
 
     trainer = lightning.Trainer(max_steps=1000, callbacks=[TrialCallback()])
     trainer.fit(model, ckpt_path=last_checkpoint())
@@ -54,11 +54,13 @@ class TrialCallback(Callback):  # type: ignore[misc]  # it may be missing where 
         self._step = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Listen for SIGTERM."""
         self._step = trainer.global_step
         self._stop.listen()  # Lightning's own handler communicates between processes at an arbitrary moment
         self._timer.restart()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Report the step; save where a checkpoint is due or training must stop."""
         if trainer.global_step == self._step:  # gradients are still accumulated
             return
         self._step = trainer.global_step
@@ -77,19 +79,23 @@ class TrialCallback(Callback):  # type: ignore[misc]  # it may be missing where 
             sys.exit(STOPPED_EXIT_CODE)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report the metrics of the epoch."""
         self._report(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Report the metrics of the validation."""
         if not trainer.sanity_checking:
             self._report(trainer)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Remove the checkpoint."""
         self._stop.ignore()
         folder = _checkpoint_folder()
         if folder is not None and trainer.is_global_zero:
             shutil.rmtree(folder, ignore_errors=True)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Restore the handler of SIGTERM."""
         self._stop.ignore()
 
     def _report(self, trainer: Any) -> None:

@@ -1,4 +1,4 @@
-"""Callback for Hugging Face's Trainer: it reports metrics, saves when asked to stop, and resumes.
+"""Callback for Hugging Face's Trainer: reports, stops and resumes.
 
     trainer = Trainer(model, arguments, train_dataset=data, callbacks=[TrialCallback()])
     trainer.train(resume_from_checkpoint=last_checkpoint(arguments.output_dir))
@@ -54,6 +54,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]  # it may be missing
         self._is_stopping = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Listen for SIGTERM, and keep NaN in the logged losses."""
         if trial_folder() is None:
             return
         args.logging_nan_inf_filter = False  # it would hide that training diverged
@@ -62,6 +63,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]  # it may be missing
         self._timer.restart()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **kwargs: Any) -> None:
+        """Report the numbers of a log entry."""
         if "train_runtime" in logs or not state.is_world_process_zero:  # a summary of the whole training
             return
         numbers = {
@@ -70,15 +72,18 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]  # it may be missing
         report(step=state.global_step, **numbers)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ask for a checkpoint where one is due or training must stop."""
         self._is_stopping, is_due = self._in_any_process(args, self._stop.received, self._timer.is_due)
         control.should_save = control.should_save or self._is_stopping or is_due
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End the process if the checkpoint was the last one."""
         self._timer.restart()
         if self._is_stopping:
             sys.exit(STOPPED_EXIT_CODE)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remove the checkpoints from the trial's folder."""
         self._stop.ignore()
         folder = trial_folder()
         output = Path(args.output_dir).resolve()

@@ -50,6 +50,8 @@ def test_a_divergence_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_recipe_is_swept(tmp_path: Path) -> None:
-    folder = sweep_recipe("lightning", tmp_path, "grid.width.values=[32]", "target.width=32", "space.lr.count=3", "space.lr.extend=0")
+    folder = sweep_recipe(
+        "lightning", tmp_path, "grid.width.values=[32]", "target.width=32", "space.lr.count=3", "space.lr.extend=0"
+    )
     for trial in folder.read_trials():
         assert [point["step"] for point in read_jsonl(folder.curve_path(trial.id))] == list(range(10, 151, 10))

@@ -82,8 +82,3 @@ def sweep_recipe(name: str, runs: Path, *overrides: str, file: str = "lr.yaml") 
     (folder,) = (RunFolder(path) for path in runs.iterdir())
     assert set(outcomes(folder).values()) == {"done"}
     return folder
-
-
-def count_lines(name: str) -> int:
-    """Lines of a recipe's trainer."""
-    return len((RECIPES / name / "train.py").read_text().splitlines())

@@ -63,9 +63,7 @@ def check_templates(config: ScriptConfig, known: Mapping[str, object]) -> set[st
     return used
 
 
-def render_files(
-    config: ScriptConfig, directory: Path, trial_folder: Path, names: Mapping[str, TemplateValue]
-) -> None:
+def render_files(config: ScriptConfig, directory: Path, trial_folder: Path, names: Mapping[str, TemplateValue]) -> None:
     """Write a trial's files.
 
     Args:

@@ -111,7 +111,9 @@ class ScriptRunner(Runner):
         directory = folder.working_directory(run["cwd"]).absolute()
         for name, path in template_paths(run, directory).items():
             if not is_file(path):
-                raise DataError(f"run.files: there is no file {name!r} in {directory} (snapshot=true copies what git tracks)")
+                raise DataError(
+                    f"run.files: there is no file {name!r} in {directory} (snapshot=true copies what git tracks)"
+                )
         program = next((word for word in run["command"] if PROGRAM_PATH.fullmatch(word)), None)
         if program is not None and not is_file(directory / program):
             raise DataError(
