@@ -1,4 +1,4 @@
-"""Parts that all callbacks share: the trial's folder, the request to stop, and the time of the next checkpoint."""
+"""Shared parts of callbacks: trial folder, request to stop, checkpoint timer."""
 
 from __future__ import annotations
 
