@@ -1,6 +1,9 @@
 """Recipes that need no further package: their trainers are swept unchanged, and resume where they were stopped."""
 
+import sys
 import tomllib
+from importlib import import_module
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
@@ -105,3 +108,26 @@ def test_a_trial_has_its_values_in_its_own_file(suffix: str, tmp_path: Path) -> 
     config = tomllib.loads(rendered) if suffix == ".toml" else yaml.safe_load(rendered)
     assert (config["model"]["width"], config["optimizer"]["lr"]) == (32, 1e-05)
     assert config["checkpoint"]["folder"] == f"{folder.trial(trial.id)}/checkpoint"
+
+
+@pytest.mark.parametrize("package", ["transformers", "lightning"])
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"hptransfer.integrations.{package}"
+    for name in [name for name in sys.modules if name == module or name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NotInstalled(package), *sys.meta_path])
+    with pytest.raises(ModuleNotFoundError, match=rf"run `python -m pip install 'hptransfer\[{package}\]'`"):
+        import_module(module)
+
+
+class NotInstalled(MetaPathFinder):
+    """Finder of modules for which a package is not there."""
+
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname.split(".")[0] == self._package:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)

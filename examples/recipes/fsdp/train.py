@@ -39,8 +39,7 @@ if step:
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
 stop = torch.zeros(1)
 signal.signal(signal.SIGTERM, lambda *_: stop.fill_(1))  # 2
-while step < args.steps:
-    step += 1
+for step in range(step + 1, args.steps + 1):
     points = torch.randn(32, 16, generator=torch.Generator().manual_seed(2 * step + dist.get_rank()))
     loss = nn.functional.mse_loss(model(points), points.sin().sum(1, keepdim=True))
     optimizer.param_groups[0]["lr"] = args.lr * (1 - step / (args.steps + 1))
@@ -57,6 +56,5 @@ while step < args.steps:
         dcp.save({"model": weights, "optimizer": moments}, checkpoint_id=args.folder / str(step))
     if stopping.any():
         sys.exit(1)
-if dist.get_rank() == 0:
-    shutil.rmtree(args.folder, ignore_errors=True)
+shutil.rmtree(args.folder, ignore_errors=True)
 dist.destroy_process_group()
