@@ -28,8 +28,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytest.register_assert_rewrite("hptransfer.testing")
 
 
-# Files that compare with packages of the extra `interop`: `make test-interop` installs them.
+# Files that compare with, or connect to, packages of the extra `interop`: `make test-interop` installs them.
 INTEROP = {
+    "integrations/test_lightning.py": "lightning",
+    "integrations/test_transformers.py": "transformers",
     "parameterizations/test_mup_package.py": "mup",
     "parameterizations/test_unit.py": "unit_scaling",
     "training/test_unit_oracle.py": "unit_scaling",

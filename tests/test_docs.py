@@ -112,6 +112,9 @@ def planned(text: str, folder: Path) -> None:
     for script in re.findall(r"[\w./]+\.py\b", text):
         (folder / script).parent.mkdir(parents=True, exist_ok=True)
         (folder / script).touch()
+    tree = yaml.safe_load(text)
+    for template in tree["run"].get("files", {}).values():
+        (folder / template).write_text("".join(f"{{{{ {key} }}}}\n" for key in [*tree["grid"], *tree["space"]]))
     (folder / "page.yaml").write_text(text)
     plan = make_plan(compose("page.yaml"))
     assert plan.flops() > 0

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "hptransfer"
 LAYERS = {
     "core": 0,
     "parameterizations": 1,
+    "integrations": 1,
     "analysis": 2,
     "training": 2,
     "worker": 3,
@@ -57,7 +58,10 @@ ONLY = {
         *(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("training/**/*.py")),
         *(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("coordcheck/*.py")),
         *(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("testing/*.py")),
+        "integrations/transformers.py",
     },
+    "transformers": {"integrations/transformers.py"},
+    "lightning": {"integrations/lightning.py"},
     "submitit": {"launchers/slurm/submitit_adapter.py"},
     "matplotlib": {"analysis/report/figures.py", "coordcheck/figure.py"},
     "rich": {"monitor/tables.py", "coordcheck/table.py", "session/session.py", "cli/verb.py"},

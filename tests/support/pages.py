@@ -10,7 +10,13 @@ from typing import NamedTuple
 from tests.support.helpers import ROOT
 
 CHANGELOG = ROOT / "CHANGELOG.md"
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "examples" / "README.md", CHANGELOG]
+DOCUMENTS = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "recipes").glob("*.md")),
+    ROOT / "examples" / "README.md",
+    CHANGELOG,
+]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"``?([^`]+)``?")
 

@@ -113,6 +113,9 @@ class ScriptConfig:
     """Working directory of the script, relative to that of hptransfer."""
     environment: dict[str, str] = field(default_factory=dict)
     """Further environment variables; names in braces are replaced."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Files that the script reads: a name, and the template relative to cwd. The file is rendered into the trial's
+    folder, and its name in braces is its path."""
     timeout_s: float | None = None
     """Seconds after which a running script fails; null for no limit."""
     grace_s: float = 30.0
@@ -124,9 +127,8 @@ class ScriptConfig:
             raise ConfigError("run.command must be a list of arguments, such as [python, train.py], got none")
         self._check_names()
         self._check_environment()
-        known = dict.fromkeys(
-            [*self.names, *RUNTIME_NAMES, "params", "flops", *(["tokens"] if self.has_tokens else [])]
-        )
+        self._check_files()
+        known = self.known_names()
         for place, template in self.templates().items():
             check_names(template, known, place)
             if "\0" in template:
@@ -155,6 +157,16 @@ class ScriptConfig:
             if not isinstance(value, str | int | float) or isinstance(value, bool):
                 raise ConfigError(f"{place} must be text or a number, got {value!r}")
 
+    def _check_files(self) -> None:
+        for name, path in self.files.items():
+            place = f"run.files.{name}"
+            if not str(name).isidentifier() or not str(name).isascii():
+                raise ConfigError(f"{place}: {name!r} is not a name; use letters, digits and _")
+            if name in {*self.names, *RUNTIME_NAMES, *COST_NAMES}:
+                raise ConfigError(f"{place}: {name!r} is a name of a value already; use another name")
+            if not isinstance(path, str) or not path or "\0" in path:
+                raise ConfigError(f"{place} must be the path of a template, got {path!r}")
+
     def _check_names(self) -> None:
         name_by_variable: dict[str, str] = {}
         for name, value in self.names.items():
@@ -179,6 +191,11 @@ class ScriptConfig:
     def has_tokens(self) -> bool:
         """True if the training tokens are known."""
         return self.tokens is not None or "tokens" in self.names
+
+    def known_names(self) -> dict[str, None]:
+        """Return the names that templates may use, in order."""
+        costs = ["params", "flops", *(["tokens"] if self.has_tokens else [])]
+        return dict.fromkeys([*self.names, *RUNTIME_NAMES, *costs, *self.files])
 
     def templates(self) -> dict[str, str]:
         """Return all texts with names in braces, by place."""

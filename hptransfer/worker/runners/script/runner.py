@@ -43,6 +43,7 @@ from hptransfer.worker.runners.script.curve import (
     UnusableMetric,
     missing_metric,
 )
+from hptransfer.worker.runners.script.files import check_templates, render_files, rendered_paths, template_paths
 from hptransfer.worker.runners.script.process import Process, ended_by, start_script
 
 POLL_S = 0.1
@@ -78,6 +79,8 @@ class ScriptRunner(Runner):
 
     def identity_settings(self, run: Mapping[str, Any]) -> dict[str, Any]:
         settings = {key: value for key, value in run.items() if key not in COST_AND_LIMIT_SETTINGS}
+        if not settings.get("files"):  # the ids of trials are those of versions without this key
+            settings.pop("files", None)
         metric = {key: value for key, value in run.get("metric", {}).items() if key not in READING_SETTINGS}
         return settings | ({"metric": metric} if "metric" in run else {})
 
@@ -98,26 +101,43 @@ class ScriptRunner(Runner):
                     f"run.names.{name} is null, which no command can be given; give it a value, or remove it"
                 )
         read = config.read_names()
+        in_files = check_templates(config, config.known_names())
         if "settings" in read:
             return
-        for name in names:
-            if name not in read:
+        for name in config.files:
+            if name not in read | in_files and "trial_dir" not in read:
                 raise ConfigError(
-                    f"{name!r} is swept, but neither run.command nor run.environment has {{{name}}}: the script would "
+                    f"run.files.{name}: neither run.command nor run.environment has {{{name}}}, so the script would "
+                    "not find the file; add it there"
+                )
+        for name in names:
+            if name not in read | in_files:
+                raise ConfigError(
+                    f"{name!r} is swept, but neither run.command nor run.environment has {{{name}}}"
+                    f"{f', nor a template of run.files {{{{ {name} }}}}' if config.files else ''}: the script would "
                     "train the same at every value; add it there, or pass the path {settings} of a JSON file of all"
                 )
 
     def fingerprint_source(self, run: Mapping[str, Any]) -> str:
-        files = _command_files(run)
-        return f"the content of {', '.join(files)}" if files else "the commit of run.cwd"
+        files, templates = _command_files(run), run.get("files", {}).values()
+        commit = [] if files else ["the commit of run.cwd"]
+        contents = ", ".join(dict.fromkeys([*files, *templates]))
+        return " and ".join([*commit, *([f"the content of {contents}"] if contents else [])])
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
         files = _command_files(run)
         hashes = {argument: file_digest(path) for argument, path in files.items()}
-        return digest(hashes or {"commit": _git_commit(Path(run["cwd"]))})
+        templates = template_paths(run, Path(run["cwd"]))
+        of_templates = {f"template {name}": file_digest(path) for name, path in templates.items()}
+        return digest((hashes or {"commit": _git_commit(Path(run["cwd"]))}) | of_templates)
 
     def check_files(self, run: Mapping[str, Any], folder: RunFolder) -> None:
         directory = folder.working_directory(run["cwd"]).absolute()
+        for name, path in template_paths(run, directory).items():
+            if not is_file(path):
+                raise DataError(
+                    f"run.files: there is no file {name!r} in {directory} (snapshot=true copies what git tracks)"
+                )
         program = next((word for word in run["command"] if PROGRAM_PATH.fullmatch(word)), None)
         if program is not None and not is_file(directory / program):
             raise DataError(
@@ -191,6 +211,7 @@ class _ScriptAttempt:
         names = self._template_names()
         write_text(self._settings, json.dumps(names, indent=1) + "\n")
         try:
+            render_files(self._config, self._working_directory, self._folder, names)
             arguments = [read_references(text, "run.command") for text in build_arguments(self._config, names)]
             environment = self._environment(names)
         except ConfigError as missing_variable:
@@ -219,6 +240,7 @@ class _ScriptAttempt:
             "metrics": str(self._reported_path),
             "attempt": self._attempt_number(),
             "python": sys.executable,
+            **{key: str(path) for key, path in rendered_paths(self._config, self._folder).items()},
         }
 
     def _attempt_number(self) -> int:

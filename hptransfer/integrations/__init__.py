@@ -1,0 +1,4 @@
+"""Callbacks for trainers of other packages.
+
+A package is imported with its own module alone.
+"""
