@@ -39,7 +39,7 @@ if step:
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
 stop = torch.zeros(1)
 signal.signal(signal.SIGTERM, lambda *_: stop.fill_(1))  # 2
-for step in range(step + 1, args.steps + 1):
+for step in range(step + 1, args.steps + 1):  # noqa: B020
     points = torch.randn(32, 16, generator=torch.Generator().manual_seed(2 * step + dist.get_rank()))
     loss = nn.functional.mse_loss(model(points), points.sin().sum(1, keepdim=True))
     optimizer.param_groups[0]["lr"] = args.lr * (1 - step / (args.steps + 1))
