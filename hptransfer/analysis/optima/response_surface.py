@@ -12,6 +12,7 @@ and scales interact only through the shape, so the cost is linear in the number 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -38,7 +39,7 @@ DISCREPANCY_BOUNDS = (0.05, 1.0)
 # Noise of the starting points of the fit, in the response. Noise and curvature can each explain the same differences,
 # so the fit begins from both sides and keeps the likelier end.
 LOW_NOISE, HIGH_NOISE = 0.002, 0.03
-# Share of runs that a surface has to pass by, if there is one that does: a closer one through a few runs says little.
+# Share of sound runs below which a surface passes through few of them.
 LEAST_SOUND = 2 / 3
 # More runs than this tell noise from curvature from any start.
 AMBIGUOUS_RUNS = 2000
@@ -116,8 +117,16 @@ def fit_response_surface(runs: Runs, form: str, prior: ShapePrior, guide: LawGui
         state = _SurfaceParameters(ResponseShape(form, tuned, axes, theta), start.x)
         law = _LawPrior.of(*guide.start(start.x))
         ends.append(problem.fit_in_cycles(state, start.weights, start.noise, law, guide))
-    ends = [end for end in ends if end.sound.mean() >= LEAST_SOUND] or ends
-    return replace(min(ends, key=lambda surface: surface.deviance), runs=selected_runs)
+    return replace(min(ends, key=_searched_deviance), runs=selected_runs)
+
+
+def _searched_deviance(surface: ResponseSurface) -> float:
+    """Return the deviance; where most runs are stray, with twice the log of the number of subsets of the runs.
+
+    A surface through few runs is the best of all subsets, which its likelihood does not say.
+    """
+    subsets = 2 * math.log(2) * len(surface.sound)
+    return surface.deviance + subsets * bool(surface.sound.mean() < LEAST_SOUND)
 
 
 @dataclass(frozen=True, eq=False)
