@@ -69,7 +69,7 @@ def test_a_run_is_analyzed_as_its_records_are(tmp_path: Path, names: str) -> Non
     targets.to_csv(tmp_path / "targets.csv", index=False)
     analyze_run(folder, targets=tmp_path / "targets.csv")
     out = tmp_path / "out"
-    columns = {"scales": ("width", "depth", "tokens"), "tuned": tuned, "loss": "loss"}
+    columns = {"scales": ("width", "depth", "tokens"), "tuned": tuned, "loss": "loss", "unit": "nats"}
     analyze_file(folder.path / "records.csv", **columns, targets=tmp_path / "targets.csv", out=out)
     for name in FILES:
         assert (out / name).read_text() == (folder.path / name).read_text(), name
@@ -115,7 +115,7 @@ def test_the_contracts_of_the_files_hold(analyzed: RunFolder) -> None:
         *("value", "center", "low", "high", "stable_below", "outside_tried", "widened_by")
     }
     assert set(prediction["hyperparameters"]["lr"]["widened_by"]) == {"factor", "reason"}
-    assert set(prediction["risk"]) == {"expected_percent", "p90_percent"}
+    assert set(prediction["risk"]) == {"expected", "p90", "expected_percent", "p90_percent"}
     assert prediction["p_diverge"] is prediction["hyperparameters"]["lr"]["stable_below"] is None
     assert prediction["target"] == TARGET
     predictions = pd.read_csv(folder.path / "predictions.csv")
