@@ -104,7 +104,9 @@ class TrialCallback(Callback):  # type: ignore[misc]  # it may be missing where 
         Lightning keeps the last value of each metric. One that is still the same object was not measured again.
         """
         metrics = dict(trainer.callback_metrics)
-        new = {key: float(value) for key, value in metrics.items() if value is not self._reported.get(key)}
+        new: dict[str, Any] = {
+            key: float(value) for key, value in metrics.items() if value is not self._reported.get(key)
+        }
         self._reported = metrics
         if new and trainer.is_global_zero:
             report(step=trainer.global_step, **new)

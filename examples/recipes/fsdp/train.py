@@ -32,14 +32,14 @@ for module in (hidden, model):
     fully_shard(module, mesh=mesh)
 optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.0)
 # The metadata of a checkpoint are written last: one that was cut off has none.
-step = max((int(path.parent.name) for path in args.folder.glob("*/.metadata")), default=0)
-if step:
+last = max((int(path.parent.name) for path in args.folder.glob("*/.metadata")), default=0)
+if last:
     weights, moments = get_state_dict(model, optimizer)
-    dcp.load({"model": weights, "optimizer": moments}, checkpoint_id=args.folder / str(step))
+    dcp.load({"model": weights, "optimizer": moments}, checkpoint_id=args.folder / str(last))
     set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=moments)
 stop = torch.zeros(1)
 signal.signal(signal.SIGTERM, lambda *_: stop.fill_(1))  # 2
-for step in range(step + 1, args.steps + 1):  # noqa: B020
+for step in range(last + 1, args.steps + 1):
     points = torch.randn(32, 16, generator=torch.Generator().manual_seed(2 * step + dist.get_rank()))
     loss = nn.functional.mse_loss(model(points), points.sin().sum(1, keepdim=True))
     optimizer.param_groups[0]["lr"] = args.lr * (1 - step / (args.steps + 1))

@@ -126,7 +126,7 @@ class ScriptRunner(Runner):
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
         files = _command_files(run)
-        hashes = {argument: file_digest(path) for argument, path in files.items()}
+        hashes: dict[str, str | None] = {argument: file_digest(path) for argument, path in files.items()}
         templates = template_paths(run, Path(run["cwd"]))
         of_templates = {f"template {name}": file_digest(path) for name, path in templates.items()}
         return digest((hashes or {"commit": _git_commit(Path(run["cwd"]))}) | of_templates)
