@@ -27,6 +27,7 @@ from hptransfer.driver.halving import SuccessiveHalving
 from hptransfer.driver.jobs import JobManager, write_in_parallel
 from hptransfer.driver.optuna_studies import LastPoint, Studies
 from hptransfer.driver.progress import Progress, count_progress
+from hptransfer.driver.repeated_failures import RepeatedFailures
 from hptransfer.driver.requests import carry_out, read_requests, set_aside_request
 from hptransfer.driver.scheduler import Scheduler
 from hptransfer.driver.summary import DriverSummary, summarize
@@ -94,6 +95,8 @@ class Driver:
         self._scales = frozenset(trial_set.scales)
         self._just_ended: list[Trial] = []
         self._unfittable: tuple[Trial, float] | None = None
+        self._failures = RepeatedFailures(config.retry.stop_after)
+        self._recovered = self._stopping = False
         self._next_report = -math.inf
 
     def run(self) -> DriverSummary:
@@ -105,6 +108,7 @@ class Driver:
         """
         with disk_errors(self._folder):
             self._recover()
+            self._recovered = True
             self._check_losses()
             while not self._tick():
                 self._check_losses()
@@ -115,6 +119,7 @@ class Driver:
             num_seeds=len(self._plan.seeds),
             index=self._index,
             scheduler=self._scheduler,
+            stopped_by=self._failures.reached,
         )
 
     def _recover(self) -> None:
@@ -187,6 +192,8 @@ class Driver:
         self._studies.tell(trial, outcome, self._last_point(trial, outcome))
         self._ports.tracker.log(trial, outcome)
         self._just_ended.append(trial)
+        if self._recovered:  # a failure that was there before was seen, and the same command goes on
+            self._failures.add(trial, outcome)
         if outcome.loss is not None and outcome.loss <= 0:
             self._unfittable = trial, outcome.loss
 
@@ -207,19 +214,36 @@ class Driver:
         if self._ports.interrupted():
             raise KeyboardInterrupt
         self._handle_requests()
-        if self._budget.allows():
+        self._stop_after_failures()
+        may_start = self._budget.allows() and not self._stopping
+        if may_start:
             self._jobs.submit_due()
-        self._start_jobs()
+        if not self._stopping:
+            self._start_jobs()
         self._report_progress()
         if self._jobs.in_flight:
             for ended in self._ports.launcher.wait(WAIT_S):
                 self._jobs.end(ended)
-        elif not self._jobs.delayed or not self._budget.allows():
+        elif not self._jobs.delayed or not may_start:
             return True
         else:
             time.sleep(WAIT_S)
         self._jobs.check_adopted()
         return False
+
+    def _stop_after_failures(self) -> None:
+        """Start nothing more after equal failures in a row.
+
+        Jobs that run are trained to their end, as one of them may have taken days. Those that a scheduler has not
+        started are withdrawn.
+        """
+        if self._failures.reached is None or self._stopping:
+            return
+        self._stopping = True
+        self._jobs.withdraw(read_states(self._folder))
+        failure, running = self._failures.reached, len(self._jobs.open_trials())
+        rest = f"; {running} that run are trained to their end" if running else ""
+        self._ports.note(f"{failure.count} trials in a row failed alike, so no further ones are started{rest}")
 
     def _handle_requests(self) -> None:
         """Carry out requests of other shells in order.
