@@ -17,6 +17,8 @@ from hptransfer.core.errors import (
 )
 
 if TYPE_CHECKING:
+    from hptransfer.core.records import Outcome, Trial
+    from hptransfer.core.run_folder import RunFolder
     from hptransfer.driver.summary import DriverSummary
     from hptransfer.planning.plan import Plan
 
@@ -134,11 +136,18 @@ def _drive(plan: Plan, num_next: int | None) -> int:
     from hptransfer.next_trials import next_trial_set
     from hptransfer.planning.trial_set import TrialSet
     from hptransfer.session.session import session
+    from hptransfer.smoke_trial import failed_trial, run_smoke_trial
 
     console = make_console()
     with session(plan, console) as open_session:
+        smoke = run_smoke_trial(open_session) if num_next is None else None
+        if smoke is not None and (failure := failed_trial(smoke)) is not None:
+            open_session.announcer.code = EXIT_TRIALS_FAILED
+            _print_stop(open_session.folder, *failure, "the sweep stops at its smoke trial")
+            print("correct that, then run the same command again: it begins with this trial")
+            return EXIT_TRIALS_FAILED
         trial_set = TrialSet.sweep(plan) if num_next is None else next_trial_set(plan, num_next)
-        code = open_session.announcer.code = _print_shortfall(open_session.train(trial_set))
+        code = open_session.announcer.code = _print_shortfall(open_session.train(trial_set), plan.config.folder)
         try:
             analysis = analyze_run(open_session.folder)
         except FitError as error:
@@ -153,7 +162,19 @@ def _drive(plan: Plan, num_next: int | None) -> int:
     return code
 
 
-def _print_shortfall(summary: DriverSummary) -> int:
+def _print_stop(folder: RunFolder, trial: Trial, outcome: Outcome, what: str) -> None:
+    """Print the failure at which a sweep stops, with the last lines of the trial's output."""
+    from hptransfer.monitor.logs import last_lines
+
+    print(printable(f"{what} {trial.id} {trial.name}: {outcome.error}"))
+    lines = last_lines(folder, trial.id)
+    if lines:
+        print("the last lines that it printed:")
+    for line in lines:
+        print(printable(f"  {line}"))
+
+
+def _print_shortfall(summary: DriverSummary, folder: RunFolder) -> int:
     """Print what is missing or failed, and return the exit code."""
     from hptransfer.core.records import FAILED
 
@@ -163,6 +184,16 @@ def _print_shortfall(summary: DriverSummary) -> int:
         print(printable(f"failed: {trial.id} {trial.name}: {outcome.error}"))
     for line in summary.waiting_for_pilot:
         print(f"waiting: {line}")
+    if summary.stopped_by is not None:
+        stop = summary.stopped_by
+        _print_stop(folder, stop.trial, stop.outcome, f"stopped after {stop.count} equal failures in a row, the last by")
+        for line in summary.missing:
+            print(f"  {line}")
+        print(
+            f"correct that, then `hptransfer retry {folder.path}` and the same command; retry.stop_after=null goes on "
+            "without a correction"
+        )
+        return EXIT_TRIALS_FAILED
     if summary.missing:
         print("the budget is spent; missing:")
         for line in summary.missing:
@@ -195,7 +226,7 @@ def _verify(args: argparse.Namespace) -> int:
     console = make_console()
     with session(plan, console) as open_session:
         summary, verification = verify(open_session, scale)
-        code = open_session.announcer.code = _print_shortfall(summary)
+        code = open_session.announcer.code = _print_shortfall(summary, folder)
     print(verification.summary())
     print(f"report: {folder.report}")
     return code

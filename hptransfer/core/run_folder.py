@@ -48,7 +48,7 @@ from typing import Any
 from hptransfer.core.errors import DISK_FULL, RunFolderError, StoppedError
 from hptransfer.core.io import file_name, open_for_writing, read_json, reading, write_json
 from hptransfer.core.permissions import PRIVATE, claim, restricted_umask, set_permissions
-from hptransfer.core.records import Job, Outcome, Scale, Trial
+from hptransfer.core.records import FAILED, Job, Outcome, Scale, Trial
 
 
 @dataclass(frozen=True)
@@ -254,6 +254,12 @@ class RunFolder:
             with reading(path):
                 trial = Trial.from_json(values, path.parent.name)
             yield trial
+
+    def has_result(self, purpose: str) -> bool:
+        """Test if any trial of a purpose has trained, whatever came out."""
+        trials = (trial for trial in self.each_trial() if trial.purpose == purpose)
+        outcomes = (self.read_outcome(trial.id) for trial in trials)
+        return any(outcome is not None and outcome.state != FAILED for outcome in outcomes)
 
     def job_path(self, job_id: str) -> Path:
         """Return the path of a job's file."""

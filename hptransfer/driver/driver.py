@@ -129,7 +129,7 @@ class Driver:
         """
         changed = []
         for trial in self._folder.each_trial():
-            if trial.purpose == self._trial_set.purpose:
+            if self._trial_set.includes(trial):
                 self._reset_pruned(trial)
                 planned = self._as_planned_now(trial)
                 self._index.add(planned)

@@ -39,10 +39,14 @@ class Session:
     console: Console
     announcer: Announcer
 
+    def note(self, text: str) -> None:
+        """Print a line for the user."""
+        _note(self.console, text)
+
     def train(self, trial_set: TrialSet) -> DriverSummary:
         """Train a set of trials and show progress."""
         for note in filter(None, (trial_set.halving.note(), self.plan.config.launcher.note())):
-            _note(self.console, note)
+            self.note(note)
         gpus = self.plan.runner.gpus()
         launcher = self.plan.config.launcher.open(self.folder.path, gpus)
         try:

@@ -124,6 +124,17 @@ class Runner(ABC):
             ConfigError: the run does not use one of them, so it would train the same at all of its values.
         """
 
+    def needs_smoke_trial(self, run: Mapping[str, Any]) -> bool:
+        """Test if the first trial of a sweep is to run alone, because nothing has shown yet that its code runs.
+
+        By default it is not. A job of several trials would be split otherwise than without it.
+        """
+        return False
+
+    def shortened(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a run with the few steps of a smoke trial; by default the run as it is."""
+        return dict(run)
+
     @abstractmethod
     def fingerprint_source(self, run: Mapping[str, Any]) -> str:
         """Describe the data that `fingerprint` hashes, for messages."""

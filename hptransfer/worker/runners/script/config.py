@@ -84,8 +84,14 @@ class ScriptConfig:
     """Further environment variables; names in braces are replaced."""
     timeout_s: float | None = None
     """Seconds after which a running script fails; null for no limit."""
+    timeout_factor: float | None = None
+    """Limit as a multiple of the longest time that a finished trial of the same scale took, at least half a minute;
+    null: such a trial is only warned of."""
     grace_s: float = 30.0
     """Seconds between the signal that asks a script to end and the one that kills it."""
+    smoke: Any = None
+    """The first trial of a sweep, which runs alone: null for the middle value at the cheapest scale, which counts as a
+    trial; values of names for a short one that does not count, such as {steps: 20}; false for none."""
 
     def check(self) -> None:
         """Raise ConfigError if a value breaks a rule."""
@@ -107,6 +113,11 @@ class ScriptConfig:
             raise ConfigError(f"run.processes must be at least 1, and 1 unless launch=torchrun, got {self.processes}")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ConfigError(f"run.timeout_s must be above 0, got {self.timeout_s}; leave it out for no limit")
+        if self.timeout_factor is not None and not self.timeout_factor > 1:
+            raise ConfigError(
+                f"run.timeout_factor must be above 1, got {self.timeout_factor}; leave it out for no limit"
+            )
+        self._check_smoke()
         if not self.grace_s >= 0:
             raise ConfigError(f"run.grace_s must be at least 0, got {self.grace_s}")
         if not Path(self.cwd).is_dir():
@@ -121,6 +132,19 @@ class ScriptConfig:
                 raise ConfigError(f"{place}: names that begin with HPTRANSFER_ are reserved; use another name")
             if not isinstance(value, str | int | float) or isinstance(value, bool):
                 raise ConfigError(f"{place} must be text or a number, got {value!r}")
+
+    def _check_smoke(self) -> None:
+        if self.smoke is None or self.smoke is False:
+            return
+        if not isinstance(self.smoke, Mapping) or not self.smoke:
+            raise ConfigError(
+                f"run.smoke takes values of names, such as {{steps: 20}}, or false for no smoke trial, got {self.smoke!r}"
+            )
+        for name, value in self.smoke.items():
+            if name not in self.names:
+                raise ConfigError(f"run.smoke: {unknown('name', str(name), self.names)}")
+            if not isinstance(value, int | float | str) or isinstance(value, bool):
+                raise ConfigError(f"run.smoke.{name} must be a number or text, got {value!r}")
 
     def _check_names(self) -> None:
         name_by_variable: dict[str, str] = {}

@@ -40,8 +40,8 @@ STOP_CAUSE_WAIT_S = 1.0
 GIT_COMMIT_TIMEOUT_S = 10
 # Argument that is the relative path of a program's source.
 PROGRAM_PATH = re.compile(r"(?!/)[\w./-]+\.(?:py|sh|R|jl|pl|lua)")
-# Settings that are not part of a trial's identity: formulas of its costs, and time limits.
-COST_AND_LIMIT_SETTINGS = ("params", "flops", "tokens", "timeout_s", "grace_s")
+# Settings that are not part of a trial's identity: formulas of its costs, time limits, and the smoke trial's values.
+COST_AND_LIMIT_SETTINGS = ("params", "flops", "tokens", "timeout_s", "timeout_factor", "grace_s", "smoke")
 
 
 class ScriptRunner(Runner):
@@ -81,6 +81,14 @@ class ScriptRunner(Runner):
                     f"{name!r} is swept, but neither run.command nor run.environment has {{{name}}}: the script would "
                     "train the same at every value; add it there, or pass the path {settings} of a JSON file of all"
                 )
+
+    def needs_smoke_trial(self, run: Mapping[str, Any]) -> bool:
+        return run.get("smoke") is not False
+
+    def shortened(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a run with the names of `run.smoke`, whose metric may have a single point."""
+        names = {**run["names"], **(run.get("smoke") or {})}
+        return {**run, "names": names, "metric": {**run["metric"], "points": 1}}
 
     def fingerprint_source(self, run: Mapping[str, Any]) -> str:
         files = _command_files(run)
