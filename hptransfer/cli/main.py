@@ -72,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except HptransferError as error:
         for warning in error.warnings:
             print_error(f"warning: {_shortened(redacted(warning))}")
+        for line in error.details:
+            print_error(_shortened(redacted(line)))
         print_error(f"hptransfer: {_shortened(redacted(str(error)))}")
         code = error.exit_code
     except KeyboardInterrupt:

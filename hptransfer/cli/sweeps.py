@@ -41,11 +41,20 @@ def _plan(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _add_accept_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accept-changed",
+        action="store_true",
+        help="go on although the script has changed; predictions name both versions",
+    )
+
+
 def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     _plan_arguments(parser)
     add_trust_argument(parser)
     parser.add_argument("--detach", action="store_true", help="run in the background, even after the terminal closes")
     parser.add_argument("--dry-run", action="store_true", help="print what launcher=slurm would submit, and exit")
+    _add_accept_argument(parser)
     parser.add_argument("--next", type=int, metavar="K", help="train the K points that next.csv ranks highest")
 
 
@@ -67,7 +76,7 @@ def _sweep(args: argparse.Namespace) -> int:
         return _submit_driver(args, plan)
     if args.detach:
         return _detach(args, plan)
-    return _drive(plan, args.next)
+    return _drive(plan, args.next, accept_changed=args.accept_changed)
 
 
 def _check_next(plan: Plan) -> None:
@@ -100,7 +109,7 @@ def _submit_driver(args: argparse.Namespace, plan: Plan) -> int:
     from hptransfer.launchers.slurm.driver_job import submit_driver
     from hptransfer.session.session import check_folder
 
-    check_folder(plan)
+    check_folder(plan, accept_changed=args.accept_changed)
     folder = plan.config.folder
     folder.create(plan.config.share)
     folder.mark()
@@ -114,7 +123,7 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
     from hptransfer.session.detach import detach
     from hptransfer.session.session import check_folder
 
-    check_folder(plan)
+    check_folder(plan, accept_changed=args.accept_changed)
     folder = plan.config.folder
     options = [] if args.next is None else ["--next", str(args.next)]
     arguments = ["sweep", args.sweep, "--trust", *options, *args.overrides]
@@ -129,7 +138,7 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
     return EXIT_DONE
 
 
-def _drive(plan: Plan, num_next: int | None) -> int:
+def _drive(plan: Plan, num_next: int | None, *, accept_changed: bool) -> int:
     """Train and analyze a sweep, or only its most valuable next points."""
     # Imported before the first trial, so that a broken installation shows at once and not after days.
     from hptransfer.analysis.pipeline import analysis_files, analyze_run
@@ -139,7 +148,7 @@ def _drive(plan: Plan, num_next: int | None) -> int:
     from hptransfer.smoke_trial import failed_trial, run_smoke_trial
 
     console = make_console()
-    with session(plan, console) as open_session:
+    with session(plan, console, accept_changed=accept_changed) as open_session:
         smoke = run_smoke_trial(open_session) if num_next is None else None
         if smoke is not None and (failure := failed_trial(smoke)) is not None:
             open_session.announcer.code = EXIT_TRIALS_FAILED
@@ -209,6 +218,7 @@ def _print_shortfall(summary: DriverSummary, folder: RunFolder) -> int:
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_argument(parser)
     add_trust_argument(parser)
+    _add_accept_argument(parser)
     parser.add_argument("overrides", nargs="*", metavar="AXIS=VALUE", help="verify at another scale than the target")
 
 
@@ -224,7 +234,7 @@ def _verify(args: argparse.Namespace) -> int:
     plan = make_plan(sweep_config.load_sweep(folder))
     scale = plan.scale(sweep_config.read_axes(args.overrides, plan.target.axes))
     console = make_console()
-    with session(plan, console) as open_session:
+    with session(plan, console, accept_changed=args.accept_changed) as open_session:
         summary, verification = verify(open_session, scale)
         code = open_session.announcer.code = _print_shortfall(summary, folder)
     print(verification.summary())

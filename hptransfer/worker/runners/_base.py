@@ -149,6 +149,14 @@ class Runner(ABC):
             DataError: the data does not exist, or is too small.
         """
 
+    def identity_files(self, run: Mapping[str, Any]) -> Mapping[str, Path]:
+        """Return the files whose content `fingerprint` hashes, by their arguments; by default none are named."""
+        return {}
+
+    def earlier_fingerprint(self, run: Mapping[str, Any]) -> str | None:
+        """Return the fingerprint as version 0.2 computed it, if it differs."""
+        return None
+
     @abstractmethod
     def check_files(self, run: Mapping[str, Any], folder: RunFolder) -> None:
         """Check that the program exists where the run folder's trials start it.

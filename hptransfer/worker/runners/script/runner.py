@@ -96,8 +96,15 @@ class ScriptRunner(Runner):
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
         files = _command_files(run)
-        hashes = {argument: file_digest(path) for argument, path in files.items()}
-        return digest(hashes or {"commit": _git_commit(Path(run["cwd"]))})
+        return _fingerprint_of(files, run)
+
+    def identity_files(self, run: Mapping[str, Any]) -> Mapping[str, Path]:
+        return _command_files(run)
+
+    def earlier_fingerprint(self, run: Mapping[str, Any]) -> str:
+        """Return the fingerprint without the files of options such as --config=FILE."""
+        files = _command_files(run)
+        return _fingerprint_of({argument: path for argument, path in files.items() if argument in run["command"]}, run)
 
     def check_files(self, run: Mapping[str, Any], folder: RunFolder) -> None:
         directory = folder.working_directory(run["cwd"]).absolute()
@@ -328,13 +335,21 @@ class _ScriptAttempt:
         )
 
 
-def _command_files(run: Mapping[str, Any]) -> dict[str, Path]:
-    """Return the arguments of the command that are existing files.
+def _fingerprint_of(files: Mapping[str, Path], run: Mapping[str, Any]) -> str:
+    hashes = {argument: file_digest(path) for argument, path in files.items()}
+    return digest(hashes or {"commit": _git_commit(Path(run["cwd"]))})
 
-    The files must be in the working directory.
+
+def _command_files(run: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the existing files of the command, by their names in it.
+
+    An argument is a file, or names one after an equals sign, such as --config=FILE. The files must be in the working
+    directory.
     """
     folder = Path(run["cwd"]).resolve()
-    paths = {argument: folder / argument for argument in run["command"] if "{" not in argument}
+    arguments = [argument for argument in run["command"] if "{" not in argument]
+    names = [*arguments, *(argument.partition("=")[2] for argument in arguments)]
+    paths = {name: folder / name for name in names if name}
     return {
         argument: path for argument, path in paths.items() if is_file(path) and path.resolve().is_relative_to(folder)
     }
