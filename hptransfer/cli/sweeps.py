@@ -195,7 +195,9 @@ def _print_shortfall(summary: DriverSummary, folder: RunFolder) -> int:
         print(f"waiting: {line}")
     if summary.stopped_by is not None:
         stop = summary.stopped_by
-        _print_stop(folder, stop.trial, stop.outcome, f"stopped after {stop.count} equal failures in a row, the last by")
+        _print_stop(
+            folder, stop.trial, stop.outcome, f"stopped after {stop.count} equal failures in a row, the last by"
+        )
         for line in summary.missing:
             print(f"  {line}")
         print(

@@ -11,6 +11,8 @@
       finished.jsonl                               index of finished trials, one line each          driver
       requests/                                    requests to the driver                           cancel, retry
       study.journal  mlflow.db  mlflow-artifacts/  views of the trial folders                       driver
+      versions/<fingerprint>/                      files of a script's command at its first start   driver
+      earlier/<n>/                                 trials of a sweep that was corrected first       driver
       jobs/<id>.json                               trials of one worker, number of the attempt      driver
       jobs/<id>.stacks.json                        split of the job's trials into stacks            worker
       jobs/<id>.reached.json                       progress when a job asked for more time          worker
@@ -21,6 +23,7 @@
       trials/<id>/proposal.json                    its place in Optuna's study; the sampler's state driver
       trials/<id>/attempts.json                    attempts that ended without a result             driver
       trials/<id>/behind.json                      pruning decision (successive halving)            driver
+      trials/<id>/limit.json                       time limit by other trials (timeout_factor)      driver
       trials/<id>/lease                            lock of the worker that trains the trial         worker
       trials/<id>/metrics.jsonl                    curve of the trial                               worker
       trials/<id>/outcome.json  traceback.txt      result of the trial; its error                   worker
@@ -179,6 +182,10 @@ class RunFolder:
         The trial stops early, because other trials of its scale are better.
         """
         return self.trial(trial_id) / "behind.json"
+
+    def limit_path(self, trial_id: str) -> Path:
+        """Return the path of a time limit that the driver has set for a trial by others of its scale."""
+        return self.trial(trial_id) / "limit.json"
 
     def proposal_path(self, trial_id: str) -> Path:
         """Return the path of a trial's place in its Optuna study."""

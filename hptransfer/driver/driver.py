@@ -25,6 +25,7 @@ from hptransfer.driver.budget import BudgetUse
 from hptransfer.driver.driver_state import PILOT_FAILED, PILOT_RUNNING, DriverState, read_states
 from hptransfer.driver.halving import SuccessiveHalving
 from hptransfer.driver.jobs import JobManager, write_in_parallel
+from hptransfer.driver.long_trials import LongTrials
 from hptransfer.driver.optuna_studies import LastPoint, Studies
 from hptransfer.driver.progress import Progress, count_progress
 from hptransfer.driver.repeated_failures import RepeatedFailures
@@ -97,6 +98,10 @@ class Driver:
         self._unfittable: tuple[Trial, float] | None = None
         self._failures = RepeatedFailures(config.retry.stop_after)
         self._recovered = self._stopping = False
+        target_run = plan.run(plan.target)
+        self._long_trials: LongTrials | None = None
+        if plan.runner.may_hang(target_run):
+            self._long_trials = LongTrials(folder, self._index, plan.runner.timeout_factor(target_run))
         self._next_report = -math.inf
 
     def run(self) -> DriverSummary:
@@ -275,6 +280,7 @@ class Driver:
             return
         began = time.monotonic()
         self._prune()
+        self._look_for_hangs()
         progress = self._progress()
         self._ports.show(progress)
         self._write_state()
@@ -301,6 +307,13 @@ class Driver:
             path = self._folder.pruned_path(trial_id)
             if trial_id not in self._index.outcomes and not path.exists():
                 write_json(path, {"tokens": point["tokens"], "loss": point["loss"]})
+
+    def _look_for_hangs(self) -> None:
+        if self._long_trials is None:
+            return
+        running = self._jobs.open_trials(but=self._jobs.waiting(read_states(self._folder)))
+        for line in self._long_trials.look(running, time.monotonic()):
+            self._ports.note(line)
 
     def _progress(self) -> Progress:
         waiting = self._jobs.waiting(read_states(self._folder))

@@ -314,7 +314,9 @@ class JobManager:
         """
         stopping = tracked.state is JobState.STOPPING
         cause = None if stopping else ended.cause or KILLED
-        detail = "stopped before its end, not by a failure of its own" if stopping else ended.detail or "it left no outcome"
+        detail = (
+            "stopped before its end, not by a failure of its own" if stopping else ended.detail or "it left no outcome"
+        )
         delays = []
         for trial in unfinished:
             if trial in tracked.to_cancel:

@@ -150,7 +150,9 @@ def _shown_difference(folder: RunFolder, plan: Plan) -> list[str]:
             lines.append(f"{argument}: no text of its earlier content is kept, so no difference can be shown")
             continue
         earlier = copy.read_text(encoding="utf-8").splitlines()
-        lines += difflib.unified_diff(earlier, text.splitlines(), f"{argument} there", f"{argument} here", "", "", 1, "")
+        lines += difflib.unified_diff(
+            earlier, text.splitlines(), f"{argument} there", f"{argument} here", "", "", 1, ""
+        )
     if len(lines) > MAX_DIFF_LINES:
         lines = [*lines[:MAX_DIFF_LINES], f"... and {len(lines) - MAX_DIFF_LINES} lines more"]
     return lines

@@ -131,6 +131,14 @@ class Runner(ABC):
         """
         return False
 
+    def may_hang(self, run: Mapping[str, Any]) -> bool:
+        """Test if nothing ends a trial that hangs; by default training ends by itself."""
+        return False
+
+    def timeout_factor(self, run: Mapping[str, Any]) -> float | None:
+        """Return the multiple of other trials' time after which a trial is ended; None for no limit."""
+        return None
+
     def shortened(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """Return a run with the few steps of a smoke trial; by default the run as it is."""
         return dict(run)

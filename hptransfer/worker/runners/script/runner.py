@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -15,12 +14,13 @@ from typing import Any
 
 from hptransfer.core.command_templates import TemplateValue, fill_template, format_value
 from hptransfer.core.errors import ConfigError, DataError, Interrupted
-from hptransfer.core.io import file_digest, is_file, write_text
-from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, TIME_LIMIT, Outcome, Trial, digest, short
+from hptransfer.core.io import is_file, read_json, write_text
+from hptransfer.core.records import CODE_ERROR, DIVERGED, DONE, FAILED, TIME_LIMIT, Outcome, Trial, short
 from hptransfer.core.redaction import read_references, read_values
 from hptransfer.core.reporting import RANK_VARIABLES
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, RunSchema, Size, StackContext
+from hptransfer.worker.runners.script.command_files import command_files, fingerprint_of
 from hptransfer.worker.runners.script.command_line import build_arguments
 from hptransfer.worker.runners.script.config import ScriptConfig, script_from_json
 from hptransfer.worker.runners.script.costs import FUNCTION_NOTATION, compute_costs
@@ -37,7 +37,6 @@ POLL_S = 0.1
 # Signals by which a scheduler ends a job, and the delay with which its signal may reach the worker after the script.
 TERMINATING_SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 STOP_CAUSE_WAIT_S = 1.0
-GIT_COMMIT_TIMEOUT_S = 10
 # Argument that is the relative path of a program's source.
 PROGRAM_PATH = re.compile(r"(?!/)[\w./-]+\.(?:py|sh|R|jl|pl|lua)")
 # Settings that are not part of a trial's identity: formulas of its costs, time limits, and the smoke trial's values.
@@ -85,26 +84,32 @@ class ScriptRunner(Runner):
     def needs_smoke_trial(self, run: Mapping[str, Any]) -> bool:
         return run.get("smoke") is not False
 
+    def may_hang(self, run: Mapping[str, Any]) -> bool:
+        return run.get("timeout_s") is None or run.get("timeout_factor") is not None
+
+    def timeout_factor(self, run: Mapping[str, Any]) -> float | None:
+        return run.get("timeout_factor")
+
     def shortened(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """Return a run with the names of `run.smoke`, whose metric may have a single point."""
         names = {**run["names"], **(run.get("smoke") or {})}
         return {**run, "names": names, "metric": {**run["metric"], "points": 1}}
 
     def fingerprint_source(self, run: Mapping[str, Any]) -> str:
-        files = _command_files(run)
+        files = command_files(run)
         return f"the content of {', '.join(files)}" if files else "the commit of run.cwd"
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
-        files = _command_files(run)
-        return _fingerprint_of(files, run)
+        files = command_files(run)
+        return fingerprint_of(files, run)
 
     def identity_files(self, run: Mapping[str, Any]) -> Mapping[str, Path]:
-        return _command_files(run)
+        return command_files(run)
 
     def earlier_fingerprint(self, run: Mapping[str, Any]) -> str:
         """Return the fingerprint without the files of options such as --config=FILE."""
-        files = _command_files(run)
-        return _fingerprint_of({argument: path for argument, path in files.items() if argument in run["command"]}, run)
+        files = command_files(run)
+        return fingerprint_of({argument: path for argument, path in files.items() if argument in run["command"]}, run)
 
     def check_files(self, run: Mapping[str, Any], folder: RunFolder) -> None:
         directory = folder.working_directory(run["cwd"]).absolute()
@@ -163,6 +168,7 @@ class _ScriptAttempt:
         self._working_directory = folder.working_directory(self._config.cwd)
         self._tokens = compute_costs(self._config).tokens
         self._settings = self._folder / "settings.json"
+        self._limit_path = folder.limit_path(trial.id)
         self._reported_path = self._folder / "reported.jsonl"
         self._curve = ScriptCurve(folder.curve_path(trial.id), self._config.metric)
         self._reported = ReportedRows(self._reported_path)
@@ -237,11 +243,9 @@ class _ScriptAttempt:
                     process.stop(grace_s)
                     self._add_new_rows(process, last=False)
                     raise Interrupted(cause)
-                if self._is_timed_out():
+                if limit := self._exceeded_limit():
                     process.stop(grace_s)
-                    return self._failed_outcome(
-                        f"it ran longer than run.timeout_s ({self._config.timeout_s:g} s)", TIME_LIMIT
-                    )
+                    return self._failed_outcome(f"it ran longer than {limit}", TIME_LIMIT)
             if code == 0:
                 self._add_new_rows(process, last=True)
                 return self._done_outcome()
@@ -301,9 +305,17 @@ class _ScriptAttempt:
     def _rows(self, lines: Sequence[str], *, last: bool) -> Iterator[Mapping[str, Any]]:
         return self._reported.rows(last=last) if self._printed is None else self._printed.rows(lines)
 
-    def _is_timed_out(self) -> bool:
-        timeout_s = self._config.timeout_s
-        return timeout_s is not None and time.monotonic() - self._started > timeout_s
+    def _exceeded_limit(self) -> str | None:
+        """Return the time limit that the script has exceeded, in words."""
+        config, ran_s = self._config, time.monotonic() - self._started
+        if config.timeout_s is not None and ran_s > config.timeout_s:
+            return f"run.timeout_s ({config.timeout_s:g} s)"
+        if config.timeout_factor is None or not self._limit_path.exists():
+            return None
+        limit_s = float(read_json(self._limit_path, "seconds")["seconds"])
+        if ran_s <= limit_s:
+            return None
+        return f"{config.timeout_factor:g} times the longest finished trial of its scale ({limit_s:.0f} s)"
 
     def _done_outcome(self) -> Outcome:
         loss, error = self._curve.final_loss()
@@ -333,42 +345,6 @@ class _ScriptAttempt:
             error=error,
             cause=cause,
         )
-
-
-def _fingerprint_of(files: Mapping[str, Path], run: Mapping[str, Any]) -> str:
-    hashes = {argument: file_digest(path) for argument, path in files.items()}
-    return digest(hashes or {"commit": _git_commit(Path(run["cwd"]))})
-
-
-def _command_files(run: Mapping[str, Any]) -> dict[str, Path]:
-    """Return the existing files of the command, by their names in it.
-
-    An argument is a file, or names one after an equals sign, such as --config=FILE. The files must be in the working
-    directory.
-    """
-    folder = Path(run["cwd"]).resolve()
-    arguments = [argument for argument in run["command"] if "{" not in argument]
-    names = [*arguments, *(argument.partition("=")[2] for argument in arguments)]
-    paths = {name: folder / name for name in names if name}
-    return {
-        argument: path for argument, path in paths.items() if is_file(path) and path.resolve().is_relative_to(folder)
-    }
-
-
-def _git_commit(folder: Path) -> str | None:
-    """Return the current commit of a folder; None outside a repository."""
-    try:
-        process = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=GIT_COMMIT_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return process.stdout.strip() if process.returncode == 0 else None
 
 
 RUNNERS.register("script")(ScriptRunner())
