@@ -1,7 +1,7 @@
 """Smoke trial: the first trial of a sweep, which runs alone before all others.
 
 A wrong path or a wrong pattern then fails once and not at every trial. It is the middle value at the cheapest scale. It
-counts as a trial of the sweep, unless `run.smoke` shortens it: then its purpose is "smoke", and it never enters the fit.
+counts as a trial of the sweep, unless `run.smoke` shortens it. Its purpose is then "smoke", and it never enters the fit.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class RetryConfig:
             rule.check(f"{place}.{cause}")
         if self.stop_after is not None and self.stop_after < 1:
             raise ConfigError(
-                f"{place}.stop_after must be at least 1, got {self.stop_after}; null trains all trials, however many fail"
+                f"{place}.stop_after must be at least 1, got {self.stop_after}; null goes on however many fail"
             )
 
     def rule(self, cause: str) -> RetryRule:

@@ -247,7 +247,7 @@ class Driver:
         self._stopping = True
         self._jobs.withdraw(read_states(self._folder))
         failure, running = self._failures.reached, len(self._jobs.open_trials())
-        rest = f"; {running} that run are trained to their end" if running else ""
+        rest = f"; those that run ({running}) are trained to their end" if running else ""
         self._ports.note(f"{failure.count} trials in a row failed alike, so no further ones are started{rest}")
 
     def _handle_requests(self) -> None:

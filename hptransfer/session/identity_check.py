@@ -75,8 +75,8 @@ def refuse_other_identity(folder: RunFolder, plan: Plan, *, accept_changed: bool
         )
     if not accept_changed:
         error = RunFolderError(
-            f"{folder.path} belongs to another sweep: {source} has changed; --accept-changed goes on with this version, "
-            f"and every prediction names both; `hptransfer import SWEEP {folder.path / 'records.csv'} name=NEW` keeps "
+            f"{folder.path} belongs to another sweep: {source} has changed; --accept-changed goes on with this "
+            f"version, and every prediction names both; `hptransfer import SWEEP {folder.path / 'records.csv'} name=NEW` keeps "
             "the trials under another name; name=NEW alone trains them again (nothing was changed)"
         )
         error.details = _shown_difference(folder, plan)

@@ -138,7 +138,7 @@ class ScriptConfig:
             return
         if not isinstance(self.smoke, Mapping) or not self.smoke:
             raise ConfigError(
-                f"run.smoke takes values of names, such as {{steps: 20}}, or false for no smoke trial, got {self.smoke!r}"
+                f"run.smoke takes values of names, such as {{steps: 20}}, or false for none, got {self.smoke!r}"
             )
         for name, value in self.smoke.items():
             if name not in self.names:
