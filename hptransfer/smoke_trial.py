@@ -1,7 +1,8 @@
 """Smoke trial: the first trial of a sweep, which runs alone before all others.
 
-A wrong path or a wrong pattern then fails once and not at every trial. It is the middle value at the cheapest scale. It
-counts as a trial of the sweep, unless `run.smoke` shortens it. Its purpose is then "smoke", and it never enters the fit.
+A wrong path or a wrong pattern then fails once and not at every trial. The smoke trial has the middle value, at the
+cheapest scale. It counts as a trial of the sweep, unless `run.smoke` shortens it. Its purpose is then "smoke", and it
+never enters the fit.
 """
 
 from __future__ import annotations
@@ -52,9 +53,26 @@ def smoke_trial_set(plan: Plan) -> tuple[Plan, TrialSet]:
     purpose = SMOKE if shortened else SWEEP
     if plan.config.sampler.points and not shortened:  # the first point that the sampler proposes
         return smoke_plan, TrialSet(purpose, {scale: ()}, 1, search_bounds(plan))
-    trial = smoke_plan.trial(scale, dict(zip(plan.tuned, middle_point(plan), strict=True)), plan.seeds[0], purpose)
+    trial = first_trial(smoke_plan, purpose)
     bounds = [replace(bound, extend=0) for bound in search_bounds(plan)]
     return smoke_plan, TrialSet(purpose, {scale: [middle_point(plan)]}, 0, bounds, only=frozenset({trial.id}))
+
+
+def beginning(plan: Plan) -> dict[str, Trial]:
+    """Return the trials with which a sweep begins, by their descriptions."""
+    if not plan.runner.needs_smoke_trial(plan.config.run):
+        return {"first trial": first_trial(plan)}
+    if not plan.config.run.get("smoke"):
+        return {"first trial, which runs alone": first_trial(plan)}
+    smoke_plan, _ = smoke_trial_set(plan)
+    return {"smoke trial, which runs alone": first_trial(smoke_plan, SMOKE), "first trial": first_trial(plan)}
+
+
+def first_trial(plan: Plan, purpose: str = SWEEP) -> Trial:
+    """Return the trial of the middle value at the cheapest scale."""
+    return plan.trial(
+        cheapest_scale(plan), dict(zip(plan.tuned, middle_point(plan), strict=True)), plan.seeds[0], purpose
+    )
 
 
 def cheapest_scale(plan: Plan) -> Scale:

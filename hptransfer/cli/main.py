@@ -17,7 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 from hptransfer import __version__
-from hptransfer.cli import analyze, coord_check, runs, start, sweeps
+from hptransfer.cli import analyze, coord_check, runs, start, sweeps, try_trial
 from hptransfer.core.errors import (
     DISK_FULL,
     EXIT_BAD_INPUT,
@@ -47,6 +47,7 @@ LONGEST_MESSAGE, START, END = 2000, 700, 1200
 
 VERBS = {
     "plan": sweeps.PLAN_VERB,
+    "try": try_trial.TRY_VERB,
     "sweep": sweeps.SWEEP_VERB,
     "status": runs.STATUS_VERB,
     "cancel": runs.CANCEL_VERB,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from hptransfer.cli.verb import Verb, add_run_argument, add_trust_argument, make_console, run_folder
@@ -13,11 +14,12 @@ from hptransfer.core.errors import (
     EXIT_TRIALS_FAILED,
     ConfigError,
     FitError,
+    RunFolderError,
     printable,
 )
 
 if TYPE_CHECKING:
-    from hptransfer.core.records import Outcome, Trial
+    from hptransfer.core.records import Outcome, Scale, Trial
     from hptransfer.core.run_folder import RunFolder
     from hptransfer.driver.summary import DriverSummary
     from hptransfer.planning.plan import Plan
@@ -36,9 +38,33 @@ def _plan(args: argparse.Namespace) -> int:
 
     plan = make_plan(compose(args.sweep, args.overrides))
     console = make_console()
-    for part in plan_table(plan, seconds_by_scale(plan)):
+    seconds = seconds_by_scale(plan)
+    for part in plan_table(plan, seconds):
         console.print(part, highlight=False)
+    for line in _plan_details(plan, seconds):
+        print(printable(line))
     return EXIT_DONE
+
+
+def _plan_details(plan: Plan, seconds: Mapping[Scale, float | None]) -> Iterator[str]:
+    """Yield lines on the values, the commands, the folder and the cost of a verification."""
+    from hptransfer.monitor import plan_details as details
+    from hptransfer.session.identity_check import refuse_other_identity
+    from hptransfer.smoke_trial import beginning
+    from hptransfer.verify import points_around
+
+    yield from details.value_lines(plan)
+    yield from details.trial_lines(plan, beginning(plan))
+    if limit := details.limit_line(plan):
+        yield limit
+    middle = {name: values[len(values) // 2] for name, values in plan.grids.items()}
+    yield details.verification_line(plan, seconds, len(points_around(plan, middle, middle)))
+    try:
+        refuse_other_identity(plan.config.folder, plan, accept_changed=False)
+    except RunFolderError as error:
+        yield from (*error.details, f"sweep would refuse this: {error}")
+    else:
+        yield details.state_line(plan, seconds)
 
 
 def _add_accept_argument(parser: argparse.ArgumentParser) -> None:

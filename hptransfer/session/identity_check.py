@@ -74,10 +74,11 @@ def refuse_other_identity(folder: RunFolder, plan: Plan, *, accept_changed: bool
             "(nothing was changed)"
         )
     if not accept_changed:
+        table = folder.path / "records.csv"
         error = RunFolderError(
             f"{folder.path} belongs to another sweep: {source} has changed; --accept-changed goes on with this "
-            f"version, and every prediction names both; `hptransfer import SWEEP {folder.path / 'records.csv'} name=NEW` keeps "
-            "the trials under another name; name=NEW alone trains them again (nothing was changed)"
+            f"version, and every prediction names both; `hptransfer import SWEEP {table} name=NEW` keeps the trials under "
+            "another name; name=NEW alone trains them again (nothing was changed)"
         )
         error.details = _shown_difference(folder, plan)
         raise error

@@ -131,6 +131,10 @@ class Runner(ABC):
         """
         return False
 
+    def command_line(self, trial: Trial, folder: RunFolder) -> str | None:
+        """Return the command that trains a trial, for a shell; None if no command does."""
+        return None
+
     def may_hang(self, run: Mapping[str, Any]) -> bool:
         """Test if nothing ends a trial that hangs; by default training ends by itself."""
         return False

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from hptransfer.core.reporting import RANK_VARIABLES
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, RunSchema, Size, StackContext
 from hptransfer.worker.runners.script.command_files import command_files, fingerprint_of
-from hptransfer.worker.runners.script.command_line import build_arguments
+from hptransfer.worker.runners.script.command_line import REPORTED, SETTINGS, build_arguments, template_names
 from hptransfer.worker.runners.script.config import ScriptConfig, script_from_json
 from hptransfer.worker.runners.script.costs import FUNCTION_NOTATION, compute_costs
 from hptransfer.worker.runners.script.curve import (
@@ -83,6 +83,12 @@ class ScriptRunner(Runner):
 
     def needs_smoke_trial(self, run: Mapping[str, Any]) -> bool:
         return run.get("smoke") is not False
+
+    def command_line(self, trial: Trial, folder: RunFolder) -> str:
+        """Return the command with a trial's values; references to secrets stay as they are."""
+        config = script_from_json(trial.run)
+        names = template_names(config, trial, folder.trial(trial.id).resolve(), attempt=1)
+        return shlex.join(build_arguments(config, names, environment={}))
 
     def may_hang(self, run: Mapping[str, Any]) -> bool:
         return run.get("timeout_s") is None or run.get("timeout_factor") is not None
@@ -167,9 +173,9 @@ class _ScriptAttempt:
         self._folder = folder.trial(trial.id).resolve()
         self._working_directory = folder.working_directory(self._config.cwd)
         self._tokens = compute_costs(self._config).tokens
-        self._settings = self._folder / "settings.json"
+        self._settings = self._folder / SETTINGS
         self._limit_path = folder.limit_path(trial.id)
-        self._reported_path = self._folder / "reported.jsonl"
+        self._reported_path = self._folder / REPORTED
         self._curve = ScriptCurve(folder.curve_path(trial.id), self._config.metric)
         self._reported = ReportedRows(self._reported_path)
         pattern = self._config.metric.pattern
@@ -184,7 +190,7 @@ class _ScriptAttempt:
             Superseded: another attempt has taken over; the script is killed at once.
             OSError: the script's output or its curve cannot be written; the script was ended after its grace period.
         """
-        names = self._template_names()
+        names = template_names(self._config, self._trial, self._folder, self._attempt_number())
         write_text(self._settings, json.dumps(names, indent=1) + "\n")
         try:
             arguments = [read_references(text, "run.command") for text in build_arguments(self._config, names)]
@@ -198,24 +204,6 @@ class _ScriptAttempt:
             self._curve.thin()
             self._reported_path.unlink(missing_ok=True)
         return outcome
-
-    def _template_names(self) -> dict[str, TemplateValue]:
-        """Return all names that templates may use and the script may read."""
-        trial = self._trial
-        tokens: dict[str, TemplateValue] = {} if self._tokens is None else {"tokens": self._tokens}
-        return {
-            **self._config.names,
-            "params": trial.params,
-            "flops": trial.flops,
-            **tokens,
-            "seed": trial.seed,
-            "trial": trial.id,
-            "trial_dir": str(self._folder),
-            "settings": str(self._settings),
-            "metrics": str(self._reported_path),
-            "attempt": self._attempt_number(),
-            "python": sys.executable,
-        }
 
     def _attempt_number(self) -> int:
         """Return the number of this attempt over all jobs."""
