@@ -77,8 +77,8 @@ def refuse_other_identity(folder: RunFolder, plan: Plan, *, accept_changed: bool
         table = folder.path / "records.csv"
         error = RunFolderError(
             f"{folder.path} belongs to another sweep: {source} has changed; --accept-changed goes on with this "
-            f"version, and every prediction names both; `hptransfer import SWEEP {table} name=NEW` keeps the trials under "
-            "another name; name=NEW alone trains them again (nothing was changed)"
+            f"version, and every prediction names both; `hptransfer import SWEEP {table} name=NEW` keeps the trials "
+            "under another name; name=NEW alone trains them again (nothing was changed)"
         )
         error.details = _shown_difference(folder, plan)
         raise error
