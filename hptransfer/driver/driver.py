@@ -22,13 +22,13 @@ from hptransfer.core.locks import LockedError, lock
 from hptransfer.core.records import PRUNED, Outcome, Trial, short
 from hptransfer.core.run_folder import RunFolder, disk_errors
 from hptransfer.driver.budget import BudgetUse
+from hptransfer.driver.checks.long_trials import LongTrials
+from hptransfer.driver.checks.repeated_failures import RepeatedFailures
 from hptransfer.driver.driver_state import PILOT_FAILED, PILOT_RUNNING, DriverState, read_states
 from hptransfer.driver.halving import SuccessiveHalving
 from hptransfer.driver.jobs import JobManager, write_in_parallel
-from hptransfer.driver.long_trials import LongTrials
 from hptransfer.driver.optuna_studies import LastPoint, Studies
 from hptransfer.driver.progress import Progress, count_progress
-from hptransfer.driver.repeated_failures import RepeatedFailures
 from hptransfer.driver.requests import carry_out, read_requests, set_aside_request
 from hptransfer.driver.scheduler import Scheduler
 from hptransfer.driver.summary import DriverSummary, summarize

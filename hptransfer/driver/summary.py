@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hptransfer.core.records import Scale, short
+from hptransfer.driver.checks.repeated_failures import RepeatedFailure
 from hptransfer.driver.driver_state import PILOT_FAILED
 from hptransfer.driver.progress import Progress
-from hptransfer.driver.repeated_failures import RepeatedFailure
 from hptransfer.driver.scheduler import Scheduler
 from hptransfer.driver.trial_index import ScaleState, TrialIndex
 from hptransfer.planning.search_space import unbracketed_edges

@@ -55,9 +55,10 @@ def _log_lines(folder: RunFolder, trial_id: str) -> Iterator[str]:
 
 def last_lines(folder: RunFolder, trial_id: str) -> list[str]:
     """Return the last lines that a trial printed in its last attempt; empty without any."""
-    lines = list(_log_lines(folder, trial_id))[1:]
-    last_attempt = max((index for index, line in enumerate(lines) if line.startswith("-- ")), default=0)
-    printed = [line for line in lines[last_attempt + 1 :] if line.strip() and not TRIAL.match(line)]
+    title, *lines = _log_lines(folder, trial_id)
+    beginning = f"trial {title.rpartition(': ')[0]}"  # of every attempt
+    beginnings = [index for index, line in enumerate(lines) if line == beginning or line.startswith("-- ")]
+    printed = [line for line in lines[max(beginnings, default=-1) + 1 :] if line.strip() and not TRIAL.match(line)]
     return printed[-LAST_LINES:]
 
 
