@@ -37,7 +37,7 @@ EPILOG = """\
 SWEEP is a name in sweeps/ or a path to a YAML file; overrides are KEY=VALUE, such as
 run.parameterization=sp name=quickstart-sp. RUN is a run's folder, or its name under runs/.
 
-exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was written; 3 done, but trials failed;
+exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was written; 3 trials failed;
 4 the budget was spent first; 5 stopped by the machine or another driver; 6 no law could be
 fitted; 75 a job's worker was asked to stop; 130 interrupted. After 3, 4, 5 and 130 the same
 command resumes where it stopped; a check restarts."""
