@@ -146,7 +146,7 @@ def test_a_cancelled_smoke_trial_stops_the_sweep_until_it_is_reset(here: Path) -
     cancelled = Outcome(state=FAILED, error="cancelled", cause="cancelled")
     write_json(folder.outcome_path(trial.id), cancelled.to_json())
     done = sweep(here)
-    assert (done.returncode, "cancelled" in done.stdout) == (3, True)
+    assert (done.returncode, "reset it with `hptransfer retry runs/s`" in done.stdout) == (3, True)
     assert states(here) == [FAILED]
 
 

@@ -168,6 +168,7 @@ def _drive(plan: Plan, num_next: int | None, *, accept_changed: bool) -> int:
     """Train and analyze a sweep, or only its most valuable next points."""
     # Imported before the first trial, so that a broken installation shows at once and not after days.
     from hptransfer.analysis.pipeline import analysis_files, analyze_run
+    from hptransfer.core.records import CANCELLED
     from hptransfer.next_trials import next_trial_set
     from hptransfer.planning.trial_set import TrialSet
     from hptransfer.session.session import session
@@ -179,7 +180,9 @@ def _drive(plan: Plan, num_next: int | None, *, accept_changed: bool) -> int:
         if smoke is not None and (failure := failed_trial(smoke)) is not None:
             open_session.announcer.code = EXIT_TRIALS_FAILED
             _print_stop(open_session.folder, *failure, "the sweep stops at its smoke trial")
-            print("correct that, then run the same command again: it begins with this trial")
+            cancelled = failure[1].cause == CANCELLED
+            reset = f"reset it with `hptransfer retry {plan.config.folder.path}`" if cancelled else "correct that"
+            print(f"{reset}, then run the same command again: it begins with this trial")
             return EXIT_TRIALS_FAILED
         trial_set = TrialSet.sweep(plan) if num_next is None else next_trial_set(plan, num_next)
         code = open_session.announcer.code = _print_shortfall(open_session.train(trial_set), plan.config.folder)
