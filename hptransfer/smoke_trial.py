@@ -1,4 +1,4 @@
-"""Smoke trial: the first trial of a sweep, which runs alone before all others.
+"""Smoke trial: the first trial of a sweep, which runs alone.
 
 A wrong path or a wrong pattern then fails once and not at every trial. The smoke trial has the middle value, at the
 cheapest scale. It counts as a trial of the sweep, unless `run.smoke` shortens it. Its purpose is then "smoke", and it
@@ -46,7 +46,7 @@ def run_smoke_trial(open_session: Session) -> DriverSummary | None:
 
 
 def smoke_trial_set(plan: Plan) -> tuple[Plan, TrialSet]:
-    """Return the smoke trial of a sweep, and the plan of its one seed."""
+    """Return the smoke trial of a sweep, and its plan."""
     shortened = bool(plan.config.run.get("smoke"))
     smoke_plan = replace(plan, seeds=plan.seeds[:1], shortened=shortened)
     scale = cheapest_scale(plan)
@@ -93,7 +93,7 @@ def _has_trained(folder: RunFolder, trial_set: TrialSet) -> bool:
 
 
 def _reset_failed(folder: RunFolder, trial_set: TrialSet) -> None:
-    """Reset the smoke trial that failed at an earlier start: the user may have corrected the script since."""
+    """Reset a smoke trial that failed; the cause may be corrected."""
     for trial in folder.each_trial():
         outcome = folder.read_outcome(trial.id) if trial_set.includes(trial) else None
         if outcome is not None and outcome.state == FAILED and outcome.cause != CANCELLED:

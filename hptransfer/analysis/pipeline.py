@@ -337,7 +337,7 @@ def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame
 
 
 def _fingerprints(target: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the fingerprints of all versions of the script that trained a run; empty for one version."""
+    """Return the fingerprints of a run's versions; empty for one version."""
     earlier = [version["fingerprint"] for version in target.get("earlier_fingerprints", [])]
     return {"fingerprints": [*earlier, target["fingerprint"]]} if earlier else {}
 

@@ -47,7 +47,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _plan_details(plan: Plan, seconds: Mapping[Scale, float | None]) -> Iterator[str]:
-    """Yield lines on the values, the commands, the folder and the cost of a verification."""
+    """Yield lines on values, commands, folder and verification."""
     from hptransfer.monitor import plan_details as details
     from hptransfer.session.identity_check import refuse_other_identity
     from hptransfer.smoke_trial import beginning
@@ -201,7 +201,7 @@ def _drive(plan: Plan, num_next: int | None, *, accept_changed: bool) -> int:
 
 
 def _print_stop(folder: RunFolder, trial: Trial, outcome: Outcome, what: str) -> None:
-    """Print the failure at which a sweep stops, with the last lines of the trial's output."""
+    """Print the failure at which a sweep stops, with its last lines."""
     from hptransfer.monitor.logs import last_lines
 
     print(printable(f"{what} {trial.id} {trial.name}: {outcome.error}"))

@@ -53,7 +53,7 @@ def _try(args: argparse.Namespace) -> int:
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the overrides of the sweep file among words, and the values of the trial."""
+    """Separate overrides of the sweep file from values of the trial."""
     from hptransfer.config.sweep import SweepConfig
 
     keys = {field.name for field in dataclasses.fields(SweepConfig)}
@@ -66,7 +66,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _trial_at(plan: Plan, first: Trial, words: Sequence[str]) -> Trial:
-    """Return the trial at given values; the others are those of the smoke trial.
+    """Return the trial at given values, otherwise the smoke trial's.
 
     Raises:
         ConfigError: a name is neither an axis nor tuned, or its value cannot be trained.

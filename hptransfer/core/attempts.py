@@ -65,7 +65,7 @@ class History:
         """Count the attempts with this cause that count against the trial.
 
         Args:
-            progress: attempts before one that advanced the trial do not count. A script that starts anew may reach a
+            progress: attempts before one that advanced the trial do not count. A script that restarts may reach a
                 later step by chance, before it hangs again; only a step beyond points that it kept is an advance.
         """
         count, step, began, checkpoint = 0, 0, None, 0.0
@@ -145,7 +145,7 @@ def reset_trial(folder: RunFolder, trial_id: str, outcome: Outcome, *, job: str 
 
 
 def last_progress(folder: RunFolder, trial_id: str, job: str) -> tuple[int, float, float]:
-    """Return a trial's last step, and the times of its last checkpoint and first point.
+    """Return a trial's last step, last checkpoint and first point.
 
     Times are in seconds since 1970; all are 0 without a file.
     """

@@ -184,7 +184,7 @@ class RunFolder:
         return self.trial(trial_id) / "behind.json"
 
     def limit_path(self, trial_id: str) -> Path:
-        """Return the path of a time limit that the driver has set for a trial by others of its scale."""
+        """Return the path of a trial's time limit by other trials."""
         return self.trial(trial_id) / "limit.json"
 
     def proposal_path(self, trial_id: str) -> Path:

@@ -54,7 +54,7 @@ def _log_lines(folder: RunFolder, trial_id: str) -> Iterator[str]:
 
 
 def last_lines(folder: RunFolder, trial_id: str) -> list[str]:
-    """Return the last lines that a trial printed in its last attempt; empty without any."""
+    """Return the last lines that a trial's last attempt printed."""
     title, *lines = _log_lines(folder, trial_id)
     beginning = f"trial {title.rpartition(': ')[0]}"  # of every attempt
     beginnings = [index for index, line in enumerate(lines) if line == beginning or line.startswith("-- ")]

@@ -1,4 +1,4 @@
-"""Details of a plan: its values, its commands, the state of its folder, and the cost of a verification."""
+"""Details of a plan: values, commands, folder and cost of a verification."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hptransfer.planning.plan import Plan
 
 
 def value_lines(plan: Plan) -> list[str]:
-    """Return a line for each tuned hyperparameter, with the values that are tried at every scale."""
+    """Return a line for each tuned hyperparameter, with its values."""
     lines = []
     for name, config in plan.config.space.items():
         values = plan.grids[name]
@@ -25,7 +25,7 @@ def value_lines(plan: Plan) -> list[str]:
 
 
 def trial_lines(plan: Plan, first: Mapping[str, Trial]) -> list[str]:
-    """Return the first and the last trial of a plan, with their commands where a command trains them.
+    """Return the first and the last trial of a plan, with their commands.
 
     Args:
         first: the trials at its beginning, by their descriptions.
@@ -42,7 +42,7 @@ def trial_lines(plan: Plan, first: Mapping[str, Trial]) -> list[str]:
 
 
 def state_line(plan: Plan, seconds: Mapping[Scale, float | None]) -> str:
-    """Return what is in the folder of a plan already, and what is left to train."""
+    """Return a line on the trials in the folder and those left."""
     folder = plan.config.folder
     states: Counter[str] = Counter()
     finished: Counter[Scale] = Counter()
@@ -64,7 +64,7 @@ def state_line(plan: Plan, seconds: Mapping[Scale, float | None]) -> str:
 
 
 def _is_planned(plan: Plan, trial: Trial) -> bool:
-    """True for a trial of the plan, and False for one beyond an edge."""
+    """True for a trial of the plan; False beyond an edge."""
     if plan.config.sampler.points:
         return trial.seed in plan.seeds
     return tuple(trial.tuned[name] for name in plan.tuned) in plan.points and trial.seed in plan.seeds
@@ -86,7 +86,7 @@ def verification_line(plan: Plan, seconds: Mapping[Scale, float | None], num_poi
 
 
 def limit_line(plan: Plan) -> str | None:
-    """Return the line about a missing time limit; None if a trial cannot hang."""
+    """Return the line about a missing time limit; None with one."""
     run = plan.run(plan.target)
     if not plan.runner.may_hang(run) or plan.runner.timeout_factor(run) is not None:
         return None

@@ -1,6 +1,6 @@
-"""Identity of a run folder against that of a plan: equal, accepted as changed, or refused.
+"""Identity of a run folder: equal, accepted as changed, or refused.
 
-The files of a script's command are copied to versions/<fingerprint>/, so that a later start can show what has changed.
+The files of a script's command are copied to versions/<fingerprint>/, so that a later start can show a change.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EARLIER = "earlier_fingerprints"
 
 
 def settle_identity(folder: RunFolder, plan: Plan, *, accept_changed: bool) -> None:
-    """Check that a plan may be driven in its folder, and record a change that was accepted.
+    """Check a plan against its folder, and record an accepted change.
 
     A folder in which nothing has trained takes any change: its trials are set aside in earlier/. The caller holds the
     driver's lock.
@@ -85,7 +85,7 @@ def refuse_other_identity(folder: RunFolder, plan: Plan, *, accept_changed: bool
 
 
 def _changes(folder: RunFolder, plan: Plan) -> list[str]:
-    """Return a line for each difference between the identities of a folder and a plan."""
+    """Return a line for each difference of the identities."""
     stored, target = sweep_config.load_sweep(folder), read_json(folder.target, "fingerprint")
     fingerprint = plan.fingerprint
     if "files" not in target and target["fingerprint"] == plan.runner.earlier_fingerprint(plan.run(plan.target)):
@@ -113,7 +113,7 @@ def set_aside(folder: RunFolder) -> None:
 
 
 def write_target(folder: RunFolder, plan: Plan) -> None:
-    """Write target.json, with the fingerprints that were accepted before, and copies of the command's files."""
+    """Write target.json with accepted fingerprints, and copies of the command's files."""
     earlier = read_json(folder.target).get(EARLIER, []) if folder.target.exists() else []
     write_json(folder.target, _described(plan, earlier))
     place = folder.path / "versions" / plan.fingerprint
@@ -131,7 +131,7 @@ def _described(plan: Plan, earlier: Sequence[Mapping[str, Any]]) -> dict[str, An
 
 
 def _text(path: Path, plan: Plan) -> str | None:
-    """Return a file's text without secrets; None for a large file, or one that is not text."""
+    """Return a file's text without secrets; None if it is data."""
     try:
         if path.stat().st_size > MAX_COPIED_BYTES:
             return None
@@ -142,7 +142,7 @@ def _text(path: Path, plan: Plan) -> str | None:
 
 
 def _shown_difference(folder: RunFolder, plan: Plan) -> list[str]:
-    """Return the lines in which the files of the command differ from those that the folder was trained with."""
+    """Return the lines in which the command's files have changed."""
     place = folder.path / "versions" / str(read_json(folder.target)["fingerprint"])
     lines: list[str] = []
     for argument, path in plan.runner.identity_files(plan.run(plan.target)).items():

@@ -84,10 +84,11 @@ def test_going_over_the_same_steps_again_is_no_progress() -> None:
     assert history((PREEMPTED, 10), (PREEMPTED, 15)).counted(PREEMPTED, progress=rule.progress) == 0
 
 
-def test_a_script_that_starts_anew_and_hangs_a_step_later_got_no_farther() -> None:
+def test_a_script_that_restarts_and_hangs_a_step_later_got_no_farther() -> None:
     """Nothing of the first attempt was kept, so the second one ends the trial."""
-    anew = History([Attempt(time=0, cause=TIME_LIMIT, step=step, began=began) for step, began in ((100, 1), (101, 2))])
-    assert delay_before_next(anew, RetryConfig(), 5) is None
+    ends = ((100, 1.0), (101, 2.0))
+    restarted = History([Attempt(time=0, cause=TIME_LIMIT, step=step, began=began) for step, began in ends])
+    assert delay_before_next(restarted, RetryConfig(), 5) is None
     resumed = History([Attempt(time=0, cause=TIME_LIMIT, step=step, began=1.0) for step in (100, 101)])
     assert delay_before_next(resumed, RetryConfig(), 5) == 0
 

@@ -1,4 +1,4 @@
-"""What `plan` says beside its table: values, commands, what is there, and the cost of a verification."""
+"""Lines of `plan` beside its table: values, commands, what is there, and the cost of a verification."""
 
 import json
 from pathlib import Path

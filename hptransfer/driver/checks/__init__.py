@@ -1,1 +1,1 @@
-"""Checks of a sweep while it runs: trials that fail alike, and trials that may hang."""
+"""Checks of a running sweep: equal failures, and trials that may hang."""

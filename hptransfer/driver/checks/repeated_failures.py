@@ -57,5 +57,5 @@ class RepeatedFailures:
 
 
 def failure_key(outcome: Outcome) -> tuple[str | None, str]:
-    """Return what equal failures share: the cause, and the error without ids and numbers."""
+    """Return cause and error of a failure, without ids and numbers."""
     return outcome.cause, ID_OR_NUMBER.sub("#", outcome.error or "")

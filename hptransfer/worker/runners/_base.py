@@ -125,26 +125,38 @@ class Runner(ABC):
         """
 
     def needs_smoke_trial(self, run: Mapping[str, Any]) -> bool:
-        """Test if the first trial of a sweep is to run alone, because nothing has shown yet that its code runs.
+        """Test if the first trial of a sweep is to run alone.
 
         By default it is not. A job of several trials would be split otherwise than without it.
         """
         return False
 
     def command_line(self, trial: Trial, folder: RunFolder) -> str | None:
-        """Return the command that trains a trial, for a shell; None if no command does."""
+        """Return the command that trains a trial, for a shell.
+
+        By default no command does, and it is None.
+        """
         return None
 
     def may_hang(self, run: Mapping[str, Any]) -> bool:
-        """Test if nothing ends a trial that hangs; by default training ends by itself."""
+        """Test if a trial that hangs is not ended.
+
+        By default training ends by itself.
+        """
         return False
 
     def timeout_factor(self, run: Mapping[str, Any]) -> float | None:
-        """Return the multiple of other trials' time after which a trial is ended; None for no limit."""
+        """Return the time limit as a multiple of other trials' time.
+
+        By default it is None, for no limit.
+        """
         return None
 
     def shortened(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a run with the few steps of a smoke trial; by default the run as it is."""
+        """Return a run with the few steps of a smoke trial.
+
+        By default it is the run as it is.
+        """
         return dict(run)
 
     @abstractmethod
@@ -162,7 +174,10 @@ class Runner(ABC):
         """
 
     def identity_files(self, run: Mapping[str, Any]) -> Mapping[str, Path]:
-        """Return the files whose content `fingerprint` hashes, by their arguments; by default none are named."""
+        """Return the files that `fingerprint` hashes, by their arguments.
+
+        By default there are none.
+        """
         return {}
 
     def earlier_fingerprint(self, run: Mapping[str, Any]) -> str | None:

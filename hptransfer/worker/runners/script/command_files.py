@@ -14,7 +14,7 @@ GIT_COMMIT_TIMEOUT_S = 10
 
 
 def fingerprint_of(files: Mapping[str, Path], run: Mapping[str, Any]) -> str:
-    """Return a hash of these files; of the commit of `cwd` where there are none."""
+    """Return a hash of files; without any, of the commit."""
     hashes = {argument: file_digest(path) for argument, path in files.items()}
     return digest(hashes or {"commit": _git_commit(Path(run["cwd"]))})
 

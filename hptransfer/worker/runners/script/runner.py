@@ -85,7 +85,7 @@ class ScriptRunner(Runner):
         return run.get("smoke") is not False
 
     def command_line(self, trial: Trial, folder: RunFolder) -> str:
-        """Return the command with a trial's values; references to secrets stay as they are."""
+        """Return the command with a trial's values, without secrets."""
         config = script_from_json(trial.run)
         names = template_names(config, trial, folder.trial(trial.id).resolve(), attempt=1)
         return shlex.join(build_arguments(config, names, environment={}))
@@ -97,7 +97,10 @@ class ScriptRunner(Runner):
         return run.get("timeout_factor")
 
     def shortened(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a run with the names of `run.smoke`, whose metric may have a single point."""
+        """Return a run with the names of `run.smoke`.
+
+        Its metric may have a single point.
+        """
         names = {**run["names"], **(run.get("smoke") or {})}
         return {**run, "names": names, "metric": {**run["metric"], "points": 1}}
 
