@@ -25,7 +25,7 @@ def value_lines(plan: Plan) -> list[str]:
 
 
 def trial_lines(plan: Plan, first: Mapping[str, Trial]) -> list[str]:
-    """Return the first and the last trial of a plan, with their commands.
+    """Return the first and the last trial, with their commands.
 
     Args:
         first: the trials at its beginning, by their descriptions.
