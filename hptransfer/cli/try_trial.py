@@ -57,7 +57,8 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     from hptransfer.config.sweep import SweepConfig
 
     keys = {field.name for field in dataclasses.fields(SweepConfig)}
-    overrides, values = [], []
+    overrides: list[str] = []
+    values: list[str] = []
     for word in words:
         name = word.partition("=")[0]
         is_override = name.lstrip("+~").partition("@")[0].partition(".")[0] in keys
