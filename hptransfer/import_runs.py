@@ -13,12 +13,13 @@ from typing import Any
 import pandas as pd
 
 from hptransfer.analysis.tables.columns import SEED
+from hptransfer.analysis.tables.run_records import UNFINISHED
 from hptransfer.analysis.tables.sources import read_table
 from hptransfer.analysis.tables.table_checks import unknown_column
 from hptransfer.core.bracketing import canonical
 from hptransfer.core.errors import ConfigError, unknown
 from hptransfer.core.io import append_jsonl, write_json
-from hptransfer.core.records import DIVERGED, DONE, LOG_ESTIMATORS, Number, Outcome, Scale, Trial
+from hptransfer.core.records import DIVERGED, DONE, FAILED, LOG_ESTIMATORS, PRUNED, Number, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import Plan
 
@@ -99,6 +100,10 @@ def _trials_of_rows(plan: Plan, path: Path, columns: Mapping[str, str], loss: st
     repeats: Counter[tuple[Number, ...]] = Counter()
     for index, row in enumerate(frame.to_dict(orient="records")):
         row_name = f"{path.name} row {index + 1}"
+        if row.get("state") in (PRUNED, FAILED, UNFINISHED):  # of another run's records.csv
+            continue
+        if row.get("state") == DIVERGED:
+            row[loss] = math.inf
         values = {name: _cell_number(row[column], column, row_name) for name, column in column_of.items()}
         scale = _scale(plan, {axis: values[axis] for axis in axes}, row_name)
         point = {key: _tuned(plan, key, values[key], row_name) for key in tuned}

@@ -25,6 +25,7 @@ LAYERS = {
     "session": 9,
     "verify": 10,
     "next_trials": 10,
+    "smoke_trial": 10,
     "import_runs": 10,
     "cli": 11,
     "testing": 12,

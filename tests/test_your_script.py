@@ -25,7 +25,7 @@ def test_the_page_goes_from_nothing_to_a_finished_sweep(tmp_path: Path, monkeypa
             (tmp_path / named[1]).write_text(block[named.end() :])
     assert {path.name for path in tmp_path.iterdir()} == {"train.py", "lr.yaml", "old.csv"}
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    assert len(lines) == 9
+    assert len(lines) == 12
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {PYTHON} "$@"\n')
     (tmp_path / "bin" / "python").chmod(0o755)
@@ -39,7 +39,7 @@ def test_the_page_goes_from_nothing_to_a_finished_sweep(tmp_path: Path, monkeypa
             words = [str(tmp_path / "bin" / program), *arguments]
             done = subprocess.run(words, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        if line.startswith("hptransfer import"):
+        if line.startswith("hptransfer import my-script"):
             assert "0 trials imported; 2 existed already" in done.stdout
     run = tmp_path / "runs" / "my-script"
     assert 0 <= read_json(run / "verification.json")["regret_percent"] < 5

@@ -152,7 +152,7 @@ def analyze_table(
     write_text(out / "optima.csv", optima_table(analysis.fit).to_csv(index=False))
     write_text(out / "next.csv", next_table(analysis.fit, analysis.next_runs).to_csv(index=False))
     write_text(out / "predictions.csv", analysis.predictions.to_csv(index=False))
-    write_json(out / "prediction.json", prediction_json(analysis))
+    write_json(out / "prediction.json", {**prediction_json(analysis), **_fingerprints(context.target or {})})
     write_text(out / "report.html", page)
     write_text(out / "loss_curves.svg", curves_figure(analysis.fit))
     earlier, written = earlier_files(out), write_formats(analysis, out, options.formats)
@@ -340,9 +340,28 @@ def _context(folder: RunFolder, target: Mapping[str, Any], records: pd.DataFrame
         states={str(state): int(count) for state, count in records["state"].value_counts().items()},
         failed=Counter(keys),
         uncounted=unused_rows(records),
-        warnings=[*_unfinished(records), *_without_result(folder, records)],
+        warnings=[*_version_warnings(target), *_unfinished(records), *_without_result(folder, records)],
         flops=float(records.loc[records["state"] != "waiting", "flops"].sum()),
     )
+
+
+def _fingerprints(target: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the fingerprints of a run's versions; empty for one version."""
+    earlier = [version["fingerprint"] for version in target.get("earlier_fingerprints", [])]
+    return {"fingerprints": [*earlier, target["fingerprint"]]} if earlier else {}
+
+
+def _version_warnings(target: Mapping[str, Any]) -> list[str]:
+    earlier = [
+        f"{version['fingerprint']} (the first {version['trials']} trials)"
+        for version in target.get("earlier_fingerprints", [])
+    ]
+    if not earlier:
+        return []
+    return [
+        f"trials of several versions of the script are fitted together, as --accept-changed was given: fingerprints "
+        f"{', '.join(earlier)} and {target['fingerprint']}"
+    ]
 
 
 def _unfinished(records: pd.DataFrame) -> list[str]:
@@ -387,6 +406,7 @@ def export(folder: RunFolder, describe_target: Callable[[Mapping[str, float]], M
     values = {name: interval["value"] for name, interval in prediction["hyperparameters"].items()}
     settings = predicted_settings(target, values)
     answer = {"target": prediction["target"], "hyperparameters": prediction["hyperparameters"]}
+    answer |= {"fingerprints": prediction["fingerprints"]} if "fingerprints" in prediction else {}
     if "command" in target:  # the trials run a script: its names and its command
         return answer | predicted_command(target, settings)
     return {

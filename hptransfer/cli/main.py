@@ -17,7 +17,7 @@ from types import FrameType
 from typing import NoReturn
 
 from hptransfer import __version__
-from hptransfer.cli import analyze, coord_check, runs, start, sweeps
+from hptransfer.cli import analyze, coord_check, runs, start, sweeps, try_trial
 from hptransfer.core.errors import (
     DISK_FULL,
     EXIT_BAD_INPUT,
@@ -37,7 +37,7 @@ EPILOG = """\
 SWEEP is a name in sweeps/ or a path to a YAML file; overrides are KEY=VALUE, such as
 run.parameterization=sp name=quickstart-sp. RUN is a run's folder, or its name under runs/.
 
-exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was written; 3 done, but trials failed;
+exit codes: 0 done; 1 a bug, or a check that failed; 2 bad input, nothing was written; 3 trials failed;
 4 the budget was spent first; 5 stopped by the machine or another driver; 6 no law could be
 fitted; 75 a job's worker was asked to stop; 130 interrupted. After 3, 4, 5 and 130 the same
 command resumes where it stopped; a check restarts."""
@@ -47,6 +47,7 @@ LONGEST_MESSAGE, START, END = 2000, 700, 1200
 
 VERBS = {
     "plan": sweeps.PLAN_VERB,
+    "try": try_trial.TRY_VERB,
     "sweep": sweeps.SWEEP_VERB,
     "status": runs.STATUS_VERB,
     "cancel": runs.CANCEL_VERB,
@@ -72,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except HptransferError as error:
         for warning in error.warnings:
             print_error(f"warning: {_shortened(redacted(warning))}")
+        for line in error.details:
+            print_error(_shortened(redacted(line)))
         print_error(f"hptransfer: {_shortened(redacted(str(error)))}")
         code = error.exit_code
     except KeyboardInterrupt:

@@ -60,6 +60,9 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder or name of a run; or a sweep file, whose run is created")
     parser.add_argument("table", metavar="TABLE", type=Path, help="table of earlier runs, as CSV, parquet or JSON")
     parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings that override the sweep file's, such as name=NEW"
+    )
+    parser.add_argument(
         "--columns",
         nargs="+",
         default=[],
@@ -86,7 +89,11 @@ def _import(args: argparse.Namespace) -> int:
     if not all(columns.values()):
         raise ConfigError(f"--columns takes NAME=COLUMN, such as lr=learning_rate, got {' '.join(args.columns)}")
     is_file = Path(args.run).suffix in (".yaml", ".yml")
-    config = compose(args.run) if is_file else sweep_config.load_sweep(run_folder(args.run))
+    if args.overrides and not is_file:
+        raise ConfigError(
+            f"{args.overrides[0]}: a run has its settings already; give its sweep file to import into a new run"
+        )
+    config = compose(args.run, args.overrides) if is_file else sweep_config.load_sweep(run_folder(args.run))
     require_trust(config.folder.path, trusted=args.trust)
     plan = make_plan(config)
     rows = read_rows(plan, args.table, columns=columns, loss=args.loss, trust=args.trust)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from hptransfer.cli.verb import Verb, add_run_argument, add_trust_argument, make_console, run_folder
@@ -13,10 +14,13 @@ from hptransfer.core.errors import (
     EXIT_TRIALS_FAILED,
     ConfigError,
     FitError,
+    RunFolderError,
     printable,
 )
 
 if TYPE_CHECKING:
+    from hptransfer.core.records import Outcome, Scale, Trial
+    from hptransfer.core.run_folder import RunFolder
     from hptransfer.driver.summary import DriverSummary
     from hptransfer.planning.plan import Plan
 
@@ -34,9 +38,41 @@ def _plan(args: argparse.Namespace) -> int:
 
     plan = make_plan(compose(args.sweep, args.overrides))
     console = make_console()
-    for part in plan_table(plan, seconds_by_scale(plan)):
+    seconds = seconds_by_scale(plan)
+    for part in plan_table(plan, seconds):
         console.print(part, highlight=False)
+    for line in _plan_details(plan, seconds):
+        print(printable(line))
     return EXIT_DONE
+
+
+def _plan_details(plan: Plan, seconds: Mapping[Scale, float | None]) -> Iterator[str]:
+    """Yield lines on values, commands, folder and verification."""
+    from hptransfer.monitor import plan_details as details
+    from hptransfer.session.identity_check import refuse_other_identity
+    from hptransfer.smoke_trial import beginning
+    from hptransfer.verify import points_around
+
+    yield from details.value_lines(plan)
+    yield from details.trial_lines(plan, beginning(plan))
+    if limit := details.limit_line(plan):
+        yield limit
+    middle = {name: values[len(values) // 2] for name, values in plan.grids.items()}
+    yield details.verification_line(plan, seconds, len(points_around(plan, middle, middle)))
+    try:
+        refuse_other_identity(plan.config.folder, plan, accept_changed=False)
+    except RunFolderError as error:
+        yield from (*error.details, f"sweep would refuse this: {error}")
+    else:
+        yield details.state_line(plan, seconds)
+
+
+def _add_accept_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--accept-changed",
+        action="store_true",
+        help="go on although the script has changed; predictions name both versions",
+    )
 
 
 def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +80,7 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     add_trust_argument(parser)
     parser.add_argument("--detach", action="store_true", help="run in the background, even after the terminal closes")
     parser.add_argument("--dry-run", action="store_true", help="print what launcher=slurm would submit, and exit")
+    _add_accept_argument(parser)
     parser.add_argument("--next", type=int, metavar="K", help="train the K points that next.csv ranks highest")
 
 
@@ -65,7 +102,7 @@ def _sweep(args: argparse.Namespace) -> int:
         return _submit_driver(args, plan)
     if args.detach:
         return _detach(args, plan)
-    return _drive(plan, args.next)
+    return _drive(plan, args.next, accept_changed=args.accept_changed)
 
 
 def _check_next(plan: Plan) -> None:
@@ -98,7 +135,7 @@ def _submit_driver(args: argparse.Namespace, plan: Plan) -> int:
     from hptransfer.launchers.slurm.driver_job import submit_driver
     from hptransfer.session.session import check_folder
 
-    check_folder(plan)
+    check_folder(plan, accept_changed=args.accept_changed)
     folder = plan.config.folder
     folder.create(plan.config.share)
     folder.mark()
@@ -112,7 +149,7 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
     from hptransfer.session.detach import detach
     from hptransfer.session.session import check_folder
 
-    check_folder(plan)
+    check_folder(plan, accept_changed=args.accept_changed)
     folder = plan.config.folder
     options = [] if args.next is None else ["--next", str(args.next)]
     arguments = ["sweep", args.sweep, "--trust", *options, *args.overrides]
@@ -127,18 +164,28 @@ def _detach(args: argparse.Namespace, plan: Plan) -> int:
     return EXIT_DONE
 
 
-def _drive(plan: Plan, num_next: int | None) -> int:
+def _drive(plan: Plan, num_next: int | None, *, accept_changed: bool) -> int:
     """Train and analyze a sweep, or only its most valuable next points."""
     # Imported before the first trial, so that a broken installation shows at once and not after days.
     from hptransfer.analysis.pipeline import analysis_files, analyze_run
+    from hptransfer.core.records import CANCELLED
     from hptransfer.next_trials import next_trial_set
     from hptransfer.planning.trial_set import TrialSet
     from hptransfer.session.session import session
+    from hptransfer.smoke_trial import failed_trial, run_smoke_trial
 
     console = make_console()
-    with session(plan, console) as open_session:
+    with session(plan, console, accept_changed=accept_changed) as open_session:
+        smoke = run_smoke_trial(open_session) if num_next is None else None
+        if smoke is not None and (failure := failed_trial(smoke)) is not None:
+            open_session.announcer.code = EXIT_TRIALS_FAILED
+            _print_stop(open_session.folder, *failure, "the sweep stops at its smoke trial")
+            cancelled = failure[1].cause == CANCELLED
+            reset = f"reset it with `hptransfer retry {plan.config.folder.path}`" if cancelled else "correct that"
+            print(f"{reset}, then run the same command again: it begins with this trial")
+            return EXIT_TRIALS_FAILED
         trial_set = TrialSet.sweep(plan) if num_next is None else next_trial_set(plan, num_next)
-        code = open_session.announcer.code = _print_shortfall(open_session.train(trial_set))
+        code = open_session.announcer.code = _print_shortfall(open_session.train(trial_set), plan.config.folder)
         try:
             analysis = analyze_run(open_session.folder)
         except FitError as error:
@@ -153,7 +200,19 @@ def _drive(plan: Plan, num_next: int | None) -> int:
     return code
 
 
-def _print_shortfall(summary: DriverSummary) -> int:
+def _print_stop(folder: RunFolder, trial: Trial, outcome: Outcome, what: str) -> None:
+    """Print the failure at which a sweep stops, with its last lines."""
+    from hptransfer.monitor.logs import last_lines
+
+    print(printable(f"{what} {trial.id} {trial.name}: {outcome.error}"))
+    lines = last_lines(folder, trial.id)
+    if lines:
+        print("the last lines that it printed:")
+    for line in lines:
+        print(printable(f"  {line}"))
+
+
+def _print_shortfall(summary: DriverSummary, folder: RunFolder) -> int:
     """Print what is missing or failed, and return the exit code."""
     from hptransfer.core.records import FAILED
 
@@ -163,6 +222,18 @@ def _print_shortfall(summary: DriverSummary) -> int:
         print(printable(f"failed: {trial.id} {trial.name}: {outcome.error}"))
     for line in summary.waiting_for_pilot:
         print(f"waiting: {line}")
+    if summary.stopped_by is not None:
+        stop = summary.stopped_by
+        _print_stop(
+            folder, stop.trial, stop.outcome, f"stopped after {stop.count} equal failures in a row, the last by"
+        )
+        for line in summary.missing:
+            print(f"  {line}")
+        print(
+            f"correct that, then `hptransfer retry {folder.path}` and the same command; retry.stop_after=null goes on "
+            "without a correction"
+        )
+        return EXIT_TRIALS_FAILED
     if summary.missing:
         print("the budget is spent; missing:")
         for line in summary.missing:
@@ -178,6 +249,7 @@ def _print_shortfall(summary: DriverSummary) -> int:
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_argument(parser)
     add_trust_argument(parser)
+    _add_accept_argument(parser)
     parser.add_argument("overrides", nargs="*", metavar="AXIS=VALUE", help="verify at another scale than the target")
 
 
@@ -193,9 +265,9 @@ def _verify(args: argparse.Namespace) -> int:
     plan = make_plan(sweep_config.load_sweep(folder))
     scale = plan.scale(sweep_config.read_axes(args.overrides, plan.target.axes))
     console = make_console()
-    with session(plan, console) as open_session:
+    with session(plan, console, accept_changed=args.accept_changed) as open_session:
         summary, verification = verify(open_session, scale)
-        code = open_session.announcer.code = _print_shortfall(summary)
+        code = open_session.announcer.code = _print_shortfall(summary, folder)
     print(verification.summary())
     print(f"report: {folder.report}")
     return code

@@ -42,13 +42,22 @@ class RetryConfig:
     node_failure: RetryRule = field(default_factory=lambda: RetryRule(delay_s=30, growth=2))
     preempted: RetryRule = field(default_factory=lambda: RetryRule(progress=True))
     killed: RetryRule = field(default_factory=lambda: RetryRule(delay_s=1, growth=4))
+    stop_after: int | None = 3
+    """Equal failures of trials in a row after which no further trials are started; null: never."""
 
     def check(self, place: str) -> None:
         """Raise ConfigError if a value breaks a rule."""
-        for cause, rule in vars(self).items():
+        for cause, rule in self._rules().items():
             rule.check(f"{place}.{cause}")
+        if self.stop_after is not None and self.stop_after < 1:
+            raise ConfigError(
+                f"{place}.stop_after must be at least 1, got {self.stop_after}; null goes on however many fail"
+            )
 
     def rule(self, cause: str) -> RetryRule:
         """Return the rule for one of records.CAUSES."""
-        rules: dict[str, RetryRule] = vars(self)
-        return rules.get(cause.replace(" ", "_"), RetryRule(attempts=1))
+        return self._rules().get(cause.replace(" ", "_"), RetryRule(attempts=1))
+
+    def _rules(self) -> dict[str, RetryRule]:
+        """Rules by cause."""
+        return {key: value for key, value in vars(self).items() if isinstance(value, RetryRule)}

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hptransfer.core.io import read_json, read_tail, reading, write_json
+from hptransfer.core.io import open_for_reading, read_json, read_tail, reading, write_json
 from hptransfer.core.records import Outcome
 from hptransfer.core.run_folder import RunFolder
+
+MAX_POINT_BYTES = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,8 @@ class Attempt:
         cause: one of records.CAUSES; None if its driver ended, which counts against nothing.
         job, number: the job's id, and the number of the job's attempt.
         step: last step of the trial's curve at that time.
+        began: time of the curve's first point, in seconds since 1970; 0 without one. An attempt that continues an
+            earlier one keeps its points.
         checkpoint: when its last checkpoint was written, in seconds since 1970; 0 without one.
         seconds: device time, the trial's share of the job's.
     """
@@ -33,6 +37,7 @@ class Attempt:
     node: str | None = None
     detail: str = ""
     step: int = 0
+    began: float = 0.0
     checkpoint: float = 0.0
     seconds: float = 0.0
 
@@ -60,13 +65,15 @@ class History:
         """Count the attempts with this cause that count against the trial.
 
         Args:
-            progress: attempts before one that advanced the trial do not count.
+            progress: attempts before one that advanced the trial do not count. A script that restarts may reach a
+                later step by chance, before it hangs again; only a step beyond points that it kept is an advance.
         """
-        count, step, checkpoint = 0, 0, 0.0
+        count, step, began, checkpoint = 0, 0, None, 0.0
         for index, attempt in enumerate(self.attempts):
             # Another node's clock may be behind, so that a checkpoint is only another one, not a later one.
-            advanced = attempt.step > step or attempt.checkpoint not in (0.0, checkpoint)
-            step, checkpoint = max(step, attempt.step), attempt.checkpoint or checkpoint
+            farther = attempt.step > step and attempt.began == began
+            advanced = farther or attempt.checkpoint not in (0.0, checkpoint)
+            step, began, checkpoint = max(step, attempt.step), attempt.began, attempt.checkpoint or checkpoint
             if index < self.since:
                 continue
             if progress and advanced:
@@ -116,7 +123,7 @@ def reset_trial(folder: RunFolder, trial_id: str, outcome: Outcome, *, job: str 
     history = read_history(folder, trial_id)
     path = folder.outcome_path(trial_id)
     if outcome.attempts > len(history.attempts):  # the driver has not recorded this attempt
-        step, checkpoint = last_progress(folder, trial_id, job)
+        step, checkpoint, began = last_progress(folder, trial_id, job)
         history = history.with_attempt(
             Attempt(
                 time=path.stat().st_mtime,
@@ -125,6 +132,7 @@ def reset_trial(folder: RunFolder, trial_id: str, outcome: Outcome, *, job: str 
                 number=folder.read_job(job).attempt if job else outcome.attempts,
                 detail=outcome.error or "",
                 step=step,
+                began=began,
                 checkpoint=checkpoint,
                 seconds=outcome.seconds,
             )
@@ -136,15 +144,16 @@ def reset_trial(folder: RunFolder, trial_id: str, outcome: Outcome, *, job: str 
     return history
 
 
-def last_progress(folder: RunFolder, trial_id: str, job: str) -> tuple[int, float]:
-    """Return a trial's last step and the time of its last checkpoint.
+def last_progress(folder: RunFolder, trial_id: str, job: str) -> tuple[int, float, float]:
+    """Return a trial's last step, last checkpoint and first point.
 
-    The time is in seconds since 1970; both are 0 without a file.
+    Times are in seconds since 1970; all are 0 without a file.
     """
     of_script = folder.trial(trial_id).glob("checkpoint*")
     of_stacks = folder.jobs.glob(f"{job}*checkpoint*") if job else ()
     checkpoints = [*of_script, *of_stacks]
-    return _last_step(folder.curve_path(trial_id)), max((path.stat().st_mtime for path in checkpoints), default=0.0)
+    curve = folder.curve_path(trial_id)
+    return _last_step(curve), max((path.stat().st_mtime for path in checkpoints), default=0.0), _first_time(curve)
 
 
 def _last_step(curve: Path) -> int:
@@ -154,3 +163,12 @@ def _last_step(curve: Path) -> int:
         return int(json.loads(lines[-1])["step"]) if lines else 0
     except (ValueError, KeyError, TypeError):
         return 0
+
+
+def _first_time(curve: Path) -> float:
+    """Return the time of a curve's first point; 0 without one."""
+    try:
+        with open_for_reading(curve) as file:
+            return float(json.loads(file.readline(MAX_POINT_BYTES))["time"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return 0.0

@@ -58,10 +58,12 @@ class HptransferError(Exception):
 
     Attributes:
         warnings: of the input, known before the error; they are printed first, a line each.
+        details: lines that show the fault, such as a difference of files; they are printed before the message.
     """
 
     exit_code = EXIT_BAD_INPUT
     warnings: Sequence[str] = ()
+    details: Sequence[str] = ()
 
 
 class ConfigError(HptransferError):

@@ -21,6 +21,7 @@ Number = int | float
 
 SWEEP = "sweep"
 VERIFY = "verify"
+SMOKE = "smoke"
 
 DONE = "done"
 DIVERGED = "diverged"
@@ -191,7 +192,7 @@ class Trial:
 
     Attributes:
         run: the resolved configuration of the run, as plain JSON values.
-        purpose: SWEEP (enters the fit) or VERIFY (never does).
+        purpose: SWEEP (enters the fit), VERIFY, or SMOKE (a shortened trial; both never do).
         flops: training FLOPs (forward and backward) by the model's formula.
         params: all trainable parameters.
     """

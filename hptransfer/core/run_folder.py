@@ -11,6 +11,8 @@
       finished.jsonl                               index of finished trials, one line each          driver
       requests/                                    requests to the driver                           cancel, retry
       study.journal  mlflow.db  mlflow-artifacts/  views of the trial folders                       driver
+      versions/<fingerprint>/                      files of a script's command at its first start   driver
+      earlier/<n>/                                 trials of a sweep that was corrected first       driver
       jobs/<id>.json                               trials of one worker, number of the attempt      driver
       jobs/<id>.stacks.json                        split of the job's trials into stacks            worker
       jobs/<id>.reached.json                       progress when a job asked for more time          worker
@@ -21,6 +23,7 @@
       trials/<id>/proposal.json                    its place in Optuna's study; the sampler's state driver
       trials/<id>/attempts.json                    attempts that ended without a result             driver
       trials/<id>/behind.json                      pruning decision (successive halving)            driver
+      trials/<id>/limit.json                       time limit by other trials (timeout_factor)      driver
       trials/<id>/lease                            lock of the worker that trains the trial         worker
       trials/<id>/metrics.jsonl                    curve of the trial                               worker
       trials/<id>/outcome.json  traceback.txt      result of the trial; its error                   worker
@@ -48,7 +51,7 @@ from typing import Any
 from hptransfer.core.errors import DISK_FULL, RunFolderError, StoppedError
 from hptransfer.core.io import file_name, open_for_writing, read_json, reading, write_json
 from hptransfer.core.permissions import PRIVATE, claim, restricted_umask, set_permissions
-from hptransfer.core.records import Job, Outcome, Scale, Trial
+from hptransfer.core.records import FAILED, Job, Outcome, Scale, Trial
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,10 @@ class RunFolder:
         """
         return self.trial(trial_id) / "behind.json"
 
+    def limit_path(self, trial_id: str) -> Path:
+        """Return the path of a trial's time limit by other trials."""
+        return self.trial(trial_id) / "limit.json"
+
     def proposal_path(self, trial_id: str) -> Path:
         """Return the path of a trial's place in its Optuna study."""
         return self.trial(trial_id) / "proposal.json"
@@ -254,6 +261,12 @@ class RunFolder:
             with reading(path):
                 trial = Trial.from_json(values, path.parent.name)
             yield trial
+
+    def has_result(self, purpose: str) -> bool:
+        """Test if any trial of a purpose has trained, whatever came out."""
+        trials = (trial for trial in self.each_trial() if trial.purpose == purpose)
+        outcomes = (self.read_outcome(trial.id) for trial in trials)
+        return any(outcome is not None and outcome.state != FAILED for outcome in outcomes)
 
     def job_path(self, job_id: str) -> Path:
         """Return the path of a job's file."""

@@ -22,6 +22,8 @@ from hptransfer.core.locks import LockedError, lock
 from hptransfer.core.records import LOG_ESTIMATORS, PRUNED, Outcome, Trial, short
 from hptransfer.core.run_folder import RunFolder, disk_errors
 from hptransfer.driver.budget import BudgetUse
+from hptransfer.driver.checks.long_trials import LongTrials
+from hptransfer.driver.checks.repeated_failures import RepeatedFailures
 from hptransfer.driver.driver_state import PILOT_FAILED, PILOT_RUNNING, DriverState, read_states
 from hptransfer.driver.halving import SuccessiveHalving
 from hptransfer.driver.jobs import JobManager, write_in_parallel
@@ -96,6 +98,12 @@ class Driver:
         self._unfittable: tuple[Trial, float] | None = None
         self._early_ends = None if plan.runner.knows_last_step(plan.run(plan.target)) else EarlyEnds()
         self._missing_state = plan.runner.missing_state(plan.run(plan.target))
+        self._failures = RepeatedFailures(config.retry.stop_after)
+        self._recovered = self._stopping = False
+        target_run = plan.run(plan.target)
+        self._long_trials: LongTrials | None = None
+        if plan.runner.may_hang(target_run):
+            self._long_trials = LongTrials(folder, self._index, plan.runner.timeout_factor(target_run))
         self._next_report = -math.inf
 
     def run(self) -> DriverSummary:
@@ -107,6 +115,7 @@ class Driver:
         """
         with disk_errors(self._folder):
             self._recover()
+            self._recovered = True
             self._check_losses()
             while not self._tick():
                 self._check_losses()
@@ -117,6 +126,7 @@ class Driver:
             num_seeds=len(self._plan.seeds),
             index=self._index,
             scheduler=self._scheduler,
+            stopped_by=self._failures.reached,
         )
 
     def _recover(self) -> None:
@@ -126,7 +136,7 @@ class Driver:
         """
         changed = []
         for trial in self._folder.each_trial():
-            if trial.purpose == self._trial_set.purpose:
+            if self._trial_set.includes(trial):
                 self._reset_pruned(trial)
                 planned = self._as_planned_now(trial)
                 self._index.add(planned)
@@ -189,6 +199,8 @@ class Driver:
         self._studies.tell(trial, outcome, self._last_point(trial, outcome))
         self._ports.tracker.log(trial, outcome)
         self._just_ended.append(trial)
+        if self._recovered:  # a failure that was there before was seen, and the same command goes on
+            self._failures.add(trial, outcome)
         if outcome.loss is not None and outcome.loss <= 0 and self._plan.config.estimator in LOG_ESTIMATORS:
             self._unfittable = trial, outcome.loss
         if outcome.missing is not None and outcome.state != self._missing_state:  # the rule has changed
@@ -226,19 +238,36 @@ class Driver:
         if self._ports.interrupted():
             raise KeyboardInterrupt
         self._handle_requests()
-        if self._budget.allows():
+        self._stop_after_failures()
+        may_start = self._budget.allows() and not self._stopping
+        if may_start:
             self._jobs.submit_due()
-        self._start_jobs()
+        if not self._stopping:
+            self._start_jobs()
         self._report_progress()
         if self._jobs.in_flight:
             for ended in self._ports.launcher.wait(WAIT_S):
                 self._jobs.end(ended)
-        elif not self._jobs.delayed or not self._budget.allows():
+        elif not self._jobs.delayed or not may_start:
             return True
         else:
             time.sleep(WAIT_S)
         self._jobs.check_adopted()
         return False
+
+    def _stop_after_failures(self) -> None:
+        """Start nothing more after equal failures in a row.
+
+        Jobs that run are trained to their end, as one of them may have taken days. Those that a scheduler has not
+        started are withdrawn.
+        """
+        if self._failures.reached is None or self._stopping:
+            return
+        self._stopping = True
+        self._jobs.withdraw(read_states(self._folder))
+        failure, running = self._failures.reached, len(self._jobs.open_trials())
+        rest = f"; those that run ({running}) are trained to their end" if running else ""
+        self._ports.note(f"{failure.count} trials in a row failed alike, so no further ones are started{rest}")
 
     def _handle_requests(self) -> None:
         """Carry out requests of other shells in order.
@@ -270,6 +299,7 @@ class Driver:
             return
         began = time.monotonic()
         self._prune()
+        self._look_for_hangs()
         progress = self._progress()
         self._ports.show(progress)
         self._write_state()
@@ -296,6 +326,13 @@ class Driver:
             path = self._folder.pruned_path(trial_id)
             if trial_id not in self._index.outcomes and not path.exists():
                 write_json(path, {"tokens": point["tokens"], "loss": point["loss"]})
+
+    def _look_for_hangs(self) -> None:
+        if self._long_trials is None:
+            return
+        running = self._jobs.open_trials(but=self._jobs.waiting(read_states(self._folder)))
+        for line in self._long_trials.look(running, time.monotonic()):
+            self._ports.note(line)
 
     def _progress(self) -> Progress:
         waiting = self._jobs.waiting(read_states(self._folder))

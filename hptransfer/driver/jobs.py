@@ -314,7 +314,9 @@ class JobManager:
         """
         stopping = tracked.state is JobState.STOPPING
         cause = None if stopping else ended.cause or KILLED
-        detail = "stopped to cancel another trial of its job" if stopping else ended.detail or "it left no outcome"
+        detail = (
+            "stopped before its end, not by a failure of its own" if stopping else ended.detail or "it left no outcome"
+        )
         delays = []
         for trial in unfinished:
             if trial in tracked.to_cancel:
@@ -418,6 +420,14 @@ class JobManager:
         for tracked in adopted:
             self._move(tracked, JobEvent.STOP)
             self._end_worker(tracked.job)
+
+    def withdraw(self, states: Mapping[str, Mapping[str, str]]) -> None:
+        """Withdraw submitted jobs that do not run yet; their trials stay unfinished.
+
+        Args:
+            states: the scheduler's, by job.
+        """
+        self._stop({job_id: self._tracked[job_id] for job_id in self.waiting(states)})
 
     def _end_worker(self, job: Job) -> None:
         """End a worker on this machine that an earlier driver started."""

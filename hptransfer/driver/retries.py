@@ -47,7 +47,7 @@ class AttemptLog:
 
     def add(self, job: Job, trial_id: str, cause: str | None, detail: str, node: str | None, seconds: float) -> History:
         """Add a job's attempt to a trial's history."""
-        step, checkpoint = last_progress(self._folder, trial_id, job.id)
+        step, checkpoint, began = last_progress(self._folder, trial_id, job.id)
         attempt = Attempt(
             time=now(),
             cause=cause,
@@ -56,6 +56,7 @@ class AttemptLog:
             node=node,
             detail=detail,
             step=step,
+            began=began,
             checkpoint=checkpoint,
             seconds=seconds,
         )
@@ -137,7 +138,7 @@ class AttemptLog:
         return self._failure(trial_id, "cancelled", CANCELLED, attempts)
 
     def _failure(self, trial_id: str, error: str, cause: str, attempts: int) -> Outcome:
-        step, _ = last_progress(self._folder, trial_id, "")
+        step, *_ = last_progress(self._folder, trial_id, "")
         return Outcome(state=FAILED, error=error, cause=cause, attempts=attempts, steps=step)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hptransfer.core.records import Scale, short
+from hptransfer.driver.checks.repeated_failures import RepeatedFailure
 from hptransfer.driver.driver_state import PILOT_FAILED
 from hptransfer.driver.progress import Progress
 from hptransfer.driver.scheduler import Scheduler
@@ -18,23 +19,32 @@ class DriverSummary:
     """State of a trial set when its driver ended.
 
     Attributes:
-        missing: trials that the budget left out, one line for each scale.
+        missing: trials that were not run, one line for each scale.
         unbracketed: scales whose best value is still at an edge.
         waiting_for_pilot: scales whose pilot trial failed, so that their other trials wait.
+        stopped_by: equal failures that stopped the sweep; None if none did.
     """
 
     progress: Progress
     missing: list[str] = field(default_factory=list)
     unbracketed: list[str] = field(default_factory=list)
     waiting_for_pilot: list[str] = field(default_factory=list)
+    stopped_by: RepeatedFailure | None = None
 
 
 def summarize(
-    progress: Progress, *, trial_set: TrialSet, num_seeds: int, index: TrialIndex, scheduler: Scheduler
+    progress: Progress,
+    *,
+    trial_set: TrialSet,
+    num_seeds: int,
+    index: TrialIndex,
+    scheduler: Scheduler,
+    stopped_by: RepeatedFailure | None,
 ) -> DriverSummary:
     """Return the summary of a trial set after its last tick."""
     failed_pilots = scheduler.scales_with_failed_pilot()
-    summary = DriverSummary(progress, waiting_for_pilot=[f"{scale.key}: {PILOT_FAILED}" for scale in failed_pilots])
+    waiting = [f"{scale.key}: {PILOT_FAILED}" for scale in failed_pilots]
+    summary = DriverSummary(progress, waiting_for_pilot=waiting, stopped_by=stopped_by)
     for scale, state in index.scales.items():
         if scale in failed_pilots:
             continue

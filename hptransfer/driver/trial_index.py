@@ -39,6 +39,7 @@ class ScaleState:
         cancelled: number of failed trials that were cancelled.
         stopped: True if no further point is to be tried while this driver runs.
         seconds, flops: time and cost of the trials that are done.
+        longest_s: longest time of a trial that is done.
         devices: number of devices that a trial of this scale holds while it trains.
         bracketed_by: number of trials that had succeeded when no further point was wanted; None while one is wanted,
             or before the question was asked.
@@ -54,6 +55,7 @@ class ScaleState:
     stopped: bool = False
     seconds: float = 0.0
     flops: float = 0.0
+    longest_s: float = 0.0
     devices: int = 1
     bracketed_by: int | None = None
 
@@ -175,6 +177,7 @@ class TrialIndex:
             state.losses.setdefault(self.point(trial), []).append(self._loss(outcome))
         if outcome.state == DONE:
             state.seconds += outcome.seconds
+            state.longest_s = max(state.longest_s, outcome.seconds)
             state.flops += trial.flops
         written = self.folder.outcome_path(trial_id).stat().st_mtime_ns
         self._finished.write(trial, outcome, written, job)

@@ -66,7 +66,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]  # it may be missing
         """Report the numbers of a log entry."""
         if "train_runtime" in logs or not state.is_world_process_zero:  # a summary of the whole training
             return
-        numbers = {
+        numbers: dict[str, Any] = {
             key: value for key, value in logs.items() if isinstance(value, int | float) and not isinstance(value, bool)
         }
         report(step=state.global_step, **numbers)

@@ -11,6 +11,7 @@ from hptransfer.core.io import read_text
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.jobs import read_jobs
 
+LAST_LINES = 12
 TRIAL = re.compile(r"trial ([0-9a-f]{12})\b")
 
 
@@ -50,6 +51,15 @@ def _log_lines(folder: RunFolder, trial_id: str) -> Iterator[str]:
     if traceback.exists():
         yield f"-- {traceback}"
         yield from _printed(traceback)
+
+
+def last_lines(folder: RunFolder, trial_id: str) -> list[str]:
+    """Return the last lines that a trial's last attempt printed."""
+    title, *lines = _log_lines(folder, trial_id)
+    beginning = f"trial {title.rpartition(': ')[0]}"  # of every attempt
+    beginnings = [index for index, line in enumerate(lines) if line == beginning or line.startswith("-- ")]
+    printed = [line for line in lines[max(beginnings, default=-1) + 1 :] if line.strip() and not TRIAL.match(line)]
+    return printed[-LAST_LINES:]
 
 
 def _printed(path: Path) -> list[str]:

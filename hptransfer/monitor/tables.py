@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hptransfer.core.errors import printable
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Number, Scale, format_distinct, short
+from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, SWEEP, Number, Scale, format_distinct, short
 from hptransfer.driver.progress import TRIAL_RUNNING, TRIAL_WAITING, Progress, ScaleProgress
 from hptransfer.monitor.status import Status, explain_troubles
 from hptransfer.planning.plan import Plan, num_devices
@@ -56,7 +56,7 @@ def progress_table(progress: Progress) -> Table:
     table, axis_cells = _empty_table(scales, [*columns.values(), f"best {progress.metric}", "at"]), _axis_cells(scales)
     for scale in progress.scales:
         counts = [str(scale.states.get(state, 0) or "-") for state in columns]
-        label = "verify" if scale.purpose == VERIFY else ""
+        label = "" if scale.purpose == SWEEP else scale.purpose
         table.add_row(label, *axis_cells(scale.scale), *counts, *_best(scale))
     return table
 

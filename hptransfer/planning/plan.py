@@ -38,6 +38,7 @@ class Plan:
     Attributes:
         points: points that every scale tries; a sampler that chooses its own does not use them.
         fingerprint: hash of the data or the script.
+        shortened: True if runs have the few steps of a smoke trial.
     """
 
     config: SweepConfig
@@ -47,6 +48,7 @@ class Plan:
     points: tuple[Point, ...]
     seeds: tuple[int, ...]
     fingerprint: str
+    shortened: bool = False
 
     @property
     def tuned(self) -> tuple[str, ...]:
@@ -96,7 +98,7 @@ class Plan:
         for key, value in (tuned or {}).items():
             config = self.config.space[key]
             tree = _set(tree, config.path, 1 - value if config.one_minus else value, f"space.{key}")
-        return dict(tree["run"])
+        return self.runner.shortened(tree["run"]) if self.shortened else dict(tree["run"])
 
     def trial(self, scale: Scale, tuned: Mapping[str, float], seed: int, purpose: str = SWEEP) -> Trial:
         """Return the trial of one point at one scale."""

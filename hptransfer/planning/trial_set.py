@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from hptransfer.config.sweep import HalvingConfig
-from hptransfer.core.records import SWEEP, Scale
+from hptransfer.core.records import SWEEP, Scale, Trial
 from hptransfer.planning.plan import Plan
 from hptransfer.planning.search_space import Bounds, Point, middle_first
 
@@ -21,6 +21,7 @@ class TrialSet:
         num_points: number of points that a scale tries if a sampler proposes them.
         bounds: limits of each tuned hyperparameter for extensions while its best value is at an edge.
         halving: settings by which trials are pruned.
+        only: ids of all its trials, if others of the same purpose are to stay as they are.
     """
 
     purpose: str
@@ -28,6 +29,7 @@ class TrialSet:
     num_points: int
     bounds: Sequence[Bounds]
     halving: HalvingConfig = field(default_factory=HalvingConfig)
+    only: frozenset[str] | None = None
 
     @property
     def scales(self) -> tuple[Scale, ...]:
@@ -38,6 +40,10 @@ class TrialSet:
     def sampled(self) -> bool:
         """True if a sampler proposes the points."""
         return not any(self.points.values())
+
+    def includes(self, trial: Trial) -> bool:
+        """Test if a trial on disk is one of these."""
+        return trial.purpose == self.purpose and (self.only is None or trial.id in self.only)
 
     @classmethod
     def sweep(cls, plan: Plan) -> TrialSet:

@@ -12,17 +12,17 @@ from rich.console import Console
 
 from hptransfer.config import sweep as sweep_config
 from hptransfer.core.errors import RunFolderError, printable
-from hptransfer.core.io import read_json, write_json, write_text
+from hptransfer.core.io import write_text
 from hptransfer.core.locks import locked_by
 from hptransfer.core.permissions import is_run_folder, restricted_umask
 from hptransfer.core.run_folder import RunFolder, disk_errors
 from hptransfer.driver.driver import Driver, DriverPorts, already_driven, driving
 from hptransfer.driver.summary import DriverSummary
 from hptransfer.monitor.tables import Display
-from hptransfer.planning.identity import differences, identity
 from hptransfer.planning.plan import Plan
 from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session.announcer import Announcer, announcing
+from hptransfer.session.identity_check import refuse_other_identity, settle_identity, write_target
 from hptransfer.session.snapshot import take_snapshot
 from hptransfer.trackers import BackgroundTracker
 
@@ -39,10 +39,14 @@ class Session:
     console: Console
     announcer: Announcer
 
+    def note(self, text: str) -> None:
+        """Print a line for the user."""
+        _note(self.console, text)
+
     def train(self, trial_set: TrialSet) -> DriverSummary:
         """Train a set of trials and show progress."""
         for note in filter(None, (trial_set.halving.note(), self.plan.config.launcher.note())):
-            _note(self.console, note)
+            self.note(note)
         gpus = self.plan.runner.gpus()
         launcher = self.plan.config.launcher.open(self.folder.path, gpus)
         try:
@@ -92,8 +96,11 @@ def deferred_signals() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def session(plan: Plan, console: Console) -> Iterator[Session]:
+def session(plan: Plan, console: Console, *, accept_changed: bool = False) -> Iterator[Session]:
     """Hold the run folder of a plan while the block drives it.
+
+    Args:
+        accept_changed: go on although the script has changed since the trials were trained.
 
     Raises:
         ConfigError: a hook refers to a variable that is not set.
@@ -105,7 +112,7 @@ def session(plan: Plan, console: Console) -> Iterator[Session]:
     _refuse_other_folder(folder)
     folder.create(plan.config.share)
     with restricted_umask(folder.path), driving(folder):
-        _refuse_other_identity(folder, plan)
+        settle_identity(folder, plan, accept_changed=accept_changed)
         with announcing(plan.config.hooks, folder, lambda text: _note(console, text)) as announcer:
             with disk_errors(folder):
                 _write_description(folder, plan)
@@ -141,8 +148,11 @@ def _note(console: Console, text: str) -> None:
     console.print(printable(f"note: {text}"), soft_wrap=True, highlight=False, markup=False)
 
 
-def check_folder(plan: Plan) -> None:
+def check_folder(plan: Plan, *, accept_changed: bool = False) -> None:
     """Check that a plan can be driven in its folder.
+
+    A change of the script that is accepted is recorded at once. The driver that follows in another process then takes
+    no later change.
 
     Raises:
         ConfigError: a hook refers to a variable that is not set.
@@ -154,7 +164,10 @@ def check_folder(plan: Plan) -> None:
     _refuse_other_folder(folder)
     if holder := locked_by(folder.driver_lock):
         raise already_driven(folder, holder)
-    _refuse_other_identity(folder, plan)
+    refuse_other_identity(folder, plan, accept_changed=accept_changed)
+    if accept_changed and folder.target.exists():
+        with restricted_umask(folder.path), driving(folder):
+            settle_identity(folder, plan, accept_changed=True)
 
 
 def _refuse_other_folder(folder: RunFolder) -> None:
@@ -163,26 +176,8 @@ def _refuse_other_folder(folder: RunFolder) -> None:
         raise RunFolderError(f"{folder.path} exists and is not a run folder; choose another name=NAME or runs=DIR")
 
 
-def _refuse_other_identity(folder: RunFolder, plan: Plan) -> None:
-    if not folder.target.exists() or not folder.sweep.exists():
-        return
-    stored, config = sweep_config.load_sweep(folder), plan.config
-    existing = identity(stored, read_json(folder.target, "fingerprint")["fingerprint"])
-    changes = differences(existing, identity(config, plan.fingerprint))
-    if changes:
-        changes += [
-            f"the variable {name} has changed"
-            for name, value in stored.variables.items()
-            if config.variables.get(name, value) != value
-        ]
-        raise RunFolderError(
-            f"{folder.path} belongs to another sweep: {'; '.join(changes)}; choose another name=NAME "
-            "(nothing was changed)"
-        )
-
-
 def _write_description(folder: RunFolder, plan: Plan) -> None:
     """Write the resolved sweep, its target and a snapshot."""
     take_snapshot(folder, plan.config)
     write_text(folder.sweep, sweep_config.dump_sweep(plan.config))
-    write_json(folder.target, plan.target_json())
+    write_target(folder, plan)

@@ -108,9 +108,11 @@ def _has_progressed(folder: RunFolder, job: str) -> bool:
 def _is_advance(new: Sequence[float], old: Sequence[float]) -> bool:
     """Test if the step or the checkpoint advanced.
 
-    Another node's clock may be behind, so any other checkpoint is taken for a later one.
+    A later step counts if the attempt kept the points before it. Another node's clock may be behind, so any other
+    checkpoint is taken for a later one.
     """
-    return new[0] > old[0] or new[1] not in (0.0, old[1])
+    continued = new[2:] == old[2:] or len(old) < len(new)  # the first limit, or a file of version 0.2
+    return (new[0] > old[0] and continued) or new[1] not in (0.0, old[1])
 
 
 def _serve_jobs(folder: RunFolder, stop: StopCheck, checkpoint_s: float, stack: int) -> None:

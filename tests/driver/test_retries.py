@@ -80,8 +80,17 @@ def test_attempts_that_get_farther_go_on_and_others_do_not(tmp_path: Path, cause
 
 def test_going_over_the_same_steps_again_is_no_progress() -> None:
     rule = RetryConfig().preempted
-    assert history((PREEMPTED, 10), (PREEMPTED, 5), (PREEMPTED, 8)).counted(PREEMPTED, progress=rule.progress) == 2
+    assert history((PREEMPTED, 10), (PREEMPTED, 5), (PREEMPTED, 8)).counted(PREEMPTED, progress=rule.progress) == 3
     assert history((PREEMPTED, 10), (PREEMPTED, 15)).counted(PREEMPTED, progress=rule.progress) == 0
+
+
+def test_a_script_that_restarts_and_hangs_a_step_later_got_no_farther() -> None:
+    """Nothing of the first attempt was kept, so the second one ends the trial."""
+    ends = ((100, 1.0), (101, 2.0))
+    restarted = History([Attempt(time=0, cause=TIME_LIMIT, step=step, began=began) for step, began in ends])
+    assert delay_before_next(restarted, RetryConfig(), 5) is None
+    resumed = History([Attempt(time=0, cause=TIME_LIMIT, step=step, began=1.0) for step in (100, 101)])
+    assert delay_before_next(resumed, RetryConfig(), 5) == 0
 
 
 def test_an_ended_driver_counts_against_no_trial_and_a_retry_restarts_the_count() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hptransfer.core.errors import Interrupted, Superseded
-from hptransfer.core.io import read_jsonl
+from hptransfer.core.io import read_jsonl, write_json
 from hptransfer.core.records import (
     CODE_ERROR,
     DIVERGED,
@@ -115,6 +115,17 @@ def test_each_failure_is_one_clear_line(here: Path, script: str, run: dict[str, 
     assert message in outcome.error
     assert "\n" not in outcome.error
     assert not (here / "slept").exists()
+
+
+def test_a_limit_by_other_trials_ends_a_script_that_asked_for_it(here: Path) -> None:
+    plan = plan_of(here, SLEEP, timeout_factor=5)
+    trial = plan.trial(plan.scales[0], {"lr": 2**-6}, 0)
+    plan.config.folder.create()
+    plan.config.folder.write_trial(trial)
+    write_json(plan.config.folder.limit_path(trial.id), {"seconds": 0.4})
+    _, outcome, _ = execute(plan)
+    assert (outcome.state, outcome.cause) == (FAILED, TIME_LIMIT)
+    assert outcome.error == "it ran longer than 5 times the longest finished trial of its scale (0 s)"
 
 
 @pytest.mark.parametrize(

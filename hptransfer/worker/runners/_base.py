@@ -124,6 +124,41 @@ class Runner(ABC):
             ConfigError: the run does not use one of them, so it would train the same at all of its values.
         """
 
+    def needs_smoke_trial(self, run: Mapping[str, Any]) -> bool:
+        """Test if the first trial of a sweep is to run alone.
+
+        By default it is not. A job of several trials would be split otherwise than without it.
+        """
+        return False
+
+    def command_line(self, trial: Trial, folder: RunFolder) -> str | None:
+        """Return the command that trains a trial, for a shell.
+
+        By default no command does, and it is None.
+        """
+        return None
+
+    def may_hang(self, run: Mapping[str, Any]) -> bool:
+        """Test if a trial that hangs is not ended.
+
+        By default training ends by itself.
+        """
+        return False
+
+    def timeout_factor(self, run: Mapping[str, Any]) -> float | None:
+        """Return the time limit as a multiple of other trials' time.
+
+        By default it is None, for no limit.
+        """
+        return None
+
+    def shortened(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a run with the few steps of a smoke trial.
+
+        By default it is the run as it is.
+        """
+        return dict(run)
+
     @abstractmethod
     def fingerprint_source(self, run: Mapping[str, Any]) -> str:
         """Describe the data that `fingerprint` hashes, for messages."""
@@ -137,6 +172,17 @@ class Runner(ABC):
         Raises:
             DataError: the data does not exist, or is too small.
         """
+
+    def identity_files(self, run: Mapping[str, Any]) -> Mapping[str, Path]:
+        """Return the files that `fingerprint` hashes, by their arguments.
+
+        By default there are none.
+        """
+        return {}
+
+    def earlier_fingerprint(self, run: Mapping[str, Any]) -> str | None:
+        """Return the fingerprint as version 0.2 computed it, if it differs."""
+        return None
 
     @abstractmethod
     def check_files(self, run: Mapping[str, Any], folder: RunFolder) -> None:

@@ -7,13 +7,44 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from hptransfer.core.command_templates import TemplateValue, fill_template
+from hptransfer.core.records import Trial
 from hptransfer.worker.runners.script.config import ScriptConfig
+from hptransfer.worker.runners.script.costs import compute_costs
+from hptransfer.worker.runners.script.files import rendered_paths
 
 # The job step shares all resources of the job.
 SRUN_OPTIONS = ("--ntasks-per-node=1", "--overlap", "--cpu-bind=none", "--kill-on-bad-exit=1")
+
+# Files in a trial's folder: all names with their values, and the lines that the script reports.
+SETTINGS, REPORTED = "settings.json", "reported.jsonl"
+
+
+def template_names(config: ScriptConfig, trial: Trial, folder: Path, attempt: int) -> dict[str, TemplateValue]:
+    """Return all names that templates may use and the script may read.
+
+    Args:
+        folder: the trial's own folder.
+    """
+    tokens = compute_costs(config).tokens
+    return {
+        **config.names,
+        "params": trial.params,
+        "flops": trial.flops,
+        **({} if tokens is None else {"tokens": tokens}),
+        "seed": trial.seed,
+        "trial": trial.id,
+        "trial_dir": str(folder),
+        "settings": str(folder / SETTINGS),
+        "metrics": str(folder / REPORTED),
+        "attempt": attempt,
+        "python": sys.executable,
+        **{key: str(path) for key, path in rendered_paths(config, folder).items()},
+    }
 
 
 def build_arguments(

@@ -118,8 +118,14 @@ class ScriptConfig:
     folder, and its name in braces is its path."""
     timeout_s: float | None = None
     """Seconds after which a running script fails; null for no limit."""
+    timeout_factor: float | None = None
+    """Limit as a multiple of the longest time that a finished trial of the same scale took, at least half a minute;
+    null: such a trial is only warned of."""
     grace_s: float = 30.0
     """Seconds between the signal that asks a script to end and the one that kills it."""
+    smoke: Any = None
+    """The first trial of a sweep, which runs alone: null for the middle value at the cheapest scale, which counts as a
+    trial; values of names for a short one that does not count, such as {steps: 20}; false for none."""
 
     def check(self) -> None:
         """Raise ConfigError if a value breaks a rule."""
@@ -142,6 +148,11 @@ class ScriptConfig:
             raise ConfigError(f"run.processes must be at least 1, and 1 unless launch=torchrun, got {self.processes}")
         if self.timeout_s is not None and not self.timeout_s > 0:
             raise ConfigError(f"run.timeout_s must be above 0, got {self.timeout_s}; leave it out for no limit")
+        if self.timeout_factor is not None and not self.timeout_factor > 1:
+            raise ConfigError(
+                f"run.timeout_factor must be above 1, got {self.timeout_factor}; leave it out for no limit"
+            )
+        self._check_smoke()
         if not self.grace_s >= 0:
             raise ConfigError(f"run.grace_s must be at least 0, got {self.grace_s}")
         if not Path(self.cwd).is_dir():
@@ -166,6 +177,19 @@ class ScriptConfig:
                 raise ConfigError(f"{place}: {name!r} is a name of a value already; use another name")
             if not isinstance(path, str) or not path or "\0" in path:
                 raise ConfigError(f"{place} must be the path of a template, got {path!r}")
+
+    def _check_smoke(self) -> None:
+        if self.smoke is None or self.smoke is False:
+            return
+        if not isinstance(self.smoke, Mapping) or not self.smoke:
+            raise ConfigError(
+                f"run.smoke takes values of names, such as {{steps: 20}}, or false for none, got {self.smoke!r}"
+            )
+        for name, value in self.smoke.items():
+            if name not in self.names:
+                raise ConfigError(f"run.smoke: {unknown('name', str(name), self.names)}")
+            if not isinstance(value, int | float | str) or isinstance(value, bool):
+                raise ConfigError(f"run.smoke.{name} must be a number or text, got {value!r}")
 
     def _check_names(self) -> None:
         name_by_variable: dict[str, str] = {}

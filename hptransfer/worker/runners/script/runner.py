@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 from hptransfer.core.command_templates import TemplateValue, fill_template, format_value
 from hptransfer.core.errors import ConfigError, DataError, Interrupted
-from hptransfer.core.io import file_digest, is_file, write_text
+from hptransfer.core.io import is_file, read_json, write_text
 from hptransfer.core.records import (
     CODE_ERROR,
     DIVERGED,
@@ -25,14 +24,14 @@ from hptransfer.core.records import (
     Objective,
     Outcome,
     Trial,
-    digest,
     short,
 )
 from hptransfer.core.redaction import read_references, read_values
 from hptransfer.core.reporting import RANK_VARIABLES
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.worker.runners import RUNNERS, OnTrialEnd, Runner, RunSchema, Size, StackContext
-from hptransfer.worker.runners.script.command_line import build_arguments
+from hptransfer.worker.runners.script.command_files import command_files, fingerprint_of
+from hptransfer.worker.runners.script.command_line import REPORTED, SETTINGS, build_arguments, template_names
 from hptransfer.worker.runners.script.config import ScriptConfig, script_from_json
 from hptransfer.worker.runners.script.costs import FUNCTION_NOTATION, compute_costs, compute_last_step
 from hptransfer.worker.runners.script.curve import (
@@ -43,18 +42,17 @@ from hptransfer.worker.runners.script.curve import (
     UnusableMetric,
     missing_metric,
 )
-from hptransfer.worker.runners.script.files import check_templates, render_files, rendered_paths, template_paths
+from hptransfer.worker.runners.script.files import check_templates, render_files, template_paths
 from hptransfer.worker.runners.script.process import Process, ended_by, start_script
 
 POLL_S = 0.1
 # Signals by which a scheduler ends a job, and the delay with which its signal may reach the worker after the script.
 TERMINATING_SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 STOP_CAUSE_WAIT_S = 1.0
-GIT_COMMIT_TIMEOUT_S = 10
 # Argument that is the relative path of a program's source.
 PROGRAM_PATH = re.compile(r"(?!/)[\w./-]+\.(?:py|sh|R|jl|pl|lua)")
-# Settings that are not part of a trial's identity: formulas of its costs, and time limits.
-COST_AND_LIMIT_SETTINGS = ("params", "flops", "tokens", "timeout_s", "grace_s")
+# Settings that are not part of a trial's identity: formulas of its costs, time limits, and the smoke trial's values.
+COST_AND_LIMIT_SETTINGS = ("params", "flops", "tokens", "timeout_s", "timeout_factor", "grace_s", "smoke")
 # Settings of the metric that change no number of a trial, but how its numbers are read.
 READING_SETTINGS = ("goal", "unit", "last_step", "missing")
 
@@ -118,18 +116,46 @@ class ScriptRunner(Runner):
                     "train the same at every value; add it there, or pass the path {settings} of a JSON file of all"
                 )
 
+    def needs_smoke_trial(self, run: Mapping[str, Any]) -> bool:
+        return run.get("smoke") is not False
+
+    def command_line(self, trial: Trial, folder: RunFolder) -> str:
+        """Return the command with a trial's values, without secrets."""
+        config = script_from_json(trial.run)
+        names = template_names(config, trial, folder.trial(trial.id).resolve(), attempt=1)
+        return shlex.join(build_arguments(config, names, environment={}))
+
+    def may_hang(self, run: Mapping[str, Any]) -> bool:
+        return run.get("timeout_s") is None or run.get("timeout_factor") is not None
+
+    def timeout_factor(self, run: Mapping[str, Any]) -> float | None:
+        return run.get("timeout_factor")
+
+    def shortened(self, run: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a run with the names of `run.smoke`.
+
+        Its metric may have a single point.
+        """
+        names = {**run["names"], **(run.get("smoke") or {})}
+        return {**run, "names": names, "metric": {**run["metric"], "points": 1}}
+
     def fingerprint_source(self, run: Mapping[str, Any]) -> str:
-        files, templates = _command_files(run), run.get("files", {}).values()
+        files, templates = command_files(run), run.get("files", {}).values()
         commit = [] if files else ["the commit of run.cwd"]
         contents = ", ".join(dict.fromkeys([*files, *templates]))
         return " and ".join([*commit, *([f"the content of {contents}"] if contents else [])])
 
     def fingerprint(self, run: Mapping[str, Any]) -> str:
-        files = _command_files(run)
-        hashes: dict[str, str | None] = {argument: file_digest(path) for argument, path in files.items()}
-        templates = template_paths(run, Path(run["cwd"]))
-        of_templates = {f"template {name}": file_digest(path) for name, path in templates.items()}
-        return digest((hashes or {"commit": _git_commit(Path(run["cwd"]))}) | of_templates)
+        files = command_files(run)
+        return fingerprint_of(files, run)
+
+    def identity_files(self, run: Mapping[str, Any]) -> Mapping[str, Path]:
+        return command_files(run) | template_paths(run, Path(run["cwd"]))
+
+    def earlier_fingerprint(self, run: Mapping[str, Any]) -> str:
+        """Return the fingerprint without the files of options such as --config=FILE."""
+        files = command_files(run)
+        return fingerprint_of({argument: path for argument, path in files.items() if argument in run["command"]}, run)
 
     def check_files(self, run: Mapping[str, Any], folder: RunFolder) -> None:
         directory = folder.working_directory(run["cwd"]).absolute()
@@ -192,8 +218,9 @@ class _ScriptAttempt:
         self._folder = folder.trial(trial.id).resolve()
         self._working_directory = folder.working_directory(self._config.cwd)
         self._tokens = compute_costs(self._config).tokens
-        self._settings = self._folder / "settings.json"
-        self._reported_path = self._folder / "reported.jsonl"
+        self._settings = self._folder / SETTINGS
+        self._limit_path = folder.limit_path(trial.id)
+        self._reported_path = self._folder / REPORTED
         self._curve = ScriptCurve(folder.curve_path(trial.id), self._config.metric)
         self._reported = ReportedRows(self._reported_path)
         pattern = self._config.metric.pattern
@@ -208,7 +235,7 @@ class _ScriptAttempt:
             Superseded: another attempt has taken over; the script is killed at once.
             OSError: the script's output or its curve cannot be written; the script was ended after its grace period.
         """
-        names = self._template_names()
+        names = template_names(self._config, self._trial, self._folder, self._attempt_number())
         write_text(self._settings, json.dumps(names, indent=1) + "\n")
         try:
             render_files(self._config, self._working_directory, self._folder, names)
@@ -223,25 +250,6 @@ class _ScriptAttempt:
             self._curve.thin()
             self._reported_path.unlink(missing_ok=True)
         return outcome
-
-    def _template_names(self) -> dict[str, TemplateValue]:
-        """Return all names that templates may use and the script may read."""
-        trial = self._trial
-        tokens: dict[str, TemplateValue] = {} if self._tokens is None else {"tokens": self._tokens}
-        return {
-            **self._config.names,
-            "params": trial.params,
-            "flops": trial.flops,
-            **tokens,
-            "seed": trial.seed,
-            "trial": trial.id,
-            "trial_dir": str(self._folder),
-            "settings": str(self._settings),
-            "metrics": str(self._reported_path),
-            "attempt": self._attempt_number(),
-            "python": sys.executable,
-            **{key: str(path) for key, path in rendered_paths(self._config, self._folder).items()},
-        }
 
     def _attempt_number(self) -> int:
         """Return the number of this attempt over all jobs."""
@@ -269,11 +277,9 @@ class _ScriptAttempt:
                     process.stop(grace_s)
                     self._add_new_rows(process, last=False)
                     raise Interrupted(cause)
-                if self._is_timed_out():
+                if limit := self._exceeded_limit():
                     process.stop(grace_s)
-                    return self._failed_outcome(
-                        f"it ran longer than run.timeout_s ({self._config.timeout_s:g} s)", TIME_LIMIT
-                    )
+                    return self._failed_outcome(f"it ran longer than {limit}", TIME_LIMIT)
             if code == 0:
                 self._add_new_rows(process, last=True)
                 return self._done_outcome()
@@ -333,9 +339,17 @@ class _ScriptAttempt:
     def _rows(self, lines: Sequence[str], *, last: bool) -> Iterator[Mapping[str, Any]]:
         return self._reported.rows(last=last) if self._printed is None else self._printed.rows(lines)
 
-    def _is_timed_out(self) -> bool:
-        timeout_s = self._config.timeout_s
-        return timeout_s is not None and time.monotonic() - self._started > timeout_s
+    def _exceeded_limit(self) -> str | None:
+        """Return the time limit that the script has exceeded, in words."""
+        config, ran_s = self._config, time.monotonic() - self._started
+        if config.timeout_s is not None and ran_s > config.timeout_s:
+            return f"run.timeout_s ({config.timeout_s:g} s)"
+        if config.timeout_factor is None or not self._limit_path.exists():
+            return None
+        limit_s = float(read_json(self._limit_path, "seconds")["seconds"])
+        if ran_s <= limit_s:
+            return None
+        return f"{config.timeout_factor:g} times the longest finished trial of its scale ({limit_s:.0f} s)"
 
     def _done_outcome(self) -> Outcome:
         metric, last_step = self._config.metric, compute_last_step(self._config)
@@ -377,34 +391,6 @@ class _ScriptAttempt:
             error=error,
             cause=cause,
         )
-
-
-def _command_files(run: Mapping[str, Any]) -> dict[str, Path]:
-    """Return the arguments of the command that are existing files.
-
-    The files must be in the working directory.
-    """
-    folder = Path(run["cwd"]).resolve()
-    paths = {argument: folder / argument for argument in run["command"] if "{" not in argument}
-    return {
-        argument: path for argument, path in paths.items() if is_file(path) and path.resolve().is_relative_to(folder)
-    }
-
-
-def _git_commit(folder: Path) -> str | None:
-    """Return the current commit of a folder; None outside a repository."""
-    try:
-        process = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=GIT_COMMIT_TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return process.stdout.strip() if process.returncode == 0 else None
 
 
 RUNNERS.register("script")(ScriptRunner())

@@ -1,0 +1,1 @@
+"""Checks of a running sweep: equal failures, and trials that may hang."""
