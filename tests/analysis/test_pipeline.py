@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 
 from hptransfer.analysis import Analysis, pipeline
-from hptransfer.analysis.pipeline import analyze_file, analyze_run, export
+from hptransfer.analysis.pipeline import analyze_run, analyze_source, export
 from hptransfer.analysis.report.run_context import RunContext
 from hptransfer.analysis.report.sections import DASH, group_table
+from hptransfer.analysis.tables.sources import TableSource
 from hptransfer.cli.main import main
 from hptransfer.core.errors import FitError
 from hptransfer.core.io import read_json, write_json
@@ -70,7 +71,8 @@ def test_a_run_is_analyzed_as_its_records_are(tmp_path: Path, names: str) -> Non
     analyze_run(folder, targets=tmp_path / "targets.csv")
     out = tmp_path / "out"
     columns = {"scales": ("width", "depth", "tokens"), "tuned": tuned, "loss": "loss"}
-    analyze_file(folder.path / "records.csv", **columns, targets=tmp_path / "targets.csv", out=out)
+    source = TableSource(folder.path / "records.csv")
+    analyze_source(source, **columns, targets=tmp_path / "targets.csv", out=out, unit="nats")
     for name in FILES:
         assert (out / name).read_text() == (folder.path / name).read_text(), name
     predictions = pd.read_csv(out / "predictions.csv")
@@ -81,9 +83,9 @@ def test_a_run_is_analyzed_as_its_records_are(tmp_path: Path, names: str) -> Non
 def prediction_columns(tuned: Sequence[str]) -> list[str]:
     """Columns of predictions.csv in their order."""
     ends = ("", "_center", "_low", "_high", "_stable_below", "_outside_tried", "_widened_by")
-    of_target = ("risk_expected_percent", "risk_p90_percent", "p_diverge", "extrapolation_octaves")
+    of_target = ("risk_expected", "risk_p90", "risk_expected_percent", "risk_p90_percent", "p_diverge")
     values = [f"{name}{end}" for name in tuned for end in ends]
-    return ["width", "depth", "tokens", *values, "loss", "loss_low", "loss_high", *of_target]
+    return ["width", "depth", "tokens", *values, "loss", "loss_low", "loss_high", *of_target, "extrapolation_octaves"]
 
 
 @pytest.mark.parametrize("option", ["--out", "--scale", "--tune", "--loss", "--columns", "--experiment"])
@@ -115,7 +117,7 @@ def test_the_contracts_of_the_files_hold(analyzed: RunFolder) -> None:
         *("value", "center", "low", "high", "stable_below", "outside_tried", "widened_by")
     }
     assert set(prediction["hyperparameters"]["lr"]["widened_by"]) == {"factor", "reason"}
-    assert set(prediction["risk"]) == {"expected_percent", "p90_percent"}
+    assert set(prediction["risk"]) == {"expected", "p90", "expected_percent", "p90_percent"}
     assert prediction["p_diverge"] is prediction["hyperparameters"]["lr"]["stable_below"] is None
     assert prediction["target"] == TARGET
     predictions = pd.read_csv(folder.path / "predictions.csv")
