@@ -70,8 +70,9 @@ def test_a_run_is_analyzed_as_its_records_are(tmp_path: Path, names: str) -> Non
     targets.to_csv(tmp_path / "targets.csv", index=False)
     analyze_run(folder, targets=tmp_path / "targets.csv")
     out = tmp_path / "out"
-    columns = {"scales": ("width", "depth", "tokens"), "tuned": tuned, "loss": "loss", "unit": "nats"}
-    analyze_source(TableSource(folder.path / "records.csv"), **columns, targets=tmp_path / "targets.csv", out=out)
+    columns = {"scales": ("width", "depth", "tokens"), "tuned": tuned, "loss": "loss"}
+    source = TableSource(folder.path / "records.csv")
+    analyze_source(source, **columns, targets=tmp_path / "targets.csv", out=out, unit="nats")
     for name in FILES:
         assert (out / name).read_text() == (folder.path / name).read_text(), name
     predictions = pd.read_csv(out / "predictions.csv")
@@ -82,10 +83,9 @@ def test_a_run_is_analyzed_as_its_records_are(tmp_path: Path, names: str) -> Non
 def prediction_columns(tuned: Sequence[str]) -> list[str]:
     """Columns of predictions.csv in their order."""
     ends = ("", "_center", "_low", "_high", "_stable_below", "_outside_tried", "_widened_by")
-    risk = ("risk_expected", "risk_p90", "risk_expected_percent", "risk_p90_percent")
-    of_target = (*risk, "p_diverge", "extrapolation_octaves")
+    of_target = ("risk_expected", "risk_p90", "risk_expected_percent", "risk_p90_percent", "p_diverge")
     values = [f"{name}{end}" for name in tuned for end in ends]
-    return ["width", "depth", "tokens", *values, "loss", "loss_low", "loss_high", *of_target]
+    return ["width", "depth", "tokens", *values, "loss", "loss_low", "loss_high", *of_target, "extrapolation_octaves"]
 
 
 @pytest.mark.parametrize("option", ["--out", "--scale", "--tune", "--loss", "--columns", "--experiment"])
