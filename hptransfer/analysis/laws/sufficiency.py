@@ -75,7 +75,10 @@ def check_runs(runs: Runs) -> None:
 
 
 def check_outliers(runs: Runs) -> None:
-    """Raise FitError if many runs are outliers, those of seeds that broke as a whole aside."""
+    """Raise FitError if many runs are outliers.
+
+    Runs of seeds that broke as a whole do not count.
+    """
     sound = np.isfinite(runs.loss)
     of_seed, of_scale = (np.bincount(group, sound) > 0 for group in (runs.intercept, runs.scale))
     judged = of_seed[runs.intercept] | ~of_scale[runs.scale]

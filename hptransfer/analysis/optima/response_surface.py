@@ -121,9 +121,10 @@ def fit_response_surface(runs: Runs, form: str, prior: ShapePrior, guide: LawGui
 
 
 def _searched_deviance(surface: ResponseSurface) -> float:
-    """Return the deviance; where most runs are stray, with twice the log of the number of subsets of the runs.
+    """Return the deviance, with a penalty for a surface through few runs.
 
-    A surface through few runs is the best of all subsets, which its likelihood does not say.
+    The penalty is twice the log of the number of subsets of the runs. Such a surface is the best of all subsets, which
+    its likelihood does not say.
     """
     subsets = 2 * math.log(2) * len(surface.sound)
     return surface.deviance + subsets * bool(surface.sound.mean() < LEAST_SOUND)
@@ -146,7 +147,7 @@ class _Start:
 
 
 def _starts(data: SelectedRuns) -> list[_Start]:
-    """Return the starting points of the fit, a single one for many runs."""
+    """Return the starting points of the fit; one for many runs."""
     best = np.full(len(data.octaves), np.inf)
     np.minimum.at(best, data.scale, data.y)
     excess = data.y - best[data.scale]
