@@ -122,7 +122,7 @@ def next_table(fit: Fit, runs: Sequence[NextRun]) -> pd.DataFrame:
 def _narrowings(
     parts: Sequence[Component], state: _OptimaInformation, target: Axes, candidates: Sequence[_Candidate]
 ) -> Array:
-    """Return how much each candidate narrows the target's interval, in log width, (candidates,).
+    """Return each candidate's reduction of the log width of the interval, (candidates,).
 
     It is the mean over hyperparameters and components of the law. All follow from one posterior: a run's information D
     about an optimum x changes the variance of the target's optimum f by -C D (1 + V D)^-1 C', where V is the variance
