@@ -60,5 +60,5 @@ def is_size_or_budget(axis: str) -> bool:
 
 
 def quantity_of(column: str) -> str:
-    """Return a column's quantity: rate, batch, tokens, params, width, depth, or its name."""
+    """Return a column's quantity, such as rate or params, else its name."""
     return next((quantity for quantity, names in _QUANTITIES.items() if column.lower() in names), column)

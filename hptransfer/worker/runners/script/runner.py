@@ -134,10 +134,10 @@ class ScriptRunner(Runner):
     def shortened(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """Return a run with the names of `run.smoke`.
 
-        Its metric may have a single point.
+        Its metric may have a single point, at any step.
         """
         names = {**run["names"], **(run.get("smoke") or {})}
-        return {**run, "names": names, "metric": {**run["metric"], "points": 1}}
+        return {**run, "names": names, "metric": {**run["metric"], "points": 1, "last_step": 0}}
 
     def fingerprint_source(self, run: Mapping[str, Any]) -> str:
         files, templates = command_files(run), run.get("files", {}).values()
