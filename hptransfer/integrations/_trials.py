@@ -15,7 +15,7 @@ CHECKPOINT_S = 300.0
 
 
 def trial_folder() -> Path | None:
-    """Return the folder of the trial that runs this process; None outside of a trial."""
+    """Return the folder of this process's trial; None outside of one."""
     folder = os.environ.get("HPTRANSFER_TRIAL_DIR")
     return Path(folder) if folder else None
 
