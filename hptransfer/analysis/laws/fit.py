@@ -46,10 +46,6 @@ class ReuseCost:
         """Return the cost for people: nats, or that the run diverges."""
         return "diverges" if self.diverges else f"{'over ' * self.capped}{self.nats:.{digits}f}"
 
-    def percent(self, loss: float) -> str:
-        """Return the cost in percent of a loss, for people."""
-        return "diverges" if self.diverges else f"{'over ' * self.capped}{100 * self.nats / loss:.2f}%"
-
 
 @dataclass(frozen=True, eq=False)
 class Widening:
