@@ -108,10 +108,13 @@ def test_the_contracts_of_the_files_hold(analyzed: RunFolder) -> None:
     fit, prediction = read_json(folder.path / "fit.json"), read_json(folder.prediction)
     for axis in ("width", "depth", "tokens"):
         exponent = fit["hyperparameters"]["lr"]["exponents"][axis]
-        assert {"value", "low", "high", "verdict", "untransferred_cost_nats", "untransferred_cost_percent"} <= set(
-            exponent
-        )
-        assert exponent["untransferred_diverges"] is False
+        keys = {"value", "low", "high", "se", "verdict", "moves", "factor_to_target", "loss_if_ignored"}
+        assert set(exponent) == keys
+        assert set(exponent["factor_to_target"]) == {"value", "low", "high"}
+        lost = exponent["loss_if_ignored"]
+        assert set(lost) == {"value", "low", "high", "p_diverge"}
+        assert 0 <= lost["low"] <= lost["value"] <= lost["high"]
+        assert lost["p_diverge"] == 0
     assert fit["excluded_runs"] == []
     assert set(prediction["hyperparameters"]["lr"]) == {
         *("value", "center", "low", "high", "stable_below", "outside_tried", "widened_by")

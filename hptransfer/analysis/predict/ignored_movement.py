@@ -95,7 +95,7 @@ class IgnoredLoss:
 
     def percent(self) -> str:
         """Return the loss in percent of the target's, for a table."""
-        return "diverges" if self.diverges else f"{'over ' * self.beyond_runs}{100 * self._shown / self.loss:.2f}%"
+        return "diverges" if self.diverges else f"{'over ' * self.beyond_runs}{100 * self._shown / self.loss:.2g}%"
 
     @property
     def _shown(self) -> float:

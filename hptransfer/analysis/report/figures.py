@@ -254,7 +254,7 @@ def _draw_law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, f
         optima = fit.mixture.mean(scales)
         edge = [fit.divergence.edge(x, scale, k) for x, scale in zip(optima, scales, strict=True)]
         if np.isfinite(edge).any():
-            axes.plot(grid, edge, color=INK, linewidth=1, linestyle=":", label="even odds of divergence")
+            axes.plot(grid, edge, color=INK, linewidth=1, linestyle=":", label="edge of divergence")
     x, low_x, high_x = fit.predict(target)[k]
     at_target = np.log2(target[axis])
     axes.errorbar(

@@ -267,19 +267,19 @@ def _tiles(analysis: Findings, context: RunContext) -> list[Tile]:
     prediction = analysis.predictions.iloc[0]
     tiles = []
     if not math.isnan(expected := float(prediction["risk_expected_percent"])):
-        p90 = format_percent(float(prediction["risk_p90_percent"]))
-        tiles.append(Tile(format_percent(expected), f"risk: expected loss to the target's own optimum; 90% below {p90}"))
+        tiles.append(Tile(format_percent(expected), "risk: expected loss to the target's own optimum"))
     if context.verification:
         tiles += _verified_tiles(context.verification)
-    elif context.target:
-        tiles.append(Tile("Not verified", "the target has not been trained around this value"))
+    else:
+        tiles.append(Tile("Not verified", "the target has not been trained around this answer"))
     tiles.append(_cost_tile(analysis.fit, context))
     if not context.verification:
         values = ", ".join(f"{name} {short(value)}" for name, value in analysis.smallest_optimum().items())
-        about = f"estimated loss of reusing the smallest scale's optimum ({values})"
-        lost = analysis.ignored_loss
-        if not lost.diverges:
-            about += f"; {lost.nats.text()} nats"
+        lost, interval = analysis.ignored_loss, ""
+        if not lost.diverges and not lost.beyond_runs:
+            low, high = (format_percent(100 * nats / lost.loss) for nats in (lost.nats.low, lost.nats.high))
+            interval = f" ({low} to {high})"
+        about = f"estimated loss of reusing the smallest scale's optimum, {values}{interval}"
         tiles.append(Tile(lost.percent(), about))
     return tiles
 
@@ -306,7 +306,7 @@ def _cost_tile(fit: Fit, context: RunContext) -> Tile:
     """Return what the runs cost: a share of the target's own training where that is known."""
     runs, flops = len(fit.runs.loss), context.target.get("flops") if context.target else None
     if flops:
-        return Tile(f"{context.flops / flops:.0%}", f"cost of the {runs} runs, in the target's own training")
+        return Tile(f"{context.flops / flops:.0%}", f"cost of the {runs} runs, as a share of the target's own training")
     return Tile(f"{runs} runs", f"at {len(fit.optima)} scales; their cost is not known")
 
 
