@@ -147,7 +147,9 @@ def main() -> None:
     predictions, measured = [row.predicted for row in rows], [row.measured for row in rows]
     inside = sum(row.low <= row.measured <= row.high for row in rows)
     numbers = sum(row.printed[0].isdigit() for row in rows)
-    print(f"\nWithin a factor of two: {within_two(predictions, measured)} of {len(rows)}; inside the interval: {inside};")
+    print(
+        f"\nWithin a factor of two: {within_two(predictions, measured)} of {len(rows)}; inside the interval: {inside};"
+    )
     print(f"printed as a number: {numbers}.")
     shifted = [within_two(np.roll(predictions, shift).tolist(), measured) for shift in range(1, len(rows))]
     print(f"Control, with the prediction of another verification: {np.mean(shifted):.1f} of {len(rows)}.")

@@ -168,7 +168,9 @@ def _ignored_loss(fit: Fit, scale: Axes, away: Array, values: Array) -> IgnoredL
             excess[draw] = ratio * error * shape.excess(away[draw][None], octaves)[0]
     loss, low, high = fit.predict_loss(scale)
     losses = loss * np.exp(np.log(high / low) / (2 * NORMAL_95) * random.standard_normal(len(away)))
-    low, value, high = np.percentile(losses * np.expm1(np.minimum(excess, LARGEST_EXCESS)), (INTERVAL[0], 50, INTERVAL[1]))
+    low, value, high = np.percentile(
+        losses * np.expm1(np.minimum(excess, LARGEST_EXCESS)), (INTERVAL[0], 50, INTERVAL[1])
+    )
     return IgnoredLoss(
         nats=Range(float(value), float(low), float(high)),
         loss=loss,

@@ -160,7 +160,7 @@ def _legend_below(axes: Axes) -> None:
     width, height = PANEL_INCHES
     entry = LETTER_POINTS * max(map(len, names)) + MARK_POINTS
     columns = min(MOST_LEGEND_COLUMNS, len(names), max(1, int(72 * width / entry)))
-    room = LEGEND_INCHES * -(-len(names) // columns)
+    room = LEGEND_INCHES * (0.5 + -(-len(names) // columns))
     if isinstance(figure, Figure):  # a part of a larger figure keeps its size
         figure.set_size_inches(width, height + room)
     figure.subplots_adjust(top=1 - 0.09 * height / (height + room), bottom=(0.16 * height + room) / (height + room))
