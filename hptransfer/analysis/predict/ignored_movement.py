@@ -21,7 +21,7 @@ from hptransfer.core.records import short
 
 # Log loss above the optimum at which a draw is cut off, so that far reuse does not overflow.
 LARGEST_EXCESS = 20.0
-# Distance in octaves up to which runs show the response at a reused value, and the number of runs that the fit counts as.
+# Octaves within which runs show the response at a reused value, and the number of runs that the fit is worth.
 NEAR_OCTAVES, PRIOR_RUNS = 0.5, 2.0
 # Smallest share of the loss that a sentence tells from nothing.
 LEAST_SHARE = 1e-4
