@@ -85,7 +85,8 @@ def verifications() -> Iterator[Verified]:
     """Yield all verifications."""
     table = check_table(pd.read_csv(DATA / "lm_lr_batch_sweep.csv"), STEP_LAW, "Step Law")
     for held_out, kind in ((table["params"] == table["params"].max(), "size"), (table["tokens"] >= LONG, "tokens")):
-        for (params, tokens), target in table[held_out].groupby(list(STEP_LAW.scales)):
+        for _, target in table[held_out].groupby(list(STEP_LAW.scales)):
+            params, tokens = (float(target[axis].iloc[0]) for axis in STEP_LAW.scales)
             if kind == "size" or params < table["params"].max():
                 name = f"Step Law, {params / 1e6:.0f}M, {tokens / 1e9:.1f}B tokens, {kind} left out"
                 yield Verified(name, table[~held_out], target, STEP_LAW)

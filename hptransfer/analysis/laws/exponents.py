@@ -47,18 +47,18 @@ class Exponent:
 
     @property
     def moves(self) -> bool:
-        """True if the optimum moves along the axis: the interval does not hold zero."""
+        """True if the interval of the exponent does not hold zero."""
         return self.low > 0 or self.high < 0
 
     @property
     def movement(self) -> str:
-        """Whether the optimum moves along the axis, in words."""
+        """Movement along the axis in words: MOVES, STAYS or MAY_MOVE."""
         if self.moves:
             return MOVES
         return STAYS if self.verdict == TRANSFERS else MAY_MOVE
 
     def sentence(self, tuned: str, axis: str) -> str:
-        """Return the exponent with its interval, whether the optimum moves, and the verdict if it adds to that."""
+        """Return the exponent with its interval, its movement and its verdict."""
         judged = has_verdict(tuned, axis) and self.verdict != UNDECIDED
         words = [self.verdict] if judged else []
         if not judged or self.moves:

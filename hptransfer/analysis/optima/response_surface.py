@@ -237,7 +237,7 @@ class _NormalEquations:
         return by_x, by_shape
 
     def shape_covariance(self) -> Array:
-        """Return the covariance of the shape with the optima integrated out, (parameters, parameters)."""
+        """Return the covariance of the shape, the optima integrated out."""
         across = np.linalg.inv(self.xx) @ self.xt
         covariance: Array = np.linalg.inv(self.tt - np.einsum("skc,skd->cd", self.xt, across))
         return covariance

@@ -1,4 +1,4 @@
-"""Movement of the optimum to a target, and the loss of a target that is trained as if it did not move.
+"""Movement of the optimum to a target, and the loss of ignoring it.
 
 A draw of the posterior is an optimum at the target, from the average over laws, and a response: a form of the surface,
 its parameters by Laplace's method, and the error of the form. Its loss is that of the reused values above the drawn
@@ -71,7 +71,7 @@ class IgnoredLoss:
         return self.nats.low > self.most_measured
 
     def sentence(self) -> str:
-        """Return the loss in words, such as "0.04 (0.03 to 0.05) nats, 1.8% of the loss"."""
+        """Return the loss in words, with its interval and in percent."""
         if self.diverges:
             return f"more likely than not a divergence (with a probability of {self.p_diverge:.0%})"
         if self.nats.high < LEAST_SHARE * self.loss:
@@ -104,10 +104,10 @@ class IgnoredLoss:
 
 @dataclass(frozen=True)
 class Movement:
-    """Movement of one optimum along one axis, from its smallest swept value to the target's.
+    """Movement of one optimum along one axis to the target.
 
     Attributes:
-        factor: the target's optimum over the one that it would have at the axis's smallest value.
+        factor: the target's optimum over the one that it would have at the axis's smallest swept value.
         ignored: loss at the target if the optimum is taken to stay along this axis.
     """
 
@@ -180,10 +180,10 @@ def _ignored_loss(fit: Fit, scale: Axes, away: Array, values: Array) -> IgnoredL
 
 
 def _measured_over_fitted(fit: Fit, surface: ResponseSurface, away: Array) -> float:
-    """Return the ratio of measured to fitted log loss above the optimum, of the runs about as far from theirs.
+    """Return the ratio of measured to fitted log loss above the optimum.
 
-    The surface is fitted for its minimum: runs far from it have little weight there, but show the loss of reuse. Far
-    from all runs the ratio is 1.
+    It is that of the runs about as far from their own optimum. The surface is fitted for its minimum: far runs have little
+    weight there, but show the loss of reuse. Far from all runs the ratio is 1.
 
     Args:
         away: octaves from the optimum, (tuned,).
