@@ -78,10 +78,13 @@ def decide(fit: Fit, scale: Axes) -> Decision:
 
 
 def optimum_draws(fit: Fit, scale: Axes, center: Array) -> Array:
-    """Return draws of log2 of a scale's optimum, widened as its interval is, (DRAWS, tuned).
+    """Return draws of a scale's optimum, log2, widened as its interval is.
 
     Args:
         center: log2 of the optimum's mean, (tuned,).
+
+    Returns:
+        (DRAWS, tuned).
     """
     draws = fit.mixture.new_scale_draws(scale, DRAWS)
     widened: Array = center + fit.widening.factor * (draws - fit.mixture.mean([scale])[0])

@@ -103,7 +103,7 @@ class Findings:
 
     @cached_property
     def movements(self) -> dict[str, dict[str, Movement]]:
-        """Movement of each optimum to the first target, by tuned hyperparameter and axis."""
+        """Movements to the first target, by tuned hyperparameter and axis."""
         return {
             name: {axis: movement(self.fit, k, axis, self.target) for axis in self.fit.exponents[name]}
             for k, name in enumerate(self.fit.tuned)

@@ -1,4 +1,4 @@
-"""Movement of the optimum to a target, and the loss of ignoring it.
+"""Movement of the optimum to a target, and its cost if ignored.
 
 A draw of the posterior is an optimum at the target, from the average over laws, and a response: a form of the surface,
 its parameters by Laplace's method, and the error of the form. Its loss is that of the reused values above the drawn
@@ -38,7 +38,11 @@ class Range:
     high: float
 
     def text(self, least: float = 0.0) -> str:
-        """Return the value and its interval with two digits, numbers below `least` as 0."""
+        """Return the value and its interval with two digits.
+
+        Args:
+            least: smaller numbers are shown as 0.
+        """
         numbers = (0.0 if number < least else float(f"{number:.2g}") for number in (self.value, self.low, self.high))
         value, low, high = map(short, numbers)
         return f"{value} ({low} to {high})"
@@ -46,7 +50,7 @@ class Range:
 
 @dataclass(frozen=True)
 class IgnoredLoss:
-    """Loss that a target adds by training with values of a smaller scale.
+    """Loss added by training a target with a smaller scale's values.
 
     Attributes:
         nats: median over the posterior with its 90% interval, of a run that does not diverge.
@@ -67,7 +71,7 @@ class IgnoredLoss:
 
     @property
     def beyond_runs(self) -> bool:
-        """True if the loss is larger than any run showed, by its whole interval."""
+        """True if the whole interval is above the largest measured loss."""
         return self.nats.low > self.most_measured
 
     def sentence(self) -> str:
@@ -182,8 +186,8 @@ def _ignored_loss(fit: Fit, scale: Axes, away: Array, values: Array) -> IgnoredL
 def _measured_over_fitted(fit: Fit, surface: ResponseSurface, away: Array) -> float:
     """Return the ratio of measured to fitted log loss above the optimum.
 
-    It is that of the runs about as far from their own optimum. The surface is fitted for its minimum: far runs have little
-    weight there, but show the loss of reuse. Far from all runs the ratio is 1.
+    It is that of the runs about as far from their own optimum. The surface is fitted for its minimum: far runs have
+    little weight there, but show the loss of reuse. Far from all runs the ratio is 1.
 
     Args:
         away: octaves from the optimum, (tuned,).

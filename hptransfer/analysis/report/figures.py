@@ -151,7 +151,7 @@ def _draw_curves(axes: Axes, *, fit: Fit, indices: Sequence[int], k: int, title:
 
 
 def _legend_below(axes: Axes) -> None:
-    """Add a legend below the figure, where it covers nothing, and increase the height."""
+    """Add a legend below the figure, and increase the height for it."""
     names = axes.get_legend_handles_labels()[1]
     if not names:
         return

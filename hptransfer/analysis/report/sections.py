@@ -57,7 +57,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Tile:
-    """Short answer of the first screen: a number or a word, and what it is."""
+    """Short answer of the first screen, with its meaning."""
 
     answer: str
     about: str
@@ -119,10 +119,10 @@ class GroupTable:
 
 @dataclass(frozen=True, kw_only=True)
 class MovementRow:
-    """Movement of an optimum along an axis, and the loss of ignoring it.
+    """Movement of an optimum along an axis, and its cost if ignored.
 
     Attributes:
-        moves: whether it moves, in words.
+        moves: `Exponent.movement`.
     """
 
     tuned: str
@@ -285,7 +285,7 @@ def _tiles(analysis: Findings, context: RunContext) -> list[Tile]:
 
 
 def _verified_tiles(verification: Mapping[str, Any]) -> list[Tile]:
-    """Return what verification.json measured."""
+    """Return the measurements of verification.json."""
     reused, errors = figures.untransferred_of(verification), verification["error_octaves"]
     best = ", ".join(f"{name} {short(verification['best'][name])} ({errors[name]:+.2f} octaves)" for name in errors)
     lost = reused["regret_percent"]
@@ -303,7 +303,7 @@ def _verified_tiles(verification: Mapping[str, Any]) -> list[Tile]:
 
 
 def _cost_tile(fit: Fit, context: RunContext) -> Tile:
-    """Return what the runs cost: a share of the target's own training where that is known."""
+    """Return the cost of the runs, in the target's own training if known."""
     runs, flops = len(fit.runs.loss), context.target.get("flops") if context.target else None
     if flops:
         return Tile(f"{context.flops / flops:.0%}", f"cost of the {runs} runs, as a share of the target's own training")
