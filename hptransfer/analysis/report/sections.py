@@ -303,7 +303,7 @@ def _verified_tiles(verification: Mapping[str, Any]) -> list[Tile]:
 
 
 def _cost_tile(fit: Fit, context: RunContext) -> Tile:
-    """Return the cost of the runs, in the target's own training if known."""
+    """Return the cost of the runs as a share, if known."""
     runs, flops = len(fit.runs.loss), context.target.get("flops") if context.target else None
     if flops:
         return Tile(f"{context.flops / flops:.0%}", f"cost of the {runs} runs, as a share of the target's own training")
