@@ -29,7 +29,7 @@ def missing_package(package: str) -> ModuleNotFoundError:
 
 
 class StopRequest:
-    """SIGTERM, noted until the step has ended. Outside of a trial it is left alone."""
+    """SIGTERM, noted until the step has ended; none outside a trial."""
 
     def __init__(self) -> None:
         self.received = False

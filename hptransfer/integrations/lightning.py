@@ -60,7 +60,7 @@ class TrialCallback(Callback):  # type: ignore[misc]  # it may be missing where 
         self._timer.restart()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Report the step; save where a checkpoint is due or training must stop."""
+        """Report the step, and save a checkpoint where one is due."""
         if trainer.global_step == self._step:  # gradients are still accumulated
             return
         self._step = trainer.global_step
@@ -129,7 +129,7 @@ def _checkpoint_folder() -> Path | None:
 
 
 def _save(trainer: Any) -> None:
-    """Save a checkpoint under another name, then rename it and remove earlier ones."""
+    """Save a checkpoint, which replaces the earlier ones once complete."""
     folder = _checkpoint_folder()
     assert folder is not None
     path = folder / f"{trainer.global_step}.ckpt"

@@ -92,7 +92,7 @@ class TrialCallback(TrainerCallback):  # type: ignore[misc]  # it may be missing
                 shutil.rmtree(path)
 
     def _in_any_process(self, args: Any, *flags: bool) -> list[bool]:
-        """Return for each flag if it is true in any process: all must save at the same step."""
+        """Return for each flag if it is true in any process."""
         if args.world_size == 1 or trial_folder() is None:
             return list(flags)
         import torch

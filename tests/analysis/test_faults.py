@@ -39,30 +39,30 @@ DRIFTING = Bowl(curvature=0.02, optimum=power(-1.0))
 RATES = tuple(range(-11, -3))
 
 
-def test_the_cost_of_reuse_is_at_most_the_largest_measured_loss() -> None:
+def test_a_loss_of_reuse_beyond_all_runs_is_named_with_the_most_that_any_lost() -> None:
     found = answer(DRIFTING.runs(rates=RATES), target={"width": 64 * 2**9})
-    fit, cost = found.analysis.fit, found.analysis.untransferred_cost()
+    fit, lost = found.analysis.fit, found.analysis.ignored_loss
     runs = fit.runs.loss
     worst = max(float(runs[fit.runs.of_scale(index)].max()) - optimum.loss for index, optimum in enumerate(fit.optima))
-    assert cost.capped
-    assert not cost.diverges
-    assert cost.nats == pytest.approx(worst, rel=0.02) == pytest.approx(fit.largest_excess)
-    assert cost.text(3) == f"over {cost.nats:.3f}"
+    assert lost.beyond_runs
+    assert not lost.diverges
+    assert lost.most_measured == pytest.approx(worst, rel=0.02) == pytest.approx(fit.largest_excess)
+    assert lost.text(3) == f"over {lost.most_measured:.3f}"
     assert "more than" in found.analysis.summary()
     near = fit.untransferred_cost(fit.optima[1])
     assert not near.capped
     assert near.nats == pytest.approx(fit.optima[1].loss * math.expm1(DRIFTING.curvature), rel=0.3)
 
 
-def test_the_cost_of_reuse_beyond_the_edge_of_divergence_is_called_divergence() -> None:
+def test_reuse_beyond_the_edge_of_divergence_is_called_divergence() -> None:
     unstable = Bowl(curvature=0.02, optimum=power(-1.0), diverges=lambda width: power(-1.0)(width) + 2.4)
     found = answer(unstable.runs(rates=RATES), target={"width": 64 * 2**6})
-    cost = found.analysis.untransferred_cost()
-    assert cost.diverges
-    assert cost.text(3) == cost.percent_text(3.0) == "diverges"
-    assert "would more likely than not diverge at the target" in found.analysis.summary()
+    lost = found.analysis.ignored_loss
+    assert lost.diverges
+    assert lost.text(3) == lost.percent() == "diverges"
+    assert "would cost the target more likely than not a divergence" in found.analysis.summary()
     assert not found.analysis.fit.untransferred_cost(found.analysis.fit.optima[1]).diverges
-    assert found.analysis.exponents["untransferred_diverges"].tolist() == [True]
+    assert (found.analysis.exponents["p_diverge_if_ignored"] > 0.5).tolist() == [True]
 
 
 def test_a_tuned_column_with_one_value_is_kept(tmp_path: Path) -> None:

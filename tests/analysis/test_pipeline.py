@@ -110,8 +110,13 @@ def test_the_contracts_of_the_files_hold(analyzed: RunFolder) -> None:
     fit, prediction = read_json(folder.path / "fit.json"), read_json(folder.prediction)
     for axis in ("width", "depth", "tokens"):
         exponent = fit["hyperparameters"]["lr"]["exponents"][axis]
-        assert {"value", "low", "high", "verdict", "untransferred_cost", "untransferred_cost_percent"} <= set(exponent)
-        assert exponent["untransferred_diverges"] is False
+        keys = {"value", "low", "high", "se", "verdict", "moves", "factor_to_target", "loss_if_ignored"}
+        assert set(exponent) == keys
+        assert set(exponent["factor_to_target"]) == {"value", "low", "high"}
+        lost = exponent["loss_if_ignored"]
+        assert set(lost) == {"value", "low", "high", "p_diverge"}
+        assert 0 <= lost["low"] <= lost["value"] <= lost["high"]
+        assert lost["p_diverge"] == 0
     assert fit["excluded_runs"] == []
     assert set(prediction["hyperparameters"]["lr"]) == {
         *("value", "center", "low", "high", "stable_below", "outside_tried", "widened_by")
@@ -223,7 +228,7 @@ def test_the_page_stands_alone(folder: RunFolder, key: str) -> None:
 def test_a_verification_of_another_target_is_not_shown(folder: RunFolder) -> None:
     write_json(folder.verification, {"scale": {**TARGET, "width": 512}})
     analyze_run(folder)
-    assert "Not verified yet" in folder.report.read_text()
+    assert "Not verified" in folder.report.read_text()
 
 
 def test_export_resolves_the_groups_with_the_prediction(analyzed: RunFolder) -> None:

@@ -19,6 +19,8 @@ TRANSFER_TOLERANCE = 0.25
 TRANSFERS = "transfers"
 DRIFTS = "does not transfer"
 UNDECIDED = "undecided"
+# Sentences about an optimum: an interval without zero, one within the tolerance, and any other.
+MOVES, STAYS, MAY_MOVE = "moves", "stays", "may move"
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,25 @@ class Exponent:
             return DRIFTS
         return UNDECIDED
 
+    @property
+    def moves(self) -> bool:
+        """True if the interval of the exponent does not hold zero."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def movement(self) -> str:
+        """Movement along the axis in words: MOVES, STAYS or MAY_MOVE."""
+        if self.moves:
+            return MOVES
+        return STAYS if self.verdict == TRANSFERS else MAY_MOVE
+
     def sentence(self, tuned: str, axis: str) -> str:
-        """Return the exponent with its interval and its verdict, if any."""
-        interval = f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
-        return f"{interval} {self.verdict}" if has_verdict(tuned, axis) else interval
+        """Return the exponent with its interval, its movement and its verdict."""
+        judged = has_verdict(tuned, axis) and self.verdict != UNDECIDED
+        words = [self.verdict] if judged else []
+        if not judged or self.moves:
+            words.insert(0, self.movement)
+        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}] {', '.join(words)}"
 
 
 def has_verdict(tuned: str, axis: str) -> bool:

@@ -47,12 +47,6 @@ class ReuseCost:
         """Return the cost for people, or that the run diverges."""
         return "diverges" if self.diverges else f"{'over ' * self.capped}{self.nats:.{digits}f}"
 
-    def percent_text(self, percent: float) -> str:
-        """Return the cost for people in percent; blank for NaN."""
-        if self.diverges or np.isnan(percent):
-            return "diverges" if self.diverges else ""
-        return f"{'over ' * self.capped}{percent:.2f}%"
-
 
 @dataclass(frozen=True, eq=False)
 class Widening:

@@ -85,6 +85,7 @@ class ResponseSurface:
         intercepts: response at each scale's optimum; NaN for a scale without a run near it.
         runs: positions of the runs that were fitted, with their `residuals` and `excess` in the response.
         sound: probability of each of these runs to be sound.
+        shape_covariance: of the shape's parameters, by Laplace's method, (parameters, parameters).
     """
 
     shape: ResponseShape
@@ -101,6 +102,7 @@ class ResponseSurface:
     residuals: Array
     excess: Array
     sound: Array
+    shape_covariance: Array
 
 
 def fit_response_surface(runs: Runs, form: str, prior: ShapePrior, guide: LawGuide) -> ResponseSurface:
@@ -284,6 +286,12 @@ class _NormalEquations:
         by_x: Array = np.einsum("skj,sj->sk", inverse, on_x) - across @ by_shape
         return by_x, by_shape
 
+    def shape_covariance(self) -> Array:
+        """Return the covariance of the shape, the optima integrated out."""
+        across = np.linalg.inv(self.xx) @ self.xt
+        covariance: Array = np.linalg.inv(self.tt - np.einsum("skc,skd->cd", self.xt, across))
+        return covariance
+
     def border(self) -> Array:
         """Return xt as one matrix, (scales * tuned, shape)."""
         return self.xt.reshape(-1, self.xt.shape[2])
@@ -422,7 +430,8 @@ class _LeastSquares:
         """
         data, linear = self.data, self.linearize(state, weights)
         plain = _NormalEquations.of(data, weights, linear)
-        leverage = _leverage(data, weights, linear, plain.with_prior(law.precision, self.precision))
+        with_prior = plain.with_prior(law.precision, self.precision)
+        leverage = _leverage(data, weights, linear, with_prior)
         residuals, excess = linear.residuals, linear.excess
         found = noise_and_discrepancy(residuals, excess, leverage)
         variance = found.noise**2 + (found.discrepancy * excess) ** 2
@@ -456,6 +465,7 @@ class _LeastSquares:
             residuals=residuals,
             excess=excess,
             sound=sound,
+            shape_covariance=with_prior.shape_covariance(),
         )
 
 
@@ -464,7 +474,7 @@ def _leverage(data: SelectedRuns, weights: Array, linear: _Linearization, normal
     by_x, by_shape = linear.by_x, linear.by_shape
     inverse = np.linalg.inv(normal.xx)
     across = inverse @ normal.xt
-    shape = np.linalg.inv(normal.tt - np.einsum("skc,skd->cd", normal.xt, across))
+    shape = normal.shape_covariance()
     of_scale = inverse + across @ shape @ np.swapaxes(across, 1, 2)
     border = (across @ shape)[data.scale]
     value = np.einsum("ik,ikj,ij->i", by_x, of_scale[data.scale], by_x) - 2 * np.einsum(

@@ -84,6 +84,20 @@ def decide(fit: Fit, scale: Axes) -> Decision:
     )
 
 
+def optimum_draws(fit: Fit, scale: Axes, center: Array) -> Array:
+    """Return draws of a scale's optimum, log2, widened as its interval is.
+
+    Args:
+        center: log2 of the optimum's mean, (tuned,).
+
+    Returns:
+        (DRAWS, tuned).
+    """
+    draws = fit.mixture.new_scale_draws(scale, DRAWS)
+    widened: Array = center + fit.widening.factor * (draws - fit.mixture.mean([scale])[0])
+    return widened
+
+
 @dataclass(frozen=True, eq=False)
 class _Posterior:
     """Draws of the optimum at a scale, by form of response.
@@ -98,8 +112,7 @@ class _Posterior:
 
     @classmethod
     def of(cls, fit: Fit, scale: Axes, center: Array) -> _Posterior:
-        draws = fit.mixture.new_scale_draws(scale, DRAWS)
-        widened = center + fit.widening.factor * (draws - fit.mixture.mean([scale])[0])
+        widened = optimum_draws(fit, scale, center)
         forms = len(fit.surfaces)
         return cls(fit, scale, [widened[form::forms] for form in range(forms)])
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hptransfer.analysis.laws.fit import Fit, ReuseCost
+from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.predict.decision import decide
+from hptransfer.analysis.predict.ignored_movement import IgnoredLoss, Movement, loss_of_reuse, movement
 from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.validation import HeldOut, regret_per_octave
 from hptransfer.analysis.tables.arrays import Axes
@@ -70,9 +72,10 @@ class Findings:
     def exponents(self) -> pd.DataFrame:
         """Table of the exponents, one row per tuned column and axis.
 
-        Columns: octaves of the optimum per octave of the axis with the 90% interval and the verdict, and the cost of
-        reusing the smallest scale's optimum, in the loss's unit and in percent. The cost is for a scale at which only
-        this axis has grown to the first target's value.
+        Columns: octaves of the optimum per octave of the axis with the 90% interval; the verdict, and True in `moves`
+        if the interval does not hold 0; the factor from the axis's smallest value to the first target's, and the loss
+        that the target adds if its optimum is taken to stay along this axis, both with 90% intervals. The loss is in
+        its own unit, and in percent unless differences are fitted.
         """
         return exponents_table(self)
 
@@ -94,12 +97,23 @@ class Findings:
         """Return the optimum of the smallest scale."""
         return dict(zip(self.fit.tuned, map(float, 2.0**self.fit.smallest.x), strict=True))
 
-    def untransferred_cost(self) -> ReuseCost:
-        """Return the first target's cost of reusing the smallest scale's optimum."""
-        row = self.predictions.iloc[0]
-        scale = {axis: float(row[axis]) for axis in self.fit.columns.scales}
-        optimum = self.fit.predict(scale)[:, 0]
-        return self.fit.reuse_cost(scale, optimum, self.fit.smallest.x, float(row["loss"]))
+    @property
+    def target(self) -> dict[str, float]:
+        """Scale of the first target."""
+        return {axis: float(self.predictions.iloc[0][axis]) for axis in self.fit.columns.scales}
+
+    @cached_property
+    def movements(self) -> dict[str, dict[str, Movement]]:
+        """Movements to the first target, by tuned hyperparameter and axis."""
+        return {
+            name: {axis: movement(self.fit, k, axis, self.target) for axis in self.fit.exponents[name]}
+            for k, name in enumerate(self.fit.tuned)
+        }
+
+    @cached_property
+    def ignored_loss(self) -> IgnoredLoss:
+        """Loss of the first target by reusing the smallest scale's optimum."""
+        return loss_of_reuse(self.fit, self.target, self.fit.smallest.x)
 
     def metrics(self) -> dict[str, float]:
         """Return the predictions of the first target, for a tracker."""
@@ -127,11 +141,13 @@ class Findings:
         if self.uncounted:
             lines.append(f"rows not used because of their state: {format_counts(self.uncounted)}")
         for name, exponents in self.fit.exponents.items():
-            by_axis = ", ".join(f"{axis} {exponent.sentence(name, axis)}" for axis, exponent in exponents.items())
-            lines.append(f"exponents of {name}: {by_axis or 'none'}")
+            lines += [
+                f"{name} along {axis}: {exponent.sentence(name, axis)}; {self.movements[name][axis].sentence()}"
+                for axis, exponent in exponents.items()
+            ]
         values = ", ".join(f"{name} {short(value)}" for name, value in self.smallest_optimum().items())
         lines += [
-            reuse_sentence(values, self.untransferred_cost(), self.fit.columns.objective),
+            reuse_sentence(values, self.ignored_loss),
             held_out_sentence(self.fit, self.leave_one_out),
         ]
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
@@ -169,19 +185,13 @@ def excluded_sentence(fit: Fit) -> str:
     return f"{runs} with a finite loss left out: {', '.join(named)}" + (f" and {more} more" if more else "")
 
 
-def reuse_sentence(values: str, cost: ReuseCost, objective: Objective) -> str:
-    """Return a sentence about the cost of reusing the smallest scale's optimum.
+def reuse_sentence(values: str, lost: IgnoredLoss) -> str:
+    """Return a sentence about the loss of reusing the smallest scale's optimum.
 
     Args:
         values: the optimum as text.
     """
-    reusing = f"reusing the smallest scale's optimum ({values})"
-    if cost.diverges:
-        return f"{reusing} would more likely than not diverge at the target"
-    lost = objective.with_unit(f"{cost.nats:.3f}")
-    if cost.capped:
-        return f"{reusing} would cost the target more than {lost}, the most that any run lost"
-    return f"{reusing} would cost the target about {lost}, by the fitted response surface"
+    return f"reusing the smallest scale's optimum ({values}) would cost the target {lost.sentence()}"
 
 
 def extrapolation_sentence(fit: Fit, scale: Axes) -> str:
@@ -242,19 +252,6 @@ def decision_warnings(fit: Fit, prediction: pd.Series[Any]) -> list[str]:
     return notes
 
 
-def untransferred_cost(fit: Fit, tuned: int, axis: str, target: Mapping[str, float], loss: float) -> ReuseCost:
-    """Return the cost of reusing one optimum while one axis grows.
-
-    Args:
-        tuned: index of the hyperparameter that keeps the optimum of the axis's smallest value.
-        loss: at the target's optimum.
-    """
-    optimum = fit.predict(target)[:, 0]
-    reused = optimum.copy()
-    reused[tuned] -= fit.exponents[fit.tuned[tuned]][axis].value * np.log2(target[axis] / fit.swept.values[axis][0])
-    return fit.reuse_cost(target, optimum, reused, loss)
-
-
 def optima_table(fit: Fit) -> pd.DataFrame:
     """Return the optima of all scales as a table, cheapest scale first."""
     rows = []
@@ -276,19 +273,24 @@ def optima_table(fit: Fit) -> pd.DataFrame:
 
 def exponents_table(findings: Findings) -> pd.DataFrame:
     """Return the exponents as a table, by tuned hyperparameter and axis."""
-    fit, row = findings.fit, findings.predictions.iloc[0]
-    target, loss = {axis: float(row[axis]) for axis in fit.columns.scales}, float(row["loss"])
     rows = []
-    for k, name in enumerate(fit.tuned):
-        for axis, exponent in fit.exponents[name].items():
-            cost = untransferred_cost(fit, k, axis, target, loss)
+    for name, exponents in findings.fit.exponents.items():
+        for axis, exponent in exponents.items():
             numbers = {"value": exponent.value, "low": exponent.low, "high": exponent.high, "se": exponent.se}
-            cost_of = {
-                "untransferred_cost": cost.nats,
-                "untransferred_cost_percent": fit.runs.response.percent(cost.nats, loss),
-                "untransferred_diverges": cost.diverges,
+            verdict = {"verdict": exponent.verdict, "moves": exponent.moves}
+            to_target = findings.movements[name][axis]
+            factor, lost = to_target.factor, to_target.ignored
+            columns = {
+                "factor_to_target": factor.value,
+                "factor_to_target_low": factor.low,
+                "factor_to_target_high": factor.high,
+                "loss_if_ignored": lost.nats.value,
+                "loss_if_ignored_low": lost.nats.low,
+                "loss_if_ignored_high": lost.nats.high,
+                "loss_if_ignored_percent": lost.response.percent(lost.nats.value, lost.loss),
+                "p_diverge_if_ignored": lost.p_diverge,
             }
-            rows.append({"tuned": name, "axis": axis, **numbers, "verdict": exponent.verdict, **cost_of})
+            rows.append({"tuned": name, "axis": axis, **numbers, **verdict, **columns})
     return pd.DataFrame(rows)
 
 
@@ -310,9 +312,14 @@ def fit_json(findings: Findings) -> dict[str, Any]:
     hyperparameters: dict[str, Any] = {
         name: {"exponents": {}, "scatter_octaves": float(scatter[k])} for k, name in enumerate(fit.tuned)
     }
-    for row in exponents_table(findings).to_dict(orient="records"):
-        row["untransferred_cost_percent"] = _number_or_none(row["untransferred_cost_percent"])
-        hyperparameters[row.pop("tuned")]["exponents"][row.pop("axis")] = row
+    for name, by_axis in findings.movements.items():
+        for axis, to_target in by_axis.items():
+            exponent = fit.exponents[name][axis]
+            hyperparameters[name]["exponents"][axis] = {
+                **{key: getattr(exponent, key) for key in ("value", "low", "high", "se", "verdict", "moves")},
+                "factor_to_target": asdict(to_target.factor),
+                "loss_if_ignored": to_target.ignored.json(),
+            }
     return {
         "estimator": fit.estimator,
         "laws": fit.mixture.shares(),
@@ -351,6 +358,7 @@ def prediction_json(findings: Findings) -> dict[str, Any]:
         },
         "p_diverge": _number_or_none(row["p_diverge"]),
         "extrapolation_octaves": float(row["extrapolation_octaves"]),
+        "loss_if_ignored": {**findings.smallest_optimum(), **findings.ignored_loss.json()},
     }
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.analysis.laws.fit import ReuseCost
 from hptransfer.analysis.predict.findings import Findings
 from hptransfer.core.errors import FitError
 from hptransfer.core.records import Scale, short
@@ -39,7 +38,7 @@ class ComparedExponent:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedLoss:
-    """Losses at the optima of two sweeps at one scale, nats.
+    """Losses at the optima of two sweeps at one scale.
 
     Attributes:
         difference: second loss minus first loss.
@@ -95,24 +94,27 @@ def compare_sweeps(first: Findings, second: Findings) -> SweepComparison:
     for optimum in first_fit.optima:
         second_optimum = second_optima.get(Scale(optimum.axes).key)
         if second_optimum is not None and np.isfinite([optimum.loss, second_optimum.loss]).all():
-            costs = first_fit.untransferred_cost(optimum), second_fit.untransferred_cost(second_optimum)
+            costs = [
+                fit.untransferred_cost(of_scale).text(4)
+                for fit, of_scale in ((first_fit, optimum), (second_fit, second_optimum))
+            ]
             name = first_fit.runs.format_scale(optimum.axes)
             shown = objective.shown(optimum.loss), objective.shown(second_optimum.loss)
             losses.append(_compared_loss(name, *shown, costs))
     first_target, second_target = first.predictions.iloc[0], second.predictions.iloc[0]
     if all(first_target[axis] == second_target[axis] for axis in first_fit.columns.scales):
-        costs = first.untransferred_cost(), second.untransferred_cost()
+        costs = [first.ignored_loss.text(4), second.ignored_loss.text(4)]
         predicted = float(first_target["loss"]), float(second_target["loss"])
         losses.append(_compared_loss("target, predicted", *predicted, costs))
     return SweepComparison(exponents, losses)
 
 
-def _compared_loss(name: str, first: float, second: float, costs: tuple[ReuseCost, ReuseCost]) -> ComparedLoss:
+def _compared_loss(name: str, first: float, second: float, costs: Sequence[str]) -> ComparedLoss:
     return ComparedLoss(
         name=name,
         first=short(first),
         second=short(second),
         difference=f"{second - first:+.4f}",
-        first_untransferred=costs[0].text(4),
-        second_untransferred=costs[1].text(4),
+        first_untransferred=costs[0],
+        second_untransferred=costs[1],
     )

@@ -48,7 +48,6 @@ STYLE: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
     "legend.frameon": False,
-    "legend.fontsize": 8.5,
 }
 OPTIMUM_STYLE: Any = {
     "color": ACCENT, "marker": "|", "markersize": 13, "markeredgewidth": 1.4, "capsize": 2, "linewidth": 1.2,
@@ -67,8 +66,9 @@ LEGEND_ENTRIES = 6
 # Smallest ratio of the largest to the smallest value of a coordinate check's panel.
 FLAT_SPAN = 8
 PANEL_INCHES = (3.7, 2.9)
-# Height of a legend's line below a panel, and letters of a name below which three share a line.
-LEGEND_INCHES, NARROW_LETTERS = 0.15, 14
+# Height of a legend's line below a panel, and its size of type and width of a letter and of an entry's mark, in points.
+LEGEND_INCHES, LEGEND_POINTS, LETTER_POINTS, MARK_POINTS = 0.18, 8.5, 4.6, 32
+MOST_LEGEND_COLUMNS = 3
 # Share of an axis that two ticks need between them.
 TICK_SHARE = 0.2
 # An axis of fewer octaves has its ticks at numbers with these digits.
@@ -152,27 +152,27 @@ def _draw_curves(axes: Axes, *, fit: Fit, indices: Sequence[int], k: int, title:
     axes.set_title(f"{title} against {fit.tuned[k]}" if title == fit.columns.objective.name else title)
     axes.set_ylabel(objective.label)
     _set_value_ticks(axes.xaxis, fit.tuned[k])
-    _legend_below(axes, max(map(len, axes.get_legend_handles_labels()[1]), default=0))
+    _legend_below(axes)
 
 
-def _legend_below(axes: Axes, letters: int) -> None:
-    """Add a legend below the figure and increase its height.
-
-    Args:
-        letters: length of the longest name.
-    """
-    if not letters:
+def _legend_below(axes: Axes) -> None:
+    """Add a legend below the figure, and increase the height for it."""
+    names = axes.get_legend_handles_labels()[1]
+    if not names:
         return
     figure = axes.get_figure(root=False)
     assert figure is not None
-    columns = 3 if letters < NARROW_LETTERS else 1
-    entries = len(axes.get_legend_handles_labels()[1])
     width, height = PANEL_INCHES
-    room = LEGEND_INCHES * -(-entries // columns)
+    entry = LETTER_POINTS * max(map(len, names)) + MARK_POINTS
+    columns = min(MOST_LEGEND_COLUMNS, len(names), max(1, int(72 * width / entry)))
+    room = LEGEND_INCHES * (0.5 + -(-len(names) // columns))
     if isinstance(figure, Figure):  # a part of a larger figure keeps its size
         figure.set_size_inches(width, height + room)
     figure.subplots_adjust(top=1 - 0.09 * height / (height + room), bottom=(0.16 * height + room) / (height + room))
-    figure.legend(loc="lower center", fontsize=7, ncol=columns, borderaxespad=0.2, labelspacing=0.3)
+    figure.legend(
+        loc="lower center", fontsize=LEGEND_POINTS, ncol=columns, borderaxespad=0.2, labelspacing=0.3,
+        columnspacing=1.2, handlelength=1.8,
+    )  # fmt: skip
 
 
 def lower_envelope(fit: Fit, index: int, k: int) -> tuple[Array, Array]:
@@ -268,7 +268,7 @@ def _draw_law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, f
         optima = fit.mixture.mean(scales)
         edge = [fit.divergence.edge(x, scale, k) for x, scale in zip(optima, scales, strict=True)]
         if np.isfinite(edge).any():
-            axes.plot(grid, edge, color=INK, linewidth=1, linestyle=":", label="even odds of divergence")
+            axes.plot(grid, edge, color=INK, linewidth=1, linestyle=":", label="edge of divergence")
     x, low_x, high_x = fit.predict(target)[k]
     at_target = np.log2(target[axis])
     axes.errorbar(
@@ -283,7 +283,7 @@ def _draw_law(axes: Axes, *, fit: Fit, k: int, axis: str, target: Mapping[str, f
     axes.set_xlabel(axis)
     _set_swept_ticks(axes.xaxis, [*values, target[axis]])
     _set_value_ticks(axes.yaxis, "")
-    axes.legend(loc="best")
+    _legend_below(axes)
 
 
 def moved_to(fit: Fit, axis: str, target: Mapping[str, float]) -> Array:
@@ -320,7 +320,7 @@ def _draw_residuals(axes: Axes, *, fit: Fit, surface: ResponseSurface) -> None:
     side = "below" if objective.maximized else "above"
     axes.set_xlabel(f"{objective.name} {side} the optimum{of_unit}")
     axes.set_ylabel(f"{'fitted minus measured' if objective.maximized else 'measured minus fitted'}{of_unit}")
-    axes.legend(loc="best")
+    _legend_below(axes)
 
 
 def extrapolation_panels(held_out: Sequence[HeldOut], objective: Objective) -> list[Panel]:
@@ -396,7 +396,7 @@ def _draw_verification(axes: Axes, *, verification: Mapping[str, Any], name: str
     axes.set_title(format_scale(verification["scale"]))
     axes.set_ylabel(objective.label)
     _set_value_ticks(axes.xaxis, name)
-    axes.legend(loc="best")
+    _legend_below(axes)
 
 
 def _set_value_ticks(axis: Any, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from hptransfer.analysis.laws.exponents import TRANSFER_TOLERANCE, UNDECIDED, has_verdict
+from hptransfer.analysis.laws.exponents import TRANSFER_TOLERANCE, has_verdict
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
 from hptransfer.analysis.predict.decision import decide
@@ -20,9 +20,9 @@ from hptransfer.analysis.predict.findings import (
     Findings,
     excluded_sentence,
     extrapolation_sentence,
+    format_percent,
     held_out_sentence,
     risk_sentence,
-    untransferred_cost,
 )
 from hptransfer.analysis.predict.next_runs import NextRun
 from hptransfer.analysis.predict.published_laws import published_laws_apply, published_predictions
@@ -55,20 +55,12 @@ class Answer:
         return cls(name, value, low, high)
 
 
-@dataclass(frozen=True, kw_only=True)
-class VerificationNumbers:
-    """Numbers of verification.json.
+@dataclass(frozen=True)
+class Tile:
+    """Short answer of the first screen, with its meaning."""
 
-    Attributes:
-        untransferred: regret of reusing the smallest scale's optimum, whose values are `untransferred_value`.
-    """
-
-    scale: str
-    regret: str
-    error: str
-    best: str
-    untransferred: str
-    untransferred_value: str
+    answer: str
+    about: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +70,13 @@ class Head:
     Attributes:
         tuned: names of the tuned hyperparameters.
         metric, maximized, unit: name, goal and unit of the metric; the unit may be blank.
+        tiles: risk, verification, cost, and the loss of reusing the smallest scale's optimum.
         risk: sentence about the loss that the values risk.
         edges: sentence about the values that diverge; blank without one.
         extrapolation: sentence about the target's distance from the swept scales.
         excluded: sentence about runs with a finite loss that were left out; blank without one.
-        verification: None before a verification.
-        of_run: True for a page of a run folder, which can be verified.
+        verifiable: True for a page of a run folder that has not been verified.
+        of_run: True for a page of a run folder.
     """
 
     title: str
@@ -94,12 +87,13 @@ class Head:
     metric: str
     maximized: bool
     unit: str
+    tiles: Sequence[Tile]
     risk: str
     edges: str
     extrapolation: str
     excluded: str
     warnings: Sequence[str]
-    verification: VerificationNumbers | None
+    verifiable: bool
     of_run: bool
 
 
@@ -128,17 +122,20 @@ class GroupTable:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExponentRow:
-    """Exponent of a hyperparameter along an axis, and the cost of reuse."""
+class MovementRow:
+    """Movement of an optimum along an axis, and its cost if ignored.
+
+    Attributes:
+        moves: `Exponent.movement`.
+    """
 
     tuned: str
     axis: str
-    value: str
-    low: str
-    high: str
+    moves: str
+    exponent: str
+    factor: str
+    ignored: str
     verdict: str
-    cost: str
-    percent: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +149,8 @@ class ExponentSection:
         edges: True if panels show the edge of divergence.
     """
 
-    rows: Sequence[ExponentRow]
+    rows: Sequence[MovementRow]
     tolerance: float
-    undecided: bool
     priors: Sequence[str]
     scatter: str
     laws: Sequence[tuple[str, str]]
@@ -267,16 +263,77 @@ def head(analysis: Findings, context: RunContext) -> Head:
         metric=fit.columns.objective.name,
         maximized=fit.columns.objective.maximized,
         unit=fit.columns.objective.unit,
+        tiles=_tiles(analysis, context),
         risk=risk_sentence(prediction, fit.columns.objective),
         edges=_edges(prediction, fit.tuned),
         extrapolation=extrapolation_sentence(fit, target),
         excluded=excluded_sentence(fit) if fit.excluded else "",
         warnings=analysis.warnings,
-        verification=(
-            _verification_numbers(context.verification, fit.columns.objective) if context.verification else None
-        ),
+        verifiable=context.target is not None and not context.verification,
         of_run=context.target is not None,
     )
+
+
+def _tiles(analysis: Findings, context: RunContext) -> list[Tile]:
+    """Return the short answers of the first screen."""
+    prediction, objective = analysis.predictions.iloc[0], analysis.fit.columns.objective
+    expected = _share_text(prediction["risk_expected_percent"], prediction["risk_expected"], objective)
+    tiles = [Tile(expected, "risk: expected loss to the target's own optimum")]
+    if context.verification:
+        tiles += _verified_tiles(context.verification, objective)
+    else:
+        tiles.append(Tile("Not verified", "the target has not been trained around this answer"))
+    tiles.append(_cost_tile(analysis.fit, context))
+    if not context.verification:
+        values = ", ".join(f"{name} {short(value)}" for name, value in analysis.smallest_optimum().items())
+        lost, interval = analysis.ignored_loss, ""
+        if not lost.diverges and not lost.beyond_runs:
+            low, high = (
+                _share_text(lost.response.percent(above, lost.loss), above, objective)
+                for above in (lost.nats.low, lost.nats.high)
+            )
+            interval = f" ({low} to {high})"
+        about = f"estimated loss of reusing the smallest scale's optimum, {values}{interval}"
+        tiles.append(Tile(lost.percent() or objective.with_unit(lost.text(4)), about))
+    return tiles
+
+
+def _share_text(percent: float, loss: float, objective: Objective) -> str:
+    """Return a loss in percent, else in its own unit."""
+    return objective.with_unit(short(float(f"{loss:.2g}"))) if math.isnan(percent) else format_percent(percent)
+
+
+def _verified_tiles(verification: Mapping[str, Any], objective: Objective) -> list[Tile]:
+    """Return the measurements of verification.json."""
+    reused, errors = figures.untransferred_of(verification), verification["error_octaves"]
+    best = ", ".join(f"{name} {short(verification['best'][name])} ({errors[name]:+.2f} octaves)" for name in errors)
+    values = ", ".join(f"{name} {short(reused[name])}" for name in errors)
+    return [
+        Tile(
+            _regret_of(verification, objective),
+            f"verified at {format_scale(verification['scale'])}: regret of this value; the target's own best is {best}",
+        ),
+        Tile(
+            _regret_of(reused, objective),
+            f"measured loss of reusing the smallest scale's optimum ({values})",
+        ),
+    ]
+
+
+def _regret_of(values: Mapping[str, Any], objective: Objective) -> str:
+    """Return a measured regret in percent, else in the loss's unit."""
+    percent, regret = values["regret_percent"], values["regret_nats"]
+    if percent is None and regret is None:
+        return "diverged"
+    return objective.with_unit(f"{regret:.4f}") if percent is None else f"{percent:.2f}%"
+
+
+def _cost_tile(fit: Fit, context: RunContext) -> Tile:
+    """Return the cost of the runs as a share, if known."""
+    runs, flops = len(fit.runs.loss), context.target.get("flops") if context.target else None
+    if flops:
+        return Tile(f"{context.flops / flops:.0%}", f"cost of the {runs} runs, as a share of the target's own training")
+    return Tile(f"{runs} runs", f"at {len(fit.optima)} scales; their cost is not known")
 
 
 def _edges(prediction: pd.Series[Any], tuned: Sequence[str]) -> str:
@@ -290,26 +347,6 @@ def _first_target(analysis: Findings) -> dict[str, float]:
     """Return the scale of the first target, which the figures extend to."""
     prediction = analysis.predictions.iloc[0]
     return {axis: float(prediction[axis]) for axis in analysis.fit.columns.scales}
-
-
-def _verification_numbers(verification: Mapping[str, Any], objective: Objective) -> VerificationNumbers:
-    reused, errors = figures.untransferred_of(verification), verification["error_octaves"]
-    names = list(errors)
-
-    def regret_of(values: Mapping[str, Any]) -> str:
-        percent, regret = values["regret_percent"], values["regret_nats"]
-        if percent is None and regret is None:
-            return "diverged"
-        return objective.with_unit(f"{regret:.4f}") if percent is None else f"{percent:.2f}%"
-
-    return VerificationNumbers(
-        scale=format_scale(verification["scale"]),
-        regret=regret_of(verification),
-        error=", ".join(f"{error:+.2f} octaves" for error in errors.values()),
-        best=", ".join(short(verification["best"][name]) for name in names),
-        untransferred=regret_of(reused),
-        untransferred_value=", ".join(short(reused[name]) for name in names),
-    )
 
 
 def target_rows(analysis: Findings) -> list[TargetRow]:
@@ -351,12 +388,10 @@ def group_table(analysis: Findings, context: RunContext) -> GroupTable | None:
 def exponent_section(analysis: Findings, context: RunContext) -> ExponentSection:
     """Return the exponents and the laws."""
     fit, target = analysis.fit, _first_target(analysis)
-    rows = _exponent_rows(fit, target, float(analysis.predictions.iloc[0]["loss"]))
     best = context.verification["best"] if context.verification else None
     return ExponentSection(
-        rows=rows,
+        rows=_movement_rows(analysis),
         tolerance=TRANSFER_TOLERANCE,
-        undecided=any(row.verdict == UNDECIDED for row in rows),
         priors=fit.published_priors,
         scatter=", ".join(f"{name} {value:.2f}" for name, value in zip(fit.tuned, fit.mixture.scatter(), strict=True)),
         laws=[(name, f"{share:.0%}") for name, share in fit.mixture.shares().items()],
@@ -365,21 +400,20 @@ def exponent_section(analysis: Findings, context: RunContext) -> ExponentSection
     )
 
 
-def _exponent_rows(fit: Fit, target: Mapping[str, float], loss: float) -> list[ExponentRow]:
+def _movement_rows(analysis: Findings) -> list[MovementRow]:
     rows = []
-    for k, name in enumerate(fit.tuned):
-        for axis, exponent in fit.exponents[name].items():
-            cost = untransferred_cost(fit, k, axis, target, loss)
+    for name, by_axis in analysis.fit.exponents.items():
+        for axis, exponent in by_axis.items():
+            to_target = analysis.movements[name][axis]
             rows.append(
-                ExponentRow(
+                MovementRow(
                     tuned=name,
                     axis=axis,
-                    value=f"{exponent.value:+.2f}",
-                    low=f"{exponent.low:+.2f}",
-                    high=f"{exponent.high:+.2f}",
+                    moves=exponent.movement,
+                    exponent=f"{exponent.value:+.2f} ({exponent.low:+.2f} to {exponent.high:+.2f})",
+                    factor=to_target.factor.text(),
+                    ignored=to_target.ignored.sentence(),
                     verdict=exponent.verdict if has_verdict(name, axis) else DASH,
-                    cost=cost.text(4),
-                    percent=cost.percent_text(fit.runs.response.percent(cost.nats, loss)) or DASH,
                 )
             )
     return rows
@@ -504,7 +538,7 @@ def facts(context: RunContext) -> list[tuple[str, str]]:
     if target["flops"]:
         of_target = [
             ("of the target", f"{target['flops']:.3g} ({target['params']:,} parameters)"),
-            ("share", f"{context.flops / target['flops']:.1%} of the target's own training"),
+            ("cost", f"{context.flops / target['flops']:.1%} of the target's own training"),
         ]
     return [
         ("sweep", target["name"]),

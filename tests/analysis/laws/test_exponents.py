@@ -10,25 +10,29 @@ from hptransfer.analysis.laws.exponents import DRIFTS, TRANSFERS, UNDECIDED, Exp
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("low", "high", "verdict", "words"),
     [
-        (-0.25, 0.25, TRANSFERS),
-        (0.05, 0.2, TRANSFERS),  # not zero, and small
-        (-0.2, -0.05, TRANSFERS),
-        (-0.26, 0.25, UNDECIDED),
-        (-0.25, 0.26, UNDECIDED),
-        (0.25, 0.5, UNDECIDED),
-        (-0.5, -0.25, UNDECIDED),
-        (-0.5, 0.5, UNDECIDED),
-        (0.1, 0.9, UNDECIDED),
-        (0.26, 0.5, DRIFTS),
-        (-0.5, -0.26, DRIFTS),
+        (-0.25, 0.25, TRANSFERS, "transfers"),
+        (0.05, 0.2, TRANSFERS, "moves, transfers"),  # not zero, and small
+        (-0.2, -0.05, TRANSFERS, "moves, transfers"),
+        (-0.26, 0.25, UNDECIDED, "may move"),
+        (-0.25, 0.26, UNDECIDED, "may move"),
+        (0.25, 0.5, UNDECIDED, "moves"),
+        (-0.5, -0.25, UNDECIDED, "moves"),
+        (-0.31, -0.2, UNDECIDED, "moves"),  # how far is undecided, that it moves is not
+        (-0.5, 0.5, UNDECIDED, "may move"),
+        (0.1, 0.9, UNDECIDED, "moves"),
+        (0.26, 0.5, DRIFTS, "moves, does not transfer"),
+        (-0.5, -0.26, DRIFTS, "moves, does not transfer"),
     ],
 )
-def test_a_verdict_needs_the_whole_interval_on_one_side_of_the_tolerance(low: float, high: float, verdict: str) -> None:
+def test_a_verdict_needs_the_whole_interval_on_one_side_of_the_tolerance(
+    low: float, high: float, verdict: str, words: str
+) -> None:
     exponent = Exponent((low + high) / 2, low, high)
     assert exponent.verdict == verdict
-    assert exponent.sentence("lr", "width") == f"{(low + high) / 2:+.2f} [{low:+.2f}, {high:+.2f}] {verdict}"
+    assert exponent.moves == words.startswith("moves")
+    assert exponent.sentence("lr", "width") == f"{(low + high) / 2:+.2f} [{low:+.2f}, {high:+.2f}] {words}"
 
 
 def test_the_standard_error_is_that_of_a_normal_interval() -> None:

@@ -63,7 +63,7 @@ def test_sentences_have_a_verdict_for_rates_and_for_axes_that_are_no_size_or_bud
     tuned: str, axis: str, judged: bool
 ) -> None:
     assert has_verdict(tuned, axis) == judged
-    assert Exponent(0.6, 0.5, 0.7).sentence(tuned, axis) == "+0.60 [+0.50, +0.70]" + f" {DRIFTS}" * judged
+    assert Exponent(0.6, 0.5, 0.7).sentence(tuned, axis) == "+0.60 [+0.50, +0.70] moves" + f", {DRIFTS}" * judged
 
 
 def coverage(scatter: float, *, counted: bool = True, sweeps: int = 60, **drawn: Any) -> float:

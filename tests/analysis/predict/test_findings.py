@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from hptransfer.analysis.laws.exponents import Exponent
-from hptransfer.analysis.laws.fit import ReuseCost, Widening
+from hptransfer.analysis.laws.fit import Widening
 from hptransfer.analysis.optima.stray_runs import DIVERGED, OUTLIER, ExcludedRun
 from hptransfer.analysis.predict import findings as findings_module
 from hptransfer.analysis.predict.findings import (
@@ -23,9 +23,9 @@ from hptransfer.analysis.predict.findings import (
     prediction_json,
     reuse_sentence,
     risk_sentence,
-    untransferred_cost,
     widening_warnings,
 )
+from hptransfer.analysis.predict.ignored_movement import IgnoredLoss, Movement, Range
 from hptransfer.analysis.predict.validation import HeldOut
 from hptransfer.analysis.tables.response import Response
 from hptransfer.core.records import Objective
@@ -50,7 +50,7 @@ def optimum(axes: dict[str, float], x: tuple[float, float], diverged: int) -> An
 
 
 def fit(beyond: float = 2.0, below: float = 0.0) -> Any:
-    """A fit whose excess loss is the sum of the squared octaves, times a hundredth of the loss."""
+    """A fit with chosen numbers."""
     return SimpleNamespace(
         tuned=TUNED,
         estimator="surface",
@@ -68,9 +68,6 @@ def fit(beyond: float = 2.0, below: float = 0.0) -> Any:
         predict=lambda scale: np.array([[-7.0, -7.5, -6.5], [-3.0, -3.5, -2.5]]),
         extrapolation_octaves=lambda scale: beyond,
         octaves_below=lambda scale: below,
-        reuse_cost=lambda scale, optimum, reused, loss: ReuseCost(
-            0.01 * loss * float(np.square(reused - optimum).sum()), capped=False, diverges=False
-        ),
         excluded=[],
         widening=Widening(np.array([1.0, 1.5]), ["", "it missed"]),
     )
@@ -81,8 +78,17 @@ def held_out(axes: dict[str, float], covered: tuple[bool, bool] = (True, True), 
     return HeldOut(axes, 1.0, np.array([0.25, -0.5]), nothing, nothing, covered, nothing, 0.02, regret)
 
 
+IGNORED = IgnoredLoss(
+    Range(0.1, 0.05, 0.2), LOSS, most_measured=1.0, p_diverge=0.0, response=Response(), objective=NATURAL
+)
+
+
 @pytest.fixture
-def findings() -> Findings:
+def findings(monkeypatch: pytest.MonkeyPatch) -> Findings:
+    """Findings in which every optimum moves by a factor of 0.25, and every ignored movement costs a tenth of a nat."""
+    to_target = Movement(Range(0.25, 0.2, 0.3), IGNORED)
+    monkeypatch.setattr(findings_module, "movement", lambda *_: to_target)
+    monkeypatch.setattr(findings_module, "loss_of_reuse", lambda *_: IGNORED)
     row: dict[str, Any] = {**TARGET, "loss": LOSS, "loss_low": 2.4, "loss_high": 2.6, "extrapolation_octaves": 2.0}
     for name, x in zip(TUNED, (-7.0, -3.0), strict=True):
         row |= {name: 2.0 ** (x - 0.25), f"{name}_center": 2.0**x}
@@ -117,24 +123,6 @@ def test_values_are_powers_of_two_of_the_fits(findings: Findings, monkeypatch: p
     }
 
 
-def test_reuse_costs_by_the_distance_from_the_target(findings: Findings) -> None:
-    """Two octaves of lr, none of beta."""
-    assert findings.untransferred_cost().nats == pytest.approx(0.01 * LOSS * 4)
-
-
-@pytest.mark.parametrize(("tuned", "octaves"), [(0, -0.5 * 4), (1, 0.1 * 4)])
-def test_the_cost_of_one_hyperparameter_along_one_axis(tuned: int, octaves: float) -> None:
-    """The target is four octaves beyond the smallest width."""
-    aways = []
-    one = fit()
-    cost = ReuseCost(LOSS, capped=False, diverges=False)
-    one.reuse_cost = lambda scale, optimum, reused, loss: aways.append(reused - optimum) or cost
-    assert untransferred_cost(one, tuned, "width", TARGET, LOSS) == cost
-    expected = [0.0, 0.0]
-    expected[tuned] = -octaves
-    assert aways[0] == pytest.approx(expected)
-
-
 def test_tables_have_a_row_for_every_scale_and_exponent(findings: Findings) -> None:
     optima = findings.optima
     assert list(optima["width"]) == [16, 64]
@@ -147,9 +135,12 @@ def test_tables_have_a_row_for_every_scale_and_exponent(findings: Findings) -> N
     table = findings.exponents.set_index(["tuned", "axis"])
     lr = table.loc["lr", "width"]
     assert (lr["value"], lr["low"], lr["high"], lr["verdict"]) == (-0.5, -0.6, -0.4, "does not transfer")
-    assert lr["untransferred_cost"] == pytest.approx(0.1)
-    assert lr["untransferred_cost_percent"] == pytest.approx(4.0)
+    assert lr["moves"]
+    assert (lr["factor_to_target"], lr["factor_to_target_low"], lr["factor_to_target_high"]) == (0.25, 0.2, 0.3)
+    assert (lr["loss_if_ignored"], lr["loss_if_ignored_low"], lr["loss_if_ignored_high"]) == (0.1, 0.05, 0.2)
+    assert lr["loss_if_ignored_percent"] == pytest.approx(4.0)
     assert table.loc["beta", "width"]["verdict"] == "undecided"
+    assert not table.loc["beta", "width"]["moves"]
     rows = findings.held_out
     assert list(rows["lr_error_octaves"]) == [0.25, 0.25]
     assert list(rows["beta_error_octaves"]) == [-0.5, -0.5]
@@ -161,7 +152,9 @@ def test_files_hold_the_same_numbers(findings: Findings) -> None:
     assert content["hyperparameters"]["beta"]["scatter_octaves"] == 0.2
     exponent = content["hyperparameters"]["lr"]["exponents"]["width"]
     assert exponent["verdict"] == "does not transfer"
-    assert exponent["untransferred_cost_percent"] == pytest.approx(4.0)
+    assert exponent["moves"] is True
+    assert exponent["factor_to_target"] == {"value": 0.25, "low": 0.2, "high": 0.3}
+    assert exponent["loss_if_ignored"] == {"value": 0.1, "low": 0.05, "high": 0.2, "p_diverge": 0.0}
     assert content["held_out"][1] == {
         "scale": LARGE,
         "error_octaves": {"lr": 0.25, "beta": -0.5},
@@ -188,6 +181,10 @@ def test_files_hold_the_same_numbers(findings: Findings) -> None:
     assert prediction["risk"] == risk
     assert prediction["metric"] == content["metric"] == {"name": "loss", "goal": "minimize", "unit": "nats"}
     assert prediction["p_diverge"] is None
+    assert prediction["loss_if_ignored"] == {
+        **{"lr": 2.0**-5, "beta": 2.0**-3},
+        **{"value": 0.1, "low": 0.05, "high": 0.2, "p_diverge": 0.0},
+    }
     assert prediction["loss"] == {"value": LOSS, "low": 2.4, "high": 2.6}
     assert prediction["extrapolation_octaves"] == 2.0
     findings.predictions["width"] = 2.5
@@ -202,20 +199,22 @@ def test_the_summary_tells_it_in_sentences(findings: Findings) -> None:
         "The target lies 2.0 octaves beyond the largest scale that was swept.",
         "3 of 14 runs diverged: counted by scale in optima.csv",
         "rows not used because of their state: 3 failed",
-        "exponents of lr: width -0.50 [-0.60, -0.40] does not transfer",
-        "exponents of beta: width +0.10 [-0.20, +0.40]",
-        "reusing the smallest scale's optimum (lr 0.03125, beta 0.125) would cost the target about 0.100 nats, by the "
-        "fitted response surface",
+        "lr along width: -0.50 [-0.60, -0.40] moves, does not transfer; a factor of 0.25 (0.2 to 0.3) to the target; "
+        "ignoring it would cost 0.1 (0.05 to 0.2) nats, 4% of the loss",
+        "beta along width: +0.10 [-0.20, +0.40] may move; a factor of 0.25 (0.2 to 0.3) to the target; ignoring it "
+        "would cost 0.1 (0.05 to 0.2) nats, 4% of the loss",
+        "reusing the smallest scale's optimum (lr 0.03125, beta 0.125) would cost the target 0.1 (0.05 to 0.2) nats, "
+        "4% of the loss",
         held_out_sentence(findings.fit, findings.leave_one_out),
         "warning: careful",
     ]
     quiet = fit()
     quiet.optima = [optimum(SMALL, (-5.0, -3.0), 0), optimum(LARGE, (-6.0, -3.0), 0)]
-    quiet.exponents = {"lr": {}}
+    quiet.exponents = {"lr": {}, "beta": {}}
     several = pd.concat([findings.predictions] * 3, ignore_index=True)
     text = replace(findings, fit=quiet, predictions=several, uncounted={}, warnings=[]).summary()
     assert "2 more targets in predictions.csv" in text
-    assert "exponents of lr: none" in text
+    assert "along" not in text
     assert not any(word in text for word in ("diverged", "rows not used", "warning"))
     assert "1 more target in predictions.csv" in replace(findings, predictions=several[:2]).summary()
 
@@ -257,19 +256,54 @@ def test_the_risk_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("capped", "diverges", "words"),
+    ("nats", "most", "p_diverge", "words", "cell"),
     [
-        (False, False, "would cost the target about 0.250 nats, by the fitted response surface"),
-        (True, False, "would cost the target more than 0.250 nats, the most that any run lost"),
-        (True, True, "would more likely than not diverge at the target"),
+        (Range(0.25, 0.1, 0.5), 1.0, 0.0, "0.25 (0.1 to 0.5) nats, 10% of the loss", "0.25"),
+        (
+            Range(0.25, 0.1, 0.5), 1.0, 0.2,
+            "0.25 (0.1 to 0.5) nats, 10% of the loss, or a divergence with a probability of 20%", "0.25",
+        ),
+        (Range(0.25, 0.1, 0.5), 1.0, 0.6, "more likely than not a divergence (with a probability of 60%)", "diverges"),
+        (
+            Range(2.0, 1.5, 9.0), 1.0, 0.0,
+            "more than 1 nats, the most that any run lost (extrapolated: 2 (1.5 to 9))", "over 1.00",
+        ),
+        (Range(2.0, 0.5, 9.0), 1.0, 0.0, "2 (0.5 to 9) nats, 80% of the loss", "2.00"),
+        (Range(0.003, 1e-9, 0.01), 1.0, 0.0, "0.003 (0 to 0.01) nats, 0.12% of the loss", "0.00"),
+        (Range(1e-5, 1e-9, 1e-4), 1.0, 0.0, "less than 0.01% of the loss", "0.00"),
+    ],
+)  # fmt: skip
+def test_the_loss_of_reuse_in_words(nats: Range, most: float, p_diverge: float, words: str, cell: str) -> None:
+    lost = IgnoredLoss(nats, LOSS, most, p_diverge, Response(), NATURAL)
+    assert reuse_sentence("lr 0.1", lost) == (
+        f"reusing the smallest scale's optimum (lr 0.1) would cost the target {words}"
+    )
+    assert lost.text(2) == cell
+    percent = {"diverges": "diverges", "over 1.00": "over 40%"}.get(cell, f"{100 * nats.value / LOSS:.2g}%")
+    assert lost.percent() == percent
+    unitless = replace(lost, objective=Objective())
+    assert unitless.sentence() == words.replace(" nats", "")
+    assert (unitless.text(2), unitless.percent()) == (cell, percent)
+
+
+@pytest.mark.parametrize(
+    ("nats", "words", "unitless"),
+    [
+        (Range(0.25, 0.1, 0.5), "0.25 (0.1 to 0.5) nats", "0.25 (0.1 to 0.5) of accuracy"),
+        (
+            Range(2.0, 1.5, 9.0),
+            "more than 1 nats, the most that any run lost (extrapolated: 2 (1.5 to 9))",
+            "more than 1 of accuracy, the most that any run lost (extrapolated: 2 (1.5 to 9))",
+        ),
+        (Range(0.0, 0.0, 1e-5), "less than 0.0002 nats", "less than 0.0002 of accuracy"),
     ],
 )
-def test_the_cost_of_reuse_in_words(capped: bool, diverges: bool, words: str) -> None:
-    cost = ReuseCost(0.25, capped, diverges)
-    assert reuse_sentence("lr 0.1", cost, NATURAL) == f"reusing the smallest scale's optimum (lr 0.1) {words}"
-    assert cost.text(2) == ("diverges" if diverges else "over 0.25" if capped else "0.25")
-    assert cost.percent_text(10.0) == ("diverges" if diverges else "over 10.00%" if capped else "10.00%")
-    assert cost.percent_text(math.nan) == ("diverges" if diverges else "")
+def test_a_loss_of_differences_has_no_percentage(nats: Range, words: str, unitless: str) -> None:
+    lost = IgnoredLoss(nats, -LOSS, 1.0, 0.0, Response(2.0), NATURAL)
+    assert lost.sentence() == words
+    assert replace(lost, objective=Objective("accuracy", "maximize")).sentence() == unitless
+    assert lost.percent() == ""
+    assert replace(lost, p_diverge=0.6).percent() == "diverges"
 
 
 def test_runs_that_were_left_out_are_named_up_to_four() -> None:
@@ -290,7 +324,8 @@ def test_a_metric_without_a_percentage_is_told_in_its_own_unit_and_sign() -> Non
     assert risk_sentence(row, accuracy) == (
         "Expected to lose 0.012 of accuracy to the target's own optimum, with 90% probability below 0.05."
     )
-    assert "about 0.250, by the" in reuse_sentence("lr 0.1", ReuseCost(0.25, capped=False, diverges=False), accuracy)
+    lost = IgnoredLoss(Range(0.25, 0.1, 0.5), -0.8, 1.0, 0.0, Response(0.5), accuracy)
+    assert reuse_sentence("lr 0.1", lost).endswith("would cost the target 0.25 (0.1 to 0.5) of accuracy")
     one = fit()
     one.columns.objective, one.runs.response = accuracy, Response(0.5)
     one.excluded = [ExcludedRun(7, DIVERGED, 0.25)]

@@ -1,4 +1,4 @@
-"""Files that a script reads, such as its TOML or YAML, rendered for each trial from templates.
+"""Files that a script reads, rendered for each trial from templates.
 
 A template is the trainer's own file with names in double braces, `lr = {{ lr }}`, as Jinja writes them: single braces
 belong to the syntax of TOML, YAML and JSON.
