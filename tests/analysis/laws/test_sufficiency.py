@@ -1,13 +1,15 @@
 """Refusals: each is true, and the runs that it names make the fit possible."""
 
+import io
 import math
-import re
+import subprocess
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from hptransfer.analysis.laws.edge_distance import distances_beyond
 from hptransfer.analysis.laws.fit import fit_table
 from hptransfer.analysis.laws.runs_to_add import AddedRuns, TooFewRunsError, format_added
 from hptransfer.analysis.laws.sufficiency import repeat_noise, spread_along
@@ -59,17 +61,13 @@ def message_of(frame: pd.DataFrame) -> str:
 
 
 def pasted(error: TooFewRunsError) -> list[dict[str, float]]:
-    """The runs that a message names, read from its text as a person would."""
-    text = str(error).rpartition("; add at ")[2]
-    assert text
-    rows = []
-    for part in text.split("; at "):
-        scale, _, points = part.partition(": ")
-        axes = dict(re.findall(r"(\w+)=(\S+)", scale))
-        for point in points.split(", "):
-            values = axes | dict(re.findall(r"(\w+)=([\d.e+-]+)", point))
-            rows.append({name: float(value) for name, value in values.items()})
-    return rows
+    """The rows that a message's command writes, as a shell runs it."""
+    command = str(error).rpartition(": `")[2].rpartition(" > runs_to_add.csv`")[0]
+    written = subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
+    frame = pd.read_csv(io.StringIO(written))
+    assert len(frame)
+    assert frame.pop("loss").isna().all()
+    return [{str(name): float(value) for name, value in row.items()} for row in frame.to_dict(orient="records")]
 
 
 REFUSED: dict[str, tuple[Columns, list[dict[str, float]], str]] = {
@@ -113,6 +111,56 @@ def test_the_named_runs_make_the_fit_possible(case: str) -> None:
     pytest.fail(f"still refused: {error}")
 
 
+# Grids in octaves, all at 32 to 256 or at the first two widths, whose optima lie from -8 down to -9.2.
+ROUNDS: dict[str, tuple[Sequence[int], Sequence[float]]] = {
+    "far below": ([32, 64, 128, 256], [-16, -15, -14]),
+    "below, two scales": ([32, 64], [-13, -12, -11]),
+    "narrow, below": ([32, 64, 128, 256], [-12, -11.5, -11]),
+    "wide, below": ([32, 64, 128, 256], range(-17, -10)),
+    "above": ([32, 64, 128, 256], [-6, -5, -4]),
+    "two values": ([32, 64, 128, 256], [-13, -12]),
+}
+
+
+def unequal(random: np.random.Generator, skew: float) -> Loss:
+    """A bowl with a steeper upper side, noise, and an edge of divergence four octaves above the optimum."""
+
+    def loss(row: dict[str, float]) -> float:
+        away = math.log2(row["lr"]) + 8 + 0.4 * math.log2(row["width"] / 32)
+        rise = 0.06 * (math.expm1(skew * away) - skew * away) / skew**2
+        return math.inf if away > 4.5 else 3 + 2 * row["width"] ** -0.3 + rise + 0.002 * random.standard_normal()
+
+    return loss
+
+
+@pytest.mark.parametrize("case", ROUNDS)
+def test_one_round_of_added_runs_suffices_in_most_cases(case: str) -> None:
+    """Two bowls a case, equal and unequal; at most three rounds for both."""
+    rounds = []
+    for loss in (bowl, unequal(np.random.default_rng(0), 0.3)):
+        rows = [row for width in ROUNDS[case][0] for row in grid([width], ROUNDS[case][1])]
+        frame, asked = table(ONE, rows, loss), 0
+        for asked in range(1, MOST_ROUNDS + 1):
+            error = refusal(frame)
+            frame = pd.concat([frame, table(ONE, pasted(error), loss)], ignore_index=True)
+            if not message_of(frame):
+                break
+        rounds.append(asked)
+    assert sum(rounds) <= 3, rounds
+
+
+def test_the_slope_of_the_losses_tells_how_far_the_optimum_lies() -> None:
+    """Parabolas in nats: values from half of the distance to twice of it; straight ones: by the tried range."""
+    rows = grid([32, 64], [-15, -14, -13])
+    runs = Runs.of(table(ONE, rows), ONE)
+    assert distances_beyond(runs, 0, 0, 1, 1.0) == pytest.approx([2.5, 5, 10])
+    assert distances_beyond(runs, 1, 0, 1, 1.0) == pytest.approx([2.3, 4.6, 9.2])
+    straight = Runs.of(table(ONE, rows, lambda row: 3 - 0.1 * math.log2(row["lr"])), ONE)
+    assert distances_beyond(straight, 0, 0, 1, 1.0) == pytest.approx([1, 2, 4, 8])
+    across = Runs.of(table(ONE, [*grid([32], [-10, -9]), *grid([2048], [-10, -9])]), ONE)
+    assert distances_beyond(across, 0, 0, 1, 1.0) == pytest.approx([1, 2])  # the larger scale is best at the lower end
+
+
 @pytest.mark.parametrize("estimator", ["quadratic", "nested"])
 def test_the_runs_of_a_published_estimator_make_it_possible(estimator: str) -> None:
     rows = grid([32, 64, 128], [-12, -11, -10])
@@ -136,14 +184,22 @@ def test_the_named_runs_are_at_the_cheapest_scales() -> None:
     assert {row["width"] for row in pasted(refusal(costly))} == {256, 128}
 
 
-def test_a_line_names_runs_by_their_columns() -> None:
+def test_a_command_writes_the_runs_as_rows_of_the_table() -> None:
     added = [
         AddedRuns({"width": 64.0, "depth": 2.0}, np.log2([[0.004, 64], [0.016, 64]])),
         AddedRuns({"width": 1e21, "depth": 2.5}, np.log2([[1e-5, 524288]])),
     ]
     assert format_added(TWO, added) == (
-        "add at width=64 depth=2: lr=0.004 batch=64, lr=0.016 batch=64; at width=1e21 depth=2.5: lr=1e-5 batch=524288"
+        "the runs to add, as rows whose loss is to be filled in: `printf '%s\\n' width,depth,lr,batch,loss "
+        "64,2,0.004,64, 64,2,0.016,64, 1e21,2.5,1e-5,524288, > runs_to_add.csv`"
     )
+
+
+def test_names_of_columns_reach_the_rows_unchanged() -> None:
+    """Names with blanks, quotes, commas and signs of a shell."""
+    columns = Columns(scales=("model size, 1e6",), tuned=("100% of $HOME's",), loss="loss")
+    error = TooFewRunsError("too few", columns, [AddedRuns({"model size, 1e6": 64.0}, np.log2([[0.5]]))])
+    assert pasted(error) == [{"model size, 1e6": 64.0, "100% of $HOME's": 0.5}]
 
 
 def test_values_are_as_exact_as_the_table_s_own_and_whole_where_those_are() -> None:

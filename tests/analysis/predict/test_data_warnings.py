@@ -143,14 +143,14 @@ def test_a_refusal_has_the_warnings_and_names_what_separates_the_runs() -> None:
         "; the runs differ in run, too, which separates their losses: analyze each value separately"
     )
     assert message.startswith("42 of 63 losses lie far from any response surface through the others; are several ")
-    assert "add at" not in message  # further runs of a mixture would not help
+    assert "runs to add" not in message  # further runs of a mixture would not help
 
 
 def test_a_refusal_for_other_reasons_keeps_its_way_out() -> None:
     frame = table().assign(run=["first", "second", "third"] * 21)
     frame["loss"] = frame["run"].map({"first": 3.0, "second": 4.0, "third": 5.0}) + 0.02 * np.log2(frame["lr"]) ** 2
     with pytest.raises(
-        FitError, match=r"all runs are at one scale .*; add at params=\d+.*; the runs differ in run, too"
+        FitError, match=r"all runs are at one scale .* params,tokens,lr,loss \d+.* > .*; the runs differ in run, too"
     ):
         found(frame.assign(params=1e6, tokens=1e8))
 
