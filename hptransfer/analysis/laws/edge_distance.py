@@ -17,6 +17,8 @@ from hptransfer.analysis.tables.arrays import Array, Runs
 NEAR_EDGE = 4
 # Distance of an optimum whose slope does not flatten, in widths of the tried range: from the first to the second.
 UNBENT = (1.0, 2.0)
+# Largest value of the least distance, in these widths: a steep bowl is nearly straight far from its optimum.
+NEARLY_STRAIGHT = 4.0
 # Octaves beyond the edge up to which values are proposed.
 FARTHEST = 12.0
 # Ratio of neighbouring distances.
@@ -62,7 +64,7 @@ def _optimum_distance(runs: Runs, index: int, k: int, side: int) -> tuple[float,
     steepest, flattest = curvature + error, curvature - error
     if curvature <= 0 or steepest <= 0:
         return unbent
-    nearest = slope / (2 * steepest)
+    nearest = min(slope / (2 * steepest), NEARLY_STRAIGHT * width)
     return nearest, slope / (2 * flattest) if flattest > 0 else max(UNBENT[1] * nearest, unbent[1])
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hptransfer.analysis.laws.edge_distance import distances_beyond
-from hptransfer.analysis.tables.arrays import Array, Axes, Runs
+from hptransfer.analysis.tables.arrays import Array, Axes, Index, Runs
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.quantities import quantity_of
 from hptransfer.core.bracketing import canonical
@@ -31,6 +31,8 @@ WIDE_STEPS = 2
 TRIED_OCTAVES = 0.2
 # Decimal digits to which a new value is rounded.
 DIGITS = 3
+# Points of suspected runs that are repeated.
+MOST_REPEATS = 4
 # Largest value up to which whole numbers may be something else than counts.
 SMALL_COUNTS = 2
 # Relative distance of a whole number from the power of two of its logarithm.
@@ -148,6 +150,16 @@ class RunPlanner:
             return [float(tried.min()) - beyond, float(tried.max()) + beyond]
 
         return self._along(k, count, wide)
+
+    def repeats(self, rows: Index) -> list[AddedRuns]:
+        """Return repeats of the cheapest of some runs.
+
+        Args:
+            rows: positions of the runs.
+        """
+        cheapest = int(self.runs.scale[rows].min())
+        points = np.unique(self.runs.x[rows[self.runs.scale[rows] == cheapest]], axis=0)
+        return [AddedRuns(self.runs.scales[cheapest], points[:MOST_REPEATS])]
 
     def at_scales(self, ks_by_scale: Sequence[tuple[int, Sequence[int]]]) -> list[AddedRuns]:
         """Return runs on both sides of the best one of given scales.

@@ -12,7 +12,7 @@ import pytest
 from hptransfer.analysis.laws.edge_distance import distances_beyond
 from hptransfer.analysis.laws.fit import fit_table
 from hptransfer.analysis.laws.runs_to_add import AddedRuns, TooFewRunsError, format_added
-from hptransfer.analysis.laws.sufficiency import repeat_noise, spread_along
+from hptransfer.analysis.laws.repeats import level_difference, repeat_noise, spread_along
 from hptransfer.analysis.tables.arrays import Runs
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.table_checks import check_table
@@ -157,6 +157,8 @@ def test_the_slope_of_the_losses_tells_how_far_the_optimum_lies() -> None:
     assert distances_beyond(runs, 1, 0, 1, 1.0) == pytest.approx([2.3, 4.6, 9.2])
     straight = Runs.of(table(ONE, rows, lambda row: 3 - 0.1 * math.log2(row["lr"])), ONE)
     assert distances_beyond(straight, 0, 0, 1, 1.0) == pytest.approx([1, 2, 4, 8])
+    steep = Runs.of(table(ONE, rows, lambda row: 3 + math.sqrt(1 + (math.log2(row["lr"]) + 8) ** 2)), ONE)
+    assert distances_beyond(steep, 0, 0, 1, 1.0) == pytest.approx([4, 6.93, 12], abs=0.01)
     across = Runs.of(table(ONE, [*grid([32], [-10, -9]), *grid([2048], [-10, -9])]), ONE)
     assert distances_beyond(across, 0, 0, 1, 1.0) == pytest.approx([1, 2])  # the larger scale is best at the lower end
 
@@ -228,9 +230,46 @@ def test_noise_is_named_where_losses_differ_by_little_more(seed: int) -> None:
     frame = table(ONE, rows, noisy(np.random.default_rng(seed), 0.0))
     error = refusal(frame)
     assert "the losses show no optimum of lr: along it they differ by little more than noise" in str(error)
-    assert "or leave it out of --tune" in str(error)
+    assert "leave it out of --tune" not in str(error)  # nothing else is tuned
     for row in pasted(error):  # beyond what was tried
         assert not 2.0**-11 <= row["lr"] <= 2.0**-5
+
+
+def test_leaving_a_column_out_is_named_where_another_is_tuned() -> None:
+    values = [2.0**k for k in range(-10, -5)]
+    rows = [{"width": w, "depth": 2, "lr": lr, "batch": b} for w in (32, 64) for lr in values for b in (32, 64)]
+    assert "batch was tried at 2 values, at least 3 place an optimum; run more, or leave it out of --tune" in str(
+        refusal(table(TWO, rows), TWO)
+    )
+    alone = refusal(table(ONE, grid([32, 64], [-9, -8])))
+    assert "lr was tried at 2 values, at least 3 place an optimum; run more; " in str(alone)
+
+
+def test_equal_losses_are_named_and_no_edge() -> None:
+    frame = table(ONE, grid([32, 64, 128], range(-11, -4)), lambda row: 1.0)
+    message = str(refusal(frame))
+    assert message.startswith("all losses of a scale are equal (1 at width=32), so that no value of lr is better")
+    assert "edge" not in message
+
+
+def test_a_best_run_inside_counts_though_the_edge_has_the_same_loss() -> None:
+    """Two decimals on a plateau: the least loss lies at the edge and inside, and the runs cannot say which is best."""
+    losses = dict(zip(range(-11, -4), [3.1, 3.1, 3.1, 3.11, 3.1, 3.11, 3.1], strict=True))
+    frame = table(ONE, grid([32, 64, 128], range(-11, -4)), lambda row: losses[round(math.log2(row["lr"]))])
+    assert "no optimum of lr lies inside the tried values" not in message_of(frame)
+
+
+def test_levels_are_told_from_noise() -> None:
+    random = np.random.default_rng(0)
+    rows = grid([32, 64, 128], range(-11, -4))
+    for repeats in (2, 3, 5):
+        noise = Runs.of(table(ONE, rows * repeats, noisy(random, 0.03)), ONE)
+        assert level_difference(noise) is None
+        level = table(ONE, rows * repeats, noisy(random, 0.03))
+        level["loss"] += 0.3 * (np.arange(len(level)) >= len(rows))
+        assert level_difference(Runs.of(level, ONE)) == pytest.approx(0.3, abs=0.03)
+        assert level_difference(Runs.of(level.assign(seed=np.arange(len(level)) // len(rows)), ONE)) is None
+    assert level_difference(Runs.of(table(ONE, rows * 2), ONE)) is None  # copies
 
 
 @pytest.mark.parametrize("factor", [1, 100])
