@@ -13,7 +13,7 @@ import pandas as pd
 
 from hptransfer.analysis.laws.forms import SweptAxes
 from hptransfer.analysis.laws.repeats import level_difference
-from hptransfer.analysis.predict.untuned_columns import UntunedColumn, untuned_columns
+from hptransfer.analysis.predict.untuned_columns import UntunedColumn, order_separates, untuned_columns
 from hptransfer.analysis.tables.arrays import Runs
 from hptransfer.analysis.tables.columns import SEED, Columns
 from hptransfer.analysis.tables.quantities import quantity_of
@@ -74,7 +74,7 @@ def pooled_runs(table: pd.DataFrame, columns: Columns) -> str:
     """
     names = [column.name for column in untuned_columns(table, columns) if column.separates]
     if not names:
-        return "".join(f"; {line}" for line in _pooled_levels(Runs.of(table, columns)))
+        return "".join(f"; {line}" for line in _pooled_levels(table, columns))
     return f"; the runs differ in {_joined(names)}, too, which separates their losses: analyze each value separately"
 
 
@@ -137,7 +137,7 @@ def _mixed_settings(table: pd.DataFrame, columns: Columns) -> list[str]:
             f"{'combination' if several else 'value'} separately (filter the table)"
             f"{scale if all(column.is_numeric for column in differing) else ''}"
         )
-    return notes if any(column.separates for column in untuned) else [*notes, *_pooled_levels(Runs.of(table, columns))]
+    return notes if any(column.separates for column in untuned) else [*notes, *_pooled_levels(table, columns)]
 
 
 def _mixed_batch(column: UntunedColumn, columns: Columns) -> str:
@@ -151,15 +151,18 @@ def _mixed_batch(column: UntunedColumn, columns: Columns) -> str:
     )
 
 
-def _pooled_levels(runs: Runs) -> list[str]:
-    """Return a warning of repeats that differ by the same amount at all points."""
-    level = level_difference(runs)
-    if level is None:
+def _pooled_levels(table: pd.DataFrame, columns: Columns) -> list[str]:
+    """Return a warning of experiments that no column tells apart."""
+    level = level_difference(Runs.of(table, columns))
+    if level is not None:
+        differ = f"differ by about {level:.2g} nats at every point"
+    elif order_separates(table, columns):
+        differ = "differ by the order of their rows"
+    else:
         return []
     return [
-        f"repeats differ by about {level:.2g} nats at every point, as runs of several experiments do, and no column "
-        f"tells them apart: analyze each experiment separately, or number them in a column {SEED}, which gives each "
-        "its own level"
+        f"repeats {differ}, as runs of several experiments do, and no column tells them apart: analyze each experiment "
+        f"separately, or number them in a column {SEED}, which gives each its own level"
     ]
 
 

@@ -139,6 +139,11 @@ def test_experiments_that_no_column_tells_apart_are_suspected_by_their_levels() 
     assert "little more than noise" not in message(mixed)
     assert "runs to add" not in message(mixed)  # further runs of a mixture would not help
     assert "at every point" not in message(pooled((0.0, 0.0, 0.0)))  # the control: repeats that are noise
+    moved = mixed.assign(
+        loss=mixed["loss"] + 0.05 * np.log2(mixed["lr"]) * (np.arange(len(mixed)) * 3 // len(mixed) == 1)
+    )
+    assert "repeats differ by the order of their rows" in message(moved)  # their optima differ, too
+    assert "repeats differ" not in message(moved.sample(frac=1, random_state=0))
     numbered = mixed.assign(seed=np.arange(len(mixed)) * 3 // len(mixed))  # the way out
     assert message(numbered) == ""
 
@@ -191,7 +196,7 @@ def test_runs_far_from_all_others_are_named_with_repeats_that_decide() -> None:
         "42 of 63 losses lie far from any response surface through the others (row 2; 3; 5; 6 and 38 more)" in message
     )
     assert "or repeat some of these runs: those that a repeat does not confirm can be left out" in message
-    assert "`printf '%s\\n' params,tokens,lr,loss 1e6,1e8," in message
+    assert "`printf '%s\\n' params,tokens,lr,loss 1000000,100000000,0.000" in message
 
 
 def test_a_refusal_for_other_reasons_keeps_its_way_out() -> None:
