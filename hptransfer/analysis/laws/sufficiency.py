@@ -150,9 +150,9 @@ def _no_optimum(
     together = f"the runs together show no optimum of {name}"
     if (equal := _equal_losses(runs)) is not None:
         return TooFewRunsError(
-            f"all losses of a scale are equal ({short(equal)} at {runs.format_scale(runs.scales[0])}), so that no value "
-            f"of {name} is better than another; name the column of the loss with --loss if it is another one, or try "
-            "values farther apart",
+            f"all losses of a scale are equal ({short(equal)} at {runs.format_scale(runs.scales[0])}), so that no "
+            f"value of {name} is better than another; name another column as the loss if this is not it, or try values "
+            "farther apart",
             runs.columns,
             planner.farther_apart(k, needed),
         )

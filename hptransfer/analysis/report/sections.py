@@ -15,8 +15,10 @@ import pandas as pd
 from hptransfer.analysis.laws.exponents import TRANSFER_TOLERANCE, UNDECIDED, has_verdict
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
+from hptransfer.analysis.optima.stray_runs import ExcludedRun
 from hptransfer.analysis.predict.decision import decide
 from hptransfer.analysis.predict.findings import (
+    EXCLUDED_IN_SENTENCE,
     Findings,
     excluded_sentence,
     extrapolation_sentence,
@@ -80,7 +82,8 @@ class Head:
         risk: sentence about the loss that the values risk.
         edges: sentence about the values that diverge; blank without one.
         extrapolation: sentence about the target's distance from the swept scales.
-        excluded: sentence about runs with a finite loss that were left out; blank without one.
+        excluded: sentence about runs with a finite loss that were left out; blank without one. `excluded_runs`: all of
+            them, where the sentence names the first ones alone.
         verification: None before a verification.
         of_run: True for a page of a run folder, which can be verified.
     """
@@ -94,6 +97,7 @@ class Head:
     edges: str
     extrapolation: str
     excluded: str
+    excluded_runs: Sequence[ExcludedRun]
     warnings: Sequence[str]
     verification: VerificationNumbers | None
     of_run: bool
@@ -259,6 +263,7 @@ def head(analysis: Findings, context: RunContext) -> Head:
         edges=_edges(prediction, fit.tuned),
         extrapolation=extrapolation_sentence(fit, target),
         excluded=excluded_sentence(fit) if fit.excluded else "",
+        excluded_runs=fit.excluded if len(fit.excluded) > EXCLUDED_IN_SENTENCE else (),
         warnings=analysis.warnings,
         verification=_verification_numbers(context.verification) if context.verification else None,
         of_run=context.target is not None,

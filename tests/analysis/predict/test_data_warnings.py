@@ -140,7 +140,7 @@ def test_experiments_that_no_column_tells_apart_are_suspected_by_their_levels() 
     assert "runs to add" not in message(mixed)  # further runs of a mixture would not help
     assert "at every point" not in message(pooled((0.0, 0.0, 0.0)))  # the control: repeats that are noise
     moved = mixed.assign(
-        loss=mixed["loss"] + 0.05 * np.log2(mixed["lr"]) * (np.arange(len(mixed)) * 3 // len(mixed) == 1)
+        loss=mixed["loss"] + 0.3 * (np.log2(mixed["lr"]) + 8) * (np.arange(len(mixed)) * 3 // len(mixed) == 1)
     )
     assert "repeats differ by the order of their rows" in message(moved)  # their optima differ, too
     assert "repeats differ" not in message(moved.sample(frac=1, random_state=0))
