@@ -153,16 +153,24 @@ def unknown(kind: str, name: str, known: Iterable[str], most: int = MOST_KNOWN) 
     """Return the message for an unknown name, with the known names.
 
     Args:
-        most: number of known names above which only NAMES_IN_MESSAGE are listed, those like the unknown one first.
+        most: number of known names above which at most NAMES_IN_MESSAGE are listed: those like the unknown
+            one, else the first ones.
     """
     names = sorted(known)
-    alike = _alike(name, names)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5) or alike
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    similar = _alike(name, names)
+    proposed = nearest(name, names)
+    hint = f" Did you mean {proposed!r}?" if proposed else ""
     if len(names) > most:
-        listed = list(dict.fromkeys([*nearest[:1], *alike, *names]))[:NAMES_IN_MESSAGE]
+        listed = list(dict.fromkeys([*filter(None, [proposed]), *similar])) or names
+        listed = listed[:NAMES_IN_MESSAGE]
         return f"unknown {kind} {name!r}.{hint} Known: {', '.join(listed)} and {len(names) - len(listed)} more"
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}"
+
+
+def nearest(name: str, names: Sequence[str]) -> str | None:
+    """Return the known name that is likely meant, or None."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5) or _alike(name, names)
+    return close[0] if close else None
 
 
 def _alike(name: str, names: Sequence[str]) -> list[str]:

@@ -6,13 +6,17 @@ FLOPs or by the product of the axes.
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hptransfer.analysis.tables.arrays import Array, Axes, Runs
+from hptransfer.analysis.laws.edge_distance import distances_beyond
+from hptransfer.analysis.tables.arrays import Array, Axes, Index, Runs
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.quantities import quantity_of
 from hptransfer.core.bracketing import canonical
@@ -27,12 +31,14 @@ WIDE_STEPS = 2
 TRIED_OCTAVES = 0.2
 # Decimal digits to which a new value is rounded.
 DIGITS = 3
+# Points of suspected runs that are repeated.
+MOST_REPEATS = 4
 # Largest value up to which whole numbers may be something else than counts.
 SMALL_COUNTS = 2
 # Relative distance of a whole number from the power of two of its logarithm.
 WHOLE = 1e-9
-# Scales that a line names.
-SCALES_NAMED = 4
+# File that the pasted command writes.
+ADDED_FILE = "runs_to_add.csv"
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +82,15 @@ class TooFewRunsError(FitError):
 
 
 def format_added(columns: Columns, added: Sequence[AddedRuns]) -> str:
-    """Return runs as text: "add at width=64: lr=0.004, lr=0.016"."""
-    parts = []
-    for runs in added[:SCALES_NAMED]:
-        scale = " ".join(f"{axis}={_exact(float(value))}" for axis, value in runs.axes.items())
-        points = (
-            " ".join(f"{name}={_exact(value)}" for name, value in zip(columns.tuned, values, strict=True))
-            for values in runs.values()
-        )
-        parts.append(f"at {scale}: {', '.join(points)}")
-    more = f"; and the like at {len(added) - SCALES_NAMED} more scales" if len(added) > SCALES_NAMED else ""
-    return f"add {'; '.join(parts)}{more}"
+    """Return a shell command that writes runs as rows of a table, whose losses are still to be filled in."""
+    rows = [[*columns.scales, *columns.tuned, columns.loss]]
+    for runs in added:
+        scale = [_exact(float(runs.axes[axis])) for axis in columns.scales]
+        rows += [[*scale, *map(_exact, values), ""] for values in runs.values()]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    lines = " ".join(map(shlex.quote, text.getvalue().splitlines()))
+    return f"the runs to add, as rows whose {columns.loss} is to be filled in: `printf '%s\\n' {lines} > {ADDED_FILE}`"
 
 
 def _exact(value: float) -> str:
@@ -142,10 +146,20 @@ class RunPlanner:
 
         def wide(index: int) -> list[float]:
             tried = self.runs.x[self.runs.of_scale(index), k]
-            beyond = WIDE_STEPS * max(self._step(k), STEP)
+            beyond = max(WIDE_STEPS * max(self._step(k), STEP), float(np.ptp(tried)))
             return [float(tried.min()) - beyond, float(tried.max()) + beyond]
 
         return self._along(k, count, wide)
+
+    def repeats(self, rows: Index) -> list[AddedRuns]:
+        """Return repeats of the cheapest of some runs.
+
+        Args:
+            rows: positions of the runs.
+        """
+        cheapest = int(self.runs.scale[rows].min())
+        points = np.unique(self.runs.x[rows[self.runs.scale[rows] == cheapest]], axis=0)
+        return [AddedRuns(self.runs.scales[cheapest], points[:MOST_REPEATS])]
 
     def at_scales(self, ks_by_scale: Sequence[tuple[int, Sequence[int]]]) -> list[AddedRuns]:
         """Return runs on both sides of the best one of given scales.
@@ -170,13 +184,12 @@ class RunPlanner:
 
     def _line(self, index: int, k: int, values: Sequence[float]) -> list[Array]:
         """Return a scale's best point with other values of one hyperparameter."""
+        best, upper = self._best(index), float(self.runs.columns.upper[k])
         points = []
-        for value in values:
-            best = self._best(index)
-            point = best.copy()
-            point[k] = self._rounded(value, k)
-            if point[k] != best[k]:  # such as half of a batch of 1
-                points.append(np.minimum(point, self.runs.columns.upper))
+        for x in dict.fromkeys(min(self._rounded(value, k), upper) for value in values):
+            if x != best[k]:  # such as half of a batch of 1
+                points.append(best.copy())
+                points[-1][k] = x
         return points
 
     def _rounded(self, x: float, k: int) -> float:
@@ -192,12 +205,14 @@ class RunPlanner:
         tried, best, step = self.runs.x[self.runs.of_scale(index), k], float(self._best(index)[k]), self._step(k)
         if tried.min() == tried.max():
             return [best - step, best + step]
-        return [best + step] if best == tried.max() else [best - step]
+        side = 1 if best == tried.max() else -1
+        return [best + side * away for away in distances_beyond(self.runs, index, k, side, step)]
 
     def _sides(self, index: int, k: int) -> list[float]:
         """Return values on the sides of the best run.
 
-        They are beyond the edge, between the best run and one that diverged, or nearer to the best run.
+        They are beyond the edge as far as the losses' slope tells, between the best run and one that diverged, or
+        nearer to the best run.
         """
         of_scale = self.runs.of_scale(index)
         finite = of_scale & np.isfinite(self.runs.loss)
@@ -207,13 +222,15 @@ class RunPlanner:
         above = self.runs.x[finite & (self.runs.x[:, k] > best + 1e-9), k]
         if len(below) and len(above):
             return [(best + float(below.max())) / 2, (best + float(above.min())) / 2]
-        values = [] if len(below) else [best - 2 * step, best - step]
+        values = []
+        if not len(below):
+            values = [best - away for away in reversed(distances_beyond(self.runs, index, k, -1, step))]
         if len(above):
             return values
         limits = diverged[diverged > best + TRIED_OCTAVES]
         if len(limits):  # a run between the best one and the next that diverged
             return [*values, (best + float(limits.min())) / 2]
-        return [*values, best + step, best + 2 * step]
+        return [*values, *(best + away for away in distances_beyond(self.runs, index, k, 1, step))]
 
     def _best(self, index: int) -> Array:
         finite = np.flatnonzero(self.runs.of_scale(index) & np.isfinite(self.runs.loss))

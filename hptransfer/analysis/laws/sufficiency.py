@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from hptransfer.analysis.laws.exponents import exponents
 from hptransfer.analysis.laws.forms import SweptAxes
 from hptransfer.analysis.laws.model_averaging import LEVEL_OCTAVES, LawProblem, ModelAverage
+from hptransfer.analysis.laws.repeats import FEWEST_VALUES, repeat_noise, spread_along
 from hptransfer.analysis.laws.runs_to_add import RunPlanner, TooFewRunsError
 from hptransfer.analysis.optima.estimators import OptimaEstimate
 from hptransfer.analysis.optima.response_surface import ResponseSurface
@@ -19,19 +19,16 @@ from hptransfer.analysis.tables.arrays import Mask, Runs
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.scale_names import format_scale
 from hptransfer.core.errors import FitError
+from hptransfer.core.records import short
 
 # Scales that a message names.
 SCALES_IN_MESSAGE = 4
-# Fewer values than this cannot bracket an optimum.
-FEWEST_VALUES = 3
 # An optimum with a larger error, half of the prior deviation, counts as not placed by the runs.
 UNPLACED_OCTAVES = LEVEL_OCTAVES / 2
 # Standard deviations of noise by which a run must be worse than the optimum.
 NOISE_DEVIATIONS = 1.0
 # Losses along a hyperparameter with a smaller standard deviation than this many of noise differ by little more than it.
 NOISE_DEVIATIONS_ALONG = 2.0
-# Points with repeats that measure noise; the median of the square of a standard normal variable.
-FEWEST_REPEATED, MEDIAN_OF_SQUARE = 2, 0.455
 # Standard deviation of a normal variable over the median of its absolute value.
 DEVIATION_OF_MEDIAN = 1.48
 # Share of outliers above which a table holds several experiments.
@@ -68,7 +65,7 @@ def check_runs(runs: Runs) -> None:
         if (tried := len(np.unique(runs.x[:, k]))) < FEWEST_VALUES:
             raise TooFewRunsError(
                 f"{name} was tried at {tried} value{'s' * (tried > 1)}, at least {FEWEST_VALUES} place an optimum; "
-                "leave it out of --tune, or run more",
+                f"run more{_or_leave_out(runs)}",
                 runs.columns,
                 planner.further_values(k, needed),
             )
@@ -84,9 +81,15 @@ def check_outliers(runs: Runs) -> None:
     judged = of_seed[runs.intercept] | ~of_scale[runs.scale]
     outliers, finite = int((judged & runs.outlier).sum()), int((judged & (sound | runs.outlier)).sum())
     if outliers > MOST_OUTLIERS * finite:
-        raise FitError(
-            f"{outliers} of {finite} losses lie far from any response surface through the others; are several "
-            "experiments in one table? Analyze each one separately"
+        rows = [str(runs.rows[index]) for index in np.flatnonzero(runs.outlier)]
+        apart = f"{outliers} of {finite} losses lie far from any response surface through the others"
+        several = "are several experiments in one table? Analyze each one separately"
+        raise TooFewRunsError(
+            f"{apart} (row {_first_of(rows)}); {several}, or repeat some of these runs: those that a repeat does not "
+            "confirm can be left out",
+            runs.columns,
+            RunPlanner(runs).repeats(np.flatnonzero(runs.outlier)),
+            together=f"{apart}; {several}",
         )
 
 
@@ -151,6 +154,14 @@ def _no_optimum(
     name, planner = runs.columns.tuned[k], RunPlanner(runs)
     needed = 1 + len(SweptAxes.of(runs.scales).moving)
     together = f"the runs together show no optimum of {name}"
+    if (equal := _equal_losses(runs)) is not None:
+        return TooFewRunsError(
+            f"all losses of a scale are equal ({short(equal)} at {runs.format_scale(runs.scales[0])}), so that no "
+            f"value of {name} is better than another; name another column as the loss if this is not it, or try values "
+            "farther apart",
+            runs.columns,
+            planner.farther_apart(k, needed),
+        )
     if not _has_inner_best(runs, k):
         return TooFewRunsError(
             f"no optimum of {name} lies inside the tried values; try values on both sides of the best of "
@@ -167,7 +178,7 @@ def _no_optimum(
         return TooFewRunsError(
             f"the losses show no optimum of {name}: along it they differ by little more than noise (standard "
             f"deviations of the {response.name}: {response.size(spread):.2g} along it, {response.size(noise):.2g} "
-            f"{known_by}); try values farther apart, repeat them with other seeds, or leave it out of --tune",
+            f"{known_by}); try values farther apart, or repeat them with other seeds{_or_leave_out(runs)}",
             runs.columns,
             planner.farther_apart(k, needed),
             together=together,
@@ -197,46 +208,27 @@ def _scatter(surface: ResponseSurface) -> float:
     return min(surface.noise, DEVIATION_OF_MEDIAN * float(np.median(np.abs(surface.residuals))))
 
 
+def _or_leave_out(runs: Runs) -> str:
+    """Return the way out of a hyperparameter among others."""
+    return ", or leave it out of --tune" if len(runs.columns.tuned) > 1 else ""
+
+
+def _equal_losses(runs: Runs) -> float | None:
+    """Return the loss of the first scale if the losses of every scale are equal."""
+    losses = [runs.loss[runs.of_scale(index) & np.isfinite(runs.loss)] for index in range(runs.num_scales)]
+    usable = [loss for loss in losses if len(loss)]
+    return float(usable[0][0]) if all(np.ptp(loss) == 0 for loss in usable) else None
+
+
 def _has_inner_best(runs: Runs, k: int) -> bool:
-    """Return True if a scale's best run lies between finite ones."""
+    """Return True if a scale's best run, or one of equal loss, lies between finite ones."""
     for index in range(runs.num_scales):
-        finite = np.flatnonzero(runs.of_scale(index) & np.isfinite(runs.loss))
-        x = runs.x[finite, k]
-        if len(finite) and x.min() < x[np.argmin(runs.loss[finite])] < x.max():
-            return True
+        finite = runs.of_scale(index) & np.isfinite(runs.loss)
+        if finite.any():
+            x, best = runs.x[finite, k], runs.x[finite, k][runs.loss[finite] == runs.loss[finite].min()]
+            if ((best > x.min()) & (best < x.max())).any():
+                return True
     return False
-
-
-def repeat_noise(runs: Runs) -> float | None:
-    """Return the standard deviation of the response between repeats.
-
-    It is the median over points, so that one run that went wrong does not count, and None without repeats.
-    """
-    finite = np.isfinite(runs.loss)
-    points = np.column_stack([runs.scale, np.round(runs.x, 9)])[finite]
-    point = np.unique(points, axis=0, return_inverse=True)[1].reshape(-1)
-    y, counts = runs.y[finite], np.bincount(point)
-    means = np.bincount(point, y) / counts
-    squares = np.bincount(point, (y - means[point]) ** 2)
-    repeated = counts > 1
-    if repeated.sum() < FEWEST_REPEATED:
-        return None
-    return float(np.sqrt(np.median(squares[repeated] / (counts[repeated] - 1)) / MEDIAN_OF_SQUARE))
-
-
-def spread_along(runs: Runs, k: int) -> float | None:
-    """Return the standard deviation of the response along one hyperparameter.
-
-    It is of the medians of repeats along a line of at least FEWEST_VALUES values, with all else equal, and the median
-    over all lines. Without a line it is None.
-    """
-    finite = np.isfinite(runs.loss)
-    others = np.round(np.delete(runs.x, k, axis=1), 9)
-    line = np.unique(np.column_stack([runs.scale, others])[finite], axis=0, return_inverse=True)[1].reshape(-1)
-    frame = pd.DataFrame({"line": line, "value": np.round(runs.x[finite, k], 9), "y": runs.y[finite]})
-    by_line = frame.groupby(["line", "value"])["y"].median().groupby("line").agg(["size", "std"])
-    deviations = by_line.loc[by_line["size"] >= FEWEST_VALUES, "std"]
-    return float(deviations.median()) if len(deviations) else None
 
 
 def _worse_on_both_sides(runs: Runs, surface: ResponseSurface) -> Mask:

@@ -158,6 +158,8 @@ def _starts(data: SelectedRuns) -> list[_Start]:
     if len(data.y) > AMBIGUOUS_RUNS:
         return starts
     starts += [_Start(x, whole, weights, LOW_NOISE), _Start(x, near, weights, HIGH_NOISE)]
+    if not (excess > 0).any():
+        return starts
     # The best run of a scale may be a stray one that is better than it should be.
     second = np.full(len(data.octaves), np.inf)
     np.minimum.at(second, data.scale[excess > 0], excess[excess > 0])

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.laws.forms import SweptAxes
-from hptransfer.analysis.predict.untuned_columns import UntunedColumn, untuned_columns
+from hptransfer.analysis.laws.repeats import level_difference
+from hptransfer.analysis.predict.untuned_columns import UntunedColumn, order_separates, untuned_columns
 from hptransfer.analysis.tables.arrays import Runs
-from hptransfer.analysis.tables.columns import OPTIMIZER_STEP, Columns
+from hptransfer.analysis.tables.columns import OPTIMIZER_STEP, SEED, Columns
 from hptransfer.analysis.tables.quantities import quantity_of
 from hptransfer.analysis.tables.scale_names import format_size
 from hptransfer.analysis.tables.table_checks import first_row
@@ -91,13 +92,14 @@ def _fitted_differences(table: pd.DataFrame, columns: Columns) -> list[str]:
 
 
 def pooled_runs(table: pd.DataFrame, columns: Columns) -> str:
-    """Return a note for a refusal on columns that separate the losses.
+    """Return a note for a refusal on runs of several experiments in one table.
 
-    The runs of one experiment alone may show an optimum. It is blank without such columns.
+    The runs of one experiment alone may show an optimum. A column tells them apart, or levels of the losses do. It is
+    blank without either.
     """
     names = [column.name for column in untuned_columns(table, columns) if column.separates]
     if not names:
-        return ""
+        return "".join(f"; {line}" for line in _pooled_levels(table, columns))
     return f"; the runs differ in {_joined(names)}, too, which separates their losses: analyze each value separately"
 
 
@@ -139,16 +141,11 @@ def _split_scales(swept: Mapping[str, Sequence[float]]) -> list[str]:
 
 def _mixed_settings(table: pd.DataFrame, columns: Columns) -> list[str]:
     """Return warnings of columns in which runs should not differ."""
-    notes = []
     untuned = untuned_columns(table, columns)
     batches = [column for column in untuned if quantity_of(column.name) == "batch"]
-    for column in batches:
-        notes.append(
-            f"runs differ in {column.name}, which is neither a scale nor tuned: the exponent along tokens changes "
-            "sign with the scaling of the batch size; add it to --scale or --tune"
-        )
     separating = [column for column in untuned if column.separates and column not in batches]
     settings = [column for column in untuned if not column.separates and column not in batches]
+    notes = [_mixed_batch(column, columns) for column in batches]
     for differing, effect in (
         (separating, "separates their losses"),
         (settings, "may move the best value"),
@@ -165,7 +162,33 @@ def _mixed_settings(table: pd.DataFrame, columns: Columns) -> list[str]:
             f"{'combination' if several else 'value'} separately (filter the table)"
             f"{scale if all(column.is_numeric for column in differing) else ''}"
         )
-    return notes
+    return notes if any(column.separates for column in untuned) else [*notes, *_pooled_levels(table, columns)]
+
+
+def _mixed_batch(column: UntunedColumn, columns: Columns) -> str:
+    """Return the warning of a batch size that is neither a scale nor tuned."""
+    effect = "separates their losses and may move" if column.separates else "may move"
+    tokens = next((axis for axis in columns.scales if quantity_of(axis) == "tokens"), None)
+    sign = f"; the exponent along {tokens} changes sign with the scaling of the batch size" if tokens else ""
+    return (
+        f"runs differ in {column.name} (values {column.line()}), which is neither a scale nor tuned and {effect} the "
+        f"best {_joined(columns.tuned)}{sign}: add it to --scale or --tune, or analyze each value separately"
+    )
+
+
+def _pooled_levels(table: pd.DataFrame, columns: Columns) -> list[str]:
+    """Return a warning of experiments that no column tells apart."""
+    level = level_difference(Runs.of(table, columns))
+    if level is not None:
+        differ = f"differ by about {level:.2g} nats at every point"
+    elif order_separates(table, columns):
+        differ = "differ by the order of their rows"
+    else:
+        return []
+    return [
+        f"repeats {differ}, as runs of several experiments do, and no column tells them apart: analyze each experiment "
+        f"separately, or number them in a column {SEED}, which gives each its own level"
+    ]
 
 
 def _joined(names: Sequence[str]) -> str:

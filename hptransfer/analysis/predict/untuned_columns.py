@@ -113,6 +113,22 @@ def untuned_columns(table: pd.DataFrame, columns: Columns) -> list[UntunedColumn
     ]
 
 
+def order_separates(table: pd.DataFrame, columns: Columns) -> bool:
+    """Return True if the order of repeats separates their losses.
+
+    The first run of each point, the second and so on are then experiments, one below the other, without a column that
+    tells them apart.
+
+    Args:
+        table: as check_table returns it.
+    """
+    rows = table[np.isfinite(table[columns.loss])]
+    occurrence = rows.groupby([*columns.scales, *columns.tuned]).cumcount().rename("occurrence")
+    if SEED in table or len(rows) > MOST_ROWS_EXAMINED or not 0 < occurrence.max() < MOST_VALUES:
+        return False
+    return _explained(_Examined.of(rows, columns), [], _Candidate.of(occurrence)) is not None
+
+
 @dataclass(frozen=True, eq=False)
 class _Candidate:
     """A column that may be one.

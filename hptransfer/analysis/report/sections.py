@@ -15,8 +15,10 @@ import pandas as pd
 from hptransfer.analysis.laws.exponents import TRANSFER_TOLERANCE, has_verdict
 from hptransfer.analysis.laws.fit import Fit
 from hptransfer.analysis.optima.scale_optima import BOUNDED, EDGE_HIGH, EDGE_LOW, Optimum
+from hptransfer.analysis.optima.stray_runs import ExcludedRun
 from hptransfer.analysis.predict.decision import decide
 from hptransfer.analysis.predict.findings import (
+    EXCLUDED_IN_SENTENCE,
     Findings,
     excluded_sentence,
     extrapolation_sentence,
@@ -74,7 +76,8 @@ class Head:
         risk: sentence about the loss that the values risk.
         edges: sentence about the values that diverge; blank without one.
         extrapolation: sentence about the target's distance from the swept scales.
-        excluded: sentence about runs with a finite loss that were left out; blank without one.
+        excluded: sentence about runs with a finite loss that were left out; blank without one. `excluded_runs`: all of
+            them, where the sentence names the first ones alone.
         verifiable: True for a page of a run folder that has not been verified.
         of_run: True for a page of a run folder.
     """
@@ -92,6 +95,7 @@ class Head:
     edges: str
     extrapolation: str
     excluded: str
+    excluded_runs: Sequence[ExcludedRun]
     warnings: Sequence[str]
     verifiable: bool
     of_run: bool
@@ -268,6 +272,7 @@ def head(analysis: Findings, context: RunContext) -> Head:
         edges=_edges(prediction, fit.tuned),
         extrapolation=extrapolation_sentence(fit, target),
         excluded=excluded_sentence(fit) if fit.excluded else "",
+        excluded_runs=fit.excluded if len(fit.excluded) > EXCLUDED_IN_SENTENCE else (),
         warnings=analysis.warnings,
         verifiable=context.target is not None and not context.verification,
         of_run=context.target is not None,

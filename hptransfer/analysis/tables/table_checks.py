@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,13 @@ from hptransfer.core.records import DIVERGED, DONE, short
 # MLflow and others store infinity as the largest float.
 HUGE = 1e300
 MOST_TABLE_SCALES = 1_000
+# Words for the loss of a run that diverged, besides nan and inf.
+DIVERGED_WORDS = ("diverged", "divergence", "diverge")
+# Way out of a loss that is another word.
+LOSS_WAY_OUT = "nan if the run diverged, or leave the row out"
+# Numbers with a unit or separators of thousands, and the units' values.
+SHORT_NUMBER = re.compile(r"(?P<number>\d+(?:[,_]\d{3})*(?:\.\d+)?)\s?(?P<unit>[kKmMbBgGtT]?)")
+UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12}
 # Relative distance of values that differ by the way they were computed only.
 SAME = 1e-12
 
@@ -50,7 +58,7 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
         clean[name] = _without_rounding(check_numbers(clean[name], name, location))
         invalid = clean[~clean[name].between(SMALLEST_VALUE, LARGEST_VALUE)]
         if len(invalid):
-            way_out = ""
+            way_out = "; complete the value, or leave the row out"
             if ((invalid[name] > 0) & np.isfinite(invalid[name])).all():
                 way_out = f"; values from {short(SMALLEST_VALUE)} to {short(LARGEST_VALUE)} are possible"
             if name in columns.tuned and (invalid[name] == 0).all():  # dropout and weight decay are often 0
@@ -68,12 +76,19 @@ def check_table(frame: pd.DataFrame, columns: Columns, location: str) -> pd.Data
             f"{location} has {scales:,} scales by {', '.join(columns.scales)}, at most {MOST_TABLE_SCALES:,} are "
             "possible; name the columns of the scale alone"
         )
-    loss = check_numbers(clean[columns.loss], columns.loss, location)
+    loss = check_numbers(_without_words(clean[columns.loss]), columns.loss, location, LOSS_WAY_OUT)
     loss = columns.objective.sign * loss
     clean[columns.loss] = loss.where(np.isfinite(loss) & (loss.abs() < HUGE), math.inf)
     if "state" in clean.columns:
         clean.loc[clean["state"] == DIVERGED, columns.loss] = math.inf
     return clean
+
+
+def _without_words(losses: pd.Series[Any]) -> pd.Series[Any]:
+    """Return losses with nan for words of a run that diverged."""
+    if pd.api.types.is_numeric_dtype(losses):
+        return losses
+    return losses.where(~losses.astype(str).str.strip().str.lower().isin(DIVERGED_WORDS), None)
 
 
 def _without_rounding(column: pd.Series[float]) -> pd.Series[float]:
@@ -118,8 +133,13 @@ def first_row(rows: pd.DataFrame | pd.Series[Any]) -> str:
     return f"row {first + 1}" if isinstance(first, int | np.integer) else f"row {first!r}"
 
 
-def check_numbers(column: pd.Series[Any], name: str, location: str) -> pd.Series[float]:
+def check_numbers(
+    column: pd.Series[Any], name: str, location: str, way_out: str = "leave the row out"
+) -> pd.Series[float]:
     """Return the column as floats.
+
+    Args:
+        way_out: of a value that is not a number in short form, such as 64M.
 
     Raises:
         ConfigError: a value in the column is not a number.
@@ -127,5 +147,18 @@ def check_numbers(column: pd.Series[Any], name: str, location: str) -> pd.Series
     values = pd.to_numeric(column, errors="coerce")
     words = column[values.isna() & column.notna()]
     if len(words):
-        raise ConfigError(f"{location}: column {name!r} must be numbers, got {words.iloc[0]!r} in {first_row(words)}")
+        number = _plain_number(str(words.iloc[0]))
+        help_text = f"write it as {number}" if number else f"write a number such as 64 or 6.4e7, or {way_out}"
+        raise ConfigError(
+            f"{location}: column {name!r} must be numbers, got {words.iloc[0]!r} in {first_row(words)}; {help_text}"
+        )
     return values.astype(float)
+
+
+def _plain_number(text: str) -> str:
+    """Return a number with a unit or with separators of thousands as it is read; blank for other text."""
+    match = SHORT_NUMBER.fullmatch(text.strip())
+    if not match:
+        return ""
+    value = float(match["number"].replace(",", "").replace("_", "")) * UNITS[match["unit"].upper()]
+    return f"{value:.15g}"

@@ -108,6 +108,46 @@ def test_a_batch_size_that_moves_with_the_tokens() -> None:
 
 
 @pytest.mark.slow
+def test_the_warning_of_a_batch_size_names_its_values_and_no_axis_that_is_missing() -> None:
+    frame = table().query("tokens == 4e8").drop(columns="tokens").reset_index(drop=True)
+    frame = pd.concat([frame.assign(batch=batch) for batch in (128, 512)], ignore_index=True)
+    frame["loss"] += 0.02 * (np.log2(frame["lr"]) + 8 - 0.5 * (frame["batch"] == 512)) ** 2
+    warning = one(found(frame, {"params": 3.2e7}, scale=("params",)), "runs differ in batch (values 128, 512)")
+    assert "may move the best lr: add it to --scale or --tune" in warning
+    assert "tokens" not in warning
+
+
+def pooled(levels: tuple[float, ...]) -> pd.DataFrame:
+    """Three runs at each point, of which each has one of the levels, with the noise of the table."""
+    random, frame = np.random.default_rng(1), table().query("tokens == 4e8")
+    parts = [frame.assign(loss=frame["loss"] + level) for level in levels]
+    mixed = pd.concat(parts, ignore_index=True).drop(columns="tokens")
+    return mixed.assign(loss=mixed["loss"] + 0.004 * random.standard_normal(len(mixed)))
+
+
+def message(frame: pd.DataFrame) -> str:
+    """The refusal or the warnings of a table over params."""
+    try:
+        return "\n".join(found(frame, {"params": 3.2e7}, scale=("params",)).warnings)
+    except FitError as error:
+        return str(error)
+
+
+def test_experiments_that_no_column_tells_apart_are_suspected_by_their_levels() -> None:
+    mixed = pooled((0.0, 0.6, 1.2))
+    assert "repeats differ by about 0.6 nats at every point, as runs of several experiments do" in message(mixed)
+    assert "little more than noise" not in message(mixed)
+    assert "runs to add" not in message(mixed)  # further runs of a mixture would not help
+    assert "at every point" not in message(pooled((0.0, 0.0, 0.0)))  # the control: repeats that are noise
+    moved = mixed.assign(
+        loss=mixed["loss"] + 0.3 * (np.log2(mixed["lr"]) + 8) * (np.arange(len(mixed)) * 3 // len(mixed) == 1)
+    )
+    assert "repeats differ by the order of their rows" in message(moved)  # their optima differ, too
+    assert "repeats differ" not in message(moved.sample(frac=1, random_state=0))
+    numbered = mixed.assign(seed=np.arange(len(mixed)) * 3 // len(mixed))  # the way out
+    assert message(numbered) == ""
+
+
 def test_batch_sizes_in_tokens_and_in_sequences() -> None:
     frame = table()
     frame["batch_size"] = np.where(frame["params"] < 2e6, 64.0, 128.0)
@@ -143,14 +183,27 @@ def test_a_refusal_has_the_warnings_and_names_what_separates_the_runs() -> None:
         "; the runs differ in run, too, which separates their losses: analyze each value separately"
     )
     assert message.startswith("42 of 63 losses lie far from any response surface through the others; are several ")
-    assert "add at" not in message  # further runs of a mixture would not help
+    assert "runs to add" not in message  # further runs of a mixture would not help
+
+
+def test_runs_far_from_all_others_are_named_with_repeats_that_decide() -> None:
+    frame = table()
+    frame["loss"] = np.array([3.0, 4.0, 5.0] * 21) + 1e-6 * np.arange(len(frame))
+    with pytest.raises(FitError) as refused:
+        found(frame)
+    message = str(refused.value)
+    assert (
+        "42 of 63 losses lie far from any response surface through the others (row 2; 3; 5; 6 and 38 more)" in message
+    )
+    assert "or repeat some of these runs: those that a repeat does not confirm can be left out" in message
+    assert "`printf '%s\\n' params,tokens,lr,loss 1000000,100000000,0.000" in message
 
 
 def test_a_refusal_for_other_reasons_keeps_its_way_out() -> None:
     frame = table().assign(run=["first", "second", "third"] * 21)
     frame["loss"] = frame["run"].map({"first": 3.0, "second": 4.0, "third": 5.0}) + 0.02 * np.log2(frame["lr"]) ** 2
     with pytest.raises(
-        FitError, match=r"all runs are at one scale .*; add at params=\d+.*; the runs differ in run, too"
+        FitError, match=r"all runs are at one scale .* params,tokens,lr,loss \d+.* > .*; the runs differ in run, too"
     ):
         found(frame.assign(params=1e6, tokens=1e8))
 

@@ -145,7 +145,7 @@ def test_large_files_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(json_tables, "LARGEST_JSON_TABLE", 100_000)
     monkeypatch.setattr(json_tables, "MOST_JSON_COLUMNS", 20)
     assert "different keys" in refused(tmp_path, [{**row, f"key {k}": 1} for k, row in enumerate(RECORDS)])
-    monkeypatch.setattr("hptransfer.analysis.tables.sources.MOST_ROWS", 20)
+    monkeypatch.setattr("hptransfer.analysis.tables.table_files.MOST_ROWS", 20)
     assert "has more than 20 rows; keep one row a run, not its curve" in refused(tmp_path, LINES, "runs.jsonl")
 
 

@@ -379,6 +379,10 @@ def test_a_comma_in_a_column_s_name_is_told_of(analyze: Analyze) -> None:
         ("Step", "brisk-sun-1 - val/loss", "brisk-sun-1 - val/loss__MIN", "brisk-sun-1 - val/loss__MAX"),
         ("tokens", "brisk-sun-1 - val/loss", "brisk-sun-1 - val/loss__MIN", "brisk-sun-1 - val/loss__MAX"),
         ("Relative Time (Process)", "brisk-sun-1 - val/loss", "lr: 0.01 - val/loss"),
+        ("train/global_step", "brisk-sun-1 - val/loss", "lr: 0.01 - val/loss"),
+        ("tokens", "brisk-sun-1 - val/loss"),
+        ("_runtime", "brisk-sun-1 - val/loss"),
+        ("Relative Time (Hours)", "brisk-sun-1 - val/loss"),
     ],
 )
 def test_a_chart_of_wandb_is_told_apart(analyze: Analyze, names: tuple[str, ...]) -> None:
@@ -395,12 +399,59 @@ def test_of_many_columns_a_few_like_the_missing_one_are_named(analyze: Analyze) 
     table = runs().rename(columns={"lr": "optim.lr", "loss": "summary/val/loss"})
     for number in range(24):
         table[f"config/some_long_name_of_a_setting_{number}"] = number
-    words = ("unknown column 'lr'. Did you mean 'optim.lr'? Known: optim.lr, ", " and 21 more")
+    words = ("unknown column 'lr'. Did you mean 'optim.lr'? Known: optim.lr and 26 more; give --columns lr=optim.lr",)
     result = analyze(table, "--loss", "summary/val/loss")
     assert_refused(result, *words)
     assert len(result[2]) < 400
     result = analyze(table, "--columns", "lr=optim.lr")
-    assert_refused(result, "unknown column 'loss'. Did you mean 'summary/val/loss'?")
+    assert_refused(result, "unknown column 'loss'. Did you mean 'summary/val/loss'?", "; give --loss summary/val/loss")
+    assert_found(analyze(table, "--columns", "lr=optim.lr", "--loss", "summary/val/loss"))
+
+
+def test_blanks_around_the_names_of_a_header_do_not_count(analyze: Analyze) -> None:
+    spaced = runs().rename(columns={"lr": " lr", "loss": "loss "})
+    assert_found(analyze(spaced))
+    spaced.to_parquet("runs.parquet")
+    assert_found(analyze(None, "--table", "runs.parquet"))
+    assert_found(analyze(spaced.to_json(orient="records"), name="runs.json"))
+    assert_refused(analyze(spaced.assign(lr=1.0)), "2 columns are called 'lr'; which one is meant?")
+
+
+def test_columns_separated_by_blanks_are_told_apart(analyze: Analyze) -> None:
+    table = runs().to_csv(index=False, sep=" ")
+    assert_refused(analyze(table), "runs.csv has its columns separated by blanks; save it with commas, as CSV")
+    Path("targets.csv").write_text("model size\n512\n")  # one column, whose name has a blank
+    assert_found(analyze(runs().rename(columns={"width": "model size"}), "--scale", "model size"))
+
+
+def test_the_word_diverged_is_a_diverged_run(analyze: Analyze) -> None:
+    table = runs().astype({"loss": object})
+    table.loc[[7, 15], "loss"] = ["diverged", " Diverged"]
+    assert_found(analyze(table))
+    assert list(pd.read_csv("out/optima.csv")["diverged"]) == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("width", "64M", "got '64M' in row 10; write it as 64000000"),
+        ("width", "1,024", "got '1,024' in row 10; write it as 1024"),
+        ("lr", "1.5k", "got '1.5k' in row 10; write it as 1500"),
+        ("lr", "high", "got 'high' in row 10; write a number such as 64 or 6.4e7, or leave the row out"),
+        (
+            "loss",
+            "OOM",
+            "got 'OOM' in row 10; write a number such as 64 or 6.4e7, or nan if the run diverged, or leave ",
+        ),
+        ("loss", 0.0, "got 0 in row 10; leave the row out, write nan if the run diverged, or name another column"),
+        ("loss", -1.0, "got -1 in row 10; leave the row out, write nan if the run diverged, or name another column"),
+        ("lr", None, "got nan in row 10; complete the value, or leave the row out"),
+    ],
+)
+def test_a_faulty_value_has_a_way_out(analyze: Analyze, column: str, value: object, words: str) -> None:
+    table = runs().astype({column: object})
+    table.loc[9, column] = value
+    assert_refused(analyze(table), words)
 
 
 def test_the_warnings_of_a_table_come_with_its_refusal(analyze: Analyze) -> None:

@@ -15,7 +15,7 @@ GIT_COMMIT_TIMEOUT_S = 10
 
 
 def fingerprint_of(files: Mapping[str, Path], run: Mapping[str, Any]) -> str:
-    """Return a hash of the files, or of the commit, and of templates."""
+    """Return a hash of the files, or the commit, and the templates."""
     hashes: dict[str, str | None] = {argument: file_digest(path) for argument, path in files.items()}
     templates = template_paths(run, Path(run["cwd"]))
     of_templates = {f"template {name}": file_digest(path) for name, path in templates.items()}
