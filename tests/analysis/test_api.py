@@ -56,6 +56,19 @@ def test_figures_and_the_page(found: Analysis) -> None:
     assert "All targets" in page
 
 
+def test_the_page_lists_every_run_that_was_left_out() -> None:
+    rows = [
+        {"width": width, "lr": 2.0**k, "loss": 3 + 0.03 * (k + 8) ** 2 + 0.01 * math.log2(width) + 4.0 * (k > -5)}
+        for width in (32, 64, 128)
+        for k in range(-12, -2)
+    ]
+    found = analyze(pd.DataFrame(rows), scale=["width"], tune=["lr"], targets=[{"width": 256}])
+    assert len(found.fit.excluded) > 4
+    folded = found.report_html().partition("<details><summary>All ")[2].partition("</details>")[0]
+    for run in found.fit.excluded:
+        assert f'<td>{run.row}</td><td class="word">{run.reason}</td><td>{run.excess:+.2g}</td>' in folded
+
+
 @pytest.mark.slow
 def test_a_frame_is_left_as_it_was(runs: pd.DataFrame) -> None:
     before = runs.copy()

@@ -29,10 +29,10 @@ def level_difference(runs: Runs) -> float | None:
     frame = pd.DataFrame({"point": points.groupby(list(points)).ngroup(), "loss": runs.loss[finite]})
     frame["scale"] = runs.scale[finite]
     frame["repeats"] = frame.groupby("point")["loss"].transform("size")
-    repeats = int(frame["repeats"].mode().max())
-    frame = frame[frame["repeats"] == repeats].sort_values(["point", "loss"])
+    repeats = int(frame["repeats"].mode().max()) if len(frame) else 0
     if repeats < 2:
         return None
+    frame = frame[frame["repeats"] == repeats].sort_values(["point", "loss"])
     losses = frame["loss"].to_numpy().reshape(-1, repeats)
     gaps, scale = pd.DataFrame(np.diff(losses, axis=1)), frame["scale"].to_numpy()[::repeats]
     means = gaps.groupby(scale).transform("mean")
