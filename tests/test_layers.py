@@ -53,7 +53,7 @@ ONLY = {
         "testing/samplers.py",
         *(f"samplers/{p.name}" for p in (PACKAGE / "samplers").glob("*.py")),
     },
-    "mlflow": {"trackers/mlflow.py", "analysis/tables/sources.py"},
+    "mlflow": {"trackers/mlflow.py", "analysis/tables/mlflow_tables.py"},
     "torch": {
         "worker/runners/builtin.py",
         *(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.glob("training/**/*.py")),

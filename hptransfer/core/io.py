@@ -11,7 +11,7 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -238,7 +238,7 @@ def filter_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 @contextmanager
 def writable_folder(out: Path | None) -> Iterator[None]:
-    """Create the folder of `--out`; remove it if the block fails.
+    """Create the folder of `--out`; remove it if the block fails before it wrote a file.
 
     Raises:
         ConfigError: files cannot be written there.
@@ -252,7 +252,8 @@ def writable_folder(out: Path | None) -> Iterator[None]:
         yield
     except BaseException:
         for folder in missing:
-            folder.rmdir()
+            with suppress(OSError):  # it holds files
+                folder.rmdir()
         raise
 
 

@@ -48,7 +48,7 @@ def distances_beyond(runs: Runs, index: int, k: int, side: int, step: float) -> 
 
 
 def _optimum_distance(runs: Runs, index: int, k: int, side: int) -> tuple[float, float]:
-    """Return the least and the largest likely distance of the optimum from the edge, octaves."""
+    """Return the least and the largest likely distance, octaves."""
     lines = [_Line.of(runs, each, k, side) for each in range(runs.num_scales)]
     own, width = lines[index], _width(runs, index, k)
     unbent = UNBENT[0] * width, UNBENT[1] * width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +35,8 @@ class ReuseCost:
     """Loss from training a scale with values that are not its own.
 
     Attributes:
-        nats: loss above the scale's optimum in the unit of the loss, at most the largest that was measured.
+        nats: loss above the scale's optimum in the unit of the loss, at most the largest that was measured; NaN if no
+            run shows that optimum.
         capped: True if the response surface says more than that.
         diverges: True if the run diverges more likely than not.
     """
@@ -45,7 +47,9 @@ class ReuseCost:
 
     def text(self, digits: int) -> str:
         """Return the cost for people, or that the run diverges."""
-        return "diverges" if self.diverges else f"{'over ' * self.capped}{self.nats:.{digits}f}"
+        if self.diverges or math.isnan(self.nats):
+            return "diverges" if self.diverges else "unknown"
+        return f"{'over ' * self.capped}{self.nats:.{digits}f}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,7 +290,8 @@ def fit_table(
         power=power,
         loss_law=fit_loss_law(runs.scales, intercepts, response),
         noise=float(
-            np.median([response.slope(optimum.loss) for optimum in optima]) * np.mean([shape.noise for shape in shapes])
+            np.nanmedian([response.slope(optimum.loss) for optimum in optima])
+            * np.mean([shape.noise for shape in shapes])
         ),
         warnings=[*warnings, *sufficiency.warn_of_unbracketed_scales(optima, problem, columns)],
         widening=Widening.none(len(columns.tuned)),

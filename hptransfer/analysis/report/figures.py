@@ -147,7 +147,7 @@ def _draw_curves(axes: Axes, *, fit: Fit, indices: Sequence[int], k: int, title:
         )
         if np.isfinite(optimum.se[k]):
             axes.errorbar(optimum.x[k], objective.shown(optimum.loss), xerr=1.645 * optimum.se[k], **OPTIMUM_STYLE)
-    room = 0.05 * (top - finite_losses.min(initial=top))
+    room = 0.05 * (top - finite_losses.min(initial=top)) or 0.05  # one loss, or none
     axes.set_ylim(*sorted(map(objective.shown, (finite_losses.min(initial=top) - room, top + room))))
     axes.set_title(f"{title} against {fit.tuned[k]}" if title == fit.columns.objective.name else title)
     axes.set_ylabel(objective.label)
@@ -210,7 +210,8 @@ def _largest_scales(fit: Fit) -> list[int]:
 
 def _draw_map(axes: Axes, *, fit: Fit, index: int) -> None:
     optimum = fit.optima[index]
-    unit, mask = fit.runs.response.slope(optimum.loss), fit.runs.of_scale(index) & np.isfinite(fit.runs.loss)
+    loss = optimum.loss if np.isfinite(optimum.loss) else 1.0  # of a scale where all runs diverged
+    unit, mask = fit.runs.response.slope(loss), fit.runs.of_scale(index) & np.isfinite(fit.runs.loss)
     shown_runs = np.flatnonzero(mask)[:: 1 + mask.sum() // MOST_DOTS]
     x, above = fit.runs.x[shown_runs][:, :2], 100 * (fit.runs.loss[shown_runs] - optimum.loss) / unit
     shown = np.clip(above, 0.05, 20)
@@ -220,7 +221,7 @@ def _draw_map(axes: Axes, *, fit: Fit, index: int) -> None:
     grid_x, grid_y = (np.linspace(low, high, 50) for low, high in ends)
     middle = [optimum.x[2:]] * 2500
     mesh = np.column_stack([np.repeat(grid_x, 50), np.tile(grid_y, 50), np.array(middle)])
-    excess = fit.excess_loss(optimum.axes, mesh - optimum.x, optimum.loss).reshape(50, 50) / unit
+    excess = fit.excess_loss(optimum.axes, mesh - optimum.x, loss).reshape(50, 50) / unit
     axes.contour(grid_x, grid_y, 100 * excess.T, levels=LEVELS, colors=COLOURS[1], linewidths=0.9)
     axes.errorbar(optimum.x[0], optimum.x[1], xerr=1.645 * optimum.se[0], yerr=1.645 * optimum.se[1], **OPTIMUM_STYLE)
     axes.set_title(fit.runs.format_scale(optimum.axes))

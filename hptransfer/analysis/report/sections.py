@@ -525,7 +525,7 @@ def _scale_row(fit: Fit, optimum: Optimum, context: RunContext) -> ScaleRow:
         best=", ".join(values),
         se=", ".join(f"{error:.2f}" if math.isfinite(error) else DASH for error in optimum.se),
         loss=DASH if math.isnan(optimum.loss) else f"{fit.columns.objective.shown(optimum.loss):.4f}",
-        curvature=", ".join(f"{curvature:.3f}" for curvature in optimum.curvature),
+        curvature=DASH if math.isnan(optimum.loss) else ", ".join(f"{each:.3f}" for each in optimum.curvature),
         untransferred=fit.untransferred_cost(optimum).text(4),
         status=", ".join(dict.fromkeys(optimum.status)),
     )

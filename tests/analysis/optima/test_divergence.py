@@ -1,14 +1,19 @@
 """Divergence: the edge of even odds moves with the size, and nothing is recommended beyond it."""
 
 import itertools
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from hptransfer.analysis.optima.divergence import SLIP, fit_divergence
+from hptransfer.analysis.pipeline import analyze_file
 from hptransfer.analysis.predict.findings import prediction_json
+from hptransfer.analysis.report.run_context import RunContext
+from hptransfer.analysis.report.sections import scale_table
 from hptransfer.analysis.tables.arrays import Runs
 from hptransfer.analysis.tables.columns import Columns
 from hptransfer.analysis.tables.table_checks import check_table
@@ -60,6 +65,21 @@ def test_nothing_is_recommended_beyond_even_odds_even_where_the_bowls_centre_is(
     assert row["p_diverge"] <= 0.5 + 1e-3
     assert row["lr"] <= row["lr_stable_below"] * 1.01
     assert row["lr"] < row["lr_center"]
+
+
+@pytest.mark.parametrize("width", [64, 256, 512])
+def test_a_scale_of_which_all_runs_diverged_is_shown_as_unknown(width: int, tmp_path: Path) -> None:
+    table = Bowl().runs(rates=tuple(range(-9, -3)))
+    table.loc[table["width"] == width, "loss"] = math.inf
+    path, targets = tmp_path / "runs.csv", tmp_path / "targets.csv"
+    table.to_csv(path, index=False)
+    pd.DataFrame([{"width": 1024}]).to_csv(targets, index=False)
+    found = analyze_file(path, scales=("width",), tuned=("lr",), loss="loss", targets=targets, out=tmp_path / "out")
+    assert 0 < json.loads((tmp_path / "out" / "fit.json").read_text())["noise_nats"] < 0.1
+    (row,) = [row for row in scale_table(found.fit, RunContext(title="", uncounted={})).rows if f"{width}" in row.name]
+    assert row.loss == row.curvature == "\N{EN DASH}"
+    assert row.untransferred in ("unknown", "diverges")
+    assert "nan" not in (tmp_path / "out" / "report.html").read_text().lower().split("<svg")[0]
 
 
 def test_without_a_diverged_run_nothing_is_said() -> None:

@@ -444,8 +444,6 @@ def test_the_word_diverged_is_a_diverged_run(analyze: Analyze) -> None:
             "OOM",
             "got 'OOM' in row 10; write a number such as 64 or 6.4e7, or nan if the run diverged",
         ),
-        ("loss", 0.0, "got 0 in row 10; leave the row out, write nan if the run diverged, or name another column"),
-        ("loss", -1.0, "got -1 in row 10; leave the row out, write nan if the run diverged, or name another column"),
         ("lr", None, "got nan in row 10; complete the value, or leave the row out"),
     ],
 )
