@@ -16,7 +16,7 @@ from hptransfer.core.records import FAILED, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import make_plan
 from hptransfer.testing.trackers import OUTCOME, finished_trial, prepared_folder
-from hptransfer.trackers import BackgroundTracker, _background
+from hptransfer.trackers import BackgroundTracker, TrackedSweep, _background
 from hptransfer.trackers.mlflow import MlflowConfig, MlflowTracker, TrackedRun, _trial_tags, embedded_store
 from tests.support.helpers import ONE_SCALE, process, sweep_arguments, tiny
 from tests.support.views import assert_mlflow_agrees, studies
@@ -94,7 +94,7 @@ def test_a_store_of_another_version_says_the_way_out(made: RunFolder, tmp_path: 
     shutil.copy(made.mlflow, other.mlflow)
     with contextlib.closing(sqlite3.connect(other.mlflow)) as store, store:
         store.execute("UPDATE alembic_version SET version_num = 'feedbeef'")
-    background = BackgroundTracker(lambda: MlflowConfig().open(other, "other", {}), other)
+    background = BackgroundTracker(lambda: MlflowConfig().open(other, TrackedSweep(name="other")), other)
     wait_until(lambda: background.missing, "the tracker's problem")
     background.close(0.0)
     said = str(background.missing)
@@ -108,7 +108,7 @@ def test_a_name_that_mlflow_refuses_is_mapped_and_holds_nothing_back(made: RunFo
     curve = [
         row | {name: row["step"] + k for k, name in enumerate(NAMES)} for row in read_jsonl(made.curve_path("one"))
     ]
-    tracker = MlflowConfig().open(made, "run", {})
+    tracker = MlflowConfig().open(made, TrackedSweep(name="run"))
     assert tracker is not None
     tracker.log(trial, OUTCOME, curve)
     client, runs = shown(made)
@@ -124,7 +124,9 @@ def test_tags_hold_no_password() -> None:
     """The error of a failed trial is a tag of its run, and its note."""
     client = MagicMock()
     tracker = MlflowTracker.__new__(MlflowTracker)
-    tracker.__dict__.update(_client=client, _experiment="1", _parent="2", _name="a", _settings={}, _runs={}, _viewed=1)
+    sweep = TrackedSweep(name="a")
+    tracker.__dict__.update(_client=client, _experiment="1", _parent="2", _name="a", _settings={}, _runs={})
+    tracker.__dict__.update(_sweep=sweep, _colors={})
     scale = Scale({"width": 16})
     trial = Trial(id="x", scale=scale, tuned={"lr": 0.1}, seed=0, run={}, flops=1.0, params=1)
     error = "cannot reach postgresql://me:hunter2@db/x"
