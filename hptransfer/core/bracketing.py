@@ -46,6 +46,12 @@ def next_value(losses: Mapping[float, float]) -> float | None:
     return None
 
 
+def is_inside(losses: Mapping[float, float]) -> bool:
+    """Test if values that were tried lie on both sides of the best one, which did not diverge."""
+    best = min(losses, key=lambda value: losses[value])
+    return min(losses) < best < max(losses) and math.isfinite(losses[best])
+
+
 def vertex_is_low(values: list[float], losses: Mapping[float, float], best: int) -> bool:
     """Test if the parabola through the best point has a lower vertex.
 

@@ -176,6 +176,11 @@ class Outcome:
         if self.state not in (DONE, DIVERGED, PRUNED, FAILED) or (self.state == DONE) != isinstance(self.loss, float):
             raise ValueError(f"state {self.state!r} with loss {self.loss!r}")
 
+    @property
+    def label(self) -> str:
+        """State for people: CANCELLED where a trial was, which is not a failure."""
+        return CANCELLED if self.state == FAILED and self.cause == CANCELLED else self.state
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""
         return asdict(self)

@@ -95,6 +95,7 @@ class Driver:
         self._just_ended: list[Trial] = []
         self._unfittable: tuple[Trial, float] | None = None
         self._next_report = -math.inf
+        self._last_end = time.monotonic()
 
     def run(self) -> DriverSummary:
         """Tick until all trials are trained or the budget is spent.
@@ -184,6 +185,7 @@ class Driver:
         return points[-1] if points else None
 
     def _on_trial_end(self, trial: Trial, outcome: Outcome) -> None:
+        self._last_end = time.monotonic()
         self._studies.tell(trial, outcome, self._last_point(trial, outcome))
         self._ports.tracker.log(trial, outcome)
         self._just_ended.append(trial)
@@ -283,7 +285,8 @@ class Driver:
         running = self._jobs.open_trials(but=waiting)
         rows = ((trial, self._index.outcomes.get(trial.id)) for trial in self._index.trials.values())
         side_by_side = len(set(self._jobs.submitted) - waiting)  # a scheduler accepts many more than run
-        return count_progress(rows, running, max(1, min(self._ports.launcher.slots, side_by_side)))
+        slots = max(1, min(self._ports.launcher.slots, side_by_side))
+        return count_progress(rows, running, slots, time.monotonic() - self._last_end)
 
 
 @contextmanager

@@ -12,13 +12,14 @@ from typing import Any
 from hptransfer.core.attempts import read_history
 from hptransfer.core.io import read_tail
 from hptransfer.core.locks import locked_by
-from hptransfer.core.records import CODE_ERROR, FAILED, Job, Outcome, Scale, Trial
+from hptransfer.core.records import CANCELLED, CODE_ERROR, FAILED, Job, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver_state import PILOT_FAILED, read_driver_state, read_states
 from hptransfer.driver.jobs import read_jobs
 from hptransfer.driver.outcome_index import read_outcome_index
 from hptransfer.driver.progress import TRIAL_RUNNING, TRIAL_WAITING, Progress, count_progress
 from hptransfer.driver.requests import CANCEL, read_requests
+from hptransfer.monitor.failures import reason_key
 
 TAIL_BYTES = 8192
 
@@ -28,7 +29,7 @@ class Trouble:
     """Reason of a trial that failed or is waiting.
 
     Attributes:
-        state: FAILED or TRIAL_WAITING.
+        state: FAILED, CANCELLED or TRIAL_WAITING.
         reason: text shared by all trials with the same reason.
         detail: text of this trial: its error, or the scheduler's id of its job.
         node: node of its last attempt, if known.
@@ -82,10 +83,14 @@ def read_status(folder: RunFolder) -> Status:
         for trial, outcome in rows
         if (outcome is None and trial.id not in running) or (outcome is not None and outcome.state == FAILED)
     ]
-    slots = max(1, len(running))
-    return Status(
-        folder, count_progress(rows, running, slots), troubles, driver, driver_state.get("blocked") if driver else None
-    )
+    progress = count_progress(rows, running, waiting.side_by_side(running), _since_last_end(folder, driver))
+    return Status(folder, progress, troubles, driver, driver_state.get("blocked") if driver else None)
+
+
+def _since_last_end(folder: RunFolder, driver: Mapping[str, Any] | None) -> float:
+    """Return the seconds since a trial ended last, or since the driver started."""
+    ended = (_modified_ns(f"{folder.path}/finished.jsonl") or 0) / 1e9
+    return max(0.0, time.time() - max(ended, float((driver or {}).get("since", 0.0))))
 
 
 def read_trials_with_outcomes(folder: RunFolder) -> tuple[list[tuple[Trial, Outcome | None]], dict[str, str]]:
@@ -125,7 +130,7 @@ def _failed(folder: RunFolder, trial: Trial, outcome: Outcome, job: str | None) 
     cause = outcome.cause or CODE_ERROR
     attempts = f" after {outcome.attempts} attempts" if outcome.attempts > 1 else ""
     node = outcome.node or next((attempt.node for attempt in reversed(read_history(folder, trial.id).attempts)), None)
-    return Trouble(trial, FAILED, cause, f"{outcome.error}{attempts if cause != 'killed' else ''}", node, job)
+    return Trouble(trial, outcome.label, cause, f"{outcome.error}{attempts if cause != 'killed' else ''}", node, job)
 
 
 class _Waiting:
@@ -148,6 +153,10 @@ class _Waiting:
         for job in sorted(read_jobs(folder), key=lambda job: job.submitted):
             self._jobs |= dict.fromkeys(job.trials, job)
         self.running = {trial for trial, job in self._jobs.items() if self._state(job).get("state") == "RUNNING"}
+
+    def side_by_side(self, running: Collection[str]) -> int:
+        """Number of jobs to which the running trials belong, at least 1."""
+        return max(1, len({job.id if (job := self._jobs.get(trial)) else trial for trial in running}))
 
     def _state(self, job: Job | None) -> Mapping[str, str]:
         return self._states.get(job.id, {}) if job else {}
@@ -212,15 +221,22 @@ def explain_troubles(status: Status, *, every: bool) -> Iterator[str]:
     """
     groups: dict[tuple[str, str, str], list[Trouble]] = {}
     for trouble in status.troubles:
-        detail = trouble.detail if trouble.state == FAILED and trouble.reason == CODE_ERROR else ""
-        groups.setdefault((trouble.state, trouble.reason, detail), []).append(trouble)
-    for (state, reason, detail), troubles in sorted(groups.items()):
-        if every or len(troubles) == 1:
+        key = reason_key(trouble.trial, _shared_detail(trouble))
+        groups.setdefault((trouble.state, trouble.reason, key), []).append(trouble)
+    for (state, reason, _), troubles in sorted(groups.items()):
+        if state == CANCELLED and not every:
+            yield f"cancelled: {len(troubles)} trials, such as {troubles[0].trial.id} {troubles[0].trial.name}"
+        elif every or len(troubles) == 1:
             yield from (f"{state}: {_trouble_line(status.folder, trouble)}" for trouble in troubles)
         else:
-            shared = f": {detail}" if detail else ""
+            shared = f": {detail}" if (detail := _shared_detail(troubles[0])) else ""
             example = _trouble_line(status.folder, troubles[0], said=f"{reason}{shared}")
             yield f"{state}: {len(troubles)} trials: {reason}{shared}; such as {example}"
+
+
+def _shared_detail(trouble: Trouble) -> str:
+    """Return the error of a trial's own code, which other trials may share."""
+    return trouble.detail if trouble.state == FAILED and trouble.reason == CODE_ERROR else ""
 
 
 def _trouble_line(folder: RunFolder, trouble: Trouble, said: str = "") -> str:
@@ -230,7 +246,7 @@ def _trouble_line(folder: RunFolder, trouble: Trouble, said: str = "") -> str:
         said: what the line says already, which is not repeated.
     """
     text = f"{trouble.reason}" + (f", {trouble.detail}" if trouble.detail else "")
-    if (trouble.state == FAILED and trouble.reason in trouble.detail) or trouble.reason == CODE_ERROR:
+    if (trouble.state != TRIAL_WAITING and trouble.reason in trouble.detail) or trouble.reason == CODE_ERROR:
         text = trouble.detail
     where = f" on {trouble.node}" if trouble.node and trouble.node not in text else ""
     line = last_log_line(folder, trouble)

@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hptransfer.core.errors import printable
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, VERIFY, Number, Scale, format_distinct, short
-from hptransfer.driver.progress import TRIAL_RUNNING, TRIAL_WAITING, Progress, ScaleProgress
+from hptransfer.core.records import CANCELLED, DIVERGED, DONE, FAILED, PRUNED, VERIFY, Number, Scale, format_distinct, short
+from hptransfer.driver.progress import ENDED_STATES, TRIAL_RUNNING, TRIAL_WAITING, Progress, ScaleProgress
 from hptransfer.monitor.status import Status, explain_troubles
 from hptransfer.planning.plan import Plan, num_devices
 
@@ -37,21 +37,24 @@ def clock(seconds: float | None) -> str:
 
 def headline(progress: Progress) -> str:
     """Return one line with the trials by state and the time left."""
-    finished = progress.count(DONE, DIVERGED, PRUNED, FAILED)
+    finished = progress.count(*ENDED_STATES)
     parts = [f"{finished}/{progress.count()} trials", f"{progress.count(TRIAL_RUNNING)} running"]
-    for state in (DIVERGED, PRUNED, FAILED):
+    for state in ENDED_STATES[1:]:
         if progress.count(state):
             parts.append(f"{progress.count(state)} {state}")
     if progress.seconds_left is not None and progress.count(TRIAL_RUNNING, TRIAL_WAITING):
-        parts.append(f"about {clock(progress.seconds_left)} left")
+        left = f"about {clock(progress.seconds_left)} left"
+        parts.append(left if progress.seconds_left else "longer than the estimate")
     return ", ".join(parts)
 
 
 def progress_table(progress: Progress) -> Table:
     """Return a table of progress with one row per scale."""
     columns = {DONE: DONE, TRIAL_RUNNING: "run", TRIAL_WAITING: "wait", DIVERGED: "div", PRUNED: PRUNED, FAILED: "fail"}
-    if not progress.count(PRUNED):  # most sweeps prune no trials
-        del columns[PRUNED]
+    columns |= {CANCELLED: CANCELLED}
+    for state in (PRUNED, CANCELLED):  # most sweeps have none
+        if not progress.count(state):
+            del columns[state]
     scales = [scale.scale for scale in progress.scales]
     table, axis_cells = _empty_table(scales, [*columns.values(), "best loss", "at"]), _axis_cells(scales)
     for scale in progress.scales:
@@ -206,7 +209,7 @@ def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table 
     return [
         table,
         f"total: {trials} trials, {plan.flops():.3g} FLOPs, {_total_time(plan, seconds)}",
-        f"share of the target's own training FLOPs: {plan.flops() / target.flops:.1%}",
+        f"cost: {plan.flops() / target.flops:.1%} of the target's own training FLOPs",
     ]
 
 

@@ -45,7 +45,6 @@ def trials_view(sweep: TrackedSweep) -> str:
     """
     params = [f"params.`{key}`" for key in (*sweep.axes, *sweep.tuned, "seed")]
     charts = [*_loss_charts(sweep), *_curve_charts(), *_hidden_charts(sweep)]
-    names = ("Final loss", "Curves", "settings")
     state: dict[str, Any] = {
         "searchFilter": "tags.purpose = 'sweep'",  # the sweep's own run would collapse its trials
         "orderByKey": "metrics.`loss`",
@@ -58,10 +57,7 @@ def trials_view(sweep: TrackedSweep) -> str:
         "runListHidden": False,
         "chartsSearchFilter": "",
         "compareRunCharts": charts,
-        "compareRunSections": [
-            {"uuid": name, "name": name, "display": True, "isReordered": True, "deleted": name == "settings"}
-            for name in names
-        ],
+        "compareRunSections": [_section("Final loss"), _section("Curves")],
         "isAccordionReordered": True,
     }
     return f"deflate;{base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()}"
@@ -69,13 +65,13 @@ def trials_view(sweep: TrackedSweep) -> str:
 
 def _loss_charts(sweep: TrackedSweep) -> Iterator[dict[str, Any]]:
     for name in sweep.tuned:
-        yield _chart("SCATTER", "Final loss", f"loss by log2 {name}, a colour for each scale") | {
+        yield _chart("SCATTER", "Final loss", f"final loss by {name}") | {
             "xaxis": {"key": log2_setting(name), "type": "METRIC"},
             "yaxis": {"key": "loss", "type": "METRIC"},
             "runsCountToCompare": MOST_POINTS,
         }
     settings = [*(f"{SETTINGS}{axis}" for axis in sweep.varying), *map(log2_setting, sweep.tuned)]
-    yield _chart("PARALLEL", "Final loss", "what differs, and the loss") | {
+    yield _chart("PARALLEL", "Final loss", "parallel coordinates") | {
         "selectedParams": [],
         "selectedMetrics": [*settings, "loss"],
         "showAllRuns": True,
@@ -84,7 +80,7 @@ def _loss_charts(sweep: TrackedSweep) -> Iterator[dict[str, Any]]:
 
 
 def _curve_charts() -> Iterator[dict[str, Any]]:
-    yield _chart("LINE", "Curves", "training loss by step") | {
+    yield _chart("LINE", "Curves", "training loss") | {
         "metricKey": "train_loss",
         "selectedMetricKeys": ["train_loss"],
         "lineSmoothness": 0,
@@ -106,8 +102,12 @@ def _hidden_charts(sweep: TrackedSweep) -> Iterator[dict[str, Any]]:
     """Yield the bars of one number a run that MLflow would add by itself."""
     settings = [*(f"{SETTINGS}{key}" for key in (*sweep.axes, *sweep.tuned)), *map(log2_setting, sweep.tuned)]
     for name in ("loss", *UNCHARTED, *settings):
-        section = "settings" if name.startswith(SETTINGS) else "Curves"
-        yield _chart("BAR", section, name) | {"metricKey": name, "isGenerated": True, "deleted": True}
+        yield _chart("BAR", "Curves", name) | {"metricKey": name, "isGenerated": True, "deleted": True}
+
+
+def _section(name: str) -> dict[str, Any]:
+    size = {"columns": 2, "cardHeight": 400}
+    return {"uuid": name, "name": name, "display": True, "isReordered": True, "deleted": False, **size}
 
 
 def _chart(kind: str, section: str, name: str) -> dict[str, Any]:

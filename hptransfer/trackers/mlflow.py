@@ -402,9 +402,7 @@ def _run_name(trial: Trial, varying: Collection[str]) -> str:
 
 def _run_status(outcome: Outcome) -> str:
     """Return MLflow's word for the end of a trial."""
-    if outcome.state != FAILED:
-        return "FINISHED"
-    return "KILLED" if outcome.cause == CANCELLED else "FAILED"
+    return {FAILED: "FAILED", CANCELLED: "KILLED"}.get(outcome.label, "FINISHED")
 
 
 def _trial_tags(trial: Trial) -> dict[str, str]:
@@ -415,7 +413,7 @@ def _trial_tags(trial: Trial) -> dict[str, str]:
 
 
 def _outcome_tags(outcome: Outcome) -> dict[str, str]:
-    tags = {"state": outcome.state, "cause": outcome.cause, "error": outcome.error, NOTE_TAG: outcome.error}
+    tags = {"state": outcome.label, "cause": outcome.cause, "error": outcome.error, NOTE_TAG: outcome.error}
     return {key: value for key, value in tags.items() if value}
 
 

@@ -291,7 +291,7 @@ class _ScriptAttempt:
         return timeout_s is not None and time.monotonic() - self._started > timeout_s
 
     def _done_outcome(self) -> Outcome:
-        loss, error = self._curve.final_loss()
+        loss, error = self._curve.final_loss(() if self._printed is None else self._printed.unmatched)
         return self._outcome(state=DONE, loss=loss, loss_se=error)
 
     def _failed_outcome(self, reason: str, cause: str) -> Outcome:
