@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hptransfer.cli.verb import Verb, make_console, run_folder
+from hptransfer.cli.verb import Verb, add_columns_argument, make_console, read_columns, run_folder
 from hptransfer.core.errors import EXIT_DONE, ConfigError, unknown
 
 FAMILY_PACKAGES = {
@@ -59,13 +59,7 @@ def _init(args: argparse.Namespace) -> int:
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="folder or name of a run; or a sweep file, whose run is created")
     parser.add_argument("table", metavar="TABLE", type=Path, help="table of earlier runs, as CSV, parquet or JSON")
-    parser.add_argument(
-        "--columns",
-        nargs="+",
-        default=[],
-        metavar="NAME=COLUMN",
-        help="columns whose names differ, such as lr=learning_rate",
-    )
+    add_columns_argument(parser)
     parser.add_argument("--loss", metavar="NAME", default="loss", help="column of the final loss (default: loss)")
     parser.add_argument(
         "--trust",
@@ -82,9 +76,7 @@ def _import(args: argparse.Namespace) -> int:
     from hptransfer.planning.plan import make_plan
     from hptransfer.session.session import session
 
-    columns = dict(pair.partition("=")[::2] for pair in args.columns)
-    if not all(columns.values()):
-        raise ConfigError(f"--columns takes NAME=COLUMN, such as lr=learning_rate, got {' '.join(args.columns)}")
+    columns = read_columns(args.columns)
     is_file = Path(args.run).suffix in (".yaml", ".yml")
     config = compose(args.run) if is_file else sweep_config.load_sweep(run_folder(args.run))
     require_trust(config.folder.path, trusted=args.trust)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from hptransfer.core.io import read_tail
 from hptransfer.core.locks import locked_by
 from hptransfer.core.records import CANCELLED, CODE_ERROR, FAILED, Job, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver_state import PILOT_FAILED, read_driver_state, read_states
+from hptransfer.driver.driver_state import PILOT_FAILED, SCHEDULER_RUNNING, read_driver_state, read_states
 from hptransfer.driver.jobs import read_jobs
 from hptransfer.driver.outcome_index import read_outcome_index
 from hptransfer.driver.progress import TRIAL_RUNNING, TRIAL_WAITING, Progress, count_progress
@@ -75,7 +75,7 @@ def read_status(folder: RunFolder) -> Status:
     driver = locked_by(folder.driver_lock)
     driver_state = read_driver_state(folder)
     rows, job_of_trial = read_trials_with_outcomes(folder)
-    leased = {trial.id for trial, outcome in rows if outcome is None and locked_by(folder.lease(trial.id))}
+    leased = _leased(folder, rows)
     waiting = _Waiting(folder, driver is not None, driver_state, {trial.scale.key for trial, _ in rows})
     running = leased | waiting.running
     troubles = [
@@ -85,6 +85,17 @@ def read_status(folder: RunFolder) -> Status:
     ]
     progress = count_progress(rows, running, waiting.side_by_side(running), _since_last_end(folder, driver))
     return Status(folder, progress, troubles, driver, driver_state.get("blocked") if driver else None)
+
+
+def running_trials(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome | None]]) -> set[str]:
+    """Return the ids of the trials that are being trained now."""
+    states = read_states(folder)
+    scheduled = (job for job in read_jobs(folder) if states.get(job.id, {}).get("state") == SCHEDULER_RUNNING)
+    return _leased(folder, rows) | {trial for job in scheduled for trial in job.trials}
+
+
+def _leased(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome | None]]) -> set[str]:
+    return {trial.id for trial, outcome in rows if outcome is None and locked_by(folder.lease(trial.id))}
 
 
 def _since_last_end(folder: RunFolder, driver: Mapping[str, Any] | None) -> float:
@@ -152,7 +163,7 @@ class _Waiting:
         self._jobs: dict[str, Job] = {}
         for job in sorted(read_jobs(folder), key=lambda job: job.submitted):
             self._jobs |= dict.fromkeys(job.trials, job)
-        self.running = {trial for trial, job in self._jobs.items() if self._state(job).get("state") == "RUNNING"}
+        self.running = {trial for trial, job in self._jobs.items() if self._state(job).get("state") == SCHEDULER_RUNNING}
 
     def side_by_side(self, running: Collection[str]) -> int:
         """Number of jobs to which the running trials belong, at least 1."""

@@ -210,7 +210,19 @@ def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table 
         table,
         f"total: {trials} trials, {plan.flops():.3g} FLOPs, {_total_time(plan, seconds)}",
         f"cost: {plan.flops() / target.flops:.1%} of the target's own training FLOPs",
+        *_target_notes(plan),
     ]
+
+
+def _target_notes(plan: Plan) -> list[str]:
+    """Return a note if the target is no larger than the scales that are swept."""
+    if plan.target in plan.scales:
+        return [f"note: the target {plan.target.name} is one of the sweep's scales, so that it is tuned directly"]
+    axes = {axis: [scale.axes[axis] for scale in plan.scales] for axis in plan.target.axes}
+    if all(value <= max(axes[axis]) for axis, value in plan.target.axes.items()):
+        ranges = ", ".join(f"{axis} {short(min(values))} to {short(max(values))}" for axis, values in axes.items())
+        return [f"note: the target {plan.target.name} lies inside the sweep's scales ({ranges})"]
+    return []
 
 
 def _total_time(plan: Plan, seconds: Mapping[Scale, float | None]) -> str:
