@@ -99,9 +99,10 @@ def _leased(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome | None]]) -> 
 
 
 def _since_last_end(folder: RunFolder, driver: Mapping[str, Any] | None) -> float:
-    """Return the seconds since a trial ended last, or since the driver started."""
+    """Return the seconds since a trial ended last, or since the driver started; 0 if neither is known."""
     ended = (_modified_ns(f"{folder.path}/finished.jsonl") or 0) / 1e9
-    return max(0.0, time.time() - max(ended, float((driver or {}).get("since", 0.0))))
+    since = max(ended, float((driver or {}).get("since", 0.0)))
+    return max(0.0, time.time() - since) if since else 0.0
 
 
 def read_trials_with_outcomes(folder: RunFolder) -> tuple[list[tuple[Trial, Outcome | None]], dict[str, str]]:
@@ -163,7 +164,9 @@ class _Waiting:
         self._jobs: dict[str, Job] = {}
         for job in sorted(read_jobs(folder), key=lambda job: job.submitted):
             self._jobs |= dict.fromkeys(job.trials, job)
-        self.running = {trial for trial, job in self._jobs.items() if self._state(job).get("state") == SCHEDULER_RUNNING}
+        self.running = {
+            trial for trial, job in self._jobs.items() if self._state(job).get("state") == SCHEDULER_RUNNING
+        }
 
     def side_by_side(self, running: Collection[str]) -> int:
         """Number of jobs to which the running trials belong, at least 1."""

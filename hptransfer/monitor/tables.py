@@ -14,7 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from hptransfer.core.errors import printable
-from hptransfer.core.records import CANCELLED, DIVERGED, DONE, FAILED, PRUNED, VERIFY, Number, Scale, format_distinct, short
+from hptransfer.core.records import (
+    CANCELLED,
+    DIVERGED,
+    DONE,
+    FAILED,
+    PRUNED,
+    VERIFY,
+    Number,
+    Scale,
+    format_distinct,
+    short,
+)
 from hptransfer.driver.progress import ENDED_STATES, TRIAL_RUNNING, TRIAL_WAITING, Progress, ScaleProgress
 from hptransfer.monitor.status import Status, explain_troubles
 from hptransfer.planning.plan import Plan, num_devices

@@ -127,7 +127,9 @@ def _loose_side(best: float, line: Mapping[float, float]) -> str:
     if diverged := [value for value in neighbours if math.isinf(line[value])]:
         return f"{short(diverged[-1])}, which diverged"
     lower = line[neighbours[0]] < line[neighbours[1]]
-    return f"{short(neighbours[0] if lower else neighbours[1])}, the {'smallest' if lower else 'largest'} that was tried"
+    return (
+        f"{short(neighbours[0] if lower else neighbours[1])}, the {'smallest' if lower else 'largest'} that was tried"
+    )
 
 
 def _incomplete_lines(
