@@ -34,5 +34,6 @@ def explain_failures(failures: Sequence[tuple[Trial, Outcome]]) -> Iterator[str]
             if len(group) == 1
             else f"failed: {len(group)} trials: {outcome.error}; such as {example}"
         )
-    if others := sum(len(group) for group in ordered[MOST_REASONS:]):
-        yield f"failed: {others} trials for {len(ordered) - MOST_REASONS} other reasons; `hptransfer status RUN` shows them"
+    if others := ordered[MOST_REASONS:]:
+        trials = sum(map(len, others))
+        yield f"failed: {trials} trials for {len(others)} other reasons; `hptransfer status RUN` shows them"
