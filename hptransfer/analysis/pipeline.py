@@ -260,7 +260,7 @@ def analyze_source(
 
 
 def largest_scale(table: pd.DataFrame, scales: Sequence[str]) -> dict[str, float]:
-    """Return the scale of a checked table with the largest product of its axes."""
+    """Return the scale with the largest product of its axes."""
     row = np.log2(table[list(scales)].to_numpy(dtype=float)).sum(axis=1).argmax()
     return {axis: table[axis].iloc[row] for axis in scales}
 

@@ -1,4 +1,4 @@
-"""The verbs on a run folder: status, trials, cancel, retry, logs, export, clean."""
+"""The verbs on a run folder, such as status, trials and export."""
 
 from __future__ import annotations
 

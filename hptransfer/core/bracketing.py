@@ -47,7 +47,10 @@ def next_value(losses: Mapping[float, float]) -> float | None:
 
 
 def is_inside(losses: Mapping[float, float]) -> bool:
-    """Test if values that were tried lie on both sides of the best one, which did not diverge."""
+    """Test if values lie on both sides of the best one.
+
+    A best value that diverged is not inside.
+    """
     best = min(losses, key=lambda value: losses[value])
     return min(losses) < best < max(losses) and math.isfinite(losses[best])
 

@@ -178,7 +178,7 @@ class Outcome:
 
     @property
     def label(self) -> str:
-        """State for people: CANCELLED where a trial was, which is not a failure."""
+        """State for people: a cancelled trial has not failed."""
         return CANCELLED if self.state == FAILED and self.cause == CANCELLED else self.state
 
     def to_json(self) -> dict[str, Any]:

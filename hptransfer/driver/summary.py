@@ -68,7 +68,7 @@ def _add_edge(
     state: ScaleState,
     scheduler: Scheduler,
 ) -> None:
-    """Add a scale that is not bracketed, or loosely, to the summary's lines.
+    """Add a scale to the lines of those that are not well bracketed.
 
     The line names the point that was to be next, or the reason why there is none.
     """

@@ -1,4 +1,4 @@
-"""Equal failures as one line: their number, the error once, and an example."""
+"""Equal failures in one line, with their number and an example."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_REASONS = 5
 
 
 def reason_key(trial: Trial, error: str) -> str:
-    """Return what equal errors share: their text without numbers and the trial's own id.
+    """Return an error's text without numbers and the trial's id.
 
     Trials of one fault differ in the path of their folder, their width or their rate.
     """

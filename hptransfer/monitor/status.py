@@ -99,7 +99,10 @@ def _leased(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome | None]]) -> 
 
 
 def _since_last_end(folder: RunFolder, driver: Mapping[str, Any] | None) -> float:
-    """Return the seconds since a trial ended last, or since the driver started; 0 if neither is known."""
+    """Return the seconds since a trial ended or the driver started.
+
+    They are 0 if neither is known.
+    """
     ended = (_modified_ns(f"{folder.path}/finished.jsonl") or 0) / 1e9
     since = max(ended, float((driver or {}).get("since", 0.0)))
     return max(0.0, time.time() - since) if since else 0.0
@@ -249,7 +252,7 @@ def explain_troubles(status: Status, *, every: bool) -> Iterator[str]:
 
 
 def _shared_detail(trouble: Trouble) -> str:
-    """Return the error of a trial's own code, which other trials may share."""
+    """Return the error of a trial's own code; empty for other reasons."""
     return trouble.detail if trouble.state == FAILED and trouble.reason == CODE_ERROR else ""
 
 

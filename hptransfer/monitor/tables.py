@@ -226,7 +226,7 @@ def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table 
 
 
 def _target_notes(plan: Plan) -> list[str]:
-    """Return a note if the target is no larger than the scales that are swept."""
+    """Return a note if the target is inside the sweep's scales."""
     if plan.target in plan.scales:
         return [f"note: the target {plan.target.name} is one of the sweep's scales, so that it is tuned directly"]
     axes = {axis: [scale.axes[axis] for scale in plan.scales] for axis in plan.target.axes}

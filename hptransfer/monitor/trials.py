@@ -1,4 +1,4 @@
-"""All trials of a run, a line each: id, scale, values, state and loss."""
+"""List of a run's trials: id, scale, values, state and loss."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ DASH = "-"
 
 
 def trial_lines(folder: RunFolder) -> Iterator[str]:
-    """Yield a header and a line for each trial in aligned columns, the cheapest scale first.
+    """Yield a header and a line for each trial, in aligned columns.
 
-    Verification trials are last. A column without blanks per value makes the lines usable by other programs.
+    The cheapest scale is first and verification trials are last. No value holds a blank, for other programs.
 
     Raises:
         RunFolderError: a file is damaged.

@@ -99,7 +99,7 @@ def _curve_charts() -> Iterator[dict[str, Any]]:
 
 
 def _hidden_charts(sweep: TrackedSweep) -> Iterator[dict[str, Any]]:
-    """Yield the bars of one number a run that MLflow would add by itself."""
+    """Yield the bar charts that MLflow would add, marked as deleted."""
     settings = [*(f"{SETTINGS}{key}" for key in (*sweep.axes, *sweep.tuned)), *map(log2_setting, sweep.tuned)]
     for name in ("loss", *UNCHARTED, *settings):
         yield _chart("BAR", "Curves", name) | {"metricKey": name, "isGenerated": True, "deleted": True}

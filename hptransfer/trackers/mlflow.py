@@ -392,7 +392,10 @@ class MlflowTracker(Tracker):
 
 
 def _run_name(trial: Trial, varying: Collection[str]) -> str:
-    """Return a run's name with the values that differ first: MLflow's table cuts names off."""
+    """Return a run's name with the values that differ first.
+
+    MLflow's table cuts names off.
+    """
     axes = {key: f"{key}={exact(value)}" for key, value in trial.scale.axes.items()}
     parts = [*(text for key, text in axes.items() if key in varying)]
     parts += [*(f"{key}={short(value)}" for key, value in trial.tuned.items()), f"seed={trial.seed}"]
