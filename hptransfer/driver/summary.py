@@ -68,7 +68,7 @@ def _add_edge(
     state: ScaleState,
     scheduler: Scheduler,
 ) -> None:
-    """Add a scale to the lines of those that are not well bracketed.
+    """Add a scale that is not well bracketed to the lines.
 
     The line names the point that was to be next, or the reason why there is none.
     """
