@@ -32,7 +32,7 @@ from hptransfer.analysis.report.run_context import RunContext
 from hptransfer.analysis.report.target_groups import FACTOR_KEYS, predicted_settings, resolved_groups
 from hptransfer.analysis.tables.quantities import quantity_of
 from hptransfer.analysis.tables.scale_names import format_scale
-from hptransfer.core.records import DIVERGED, DONE, FAILED, NATS, PRUNED, Objective, Scale, short
+from hptransfer.core.records import CANCELLED, DIVERGED, DONE, FAILED, NATS, PRUNED, Objective, Scale, short
 
 # Rows of the tables of next runs, of targets, and of scales; the written files have all.
 NEXT_RUN_ROWS, TARGET_ROWS, SCALE_ROWS = 8, 40, 60
@@ -498,13 +498,13 @@ def facts(context: RunContext) -> list[tuple[str, str]]:
     if not target:
         return []
     states = [f"{count} {state}" for state, count in context.states.items() if count]
-    order = {state: rank for rank, state in enumerate((DONE, DIVERGED, PRUNED, FAILED))}
+    order = {state: rank for rank, state in enumerate((DONE, DIVERGED, PRUNED, FAILED, CANCELLED))}
     states.sort(key=lambda text: order.get(text.split()[1], 9))
     of_target = []
     if target["flops"]:
         of_target = [
             ("of the target", f"{target['flops']:.3g} ({target['params']:,} parameters)"),
-            ("share", f"{context.flops / target['flops']:.1%} of the target's own training"),
+            ("cost", f"{context.flops / target['flops']:.1%} of the target's own training"),
         ]
     return [
         ("sweep", target["name"]),
