@@ -42,7 +42,7 @@ def taken(plan: Plan, path: Path, loss: str = "loss", trust: bool = False, **col
 def test_a_sweep_trains_what_the_table_leaves_open(tmp_path: Path) -> None:
     write_sweep(tmp_path)
     table(tmp_path, *rows(32, 64), header="w,rate,nats")
-    columns = ("--columns", "width=w", "lr=rate", "--loss", "nats")
+    columns = ("--columns", "width=w,lr=rate", "--loss", "nats")
     done = command("import", "bowl.yaml", "old.csv", *columns, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("14 trials imported; `hptransfer sweep` trains what is missing")

@@ -40,5 +40,5 @@ def test_plan_quickstart_works_from_the_wheel(wheel: Path, tmp_path: Path) -> No
     plan = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert plan.returncode == 0, plan.stderr
     assert "total: 84 trials" in plan.stdout
-    assert "share of the target's own training FLOPs" in plan.stdout
+    assert "of the target's own training FLOPs" in plan.stdout
     assert not (tmp_path / "runs").exists()

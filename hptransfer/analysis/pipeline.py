@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from hptransfer.analysis.laws.fit import ESTIMATOR, fit_table
@@ -236,7 +237,7 @@ def analyze_source(
     scales: tuple[str, ...],
     tuned: tuple[str, ...],
     loss: str,
-    targets: Path,
+    targets: Path | Mapping[str, float] | None,
     out: Path,
     goal: str | None = None,
     unit: str | None = None,
@@ -245,6 +246,7 @@ def analyze_source(
     """Analyze a table of runs from any source.
 
     Args:
+        targets: a table of scales, or one scale; None for the largest scale of the runs.
         goal: minimize or maximize; None minimizes a loss.
         unit: of the loss, such as nats; None for none.
 
@@ -254,12 +256,20 @@ def analyze_source(
     """
     objective = Objective.of(loss, goal, unit, "--goal")
     columns = Columns(scales=scales, tuned=tuned, loss=loss, objective=objective, step=TABLE_STEP)
-    target_table = load_targets(targets, scales)
+    target_table = load_targets(targets, scales) if isinstance(targets, Path) else None
     frame = source.read(columns)
     table = check_table(frame, columns, source.location)
+    if target_table is None:
+        target_table = pd.DataFrame([targets or largest_scale(table, scales)])
     with writable_folder(out):
         context = RunContext(title=source.title, uncounted=unused_rows(frame))
         return analyze_table(table, columns, target_table, out, context, options)
+
+
+def largest_scale(table: pd.DataFrame, scales: Sequence[str]) -> dict[str, float]:
+    """Return the scale with the largest product of its axes."""
+    row = np.log2(table[list(scales)].to_numpy(dtype=float)).sum(axis=1).argmax()
+    return {axis: table[axis].iloc[row] for axis in scales}
 
 
 def analyze_file(
@@ -272,29 +282,30 @@ def analyze_file(
 def analyze_run(
     folder: RunFolder,
     *,
-    targets: Path | None = None,
+    targets: Path | Mapping[str, float] | None = None,
     options: AnalysisOptions = DEFAULT_OPTIONS,
     against: RunFolder | None = None,
 ) -> Analysis:
     """Write a run's records.csv and analyze it with the sweep's columns.
 
     Args:
+        targets: a table of scales, or one scale; axes that it lacks, or None, are those of the sweep's target.
         against: another run to compare with this one on the page.
 
     Raises:
         RunFolderError: the sweep has not been started.
         FitError: no law can be fitted.
     """
-    if not folder.target.exists():
-        raise RunFolderError(f"{folder.path} has no trials yet; start it with `hptransfer sweep`")
-    target = read_json(folder.target, *TARGET_KEYS)
+    target = _read_target(folder)
     records = run_records(folder, target)
     path = folder.path / "records.csv"
     write_text(path, records.to_csv(index=False))
     if records.empty or not records["state"].isin([DONE, DIVERGED]).any():
         raise FitError(f"{folder.path} has no finished trial; nothing can be fitted yet")
     columns = run_columns(target)
-    target_table = load_targets(targets, columns.scales) if targets else pd.DataFrame([target["target"]])
+    of_file = load_targets(targets, columns.scales) if isinstance(targets, Path) else None
+    one = {**target["target"], **(targets if isinstance(targets, Mapping) else {})}
+    target_table = pd.DataFrame([one]) if of_file is None else of_file
     if {axis: target_table.iloc[0][axis] for axis in columns.scales} != target["target"]:
         target = {**target, "groups": None, "flops": None}  # those belong to the sweep's own target
     context = _context(folder, target, records)
@@ -314,6 +325,21 @@ def analyze_run(
     except TooFewRunsError as error:
         error.command = sweep_command(folder, records, columns, error.added) or error.command
         raise
+
+
+def target_axes(folder: RunFolder) -> list[str]:
+    """Return the names of a run's scale axes.
+
+    Raises:
+        RunFolderError: the sweep has not been started.
+    """
+    return list(_read_target(folder)["scales"])
+
+
+def _read_target(folder: RunFolder) -> dict[str, Any]:
+    if not folder.target.exists():
+        raise RunFolderError(f"{folder.path} has no trials yet; start it with `hptransfer sweep`")
+    return dict(read_json(folder.target, *TARGET_KEYS))
 
 
 def _analysis_to_compare(folder: RunFolder, target_table: pd.DataFrame, options: AnalysisOptions) -> Analysis:

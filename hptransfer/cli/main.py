@@ -1,7 +1,7 @@
 """Command line: the table of verbs, parsing, errors and exit codes.
 
 Each group of verbs has a module of its own in this folder, which imports what a verb needs when the verb is called.
-Help, list, status, logs, export and analyze never import PyTorch; help and list import nothing slow.
+Help, list, status, trials, logs, export and analyze never import PyTorch; help and list import nothing slow.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ VERBS = {
     "try": try_trial.TRY_VERB,
     "sweep": sweeps.SWEEP_VERB,
     "status": runs.STATUS_VERB,
+    "trials": runs.TRIALS_VERB,
     "cancel": runs.CANCEL_VERB,
     "retry": runs.RETRY_VERB,
     "analyze": analyze.ANALYZE_VERB,

@@ -1,4 +1,4 @@
-"""The verbs on a run folder: status, cancel, retry, logs, export, clean."""
+"""The verbs on a run folder, such as status, trials and export."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ def _show_status(args: argparse.Namespace) -> int:
         watch(console, lambda: read_status(folder), every=args.all)
     else:
         print_status(console, read_status(folder), every=args.all)
+    return EXIT_DONE
+
+
+def _show_trials(args: argparse.Namespace) -> int:
+    from hptransfer.monitor.trials import trial_lines
+
+    for line in trial_lines(run_folder(args.run)):
+        print(printable(line))
     return EXIT_DONE
 
 
@@ -183,6 +191,12 @@ STATUS_VERB = Verb(
     _status_arguments,
     _show_status,
     interrupted="status changes nothing",
+)
+TRIALS_VERB = Verb(
+    "list all trials: id, scale, values, state, loss",
+    add_run_argument,
+    _show_trials,
+    interrupted="trials changes nothing",
 )
 CANCEL_VERB = Verb("cancel unfinished trials: all, one scale, or one --trial", _cancel_arguments, _cancel)
 RETRY_VERB = Verb("reset failed trials; the next `sweep` reruns them", _retry_arguments, _retry)

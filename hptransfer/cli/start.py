@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hptransfer.cli.verb import Verb, make_console, run_folder
+from hptransfer.cli.verb import Verb, add_columns_argument, make_console, read_columns, run_folder
 from hptransfer.core.errors import EXIT_DONE, ConfigError, unknown
 
 FAMILY_PACKAGES = {
@@ -62,13 +62,7 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="settings that override the sweep file's, such as name=NEW"
     )
-    parser.add_argument(
-        "--columns",
-        nargs="+",
-        default=[],
-        metavar="NAME=COLUMN",
-        help="columns whose names differ, such as lr=learning_rate",
-    )
+    add_columns_argument(parser)
     parser.add_argument("--loss", metavar="NAME", default="loss", help="column of the final loss (default: loss)")
     parser.add_argument(
         "--trust",
@@ -85,9 +79,7 @@ def _import(args: argparse.Namespace) -> int:
     from hptransfer.planning.plan import make_plan
     from hptransfer.session.session import session
 
-    columns = dict(pair.partition("=")[::2] for pair in args.columns)
-    if not all(columns.values()):
-        raise ConfigError(f"--columns takes NAME=COLUMN, such as lr=learning_rate, got {' '.join(args.columns)}")
+    columns = read_columns(args.columns)
     is_file = Path(args.run).suffix in (".yaml", ".yml")
     if args.overrides and not is_file:
         raise ConfigError(

@@ -214,12 +214,15 @@ def _print_stop(folder: RunFolder, trial: Trial, outcome: Outcome, what: str) ->
 
 def _print_shortfall(summary: DriverSummary, folder: RunFolder) -> int:
     """Print what is missing or failed, and return the exit code."""
-    from hptransfer.core.records import FAILED
+    from hptransfer.core.records import CANCELLED, FAILED
+    from hptransfer.monitor.failures import explain_failures
 
     for line in summary.unbracketed:
         print(f"not bracketed: {line}")
-    for trial, outcome in summary.progress.failures[:5]:
-        print(printable(f"failed: {trial.id} {trial.name}: {outcome.error}"))
+    for line in summary.loose:
+        print(f"loosely bracketed: {line}")
+    for line in explain_failures(summary.progress.failures):
+        print(printable(line))
     for line in summary.waiting_for_pilot:
         print(f"waiting: {line}")
     if summary.stopped_by is not None:
@@ -239,6 +242,9 @@ def _print_shortfall(summary: DriverSummary, folder: RunFolder) -> int:
         for line in summary.missing:
             print(f"  {line}")
         return EXIT_BUDGET_SPENT
+    if cancelled := summary.progress.count(CANCELLED):
+        trials = f"{cancelled} trials were" if cancelled > 1 else "1 trial was"
+        print(f"{trials} cancelled; `hptransfer retry RUN --cause cancelled` resets them")
     failed = summary.progress.count(FAILED)
     if failed:
         print(f"{failed} trial{'s' if failed > 1 else ''} failed; `hptransfer logs RUN TRIAL` shows why")

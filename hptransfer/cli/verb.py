@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hptransfer.core.errors import RunFolderError, unknown
+from hptransfer.core.errors import ConfigError, RunFolderError, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +53,36 @@ def add_run_argument(parser: argparse.ArgumentParser) -> None:
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option --trust, for `require_trust`."""
     parser.add_argument("--trust", action="store_true", help="run what a folder of someone else says (docs/trust.md)")
+
+
+def add_columns_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option --columns, which `read_columns` reads."""
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="columns whose names differ, such as lr=config/lr,width=n_embd",
+    )
+
+
+def read_columns(words: Sequence[str]) -> dict[str, str]:
+    """Return the table's columns by name, from NAME=COLUMN,... or several words.
+
+    Raises:
+        ConfigError: a part has no name or no column, or a name is given twice.
+    """
+    names: dict[str, str] = {}
+    for part in ",".join(words).split(",") if words else ():
+        name, _, column = (text.strip() for text in part.partition("="))
+        if not (name and column):
+            raise ConfigError(
+                f"--columns must be NAME=COLUMN,..., such as lr=config/lr, got {part!r}; a column with a comma in "
+                "its name must be renamed in the table"
+            )
+        if names.setdefault(name, column) != column:
+            raise ConfigError(f"--columns {name} is given twice, as {names[name]} and {column}; give it once")
+    return names
 
 
 def run_folder(run: str) -> RunFolder:

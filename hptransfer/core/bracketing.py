@@ -46,6 +46,15 @@ def next_value(losses: Mapping[float, float]) -> float | None:
     return None
 
 
+def is_inside(losses: Mapping[float, float]) -> bool:
+    """Test if values lie on both sides of the best one.
+
+    A best value that diverged is not inside.
+    """
+    best = min(losses, key=lambda value: losses[value])
+    return min(losses) < best < max(losses) and math.isfinite(losses[best])
+
+
 def vertex_is_low(values: list[float], losses: Mapping[float, float], best: int) -> bool:
     """Test if the parabola through the best point has a lower vertex.
 

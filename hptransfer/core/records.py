@@ -289,6 +289,11 @@ class Outcome:
             missing=reason,
         )
 
+    @property
+    def label(self) -> str:
+        """State for people: a cancelled trial has not failed."""
+        return CANCELLED if self.state == FAILED and self.cause == CANCELLED else self.state
+
     def to_json(self) -> dict[str, Any]:
         """Return the content of the file."""
         return asdict(self)

@@ -105,6 +105,7 @@ class Driver:
         if plan.runner.may_hang(target_run):
             self._long_trials = LongTrials(folder, self._index, plan.runner.timeout_factor(target_run))
         self._next_report = -math.inf
+        self._last_end = time.monotonic()
 
     def run(self) -> DriverSummary:
         """Tick until all trials are trained or the budget is spent.
@@ -196,6 +197,7 @@ class Driver:
         return points[-1] if points else None
 
     def _on_trial_end(self, trial: Trial, outcome: Outcome) -> None:
+        self._last_end = time.monotonic()
         self._studies.tell(trial, outcome, self._last_point(trial, outcome))
         self._ports.tracker.log(trial, outcome)
         self._just_ended.append(trial)
@@ -340,7 +342,8 @@ class Driver:
         rows = ((trial, self._index.outcomes.get(trial.id)) for trial in self._index.trials.values())
         side_by_side = len(set(self._jobs.submitted) - waiting)  # a scheduler accepts many more than run
         slots = max(1, min(self._ports.launcher.slots, side_by_side))
-        return count_progress(rows, running, slots, self._plan.objective)
+        since_s = time.monotonic() - self._last_end
+        return count_progress(rows, running, slots, self._plan.objective, since_s=since_s)
 
 
 @contextmanager

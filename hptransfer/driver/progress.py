@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hptransfer.core.records import (
+    CANCELLED,
     DIVERGED,
     DONE,
     FAILED,
@@ -24,7 +25,8 @@ from hptransfer.core.records import (
 
 TRIAL_RUNNING = "running"
 TRIAL_WAITING = "waiting"
-TRIAL_STATES = (DONE, DIVERGED, PRUNED, FAILED, TRIAL_RUNNING, TRIAL_WAITING)
+ENDED_STATES = (DONE, DIVERGED, PRUNED, FAILED, CANCELLED)
+TRIAL_STATES = (*ENDED_STATES, TRIAL_RUNNING, TRIAL_WAITING)
 
 
 @dataclass
@@ -51,8 +53,8 @@ class Progress:
     """Progress of all scales of a run, smallest first.
 
     Attributes:
-        seconds_left: estimated time for unfinished trials; None before one is done.
-        failures: trials that ended with an error.
+        seconds_left: estimated time for unfinished trials; None before one is done, 0 if it has passed.
+        failures: trials that ended with an error, without those that were cancelled.
         metric: name of the metric that ranks trials.
     """
 
@@ -72,13 +74,19 @@ class Progress:
 
 
 def count_progress(
-    trials: Iterable[tuple[Trial, Outcome | None]], running: Collection[str], slots: int, objective: Objective = LOSS
+    trials: Iterable[tuple[Trial, Outcome | None]],
+    running: Collection[str],
+    slots: int,
+    objective: Objective = LOSS,
+    *,
+    since_s: float = 0.0,
 ) -> Progress:
     """Count trials by scale and state.
 
     Args:
         running: ids of trials that are being trained now.
         slots: number of trials, or stacks of trials, that run side by side.
+        since_s: seconds since the last trial ended, or since the driver started.
     """
     rows = list(trials)
     scales: dict[tuple[str, Scale], ScaleProgress] = {}
@@ -92,17 +100,19 @@ def count_progress(
         if outcome is None:
             entry.add(trial, TRIAL_RUNNING if trial.id in running else TRIAL_WAITING, None)
         else:
-            entry.add(trial, outcome.state, outcome.loss, objective)
-            if outcome.error:
+            entry.add(trial, outcome.label, outcome.loss, objective)
+            if outcome.label == FAILED:
                 failures.append((trial, outcome))
     ordered = sorted(scales, key=lambda key: (key[0] == VERIFY, flops[key], *key[1].axes.values()))
-    return Progress([scales[key] for key in ordered], _seconds_left(rows, slots), failures, objective.name)
+    seconds_left = _seconds_left(rows, slots, since_s if running else 0.0)
+    return Progress([scales[key] for key in ordered], seconds_left, failures, objective.name)
 
 
-def _seconds_left(rows: Iterable[tuple[Trial, Outcome | None]], slots: int) -> float | None:
+def _seconds_left(rows: Iterable[tuple[Trial, Outcome | None]], slots: int, since_s: float) -> float | None:
     """Estimated seconds for all unfinished trials.
 
-    The speed is that of finished trials of the same scale, else of all scales.
+    The speed is that of finished trials of the same scale, else of all scales. Between two trials that end, the
+    estimate falls with the clock.
     """
     done: dict[Scale, tuple[float, float]] = {}
     open_flops: dict[Scale, float] = {}
@@ -119,4 +129,4 @@ def _seconds_left(rows: Iterable[tuple[Trial, Outcome | None]], slots: int) -> f
     for scale, flops in open_flops.items():
         seconds, measured = done.get(scale, overall)
         seconds_left += flops * seconds / measured
-    return seconds_left / slots
+    return max(0.0, seconds_left / slots - since_s)

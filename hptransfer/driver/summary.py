@@ -10,7 +10,7 @@ from hptransfer.driver.driver_state import PILOT_FAILED
 from hptransfer.driver.progress import Progress
 from hptransfer.driver.scheduler import Scheduler
 from hptransfer.driver.trial_index import ScaleState, TrialIndex
-from hptransfer.planning.search_space import unbracketed_edges
+from hptransfer.planning.search_space import loosely_bracketed, unbracketed_edges
 from hptransfer.planning.trial_set import TrialSet
 
 
@@ -21,6 +21,7 @@ class DriverSummary:
     Attributes:
         missing: trials that were not run, one line for each scale.
         unbracketed: scales whose best value is still at an edge.
+        loose: scales whose best value has a worse one on each side, one of which tells little.
         waiting_for_pilot: scales whose pilot trial failed, so that their other trials wait.
         stopped_by: equal failures that stopped the sweep; None if none did.
     """
@@ -28,6 +29,7 @@ class DriverSummary:
     progress: Progress
     missing: list[str] = field(default_factory=list)
     unbracketed: list[str] = field(default_factory=list)
+    loose: list[str] = field(default_factory=list)
     waiting_for_pilot: list[str] = field(default_factory=list)
     stopped_by: RepeatedFailure | None = None
 
@@ -50,8 +52,10 @@ def summarize(
             continue
         if num_trials := _num_missing(trial_set, state, num_seeds):
             summary.missing.append(f"{scale.key}: {num_trials} trials not run")
-        elif edges := unbracketed_edges(state.mean_losses(), trial_set.bounds):
-            _add_edge(summary, scale, f"{scale.key}: {', '.join(edges)}", trial_set, state, scheduler)
+            continue
+        for find, lines in ((unbracketed_edges, summary.unbracketed), (loosely_bracketed, summary.loose)):
+            if edges := find(state.mean_losses(), trial_set.bounds):
+                _add_edge(summary, lines, scale, f"{scale.key}: {', '.join(edges)}", trial_set, state, scheduler)
     return summary
 
 
@@ -66,9 +70,15 @@ def _num_missing(trial_set: TrialSet, state: ScaleState, num_seeds: int) -> int:
 
 
 def _add_edge(
-    summary: DriverSummary, scale: Scale, edge: str, trial_set: TrialSet, state: ScaleState, scheduler: Scheduler
+    summary: DriverSummary,
+    lines: list[str],
+    scale: Scale,
+    edge: str,
+    trial_set: TrialSet,
+    state: ScaleState,
+    scheduler: Scheduler,
 ) -> None:
-    """Add a scale that is not bracketed to the summary.
+    """Add a scale that is not well bracketed to the lines.
 
     The line names the point that was to be next, or the reason why there is none.
     """
@@ -76,4 +86,4 @@ def _add_edge(
     if extends and (point := scheduler.extension(scale)) is not None:
         summary.missing.append(f"{edge}; {', '.join(map(short, point))} was to be next")
     else:
-        summary.unbracketed.append(f"{edge}; {scheduler.why_no_extension(scale)}")
+        lines.append(f"{edge}; {scheduler.why_no_extension(scale)}")

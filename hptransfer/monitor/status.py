@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,14 @@ from typing import Any
 from hptransfer.core.attempts import read_history
 from hptransfer.core.io import read_json, read_tail
 from hptransfer.core.locks import locked_by
-from hptransfer.core.records import CODE_ERROR, FAILED, LOSS, Job, Objective, Outcome, Scale, Trial
+from hptransfer.core.records import CANCELLED, CODE_ERROR, FAILED, LOSS, Job, Objective, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.driver.driver_state import PILOT_FAILED, read_driver_state, read_states
+from hptransfer.driver.driver_state import PILOT_FAILED, SCHEDULER_RUNNING, read_driver_state, read_states
 from hptransfer.driver.jobs import read_jobs
 from hptransfer.driver.outcome_index import read_outcome_index
 from hptransfer.driver.progress import TRIAL_RUNNING, TRIAL_WAITING, Progress, count_progress
 from hptransfer.driver.requests import CANCEL, read_requests
+from hptransfer.monitor.failures import reason_key
 
 TAIL_BYTES = 8192
 
@@ -28,7 +29,7 @@ class Trouble:
     """Reason of a trial that failed or is waiting.
 
     Attributes:
-        state: FAILED or TRIAL_WAITING.
+        state: FAILED, CANCELLED or TRIAL_WAITING.
         reason: text shared by all trials with the same reason.
         detail: text of this trial: its error, or the scheduler's id of its job.
         node: node of its last attempt, if known.
@@ -74,7 +75,7 @@ def read_status(folder: RunFolder) -> Status:
     driver = locked_by(folder.driver_lock)
     driver_state = read_driver_state(folder)
     rows, job_of_trial = read_trials_with_outcomes(folder)
-    leased = {trial.id for trial, outcome in rows if outcome is None and locked_by(folder.lease(trial.id))}
+    leased = _leased(folder, rows)
     waiting = _Waiting(folder, driver is not None, driver_state, {trial.scale.key for trial, _ in rows})
     running = leased | waiting.running
     troubles = [
@@ -82,14 +83,30 @@ def read_status(folder: RunFolder) -> Status:
         for trial, outcome in rows
         if (outcome is None and trial.id not in running) or (outcome is not None and outcome.state == FAILED)
     ]
-    slots = max(1, len(running))
-    return Status(
-        folder,
-        count_progress(rows, running, slots, read_objective(folder)),
-        troubles,
-        driver,
-        driver_state.get("blocked") if driver else None,
-    )
+    slots, since_s = waiting.side_by_side(running), _since_last_end(folder, driver)
+    progress = count_progress(rows, running, slots, read_objective(folder), since_s=since_s)
+    return Status(folder, progress, troubles, driver, driver_state.get("blocked") if driver else None)
+
+
+def running_trials(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome | None]]) -> set[str]:
+    """Return the ids of the trials that are being trained now."""
+    states = read_states(folder)
+    scheduled = (job for job in read_jobs(folder) if states.get(job.id, {}).get("state") == SCHEDULER_RUNNING)
+    return _leased(folder, rows) | {trial for job in scheduled for trial in job.trials}
+
+
+def _leased(folder: RunFolder, rows: Sequence[tuple[Trial, Outcome | None]]) -> set[str]:
+    return {trial.id for trial, outcome in rows if outcome is None and locked_by(folder.lease(trial.id))}
+
+
+def _since_last_end(folder: RunFolder, driver: Mapping[str, Any] | None) -> float:
+    """Return the seconds since a trial ended or the driver started.
+
+    They are 0 if neither is known.
+    """
+    ended = (_modified_ns(f"{folder.path}/finished.jsonl") or 0) / 1e9
+    since = max(ended, float((driver or {}).get("since", 0.0)))
+    return max(0.0, time.time() - since) if since else 0.0
 
 
 def read_objective(folder: RunFolder) -> Objective:
@@ -134,7 +151,7 @@ def _failed(folder: RunFolder, trial: Trial, outcome: Outcome, job: str | None) 
     cause = outcome.cause or CODE_ERROR
     attempts = f" after {outcome.attempts} attempts" if outcome.attempts > 1 else ""
     node = outcome.node or next((attempt.node for attempt in reversed(read_history(folder, trial.id).attempts)), None)
-    return Trouble(trial, FAILED, cause, f"{outcome.error}{attempts if cause != 'killed' else ''}", node, job)
+    return Trouble(trial, outcome.label, cause, f"{outcome.error}{attempts if cause != 'killed' else ''}", node, job)
 
 
 class _Waiting:
@@ -156,7 +173,13 @@ class _Waiting:
         self._jobs: dict[str, Job] = {}
         for job in sorted(read_jobs(folder), key=lambda job: job.submitted):
             self._jobs |= dict.fromkeys(job.trials, job)
-        self.running = {trial for trial, job in self._jobs.items() if self._state(job).get("state") == "RUNNING"}
+        self.running = {
+            trial for trial, job in self._jobs.items() if self._state(job).get("state") == SCHEDULER_RUNNING
+        }
+
+    def side_by_side(self, running: Collection[str]) -> int:
+        """Number of jobs to which the running trials belong, at least 1."""
+        return max(1, len({job.id if (job := self._jobs.get(trial)) else trial for trial in running}))
 
     def _state(self, job: Job | None) -> Mapping[str, str]:
         return self._states.get(job.id, {}) if job else {}
@@ -221,15 +244,22 @@ def explain_troubles(status: Status, *, every: bool) -> Iterator[str]:
     """
     groups: dict[tuple[str, str, str], list[Trouble]] = {}
     for trouble in status.troubles:
-        detail = trouble.detail if trouble.state == FAILED and trouble.reason == CODE_ERROR else ""
-        groups.setdefault((trouble.state, trouble.reason, detail), []).append(trouble)
-    for (state, reason, detail), troubles in sorted(groups.items()):
-        if every or len(troubles) == 1:
+        key = reason_key(trouble.trial, _shared_detail(trouble))
+        groups.setdefault((trouble.state, trouble.reason, key), []).append(trouble)
+    for (state, reason, _), troubles in sorted(groups.items()):
+        if state == CANCELLED and not every:
+            yield f"cancelled: {len(troubles)} trials, such as {troubles[0].trial.id} {troubles[0].trial.name}"
+        elif every or len(troubles) == 1:
             yield from (f"{state}: {_trouble_line(status.folder, trouble)}" for trouble in troubles)
         else:
-            shared = f": {detail}" if detail else ""
+            shared = f": {detail}" if (detail := _shared_detail(troubles[0])) else ""
             example = _trouble_line(status.folder, troubles[0], said=f"{reason}{shared}")
             yield f"{state}: {len(troubles)} trials: {reason}{shared}; such as {example}"
+
+
+def _shared_detail(trouble: Trouble) -> str:
+    """Return the error of a trial's own code; empty for other reasons."""
+    return trouble.detail if trouble.state == FAILED and trouble.reason == CODE_ERROR else ""
 
 
 def _trouble_line(folder: RunFolder, trouble: Trouble, said: str = "") -> str:
@@ -239,7 +269,7 @@ def _trouble_line(folder: RunFolder, trouble: Trouble, said: str = "") -> str:
         said: what the line says already, which is not repeated.
     """
     text = f"{trouble.reason}" + (f", {trouble.detail}" if trouble.detail else "")
-    if (trouble.state == FAILED and trouble.reason in trouble.detail) or trouble.reason == CODE_ERROR:
+    if (trouble.state != TRIAL_WAITING and trouble.reason in trouble.detail) or trouble.reason == CODE_ERROR:
         text = trouble.detail
     where = f" on {trouble.node}" if trouble.node and trouble.node not in text else ""
     line = last_log_line(folder, trouble)

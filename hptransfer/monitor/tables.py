@@ -14,8 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from hptransfer.core.errors import printable
-from hptransfer.core.records import DIVERGED, DONE, FAILED, PRUNED, SWEEP, Number, Scale, format_distinct, short
-from hptransfer.driver.progress import TRIAL_RUNNING, TRIAL_WAITING, Progress, ScaleProgress
+from hptransfer.core.records import (
+    CANCELLED,
+    DIVERGED,
+    DONE,
+    FAILED,
+    PRUNED,
+    SWEEP,
+    Number,
+    Scale,
+    format_distinct,
+    short,
+)
+from hptransfer.driver.progress import ENDED_STATES, TRIAL_RUNNING, TRIAL_WAITING, Progress, ScaleProgress
 from hptransfer.monitor.status import Status, explain_troubles
 from hptransfer.planning.plan import Plan, num_devices
 
@@ -37,21 +48,24 @@ def clock(seconds: float | None) -> str:
 
 def headline(progress: Progress) -> str:
     """Return one line with the trials by state and the time left."""
-    finished = progress.count(DONE, DIVERGED, PRUNED, FAILED)
+    finished = progress.count(*ENDED_STATES)
     parts = [f"{finished}/{progress.count()} trials", f"{progress.count(TRIAL_RUNNING)} running"]
-    for state in (DIVERGED, PRUNED, FAILED):
+    for state in ENDED_STATES[1:]:
         if progress.count(state):
             parts.append(f"{progress.count(state)} {state}")
     if progress.seconds_left is not None and progress.count(TRIAL_RUNNING, TRIAL_WAITING):
-        parts.append(f"about {clock(progress.seconds_left)} left")
+        left = f"about {clock(progress.seconds_left)} left"
+        parts.append(left if progress.seconds_left else "longer than the estimate")
     return ", ".join(parts)
 
 
 def progress_table(progress: Progress) -> Table:
     """Return a table of progress with one row per scale."""
     columns = {DONE: DONE, TRIAL_RUNNING: "run", TRIAL_WAITING: "wait", DIVERGED: "div", PRUNED: PRUNED, FAILED: "fail"}
-    if not progress.count(PRUNED):  # most sweeps prune no trials
-        del columns[PRUNED]
+    columns |= {CANCELLED: CANCELLED}
+    for state in (PRUNED, CANCELLED):  # most sweeps have none
+        if not progress.count(state):
+            del columns[state]
     scales = [scale.scale for scale in progress.scales]
     table, axis_cells = _empty_table(scales, [*columns.values(), f"best {progress.metric}", "at"]), _axis_cells(scales)
     for scale in progress.scales:
@@ -206,8 +220,20 @@ def plan_table(plan: Plan, seconds: Mapping[Scale, float | None]) -> list[Table 
     return [
         table,
         f"total: {trials} trials, {plan.flops():.3g} FLOPs, {_total_time(plan, seconds)}",
-        f"share of the target's own training FLOPs: {plan.flops() / target.flops:.1%}",
+        f"cost: {plan.flops() / target.flops:.1%} of the target's own training FLOPs",
+        *_target_notes(plan),
     ]
+
+
+def _target_notes(plan: Plan) -> list[str]:
+    """Return a note if the target is inside the sweep's scales."""
+    if plan.target in plan.scales:
+        return [f"note: the target {plan.target.name} is one of the sweep's scales, so that it is tuned directly"]
+    axes = {axis: [scale.axes[axis] for scale in plan.scales] for axis in plan.target.axes}
+    if all(value <= max(axes[axis]) for axis, value in plan.target.axes.items()):
+        ranges = ", ".join(f"{axis} {short(min(values))} to {short(max(values))}" for axis, values in axes.items())
+        return [f"note: the target {plan.target.name} lies inside the sweep's scales ({ranges})"]
+    return []
 
 
 def _total_time(plan: Plan, seconds: Mapping[Scale, float | None]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hptransfer.core.bracketing import next_value
+from hptransfer.core.bracketing import is_inside, next_value
 from hptransfer.core.records import short
 
 Point = tuple[float, ...]
@@ -95,11 +96,52 @@ def unbracketed_edges(losses: Mapping[Point, float], ranges: Sequence[Bounds]) -
 
     An example is "best lr 0.125 of 0.001 to 0.125".
     """
-    if not losses:
-        return []
-    best = min(losses, key=lambda point: losses[point])
+    lines = _incomplete_lines(losses, ranges)
     return [
-        f"best {limit.name} {short(best[k])} of {short(min(line))} to {short(max(line))}"
-        for k, (line, limit) in enumerate(zip(lines_through_best(losses), ranges, strict=True))
-        if len(line) >= MIN_LINE_POINTS and next_value(line) is not None
+        f"best {name} {short(best)} of {short(min(line))} to {short(max(line))}"
+        if math.isfinite(line[best])
+        else f"{name} diverged from {short(min(line))} to {short(max(line))}"
+        for name, best, line in lines
+        if not is_inside(line)
     ]
+
+
+def loosely_bracketed(losses: Mapping[Point, float], ranges: Sequence[Bounds]) -> list[str]:
+    """Return one line for each hyperparameter whose bracket is loose.
+
+    Worse values lie on both sides of the best one. One of them diverged far away, or is the last on the side to which
+    the parabola through the three leans. An example is "best lr 0.125 beside 0.5, which diverged".
+    """
+    return [
+        f"best {name} {short(best)} beside {_loose_side(best, line)}"
+        for name, best, line in _incomplete_lines(losses, ranges)
+        if is_inside(line)
+    ]
+
+
+def _loose_side(best: float, line: Mapping[float, float]) -> str:
+    """Describe the neighbour of the best value on its loose side."""
+    values = sorted(line)
+    place = values.index(best)
+    neighbours = values[place - 1], values[place + 1]
+    if diverged := [value for value in neighbours if math.isinf(line[value])]:
+        return f"{short(diverged[-1])}, which diverged"
+    lower = line[neighbours[0]] < line[neighbours[1]]
+    return (
+        f"{short(neighbours[0] if lower else neighbours[1])}, the {'smallest' if lower else 'largest'} that was tried"
+    )
+
+
+def _incomplete_lines(
+    losses: Mapping[Point, float], ranges: Sequence[Bounds]
+) -> Iterator[tuple[str, float, Mapping[float, float]]]:
+    """Yield each hyperparameter to which `next_value` would add a value.
+
+    Yields:
+        Its name, its best value, and the losses by its values.
+    """
+    if not losses:
+        return
+    for line, limit in zip(lines_through_best(losses), ranges, strict=True):
+        if len(line) >= MIN_LINE_POINTS and next_value(line) is not None:
+            yield limit.name, min(line, key=lambda value: line[value]), line

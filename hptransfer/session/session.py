@@ -24,7 +24,7 @@ from hptransfer.planning.trial_set import TrialSet
 from hptransfer.session.announcer import Announcer, announcing
 from hptransfer.session.identity_check import refuse_other_identity, settle_identity, write_target
 from hptransfer.session.snapshot import take_snapshot
-from hptransfer.trackers import BackgroundTracker
+from hptransfer.trackers import BackgroundTracker, TrackedSweep
 
 INTERRUPTED_CLOSE_S = 5.0
 
@@ -125,7 +125,8 @@ def _tracking(plan: Plan, folder: RunFolder, console: Console) -> Iterator[Backg
     """Open the run's tracker, and flush it when the block ends."""
     settings = {"parameterization": plan.config.run.get("parameterization"), "data": plan.fingerprint}
     settings |= {"goal": plan.objective.goal}
-    tracker = BackgroundTracker(lambda: plan.config.tracker.open(folder, plan.config.name, settings), folder)
+    sweep = TrackedSweep(name=plan.config.name, settings=settings, scales=plan.scales, tuned=plan.tuned)
+    tracker = BackgroundTracker(lambda: plan.config.tracker.open(folder, sweep), folder)
     if note := plan.config.tracker.note():
         _note(console, note)
     close_wait_s: float | None = None

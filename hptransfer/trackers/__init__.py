@@ -6,6 +6,7 @@ from hptransfer.trackers._base import (
     CurvePoints,
     RefusedError,
     SweepResults,
+    TrackedSweep,
     Tracker,
     TrackerConfig,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "RefusedError",
     "SweepResults",
     "TRACKERS",
+    "TrackedSweep",
     "Tracker",
     "TrackerConfig",
 ]

@@ -7,15 +7,41 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hptransfer.core.records import Outcome, Trial
+from hptransfer.core.records import Outcome, Scale, Trial
 from hptransfer.core.registry import Registry
 from hptransfer.core.run_folder import RunFolder
 
 CurvePoints = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedSweep:
+    """Description of a sweep to its tracker.
+
+    Attributes:
+        settings: plain values that describe the sweep.
+        scales: scales of the sweep; they share their axes.
+        tuned: names of the tuned hyperparameters.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    scales: Sequence[Scale] = ()
+    tuned: Sequence[str] = ()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of all axes."""
+        return tuple(self.scales[0].axes) if self.scales else ()
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """Names of the axes in which the scales differ."""
+        return tuple(axis for axis in self.axes if len({scale.axes[axis] for scale in self.scales}) > 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,13 +95,8 @@ class TrackerConfig(ABC):
         """Return a remark on these settings for the user, or None."""
 
     @abstractmethod
-    def open(self, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> Tracker | None:
-        """Open a tracker for one run; None if tracking is off.
-
-        Args:
-            name: the sweep's name.
-            settings: plain values that describe the sweep.
-        """
+    def open(self, folder: RunFolder, sweep: TrackedSweep) -> Tracker | None:
+        """Open a tracker for one run; None if tracking is off."""
 
 
 TRACKERS: Registry[type[TrackerConfig]] = Registry("tracker", "hptransfer.trackers")

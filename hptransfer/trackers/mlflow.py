@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,28 @@ from typing import TYPE_CHECKING, Any
 
 from hptransfer.core.errors import ConfigError
 from hptransfer.core.io import set_aside
-from hptransfer.core.records import CURVE_KEYS, DIVERGED, FAILED, MAXIMIZE, Outcome, Trial, exact
+from hptransfer.core.records import CANCELLED, CURVE_KEYS, DIVERGED, FAILED, SWEEP, Outcome, Trial, exact, short
 from hptransfer.core.redaction import HIDDEN, redacted, with_password
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.trackers import TRACKERS, CurvePoints, RefusedError, SweepResults, Tracker, TrackerConfig
-from hptransfer.trackers._views import TRIALS_VIEW, VIEW_TAG, trials_view, view_link
+from hptransfer.trackers import (
+    TRACKERS,
+    CurvePoints,
+    RefusedError,
+    SweepResults,
+    TrackedSweep,
+    Tracker,
+    TrackerConfig,
+)
+from hptransfer.trackers._views import (
+    COLOR_TAG,
+    SETTINGS,
+    TRIALS_VIEW,
+    VIEW_TAG,
+    log2_setting,
+    scale_colors,
+    trials_view,
+    view_link,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +59,6 @@ CLIENT_DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": True,
 }
 MAX_TAG_CHARS = 500
-SETTINGS = "settings/"
 OWN_METRICS = frozenset({"train_loss", "loss", "loss_se", "seconds", "diverged"})
 # MLflow's rule for names, which are paths as well.
 METRIC_NAME = re.compile(r"[/\w.\- :]{1,250}")
@@ -66,11 +83,11 @@ class MlflowConfig(TrackerConfig):
             "set to all of the URI"
         )
 
-    def open(self, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> Tracker | None:
+    def open(self, folder: RunFolder, sweep: TrackedSweep) -> Tracker | None:
         uri = with_password(self.uri, os.environ, URI_VARIABLE)
         if f":{HIDDEN}@" in uri:
             raise ConfigError(f"tracker.uri {uri} is without its password; set {URI_VARIABLE} to all of it")
-        return MlflowTracker(uri or embedded_store(folder), folder, name, settings)
+        return MlflowTracker(uri or embedded_store(folder), folder, sweep)
 
 
 def client(uri: str) -> MlflowClient:
@@ -159,12 +176,14 @@ class TrackedRun:
     """Run of one trial in the store.
 
     Attributes:
+        start_ms: start of the run in the store, which cannot be changed.
         points: written points of the curve, by step and time; None if an earlier driver wrote them.
         new: true if the settings may not be written yet.
     """
 
     run_id: str
     status: str
+    start_ms: int
     points: set[tuple[int, int]] | None = None
     new: bool = False
 
@@ -175,14 +194,16 @@ class MlflowTracker(Tracker):
     Only the driver opens the store, so two processes never create its tables at the same time.
     """
 
-    def __init__(self, uri: str, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, uri: str, folder: RunFolder, sweep: TrackedSweep) -> None:
         self._client = client(uri)
-        self._name, self._settings = name, {key: str(value) for key, value in settings.items()}
+        self._sweep, self._name = sweep, sweep.name
+        self._settings = {key: str(value) for key, value in sweep.settings.items()}
+        self._colors = scale_colors(sweep.scales)
         artifacts = _artifacts(folder) if uri.startswith("sqlite:") else None
         self._experiment = self._find_experiment(str(folder.path.resolve()), artifacts)
         self._runs = self._load_runs()
         self._parent = self._open_parent()
-        self._viewed = bool(self._runs)
+        self._set_view()
 
     def _find_experiment(self, path: str, artifacts: str | None) -> str:
         """Return the experiment of this run's folder.
@@ -209,7 +230,8 @@ class MlflowTracker(Tracker):
             page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
             for run in page:
                 trial = run.data.tags.get("trial")
-                tracked = TrackedRun(run.info.run_id, run.info.status)
+                tracked = TrackedRun(run.info.run_id, run.info.status, run.info.start_time)
+                self._recolor(run.info.run_id, run.data.tags)
                 if trial in runs:
                     spare = runs[trial] if tracked.status == "FINISHED" else tracked
                     self._client.delete_run(spare.run_id)
@@ -221,17 +243,29 @@ class MlflowTracker(Tracker):
             if not token:
                 return runs
 
+    def _recolor(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Correct a run's colour after the sweep was given further scales."""
+        color = self._colors.get(tags.get("scale", ""))
+        if color is not None and tags.get(COLOR_TAG) != color:
+            self._client.set_tag(run_id, COLOR_TAG, color)
+
     def _open_parent(self) -> str:
         parent = self._runs.pop("sweep", None)
         if parent is None:
             tags = {"trial": "sweep", "sweep": self._name, "state": "running"}
             run = self._client.create_run(self._experiment, run_name=self._name, tags=tags)
-            parent = TrackedRun(run.info.run_id, run.info.status)
+            parent = TrackedRun(run.info.run_id, run.info.status, run.info.start_time)
             self._describe(f"sweep {self._name}, nothing is predicted yet")
         elif parent.status != "RUNNING":
             self._client.update_run(parent.run_id, status="RUNNING")
         self._write(parent.run_id, params=self._unset_params(parent.run_id, self._settings))
         return parent.run_id
+
+    def _set_view(self) -> None:
+        """Set the view of the page, unless the experiment has it."""
+        tag, view = f"{VIEW_TAG}{TRIALS_VIEW}", trials_view(self._sweep)
+        if self._client.get_experiment(self._experiment).tags.get(tag) != view:
+            self._client.set_experiment_tag(self._experiment, tag, view)
 
     def _describe(self, text: str) -> None:
         """Set the head of the experiment's page: links, the result, the details."""
@@ -287,19 +321,21 @@ class MlflowTracker(Tracker):
 
     def follow(self, trial: Trial, curve: CurvePoints) -> None:
         if curve:
-            tracked = self._matching_run(trial, curve) or self._create(trial, curve)
+            tracked = self._matching_run(trial, curve) or self._create(trial, _time_ms(curve[0]))
             self._write_trial(tracked, trial, curve, [], {})
             tracked.points = {_point_key(row) for row in curve}
 
     def log(self, trial: Trial, outcome: Outcome, curve: CurvePoints) -> None:
-        ended = "FAILED" if outcome.state == FAILED else "FINISHED"
+        ended = _run_status(outcome)
         tracked = self._runs.get(trial.id)
         if tracked is not None and tracked.status == ended:
             return
-        tracked = self._matching_run(trial, curve) or self._create(trial, curve)
-        end = _time_ms(curve[-1]) if curve else 0
+        took = round(outcome.seconds * 1000)
+        end = _time_ms(curve[-1]) if curve else round(time.time() * 1000)
+        tracked = self._matching_run(trial, curve) or self._create(trial, end - took)
         self._write_trial(tracked, trial, curve, _outcome_metrics(outcome, end), _outcome_tags(outcome))
-        self._client.set_terminated(tracked.run_id, ended, end_time=end or None)
+        # The trial's time, of which its points may show a part: a script starts before its first one.
+        self._client.set_terminated(tracked.run_id, ended, end_time=tracked.start_ms + took)
         tracked.status, tracked.points = ended, None
 
     def _matching_run(self, trial: Trial, curve: CurvePoints) -> TrackedRun | None:
@@ -321,7 +357,7 @@ class MlflowTracker(Tracker):
         self._client.delete_run(self._runs.pop(trial.id).run_id)
         return None
 
-    def _create(self, trial: Trial, curve: CurvePoints) -> TrackedRun:
+    def _create(self, trial: Trial, start_ms: int) -> TrackedRun:
         tags = {
             "trial": trial.id,
             PARENT_TAG: self._parent,
@@ -330,14 +366,11 @@ class MlflowTracker(Tracker):
             "state": "running",
         }
         tags |= {key: value for key, value in self._settings.items() if key == "parameterization"}
-        start = round(curve[0]["time"] * 1000) if curve else None
-        run = self._client.create_run(self._experiment, start, tags=tags, run_name=_run_name(trial))
-        tracked = self._runs[trial.id] = TrackedRun(run.info.run_id, run.info.status, points=set(), new=True)
-        if not self._viewed:
-            ascending = self._settings.get("goal") != MAXIMIZE
-            view = trials_view(list(trial.scale.axes), list(trial.tuned), ascending=ascending)
-            self._client.set_experiment_tag(self._experiment, f"{VIEW_TAG}{TRIALS_VIEW}", view)
-            self._viewed = True
+        tags |= {COLOR_TAG: color} if (color := self._colors.get(trial.scale.key)) else {}
+        name = _run_name(trial, self._sweep.varying)
+        run = self._client.create_run(self._experiment, start_ms, tags=tags, run_name=name)
+        tracked = TrackedRun(run.info.run_id, run.info.status, start_ms, points=set(), new=True)
+        self._runs[trial.id] = tracked
         return tracked
 
     def summarize(self, summary: SweepResults) -> None:
@@ -358,8 +391,21 @@ class MlflowTracker(Tracker):
         self._client.set_terminated(self._parent, "FINISHED")
 
 
-def _run_name(trial: Trial) -> str:
-    return trial.name if trial.purpose == "sweep" else f"{trial.purpose} {trial.name}"
+def _run_name(trial: Trial, varying: Collection[str]) -> str:
+    """Return a run's name with the values that differ first.
+
+    MLflow's table cuts names off.
+    """
+    axes = {key: f"{key}={exact(value)}" for key, value in trial.scale.axes.items()}
+    parts = [*(text for key, text in axes.items() if key in varying)]
+    parts += [*(f"{key}={short(value)}" for key, value in trial.tuned.items()), f"seed={trial.seed}"]
+    parts += [*(text for key, text in axes.items() if key not in varying)]
+    return " ".join(parts if trial.purpose == SWEEP else [trial.purpose, *parts])
+
+
+def _run_status(outcome: Outcome) -> str:
+    """Return MLflow's word for the end of a trial."""
+    return {FAILED: "FAILED", CANCELLED: "KILLED"}.get(outcome.label, "FINISHED")
 
 
 def _trial_tags(trial: Trial) -> dict[str, str]:
@@ -370,7 +416,7 @@ def _trial_tags(trial: Trial) -> dict[str, str]:
 
 
 def _outcome_tags(outcome: Outcome) -> dict[str, str]:
-    tags = {"state": outcome.state, "cause": outcome.cause, "error": outcome.error, NOTE_TAG: outcome.error}
+    tags = {"state": outcome.label, "cause": outcome.cause, "error": outcome.error, NOTE_TAG: outcome.error}
     return {key: value for key, value in tags.items() if value}
 
 
@@ -396,9 +442,10 @@ def _setting_metrics(trial: Trial, time_ms: int) -> list[Metric]:
     from mlflow.entities import Metric
 
     values: dict[str, float] = {**trial.scale.axes, **trial.tuned}
-    values |= {f"log2_{key}": math.log2(value) for key, value in trial.tuned.items() if value > 0}
     values |= {"parameters": trial.params, "flops": trial.flops}
-    return [Metric(f"{SETTINGS}{key}", float(value), time_ms, 0) for key, value in values.items()]
+    metrics = {f"{SETTINGS}{key}": float(value) for key, value in values.items()}
+    metrics |= {log2_setting(key): math.log2(value) for key, value in trial.tuned.items() if value > 0}
+    return [Metric(key, value, time_ms, 0) for key, value in metrics.items()]
 
 
 def _curve_metrics(curve: CurvePoints, written: Collection[tuple[int, int]] | None = None) -> list[Metric]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from hptransfer.core.run_folder import RunFolder
-from hptransfer.trackers import TRACKERS, Tracker, TrackerConfig
+from hptransfer.trackers import TRACKERS, TrackedSweep, Tracker, TrackerConfig
 
 
 @TRACKERS.register("none")
@@ -20,5 +18,5 @@ class NoTrackerConfig(TrackerConfig):
     def note(self) -> str | None:
         return None
 
-    def open(self, folder: RunFolder, name: str, settings: Mapping[str, Any]) -> Tracker | None:
+    def open(self, folder: RunFolder, sweep: TrackedSweep) -> Tracker | None:
         return None

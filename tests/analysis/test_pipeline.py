@@ -133,6 +133,17 @@ def test_the_contracts_of_the_files_hold(analyzed: RunFolder) -> None:
 
 
 @pytest.mark.slow
+def test_one_target_of_a_run_keeps_the_axes_that_it_does_not_name(
+    folder: RunFolder, without_page: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["analyze", str(folder.path), "--target", "width=64"])
+    assert end.value.code == 0, capsys.readouterr().err
+    swept = read_json(folder.target)["target"]
+    assert swept["width"] != 64
+    assert read_json(folder.prediction)["target"] == {**swept, "width": 64}
+
+
 def test_targets_from_a_file_are_answered_in_order(folder: RunFolder, tmp_path: Path) -> None:
     targets = pd.DataFrame({"width": [512, 64], "depth": [4, 2], "tokens": [2**17, 2**15]})
     targets.to_csv(tmp_path / "targets.csv", index=False)

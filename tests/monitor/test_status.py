@@ -11,14 +11,15 @@ from hptransfer.cli.main import main
 from hptransfer.config.retry import RetryConfig
 from hptransfer.core.io import write_json
 from hptransfer.core.locks import lock
-from hptransfer.core.records import CODE_ERROR, DONE, FAILED, OUT_OF_MEMORY, Job, Outcome, Scale, Trial
+from hptransfer.core.records import CANCELLED, CODE_ERROR, DONE, FAILED, OUT_OF_MEMORY, Job, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.driver.driver_state import PILOT_FAILED
 from hptransfer.driver.jobs import JobManager
-from hptransfer.driver.progress import TRIAL_WAITING
+from hptransfer.driver.progress import TRIAL_WAITING, count_progress
 from hptransfer.driver.trial_index import TrialIndex
 from hptransfer.launchers import JobEnd
 from hptransfer.monitor.status import read_status
+from hptransfer.monitor.tables import headline
 from tests.support.helpers import ONE_SCALE, command, environment, start, sweep_arguments, terminal, tiny
 from tests.support.scripted import Scripted, drive, playing, train
 from tests.support.waiting import Process
@@ -261,3 +262,92 @@ def test_a_reason_is_stated_once_in_a_line(tmp_path: Path, capsys: pytest.Captur
     assert (told.count("failed: "), told.count("bad data")) == (1, 1)
     alone = said(capsys, str(config.folder.path), "--all")
     assert alone.count("bad data") == alone.count("failed: ")
+
+
+def test_failures_that_differ_in_numbers_are_said_once(tmp_path: Path) -> None:
+    """A fault of all trials names each trial's own folder, width or rate."""
+
+    def fate(folder: RunFolder, job: Job) -> JobEnd:
+        for trial in map(folder.read_trial, job.trials):
+            code = 1 if trial.scale.axes["width"] == 16 else 2
+            error = f"exit code {code}: no file /data/{trial.tuned['lr']}/{trial.id}/x.json"
+            write_json(folder.outcome_path(trial.id), Outcome(state=FAILED, error=error, cause=CODE_ERROR).to_json())
+        return JobEnd(job.id)
+
+    arguments = sweep_arguments(tmp_path, "launcher=inline", "tracker=none")
+    with playing(Scripted(fate)):
+        swept = command(*arguments, cwd=tmp_path)
+    assert swept.returncode == 3
+    for printed in (swept.stdout, command("status", str(tmp_path / "quickstart")).stdout):
+        lines = [line for line in printed.splitlines() if line.startswith("failed: ")]
+        assert len(lines) == 2
+        assert all(line.startswith("failed: 3 trials: ") and "; such as " in line for line in lines)
+        assert printed.count("no file /data/") == 2
+
+
+def test_cancelled_trials_have_not_failed(tmp_path: Path) -> None:
+    def fate(folder: RunFolder, job: Job) -> JobEnd | None:
+        if job.scale.axes["width"] == 16:
+            return train(folder, job)
+        for trial_id in job.trials:
+            cancelled = Outcome(state=FAILED, error="cancelled", cause=CANCELLED)
+            write_json(folder.outcome_path(trial_id), cancelled.to_json())
+        return JobEnd(job.id)
+
+    with playing(Scripted(fate)):
+        swept = command(*sweep_arguments(tmp_path, "launcher=inline", "tracker=none"), cwd=tmp_path)
+    run = str(tmp_path / "quickstart")
+    shown = command("status", run)
+    assert "3 cancelled" in shown.stdout
+    assert "cancelled: 3 trials, such as " in shown.stdout
+    assert "3 trials were cancelled; `hptransfer retry RUN --cause cancelled` resets them" in swept.stdout
+    assert "failed" not in swept.stdout + shown.stdout
+    records = (tmp_path / "quickstart" / "records.csv").read_text()
+    assert records.count(",cancelled,") == 3
+
+
+def trial(number: int, lr: float = 0.1, flops: float = 1.0) -> Trial:
+    return Trial(
+        id=f"t{number}", scale=Scale({"width": 1}), tuned={"lr": lr}, seed=number, run={}, flops=flops, params=1
+    )
+
+
+def test_the_time_left_falls_between_two_trials_that_end() -> None:
+    done = Outcome(state=DONE, loss=1.0, seconds=60.0)
+    rows = [(trial(0), done), (trial(1), None), (trial(2), None)]
+    assert count_progress(rows, ["t1"], 1).seconds_left == 120.0
+    assert count_progress(rows, ["t1"], 1, since_s=50.0).seconds_left == 70.0
+    assert count_progress(rows, [], 1, since_s=50.0).seconds_left == 120.0
+    late = count_progress(rows, ["t1"], 1, since_s=500.0)
+    assert headline(late).endswith("longer than the estimate")
+
+
+def test_a_stack_of_trials_is_one_of_the_jobs_side_by_side(tmp_path: Path) -> None:
+    """The seconds of a trial are its share of the stack's, so the stack takes the sum of them."""
+    config = tiny(tmp_path, *ONE_SCALE)
+    launcher = Scripted(lambda folder, job: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Scripted, "wait", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            drive(config, launcher)
+    folder = config.folder
+    first, *others = [trial.id for trial in folder.read_trials()]
+    write_json(folder.outcome_path(first), Outcome(state=DONE, loss=1.0, seconds=60.0).to_json())
+    with contextlib.ExitStack() as held:
+        for trial_id in others:
+            held.enter_context(lock(folder.lease(trial_id)))
+        left = read_status(folder).progress.seconds_left
+    assert left == pytest.approx(120.0, abs=5.0)
+
+
+def test_trials_lists_every_trial_with_scale_values_state_and_loss(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    drive(config, Scripted(lambda folder, job: train(folder, job) if job.scale.axes["width"] == 16 else JobEnd(job.id)))
+    done = next(t for t in config.folder.read_trials() if t.scale.axes["width"] == 16)
+    write_json(config.folder.outcome_path(done.id), Outcome(state=DONE, loss=2.5).to_json())
+    header, *lines = (line.split() for line in command("trials", str(config.folder.path)).stdout.splitlines())
+    assert header == ["trial", "width", "depth", "tokens", "lr", "seed", "purpose", "state", "loss"]
+    listed = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
+    assert set(listed) == {trial.id for trial in config.folder.read_trials()}
+    assert [line[1] for line in lines] == ["16"] * 3 + ["32"] * 3
+    assert (listed[done.id]["state"], listed[done.id]["loss"]) == ("done", "2.5")

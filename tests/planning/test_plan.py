@@ -8,6 +8,7 @@ import pytest
 from hptransfer.config import sweep as sweep_config
 from hptransfer.config.compose import compose
 from hptransfer.core.errors import ConfigError
+from hptransfer.monitor.tables import plan_table
 from hptransfer.planning.identity import differences, identity
 from hptransfer.planning.plan import make_plan
 from tests.support.helpers import tiny
@@ -23,6 +24,20 @@ def test_quickstart_is_twelve_scales_and_its_target() -> None:
 def test_an_axis_that_the_target_does_not_name_is_the_largest_of_the_grid() -> None:
     plan = make_plan(compose("quickstart", ["target.width=512", "~target.depth", "~target.tokens"]))
     assert dict(plan.target.axes) == {"width": 512, "depth": 4, "tokens": 65536}
+
+
+@pytest.mark.parametrize(
+    ("width", "note"),
+    [
+        (64, "note: the target width=64,depth=4,tokens=65536 is one of the sweep's scales"),
+        (96, "note: the target width=96,depth=4,tokens=65536 lies inside the sweep's scales (width 32 to 128"),
+        (512, "cost: "),
+    ],
+)
+def test_a_plan_says_of_a_target_that_it_is_swept_already(width: int, note: str) -> None:
+    plan = make_plan(compose("quickstart", [f"target.width={width}", "~target.depth", "~target.tokens"]))
+    *_, last = plan_table(plan, dict.fromkeys((*plan.scales, plan.target)))
+    assert str(last).startswith(note)
 
 
 def test_one_at_a_time_sweeps_one_axis_at_a_time() -> None:

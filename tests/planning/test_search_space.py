@@ -4,7 +4,14 @@ import math
 
 import pytest
 
-from hptransfer.planning.search_space import Bounds, next_point, one_at_a_time, product, unbracketed_edges
+from hptransfer.planning.search_space import (
+    Bounds,
+    loosely_bracketed,
+    next_point,
+    one_at_a_time,
+    product,
+    unbracketed_edges,
+)
 
 LR = Bounds("lr", 1.0, 4.0, extend=2, largest=math.inf)
 BATCH = Bounds("batch", 8.0, 32.0, extend=2, largest=math.inf)
@@ -48,6 +55,21 @@ def test_the_extension_ends_at_its_bound() -> None:
         losses[setting] = -math.log2(setting[0])  # type: ignore[index]
     assert next_point(losses, (LR, BATCH)) is None
     assert unbracketed_edges(losses, (LR, BATCH)) == ["best lr 16 of 1 to 16"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ((2.1, 2.0, 4.0), "best lr 2 beside 1, the smallest that was tried"),
+        ((4.0, 2.0, math.inf), "best lr 2 beside 8, which diverged"),
+        ((1.0, 2.0, 4.0), None),
+        ((math.inf, math.inf, math.inf), None),
+    ],
+)
+def test_a_best_value_inside_is_never_called_unbracketed(losses: tuple[float, ...], said: str | None) -> None:
+    points = {(value, 16.0): loss for value, loss in zip((1.0, 2.0, 8.0), losses, strict=True)}
+    assert loosely_bracketed(points, (LR, BATCH)) == ([said] if said else [])
+    assert bool(unbracketed_edges(points, (LR, BATCH))) == (said is None)
 
 
 def test_no_value_is_tried_above_the_largest() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hptransfer.testing import trackers
-from hptransfer.trackers import TRACKERS
+from hptransfer.trackers import TRACKERS, TrackedSweep
 from tests.support.views import mlflow_runs
 
 # MLflow's own libraries warn about each other.
@@ -29,9 +29,9 @@ def test_mlflow_keeps_the_contract(check: Any, tmp_path: Path) -> None:
                 shown[name] = (run.info.status, run.data.tags["state"], dict(run.data.metrics), curve)
         return shown
 
-    check(folder, lambda: config.open(folder, "kit", {}), read)
+    check(folder, lambda: config.open(folder, TrackedSweep(name="kit")), read)
 
 
 def test_no_tracker_opens_nothing(tmp_path: Path) -> None:
     folder = trackers.prepared_folder(tmp_path / "kit")
-    assert TRACKERS.get("none")().open(folder, "kit", {}) is None
+    assert TRACKERS.get("none")().open(folder, TrackedSweep(name="kit")) is None

@@ -93,7 +93,7 @@ def test_the_page_opens_on_the_answer(server: Server, tmp_path: Path) -> None:
     assert Path(place).read_bytes() == folder.report.read_bytes()
     wide_ones = client.search_runs([found.experiment_id], "metrics.`settings/width` > 20 AND tags.purpose = 'sweep'")
     assert {run.data.params["width"] for run in wide_ones} == {"32"}
-    assert all(run.info.run_name.startswith("width=32,depth=1") for run in wide_ones)
+    assert all(run.info.run_name.startswith("width=32 lr=") for run in wide_ones)
     assert {run.data.tags["parameterization"] for run in wide_ones} == {"mup"}
     named = client.search_runs([found.experiment_id], "tags.width = '16' AND tags.model = 'transformer'")
     assert len(named) == len(wide_ones)

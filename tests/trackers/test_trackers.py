@@ -1,10 +1,14 @@
 """MLflow shows what the trial folders hold, once, however often it is written."""
 
+import base64
 import contextlib
+import json
 import re
 import shutil
 import sqlite3
+import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -12,11 +16,12 @@ from unittest.mock import MagicMock
 import pytest
 
 from hptransfer.core.io import read_jsonl, write_json
-from hptransfer.core.records import FAILED, Outcome, Scale, Trial
+from hptransfer.core.records import CANCELLED, FAILED, Outcome, Scale, Trial
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.planning.plan import make_plan
 from hptransfer.testing.trackers import OUTCOME, finished_trial, prepared_folder
-from hptransfer.trackers import BackgroundTracker, _background
+from hptransfer.trackers import BackgroundTracker, TrackedSweep, _background
+from hptransfer.trackers._views import COLORS
 from hptransfer.trackers.mlflow import MlflowConfig, MlflowTracker, TrackedRun, _trial_tags, embedded_store
 from tests.support.helpers import ONE_SCALE, process, sweep_arguments, tiny
 from tests.support.views import assert_mlflow_agrees, studies
@@ -94,7 +99,7 @@ def test_a_store_of_another_version_says_the_way_out(made: RunFolder, tmp_path: 
     shutil.copy(made.mlflow, other.mlflow)
     with contextlib.closing(sqlite3.connect(other.mlflow)) as store, store:
         store.execute("UPDATE alembic_version SET version_num = 'feedbeef'")
-    background = BackgroundTracker(lambda: MlflowConfig().open(other, "other", {}), other)
+    background = BackgroundTracker(lambda: MlflowConfig().open(other, TrackedSweep(name="other")), other)
     wait_until(lambda: background.missing, "the tracker's problem")
     background.close(0.0)
     said = str(background.missing)
@@ -108,7 +113,7 @@ def test_a_name_that_mlflow_refuses_is_mapped_and_holds_nothing_back(made: RunFo
     curve = [
         row | {name: row["step"] + k for k, name in enumerate(NAMES)} for row in read_jsonl(made.curve_path("one"))
     ]
-    tracker = MlflowConfig().open(made, "run", {})
+    tracker = MlflowConfig().open(made, TrackedSweep(name="run"))
     assert tracker is not None
     tracker.log(trial, OUTCOME, curve)
     client, runs = shown(made)
@@ -120,11 +125,71 @@ def test_a_name_that_mlflow_refuses_is_mapped_and_holds_nothing_back(made: RunFo
         assert [point.value for point in client.get_metric_history(one.info.run_id, name)] == [k, 1 + k, 2 + k]
 
 
+WIDTHS = [Scale({"width": width, "depth": 2}) for width in (64, 128)]
+TUNED = {"lr": 0.01}
+
+
+def logged(folder: RunFolder, name: str, outcome: Outcome, *, widths: list[Scale] = WIDTHS) -> Any:
+    """The run in the store of a trial of the first width, whose curve has three points a second apart."""
+    trial = replace(finished_trial(folder, name), scale=WIDTHS[0], tuned=TUNED)
+    tracker = MlflowConfig().open(folder, TrackedSweep(name="run", scales=widths, tuned=("lr",)))
+    assert tracker is not None
+    curve = read_jsonl(folder.curve_path(name))
+    tracker.follow(trial, curve[:1])
+    tracker.log(trial, outcome, curve)
+    tracker.close()
+    return next(run for run in shown(folder)[1] if run.data.tags["trial"] == name)
+
+
+def test_a_run_takes_the_time_of_its_trial_and_puts_first_what_differs(made: RunFolder) -> None:
+    one = logged(made, "timed", replace(OUTCOME, seconds=82.0))
+    assert one.info.end_time - one.info.start_time == 82_000
+    assert one.info.run_name == "width=64 lr=0.01 seed=0 depth=2"
+
+
+def test_a_cancelled_trial_is_not_shown_as_failed(made: RunFolder) -> None:
+    stopped = Outcome(state=FAILED, cause=CANCELLED, error="cancelled")
+    one = logged(made, "stopped", stopped)
+    assert (one.info.status, one.data.tags["state"]) == ("KILLED", "cancelled")
+
+
+def saved_view(folder: RunFolder) -> dict[str, Any]:
+    client, _ = shown(folder)
+    tag = client.get_experiment_by_name(folder.path.name).tags["mlflow.sharedViewState.trials"]
+    state: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(tag.removeprefix("deflate;"))))
+    return state
+
+
+def test_the_page_shows_the_final_loss_by_value_and_scale(made: RunFolder) -> None:
+    one = logged(made, "colored", OUTCOME)
+    visible = [chart for chart in saved_view(made)["compareRunCharts"] if not chart["deleted"]]
+    assert [chart["type"] for chart in visible] == ["SCATTER", "PARALLEL", "LINE"]
+    by_value, parallel, _ = visible
+    assert (by_value["xaxis"]["key"], by_value["yaxis"]["key"]) == ("settings/log2_lr", "loss")
+    assert parallel["selectedMetrics"] == ["settings/width", "settings/log2_lr", "loss"]
+    charted = {name for chart in visible for name in (*parallel["selectedMetrics"], chart.get("metricKey"))}
+    hidden = {chart["metricKey"] for chart in saved_view(made)["compareRunCharts"] if chart["deleted"]}
+    assert set(one.data.metrics) <= charted | hidden
+    assert "loss_se" in hidden
+
+
+def test_scales_have_colors_also_after_a_smaller_one_was_added(made: RunFolder) -> None:
+    def color(run: Any) -> str:
+        return str(run.data.tags["mlflow.runColor"])
+
+    before = color(logged(made, "blue", OUTCOME))
+    smaller = [Scale({"width": 32, "depth": 2}), *WIDTHS]
+    after = color(logged(made, "blue", OUTCOME, widths=smaller))
+    assert (before, after) == tuple(COLORS[:2])
+
+
 def test_tags_hold_no_password() -> None:
     """The error of a failed trial is a tag of its run, and its note."""
     client = MagicMock()
     tracker = MlflowTracker.__new__(MlflowTracker)
-    tracker.__dict__.update(_client=client, _experiment="1", _parent="2", _name="a", _settings={}, _runs={}, _viewed=1)
+    sweep = TrackedSweep(name="a")
+    tracker.__dict__.update(_client=client, _experiment="1", _parent="2", _name="a", _settings={}, _runs={})
+    tracker.__dict__.update(_sweep=sweep, _colors={})
     scale = Scale({"width": 16})
     trial = Trial(id="x", scale=scale, tuned={"lr": 0.1}, seed=0, run={}, flops=1.0, params=1)
     error = "cannot reach postgresql://me:hunter2@db/x"
@@ -263,3 +328,11 @@ def test_a_store_that_cannot_be_reached_does_not_stop_the_sweep(
     assert "note: not in the tracker yet: 3 trials; " in text
     assert "the same command tries again" in text
     assert len(list(config.folder.path.glob("trials/*/outcome.json"))) == 3
+
+
+@pytest.mark.parametrize(("goal", "ascending"), [("minimize", True), ("maximize", False)])
+def test_the_best_trial_by_the_goal_comes_first_on_the_page(made: RunFolder, goal: str, ascending: bool) -> None:
+    tracker = MlflowConfig().open(made, TrackedSweep(name="run", settings={"goal": goal}))
+    assert tracker is not None
+    tracker.close()
+    assert saved_view(made)["orderByAsc"] is ascending

@@ -83,6 +83,12 @@ FAILURES = [
     (reports("[1, 2]"), {}, CODE_ERROR, "must have lines such as"),
     (reports(*points(2))[:-4] + "{'); sys.exit(0)", {}, CODE_ERROR, "a line that was cut off"),
     ("print('step 1')", {"metric": {"pattern": "loss=(?P<loss>.*)"}}, CODE_ERROR, "matched no printed line"),
+    (
+        "print('hello\\n\\nval 3\\nval 2\\nval 1')",
+        {"metric": {"pattern": r"loss (?P<loss>\S+)"}},
+        CODE_ERROR,
+        r"run.metric.pattern 'loss (?P<loss>\S+)' matched no printed line; the first were 'hello', 'val 3', 'val 2'",
+    ),
     ("print('loss=low')", {"metric": {"pattern": "loss=(?P<loss>.*)"}}, CODE_ERROR, "finds 'low' in 'loss=low'"),
     (
         reports(*points(3, 2)),

@@ -34,7 +34,7 @@ from hptransfer.analysis.report.run_context import RunContext
 from hptransfer.analysis.report.target_groups import FACTOR_KEYS, predicted_settings, resolved_groups
 from hptransfer.analysis.tables.quantities import quantity_of
 from hptransfer.analysis.tables.scale_names import format_scale
-from hptransfer.core.records import DIVERGED, DONE, FAILED, NATS, PRUNED, Objective, Scale, short
+from hptransfer.core.records import CANCELLED, DIVERGED, DONE, FAILED, NATS, PRUNED, Objective, Scale, short
 
 # Rows of the tables of next runs, of targets, and of scales; the written files have all.
 NEXT_RUN_ROWS, TARGET_ROWS, SCALE_ROWS = 8, 40, 60
@@ -537,7 +537,7 @@ def facts(context: RunContext) -> list[tuple[str, str]]:
     if not target:
         return []
     states = [f"{count} {state}" for state, count in context.states.items() if count]
-    order = {state: rank for rank, state in enumerate((DONE, DIVERGED, PRUNED, FAILED))}
+    order = {state: rank for rank, state in enumerate((DONE, DIVERGED, PRUNED, FAILED, CANCELLED))}
     states.sort(key=lambda text: order.get(text.split()[1], 9))
     of_target = []
     if target["flops"]:

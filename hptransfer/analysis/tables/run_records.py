@@ -34,7 +34,7 @@ def run_records(folder: RunFolder, target: Mapping[str, Any]) -> pd.DataFrame:
                 **{axis: trial.scale.axes[axis] for axis in target["scales"]},
                 **{key: trial.tuned[key] for key in target["tuned"]},
                 SEED: trial.seed,
-                "state": outcome.state if outcome else UNFINISHED,
+                "state": outcome.label if outcome else UNFINISHED,
                 "loss": outcome.loss if outcome else None,
                 "loss_se": outcome.loss_se if outcome else None,
                 "params": trial.params,

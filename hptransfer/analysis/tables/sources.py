@@ -64,24 +64,6 @@ class TableSource:
     experiment: str | None = None
     names: Mapping[str, str] = field(default_factory=dict)
 
-    @classmethod
-    def of(cls, path: Path | None, mlflow: str | None, experiment: str | None, columns: str | None) -> TableSource:
-        """Return the source that the command line names.
-
-        Raises:
-            ConfigError: `--columns` is not NAME=COLUMN,...
-        """
-        names = {}
-        for part in columns.split(",") if columns else ():
-            name, equals, column = part.partition("=")
-            if not (name and equals and column):
-                raise ConfigError(
-                    f"--columns must be NAME=COLUMN,..., such as lr=config/lr, got {part!r}; a column with a comma in "
-                    "its name must be renamed in the table"
-                )
-            names[name.strip()] = column.strip()
-        return cls(path, mlflow, experiment, names)
-
     @property
     def title(self) -> str:
         """Title of the report."""

@@ -34,6 +34,9 @@ def runs(widths: Sequence[int] = WIDTHS, noise: int = 0, **more: Any) -> pd.Data
 Analyze = Callable[..., tuple[int, str, str]]
 
 
+LEFT_OUT = "left out"
+
+
 @pytest.fixture
 def analyze(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Analyze:
     """`hptransfer analyze` of runs.csv in a folder of its own: exit code, what it printed, what it complained of.
@@ -54,6 +57,7 @@ def analyze(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
             Path(name).write_bytes(table.encode() if isinstance(table, str) else table)
         given = {"--table": name, "--scale": "width", "--tune": "lr", "--targets": "targets.csv", "--out": "out"}
         given |= dict(zip(options[::2], options[1::2], strict=True))
+        given = {name: words for name, words in given.items() if words != LEFT_OUT}
         if "--mlflow" in given:
             del given["--table"]
         with pytest.raises(SystemExit) as end:
@@ -550,3 +554,31 @@ def test_a_folder_of_results_that_was_there_stays(analyze: Analyze) -> None:
     Path("out/mine.txt").touch()
     assert analyze(runs((32,)))[0] == 6
     assert list(Path("out").iterdir()) == [Path("out/mine.txt")]
+
+
+# --- which scales it is for -----------------------------------------------------------------------
+
+
+def test_one_target_stands_on_the_command_line(analyze: Analyze) -> None:
+    assert_found(analyze(runs(), "--targets", LEFT_OUT, "--target", "width=512"))
+    assert list(answers()["width"]) == [512]
+
+
+@pytest.mark.parametrize(
+    ("target", "word"),
+    [
+        ("depth=2", "unknown axis 'depth'"),
+        ("width=wide", "--target width must be a number, as in --target width=64, got 'wide'"),
+        ("width=0", "--target width"),
+    ],
+)
+def test_a_target_that_is_no_scale_of_the_table_is_refused(analyze: Analyze, target: str, word: str) -> None:
+    assert_refused(analyze(runs(), "--targets", LEFT_OUT, "--target", target), word)
+
+
+def test_without_a_target_the_exponents_are_shown(analyze: Analyze) -> None:
+    code, said, _ = analyze(runs(), "--targets", LEFT_OUT)
+    assert code == 0
+    assert said.startswith("no target was given: the largest scale takes its place; --target width=NUMBER names")
+    assert "exponents of lr: width -0.4" in said
+    assert list(answers()["width"]) == [runs()["width"].max()]

@@ -77,7 +77,7 @@ class Metric:
         try:
             groups = re.compile(self.pattern).groupindex
         except re.error as error:
-            raise ConfigError(f"{place}.pattern {self.pattern!r} is not a regular expression ({error})") from None
+            raise ConfigError(f"{place}.pattern '{self.pattern}' is not a regular expression ({error})") from None
         if self.key not in groups:
             raise ConfigError(
                 f"{place}.pattern has no group (?P<{self.key}>...), which {place}.key names; it has "

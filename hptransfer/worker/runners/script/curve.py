@@ -12,7 +12,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from hptransfer.worker.runners.script.config import Metric
 
 # Longer curves are thinned to this number of points at the end.
 MAX_CURVE_POINTS = 500
+# The first printed lines that a pattern did not match, as its message shows them.
+SHOWN_LINES, SHOWN_CHARS = 3, 120
 # Stores of metrics hold steps in 64 bits.
 MAX_STEP = 2**63 - 1
 BEST: Mapping[str, Callable[[Iterable[float]], float]] = {"minimum": min, "maximum": max}
@@ -134,14 +136,12 @@ class ScriptCurve:
         return [point["loss"] for point in self.points if point["loss"] is not None]
 
     def final_loss(self) -> tuple[float, float | None]:
-        """Return the loss, and its standard error if it is a mean.
+        """Return the loss of a curve with losses, and its standard error if it is a mean.
 
         Raises:
-            UnusableMetric: the metric was never reported, or less often than the mean requires.
+            UnusableMetric: the metric was reported less often than the mean requires.
         """
         losses, metric = self.losses, self._metric
-        if not losses:
-            raise UnusableMetric(missing_metric(metric))
         if metric.reduce == "last":
             return losses[-1], None
         if metric.reduce in BEST:
@@ -156,10 +156,16 @@ class ScriptCurve:
         return statistics.fmean(last), error
 
 
-def missing_metric(metric: Metric) -> str:
-    """Return the reason of a metric that was never reported."""
+def missing_metric(metric: Metric, unmatched: Sequence[str]) -> str:
+    """Return the reason of a metric that was never reported.
+
+    Args:
+        unmatched: printed lines that did not match the metric's pattern.
+    """
     if metric.pattern is not None:
-        return f"the metric was never reported: run.metric.pattern {metric.pattern!r} matched no printed line"
+        lines = ", ".join(f"'{line}'" for line in unmatched)
+        printed = f"; the first were {lines}" if lines else ", as nothing was printed"
+        return f"the metric was never reported: run.metric.pattern '{metric.pattern}' matched no printed line{printed}"
     return (
         f"the metric was never reported: no {metric.key!r} in the lines of the file HPTRANSFER_METRICS; call "
         f"hptransfer.report(step=..., {metric.key}=...), or set run.metric.key or run.metric.pattern"
@@ -241,10 +247,15 @@ class ReportedRows:
 
 
 class PrintedRows:
-    """Reader of the lines that a script prints, by a pattern."""
+    """Reader of the lines that a script prints, by a pattern.
+
+    Attributes:
+        unmatched: the first lines that did not match, in short.
+    """
 
     def __init__(self, pattern: str) -> None:
         self._pattern = re.compile(pattern)
+        self.unmatched: list[str] = []
 
     def rows(self, lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
         """Yield a row for each line that matches the pattern.
@@ -259,6 +270,8 @@ class PrintedRows:
                     key: _parse_number(text, line) for key, text in groups.items() if key != "diverged"
                 }
                 yield row | {"diverged": True} if "diverged" in groups else row
+            elif len(self.unmatched) < SHOWN_LINES and line.strip():
+                self.unmatched.append(line.strip()[:SHOWN_CHARS])
 
 
 def _parse_number(text: str, line: str) -> float:

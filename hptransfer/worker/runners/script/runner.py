@@ -354,7 +354,8 @@ class _ScriptAttempt:
     def _done_outcome(self) -> Outcome:
         metric, last_step = self._config.metric, compute_last_step(self._config)
         if not self._curve.losses:
-            return self._missing_outcome(missing_metric(metric))
+            unmatched = () if self._printed is None else self._printed.unmatched
+            return self._missing_outcome(missing_metric(metric, unmatched))
         step = self._curve.points[-1]["step"]
         if last_step is not None and step < last_step:
             return self._missing_outcome(
