@@ -76,7 +76,7 @@ def _width(runs: Runs, index: int, k: int) -> float:
 
 
 def _has_other_side(runs: Runs, k: int, side: int) -> bool:
-    """Return True if another scale is best at the other end of its values."""
+    """Return True if another scale is best at its other end."""
     for index in range(runs.num_scales):
         line = _Line.of(runs, index, k, side, near_edge=False)
         if len(line.u) > 1 and int(np.argmin(line.loss)) == len(line.u) - 1:

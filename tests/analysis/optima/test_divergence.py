@@ -75,7 +75,7 @@ def test_a_scale_of_which_all_runs_diverged_is_shown_as_unknown(width: int, tmp_
     table.to_csv(path, index=False)
     pd.DataFrame([{"width": 1024}]).to_csv(targets, index=False)
     found = analyze_file(path, scales=("width",), tuned=("lr",), loss="loss", targets=targets, out=tmp_path / "out")
-    assert 0 < json.loads((tmp_path / "out" / "fit.json").read_text())["noise_nats"] < 0.1
+    assert 0 < json.loads((tmp_path / "out" / "fit.json").read_text())["noise"] < 0.1
     (row,) = [row for row in scale_table(found.fit, RunContext(title="", uncounted={})).rows if f"{width}" in row.name]
     assert row.loss == row.curvature == "\N{EN DASH}"
     assert row.untransferred in ("unknown", "diverges")
