@@ -1,4 +1,4 @@
-"""Loss of reusing the smallest scale's optimum: predicted before, and measured at the target.
+"""Predicted and measured loss of reusing the smallest scale's optimum.
 
     python -m benchmarks.ignored_loss
 
@@ -115,7 +115,7 @@ def predicted(verified: Verified) -> tuple[IgnoredLoss, Array]:
 
 
 def measured_percent(verified: Verified, x: Array) -> float:
-    """Return the measured loss of reuse at x, percent of the target's least loss."""
+    """Return the measured loss of reuse at x in percent."""
     if len(verified.columns.tuned) > 1:
         return Measured(verified.target).regret(x)
     finite = verified.target[np.isfinite(verified.target["loss"])]

@@ -238,7 +238,7 @@ def filter_jsonl(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 @contextmanager
 def writable_folder(out: Path | None) -> Iterator[None]:
-    """Create the folder of `--out`; remove it if the block fails before it wrote a file.
+    """Create a folder, and remove it if the block writes nothing.
 
     Raises:
         ConfigError: files cannot be written there.

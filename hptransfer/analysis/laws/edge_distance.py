@@ -86,7 +86,7 @@ def _has_other_side(runs: Runs, k: int, side: int) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """Least losses of a scale by the octaves from its outermost finite value.
+    """Least losses of a scale by octaves from its outermost value.
 
     Attributes:
         u: octaves inwards from the edge, 0 there, ascending.
@@ -98,7 +98,7 @@ class _Line:
 
     @classmethod
     def of(cls, runs: Runs, index: int, k: int, side: int, *, near_edge: bool = True) -> _Line:
-        """Return the line of a scale; of values next to the edge alone, or of all."""
+        """Return the line of a scale."""
         finite = runs.of_scale(index) & np.isfinite(runs.loss)
         if not finite.any():
             return cls(np.empty(0), np.empty(0))
@@ -118,7 +118,7 @@ class _Line:
         return self._less_slope(self.loss)
 
     def slope_at_edge(self, curvature: float) -> float:
-        """Return the rise of the loss inwards at the edge, nats per octave."""
+        """Return the rise of the loss inwards at the edge, per octave."""
         return float(self._straight(self.loss - curvature * self.u**2)[1])
 
     def _straight(self, values: Array) -> Array:

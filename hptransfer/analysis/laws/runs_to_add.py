@@ -82,7 +82,7 @@ class TooFewRunsError(FitError):
 
 
 def format_added(columns: Columns, added: Sequence[AddedRuns]) -> str:
-    """Return a shell command that writes runs as rows of a table, whose losses are still to be filled in."""
+    """Return a shell command that writes runs as rows without losses."""
     rows = [[*columns.scales, *columns.tuned, columns.loss]]
     for runs in added:
         scale = [_exact(float(runs.axes[axis])) for axis in columns.scales]

@@ -214,14 +214,14 @@ def _or_leave_out(runs: Runs) -> str:
 
 
 def _equal_losses(runs: Runs) -> float | None:
-    """Return the loss of the first scale if the losses of every scale are equal."""
+    """Return the first loss if losses of every scale are equal."""
     losses = [runs.loss[runs.of_scale(index) & np.isfinite(runs.loss)] for index in range(runs.num_scales)]
     usable = [loss for loss in losses if len(loss)]
     return float(usable[0][0]) if all(np.ptp(loss) == 0 for loss in usable) else None
 
 
 def _has_inner_best(runs: Runs, k: int) -> bool:
-    """Return True if a scale's best run, or one of equal loss, lies between finite ones."""
+    """Return True if a scale's best run lies between finite ones."""
     for index in range(runs.num_scales):
         finite = runs.of_scale(index) & np.isfinite(runs.loss)
         if finite.any():

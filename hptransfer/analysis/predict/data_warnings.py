@@ -92,7 +92,7 @@ def _fitted_differences(table: pd.DataFrame, columns: Columns) -> list[str]:
 
 
 def pooled_runs(table: pd.DataFrame, columns: Columns) -> str:
-    """Return a note for a refusal on runs of several experiments in one table.
+    """Return a note for a refusal of several pooled experiments.
 
     The runs of one experiment alone may show an optimum. A column tells them apart, or levels of the losses do. It is
     blank without either.
@@ -166,7 +166,7 @@ def _mixed_settings(table: pd.DataFrame, columns: Columns) -> list[str]:
 
 
 def _mixed_batch(column: UntunedColumn, columns: Columns) -> str:
-    """Return the warning of a batch size that is neither a scale nor tuned."""
+    """Return the warning of a batch size without a role."""
     effect = "separates their losses and may move" if column.separates else "may move"
     tokens = next((axis for axis in columns.scales if quantity_of(axis) == "tokens"), None)
     sign = f"; the exponent along {tokens} changes sign with the scaling of the batch size" if tokens else ""

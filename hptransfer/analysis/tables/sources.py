@@ -139,7 +139,7 @@ def _unknown_column(name: str, names: Sequence[str]) -> str:
 
 
 def _rename(name: str, names: Sequence[str], loss: str) -> str:
-    """Return the option that names a missing column's own name, blank where a chart has none."""
+    """Return the option that names a missing column; blank without one."""
     if chart_column(names):
         return ""
     proposed = nearest(name, names)

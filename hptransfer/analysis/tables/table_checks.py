@@ -156,7 +156,7 @@ def check_numbers(
 
 
 def _plain_number(text: str) -> str:
-    """Return a number with a unit or with separators of thousands as it is read; blank for other text."""
+    """Return a number with a unit as it is read; else blank."""
     match = SHORT_NUMBER.fullmatch(text.strip())
     if not match:
         return ""

@@ -42,7 +42,7 @@ def open_table(path: Path) -> tuple[list[str], Callable[[list[str]], pd.DataFram
 
 
 def _named(columns: list[str], header: Sequence[str], rows: Callable[[list[str]], pd.DataFrame]) -> pd.DataFrame:
-    """Return columns by their names without blanks at the ends, which a header may have."""
+    """Return columns by their names without blanks at the ends."""
     names = {name.strip(): name for name in header}
     return rows([names[column] for column in columns])[[names[column] for column in columns]].set_axis(columns, axis=1)
 

@@ -136,7 +136,7 @@ class ScriptCurve:
         return [point["loss"] for point in self.points if point["loss"] is not None]
 
     def final_loss(self) -> tuple[float, float | None]:
-        """Return the loss of a curve with losses, and its standard error if it is a mean.
+        """Return the final loss, and its standard error of a mean.
 
         Raises:
             UnusableMetric: the metric was reported less often than the mean requires.
