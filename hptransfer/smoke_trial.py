@@ -100,6 +100,11 @@ def _reset_failed(folder: RunFolder, trial_set: TrialSet) -> None:
             reset_trial(folder, trial.id, outcome, forgive=True)
 
 
-def failed_trial(summary: DriverSummary) -> tuple[Trial, Outcome] | None:
-    """Return the smoke trial if it failed; None if it trained."""
-    return next(iter(summary.progress.failures), None)
+def failed_trial(open_session: Session) -> tuple[Trial, Outcome] | None:
+    """Return the smoke trial if it failed or was cancelled."""
+    _, trial_set = smoke_trial_set(open_session.plan)
+    for trial in open_session.folder.each_trial():
+        outcome = open_session.folder.read_outcome(trial.id) if trial_set.includes(trial) else None
+        if outcome is not None and outcome.state == FAILED:
+            return trial, outcome
+    return None

@@ -177,7 +177,7 @@ def _drive(plan: Plan, num_next: int | None, *, accept_changed: bool) -> int:
     console = make_console()
     with session(plan, console, accept_changed=accept_changed) as open_session:
         smoke = run_smoke_trial(open_session) if num_next is None else None
-        if smoke is not None and (failure := failed_trial(smoke)) is not None:
+        if smoke is not None and (failure := failed_trial(open_session)) is not None:
             open_session.announcer.code = EXIT_TRIALS_FAILED
             _print_stop(open_session.folder, *failure, "the sweep stops at its smoke trial")
             cancelled = failure[1].cause == CANCELLED

@@ -17,7 +17,7 @@ def test_of_many_names_those_like_the_unknown_one_are_listed_first() -> None:
     message = unknown("column", "loss", [*NAMES, "val.loss", "loss_se"], most=6)
     assert "Known: " in message
     listed = message.partition("Known: ")[2]
-    assert listed.endswith(" and 26 more")
+    assert listed.endswith(" and 30 more")
     assert {"val.loss", "loss_se"} <= set(listed.split(" and ")[0].split(", "))
     assert unknown("run", "x", [f"run-{number}" for number in range(500)]).endswith(" and 494 more")
 

@@ -282,7 +282,7 @@ def test_failures_that_differ_in_numbers_are_said_once(tmp_path: Path) -> None:
         lines = [line for line in printed.splitlines() if line.startswith("failed: ")]
         assert len(lines) == 2
         assert all(line.startswith("failed: 3 trials: ") and "; such as " in line for line in lines)
-        assert printed.count("no file /data/") == 2
+    assert printed.count("no file /data/") == 2
 
 
 def test_cancelled_trials_have_not_failed(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hptransfer.core.io import file_name, read_json
 from hptransfer.core.records import Scale
 from hptransfer.core.run_folder import RunFolder
 from hptransfer.session import snapshot
-from hptransfer.trackers import _background
+from hptransfer.trackers import TrackedSweep, _background
 from hptransfer.trackers import mlflow as mlflow_tracker
 from tests.support.helpers import ONE_SCALE, command, sweep_arguments, tiny
 
@@ -214,7 +214,7 @@ def test_a_stored_address_is_whole_again_by_the_environment(tmp_path: Path, monk
     monkeypatch.setattr(mlflow_tracker, "MlflowTracker", lambda uri, *_: seen.append(uri))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://me:{SECRET}@db/x")
     config = tiny(tmp_path, "tracker=mlflow", "tracker.uri='postgresql://me:***@db/x'")
-    config.tracker.open(config.folder, config.name, {})
+    config.tracker.open(config.folder, TrackedSweep(name=config.name))
     assert seen == [f"postgresql://me:{SECRET}@db/x"]
     assert config.tracker.note() is None
 

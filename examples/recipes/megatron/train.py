@@ -30,10 +30,9 @@ if args.exit_signal_handler:
 
 # A readout of random features learns from a fixed function, by SGD with momentum.
 features = np.random.default_rng(args.seed).standard_normal((16, args.hidden_size))
-state = {"iteration": 0, "weights": np.zeros(args.hidden_size), "momentum": np.zeros(args.hidden_size)}
+state = {"iteration": 0, "weights": np.zeros(args.hidden_size), "momentum": np.zeros(args.hidden_size), "losses": []}
 if args.load and (args.load / "state.pkl").exists():
     state = pickle.loads((args.load / "state.pkl").read_bytes())
-losses = []
 for iteration in range(state["iteration"] + 1, args.train_iters + 1):
     points = np.random.default_rng([args.seed, iteration]).standard_normal((args.global_batch_size, 16))
     hidden = np.tanh(points @ features)
@@ -41,12 +40,12 @@ for iteration in range(state["iteration"] + 1, args.train_iters + 1):
     lr = args.min_lr + (args.lr - args.min_lr) * (1 - (iteration - 1) / args.train_iters)
     state["momentum"] = 0.9 * state["momentum"] + hidden.T @ errors / len(points)
     state |= {"iteration": iteration, "weights": state["weights"] - lr * state["momentum"]}
-    losses.append(np.mean(errors**2))
+    state["losses"] = [*state["losses"], np.mean(errors**2)][-args.log_interval :]
     if iteration % args.log_interval == 0:
         print(
             f" iteration {iteration:8d}/{args.train_iters:8d} | learning rate: {lr:.6E} | lm loss: "
-            f"{np.mean(losses[-args.log_interval :]):.6E} | number of skipped iterations:   0 | "
-            f"number of nan iterations: {int(not np.isfinite(losses[-1])):3d} |",
+            f"{np.mean(state['losses']):.6E} | number of skipped iterations:   0 | "
+            f"number of nan iterations: {int(not np.isfinite(state['losses'][-1])):3d} |",
             flush=True,
         )
     if args.save and (received or iteration % args.save_interval == 0):

@@ -580,5 +580,5 @@ def test_without_a_target_the_exponents_are_shown(analyze: Analyze) -> None:
     code, said, _ = analyze(runs(), "--targets", LEFT_OUT)
     assert code == 0
     assert said.startswith("no target was given: the largest scale takes its place; --target width=NUMBER names")
-    assert "exponents of lr: width -0.4" in said
+    assert "lr along width: -0.4" in said
     assert list(answers()["width"]) == [runs()["width"].max()]
