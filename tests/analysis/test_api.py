@@ -52,7 +52,7 @@ def test_figures_and_the_page(found: Analysis) -> None:
     page = found.report_html("ours")
     assert page.startswith("<!doctype html>")
     assert page.count("<svg") == len(figures)
-    assert "Not verified" not in page  # which only a run can be
+    assert "hptransfer verify" not in page  # which only a run can be
     assert "All targets" in page
 
 

@@ -286,7 +286,7 @@ def _tiles(analysis: Findings, context: RunContext) -> list[Tile]:
     tiles = [Tile(expected, "risk: expected loss to the target's own optimum")]
     if context.verification:
         tiles += _verified_tiles(context.verification, objective)
-    elif context.target is not None:
+    else:
         tiles.append(Tile("Not verified", "the target has not been trained around this answer"))
     tiles.append(_cost_tile(analysis.fit, context))
     if not context.verification:
