@@ -97,7 +97,7 @@ def test_a_sweep_in_which_nothing_has_trained_takes_a_correction_under_its_name(
 
 
 def test_the_same_command_tries_a_failed_smoke_trial_again(here: Path) -> None:
-    """What failed lay outside of the script, such as a missing folder of data."""
+    """The cause lay outside of the script, such as a missing data folder."""
     (here / "train.py").write_text("open('data.txt')\n" + TRAIN)
     assert sweep(here).returncode == 3
     (here / "data.txt").write_text("")

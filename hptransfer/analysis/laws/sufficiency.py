@@ -77,11 +77,11 @@ def check_outliers(runs: Runs) -> None:
     Runs of seeds that broke as a whole do not count.
     """
     sound = np.isfinite(runs.loss)
-    of_seed, of_scale = (np.bincount(group, sound) > 0 for group in (runs.intercept, runs.scale))
+    of_seed, of_scale = (np.bincount(group, sound.astype(float)) > 0 for group in (runs.intercept, runs.scale))
     judged = of_seed[runs.intercept] | ~of_scale[runs.scale]
     outliers, finite = int((judged & runs.outlier).sum()), int((judged & (sound | runs.outlier)).sum())
     if outliers > MOST_OUTLIERS * finite:
-        rows = [str(runs.rows[index]) for index in np.flatnonzero(runs.outlier)]
+        rows = [str(runs.rows[index]) for index in map(int, np.flatnonzero(runs.outlier))]
         apart = f"{outliers} of {finite} losses lie far from any response surface through the others"
         several = "are several experiments in one table? Analyze each one separately"
         raise TooFewRunsError(

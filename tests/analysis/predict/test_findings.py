@@ -317,7 +317,7 @@ def test_runs_that_were_left_out_are_named_up_to_four() -> None:
 
 
 def test_a_metric_without_a_percentage_is_told_in_its_own_unit_and_sign() -> None:
-    """Of an accuracy, a run below the surface is shown as lower, and no percentage of a percentage is given."""
+    """An accuracy below the surface is shown as lower, without a percentage."""
     accuracy = Objective("accuracy", "maximize")
     row = pd.Series({"risk_expected": 0.0123, "risk_p90": 0.05, "p_diverge": math.nan})
     row["risk_expected_percent"] = row["risk_p90_percent"] = math.nan

@@ -23,7 +23,7 @@ def bowl(exponent: float, skew: float = 0.0) -> Bowl:
     ("exponent", "skew"), slow_except([(-0.3, 0.0), (-1.0, 0.0), (-0.6, 0.3), (0.5, 0.3)], (-0.6, 0.3))
 )
 def test_the_estimate_is_within_a_factor_of_two_and_its_interval_holds_the_truth(exponent: float, skew: float) -> None:
-    """Of ten sweeps with their own noise, at least eight; the loss is that of the value that was found at width 64."""
+    """At least eight of ten sweeps; the value is that found at width 64."""
     problem, near, held = bowl(exponent, skew), 0, 0
     for seed in range(SEEDS):
         fit = answer(problem.runs(rates=RATES, noise=0.003, seed=seed), target=WIDE).analysis.fit

@@ -89,7 +89,7 @@ def panels(analysis: Analysis) -> dict[str, Figure]:
 
 
 def test_no_legend_covers_a_panel_or_is_cut_off(analysis: Analysis) -> None:
-    """Of each figure: its legend is below its axes and their labels, inside the figure, and of at least 8 points."""
+    """Each legend is below its axes, in the figure, in at least 8 points."""
     with_legend = 0
     for name, figure in panels(analysis).items():
         renderer = FigureCanvasAgg(figure).get_renderer()
