@@ -28,9 +28,8 @@ RATIO = 2.0
 def distances_beyond(runs: Runs, index: int, k: int, side: int, step: float) -> list[float]:
     """Return distances of runs that reach both sides of an optimum.
 
-    They are octaves from a scale's outermost value.
-
-    They grow geometrically from half the optimum's least distance to twice its largest.
+    They are octaves from a scale's outermost value. They grow geometrically from half the optimum's least distance to
+    twice its largest.
 
     Args:
         index: of a scale whose best run is the outermost one.
